@@ -11,6 +11,7 @@ use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorDa
 use half::f16;
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
@@ -148,6 +149,9 @@ pub struct PretrainReport {
     pub grad_norm: f32,
 }
 
+/// Sequences of one forward and backward pass.
+const SEQUENCES_AT_ONCE: usize = 4;
+
 enum ParamMoments {
     Vector(Moments<1>),
     Matrix(Moments<2>),
@@ -239,37 +243,21 @@ impl Pretrainer {
     pub fn step(&mut self) -> Result<PretrainReport, ModelError> {
         let (n, batch) = (self.config.n_ctx, self.config.batch);
         let (inputs, targets) = self.batch();
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(inputs, [batch, n]), &self.device);
-        let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [batch * n, 1]), &self.device);
-
-        let mut tracked = self.weights.clone();
-        tracked.each(&mut |param| match param {
-            Param::Vector(p) => *p = p.clone().autodiff().require_grad(),
-            Param::Matrix(p) => *p = p.clone().autodiff().require_grad(),
-        });
-        let run = HookedRun { logits: true, ..Default::default() };
-        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run).logits.expect("asked for");
-        let logits = logits.reshape([batch * n, self.model.d_vocab]); // [batch * n, d_vocab]
-        let (loss, gradient) = cross_entropy(logits.clone().inner(), targets);
-        // The gradient with respect to the logits is known in closed form: its inner product with them has just that
-        // gradient, and costs one pass where a recorded log-softmax costs four.
-        let mut gradients = (logits * gradient.autodiff()).sum().backward();
-        let mut grads = Vec::with_capacity(self.moments.len());
-        let mut square = 0.0_f64;
-        tracked.each(&mut |param| match param {
-            Param::Vector(p) => {
-                let g = p.grad_remove(&mut gradients).expect("every weight is used");
-                square += g.clone().square().sum().into_scalar::<f32>() as f64;
-                grads.push(g.reshape([1, -1]));
-            }
-            Param::Matrix(p) => {
-                let g = p.grad_remove(&mut gradients).expect("every weight is used");
-                square += g.clone().square().sum().into_scalar::<f32>() as f64;
-                grads.push(g);
-            }
-        });
-        drop((tracked, gradients));
-        let grad_norm = square.sqrt() as f32;
+        // Sequences are worked on a few at a time, several threads at once: elementwise operations on the CPU use one
+        // thread each, and small pieces stay in its cache. The pieces are added in order, so the sum's bits do not
+        // depend on the number of threads.
+        let rows = SEQUENCES_AT_ONCE * n;
+        let pieces: Vec<(f64, Vec<Tensor<2>>)> = inputs
+            .par_chunks(rows)
+            .zip(targets.par_chunks(rows))
+            .map(|(inputs, targets)| self.gradients(inputs, targets, batch * n))
+            .collect();
+        let (loss, mut grads) = pieces
+            .into_iter()
+            .reduce(|(loss, sum), (l, grads)| (loss + l, sum.into_iter().zip(grads).map(|(a, b)| a + b).collect()))
+            .expect("a batch holds a sequence");
+        let square: f64 = grads.iter().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>())).sum();
+        let (loss, grad_norm) = (loss as f32, square.sqrt() as f32);
         if !loss.is_finite() || !grad_norm.is_finite() {
             let problem = format!("loss {loss}, gradient norm {grad_norm}; try a lower `lr`");
             return Err(ModelError::Pretrain { step: self.step + 1, problem });
@@ -277,7 +265,7 @@ impl Pretrainer {
         self.step += 1;
         let lr = self.learning_rate();
         let clip = (1.0 / grad_norm).min(1.0);
-        let mut grads = grads.into_iter();
+        let mut grads = grads.drain(..);
         let mut moments = std::mem::take(&mut self.moments).into_iter();
         let mut updated = Vec::with_capacity(grads.len());
         let (step, weight_decay) = (self.step, self.config.weight_decay);
@@ -304,6 +292,34 @@ impl Pretrainer {
         self.moments = updated;
         let tokens = self.step * (batch * n) as u64;
         Ok(PretrainReport { step: self.step, steps: self.steps(), tokens, loss, lr, grad_norm })
+    }
+
+    /// The part of a batch's mean loss that these sequences bear, and its gradient for every weight in visiting order,
+    /// vectors as one-row matrices. `rows` is the whole batch's number of targets.
+    fn gradients(&self, inputs: &[i32], targets: &[i32], rows: usize) -> (f64, Vec<Tensor<2>>) {
+        let n = self.config.n_ctx;
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(inputs.to_vec(), [inputs.len() / n, n]), &self.device);
+        let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [inputs.len(), 1]), &self.device);
+        let mut tracked = self.weights.clone();
+        tracked.each(&mut |param| match param {
+            Param::Vector(p) => *p = p.clone().autodiff().require_grad(),
+            Param::Matrix(p) => *p = p.clone().autodiff().require_grad(),
+        });
+        let run = HookedRun { logits: true, ..Default::default() };
+        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run).logits.expect("asked for");
+        let logits = logits.reshape([inputs.len(), self.model.d_vocab]); // [n, d_vocab]
+        let (loss, gradient) = cross_entropy(logits.clone().inner(), targets, rows);
+        // The gradient with respect to the logits is known in closed form: its inner product with them has just that
+        // gradient, and costs one pass where a recorded log-softmax costs four.
+        let mut gradients = (logits * gradient.autodiff()).sum().backward();
+        let mut grads = Vec::with_capacity(self.moments.len());
+        tracked.each(&mut |param| {
+            grads.push(match param {
+                Param::Vector(p) => p.grad_remove(&mut gradients).expect("every weight is used").unsqueeze(),
+                Param::Matrix(p) => p.grad_remove(&mut gradients).expect("every weight is used"),
+            });
+        });
+        (loss, grads)
     }
 
     /// Linear warm-up, then a cosine to a twentieth.
@@ -376,14 +392,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Mean next-token cross-entropy in nats, and its gradient with respect to `logits`, `[n, d_vocab]`.
-fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>) -> (f32, Tensor<2>) {
+/// Next-token cross-entropy in nats, summed and divided by `rows`, and its gradient with respect to `logits`,
+/// `[n, d_vocab]`.
+fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, rows: usize) -> (f64, Tensor<2>) {
     let n = logits.dims()[0];
     let log_p = activation::log_softmax(logits, 1); // [n, d_vocab]
-    let loss = log_p.clone().gather(1, targets.clone()).mean().neg().into_scalar::<f32>();
+    let loss = log_p.clone().gather(1, targets.clone()).sum().neg().into_scalar::<f32>();
     let minus_one = Tensor::full([n, 1], -1.0, &targets.device());
-    let gradient = log_p.exp().scatter(1, targets, minus_one, IndexingUpdateOp::Add) / n as f32;
-    (loss, gradient)
+    let gradient = log_p.exp().scatter(1, targets, minus_one, IndexingUpdateOp::Add) / rows as f32;
+    (f64::from(loss) / rows as f64, gradient)
 }
 
 /// Mean cross-entropy over text cut into sequences of `n_ctx` tokens after BOS, nats a token, and the tokens counted.
@@ -393,9 +410,10 @@ fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>) -> (f32, Tensor<2>)
 pub fn mean_loss(model: &LanguageModel, documents: &[Vec<u32>]) -> Result<(f64, u64), ModelError> {
     let n = model.config().n_ctx;
     let bos = model.config().bos.unwrap_or(0);
-    let (mut sum, mut count) = (0.0, 0);
-    for document in documents {
-        for text in document.chunks(n) {
+    let texts: Vec<&[u32]> = documents.iter().flat_map(|d| d.chunks(n)).collect();
+    let losses: Result<Vec<f64>, ModelError> = texts
+        .par_iter()
+        .map(|text| {
             let inputs: Vec<u32> = std::iter::once(bos).chain(text[..text.len() - 1].iter().copied()).collect();
             let tokens = model.tokens(&[inputs])?;
             let run = HookedRun { logits: true, ..Default::default() };
@@ -403,12 +421,11 @@ pub fn mean_loss(model: &LanguageModel, documents: &[Vec<u32>]) -> Result<(f64, 
             let logits = logits.reshape([text.len(), model.config().d_vocab]);
             let targets: Vec<i32> = text.iter().map(|t| *t as i32).collect();
             let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [text.len(), 1]), model.device());
-            let loss = activation::log_softmax(logits, 1).gather(1, targets).sum().neg().into_scalar::<f32>();
-            sum += f64::from(loss);
-            count += text.len() as u64;
-        }
-    }
-    Ok((sum / count.max(1) as f64, count))
+            Ok(cross_entropy(logits, targets, 1).0)
+        })
+        .collect();
+    let count = texts.iter().map(|t| t.len() as u64).sum();
+    Ok((losses?.iter().sum::<f64>() / f64::max(count as f64, 1.0), count))
 }
 
 /// Normal weights of standard deviation 0.02, those that write to the residual stream scaled down by √(2 layers)

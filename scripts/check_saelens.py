@@ -124,41 +124,47 @@ def check(sae, rows, codes, verdict):
     verdict.compare("decode", reconstruction, decoded)
 
 
+def check_directory(directory, arguments, scratch, verdict):
+    """One dictionary: loaded, used on activations, written anew."""
+    dictionary = directory / "dictionary"
+    sae = load(dictionary)
+    hook = sae.cfg.metadata.hook_name
+    print(f"{dictionary}: {sae.cfg.architecture()}, d_in {sae.cfg.d_in}, d_sae {sae.cfg.d_sae}, {hook}")
+    activations = arguments.activations
+    if activations is None:
+        activations = Path(scratch, "activations.safetensors")
+        model = arguments.model or sae.cfg.metadata.model_name
+        run([arguments.lapidary, "run", "--model", model, "--text", arguments.text, "--capture", hook, "--out", activations])
+    rows = activations_of(activations, sae.cfg.d_in, hook)
+    codes = encode(arguments.lapidary, dictionary, activations, scratch)
+    check(sae, rows, codes, verdict)
+
+    print("  written anew by SAELens:")
+    sae.save_model(Path(scratch, "anew"))
+    again = encode(arguments.lapidary, Path(scratch, "anew"), activations, scratch)
+    same = all(np.array_equal(before, after) for before, after in zip(codes, again))
+    verdict.require(same, "lapidary encode gives something else")
+    if same:
+        print("  lapidary encode gives the same bits")
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example: python scripts/check_saelens.py out/quickstart --lapidary target/debug/lapidary",
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="output of `lapidary train`, with dictionary/ inside")
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="output of `lapidary train`, with dictionary/ inside")
     parser.add_argument("--lapidary", type=Path, default="lapidary", help="the binary (default: the one on the path)")
     parser.add_argument("--activations", type=Path, help="safetensors with rows to encode (default: made with `lapidary run`)")
     parser.add_argument("--model", help="what `lapidary run` runs (default: the dictionary's metadata.model_name)")
     parser.add_argument("--text", default=TEXT, help="what it runs it on")
     arguments = parser.parse_args()
 
-    dictionary = arguments.directory / "dictionary"
-    sae = load(dictionary)
-    hook = sae.cfg.metadata.hook_name
-    print(f"{dictionary}: {sae.cfg.architecture()}, d_in {sae.cfg.d_in}, d_sae {sae.cfg.d_sae}, {hook}")
     verdict = Verdict()
-    with tempfile.TemporaryDirectory() as scratch:
-        activations = arguments.activations
-        if activations is None:
-            activations = Path(scratch, "activations.safetensors")
-            model = arguments.model or sae.cfg.metadata.model_name
-            run([arguments.lapidary, "run", "--model", model, "--text", arguments.text, "--capture", hook, "--out", activations])
-        rows = activations_of(activations, sae.cfg.d_in, hook)
-        codes = encode(arguments.lapidary, dictionary, activations, scratch)
-        check(sae, rows, codes, verdict)
-
-        print("written anew by SAELens:")
-        sae.save_model(Path(scratch, "anew"))
-        again = encode(arguments.lapidary, Path(scratch, "anew"), activations, scratch)
-        same = all(np.array_equal(before, after) for before, after in zip(codes, again))
-        verdict.require(same, "lapidary encode gives something else")
-        if same:
-            print("  lapidary encode gives the same bits")
+    for directory in arguments.directories:
+        with tempfile.TemporaryDirectory() as scratch:
+            check_directory(directory, arguments, scratch, verdict)
     sys.exit(1 if verdict.failed else 0)
 
 

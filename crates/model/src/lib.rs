@@ -1,1 +1,25 @@
-//! Skeleton.
+//! Finds, loads, tokenizes, runs and hooks a decoder-only transformer, and trains a small one.
+//!
+//! Start at [`LanguageModel::load`].
+
+mod checkpoint;
+mod config;
+mod embedded;
+mod error;
+mod family;
+mod generate;
+mod hook;
+mod hub;
+mod language_model;
+pub mod pretrain;
+mod tokenizer;
+mod transformer;
+pub mod weights;
+
+pub use config::{Activation, Family, ModelConfig, Norm};
+pub use error::ModelError;
+pub use generate::{Sampling, generate};
+pub use hook::{BlockHook, HookPoint};
+pub use language_model::LanguageModel;
+pub use tokenizer::Tokenizer;
+pub use transformer::{HookedRun, Replacement, RunOutput};

@@ -1,0 +1,287 @@
+//! Documents out of text files: plain text, JSON lines and Parquet, a file or a folder of them, read as they are needed.
+
+use crate::ActivationsError;
+use polars::prelude::{ParquetReader, SerReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor};
+use std::path::{Path, PathBuf};
+
+/// The corpus that the binary carries: US presidents' State of the Union speeches, in the public domain.
+const STATE_OF_THE_UNION: &[u8] = include_bytes!("../corpus/state_of_the_union.parquet");
+
+/// Plain text is handed out in documents of at most this many bytes, cut after a line.
+const TEXT_DOCUMENT: usize = 1 << 20;
+
+/// Rows of a Parquet file read at once.
+const ROWS: usize = 256;
+
+/// Where documents come from.
+#[derive(Debug, Clone)]
+pub struct Corpus {
+    name: String,
+    sources: Vec<Source>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Embedded { split: &'static str },
+    Text(PathBuf),
+    JsonLines(PathBuf),
+    Parquet(PathBuf),
+}
+
+impl Corpus {
+    /// Opens a corpus: `embedded`, `embedded:heldout`, a `.txt`, `.jsonl` or `.parquet` file, or a folder of such files
+    /// (taken in the order of their paths). JSON lines and Parquet have their text in the field `text`.
+    ///
+    /// # Errors
+    /// When nothing is there, or nothing that can be read as a corpus.
+    pub fn open(source: &str) -> Result<Self, ActivationsError> {
+        let name = source.to_string();
+        let split = match source {
+            "embedded" => Some("train"),
+            "embedded:heldout" => Some("heldout"),
+            _ => None,
+        };
+        if let Some(split) = split {
+            return Ok(Self { name, sources: vec![Source::Embedded { split }] });
+        }
+        let path = Path::new(source);
+        let mut files = vec![];
+        collect_files(path, &mut files)?;
+        files.sort();
+        let mut sources: Vec<Source> = files.iter().filter_map(|file| by_extension(file)).collect();
+        if sources.is_empty() {
+            let problem = match path.is_dir() {
+                true => "the folder holds no .txt, .jsonl or .parquet file".to_string(),
+                false => "found another extension, expected .txt, .jsonl or .parquet".to_string(),
+            };
+            return Err(ActivationsError::Corpus { path: path.into(), problem });
+        }
+        sources.shrink_to_fit();
+        Ok(Self { name, sources })
+    }
+
+    /// What [`Self::open`] was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The documents, in order.
+    pub fn documents(&self) -> Documents {
+        let mut sources = self.sources.clone();
+        sources.reverse();
+        Documents { sources, current: None }
+    }
+}
+
+fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ActivationsError> {
+    let read = |source| ActivationsError::Read { path: path.into(), source };
+    if !std::fs::metadata(path).map_err(read)?.is_dir() {
+        files.push(path.into());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(read)? {
+        collect_files(&entry.map_err(read)?.path(), files)?;
+    }
+    Ok(())
+}
+
+fn by_extension(file: &Path) -> Option<Source> {
+    match file.extension()?.to_str()? {
+        "txt" | "md" => Some(Source::Text(file.into())),
+        "jsonl" | "ndjson" => Some(Source::JsonLines(file.into())),
+        "parquet" => Some(Source::Parquet(file.into())),
+        _ => None,
+    }
+}
+
+/// An iterator over a corpus's documents.
+pub struct Documents {
+    sources: Vec<Source>, // reversed
+    current: Option<Reader>,
+}
+
+enum Reader {
+    Text { path: PathBuf, lines: BufReader<File>, read: u64 },
+    JsonLines { path: PathBuf, lines: BufReader<File>, line: u64 },
+    Parquet { path: PathBuf, split: Option<&'static str>, next_row: usize, rows: usize, ready: std::vec::IntoIter<String> },
+}
+
+impl Iterator for Documents {
+    type Item = Result<String, ActivationsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.current.is_none() {
+                match Reader::open(self.sources.pop()?) {
+                    Ok(reader) => self.current = Some(reader),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            let reader = self.current.as_mut().expect("just opened");
+            match reader.next() {
+                Ok(Some(text)) => return Some(Ok(text)),
+                Ok(None) => self.current = None,
+                Err(error) => {
+                    // After an error the rest of the file cannot be trusted.
+                    self.current = None;
+                    self.sources.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Reader {
+    fn open(source: Source) -> Result<Self, ActivationsError> {
+        let file = |path: &Path| {
+            let opened = File::open(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+            Ok::<_, ActivationsError>(BufReader::new(opened))
+        };
+        let (path, split) = match source {
+            Source::Text(path) => return Ok(Self::Text { lines: file(&path)?, path, read: 0 }),
+            Source::JsonLines(path) => return Ok(Self::JsonLines { lines: file(&path)?, path, line: 0 }),
+            Source::Parquet(path) => (path, None),
+            Source::Embedded { split } => (PathBuf::from("embedded corpus"), Some(split)),
+        };
+        let rows = match split {
+            Some(_) => ParquetReader::new(Cursor::new(STATE_OF_THE_UNION)).num_rows(),
+            None => ParquetReader::new(file(&path)?.into_inner()).num_rows(),
+        };
+        let rows = rows.map_err(|e| ActivationsError::Parquet { path: path.clone(), problem: e.to_string() })?;
+        Ok(Self::Parquet { path, split, next_row: 0, rows, ready: vec![].into_iter() })
+    }
+
+    fn next(&mut self) -> Result<Option<String>, ActivationsError> {
+        match self {
+            Self::Text { path, lines, read } => text_document(path, lines, read),
+            Self::JsonLines { path, lines, line } => json_document(path, lines, line),
+            Self::Parquet { path, split, next_row, rows, ready } => loop {
+                if let Some(text) = ready.next() {
+                    return Ok(Some(text));
+                }
+                if next_row >= rows {
+                    return Ok(None);
+                }
+                *ready = parquet_documents(path, *split, *next_row)?.into_iter();
+                *next_row += ROWS;
+            },
+        }
+    }
+}
+
+fn text_document(path: &Path, lines: &mut BufReader<File>, read: &mut u64) -> Result<Option<String>, ActivationsError> {
+    let mut bytes = vec![];
+    while bytes.len() < TEXT_DOCUMENT {
+        let n = lines
+            .read_until(b'\n', &mut bytes)
+            .map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+        if n == 0 {
+            break;
+        }
+    }
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let start = *read;
+    *read += bytes.len() as u64;
+    let text = String::from_utf8(bytes).map_err(|e| ActivationsError::Corpus {
+        path: path.into(),
+        problem: format!("not UTF-8 text: byte {} is no part of a character", start + e.utf8_error().valid_up_to() as u64),
+    })?;
+    Ok(Some(text))
+}
+
+fn json_document(path: &Path, lines: &mut BufReader<File>, line: &mut u64) -> Result<Option<String>, ActivationsError> {
+    let mut text = vec![];
+    loop {
+        text.clear();
+        *line += 1;
+        let n = lines
+            .read_until(b'\n', &mut text)
+            .map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+        if n == 0 {
+            return Ok(None);
+        }
+        if !text.trim_ascii().is_empty() {
+            break;
+        }
+    }
+    let wrong = |problem: String| ActivationsError::Line { path: path.into(), line: *line, problem };
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    match value.get("text").and_then(|t| t.as_str()) {
+        Some(text) => Ok(Some(text.to_string())),
+        None => Err(wrong("found no field `text` with a string, expected one a line".into())),
+    }
+}
+
+fn parquet_documents(path: &Path, split: Option<&str>, row: usize) -> Result<Vec<String>, ActivationsError> {
+    let slice = Some((row, ROWS));
+    let frame = match split {
+        Some(_) => ParquetReader::new(Cursor::new(STATE_OF_THE_UNION))
+            .with_columns(Some(vec!["text".into(), "split".into()]))
+            .with_slice(slice)
+            .finish(),
+        None => {
+            let file = File::open(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+            ParquetReader::new(file).with_columns(Some(vec!["text".into()])).with_slice(slice).finish()
+        }
+    };
+    let parquet = |e: polars::error::PolarsError| ActivationsError::Parquet {
+        path: path.into(),
+        problem: format!("expected a column `text` of strings; {e}"),
+    };
+    let frame = frame.map_err(parquet)?;
+    let texts = frame.column("text").and_then(|c| c.str()).map_err(parquet)?;
+    let Some(split) = split else {
+        return Ok(texts.iter().flatten().map(String::from).collect());
+    };
+    let splits = frame.column("split").and_then(|c| c.str()).map_err(parquet)?;
+    let both = texts.iter().zip(splits.iter());
+    Ok(both.filter(|(_, s)| *s == Some(split)).filter_map(|(t, _)| t.map(String::from)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_corpus_keeps_its_heldout_speeches_apart() {
+        let all = |name: &str| Corpus::open(name).unwrap().documents().map(Result::unwrap).collect::<Vec<_>>();
+        let (train, heldout) = (all("embedded"), all("embedded:heldout"));
+        assert!(train.len() > 200 && heldout.len() > 5);
+        assert!(heldout.iter().all(|speech| !train.contains(speech)));
+    }
+
+    #[test]
+    fn a_folder_is_read_in_the_order_of_its_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("b.txt"), "second\n").unwrap();
+        std::fs::write(folder.path().join("a.jsonl"), "{\"text\": \"first\"}\n\n{\"text\": \"one and a half\"}").unwrap();
+        std::fs::write(folder.path().join("ignored.bin"), [0xff]).unwrap();
+        let corpus = Corpus::open(folder.path().to_str().unwrap()).unwrap();
+        let texts: Vec<_> = corpus.documents().map(Result::unwrap).collect();
+        assert_eq!(texts, ["first", "one and a half", "second\n"]);
+    }
+
+    #[test]
+    fn unreadable_corpora_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let corpus = Corpus::open(path.to_str().unwrap());
+            let error = corpus.and_then(|c| c.documents().collect::<Result<Vec<_>, _>>()).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+            error
+        };
+        assert!(error("latin.txt", b"caf\xe9").contains("byte 3"));
+        assert!(error("a.jsonl", b"{\"text\": \"x\"}\n{\"txt\": 1}\n").contains("line 2"));
+        assert!(error("broken.jsonl", b"{").contains("line 1"));
+        assert!(error("a.parquet", b"PAR1not really").contains("Parquet"));
+        assert!(error("a.pdf", b"%PDF").contains(".parquet"));
+        assert!(Corpus::open("no/such/place").unwrap_err().to_string().contains("no/such/place"));
+    }
+}

@@ -1,0 +1,20 @@
+//! The language model that the binary carries, so that everything can be tried without a download. It was made by
+//! `lapidary pretrain configs/pretrain/embedded.toml`; `embedded/README.md` is its model card.
+
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::language_model::LanguageModel;
+use crate::tokenizer::Tokenizer;
+use crate::ModelError;
+use burn::tensor::Device;
+use std::path::Path;
+
+pub(crate) fn load(device: &Device) -> Result<LanguageModel, ModelError> {
+    let path = |file: &str| Path::new("embedded").join(file);
+    let config = ModelConfig::parse(&path("config.json"), include_str!("../embedded/config.json"))?;
+    let json = include_bytes!("../embedded/tokenizer.json");
+    let tokenizer = Tokenizer::from_bytes(&path("tokenizer.json"), json, config.bos, config.eos)?;
+    let tensors = include_bytes!("../embedded/model.safetensors");
+    let checkpoint = Checkpoint::from_bytes(&path("model.safetensors"), tensors)?;
+    LanguageModel::from_parts("embedded", config, &checkpoint, Some(tokenizer), device)
+}

@@ -1,0 +1,156 @@
+//! The places in a transformer where an activation can be read or replaced, in TransformerLens's spelling
+//! (`transformer_lens/hook_points.py` and `components/`).
+
+use crate::ModelError;
+use std::fmt;
+use std::str::FromStr;
+
+/// A named place in the forward pass. `Ord` follows the order of computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HookPoint {
+    /// `hook_embed`: token embeddings, `[batch, pos, d_model]`.
+    Embed,
+    /// `hook_pos_embed`: learned position embeddings (GPT-2), `[batch, pos, d_model]`.
+    PosEmbed,
+    /// `blocks.{layer}.…`: a place inside one layer.
+    Block(usize, BlockHook),
+    /// `ln_final.hook_normalized`: what the unembedding reads, `[batch, pos, d_model]`.
+    FinalNorm,
+    /// `logits`: `[batch, pos, d_vocab]`.
+    Logits,
+}
+
+/// A place inside one layer, in the order of computation. Per-head values are flattened to `[batch, pos, heads * d_head]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlockHook {
+    /// `hook_resid_pre`: the residual stream entering the layer.
+    ResidPre,
+    /// `ln1.hook_normalized`: what attention reads, after the norm's weight and bias.
+    Ln1,
+    /// `attn.hook_q`: queries before rotary embedding, `n_heads * d_head` wide.
+    Q,
+    /// `attn.hook_k`: keys before rotary embedding, `n_kv_heads * d_head` wide.
+    K,
+    /// `attn.hook_v`: values, `n_kv_heads * d_head` wide.
+    V,
+    /// `attn.hook_z`: the heads' outputs before `W_O`, `n_heads * d_head` wide.
+    Z,
+    /// `hook_attn_out`: what attention adds to the residual stream.
+    AttnOut,
+    /// `hook_resid_mid`: the residual stream between attention and MLP.
+    ResidMid,
+    /// `ln2.hook_normalized`: what the MLP reads.
+    Ln2,
+    /// `mlp.hook_pre`: the (gate's) pre-activation, `d_mlp` wide.
+    MlpPre,
+    /// `mlp.hook_pre_linear`: the linear branch of a gated MLP, `d_mlp` wide.
+    MlpPreLinear,
+    /// `mlp.hook_post`: what `W_out` reads, `d_mlp` wide.
+    MlpPost,
+    /// `hook_mlp_out`: what the MLP adds to the residual stream.
+    MlpOut,
+    /// `hook_resid_post`: the residual stream leaving the layer.
+    ResidPost,
+}
+
+impl BlockHook {
+    /// Every place inside a layer with its spelling after `blocks.{layer}.`.
+    pub const ALL: [(Self, &'static str); 14] = [
+        (Self::ResidPre, "hook_resid_pre"),
+        (Self::Ln1, "ln1.hook_normalized"),
+        (Self::Q, "attn.hook_q"),
+        (Self::K, "attn.hook_k"),
+        (Self::V, "attn.hook_v"),
+        (Self::Z, "attn.hook_z"),
+        (Self::AttnOut, "hook_attn_out"),
+        (Self::ResidMid, "hook_resid_mid"),
+        (Self::Ln2, "ln2.hook_normalized"),
+        (Self::MlpPre, "mlp.hook_pre"),
+        (Self::MlpPreLinear, "mlp.hook_pre_linear"),
+        (Self::MlpPost, "mlp.hook_post"),
+        (Self::MlpOut, "hook_mlp_out"),
+        (Self::ResidPost, "hook_resid_post"),
+    ];
+}
+
+const OUTER: [(HookPoint, &str); 4] = [
+    (HookPoint::Embed, "hook_embed"),
+    (HookPoint::PosEmbed, "hook_pos_embed"),
+    (HookPoint::FinalNorm, "ln_final.hook_normalized"),
+    (HookPoint::Logits, "logits"),
+];
+
+impl HookPoint {
+    /// The layer that this place belongs to, if it is inside one.
+    pub fn layer(&self) -> Option<usize> {
+        match self {
+            Self::Block(layer, _) => Some(*layer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HookPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Block(layer, hook) = self {
+            let (_, name) = BlockHook::ALL.iter().find(|(h, _)| h == hook).expect("every hook has a spelling");
+            return write!(f, "blocks.{layer}.{name}");
+        }
+        let (_, name) = OUTER.iter().find(|(h, _)| h == self).expect("every hook has a spelling");
+        f.write_str(name)
+    }
+}
+
+impl FromStr for HookPoint {
+    type Err = ModelError;
+
+    fn from_str(text: &str) -> Result<Self, ModelError> {
+        if let Some((hook, _)) = OUTER.iter().find(|(_, name)| *name == text) {
+            return Ok(*hook);
+        }
+        let block = text.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'));
+        if let Some((layer, name)) = block
+            && let Ok(layer) = layer.parse()
+        {
+            if let Some((hook, _)) = BlockHook::ALL.iter().find(|(_, n)| *n == name) {
+                return Ok(Self::Block(layer, *hook));
+            }
+            let closest = closest(name, BlockHook::ALL.iter().map(|(_, n)| *n));
+            return Err(ModelError::HookPoint {
+                found: text.into(),
+                closest: closest.map(|n| format!("blocks.{layer}.{n}")),
+            });
+        }
+        let names = OUTER.iter().map(|(_, n)| *n);
+        Err(ModelError::HookPoint { found: text.into(), closest: closest(text, names).map(String::from) })
+    }
+}
+
+fn closest<'a>(found: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|name| (strsim::jaro_winkler(found, name), name))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_reads_back() {
+        let inner = BlockHook::ALL.iter().map(|(h, _)| HookPoint::Block(11, *h));
+        for hook in inner.chain(OUTER.iter().map(|(h, _)| *h)) {
+            assert_eq!(hook.to_string().parse::<HookPoint>().unwrap(), hook);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_point_names_the_likely_one() {
+        let error = "blocks.3.hook_resid_pots".parse::<HookPoint>().unwrap_err().to_string();
+        assert!(error.contains("did you mean `blocks.3.hook_resid_post`"), "{error}");
+        assert!("model.layers.3".parse::<HookPoint>().is_err());
+        assert!("blocks.-1.hook_resid_post".parse::<HookPoint>().is_err());
+    }
+}

@@ -1,0 +1,458 @@
+//! Training a small Llama-family model from scratch on a stream of tokens: AdamW (Loshchilov & Hutter 2019), warm-up,
+//! cosine decay, gradients clipped to unit norm. Enough to make a model worth looking into, on a CPU, in about an hour.
+
+use crate::config::{Activation, Family, ModelConfig, Norm};
+use crate::language_model::LanguageModel;
+use crate::tokenizer::Tokenizer;
+use crate::transformer::{HookedRun, forward};
+use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
+use crate::{ModelError, family};
+use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use half::f16;
+use lapidary_kernels::{AdamStep, Moments, adam_step};
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The file that `lapidary pretrain` reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PretrainConfig {
+    /// Training text: a file, a folder, or `embedded`.
+    pub corpus: String,
+    /// Text that is never trained on, for the loss in the model card.
+    pub heldout: String,
+    /// Seeds the weights and the order of the text.
+    pub seed: u64,
+    /// Size of the vocabulary that is learnt.
+    pub d_vocab: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Number of layers.
+    pub n_layers: usize,
+    /// Heads a layer.
+    pub n_heads: usize,
+    /// Width of the MLP's hidden layer.
+    pub d_mlp: usize,
+    /// Longest sequence, in tokens.
+    pub n_ctx: usize,
+    /// Tokens to train on; past the corpus's end it is read again in another order.
+    pub tokens: u64,
+    /// Sequences a step.
+    pub batch: usize,
+    /// Highest learning rate.
+    pub lr: f32,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Steps between two writings of the model as it stands; 0 writes only the finished one.
+    pub save_every_steps: u64,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            corpus: "embedded".into(),
+            heldout: "embedded:heldout".into(),
+            seed: 0,
+            d_vocab: 4096,
+            d_model: 256,
+            n_layers: 4,
+            n_heads: 4,
+            d_mlp: 688,
+            n_ctx: 256,
+            tokens: 6_000_000,
+            batch: 16,
+            lr: 3e-3,
+            warmup_steps: 100,
+            weight_decay: 0.1,
+            save_every_steps: 0,
+        }
+    }
+}
+
+impl PretrainConfig {
+    fn model(&self, tokenizer: &Tokenizer) -> ModelConfig {
+        ModelConfig {
+            family: Family::Llama,
+            d_model: self.d_model,
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_heads,
+            d_head: self.d_model / self.n_heads,
+            d_mlp: self.d_mlp,
+            d_vocab: tokenizer.len(),
+            n_ctx: self.n_ctx,
+            norm: Norm::Rms,
+            norm_eps: 1e-5,
+            rope_theta: Some(10000.0),
+            activation: Activation::Silu,
+            attention_bias: false,
+            mlp_bias: false,
+            tied: true,
+            bos: tokenizer.bos(),
+            eos: tokenizer.eos(),
+        }
+    }
+
+    /// Checks what no type can say.
+    ///
+    /// # Errors
+    /// When a size is zero, or the heads do not divide the width into even parts.
+    pub fn check(&self, path: &Path) -> Result<(), ModelError> {
+        let wrong = |field: &str, problem: String| {
+            Err(ModelError::Setting { path: path.into(), field: field.into(), problem })
+        };
+        for (field, size) in [
+            ("d_model", self.d_model),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("d_mlp", self.d_mlp),
+            ("batch", self.batch),
+        ] {
+            if size == 0 {
+                return wrong(field, "found 0, expected at least 1".into());
+            }
+        }
+        if self.n_ctx < 2 {
+            return wrong("n_ctx", format!("found {}, expected at least 2", self.n_ctx));
+        }
+        if self.d_vocab < 257 {
+            return wrong("d_vocab", format!("found {}, expected at least 257 (256 bytes and <|endoftext|>)", self.d_vocab));
+        }
+        if !self.d_model.is_multiple_of(2 * self.n_heads) {
+            return wrong("n_heads", format!("found {}, expected heads of an even width in d_model = {}", self.n_heads, self.d_model));
+        }
+        Ok(())
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Serialize)]
+pub struct PretrainReport {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Next-token cross-entropy of this step's batch, nats a token.
+    pub loss: f32,
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f32,
+}
+
+/// Sequences of one forward and backward pass.
+const SEQUENCES_AT_ONCE: usize = 4;
+
+enum ParamMoments {
+    Vector(Moments<1>),
+    Matrix(Moments<2>),
+}
+
+/// A model in training.
+pub struct Pretrainer {
+    config: PretrainConfig,
+    model: ModelConfig,
+    weights: Weights,
+    moments: Vec<ParamMoments>,
+    stream: Vec<u32>,
+    order: Vec<usize>,
+    rng: ChaCha8Rng,
+    step: u64,
+    bos: u32,
+    device: Device,
+}
+
+impl Pretrainer {
+    /// Starts from random weights. `documents` are token ids without special tokens.
+    ///
+    /// # Errors
+    /// When the documents hold fewer tokens than one sequence.
+    pub fn new(
+        config: &PretrainConfig,
+        tokenizer: &Tokenizer,
+        documents: &[Vec<u32>],
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let model = config.model(tokenizer);
+        let bos = tokenizer.bos().expect("a trained tokenizer has <|endoftext|>");
+        let mut stream = Vec::new();
+        for document in documents {
+            stream.extend_from_slice(document);
+            stream.push(bos);
+        }
+        if stream.len() <= config.n_ctx {
+            let problem = format!("the corpus holds {} tokens, one sequence takes {}", stream.len(), config.n_ctx);
+            return Err(ModelError::Pretrain { step: 0, problem });
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let mut weights = random_weights(&model, &mut rng, device);
+        let mut moments = Vec::new();
+        weights.each(&mut |param| {
+            moments.push(match param {
+                Param::Vector(p) => ParamMoments::Vector(Moments { m: p.zeros_like(), v: p.zeros_like() }),
+                Param::Matrix(p) => ParamMoments::Matrix(Moments { m: p.zeros_like(), v: p.zeros_like() }),
+            });
+        });
+        let device = device.clone();
+        Ok(Self { config: config.clone(), model, weights, moments, stream, order: vec![], rng, step: 0, bos, device })
+    }
+
+    /// Steps that the configuration asks for.
+    pub fn steps(&self) -> u64 {
+        self.config.tokens.div_ceil((self.config.batch * self.config.n_ctx) as u64).max(1)
+    }
+
+    /// Tokens a pass over the corpus.
+    pub fn corpus_tokens(&self) -> usize {
+        self.stream.len()
+    }
+
+    /// Inputs and targets of one batch, `[batch * n_ctx]` each. An input is BOS, then the text; each pass over the
+    /// corpus cuts it at other places and in another order.
+    fn batch(&mut self) -> (Vec<i32>, Vec<i32>) {
+        let n = self.config.n_ctx;
+        let (mut inputs, mut targets) = (vec![], vec![]);
+        for _ in 0..self.config.batch {
+            if self.order.is_empty() {
+                let offset = self.rng.random_range(0..n.min(self.stream.len() - n));
+                self.order = (offset..=self.stream.len() - n).step_by(n).collect();
+                self.order.shuffle(&mut self.rng);
+            }
+            let start = self.order.pop().expect("the order was just filled");
+            let text = self.stream[start..start + n].iter().map(|t| *t as i32);
+            inputs.push(self.bos as i32);
+            inputs.extend(text.clone().take(n - 1));
+            targets.extend(text);
+        }
+        (inputs, targets)
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// When the loss is no longer finite.
+    pub fn step(&mut self) -> Result<PretrainReport, ModelError> {
+        let (n, batch) = (self.config.n_ctx, self.config.batch);
+        let (inputs, targets) = self.batch();
+        // Sequences are worked on a few at a time, several threads at once: elementwise operations on the CPU use one
+        // thread each, and small pieces stay in its cache. The pieces are added in order, so the sum's bits do not
+        // depend on the number of threads.
+        let rows = SEQUENCES_AT_ONCE * n;
+        let pieces: Vec<(f64, Vec<Tensor<2>>)> = inputs
+            .par_chunks(rows)
+            .zip(targets.par_chunks(rows))
+            .map(|(inputs, targets)| self.gradients(inputs, targets, batch * n))
+            .collect();
+        let (loss, mut grads) = pieces
+            .into_iter()
+            .reduce(|(loss, sum), (l, grads)| (loss + l, sum.into_iter().zip(grads).map(|(a, b)| a + b).collect()))
+            .expect("a batch holds a sequence");
+        let square: f64 = grads.iter().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>())).sum();
+        let (loss, grad_norm) = (loss as f32, square.sqrt() as f32);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let problem = format!("loss {loss}, gradient norm {grad_norm}; try a lower `lr`");
+            return Err(ModelError::Pretrain { step: self.step + 1, problem });
+        }
+        self.step += 1;
+        let lr = self.learning_rate();
+        let clip = (1.0 / grad_norm).min(1.0);
+        let mut grads = grads.drain(..);
+        let mut moments = std::mem::take(&mut self.moments).into_iter();
+        let mut updated = Vec::with_capacity(grads.len());
+        let (step, weight_decay) = (self.step, self.config.weight_decay);
+        self.weights.each(&mut |param| {
+            let grad = grads.next().expect("one gradient a weight") * clip;
+            let adam = AdamStep { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, step };
+            match (param, moments.next().expect("one pair of moments a weight")) {
+                (Param::Vector(p), ParamMoments::Vector(m)) => {
+                    // Norms' weights are not decayed.
+                    let adam = AdamStep { weight_decay: 0.0, ..adam };
+                    let grad = grad.squeeze_dim(0);
+                    let (next, m) = adam_step(take(p), grad, m, &adam);
+                    *p = next;
+                    updated.push(ParamMoments::Vector(m));
+                }
+                (Param::Matrix(p), ParamMoments::Matrix(m)) => {
+                    let (next, m) = adam_step(take(p), grad, m, &adam);
+                    *p = next;
+                    updated.push(ParamMoments::Matrix(m));
+                }
+                _ => unreachable!("weights are always visited in one order"),
+            }
+        });
+        self.moments = updated;
+        let tokens = self.step * (batch * n) as u64;
+        Ok(PretrainReport { step: self.step, steps: self.steps(), tokens, loss, lr, grad_norm })
+    }
+
+    /// The part of a batch's mean loss that these sequences bear, and its gradient for every weight in visiting order,
+    /// vectors as one-row matrices. `rows` is the whole batch's number of targets.
+    fn gradients(&self, inputs: &[i32], targets: &[i32], rows: usize) -> (f64, Vec<Tensor<2>>) {
+        let n = self.config.n_ctx;
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(inputs.to_vec(), [inputs.len() / n, n]), &self.device);
+        let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [inputs.len(), 1]), &self.device);
+        let mut tracked = self.weights.clone();
+        tracked.each(&mut |param| match param {
+            Param::Vector(p) => *p = p.clone().autodiff().require_grad(),
+            Param::Matrix(p) => *p = p.clone().autodiff().require_grad(),
+        });
+        let run = HookedRun { logits: true, ..Default::default() };
+        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run).logits.expect("asked for");
+        let logits = logits.reshape([inputs.len(), self.model.d_vocab]); // [n, d_vocab]
+        let (loss, gradient) = cross_entropy(logits.clone().inner(), targets, rows);
+        // The gradient with respect to the logits is known in closed form: its inner product with them has just that
+        // gradient, and costs one pass where a recorded log-softmax costs four.
+        let mut gradients = (logits * gradient.autodiff()).sum().backward();
+        let mut grads = Vec::with_capacity(self.moments.len());
+        tracked.each(&mut |param| {
+            grads.push(match param {
+                Param::Vector(p) => p.grad_remove(&mut gradients).expect("every weight is used").unsqueeze(),
+                Param::Matrix(p) => p.grad_remove(&mut gradients).expect("every weight is used"),
+            });
+        });
+        (loss, grads)
+    }
+
+    /// Linear warm-up, then a cosine to a twentieth.
+    fn learning_rate(&self) -> f32 {
+        let (step, warmup) = (self.step as f32, self.config.warmup_steps as f32);
+        if step <= warmup {
+            return self.config.lr * step / warmup;
+        }
+        let progress = (step - warmup) / (self.steps() as f32 - warmup).max(1.0);
+        let cosine = 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
+        self.config.lr * (0.05 + 0.95 * cosine)
+    }
+
+    /// The model as it stands.
+    pub fn model(&self, name: &str, tokenizer: Tokenizer) -> LanguageModel {
+        LanguageModel::new(name, self.model.clone(), self.weights.clone(), Some(tokenizer), &self.device)
+    }
+
+    /// Writes `config.json`, `model.safetensors` (f16) and `tokenizer.json` into a folder, each by way of a temporary
+    /// file.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<(), ModelError> {
+        std::fs::create_dir_all(folder).map_err(ModelError::write(folder))?;
+        let path = folder.join("model.safetensors");
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = family::llama::write_weights(&self.weights)
+            .into_iter()
+            .map(|(name, tensor)| {
+                // Norms' weights travel as one-row matrices.
+                let shape = match tensor.dims() {
+                    [1, n] => vec![n],
+                    dims => dims.to_vec(),
+                };
+                let bytes = tensor.into_data().iter::<f32>().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect();
+                (name, shape, bytes)
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F16, shape.clone(), bytes).expect("the bytes are the shape's");
+            (name.as_str(), view)
+        });
+        let metadata = [("format".to_string(), "pt".to_string())].into();
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| ModelError::Safetensors { path: path.clone(), problem: e.to_string() })?;
+        write_atomically(&path, &bytes)?;
+        let config = serde_json::to_string_pretty(&family::llama::write_config(&self.model)).expect("plain JSON");
+        write_atomically(&folder.join("config.json"), config.as_bytes())?;
+        write_atomically(&folder.join("tokenizer.json"), tokenizer.to_json()?.as_bytes())
+    }
+}
+
+/// Takes a tensor out of its place, so that the update can reuse its memory.
+fn take<const D: usize>(place: &mut Tensor<D>) -> Tensor<D> {
+    let device = place.device();
+    std::mem::replace(place, Tensor::empty([0; D], &device))
+}
+
+/// Writes a file under a temporary name, syncs it, and gives it its name.
+///
+/// # Errors
+/// When the folder cannot be written to; nothing then stands under the final name.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    use std::io::Write;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(ModelError::write(path))?;
+    file.write_all(bytes).map_err(ModelError::write(path))?;
+    file.as_file().sync_all().map_err(ModelError::write(path))?;
+    file.persist(path).map_err(|e| ModelError::Write { path: path.into(), source: e.error })?;
+    Ok(())
+}
+
+/// Next-token cross-entropy in nats, summed and divided by `rows`, and its gradient with respect to `logits`,
+/// `[n, d_vocab]`.
+fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, rows: usize) -> (f64, Tensor<2>) {
+    let n = logits.dims()[0];
+    let log_p = activation::log_softmax(logits, 1); // [n, d_vocab]
+    let loss = log_p.clone().gather(1, targets.clone()).sum().neg().into_scalar::<f32>();
+    let minus_one = Tensor::full([n, 1], -1.0, &targets.device());
+    let gradient = log_p.exp().scatter(1, targets, minus_one, IndexingUpdateOp::Add) / rows as f32;
+    (f64::from(loss) / rows as f64, gradient)
+}
+
+/// Mean cross-entropy over text cut into sequences of `n_ctx` tokens after BOS, nats a token, and the tokens counted.
+///
+/// # Errors
+/// When a token is outside the vocabulary.
+pub fn mean_loss(model: &LanguageModel, documents: &[Vec<u32>]) -> Result<(f64, u64), ModelError> {
+    let n = model.config().n_ctx;
+    let bos = model.config().bos.unwrap_or(0);
+    let texts: Vec<&[u32]> = documents.iter().flat_map(|d| d.chunks(n)).collect();
+    let losses: Result<Vec<f64>, ModelError> = texts
+        .par_iter()
+        .map(|text| {
+            let inputs: Vec<u32> = std::iter::once(bos).chain(text[..text.len() - 1].iter().copied()).collect();
+            let tokens = model.tokens(&[inputs])?;
+            let run = HookedRun { logits: true, ..Default::default() };
+            let logits = model.run(tokens, &run)?.logits.expect("asked for");
+            let logits = logits.reshape([text.len(), model.config().d_vocab]);
+            let targets: Vec<i32> = text.iter().map(|t| *t as i32).collect();
+            let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [text.len(), 1]), model.device());
+            Ok(cross_entropy(logits, targets, 1).0)
+        })
+        .collect();
+    let count = texts.iter().map(|t| t.len() as u64).sum();
+    Ok((losses?.iter().sum::<f64>() / f64::max(count as f64, 1.0), count))
+}
+
+/// Normal weights of standard deviation 0.02, those that write to the residual stream scaled down by √(2 layers)
+/// (GPT-2's recipe); norms start at one.
+fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Weights {
+    device.seed(rng.random());
+    let normal = |shape: [usize; 2], std: f64| Tensor::<2>::random(shape, Distribution::Normal(0.0, std), device);
+    let ones = || NormWeights { weight: Tensor::ones([c.d_model], device), bias: None };
+    let residual = 0.02 / (2.0 * c.n_layers as f64).sqrt();
+    let linear = |shape, std| Linear { weight: normal(shape, std), bias: None };
+    let heads = c.n_heads * c.d_head;
+    let layers = (0..c.n_layers).map(|_| Layer {
+        ln1: ones(),
+        q: linear([c.d_model, heads], 0.02),
+        k: linear([c.d_model, heads], 0.02),
+        v: linear([c.d_model, heads], 0.02),
+        o: linear([heads, c.d_model], residual),
+        ln2: ones(),
+        gate: Some(linear([c.d_model, c.d_mlp], 0.02)),
+        up: linear([c.d_model, c.d_mlp], 0.02),
+        down: linear([c.d_mlp, c.d_model], residual),
+    });
+    Weights {
+        embed: normal([c.d_vocab, c.d_model], 0.02),
+        positions: None,
+        layers: layers.collect(),
+        final_norm: ones(),
+        unembed: None,
+    }
+}

@@ -1,0 +1,342 @@
+#!/usr/bin/env python3
+"""Makes small random language models and what transformers computes with them: tests/fixtures/models/NAME/.
+
+Each folder has config.json and weights as on the hub, and expected.safetensors: `tokens` [2, 19], `logits`, and the
+value at every hook point under its TransformerLens name, computed by transformers in f32 with eager attention.
+`hook_normalized` is x / scale before weight and bias, as in TransformerLens 3; after them it is `hook_out`.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODELS = REPOSITORY / "tests/fixtures/models"
+BATCH, POSITIONS = 2, 19
+
+
+def gpt2(**sizes):
+    return GPT2LMHeadModel(GPT2Config(n_positions=32, bos_token_id=0, eos_token_id=0, attn_implementation="eager", **sizes))
+
+
+def llama(**sizes):
+    return LlamaForCausalLM(
+        LlamaConfig(max_position_embeddings=32, bos_token_id=1, eos_token_id=2, attn_implementation="eager", **sizes)
+    )
+
+
+def randomize(model, seed):
+    """Large enough weights that attention is neither flat nor one-hot and that a wrong bias or norm shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_norm = "ln_" in name or "norm" in name
+        if is_norm and name.endswith("weight"):
+            value = 1 + 0.3 * noise
+        elif "wte" in name or "embed_tokens" in name or "lm_head" in name:
+            value = 0.4 * noise
+        else:
+            value = 0.2 * noise
+        parameter.data.copy_(value)
+    return model.eval()
+
+
+class Recorder:
+    """Copies of what flows through a model's modules, by hook point name."""
+
+    def __init__(self):
+        self.values = {}
+
+    def keep(self, name, value, heads=None):
+        if heads is not None:
+            value = value.reshape(*value.shape[:2], heads, -1)  # [batch, pos, head, d_head]
+        self.values[name] = value.detach().clone().contiguous()
+
+    def input_of(self, module, name, heads=None):
+        module.register_forward_pre_hook(lambda _, inputs: self.keep(name, inputs[0], heads))
+
+    def output_of(self, module, name, heads=None):
+        module.register_forward_hook(lambda _, __, output: self.keep(name, output[0] if isinstance(output, tuple) else output, heads))
+
+    def norm(self, module, name, normalize):
+        module.register_forward_hook(lambda _, inputs, output: (
+            self.keep(f"{name}.hook_normalized", normalize(inputs[0])),
+            self.keep(f"{name}.hook_out", output),
+        ) and None)
+
+    def pattern_of(self, attention, name):
+        attention.register_forward_hook(lambda _, __, output: self.keep(name, output[1]))
+
+    def block(self, i, block, mlp_norm):
+        self.input_of(block, f"blocks.{i}.hook_resid_pre")
+        self.input_of(mlp_norm, f"blocks.{i}.hook_resid_mid")
+        self.output_of(block, f"blocks.{i}.hook_resid_post")
+        self.output_of(block.mlp, f"blocks.{i}.hook_mlp_out")
+
+
+def record_gpt2(model):
+    recorder, body, heads = Recorder(), model.transformer, model.config.n_head
+
+    def normalize(x):
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=model.config.layer_norm_epsilon)
+
+    recorder.output_of(body.wte, "hook_embed")
+    recorder.output_of(body.wpe, "hook_pos_embed")
+    for i, block in enumerate(body.h):
+        at = f"blocks.{i}"
+        recorder.block(i, block, block.ln_2)
+        recorder.norm(block.ln_1, f"{at}.ln1", normalize)
+        recorder.norm(block.ln_2, f"{at}.ln2", normalize)
+
+        def split(_, __, output, at=at):
+            for letter, part in zip("qkv", output.chunk(3, dim=-1)):
+                recorder.keep(f"{at}.attn.hook_{letter}", part, heads)
+
+        block.attn.c_attn.register_forward_hook(split)
+        recorder.input_of(block.attn.c_proj, f"{at}.attn.hook_z", heads)
+        recorder.pattern_of(block.attn, f"{at}.attn.hook_pattern")
+        recorder.output_of(block.attn, f"{at}.hook_attn_out")
+        recorder.output_of(block.mlp.c_fc, f"{at}.mlp.hook_pre")
+        recorder.input_of(block.mlp.c_proj, f"{at}.mlp.hook_post")
+    recorder.norm(body.ln_f, "ln_final", normalize)
+    return recorder
+
+
+def record_llama(model):
+    recorder, body = Recorder(), model.model
+    heads, kv_heads = model.config.num_attention_heads, model.config.num_key_value_heads
+
+    def normalize(x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
+
+    recorder.output_of(body.embed_tokens, "hook_embed")
+    for i, block in enumerate(body.layers):
+        at, attention = f"blocks.{i}", block.self_attn
+        recorder.block(i, block, block.post_attention_layernorm)
+        recorder.norm(block.input_layernorm, f"{at}.ln1", normalize)
+        recorder.norm(block.post_attention_layernorm, f"{at}.ln2", normalize)
+        recorder.output_of(attention.q_proj, f"{at}.attn.hook_q", heads)
+        recorder.output_of(attention.k_proj, f"{at}.attn.hook_k", kv_heads)
+        recorder.output_of(attention.v_proj, f"{at}.attn.hook_v", kv_heads)
+
+        def rotated(_, __, kwargs, output, at=at):
+            q, k = recorder.values[f"{at}.attn.hook_q"], recorder.values[f"{at}.attn.hook_k"]
+            q, k = apply_rotary_pos_emb(q, k, *kwargs["position_embeddings"], unsqueeze_dim=2)
+            recorder.keep(f"{at}.attn.hook_rot_q", q)
+            recorder.keep(f"{at}.attn.hook_rot_k", k)
+
+        attention.register_forward_hook(rotated, with_kwargs=True)
+        recorder.input_of(attention.o_proj, f"{at}.attn.hook_z", heads)
+        recorder.pattern_of(attention, f"{at}.attn.hook_pattern")
+        recorder.output_of(attention, f"{at}.hook_attn_out")
+        recorder.output_of(block.mlp.gate_proj, f"{at}.mlp.hook_pre")
+        recorder.output_of(block.mlp.up_proj, f"{at}.mlp.hook_pre_linear")
+        recorder.input_of(block.mlp.down_proj, f"{at}.mlp.hook_post")
+    recorder.norm(body.norm, "ln_final", normalize)
+    return recorder
+
+
+def expected(model, seed):
+    """Everything that the model computes on fixed random tokens."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    tokens = torch.randint(model.config.vocab_size, (BATCH, POSITIONS), generator=generator)
+    recorder = (record_gpt2 if isinstance(model, GPT2LMHeadModel) else record_llama)(model)
+    with torch.no_grad():
+        logits = model(tokens, use_cache=False).logits
+    return {"tokens": tokens, "logits": logits.contiguous(), **recorder.values}
+
+
+def weights_of(model):
+    """Without the unembedding that is the embedding again, as save_pretrained does."""
+    tied = model.config.tie_word_embeddings
+    return {name: value.contiguous() for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")}
+
+
+def write_config(model, folder, hub_style=False):
+    facts = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    for key in ("_attn_implementation", "_attn_implementation_internal", "attn_implementation", "transformers_version"):
+        facts.pop(key, None)
+    if hub_style:  # as configs were written before transformers 5
+        facts.pop("dtype", None)
+        facts["torch_dtype"] = "float32"
+        if rope := facts.pop("rope_parameters", None):
+            facts["rope_theta"] = rope["rope_theta"]
+    (folder / "config.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
+def write_whole(model, folder, **style):
+    write_config(model, folder, **style)
+    save_file(weights_of(model), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_sharded(model, folder):
+    """As the hub's gpt2: names without `transformer.`, with the causal masks stored as `attn.bias`; here in two shards."""
+    write_config(model, folder, hub_style=True)
+    weights = {name.removeprefix("transformer."): value for name, value in weights_of(model).items()}
+    size = model.config.n_positions
+    for i in range(model.config.n_layer):
+        weights[f"h.{i}.attn.bias"] = torch.tril(torch.ones(size, size)).view(1, 1, size, size)
+    names = sorted(weights)
+    shards = [names[: len(names) // 2], names[len(names) // 2 :]]
+    where = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file({name: weights[name] for name in shard}, folder / file, metadata={"format": "pt"})
+        where |= {name: file for name in shard}
+    total = sum(value.numel() * value.element_size() for value in weights.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def few(values):
+    """The points that suffice where another folder of the same family checks them all."""
+    return {name: value for name, value in values.items() if name in ("tokens", "logits") or name.endswith("hook_resid_post")}
+
+
+def make(folder):
+    """All models, each in its folder; returns them by name."""
+    models = {}
+
+    def model(name, built, seed, write, reduce=lambda values: values):
+        target = folder / name
+        target.mkdir(parents=True)
+        models[name] = randomize(built, seed)
+        write(models[name], target)
+        save_file(reduce(expected(models[name], seed)), target / "expected.safetensors")
+
+    def hub(built, target):
+        write_whole(built, target, hub_style=True)
+
+    def bf16(built, target):
+        for parameter in built.parameters():  # computed in f32 with the rounded weights
+            parameter.data = parameter.data.bfloat16().float()
+        write_config(built, target)
+        rounded = {name: value.bfloat16() for name, value in weights_of(built).items()}
+        save_file(rounded, target / "model.safetensors", metadata={"format": "pt"})
+
+    llama_sizes = {"rope_theta": 10000.0, "rms_norm_eps": 1e-5}
+    model("gpt2", gpt2(vocab_size=97, n_embd=48, n_layer=2, n_head=4), 1, hub)
+    model("gpt2-sharded", gpt2(vocab_size=53, n_embd=36, n_layer=2, n_head=3, n_inner=77), 2, write_sharded, few)
+    model(
+        "llama-gqa",
+        llama(
+            vocab_size=89, hidden_size=40, intermediate_size=58, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=12, tie_word_embeddings=False, **llama_sizes,
+        ),
+        3,
+        hub,
+    )
+    model(
+        "llama-tied",
+        llama(
+            vocab_size=101, hidden_size=32, intermediate_size=52, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=4, tie_word_embeddings=True, rms_norm_eps=1e-6, rope_theta=50000.0,
+        ),
+        4,
+        write_whole,
+    )
+    model(
+        "llama-bf16",
+        llama(
+            vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+            num_key_value_heads=1, tie_word_embeddings=True, **llama_sizes,
+        ),
+        5,
+        bf16,
+        few,
+    )
+    return models
+
+
+def compare(found, wanted, what):
+    """The largest difference; every shape the same."""
+    worst = 0.0
+    for name, value in wanted.items():
+        other = found[name]
+        assert other.shape == value.shape, f"{what}: {name}: found {list(other.shape)}, expected {list(value.shape)}"
+        worst = max(worst, float((other.double() - value.double()).abs().max()))
+    assert worst < 1e-4, f"{what}: differs by {worst:.2e}"
+    print(f"{what}: {len(wanted)} tensors, largest difference {worst:.1e}")
+
+
+def check(committed):
+    """The committed folders against models made afresh."""
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))
+        for path in sorted(Path(folder).rglob("*.safetensors")):
+            inside = path.relative_to(folder)
+            compare(load_file(committed / inside), load_file(path), str(inside))
+
+
+def check_transformer_lens(committed):
+    """The committed values against TransformerLens itself, on the models as it converts them."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        models = make(Path(folder))
+    for name, model in models.items():
+        facts = model.config
+        shared = {"n_ctx": 32, "d_vocab": facts.vocab_size, "seed": 0, "device": "cpu"}
+        if isinstance(model, GPT2LMHeadModel):
+            config = HookedTransformerConfig(
+                n_layers=facts.n_layer, d_model=facts.n_embd, n_heads=facts.n_head, d_head=facts.n_embd // facts.n_head,
+                d_mlp=facts.n_inner or 4 * facts.n_embd, act_fn="gelu_new", eps=facts.layer_norm_epsilon,
+                normalization_type="LN", **shared,
+            )
+            weights = convert_gpt2_weights(model, config)
+        else:
+            config = HookedTransformerConfig(
+                n_layers=facts.num_hidden_layers, d_model=facts.hidden_size, n_heads=facts.num_attention_heads,
+                d_head=facts.head_dim, d_mlp=facts.intermediate_size, n_key_value_heads=facts.num_key_value_heads,
+                act_fn="silu", eps=facts.rms_norm_eps, normalization_type="RMS", gated_mlp=True, final_rms=True,
+                positional_embedding_type="rotary", rotary_dim=facts.head_dim, rotary_adjacent_pairs=False,
+                rotary_base=int(facts.rope_parameters["rope_theta"]), **shared,
+            )
+            weights = convert_llama_weights(model, config)
+        lens = HookedTransformer(config)
+        lens.load_and_process_state_dict(
+            weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+        )
+        wanted = load_file(committed / name / "expected.safetensors")
+        tokens = wanted.pop("tokens")
+        wanted = {key: value for key, value in wanted.items() if not key.endswith("hook_out")}
+        with torch.no_grad():
+            logits, cache = lens.run_with_cache(tokens)
+        found = {"logits": logits, **cache}
+        if "hook_pos_embed" in wanted:
+            wanted["hook_pos_embed"] = wanted["hook_pos_embed"].expand_as(found["hook_pos_embed"])
+        compare(found, wanted, f"{name} against TransformerLens")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python scripts/make_model_fixtures.py --check",
+    )
+    parser.add_argument("--out", type=Path, default=MODELS, help="folder of the models (default: tests/fixtures/models); replaced")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare the folder with what transformers computes now")
+    parser.add_argument("--transformer-lens", action="store_true", help="write nothing; compare the folder with TransformerLens")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.check:
+        check(arguments.out)
+    elif arguments.transformer_lens:
+        check_transformer_lens(arguments.out)
+    else:
+        shutil.rmtree(arguments.out, ignore_errors=True)
+        make(arguments.out)
+        size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
+        print(f"{arguments.out}: {size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes the Python environment that the oracle scripts run in: torch, sae-lens, transformers, polars, duckdb.
+#
+#   scripts/setup_python.sh [FOLDER]      default: $LAPIDARY_VENV, else target/oracle-venv
+#
+# Does nothing when FOLDER already holds these very pins. Needs Python 3.11 or later ($PYTHON, else python3), with venv,
+# and cc. About 700 MB of downloads, 2.2 GB on disk.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+folder=${1:-${LAPIDARY_VENV:-$here/../target/oracle-venv}}
+python=${PYTHON:-python3}
+uv=0.13.9 # downloads and unpacks in parallel, which pip does not
+
+case "$folder" in -h | --help)
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "setup_python: found $("$python" --version 2>&1), expected Python 3.11 or later (set PYTHON)" >&2
+    exit 1
+}
+
+pins=$({ "$python" --version && cat "$here/requirements.txt" "$here/stub_cuda.py" "$here/setup_python.sh"; } | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$folder/pins.sha256" 2>/dev/null)" = "$pins" ]; then
+    echo "setup_python: $folder is up to date"
+    exit 0
+fi
+
+rm -rf "$folder"
+"$python" -m venv "$folder"
+if "$folder/bin/python" -m pip install --quiet "uv==$uv" &&
+    "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --no-deps -r "$here/requirements.txt"; then :; else
+    "$folder/bin/python" -m pip install --quiet --no-deps -r "$here/requirements.txt"
+fi
+if [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
+    "$folder/bin/python" "$here/stub_cuda.py"
+fi
+(cd / && "$folder/bin/python" -c 'import duckdb, pandas, polars, torch; torch.ones(2, 2) @ torch.ones(2, 2)')
+echo "$pins" >"$folder/pins.sha256"
+echo "setup_python: made $folder"

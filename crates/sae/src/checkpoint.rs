@@ -153,10 +153,19 @@ pub(crate) fn load(
         if found == expected {
             return Ok(());
         }
-        Err(SaeError::format(&path, field, found.to_string(), expected.to_string()))
+        Err(SaeError::format(
+            &path,
+            field,
+            found.to_string(),
+            expected.to_string(),
+        ))
     };
     check("d_in", d_in, source.d_in())?;
-    check("d_sae", d_sae, config.resolve(d_in)?.coder.d_sae.unwrap_or(0))?;
+    check(
+        "d_sae",
+        d_sae,
+        config.resolve(d_in)?.coder.d_sae.unwrap_or(0),
+    )?;
 
     let state_path = dir.join("state.safetensors");
     let file = TensorReader::open(&state_path)?;

@@ -215,7 +215,11 @@ impl RunConfig {
                 decoder_norm: r.one_of(
                     "training.decoder_norm",
                     &["unit", "free"],
-                    if architecture == "standard" { "free" } else { "unit" },
+                    if architecture == "standard" {
+                        "free"
+                    } else {
+                        "unit"
+                    },
                 )?,
                 clip_grad_norm: r.or("training.clip_grad_norm", 0.0)?,
                 threshold_decay: r.or("training.threshold_decay", 0.99)?,
@@ -265,7 +269,10 @@ impl RunConfig {
         };
         let positive = |key: &str, v: u64| range(key, v > 0, v.to_string(), "at least 1");
         positive("corpus.context", self.corpus.context as u64)?;
-        positive("activations.harvest_blocks", self.activations.harvest_blocks as u64)?;
+        positive(
+            "activations.harvest_blocks",
+            self.activations.harvest_blocks as u64,
+        )?;
         positive("coder.k", self.coder.k as u64)?;
         positive("training.batch_tokens", t.batch_tokens as u64)?;
         positive("training.log_every_steps", t.log_every_steps)?;
@@ -279,7 +286,8 @@ impl RunConfig {
                 "at most 2147483647",
             )?;
         }
-        let real = |key: &str, v: f64, ok: bool, expected: &str| range(key, ok, v.to_string(), expected);
+        let real =
+            |key: &str, v: f64, ok: bool, expected: &str| range(key, ok, v.to_string(), expected);
         let unit = |v: f64| (0.0..1.0).contains(&v);
         if let Some(e) = self.coder.expansion_factor {
             real("coder.expansion_factor", e, e > 0.0, "more than 0")?;
@@ -296,13 +304,48 @@ impl RunConfig {
             (0.0..=1.0).contains(&t.lr_decay_fraction),
             "0 to 1",
         )?;
-        real("training.adam_beta1", t.adam_beta1, unit(t.adam_beta1), "0 to below 1")?;
-        real("training.adam_beta2", t.adam_beta2, unit(t.adam_beta2), "0 to below 1")?;
-        real("training.threshold_decay", t.threshold_decay, unit(t.threshold_decay), "0 to below 1")?;
-        real("training.adam_eps", t.adam_eps, t.adam_eps > 0.0, "more than 0")?;
-        real("training.l1_coefficient", t.l1_coefficient, t.l1_coefficient >= 0.0, "0 or more")?;
-        real("training.aux_k_coefficient", t.aux_k_coefficient, t.aux_k_coefficient >= 0.0, "0 or more")?;
-        real("training.clip_grad_norm", t.clip_grad_norm, t.clip_grad_norm >= 0.0, "0 or more")?;
+        real(
+            "training.adam_beta1",
+            t.adam_beta1,
+            unit(t.adam_beta1),
+            "0 to below 1",
+        )?;
+        real(
+            "training.adam_beta2",
+            t.adam_beta2,
+            unit(t.adam_beta2),
+            "0 to below 1",
+        )?;
+        real(
+            "training.threshold_decay",
+            t.threshold_decay,
+            unit(t.threshold_decay),
+            "0 to below 1",
+        )?;
+        real(
+            "training.adam_eps",
+            t.adam_eps,
+            t.adam_eps > 0.0,
+            "more than 0",
+        )?;
+        real(
+            "training.l1_coefficient",
+            t.l1_coefficient,
+            t.l1_coefficient >= 0.0,
+            "0 or more",
+        )?;
+        real(
+            "training.aux_k_coefficient",
+            t.aux_k_coefficient,
+            t.aux_k_coefficient >= 0.0,
+            "0 or more",
+        )?;
+        real(
+            "training.clip_grad_norm",
+            t.clip_grad_norm,
+            t.clip_grad_norm >= 0.0,
+            "0 or more",
+        )?;
 
         let contradiction = |message: String| {
             Err(SaeError::Config {
@@ -324,7 +367,8 @@ impl RunConfig {
         }
         if self.coder.d_sae.is_some() && self.coder.expansion_factor.is_some() {
             return contradiction(
-                "`coder.d_sae` and `coder.expansion_factor` say the same thing twice: keep one".to_owned(),
+                "`coder.d_sae` and `coder.expansion_factor` say the same thing twice: keep one"
+                    .to_owned(),
             );
         }
         if let Some(d_sae) = self.coder.d_sae {
@@ -466,8 +510,14 @@ mod tests {
 
     #[test]
     fn a_resolved_recipe_reads_back_as_itself() {
-        for text in ["", "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5"] {
-            let c = RunConfig::parse("run.toml", text, &[]).unwrap().resolve(96).unwrap();
+        for text in [
+            "",
+            "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5",
+        ] {
+            let c = RunConfig::parse("run.toml", text, &[])
+                .unwrap()
+                .resolve(96)
+                .unwrap();
             let again = RunConfig::parse("again.toml", &c.to_toml(), &[]).unwrap();
             assert_eq!(c, again);
             assert_eq!(again.resolve(96).unwrap(), c);
@@ -479,7 +529,11 @@ mod tests {
         let c = RunConfig::parse(
             "run.toml",
             "[training]\nlr = 1.0\ntokens = 1e6",
-            &["training.lr=1e-3".into(), "coder.architecture=batchtopk".into(), "model = my/folder".into()],
+            &[
+                "training.lr=1e-3".into(),
+                "coder.architecture=batchtopk".into(),
+                "model = my/folder".into(),
+            ],
         )
         .unwrap();
         assert_eq!(c.training.lr, Some(1e-3));
@@ -535,20 +589,36 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        assert!(error("[coder]\nk = 33\nd_sae = 32", &[]).contains("`coder.k` = 33 is more than the number of latents"));
+        assert!(
+            error("[coder]\nk = 33\nd_sae = 32", &[])
+                .contains("`coder.k` = 33 is more than the number of latents")
+        );
         assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
         assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
         assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));
-        assert!(error("[training]\nbatch_tokens = 0", &[]).contains("`training.batch_tokens`: found 0, expected at least 1"));
+        assert!(
+            error("[training]\nbatch_tokens = 0", &[])
+                .contains("`training.batch_tokens`: found 0, expected at least 1")
+        );
         assert!(error("[training]\nadam_beta2 = 1.0", &[]).contains("expected 0 to below 1"));
         let c = RunConfig::parse("run.toml", "coder.expansion_factor = 1", &[]).unwrap();
-        assert!(c.resolve(16).unwrap_err().to_string().contains("`coder.k` = 32"));
+        assert!(
+            c.resolve(16)
+                .unwrap_err()
+                .to_string()
+                .contains("`coder.k` = 32")
+        );
     }
 
     #[test]
     fn a_resumed_run_may_log_more_often_but_not_learn_faster() {
         let a = RunConfig::parse("a", "", &[]).unwrap();
-        let b = RunConfig::parse("b", "[training]\nlog_every_steps = 1\n[features]\ntokens = 0", &[]).unwrap();
+        let b = RunConfig::parse(
+            "b",
+            "[training]\nlog_every_steps = 1\n[features]\ntokens = 0",
+            &[],
+        )
+        .unwrap();
         assert_eq!(a.training_difference(&b), None);
         let c = RunConfig::parse("c", "[training]\nadam_beta1 = 0.5", &[]).unwrap();
         assert_eq!(

@@ -73,7 +73,8 @@ impl Dictionary {
         let Some(name) = &self.provenance.hook_point else {
             return Err(SaeError::Config {
                 place: "dictionary".to_owned(),
-                message: "cfg.json does not say which hook point it is for (metadata.hook_name)".to_owned(),
+                message: "cfg.json does not say which hook point it is for (metadata.hook_name)"
+                    .to_owned(),
             });
         };
         Ok(name.parse::<HookPoint>()?)
@@ -129,7 +130,10 @@ pub(crate) fn fold(
     let scale = f64::from(normalization.scale);
     let mut w_enc = host(&coder.w_enc)?;
     let mut w_dec = host(&coder.w_dec)?;
-    let mut b_enc: Vec<f64> = host(&coder.b_enc)?.iter().map(|b| f64::from(*b) / scale).collect();
+    let mut b_enc: Vec<f64> = host(&coder.b_enc)?
+        .iter()
+        .map(|b| f64::from(*b) / scale)
+        .collect();
     let b_dec: Vec<f32> = host(&coder.b_dec)?
         .iter()
         .zip(&normalization.mean)

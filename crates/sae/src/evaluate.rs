@@ -199,7 +199,10 @@ impl CodeSums {
                 if *value > 0.0 {
                     self.active += 1;
                     self.total += f64::from(*value);
-                    if let Some(f) = usize::try_from(*index).ok().and_then(|i| self.fired.get_mut(i)) {
+                    if let Some(f) = usize::try_from(*index)
+                        .ok()
+                        .and_then(|i| self.fired.get_mut(i))
+                    {
                         *f = true;
                     }
                 }
@@ -304,7 +307,10 @@ pub fn evaluate(
                 .reshape([b * t, 1])
                 .greater_elem(0.5)
                 .expand([b * t, d_in]);
-            let spliced = x_hat.clone().mask_where(keep, x.clone()).reshape([b, t, d_in]);
+            let spliced = x_hat
+                .clone()
+                .mask_where(keep, x.clone())
+                .reshape([b, t, d_in]);
             let with = |replacement: &dyn Fn(Tensor<3>) -> Tensor<3>| {
                 model.run(
                     input.clone(),
@@ -384,10 +390,7 @@ fn cross_entropy(
         return Ok(0.0);
     }
     let next = tokens.clone().slice([0..b, 1..t]).reshape([b, t - 1, 1]);
-    let picked = log_p
-        .clone()
-        .slice([0..b, 0..t - 1, 0..v])
-        .gather(2, next); // [b, t - 1, 1]
+    let picked = log_p.clone().slice([0..b, 0..t - 1, 0..v]).gather(2, next); // [b, t - 1, 1]
     let picked = host(&picked)?;
     Ok(picked
         .chunks_exact(t - 1)
@@ -418,7 +421,9 @@ mod tests {
         let mut s = seed;
         (0..n)
             .map(|_| {
-                s = s.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                s = s
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 ((s >> 40) as f32 / (1u64 << 24) as f32) * 2.0 - 1.0
             })
             .collect()
@@ -433,7 +438,11 @@ mod tests {
         let (mut legacy, mut bias) = (Vec::new(), Vec::new());
         for (b, n) in sizes.into_iter().enumerate() {
             let x: Vec<f32> = numbers(n * d, b as u64).iter().map(|v| v + 3.0).collect();
-            let h: Vec<f32> = x.iter().zip(numbers(n * d, 99 + b as u64)).map(|(x, e)| x + 0.3 * e).collect();
+            let h: Vec<f32> = x
+                .iter()
+                .zip(numbers(n * d, 99 + b as u64))
+                .map(|(x, e)| x + 0.3 * e)
+                .collect();
             let mut counts = vec![true; n];
             counts[2] = false;
             sums.observe(&x, &h, d, &counts);
@@ -466,7 +475,11 @@ mod tests {
         assert!((sums.explained_variance_legacy() - legacy.iter().sum::<f64>() / n).abs() < 1e-9);
         assert!((sums.relative_reconstruction_bias() - (bias[0] + bias[1]) / 2.0).abs() < 1e-12);
         let norm = |a: &[f64]| a.iter().map(|v| v * v).sum::<f64>().sqrt();
-        let ratio: f64 = all_x.iter().zip(&all_h).map(|(x, h)| norm(h) / norm(x)).sum();
+        let ratio: f64 = all_x
+            .iter()
+            .zip(&all_h)
+            .map(|(x, h)| norm(h) / norm(x))
+            .sum();
         assert!((sums.l2_ratio() - ratio / n).abs() < 1e-12);
         let cosine: f64 = all_x
             .iter()
@@ -505,12 +518,20 @@ mod tests {
         let device = burn::tensor::Device::flex();
         let (b, t, v) = (2, 3, 4);
         let logits = |seed| numbers(b * t * v, seed);
-        let tensor = |l: &[f32]| log_softmax(Tensor::<3>::from_data(TensorData::new(l.to_vec(), [b, t, v]), &device), 2);
+        let tensor = |l: &[f32]| {
+            log_softmax(
+                Tensor::<3>::from_data(TensorData::new(l.to_vec(), [b, t, v]), &device),
+                2,
+            )
+        };
         let tokens = [[1i32, 3, 0], [2, 2, 1]];
         let counts = [true, true, true, false, true, true];
         let (l, q) = (logits(1), logits(2));
         let log_p = |l: &[f32], at: usize| -> Vec<f64> {
-            let row: Vec<f64> = l[at * v..(at + 1) * v].iter().map(|x| f64::from(*x)).collect();
+            let row: Vec<f64> = l[at * v..(at + 1) * v]
+                .iter()
+                .map(|x| f64::from(*x))
+                .collect();
             let z = row.iter().map(|x| x.exp()).sum::<f64>().ln();
             row.iter().map(|x| x - z).collect()
         };

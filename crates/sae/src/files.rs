@@ -130,7 +130,10 @@ mod tests {
         })
         .unwrap_err()
         .to_string();
-        assert!(error.contains("dictionary") && error.contains("nothing was changed"), "{error}");
+        assert!(
+            error.contains("dictionary") && error.contains("nothing was changed"),
+            "{error}"
+        );
         assert!(error.contains("no storage space"), "{error}");
         assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "one");
         assert_eq!(names(dir.path()), ["dictionary"]);
@@ -144,7 +147,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
-        let error = replace_folder(&file.join("out"), |_| Ok(())).unwrap_err().to_string();
+        let error = replace_folder(&file.join("out"), |_| Ok(()))
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("cannot write "), "{error}");
     }
 }

@@ -57,14 +57,9 @@ impl Firing {
                 let silent = values.lower_equal_elem(0.0);
                 Fired::Indices(c.indices.clone().inner().mask_fill(silent, -1))
             }
-            Codes::Dense(latents) => Fired::Counts(
-                latents
-                    .clone()
-                    .inner()
-                    .greater_elem(0.0)
-                    .float()
-                    .sum_dim(0),
-            ),
+            Codes::Dense(latents) => {
+                Fired::Counts(latents.clone().inner().greater_elem(0.0).float().sum_dim(0))
+            }
         };
         self.pending.push((tokens, fired));
     }

@@ -11,11 +11,10 @@ use crate::coder::SparseCoder;
 /// The number of active latents differs from row to row, so this takes the top k with k doubling until the last
 /// place of every row is inactive.
 pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-    let thresholds: Option<Vec<f32>> = coder.threshold.as_ref().map(|t| {
-        t.to_data()
-            .to_vec()
-            .expect("thresholds are stored as f32")
-    });
+    let thresholds: Option<Vec<f32>> = coder
+        .threshold
+        .as_ref()
+        .map(|t| t.try_to_vec_as().expect("a device returns what it holds"));
     let least = thresholds
         .as_ref()
         .map_or(0.0, |t| t.iter().copied().fold(f32::INFINITY, f32::min))
@@ -55,13 +54,9 @@ pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
 fn own_thresholds(codes: SparseCodes, thresholds: &[f32]) -> SparseCodes {
     let device = codes.values.device();
     let [n, k] = codes.values.dims();
-    let values: Vec<f32> = codes
-        .values
-        .into_data()
-        .to_vec()
-        .expect("codes are f32");
-    let indices = codes.indices.into_data().convert::<i32>();
-    let indices = indices.as_slice::<i32>().expect("just converted");
+    let held = "a device returns what it holds";
+    let values: Vec<f32> = codes.values.try_into_vec_as().expect(held);
+    let indices: Vec<i32> = codes.indices.try_into_vec_as().expect(held);
     let mut kept_values = vec![0.0f32; n * k];
     let mut kept_indices = vec![0i32; n * k];
     for row in 0..n {

@@ -70,10 +70,12 @@ impl FromToml for String {
 impl Reader {
     /// Reads `text`, which stands in `file`, then applies `set`: items `dotted.key=value`.
     pub(crate) fn new(file: &str, text: &str, set: &[String]) -> Result<Self, SaeError> {
-        let table: Table = text.parse().map_err(|e: toml::de::Error| SaeError::Syntax {
-            place: file.to_owned(),
-            message: e.to_string().trim_end().to_owned(),
-        })?;
+        let table: Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| SaeError::Syntax {
+                place: file.to_owned(),
+                message: e.to_string().trim_end().to_owned(),
+            })?;
         let mut values = BTreeMap::new();
         flatten("", table, &mut values);
         let mut overridden = BTreeSet::new();
@@ -128,11 +130,7 @@ impl Reader {
     }
 
     /// The value of `key`, or `default`.
-    pub(crate) fn or<T: FromToml>(
-        &mut self,
-        key: &'static str,
-        default: T,
-    ) -> Result<T, SaeError> {
+    pub(crate) fn or<T: FromToml>(&mut self, key: &'static str, default: T) -> Result<T, SaeError> {
         Ok(self.optional(key)?.unwrap_or(default))
     }
 
@@ -205,9 +203,14 @@ impl Reader {
         let score = |known: &str| {
             let full = strsim::normalized_damerau_levenshtein(key, known);
             let tail = strsim::normalized_damerau_levenshtein(&last(key), &last(known));
-            let same_section = key.rsplit_once('.').map(|p| p.0) == known.rsplit_once('.').map(|p| p.0);
+            let same_section =
+                key.rsplit_once('.').map(|p| p.0) == known.rsplit_once('.').map(|p| p.0);
             // In the right table only the last part can be misspelt; elsewhere it must match almost exactly.
-            if same_section { tail } else { full.max(tail - 0.1) }
+            if same_section {
+                tail
+            } else {
+                full.max(tail - 0.1)
+            }
         };
         self.known
             .iter()

@@ -65,9 +65,8 @@ impl TensorWriter {
                 (name.clone(), view)
             })
             .collect();
-        let bytes = safetensors::serialize(views, metadata).map_err(|e| {
-            SaeError::write(path, std::io::Error::other(e.to_string()))
-        })?;
+        let bytes = safetensors::serialize(views, metadata)
+            .map_err(|e| SaeError::write(path, std::io::Error::other(e.to_string())))?;
         write_synced(path, &bytes).map_err(|e| SaeError::write(path, e))
     }
 }

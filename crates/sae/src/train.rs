@@ -258,7 +258,8 @@ impl Trainer {
         }
         let mut grad_norm = f64::NAN;
         if log || training.clip_grad_norm > 0.0 {
-            let squares = squares(&g_w_enc) + squares(&g_b_enc) + squares(&g_w_dec) + squares(&g_b_dec);
+            let squares =
+                squares(&g_w_enc) + squares(&g_b_enc) + squares(&g_w_dec) + squares(&g_b_dec);
             grad_norm = scalar(squares)?.sqrt();
         }
         if training.clip_grad_norm > 0.0 && grad_norm > training.clip_grad_norm {
@@ -297,7 +298,11 @@ impl Trainer {
         if let Some(t) = terms.threshold {
             self.progress.threshold.observe(t, training.threshold_decay);
         }
-        if self.progress.step.is_multiple_of(training.dead_check_every_steps) {
+        if self
+            .progress
+            .step
+            .is_multiple_of(training.dead_check_every_steps)
+        {
             let dead_after = training.dead_after_tokens.expect("resolved");
             self.firing.check(dead_after, &self.device)?;
         }
@@ -354,7 +359,10 @@ impl Trainer {
                 let penalty = losses::l1(latents.clone(), coder.w_dec.clone());
                 l1 = Some(penalty.clone());
                 let weight = training.l1_coefficient
-                    * rise(self.progress.step, training.l1_warmup_steps.expect("resolved"));
+                    * rise(
+                        self.progress.step,
+                        training.l1_warmup_steps.expect("resolved"),
+                    );
                 mse.clone() + penalty * weight
             }
             Codes::Sparse(_) => {

@@ -29,7 +29,9 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
     if coder.architecture == Architecture::BatchTopK {
         return Err(SaeError::Config {
             place: dir.display().to_string(),
-            message: "a BatchTopK coder is stored as the JumpReLU that it becomes when training finishes".to_owned(),
+            message:
+                "a BatchTopK coder is stored as the JumpReLU that it becomes when training finishes"
+                    .to_owned(),
         });
     }
     let is_ours = dir.join(CONFIG).exists() || !dir.exists();
@@ -111,14 +113,24 @@ impl Cfg {
         let value: Value = serde_json::from_str(&text)
             .map_err(|e| SaeError::format(&path, "file", e.to_string(), "a JSON object"))?;
         let Value::Object(top) = value else {
-            return Err(SaeError::format(&path, "file", show(&value), "a JSON object"));
+            return Err(SaeError::format(
+                &path,
+                "file",
+                show(&value),
+                "a JSON object",
+            ));
         };
         // From before version 6 the same facts stand at the top level.
         let metadata = match top.get("metadata") {
             Some(Value::Object(m)) if m.contains_key("sae_lens_version") => m.clone(),
             None | Some(Value::Null | Value::Object(_)) => top.clone(),
             Some(other) => {
-                return Err(SaeError::format(&path, "metadata", show(other), "an object"));
+                return Err(SaeError::format(
+                    &path,
+                    "metadata",
+                    show(other),
+                    "an object",
+                ));
             }
         };
         Ok(Self {
@@ -178,7 +190,9 @@ impl Cfg {
                     .and_then(|v| v.get("k"))
                     .and_then(Value::as_u64)
                     .filter(|k| (1..LARGEST).contains(k))
-                    .ok_or_else(|| self.wrong("activation_fn_kwargs", "an object with a whole number k"))?;
+                    .ok_or_else(|| {
+                        self.wrong("activation_fn_kwargs", "an object with a whole number k")
+                    })?;
                 Ok((Architecture::TopK, k as usize))
             }
             (Some("standard"), _) => Ok((Architecture::Standard, 64)),
@@ -189,7 +203,11 @@ impl Cfg {
     }
 
     fn provenance(&self) -> Provenance {
-        let ours = self.metadata.get("lapidary").cloned().unwrap_or(Value::Null);
+        let ours = self
+            .metadata
+            .get("lapidary")
+            .cloned()
+            .unwrap_or(Value::Null);
         let number = |field: &str| ours.get(field).and_then(Value::as_u64);
         Provenance {
             model_name: self.text(&["model_name"]),
@@ -234,8 +252,8 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
     cfg.only("normalize_activations", &["none"])?;
     cfg.only("reshape_activations", &["none", "hook_z"])?;
     let apply_b_dec_to_input = cfg.flag("apply_b_dec_to_input", true)?;
-    let rescale = architecture == Architecture::TopK
-        && cfg.flag("rescale_acts_by_decoder_norm", false)?;
+    let rescale =
+        architecture == Architecture::TopK && cfg.flag("rescale_acts_by_decoder_norm", false)?;
 
     let path = dir.join(WEIGHTS);
     let file = TensorReader::open(&path)?;
@@ -248,7 +266,12 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         Architecture::JumpRelu => Some(thresholds(&tensors, d_sae)?),
         _ => None,
     };
-    if tensors.has("scaling_factor") && tensors.f32("scaling_factor", &[d_sae])?.iter().any(|s| *s != 1.0) {
+    if tensors.has("scaling_factor")
+        && tensors
+            .f32("scaling_factor", &[d_sae])?
+            .iter()
+            .any(|s| *s != 1.0)
+    {
         return Err(SaeError::format(
             &path,
             "tensor `scaling_factor`",

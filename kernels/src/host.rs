@@ -1,0 +1,75 @@
+//! Burn's CPU tensors as plain slices, and loops compiled for the widest vectors of the machine they run on.
+
+use burn::tensor::{DType, IntDType, Shape};
+use burn_flex::{Flex, FlexTensor};
+
+/// The same numbers, row-major without gaps.
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    tensor.to_contiguous()
+}
+
+/// Indices as i32, row-major without gaps.
+pub(crate) fn contiguous_i32(tensor: FlexTensor) -> FlexTensor {
+    use burn::backend::ops::IntTensorOps;
+    let tensor = match tensor.dtype() {
+        DType::I32 => tensor,
+        _ => Flex::int_cast(tensor, IntDType::I32),
+    };
+    tensor.to_contiguous()
+}
+
+/// The floats of a tensor that [`contiguous`] returned.
+pub(crate) fn floats(tensor: &FlexTensor) -> &[f32] {
+    assert!(
+        tensor.dtype() == DType::F32,
+        "kernels compute in f32, but were given {:?}",
+        tensor.dtype()
+    );
+    tensor.as_slice().expect("contiguous")
+}
+
+/// The indices of a tensor that [`contiguous_i32`] returned.
+pub(crate) fn indices(tensor: &FlexTensor) -> &[i32] {
+    tensor.as_slice().expect("contiguous i32")
+}
+
+pub(crate) fn float_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(burn::tensor::TensorData::new(values, Shape::from(shape)))
+}
+
+pub(crate) fn int_tensor<const D: usize>(values: Vec<i32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::from_data(burn::tensor::TensorData::new(values, Shape::from(shape)))
+}
+
+/// Rows and columns of a matrix.
+pub(crate) fn dims2(tensor: &FlexTensor) -> [usize; 2] {
+    let shape = tensor.layout().shape();
+    [shape[0], shape[1]]
+}
+
+/// Declares a function whose loops are compiled twice, for AVX2 and for the baseline, and picks at run time. Neither
+/// version contracts a multiplication and an addition into one rounding, so both give the same bits.
+macro_rules! widest_vectors {
+    ($(#[$attr:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$attr])*
+        #[inline]
+        fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn lanes($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    lanes($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has AVX2, as just asked; the function needs nothing else.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            lanes($($arg),*)
+        }
+    };
+}
+pub(crate) use widest_vectors;

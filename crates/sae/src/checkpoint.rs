@@ -1,0 +1,210 @@
+//! The checkpoint folder: weights, Adam's moments, counters, who is dead, and the state of the source, so that a
+//! resumed run computes the same bits as one that never stopped.
+//!
+//! `manifest.json` (format version, step), `config.toml` (the resolved recipe), `state.safetensors`, `source/`.
+//! Random numbers are drawn only by the initialization, which is over, and by the source, which saves its generator.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use lapidary_activations::BatchSource;
+use lapidary_kernels::Moments;
+use serde::{Deserialize, Serialize};
+
+use crate::batchtopk::ThresholdAverage;
+use crate::config::RunConfig;
+use crate::error::SaeError;
+use crate::files::{previous, replace_folder, write_synced};
+use crate::firing::Firing;
+use crate::tensors::{TensorReader, TensorWriter, Tensors};
+use crate::train::{Parameter, Parameters, Progress, Trainer};
+
+/// Version of the folder's layout.
+const FORMAT_VERSION: u64 = 1;
+const FORMAT: &str = "lapidary checkpoint";
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: String,
+    format_version: u64,
+    lapidary_version: String,
+    step: u64,
+    tokens: u64,
+    d_in: usize,
+    d_sae: usize,
+}
+
+/// What a checkpoint gives back.
+pub(crate) struct State {
+    pub(crate) config: RunConfig,
+    pub(crate) parameters: Parameters,
+    pub(crate) progress: Progress,
+    pub(crate) firing: Firing,
+}
+
+/// The folder to read: `dir`, or its predecessor if the program died while replacing it.
+fn standing(dir: &Path) -> PathBuf {
+    let old = previous(dir);
+    if !dir.join("manifest.json").exists() && old.join("manifest.json").exists() {
+        old
+    } else {
+        dir.to_path_buf()
+    }
+}
+
+/// Whether there is a checkpoint in `dir`.
+#[must_use]
+pub fn exists(dir: &Path) -> bool {
+    standing(dir).join("manifest.json").exists()
+}
+
+/// The resolved recipe of the checkpoint in `dir`, from which to build the source that [`Trainer::resume`] wants.
+///
+/// # Errors
+/// There is no checkpoint or its recipe is damaged.
+pub fn config(dir: &Path) -> Result<RunConfig, SaeError> {
+    RunConfig::load(&standing(dir).join("config.toml"), &[])
+}
+
+pub(crate) fn save(trainer: &Trainer, dir: &Path) -> Result<(), SaeError> {
+    let p = &trainer.parameters;
+    let [d_sae, d_in] = p.w_dec.parts().0.dims();
+    let manifest = Manifest {
+        format: FORMAT.to_owned(),
+        format_version: FORMAT_VERSION,
+        lapidary_version: env!("CARGO_PKG_VERSION").to_owned(),
+        step: trainer.progress.step,
+        tokens: trainer.progress.tokens,
+        d_in,
+        d_sae,
+    };
+    let mut state = TensorWriter::default();
+    write_parameter(&mut state, "w_enc", &p.w_enc)?;
+    write_parameter(&mut state, "b_enc", &p.b_enc)?;
+    write_parameter(&mut state, "w_dec", &p.w_dec)?;
+    write_parameter(&mut state, "b_dec", &p.b_dec)?;
+    let t = trainer.progress.threshold;
+    state.f64("threshold_average", &[t.sum, t.weight]);
+    state.u64("tokens_since_fired", &trainer.firing.since);
+    let dead: Vec<u64> = trainer.firing.dead.iter().map(|i| u64::from(*i)).collect();
+    state.u64("dead", &dead);
+    replace_folder(dir, |folder| {
+        let put = |name: &str, bytes: &[u8]| {
+            write_synced(&folder.join(name), bytes).map_err(|e| SaeError::write(folder, e))
+        };
+        state.write(&folder.join("state.safetensors"), None)?;
+        put("config.toml", trainer.config.to_toml().as_bytes())?;
+        let source = folder.join("source");
+        fs::create_dir(&source).map_err(|e| SaeError::write(folder, e))?;
+        trainer.source.save(&source)?;
+        let text = serde_json::to_string_pretty(&manifest).expect("strings and numbers");
+        put("manifest.json", text.as_bytes())
+    })
+}
+
+fn write_parameter<const D: usize>(
+    out: &mut TensorWriter,
+    name: &str,
+    parameter: &Parameter<D>,
+) -> Result<(), SaeError> {
+    let (value, moments) = parameter.parts();
+    out.tensor(name, value)?;
+    out.tensor(&format!("{name}.m"), &moments.m)?;
+    out.tensor(&format!("{name}.v"), &moments.v)
+}
+
+fn read_parameter<const D: usize>(
+    tensors: &Tensors<'_>,
+    name: &str,
+    shape: [usize; D],
+    device: &Device,
+) -> Result<Parameter<D>, SaeError> {
+    let read = |name: &str| -> Result<Tensor<D>, SaeError> { tensors.tensor(name, shape, device) };
+    let moments = Moments {
+        m: read(&format!("{name}.m"))?,
+        v: read(&format!("{name}.v"))?,
+    };
+    Ok(Parameter::new(read(name)?, moments))
+}
+
+pub(crate) fn load(
+    dir: &Path,
+    source: &mut dyn BatchSource,
+    device: &Device,
+) -> Result<State, SaeError> {
+    let dir = &standing(dir);
+    let path = dir.join("manifest.json");
+    let text = fs::read_to_string(&path).map_err(|e| SaeError::read(&path, e))?;
+    let manifest: Manifest = serde_json::from_str(&text).map_err(|e| {
+        SaeError::format(&path, "manifest", e.to_string(), "a checkpoint's manifest")
+    })?;
+    if manifest.format != FORMAT || manifest.format_version != FORMAT_VERSION {
+        return Err(SaeError::format(
+            &path,
+            "format, format_version",
+            format!("\"{}\", {}", manifest.format, manifest.format_version),
+            format!("\"{FORMAT}\", {FORMAT_VERSION}"),
+        ));
+    }
+    let config = config(dir)?;
+    let (d_in, d_sae) = (manifest.d_in, manifest.d_sae);
+    let check = |field: &str, found: usize, expected: usize| {
+        if found == expected {
+            return Ok(());
+        }
+        Err(SaeError::format(
+            &path,
+            field,
+            found.to_string(),
+            expected.to_string(),
+        ))
+    };
+    check("d_in", d_in, source.d_in())?;
+    check(
+        "d_sae",
+        d_sae,
+        config.resolve(d_in)?.coder.d_sae.unwrap_or(0),
+    )?;
+
+    let state_path = dir.join("state.safetensors");
+    let file = TensorReader::open(&state_path)?;
+    let tensors = file.tensors()?;
+    let parameters = Parameters {
+        w_enc: read_parameter(&tensors, "w_enc", [d_sae, d_in], device)?,
+        b_enc: read_parameter(&tensors, "b_enc", [d_sae], device)?,
+        w_dec: read_parameter(&tensors, "w_dec", [d_sae, d_in], device)?,
+        b_dec: read_parameter(&tensors, "b_dec", [d_in], device)?,
+    };
+    let threshold = tensors.f64("threshold_average", 2)?;
+    let since = tensors.u64("tokens_since_fired", d_sae)?;
+    let dead_count = tensors.shape("dead").map_or(0, |s| s.iter().product());
+    let mut dead = Vec::new();
+    for latent in tensors.u64("dead", dead_count)? {
+        match u32::try_from(latent) {
+            Ok(i) if (i as usize) < d_sae => dead.push(i),
+            _ => {
+                return Err(SaeError::format(
+                    &state_path,
+                    "tensor `dead`",
+                    latent.to_string(),
+                    format!("a latent below {d_sae}"),
+                ));
+            }
+        }
+    }
+    source.restore(&dir.join("source"))?;
+    Ok(State {
+        config,
+        parameters,
+        progress: Progress {
+            step: manifest.step,
+            tokens: manifest.tokens,
+            threshold: ThresholdAverage {
+                sum: threshold[0],
+                weight: threshold[1],
+            },
+        },
+        firing: Firing::restore(since, dead, device),
+    })
+}

@@ -1,0 +1,629 @@
+//! The recipe of a run: what `lapidary train CONFIG` reads. Every key has a default that works; keys that are absent
+//! and depend on the model (`d_sae`, `lr`, ..) are filled in by [`RunConfig::resolve`], and the resolved recipe
+//! travels with the checkpoint and the dictionary.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::coder::Architecture;
+use crate::error::SaeError;
+use crate::reader::Reader;
+
+/// The whole recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Model: a Hugging Face folder, a hub name, or "embedded" (the small model inside the program).
+    pub model: String,
+    /// Where the activations are taken, in TransformerLens spelling.
+    pub hook_point: String,
+    /// Seed of everything random: initial weights, order of the activations.
+    pub seed: u64,
+    /// The text.
+    pub corpus: CorpusConfig,
+    /// From text to batches of activations.
+    pub activations: ActivationsConfig,
+    /// The sparse coder.
+    pub coder: CoderConfig,
+    /// The optimization.
+    pub training: TrainingConfig,
+    /// The figures of merit after training.
+    pub evaluation: EvaluationConfig,
+    /// The feature tables after training.
+    pub features: FeaturesConfig,
+}
+
+/// `[corpus]`: the text to train on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CorpusConfig {
+    /// A text, JSON Lines or Parquet file, or "embedded" (the text inside the program).
+    pub path: String,
+    /// Tokens a block: how much context the model sees.
+    pub context: usize,
+    /// Whether each block starts with the tokenizer's beginning-of-sequence token.
+    pub prepend_bos: bool,
+}
+
+/// `[activations]`: from text to shuffled, normalized batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActivationsConfig {
+    /// Rows of the shuffle buffer: batches are drawn at random from this many activations.
+    pub buffer_tokens: usize,
+    /// Blocks that go through the model at once.
+    pub harvest_blocks: usize,
+    /// "unit_norm" (one scale, so that the mean norm is sqrt(d)), "mean_centred" (mean removed, then the scale) or "none".
+    pub normalization: String,
+}
+
+/// `[coder]`: the sparse coder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CoderConfig {
+    /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch) or "standard" (ReLU with an L1 penalty).
+    pub architecture: String,
+    /// Number of latents; absent: `expansion_factor` times the activation's width.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub d_sae: Option<usize>,
+    /// Latents for each dimension of the activation; used if `d_sae` is absent. Default 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expansion_factor: Option<f64>,
+    /// Active latents a token ("topk": exactly, "batchtopk": on average; "standard" ignores it).
+    pub k: usize,
+    /// Whether `b_dec` is subtracted before encoding.
+    pub apply_b_dec_to_input: bool,
+    /// Initial `b_dec`: "geometric_median" or "mean" of the first batch, or "zeros".
+    pub b_dec_init: String,
+    /// Initial norm of the rows of `W_dec` (and of `W_enc`, which starts as its copy); absent: 1, or 0.1 with `decoder_norm = "free"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_init_norm: Option<f64>,
+}
+
+/// `[training]`: the optimization.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingConfig {
+    /// Activations to train on; the number of steps is this over `batch_tokens`.
+    pub tokens: u64,
+    /// Activations a step.
+    pub batch_tokens: usize,
+    /// Peak learning rate; absent: 2e-4 / sqrt(d_sae / 2^14), or 3e-4 for "standard".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Steps over which the rate rises from 0; absent: a twentieth of all, at most 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_warmup_steps: Option<u64>,
+    /// Last part of the run over which the rate falls to 0.
+    pub lr_decay_fraction: f64,
+    /// Adam's decay of the mean gradient.
+    pub adam_beta1: f64,
+    /// Adam's decay of the mean squared gradient.
+    pub adam_beta2: f64,
+    /// Adam's epsilon (small, because the gradients of rare latents are).
+    pub adam_eps: f64,
+    /// Weight of the L1 penalty ("standard" only), on the scale of SAELens: sum over latents, squared error summed over dimensions.
+    pub l1_coefficient: f64,
+    /// Steps over which the L1 weight rises from 0; absent: a twentieth of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l1_warmup_steps: Option<u64>,
+    /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aux_k: Option<usize>,
+    /// Weight of the auxiliary loss.
+    pub aux_k_coefficient: f64,
+    /// A latent that has not fired for this many tokens is dead; absent: a tenth of `tokens`, at most 10 million.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_after_tokens: Option<u64>,
+    /// Steps between two counts of the dead: larger means fewer waits for the device.
+    pub dead_check_every_steps: u64,
+    /// "unit" (rows of `W_dec` keep norm 1) or "free" ("standard" only: the L1 penalty weighs each latent by its norm).
+    pub decoder_norm: String,
+    /// Largest norm of the whole gradient; 0: no limit.
+    pub clip_grad_norm: f64,
+    /// "batchtopk": decay of the moving average of the inference threshold.
+    pub threshold_decay: f64,
+    /// Steps between checkpoints; 0: only at the end.
+    pub checkpoint_every_steps: u64,
+    /// Steps between lines of metrics.jsonl.
+    pub log_every_steps: u64,
+}
+
+/// `[evaluation]`: the figures of merit after training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationConfig {
+    /// Text to evaluate on; default "embedded:heldout" with the embedded corpus, otherwise the training corpus.
+    pub corpus: String,
+    /// Tokens to evaluate on; 0: no evaluation.
+    pub tokens: u64,
+}
+
+/// `[features]`: the feature tables after training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeaturesConfig {
+    /// Tokens whose activations go into the statistics; 0: no tables.
+    pub tokens: u64,
+    /// Contexts kept for each feature.
+    pub examples_per_feature: usize,
+}
+
+impl RunConfig {
+    /// Reads a recipe from `path`; each of `set` is `dotted.key=value` and wins over the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has an unknown key (the error says which was probably meant), a value of
+    /// the wrong type, or values that contradict each other.
+    pub fn load(path: &Path, set: &[String]) -> Result<Self, SaeError> {
+        let text = std::fs::read_to_string(path).map_err(|e| SaeError::read(path, e))?;
+        Self::parse(&path.display().to_string(), &text, set)
+    }
+
+    /// The recipe with every default, as if read from an empty file.
+    ///
+    /// # Errors
+    /// An item of `set` is wrong.
+    pub fn with_defaults(set: &[String]) -> Result<Self, SaeError> {
+        Self::parse("defaults", "", set)
+    }
+
+    /// Reads a recipe from `text`; errors call it `file`.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn parse(file: &str, text: &str, set: &[String]) -> Result<Self, SaeError> {
+        let mut r = Reader::new(file, text, set)?;
+        let architecture = r.one_of(
+            "coder.architecture",
+            &["standard", "topk", "batchtopk"],
+            "topk",
+        )?;
+        let corpus_path = r.or("corpus.path", "embedded".to_owned())?;
+        let evaluation_corpus = if corpus_path == "embedded" {
+            "embedded:heldout".to_owned()
+        } else {
+            corpus_path.clone()
+        };
+        let config = Self {
+            model: r.or("model", "embedded".to_owned())?,
+            hook_point: r.or("hook_point", "blocks.2.hook_resid_post".to_owned())?,
+            seed: r.or("seed", 0)?,
+            corpus: CorpusConfig {
+                path: corpus_path,
+                context: r.or("corpus.context", 128)?,
+                prepend_bos: r.or("corpus.prepend_bos", true)?,
+            },
+            activations: ActivationsConfig {
+                buffer_tokens: r.or("activations.buffer_tokens", 65_536)?,
+                harvest_blocks: r.or("activations.harvest_blocks", 16)?,
+                normalization: r.one_of(
+                    "activations.normalization",
+                    &["unit_norm", "mean_centred", "none"],
+                    "unit_norm",
+                )?,
+            },
+            training: TrainingConfig {
+                tokens: r.or("training.tokens", 1_000_000)?,
+                batch_tokens: r.or("training.batch_tokens", 2048)?,
+                lr: r.optional("training.lr")?,
+                lr_warmup_steps: r.optional("training.lr_warmup_steps")?,
+                lr_decay_fraction: r.or("training.lr_decay_fraction", 0.2)?,
+                adam_beta1: r.or("training.adam_beta1", 0.9)?,
+                adam_beta2: r.or("training.adam_beta2", 0.999)?,
+                adam_eps: r.or("training.adam_eps", 6.25e-10)?,
+                l1_coefficient: r.or("training.l1_coefficient", 1.0)?,
+                l1_warmup_steps: r.optional("training.l1_warmup_steps")?,
+                aux_k: r.optional("training.aux_k")?,
+                aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,
+                dead_after_tokens: r.optional("training.dead_after_tokens")?,
+                dead_check_every_steps: r.or("training.dead_check_every_steps", 4)?,
+                decoder_norm: r.one_of(
+                    "training.decoder_norm",
+                    &["unit", "free"],
+                    if architecture == "standard" {
+                        "free"
+                    } else {
+                        "unit"
+                    },
+                )?,
+                clip_grad_norm: r.or("training.clip_grad_norm", 0.0)?,
+                threshold_decay: r.or("training.threshold_decay", 0.99)?,
+                checkpoint_every_steps: r.or("training.checkpoint_every_steps", 0)?,
+                log_every_steps: r.or("training.log_every_steps", 10)?,
+            },
+            coder: CoderConfig {
+                architecture,
+                d_sae: r.optional("coder.d_sae")?,
+                expansion_factor: r.optional("coder.expansion_factor")?,
+                k: r.or("coder.k", 32)?,
+                apply_b_dec_to_input: r.or("coder.apply_b_dec_to_input", true)?,
+                b_dec_init: r.one_of(
+                    "coder.b_dec_init",
+                    &["geometric_median", "mean", "zeros"],
+                    "geometric_median",
+                )?,
+                decoder_init_norm: r.optional("coder.decoder_init_norm")?,
+            },
+            evaluation: EvaluationConfig {
+                corpus: r.or("evaluation.corpus", evaluation_corpus)?,
+                tokens: r.or("evaluation.tokens", 32_768)?,
+            },
+            features: FeaturesConfig {
+                tokens: r.or("features.tokens", 200_000)?,
+                examples_per_feature: r.or("features.examples_per_feature", 16)?,
+            },
+        };
+        config.check(file, &r)?;
+        r.finish()?;
+        Ok(config)
+    }
+
+    /// Ranges and contradictions that need no model. The type was checked while reading.
+    fn check(&self, file: &str, r: &Reader) -> Result<(), SaeError> {
+        let t = &self.training;
+        let range = |key: &str, ok: bool, found: String, expected: &str| {
+            if ok {
+                return Ok(());
+            }
+            Err(SaeError::Value {
+                place: r.place(key),
+                key: key.to_owned(),
+                found,
+                expected: expected.to_owned(),
+            })
+        };
+        let positive = |key: &str, v: u64| range(key, v > 0, v.to_string(), "at least 1");
+        positive("corpus.context", self.corpus.context as u64)?;
+        positive(
+            "activations.harvest_blocks",
+            self.activations.harvest_blocks as u64,
+        )?;
+        positive("coder.k", self.coder.k as u64)?;
+        positive("training.batch_tokens", t.batch_tokens as u64)?;
+        positive("training.log_every_steps", t.log_every_steps)?;
+        positive("training.dead_check_every_steps", t.dead_check_every_steps)?;
+        if let Some(d_sae) = self.coder.d_sae {
+            positive("coder.d_sae", d_sae as u64)?;
+            range(
+                "coder.d_sae",
+                i32::try_from(d_sae).is_ok(),
+                d_sae.to_string(),
+                "at most 2147483647",
+            )?;
+        }
+        let real =
+            |key: &str, v: f64, ok: bool, expected: &str| range(key, ok, v.to_string(), expected);
+        let unit = |v: f64| (0.0..1.0).contains(&v);
+        if let Some(e) = self.coder.expansion_factor {
+            real("coder.expansion_factor", e, e > 0.0, "more than 0")?;
+        }
+        if let Some(n) = self.coder.decoder_init_norm {
+            real("coder.decoder_init_norm", n, n > 0.0, "more than 0")?;
+        }
+        if let Some(lr) = t.lr {
+            real("training.lr", lr, lr >= 0.0, "0 or more")?;
+        }
+        real(
+            "training.lr_decay_fraction",
+            t.lr_decay_fraction,
+            (0.0..=1.0).contains(&t.lr_decay_fraction),
+            "0 to 1",
+        )?;
+        real(
+            "training.adam_beta1",
+            t.adam_beta1,
+            unit(t.adam_beta1),
+            "0 to below 1",
+        )?;
+        real(
+            "training.adam_beta2",
+            t.adam_beta2,
+            unit(t.adam_beta2),
+            "0 to below 1",
+        )?;
+        real(
+            "training.threshold_decay",
+            t.threshold_decay,
+            unit(t.threshold_decay),
+            "0 to below 1",
+        )?;
+        real(
+            "training.adam_eps",
+            t.adam_eps,
+            t.adam_eps > 0.0,
+            "more than 0",
+        )?;
+        real(
+            "training.l1_coefficient",
+            t.l1_coefficient,
+            t.l1_coefficient >= 0.0,
+            "0 or more",
+        )?;
+        real(
+            "training.aux_k_coefficient",
+            t.aux_k_coefficient,
+            t.aux_k_coefficient >= 0.0,
+            "0 or more",
+        )?;
+        real(
+            "training.clip_grad_norm",
+            t.clip_grad_norm,
+            t.clip_grad_norm >= 0.0,
+            "0 or more",
+        )?;
+
+        let contradiction = |message: String| {
+            Err(SaeError::Config {
+                place: file.to_owned(),
+                message,
+            })
+        };
+        if t.tokens < t.batch_tokens as u64 {
+            return contradiction(format!(
+                "`training.tokens` = {} is less than one batch, `training.batch_tokens` = {}",
+                t.tokens, t.batch_tokens
+            ));
+        }
+        if self.activations.buffer_tokens < t.batch_tokens {
+            return contradiction(format!(
+                "`activations.buffer_tokens` = {} holds less than one batch, `training.batch_tokens` = {}",
+                self.activations.buffer_tokens, t.batch_tokens
+            ));
+        }
+        if self.coder.d_sae.is_some() && self.coder.expansion_factor.is_some() {
+            return contradiction(
+                "`coder.d_sae` and `coder.expansion_factor` say the same thing twice: keep one"
+                    .to_owned(),
+            );
+        }
+        if let Some(d_sae) = self.coder.d_sae {
+            self.check_k(file, d_sae)?;
+        }
+        let free = t.decoder_norm == "free";
+        if free && self.coder.architecture != "standard" {
+            return contradiction(format!(
+                "`training.decoder_norm` = \"free\" does not go with `coder.architecture` = \"{}\": \
+                 the k largest activations are comparable only if all decoder rows have one norm",
+                self.coder.architecture
+            ));
+        }
+        if let (false, Some(norm)) = (free, self.coder.decoder_init_norm)
+            && norm != 1.0
+        {
+            return contradiction(format!(
+                "`coder.decoder_init_norm` = {norm} does not go with `training.decoder_norm` = \"unit\": leave it out or make it 1"
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_k(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
+        if self.coder.architecture != "standard" && self.coder.k > d_sae {
+            return Err(SaeError::Config {
+                place: place.to_owned(),
+                message: format!(
+                    "`coder.k` = {} is more than the number of latents, d_sae = {d_sae}",
+                    self.coder.k
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// The same recipe with every absent key filled in for activations of width `d_in`.
+    ///
+    /// # Errors
+    /// `k` exceeds the number of latents that `expansion_factor` gives.
+    pub fn resolve(&self, d_in: usize) -> Result<Self, SaeError> {
+        let mut c = self.clone();
+        let steps = self.steps();
+        let d_sae = self.coder.d_sae.unwrap_or_else(|| {
+            let factor = self.coder.expansion_factor.unwrap_or(16.0);
+            ((factor * d_in as f64).round() as usize).max(1)
+        });
+        c.coder.d_sae = Some(d_sae);
+        c.coder.expansion_factor = None;
+        c.check_k("configuration", d_sae)?;
+        let standard = self.architecture() == Architecture::Standard;
+        let free = self.training.decoder_norm == "free";
+        c.coder
+            .decoder_init_norm
+            .get_or_insert(if free { 0.1 } else { 1.0 });
+        let t = &mut c.training;
+        t.lr.get_or_insert_with(|| {
+            if standard {
+                3e-4
+            } else {
+                2e-4 / (d_sae as f64 / 16_384.0).sqrt()
+            }
+        });
+        t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
+        t.l1_warmup_steps.get_or_insert(steps / 20);
+        t.aux_k.get_or_insert(d_in / 2);
+        t.dead_after_tokens
+            .get_or_insert((self.training.tokens / 10).min(10_000_000));
+        Ok(c)
+    }
+
+    /// The architecture as an enum.
+    #[must_use]
+    pub fn architecture(&self) -> Architecture {
+        match self.coder.architecture.as_str() {
+            "standard" => Architecture::Standard,
+            "batchtopk" => Architecture::BatchTopK,
+            _ => Architecture::TopK,
+        }
+    }
+
+    /// Training steps: whole batches in `training.tokens`.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        (self.training.tokens / self.training.batch_tokens as u64).max(1)
+    }
+
+    /// The recipe as TOML, which [`RunConfig::parse`] reads back to the same recipe.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is made of tables, strings and numbers")
+    }
+
+    /// The first key in which two recipes differ, with both values: what a resumed run must not change. How often to
+    /// log, to checkpoint, and what happens after training may change.
+    #[must_use]
+    pub fn training_difference(&self, other: &Self) -> Option<(String, String, String)> {
+        let plain = |c: &Self| {
+            let mut c = c.clone();
+            c.training.log_every_steps = 1;
+            c.training.checkpoint_every_steps = 0;
+            c.evaluation = self.evaluation.clone();
+            c.features = self.features.clone();
+            c.to_toml()
+        };
+        let (a, b) = (plain(self), plain(other));
+        let keys = |text: &str| Reader::new("", text, &[]).ok().map(Reader::into_values);
+        let (a, b) = (keys(&a)?, keys(&b)?);
+        a.keys().chain(b.keys()).find_map(|key| {
+            let show = |m: &std::collections::BTreeMap<String, toml::Value>| {
+                m.get(key).map_or("absent".to_owned(), ToString::to_string)
+            };
+            (a.get(key) != b.get(key)).then(|| (key.clone(), show(&a), show(&b)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, set: &[&str]) -> String {
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        RunConfig::parse("run.toml", text, &set)
+            .expect_err("must be refused")
+            .to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_a_whole_recipe() {
+        let c = RunConfig::parse("run.toml", "", &[]).unwrap();
+        assert_eq!(c.model, "embedded");
+        assert_eq!(c.evaluation.corpus, "embedded:heldout");
+        let r = c.resolve(256).unwrap();
+        assert_eq!(r.coder.d_sae, Some(4096));
+        assert!((r.training.lr.unwrap() - 4e-4).abs() < 1e-12);
+        assert_eq!(r.training.aux_k, Some(128));
+    }
+
+    #[test]
+    fn a_resolved_recipe_reads_back_as_itself() {
+        for text in [
+            "",
+            "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5",
+        ] {
+            let c = RunConfig::parse("run.toml", text, &[])
+                .unwrap()
+                .resolve(96)
+                .unwrap();
+            let again = RunConfig::parse("again.toml", &c.to_toml(), &[]).unwrap();
+            assert_eq!(c, again);
+            assert_eq!(again.resolve(96).unwrap(), c);
+        }
+    }
+
+    #[test]
+    fn set_wins_over_the_file_and_is_typed() {
+        let c = RunConfig::parse(
+            "run.toml",
+            "[training]\nlr = 1.0\ntokens = 1e6",
+            &[
+                "training.lr=1e-3".into(),
+                "coder.architecture=batchtopk".into(),
+                "model = my/folder".into(),
+            ],
+        )
+        .unwrap();
+        assert_eq!(c.training.lr, Some(1e-3));
+        assert_eq!(c.training.tokens, 1_000_000);
+        assert_eq!(c.coder.architecture, "batchtopk");
+        assert_eq!(c.model, "my/folder");
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_file_and_what_was_meant() {
+        assert_eq!(
+            error("[training]\nlog_evry_steps = 2", &[]),
+            "run.toml: unknown key `training.log_evry_steps`; did you mean `training.log_every_steps`?"
+        );
+        assert_eq!(
+            error("d_sae = 2048", &[]),
+            "run.toml: unknown key `d_sae`; did you mean `coder.d_sae`?"
+        );
+        assert_eq!(
+            error("", &["coder.dsae=3"]),
+            "--set: unknown key `coder.dsae`; did you mean `coder.d_sae`?"
+        );
+        assert!(error("[corpus]\nzzz = 2", &[]).ends_with(
+            "unknown key `corpus.zzz`; known there: corpus.path, corpus.context, corpus.prepend_bos"
+        ));
+    }
+
+    #[test]
+    fn a_wrong_type_names_file_key_found_and_expected() {
+        assert_eq!(
+            error("[coder]\nk = 'many'", &[]),
+            "run.toml: `coder.k`: found string \"many\", expected a whole number, 0 or more"
+        );
+        assert_eq!(
+            error("", &["training.tokens=-5"]),
+            "--set: `training.tokens`: found integer -5, expected a whole number, 0 or more"
+        );
+        assert_eq!(
+            error("training = 3", &[]),
+            "run.toml: `training`: found integer 3, expected a table [training]"
+        );
+        assert_eq!(
+            error("[coder]\narchitecture = 'top-k'", &[]),
+            "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\""
+        );
+        assert_eq!(
+            error("[training]\nlr = nan", &[]),
+            "run.toml: `training.lr`: found float nan, expected a finite number"
+        );
+        assert!(error("k = = 3", &[]).starts_with("run.toml: not valid TOML: "));
+        assert!(error("", &["training.lr"]).starts_with("--set: `training.lr`: found no `=`"));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(
+            error("[coder]\nk = 33\nd_sae = 32", &[])
+                .contains("`coder.k` = 33 is more than the number of latents")
+        );
+        assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
+        assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
+        assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));
+        assert!(
+            error("[training]\nbatch_tokens = 0", &[])
+                .contains("`training.batch_tokens`: found 0, expected at least 1")
+        );
+        assert!(error("[training]\nadam_beta2 = 1.0", &[]).contains("expected 0 to below 1"));
+        let c = RunConfig::parse("run.toml", "coder.expansion_factor = 1", &[]).unwrap();
+        assert!(
+            c.resolve(16)
+                .unwrap_err()
+                .to_string()
+                .contains("`coder.k` = 32")
+        );
+    }
+
+    #[test]
+    fn a_resumed_run_may_log_more_often_but_not_learn_faster() {
+        let a = RunConfig::parse("a", "", &[]).unwrap();
+        let b = RunConfig::parse(
+            "b",
+            "[training]\nlog_every_steps = 1\n[features]\ntokens = 0",
+            &[],
+        )
+        .unwrap();
+        assert_eq!(a.training_difference(&b), None);
+        let c = RunConfig::parse("c", "[training]\nadam_beta1 = 0.5", &[]).unwrap();
+        assert_eq!(
+            a.training_difference(&c),
+            Some(("training.adam_beta1".into(), "0.9".into(), "0.5".into()))
+        );
+    }
+}

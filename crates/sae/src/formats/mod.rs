@@ -1,0 +1,3 @@
+//! Dictionaries on disk, one file a layout.
+
+pub(crate) mod saelens;

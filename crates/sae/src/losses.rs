@@ -1,0 +1,359 @@
+//! The terms of the losses, each a function of tensors to a scalar tensor `[1]`.
+//!
+//! TopK and BatchTopK minimize `fvu + aux_k_coefficient * aux`, both free of the activations' scale (Gao et al. 2024);
+//! standard coders minimize `mse + l1_coefficient * l1` on the scale of SAELens, whose coefficients carry over.
+
+use burn::tensor::{Int, Tensor};
+use lapidary_kernels::{SparseCodes, decode_sparse, encode_topk};
+
+use crate::coder::SparseCoder;
+
+/// Squared error of a token, summed over dimensions, mean over tokens.
+pub fn mse(x: Tensor<2>, x_hat: Tensor<2>) -> Tensor<1> {
+    let n = x.dims()[0].max(1);
+    (x_hat - x).square().sum() / n as f64
+}
+
+/// Squared distance of a token from the batch's mean, summed over dimensions, mean over tokens: what [`mse`] is
+/// divided by to give the fraction of variance unexplained.
+pub fn batch_variance(x: Tensor<2>) -> Tensor<1> {
+    let mean = x.clone().mean_dim(0); // [1, d]
+    let n = x.dims()[0].max(1);
+    // A constant batch has no variance to explain; a tiny floor keeps its loss finite.
+    ((x - mean).square().sum() / n as f64).clamp_min(1e-12)
+}
+
+/// Sum over latents of activation times decoder norm, mean over tokens.
+pub fn l1(latents: Tensor<2>, w_dec: Tensor<2>) -> Tensor<1> {
+    let n = latents.dims()[0].max(1);
+    let norms = w_dec.square().sum_dim(1).sqrt(); // [d_sae, 1]
+    latents.matmul(norms).sum() / n as f64
+}
+
+/// AuxK: the `k_aux` largest raw pre-activations among the `dead` latents reconstruct the `residual` `[n, d]` that the
+/// living left. Returns the fraction of the residual's variance that they leave, times min(dead / k_aux, 1).
+///
+/// `x` `[n, d]` is centred. The pre-activations take part without ReLU, so the gradient reaches the encoder rows of
+/// dead latents even where they are negative; `residual` must carry no gradient.
+pub fn aux_k(
+    coder: &SparseCoder,
+    x: Tensor<2>,
+    residual: Tensor<2>,
+    dead: Tensor<1, Int>,
+    k_aux: usize,
+) -> Tensor<1> {
+    let n_dead = dead.dims()[0];
+    let k = k_aux.min(n_dead);
+    let scale = (n_dead as f64 / k_aux as f64).min(1.0);
+    let codes: SparseCodes = encode_topk(
+        x,
+        coder.w_enc.clone().select(0, dead.clone()), // [n_dead, d]
+        coder.b_enc.clone().select(0, dead.clone()), // [n_dead]
+        k,
+    );
+    let guess = decode_sparse(codes, coder.w_dec.clone().select(0, dead)); // [n, d]
+    let variance = batch_variance(residual.clone());
+    mse(residual, guess) / variance * scale
+}
+
+#[cfg(test)]
+mod tests {
+    //! Gradients against central differences. Every term is at most quadratic in any single weight (the L1 norm
+    //! apart), so the differences are exact up to rounding: f32 losses of order 1 and a step of 1/64 leave errors
+    //! under 1e-3 of the largest gradient. Selections must not flip under the step, so inputs are drawn until every
+    //! choice has a margin.
+
+    use burn::tensor::{Device, TensorData};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::coder::{Architecture, Codes};
+    use crate::{batchtopk, standard, topk};
+
+    const D: usize = 5;
+    const F: usize = 12;
+    const N: usize = 6;
+    const K: usize = 3;
+    const STEP: f32 = 1.0 / 64.0;
+    const MARGIN: f64 = 0.12;
+    const DEAD: [i32; 5] = [1, 4, 7, 8, 11];
+
+    struct Case {
+        x: Vec<f32>,
+        weights: [Vec<f32>; 4],
+    }
+
+    const SHAPES: [(&str, usize); 4] = [
+        ("w_enc", F * D),
+        ("b_enc", F),
+        ("w_dec", F * D),
+        ("b_dec", D),
+    ];
+
+    impl Case {
+        fn draw(seed: u64) -> Self {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let mut numbers = |n: usize, s: f32| -> Vec<f32> {
+                (0..n)
+                    .map(|_| (rng.random::<f32>() * 2.0 - 1.0) * s)
+                    .collect()
+            };
+            Self {
+                x: numbers(N * D, 2.0),
+                weights: [
+                    numbers(F * D, 1.0),
+                    numbers(F, 0.5),
+                    numbers(F * D, 0.6),
+                    numbers(D, 0.5),
+                ],
+            }
+        }
+
+        /// Pre-activations, row by row.
+        fn pre(&self) -> Vec<Vec<f64>> {
+            let [w_enc, b_enc, _, b_dec] = &self.weights;
+            self.x
+                .chunks(D)
+                .map(|x| {
+                    (0..F)
+                        .map(|i| {
+                            let w = &w_enc[i * D..(i + 1) * D];
+                            f64::from(b_enc[i])
+                                + (0..D)
+                                    .map(|j| f64::from(w[j]) * f64::from(x[j] - b_dec[j]))
+                                    .sum::<f64>()
+                        })
+                        .collect()
+                })
+                .collect()
+        }
+
+        fn coder(&self, architecture: Architecture) -> SparseCoder {
+            let device = Device::flex();
+            let [w_enc, b_enc, w_dec, b_dec] = self.weights.clone();
+            SparseCoder {
+                architecture,
+                k: K,
+                apply_b_dec_to_input: true,
+                w_enc: Tensor::from_data(TensorData::new(w_enc, [F, D]), &device),
+                b_enc: Tensor::from_data(TensorData::new(b_enc, [F]), &device),
+                w_dec: Tensor::from_data(TensorData::new(w_dec, [F, D]), &device),
+                b_dec: Tensor::from_data(TensorData::new(b_dec, [D]), &device),
+                threshold: None,
+            }
+        }
+
+        fn x(&self) -> Tensor<2> {
+            Tensor::from_data(TensorData::new(self.x.clone(), [N, D]), &Device::flex()).autodiff()
+        }
+    }
+
+    /// The first case whose pre-activations leave a margin.
+    fn with_margin(good: impl Fn(&[Vec<f64>]) -> bool) -> Case {
+        (0..100_000)
+            .map(Case::draw)
+            .find(|c| good(&c.pre()))
+            .expect("some draw has the margin")
+    }
+
+    fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+        let mut v: Vec<f64> = values.into_iter().collect();
+        v.sort_by(|a, b| b.total_cmp(a));
+        v
+    }
+
+    fn value(t: Tensor<1>) -> f64 {
+        f64::from(t.inner().into_scalar::<f32>())
+    }
+
+    /// Compares every derivative of `loss` with central differences; `touched` says which weights must have any.
+    fn check(
+        case: &mut Case,
+        architecture: Architecture,
+        touched: [bool; 4],
+        loss: impl Fn(&SparseCoder, Tensor<2>) -> Tensor<1>,
+    ) {
+        let coder = case.coder(architecture).tracked();
+        let gradients = loss(&coder, case.x()).backward();
+        let found: [Vec<f32>; 4] = [
+            coder
+                .w_enc
+                .grad(&gradients)
+                .map(|g| g.try_into_vec_as().unwrap()),
+            coder
+                .b_enc
+                .grad(&gradients)
+                .map(|g| g.try_into_vec_as().unwrap()),
+            coder
+                .w_dec
+                .grad(&gradients)
+                .map(|g| g.try_into_vec_as().unwrap()),
+            coder
+                .b_dec
+                .grad(&gradients)
+                .map(|g| g.try_into_vec_as().unwrap()),
+        ]
+        .map(Option::unwrap_or_default);
+        for (p, (name, size)) in SHAPES.into_iter().enumerate() {
+            let found = if found[p].is_empty() {
+                vec![0.0; size]
+            } else {
+                found[p].clone()
+            };
+            let mut expected = vec![0.0f64; size];
+            for (i, e) in expected.iter_mut().enumerate() {
+                let start = case.weights[p][i];
+                let mut at = |v: f32| {
+                    case.weights[p][i] = v;
+                    value(loss(&case.coder(architecture), case.x().inner()))
+                };
+                *e = (at(start + STEP) - at(start - STEP)) / (2.0 * f64::from(STEP));
+                case.weights[p][i] = start;
+            }
+            let largest = expected.iter().fold(0.0f64, |m, e| m.max(e.abs()));
+            assert_eq!(
+                largest > 1e-3,
+                touched[p],
+                "{name}: largest derivative {largest}"
+            );
+            for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
+                assert!(
+                    (f64::from(*f) - e).abs() <= 1e-3 * largest.max(0.1),
+                    "{name}[{i}]: gradient {f}, differences {e}"
+                );
+            }
+        }
+    }
+
+    fn reconstruction(coder: &SparseCoder, x: Tensor<2>) -> Tensor<1> {
+        let centred = coder.centre(x.clone());
+        let forward = match coder.architecture {
+            Architecture::TopK => topk::forward(coder, centred),
+            Architecture::BatchTopK => batchtopk::forward(coder, centred),
+            _ => standard::forward(coder, centred),
+        };
+        mse(x.clone(), forward.reconstruction) / batch_variance(x)
+    }
+
+    #[test]
+    fn topk_reconstruction_has_the_right_gradient() {
+        let mut case = with_margin(|pre| {
+            pre.iter().all(|row| {
+                let s = sorted(row.iter().copied());
+                s[K - 1] - s[K] > MARGIN && s[..K].iter().all(|v| v.abs() > MARGIN)
+            })
+        });
+        check(&mut case, Architecture::TopK, [true; 4], reconstruction);
+    }
+
+    #[test]
+    fn batchtopk_reconstruction_has_the_right_gradient() {
+        let mut case = with_margin(|pre| {
+            let s = sorted(pre.iter().flatten().copied());
+            s[N * K - 1] - s[N * K] > MARGIN && s[N * K - 1] > MARGIN
+        });
+        check(
+            &mut case,
+            Architecture::BatchTopK,
+            [true; 4],
+            reconstruction,
+        );
+    }
+
+    fn away_from_zero(pre: &[Vec<f64>]) -> bool {
+        pre.iter().flatten().all(|v| v.abs() > 0.07)
+    }
+
+    #[test]
+    fn standard_reconstruction_has_the_right_gradient() {
+        let mut case = with_margin(away_from_zero);
+        check(&mut case, Architecture::Standard, [true; 4], reconstruction);
+    }
+
+    #[test]
+    fn l1_weighs_latents_by_decoder_norm_and_has_the_right_gradient() {
+        let mut case = with_margin(away_from_zero);
+        let penalty = |coder: &SparseCoder, x: Tensor<2>| {
+            let forward = standard::forward(coder, coder.centre(x));
+            let Codes::Dense(latents) = forward.codes else {
+                unreachable!("standard is dense")
+            };
+            l1(latents, coder.w_dec.clone())
+        };
+        let expected: f64 = case
+            .pre()
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(i, p)| {
+                let row = &case.weights[2][(i % F) * D..(i % F + 1) * D];
+                p.max(0.0) * row.iter().map(|w| f64::from(w * w)).sum::<f64>().sqrt()
+            })
+            .sum::<f64>()
+            / N as f64;
+        let found = value(penalty(
+            &case.coder(Architecture::Standard),
+            case.x().inner(),
+        ));
+        assert!((found - expected).abs() < 1e-4);
+        check(&mut case, Architecture::Standard, [true; 4], penalty);
+    }
+
+    #[test]
+    fn aux_k_reaches_the_encoder_and_decoder_rows_of_dead_latents() {
+        let k_aux = 2;
+        let mut case = with_margin(|pre| {
+            pre.iter().all(|row| {
+                let s = sorted(DEAD.iter().map(|i| row[*i as usize]));
+                s[k_aux - 1] - s[k_aux] > MARGIN
+            })
+        });
+        // A residual that does not depend on the weights, as in training, where it is detached.
+        let residual = Case::draw(77).x;
+        let device = Device::flex();
+        let residual: Tensor<2> = Tensor::from_data(TensorData::new(residual, [N, D]), &device);
+        let term = |coder: &SparseCoder, x: Tensor<2>| {
+            aux_k(
+                coder,
+                coder.centre(x),
+                residual.clone(),
+                Tensor::from_ints(DEAD, &device),
+                k_aux,
+            )
+        };
+        check(&mut case, Architecture::TopK, [true; 4], term);
+
+        let coder = case.coder(Architecture::TopK).tracked();
+        let gradients = term(&coder, case.x()).backward();
+        let rows: Vec<f32> = coder
+            .w_enc
+            .grad(&gradients)
+            .unwrap()
+            .try_into_vec_as()
+            .unwrap();
+        for (latent, row) in rows.chunks(D).enumerate() {
+            if !DEAD.contains(&(latent as i32)) {
+                assert!(row.iter().all(|g| *g == 0.0), "latent {latent} lives");
+            }
+        }
+        // Some of the chosen pre-activations are negative, so this would differ with a ReLU.
+        let negative = case
+            .pre()
+            .iter()
+            .any(|row| sorted(DEAD.iter().map(|i| row[*i as usize]))[k_aux - 1] < 0.0);
+        assert!(negative);
+    }
+
+    #[test]
+    fn aux_k_shrinks_when_few_are_dead() {
+        let case = Case::draw(3);
+        let device = Device::flex();
+        let coder = case.coder(Architecture::TopK);
+        let dead = || Tensor::<1, Int>::from_ints([2, 5], &device);
+        let x = || case.x().inner();
+        let term = |k_aux| value(aux_k(&coder, coder.centre(x()), x(), dead(), k_aux));
+        // Both take part either way; with k_aux 8 only a quarter of the places are filled.
+        assert!((term(8) - term(2) / 4.0).abs() < 1e-6 * term(2));
+    }
+}

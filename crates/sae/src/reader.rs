@@ -1,0 +1,266 @@
+//! A strict reader of TOML: every key is asked for by name, and what nobody asked for is an error that says which
+//! key was probably meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use toml::{Table, Value};
+
+use crate::error::SaeError;
+
+/// A TOML document as dotted keys, each with the place it came from.
+pub(crate) struct Reader {
+    file: String,
+    overridden: BTreeSet<String>,
+    values: BTreeMap<String, Value>,
+    known: Vec<&'static str>,
+}
+
+/// A Rust type that a TOML value can be read as.
+pub(crate) trait FromToml: Sized {
+    /// How the type is called in an error.
+    const EXPECTED: &'static str;
+    /// The value, or `None` if it is of another type or out of range.
+    fn from_toml(value: &Value) -> Option<Self>;
+}
+
+impl FromToml for u64 {
+    const EXPECTED: &'static str = "a whole number, 0 or more";
+    fn from_toml(value: &Value) -> Option<Self> {
+        match value {
+            Value::Integer(i) => Self::try_from(*i).ok(),
+            // 1e6 is how people write a token count, and it is exact.
+            Value::Float(f) if f.fract() == 0.0 && (0.0..9.0e15).contains(f) => Some(*f as Self),
+            _ => None,
+        }
+    }
+}
+
+impl FromToml for usize {
+    const EXPECTED: &'static str = u64::EXPECTED;
+    fn from_toml(value: &Value) -> Option<Self> {
+        u64::from_toml(value).and_then(|v| Self::try_from(v).ok())
+    }
+}
+
+impl FromToml for f64 {
+    const EXPECTED: &'static str = "a finite number";
+    fn from_toml(value: &Value) -> Option<Self> {
+        match value {
+            Value::Integer(i) => Some(*i as Self),
+            Value::Float(f) if f.is_finite() => Some(*f),
+            _ => None,
+        }
+    }
+}
+
+impl FromToml for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl FromToml for String {
+    const EXPECTED: &'static str = "a string";
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+impl Reader {
+    /// Reads `text`, which stands in `file`, then applies `set`: items `dotted.key=value`.
+    pub(crate) fn new(file: &str, text: &str, set: &[String]) -> Result<Self, SaeError> {
+        let table: Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| SaeError::Syntax {
+                place: file.to_owned(),
+                message: e.to_string().trim_end().to_owned(),
+            })?;
+        let mut values = BTreeMap::new();
+        flatten("", table, &mut values);
+        let mut overridden = BTreeSet::new();
+        for item in set {
+            let Some((key, value)) = item.split_once('=') else {
+                return Err(SaeError::Value {
+                    place: "--set".to_owned(),
+                    key: item.clone(),
+                    found: "no `=`".to_owned(),
+                    expected: "KEY=VALUE, such as training.lr=1e-3".to_owned(),
+                });
+            };
+            let (key, value) = (key.trim().to_owned(), value.trim());
+            values.insert(key.clone(), parse_value(value));
+            overridden.insert(key);
+        }
+        Ok(Self {
+            file: file.to_owned(),
+            overridden,
+            values,
+            known: Vec::new(),
+        })
+    }
+
+    /// The file, or `--set` if the key was overridden there.
+    pub(crate) fn place(&self, key: &str) -> String {
+        if self.overridden.contains(key) {
+            "--set".to_owned()
+        } else {
+            self.file.clone()
+        }
+    }
+
+    /// The value of `key`, if it is there.
+    pub(crate) fn optional<T: FromToml>(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<T>, SaeError> {
+        self.known.push(key);
+        let Some(value) = self.values.remove(key) else {
+            return Ok(None);
+        };
+        match T::from_toml(&value) {
+            Some(v) => Ok(Some(v)),
+            None => Err(SaeError::Value {
+                place: self.place(key),
+                key: key.to_owned(),
+                found: describe(&value),
+                expected: T::EXPECTED.to_owned(),
+            }),
+        }
+    }
+
+    /// The value of `key`, or `default`.
+    pub(crate) fn or<T: FromToml>(&mut self, key: &'static str, default: T) -> Result<T, SaeError> {
+        Ok(self.optional(key)?.unwrap_or(default))
+    }
+
+    /// The value of `key`, which must be one of `names`, or `default`.
+    pub(crate) fn one_of(
+        &mut self,
+        key: &'static str,
+        names: &[&str],
+        default: &str,
+    ) -> Result<String, SaeError> {
+        let value: String = self.or(key, default.to_owned())?;
+        if names.contains(&value.as_str()) {
+            return Ok(value);
+        }
+        let list = names
+            .iter()
+            .map(|n| format!("\"{n}\""))
+            .collect::<Vec<_>>()
+            .join(", ");
+        Err(SaeError::Value {
+            place: self.place(key),
+            key: key.to_owned(),
+            found: format!("\"{value}\""),
+            expected: format!("one of {list}"),
+        })
+    }
+
+    /// Complains about the first key that nobody asked for.
+    pub(crate) fn finish(self) -> Result<(), SaeError> {
+        let Some((key, value)) = self.values.iter().next() else {
+            return Ok(());
+        };
+        let place = self.place(key);
+        let section = format!("{key}.");
+        if self.known.iter().any(|k| k.starts_with(&section)) {
+            return Err(SaeError::Value {
+                place,
+                key: key.clone(),
+                found: describe(value),
+                expected: format!("a table [{key}]"),
+            });
+        }
+        let hint = match self.nearest(key) {
+            Some(name) => format!("; did you mean `{name}`?"),
+            None => {
+                let prefix = key.rsplit_once('.').map_or("", |(p, _)| p);
+                let siblings: Vec<&str> = self
+                    .known
+                    .iter()
+                    .filter(|k| k.rsplit_once('.').map_or("", |(p, _)| p) == prefix)
+                    .copied()
+                    .collect();
+                if siblings.is_empty() {
+                    String::new()
+                } else {
+                    format!("; known there: {}", siblings.join(", "))
+                }
+            }
+        };
+        Err(SaeError::UnknownKey {
+            place,
+            key: key.clone(),
+            hint,
+        })
+    }
+
+    /// The known key that `key` resembles most: in full, or in its last part (the right name in the wrong table).
+    fn nearest(&self, key: &str) -> Option<&'static str> {
+        let last = |k: &str| k.rsplit('.').next().unwrap_or_default().to_owned();
+        let score = |known: &str| {
+            let full = strsim::normalized_damerau_levenshtein(key, known);
+            let tail = strsim::normalized_damerau_levenshtein(&last(key), &last(known));
+            let same_section =
+                key.rsplit_once('.').map(|p| p.0) == known.rsplit_once('.').map(|p| p.0);
+            // In the right table only the last part can be misspelt; elsewhere it must match almost exactly.
+            if same_section {
+                tail
+            } else {
+                full.max(tail - 0.1)
+            }
+        };
+        self.known
+            .iter()
+            .map(|k| (score(k), *k))
+            .filter(|(s, _)| *s >= 0.5)
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)))
+            .map(|(_, k)| k)
+    }
+}
+
+/// `a = {b = 1}` becomes `a.b = 1`. An empty table leaves nothing.
+fn flatten(prefix: &str, table: Table, out: &mut BTreeMap<String, Value>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() {
+            key
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            Value::Table(inner) => flatten(&path, inner, out),
+            other => {
+                out.insert(path, other);
+            }
+        }
+    }
+}
+
+/// A value of `--set` is TOML where it can be, and a plain string otherwise: `--set coder.architecture=topk`.
+fn parse_value(text: &str) -> Value {
+    format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| if t.len() == 1 { t.remove("v") } else { None })
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// A value as an error shows it: its type and itself.
+fn describe(value: &Value) -> String {
+    let shown = value.to_string();
+    let shown = if shown.chars().count() > 60 {
+        format!("{}…", shown.chars().take(60).collect::<String>())
+    } else {
+        shown
+    };
+    format!("{} {shown}", value.type_str())
+}
+
+impl Reader {
+    /// Every dotted key with its value.
+    pub(crate) fn into_values(self) -> BTreeMap<String, Value> {
+        self.values
+    }
+}

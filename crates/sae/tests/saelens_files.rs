@@ -1,0 +1,376 @@
+//! Dictionaries on disk: what is written reads back exactly, other libraries' types are taken, and hostile files are
+//! one clear error each.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use half::{bf16, f16};
+use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+
+const D: usize = 4;
+const F: usize = 6;
+
+fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    (0..n as u32)
+        .map(|i| ((i * 37 + seed * 11) % 64) as f32 / 16.0 - 2.0)
+        .collect()
+}
+
+fn dictionary(architecture: Architecture) -> Dictionary {
+    let device = Device::flex();
+    let matrix = |seed| Tensor::from_data(TensorData::new(numbers(F * D, seed), [F, D]), &device);
+    let vector =
+        |n: usize, seed| Tensor::from_data(TensorData::new(numbers(n, seed), [n]), &device);
+    Dictionary {
+        coder: SparseCoder {
+            architecture,
+            k: if architecture == Architecture::TopK {
+                2
+            } else {
+                6
+            },
+            apply_b_dec_to_input: true,
+            w_enc: matrix(1),
+            b_enc: vector(F, 2),
+            w_dec: matrix(3),
+            b_dec: vector(D, 4),
+            threshold: (architecture == Architecture::JumpRelu).then(|| vector(F, 5).abs()),
+        },
+        provenance: Provenance {
+            model_name: Some("gpt2".into()),
+            hook_point: Some("blocks.2.hook_resid_post".into()),
+            context: Some(128),
+            prepend_bos: Some(true),
+            corpus: Some("text.parquet".into()),
+            steps: Some(7),
+            tokens: Some(700),
+            normalization: Some("unit_norm".into()),
+            ..Default::default()
+        },
+    }
+}
+
+fn host<const N: usize>(t: &Tensor<N>) -> Vec<f32> {
+    t.clone().try_into_vec_as().unwrap()
+}
+
+#[test]
+fn a_dictionary_reads_back_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    for architecture in [
+        Architecture::Standard,
+        Architecture::TopK,
+        Architecture::JumpRelu,
+    ] {
+        let place = dir.path().join(architecture.name());
+        let written = dictionary(architecture);
+        written.save(&place).unwrap();
+        written.save(&place).unwrap(); // replaces itself
+        let read = Dictionary::load(&place, &Device::flex()).unwrap();
+        assert_eq!(read.provenance, written.provenance);
+        assert_eq!(read.coder.architecture, architecture);
+        assert_eq!(read.coder.k, written.coder.k);
+        assert_eq!(host(&read.coder.w_enc), host(&written.coder.w_enc));
+        assert_eq!(host(&read.coder.b_enc), host(&written.coder.b_enc));
+        assert_eq!(host(&read.coder.w_dec), host(&written.coder.w_dec));
+        assert_eq!(host(&read.coder.b_dec), host(&written.coder.b_dec));
+        assert_eq!(
+            read.coder.threshold.as_ref().map(host),
+            written.coder.threshold.as_ref().map(host)
+        );
+        // On disk the encoder is transposed: W_enc[j, i] = w_enc[i, j].
+        let bytes = fs::read(place.join("sae_weights.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let view = file.tensor("W_enc").unwrap();
+        assert_eq!(view.shape(), [D, F]);
+        let third = f32::from_le_bytes(view.data()[(2 * F + 1) * 4..][..4].try_into().unwrap());
+        assert_eq!(third, host(&written.coder.w_enc)[D + 2]);
+    }
+    let names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 3, "no temporary folder stays: {names:?}");
+}
+
+#[test]
+fn each_latent_has_its_own_jumprelu_threshold() {
+    let mut d = dictionary(Architecture::JumpRelu);
+    let thresholds = [0.5f32, 3.0, f32::INFINITY, 0.0, 1.5, 2.0];
+    d.coder.threshold = Some(Tensor::from_floats(thresholds, &Device::flex()));
+    d.coder.k = 1; // the width must grow on its own
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("d");
+    d.save(&place).unwrap();
+    let coder = Dictionary::load(&place, &Device::flex()).unwrap().coder;
+    let x = numbers(9 * D, 8);
+    let codes = coder.encode(Tensor::from_data(
+        TensorData::new(x.clone(), [9, D]),
+        &Device::flex(),
+    ));
+    let k = codes.values.dims()[1];
+    let (values, indices): (Vec<f32>, Vec<i32>) = (
+        host(&codes.values),
+        codes.indices.try_into_vec_as().unwrap(),
+    );
+    let (w, b, b_dec) = (host(&coder.w_enc), host(&coder.b_enc), host(&coder.b_dec));
+    let mut seen = 0;
+    for row in 0..9 {
+        let mut expected: Vec<(f32, i32)> = (0..F)
+            .map(|i| {
+                let pre = b[i]
+                    + (0..D)
+                        .map(|j| w[i * D + j] * (x[row * D + j] - b_dec[j]))
+                        .sum::<f32>();
+                (pre, i as i32)
+            })
+            .filter(|(pre, i)| *pre > 0.0 && *pre > thresholds[*i as usize])
+            .collect();
+        expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let found: Vec<(f32, i32)> = (row * k..(row + 1) * k)
+            .map(|p| (values[p], indices[p]))
+            .filter(|(v, _)| *v != 0.0)
+            .collect();
+        seen += expected.len();
+        assert_eq!(
+            found.iter().map(|f| f.1).collect::<Vec<_>>(),
+            expected.iter().map(|e| e.1).collect::<Vec<_>>()
+        );
+        for (f, e) in found.iter().zip(&expected) {
+            assert!((f.0 - e.0).abs() < 1e-4);
+        }
+    }
+    assert!(seen > 9);
+}
+
+/// A folder as some other program might write it.
+struct Foreign {
+    cfg: Value,
+    tensors: HashMap<&'static str, (Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+fn f32s(v: &[f32]) -> Vec<u8> {
+    v.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn foreign() -> Foreign {
+    let t = |shape: &[usize], seed| {
+        (
+            Dtype::F32,
+            shape.to_vec(),
+            f32s(&numbers(shape.iter().product(), seed)),
+        )
+    };
+    Foreign {
+        cfg: json!({"architecture": "topk", "d_in": D, "d_sae": F, "k": 2, "dtype": "float32",
+                    "metadata": {"sae_lens_version": "6.0.0", "hook_name": "blocks.0.hook_resid_pre"}}),
+        tensors: HashMap::from([
+            ("W_enc", t(&[D, F], 1)),
+            ("b_enc", t(&[F], 2)),
+            ("W_dec", t(&[F, D], 3)),
+            ("b_dec", t(&[D], 4)),
+        ]),
+    }
+}
+
+impl Foreign {
+    fn write(&self, dir: &Path) {
+        fs::write(dir.join("cfg.json"), self.cfg.to_string()).unwrap();
+        let views: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(n, (t, s, b))| (*n, TensorView::new(*t, s.clone(), b).unwrap()))
+            .collect();
+        fs::write(
+            dir.join("sae_weights.safetensors"),
+            safetensors::serialize(views, None).unwrap(),
+        )
+        .unwrap();
+    }
+
+    fn load(&self) -> Result<Dictionary, String> {
+        let dir = tempfile::tempdir().unwrap();
+        self.write(dir.path());
+        Dictionary::load(dir.path(), &Device::flex()).map_err(|e| {
+            let text = e.to_string();
+            text.replace(&dir.path().display().to_string(), "DIR")
+        })
+    }
+}
+
+#[test]
+fn half_precision_files_are_read() {
+    let expected = foreign().load().unwrap();
+    let mut f = foreign();
+    for (name, (dtype, _, bytes)) in &mut f.tensors {
+        let values: Vec<f32> = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect();
+        // The test values are exact in both.
+        if name.starts_with('W') {
+            *dtype = Dtype::BF16;
+            *bytes = values
+                .iter()
+                .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+                .collect();
+        } else {
+            *dtype = Dtype::F16;
+            *bytes = values
+                .iter()
+                .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                .collect();
+        }
+    }
+    let found = f.load().unwrap();
+    assert_eq!(host(&found.coder.w_enc), host(&expected.coder.w_enc));
+    assert_eq!(host(&found.coder.b_dec), host(&expected.coder.b_dec));
+}
+
+#[test]
+fn files_from_before_version_6_are_read() {
+    let mut f = foreign();
+    f.cfg = json!({"architecture": "standard", "d_in": D, "d_sae": F, "activation_fn_str": "topk",
+                   "activation_fn_kwargs": {"k": 3}, "hook_point": "blocks.1.hook_resid_pre",
+                   "model_name": "gpt2-small", "prepend_bos": true, "context_size": 64});
+    let d = f.load().unwrap();
+    assert_eq!((d.coder.architecture, d.coder.k), (Architecture::TopK, 3));
+    assert_eq!(
+        d.provenance.hook_point.as_deref(),
+        Some("blocks.1.hook_resid_pre")
+    );
+    assert_eq!(d.provenance.context, Some(64));
+}
+
+#[test]
+fn decoder_norms_of_a_rescaled_topk_are_folded() {
+    let mut f = foreign();
+    f.cfg["rescale_acts_by_decoder_norm"] = json!(true);
+    let d = f.load().unwrap();
+    let plain = foreign().load().unwrap();
+    let norm = |t: &Tensor<2>| -> Vec<f32> { host(&t.clone().square().sum_dim(1).sqrt()) };
+    assert!(norm(&d.coder.w_dec).iter().all(|n| (n - 1.0).abs() < 1e-6));
+    let expected: Vec<f32> = host(&plain.coder.b_enc)
+        .iter()
+        .zip(norm(&plain.coder.w_dec))
+        .map(|(b, n)| b * n)
+        .collect();
+    for (a, b) in host(&d.coder.b_enc).iter().zip(expected) {
+        assert!((a - b).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_hostile_file_is_one_clear_error() {
+    let refused = |change: &dyn Fn(&mut Foreign)| {
+        let mut f = foreign();
+        change(&mut f);
+        f.load().map(|_| ()).unwrap_err()
+    };
+    let weights = "DIR/sae_weights.safetensors";
+    assert_eq!(
+        refused(&|f| f.cfg["d_sae"] = json!(7)),
+        format!("{weights}: tensor `W_enc`: found shape [4, 6], expected shape [4, 7]")
+    );
+    assert_eq!(
+        refused(&|f| f.cfg["d_sae"] = json!(9_000_000_000_000_000_000u64)),
+        "DIR/cfg.json: d_sae: found 9000000000000000000, expected a whole number from 1 to 2147483647"
+    );
+    assert_eq!(
+        refused(&|f| f.cfg["d_in"] = json!("4")),
+        "DIR/cfg.json: d_in: found \"4\", expected a whole number from 1 to 2147483647"
+    );
+    assert_eq!(
+        refused(&|f| f.cfg["architecture"] = json!("gated")),
+        "DIR/cfg.json: architecture: found \"gated\", expected \"standard\", \"topk\" or \"jumprelu\""
+    );
+    assert_eq!(
+        refused(&|f| f.cfg["k"] = json!(7)),
+        "DIR/cfg.json: k: found 7, expected at most d_sae = 6"
+    );
+    assert!(
+        refused(&|f| {
+            f.cfg.as_object_mut().unwrap().remove("k");
+        })
+        .contains("k: found nothing")
+    );
+    assert_eq!(
+        refused(&|f| f.cfg["normalize_activations"] = json!("layer_norm")),
+        "DIR/cfg.json: normalize_activations: found \"layer_norm\", expected one of [\"none\"]"
+    );
+    assert_eq!(
+        refused(&|f| {
+            f.tensors.remove("b_dec");
+        }),
+        format!("{weights}: tensor `b_dec`: found only [W_dec, W_enc, b_enc], expected b_dec [4]")
+    );
+    assert_eq!(
+        refused(&|f| f.tensors.get_mut("b_enc").unwrap().2[8..12]
+            .copy_from_slice(&f32::NAN.to_le_bytes())),
+        format!("{weights}: tensor `b_enc`: found NaN at element 2, expected finite numbers")
+    );
+    assert_eq!(
+        refused(&|f| f.tensors.get_mut("b_enc").unwrap().0 = Dtype::I32),
+        format!("{weights}: tensor `b_enc`: found type I32, expected F32, F16, BF16 or F64")
+    );
+    assert_eq!(
+        refused(&|f| f.cfg["architecture"] = json!("jumprelu")),
+        format!(
+            "{weights}: tensor `threshold`: found only [W_dec, W_enc, b_dec, b_enc], expected threshold [6]"
+        )
+    );
+    assert_eq!(
+        refused(&|f| f.cfg = json!([1])),
+        "DIR/cfg.json: file: found [1], expected a JSON object"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let load = || {
+        Dictionary::load(dir.path(), &Device::flex())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(load().starts_with("cannot read ") && load().contains("cfg.json"));
+    foreign().write(dir.path());
+    for bytes in [
+        &b""[..],
+        b"\xff\xff\xff\xff\xff\xff\xff\xff{}",
+        b"\x02\0\0\0\0\0\0\0[]",
+        &[7; 4096],
+    ] {
+        fs::write(dir.path().join("sae_weights.safetensors"), bytes).unwrap();
+        assert!(
+            load().contains("sae_weights.safetensors: header: found "),
+            "{}",
+            load()
+        );
+    }
+    fs::write(dir.path().join("cfg.json"), "{\"a\": ").unwrap();
+    assert!(
+        load().contains("cfg.json: file: found EOF while parsing"),
+        "{}",
+        load()
+    );
+}
+
+#[test]
+fn saving_never_replaces_a_folder_that_is_not_a_dictionary() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
+    let error = dictionary(Architecture::TopK)
+        .save(dir.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("something that is not a dictionary"),
+        "{error}"
+    );
+    assert!(dir.path().join("thesis.tex").exists());
+}

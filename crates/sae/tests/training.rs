@@ -1,0 +1,395 @@
+//! What a user sees of training: planted features are found, a resumed run is the same run, and the dictionary that
+//! comes out does to raw activations what the trained coder did to normalized ones.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_activations::{
+    ActivationMatrix, ActivationsError, BatchSource, Normalization, NormalizationKind,
+};
+use lapidary_sae::{Architecture, Dictionary, RunConfig, SaeError, StepReport, Trainer};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const D: usize = 24;
+const TRUE_FEATURES: usize = 48;
+
+/// Sums of a few of `TRUE_FEATURES` unit directions each; the directions too.
+fn planted(rows: usize, seed: u64) -> (Vec<f32>, Vec<f32>) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut directions = vec![0.0f32; TRUE_FEATURES * D];
+    for row in directions.chunks_mut(D) {
+        row.fill_with(|| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0);
+        let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|v| *v /= norm);
+    }
+    let mut x = vec![0.0f32; rows * D];
+    for row in x.chunks_mut(D) {
+        for _ in 0..3 {
+            let f = rng.random_range(0..TRUE_FEATURES);
+            let size = 1.0 + rng.random::<f32>();
+            for (v, d) in row.iter_mut().zip(&directions[f * D..]) {
+                *v += size * d;
+            }
+        }
+    }
+    (x, directions)
+}
+
+fn matrix(rows: &[f32]) -> Tensor<2> {
+    let n = rows.len() / D;
+    Tensor::from_data(TensorData::new(rows.to_vec(), [n, D]), &Device::flex())
+}
+
+fn config(text: &str) -> RunConfig {
+    RunConfig::parse("test.toml", text, &[]).unwrap()
+}
+
+fn trainer(text: &str, rows: &[f32]) -> Trainer {
+    let config = config(text);
+    let batch = config.training.batch_tokens;
+    let source = ActivationMatrix::new(matrix(rows), batch, 5);
+    Trainer::new(config, Box::new(source), &Device::flex()).unwrap()
+}
+
+fn run(trainer: &mut Trainer) -> Vec<StepReport> {
+    let mut reports = Vec::new();
+    trainer.run(&mut |r| reports.push(r.clone())).unwrap();
+    reports
+}
+
+/// Mean over true directions of the best cosine among decoder rows.
+fn mean_max_cosine(dictionary: &Dictionary, directions: &[f32]) -> f64 {
+    let rows: Vec<f32> = dictionary.coder.w_dec.clone().try_into_vec_as().unwrap();
+    let cosine = |a: &[f32], b: &[f32]| {
+        let dot =
+            |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(1e-12)
+    };
+    let best = directions
+        .chunks(D)
+        .map(|d| rows.chunks(D).map(|r| cosine(d, r)).fold(-1.0, f64::max));
+    best.sum::<f64>() / TRUE_FEATURES as f64
+}
+
+fn recipe(architecture: &str, extra: &str) -> String {
+    format!(
+        "activations.buffer_tokens = 4096
+         [coder]
+         architecture = '{architecture}'
+         d_sae = 96
+         k = 3
+         [training]
+         batch_tokens = 256
+         tokens = 153_600
+         lr = 5e-3
+         log_every_steps = 100
+         dead_after_tokens = 10_000
+         {extra}"
+    )
+}
+
+#[test]
+fn topk_finds_planted_features() {
+    let (x, directions) = planted(8192, 1);
+    let mut t = trainer(&recipe("topk", ""), &x);
+    let reports = run(&mut t);
+    let last = reports.last().unwrap();
+    assert_eq!((last.step, last.tokens), (600, 153_600));
+    assert_eq!(reports.len(), 7, "first step, every 100, last");
+    assert!(last.l0 <= 3.0);
+    let found = mean_max_cosine(&t.finish().unwrap(), &directions);
+    println!(
+        "topk: mean max cosine {found:.4}, fvu {:.4}, dead {}",
+        last.fvu, last.dead
+    );
+    assert!(found >= 0.9, "mean max cosine {found}");
+    assert!(last.fvu < 0.1, "{last:?}");
+}
+
+#[test]
+fn batchtopk_finds_planted_features_and_ends_as_a_jumprelu() {
+    let (x, directions) = planted(8192, 1);
+    let mut t = trainer(&recipe("batchtopk", ""), &x);
+    let last = run(&mut t).pop().unwrap();
+    let dictionary = t.finish().unwrap();
+    let found = mean_max_cosine(&dictionary, &directions);
+    println!(
+        "batchtopk: mean max cosine {found:.4}, fvu {:.4}, threshold {:?}",
+        last.fvu, last.threshold
+    );
+    assert!(found >= 0.9, "mean max cosine {found}");
+    assert_eq!(dictionary.coder.architecture, Architecture::JumpRelu);
+    assert_eq!(
+        dictionary.provenance.training_architecture.as_deref(),
+        Some("batchtopk")
+    );
+    // The constant threshold lets through about as many as training did.
+    let codes = dictionary.coder.encode(matrix(&x));
+    let l0 = codes
+        .values
+        .greater_elem(0.0)
+        .float()
+        .sum()
+        .into_scalar::<f32>()
+        / 8192.0;
+    assert!((l0 - 3.0).abs() < 0.5, "l0 {l0}");
+}
+
+#[test]
+fn standard_finds_planted_features_and_its_penalty_makes_them_sparse() {
+    let (x, directions) = planted(8192, 1);
+    let mut t = trainer(&recipe("standard", "l1_coefficient = 0.3"), &x);
+    let reports = run(&mut t);
+    let dictionary = t.finish().unwrap();
+    let found = mean_max_cosine(&dictionary, &directions);
+    let (first, last) = (&reports[0], reports.last().unwrap());
+    println!(
+        "standard: mean max cosine {found:.4}, fvu {:.4}, l0 {:.2} (from {:.2})",
+        last.fvu, last.l0, first.l0
+    );
+    assert!(found >= 0.9, "mean max cosine {found}");
+    assert!(last.l0 < 0.4 * first.l0, "{} {}", first.l0, last.l0);
+    // Norms are folded in: every row has norm 1.
+    let norms: Vec<f32> = dictionary
+        .coder
+        .w_dec
+        .square()
+        .sum_dim(1)
+        .sqrt()
+        .try_into_vec_as()
+        .unwrap();
+    assert!(norms.iter().all(|n| (n - 1.0).abs() < 1e-5));
+}
+
+#[test]
+fn the_loss_of_a_run_away_is_an_error_and_not_a_dictionary_of_nans() {
+    let (x, _) = planted(1024, 1);
+    let x: Vec<f32> = x.iter().map(|v| v * 1e25).collect();
+    let mut t = trainer(
+        &recipe("standard", "tokens = 2560").replace("tokens = 153_600\n", "\n"),
+        &x,
+    );
+    let error = t.run(&mut |_| ()).unwrap_err();
+    assert!(
+        matches!(error, SaeError::Diverged { step: 1, .. }),
+        "{error}"
+    );
+}
+
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            out.extend(files(&entry.path()));
+        } else {
+            out.push((
+                entry.file_name().into_string().unwrap(),
+                fs::read(entry.path()).unwrap(),
+            ));
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
+    let (x, _) = planted(1000, 2);
+    for architecture in ["topk", "batchtopk", "standard"] {
+        // Everything is dead at once, so that AuxK takes part.
+        let text = recipe(
+            architecture,
+            "dead_check_every_steps = 2\nclip_grad_norm = 0.05",
+        )
+        .replace("dead_after_tokens = 10_000", "dead_after_tokens = 300")
+        .replace("tokens = 153_600", "tokens = 1536")
+        .replace("log_every_steps = 100", "log_every_steps = 1");
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, stopped) = (dir.path().join("whole"), dir.path().join("checkpoint"));
+
+        let mut never_stopped = trainer(&text, &x);
+        let all = run(&mut never_stopped);
+        assert_eq!(all.len(), 6);
+        never_stopped.save_checkpoint(&whole).unwrap();
+
+        let mut first = trainer(&text, &x);
+        let mut reports = Vec::new();
+        for _ in 0..3 {
+            reports.push(first.step().unwrap().unwrap());
+        }
+        first.save_checkpoint(&stopped).unwrap();
+        drop(first);
+        let source = ActivationMatrix::new(matrix(&x), 256, 999);
+        let mut second = Trainer::resume(&stopped, Box::new(source), &Device::flex())
+            .unwrap()
+            .with_checkpoints(&stopped);
+        assert_eq!(second.step_count(), 3);
+        reports.extend(run(&mut second));
+
+        assert_eq!(reports, all, "{architecture}");
+        if architecture != "standard" {
+            assert!(all.iter().any(|r| r.aux > 0.0), "AuxK took part");
+        }
+        let (a, b) = (files(&whole), files(&stopped));
+        assert!(
+            a.len() >= 4,
+            "manifest, recipe, state and the source's files"
+        );
+        for ((name, a), (_, b)) in a.iter().zip(&b) {
+            assert!(a == b, "{architecture}: {name} differs");
+        }
+        assert_eq!(a.len(), b.len());
+    }
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused_by_name() {
+    let (x, _) = planted(1000, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("checkpoint");
+    let mut t = trainer(&recipe("topk", ""), &x);
+    t.step().unwrap();
+    t.save_checkpoint(&place).unwrap();
+    let resume = |width: usize| {
+        let rows = Tensor::zeros([300, width], &Device::flex());
+        let source = ActivationMatrix::new(rows, 256, 1);
+        Trainer::resume(&place, Box::new(source), &Device::flex())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let error = resume(7);
+    assert!(
+        error.ends_with("manifest.json: d_in: found 24, expected 7"),
+        "{error}"
+    );
+    let state = place.join("state.safetensors");
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+    let error = resume(D);
+    assert!(
+        error.contains("state.safetensors: header: found "),
+        "{error}"
+    );
+    fs::remove_file(place.join("manifest.json")).unwrap();
+    let error = resume(D);
+    assert!(
+        error.starts_with("cannot read ") && error.contains("manifest.json"),
+        "{error}"
+    );
+}
+
+/// Batches of a matrix, under a normalization.
+struct Normalized {
+    inner: ActivationMatrix,
+    normalization: Normalization,
+}
+
+impl BatchSource for Normalized {
+    fn d_in(&self) -> usize {
+        self.inner.d_in()
+    }
+    fn normalization(&self) -> &Normalization {
+        &self.normalization
+    }
+    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+        Ok(normalized(self.inner.next_batch()?, &self.normalization))
+    }
+    fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
+        self.inner.save(dir)
+    }
+    fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
+        self.inner.restore(dir)
+    }
+}
+
+fn normalized(x: Tensor<2>, n: &Normalization) -> Tensor<2> {
+    let mean = Tensor::<1>::from_data(TensorData::new(n.mean.clone(), [n.mean.len()]), &x.device());
+    (x - mean.unsqueeze()) * n.scale
+}
+
+#[test]
+fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones() {
+    let (x, _) = planted(2048, 3);
+    let x: Vec<f32> = x
+        .chunks(D)
+        .flat_map(|r| r.iter().enumerate().map(|(j, v)| 7.0 * v + j as f32))
+        .collect();
+    for architecture in ["topk", "batchtopk", "standard"] {
+        for apply in [true, false] {
+            let normalization = Normalization {
+                kind: NormalizationKind::MeanCentred,
+                mean: (0..D).map(|j| j as f32 + 0.5).collect(),
+                scale: 0.31,
+            };
+            let text = recipe(architecture, "l1_coefficient = 0.05")
+                .replace("tokens = 153_600", "tokens = 25_600")
+                + &format!("\n[coder.x]\n[evaluation]\ntokens = 0\n");
+            let text = text
+                .replace("[coder.x]\n", "")
+                .replace("k = 3", &format!("k = 3\napply_b_dec_to_input = {apply}"));
+            let config = config(&text);
+            let source = Normalized {
+                inner: ActivationMatrix::new(matrix(&x), 256, 5),
+                normalization: normalization.clone(),
+            };
+            let mut t = Trainer::new(config, Box::new(source), &Device::flex()).unwrap();
+            run(&mut t);
+            let (coder, dictionary) = (t.coder(), t.finish().unwrap());
+            let raw = matrix(&x);
+            let folded = dictionary
+                .coder
+                .decode(dictionary.coder.encode(raw.clone()));
+            // The same with the trained weights, by plain dense arithmetic.
+            let x_norm = normalized(raw.clone(), &normalization);
+            let centred = if apply {
+                x_norm.clone() - coder.b_dec.clone().unsqueeze()
+            } else {
+                x_norm
+            };
+            let pre =
+                centred.matmul(coder.w_enc.clone().transpose()) + coder.b_enc.clone().unsqueeze();
+            let norms = coder.w_dec.clone().square().sum_dim(1).sqrt().transpose(); // [1, d_sae]
+            let least = match architecture {
+                // Of each row the third largest value is the smallest that stays.
+                "topk" => pre.clone().topk(3, 1).min_dim(1).clamp_min(1e-30),
+                "batchtopk" => {
+                    let t: Vec<f32> = dictionary
+                        .coder
+                        .threshold
+                        .clone()
+                        .unwrap()
+                        .try_into_vec_as()
+                        .unwrap();
+                    Tensor::full(
+                        [2048, 1],
+                        t[0] * normalization.scale
+                            / norms.clone().slice([0..1, 0..1]).into_scalar::<f32>(),
+                        &Device::flex(),
+                    )
+                }
+                _ => Tensor::full([2048, 1], 1e-30, &Device::flex()),
+            };
+            let silent = pre.clone().lower(least.expand([2048, 96]));
+            let latents = pre.mask_fill(silent, 0.0);
+            let hat = latents.matmul(coder.w_dec.clone()) + coder.b_dec.clone().unsqueeze();
+            let mean = Tensor::<1>::from_data(
+                TensorData::new(normalization.mean.clone(), [D]),
+                &Device::flex(),
+            );
+            let back = hat / normalization.scale + mean.unsqueeze();
+            let wrong: Vec<f32> = (folded - back).abs().max_dim(1).try_into_vec_as().unwrap();
+            // Rounding may flip a choice between two nearly equal latents in very few rows.
+            let off = wrong.iter().filter(|w| **w > 1e-3).count();
+            assert!(
+                off <= 4,
+                "{architecture}, b_dec at input {apply}: {off} rows differ"
+            );
+            let typical = wrong.iter().sum::<f32>() / wrong.len() as f32;
+            assert!(typical < 1e-3, "{typical}");
+        }
+    }
+}

@@ -209,6 +209,11 @@ impl Pretrainer {
         self.config.tokens.div_ceil((self.config.batch * self.config.n_ctx) as u64).max(1)
     }
 
+    /// Steps done.
+    pub fn done(&self) -> u64 {
+        self.step
+    }
+
     /// Tokens a pass over the corpus.
     pub fn corpus_tokens(&self) -> usize {
         self.stream.len()

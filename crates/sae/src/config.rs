@@ -51,7 +51,7 @@ pub struct ActivationsConfig {
     pub buffer_tokens: usize,
     /// Blocks that go through the model at once.
     pub harvest_blocks: usize,
-    /// "unit_norm" (one scale, so that the mean norm is sqrt(d)), "mean_centred" (mean removed, then the scale) or "none".
+    /// "unit_norm" (one scale, so that the mean squared norm is 1), "mean_centred" (mean removed, then the scale) or "none".
     pub normalization: String,
 }
 

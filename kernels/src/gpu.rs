@@ -25,7 +25,11 @@ pub(crate) fn cubes_for_elements(elements: usize) -> CubeCount {
 }
 
 /// A new row-major tensor with whatever was in its memory.
-pub(crate) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+pub(crate) fn empty<const D: usize>(
+    like: &CubeTensor,
+    shape: [usize; D],
+    dtype: DType,
+) -> CubeTensor {
     // A buffer of no bytes cannot be bound.
     let elements = shape.iter().product::<usize>().max(1);
     CubeTensor::new_contiguous(
@@ -71,5 +75,11 @@ pub(crate) fn upload<const D: usize>(
     dtype: DType,
 ) -> CubeTensor {
     let handle = client.create_from_slice(bytes);
-    CubeTensor::new_contiguous(client.clone(), device.clone(), Shape::from(shape), handle, dtype)
+    CubeTensor::new_contiguous(
+        client.clone(),
+        device.clone(),
+        Shape::from(shape),
+        handle,
+        dtype,
+    )
 }

@@ -16,10 +16,10 @@
 //! let w_enc = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], &device); // [F, d]
 //! let b_enc = Tensor::<1>::zeros([3], &device);
 //! let codes = encode_topk(x, w_enc.clone(), b_enc, 2);
-//! assert_eq!(codes.indices.to_data().to_vec::<i32>()?, [2, 1]);
-//! assert_eq!(codes.values.to_data().to_vec::<f32>()?, [3.0, 2.0]);
+//! assert_eq!(codes.indices.to_data().try_to_vec::<i32>()?, [2, 1]);
+//! assert_eq!(codes.values.to_data().try_to_vec::<f32>()?, [3.0, 2.0]);
 //! let y = decode_sparse(codes, w_enc); // [n, d]
-//! assert_eq!(y.to_data().to_vec::<f32>()?, [3.0, 5.0]);
+//! assert_eq!(y.to_data().try_to_vec::<f32>()?, [3.0, 5.0]);
 //! # Ok::<(), burn::tensor::DataError>(())
 //! ```
 

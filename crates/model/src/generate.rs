@@ -39,7 +39,6 @@ pub fn generate(
 ) -> Result<Vec<u32>, ModelError> {
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut tokens = prompt.to_vec();
-    let unembedding = model.unembedding();
     for _ in 0..sampling.max_tokens {
         let start = tokens.len().saturating_sub(model.config().n_ctx);
         let window = model.tokens(&[&tokens[start..]])?;
@@ -48,7 +47,7 @@ pub fn generate(
         let normalized = output.captured.remove(&HookPoint::FinalNorm).expect("it was asked for");
         let [_, pos, d_model] = normalized.dims();
         let last = normalized.narrow(1, pos - 1, 1).reshape([1, d_model]);
-        let logits: Vec<f32> = last.matmul(unembedding.clone()).into_data().iter::<f32>().collect();
+        let logits: Vec<f32> = model.unembed(last).into_data().iter::<f32>().collect();
         let next = draw(&logits, sampling, &mut rng);
         if Some(next) == model.config().eos {
             break;

@@ -14,7 +14,8 @@ pub enum HookPoint {
     PosEmbed,
     /// `blocks.{layer}.…`: a place inside one layer.
     Block(usize, BlockHook),
-    /// `ln_final.hook_normalized`: what the unembedding reads, `[batch, pos, d_model]`.
+    /// `ln_final.hook_normalized`: the last residual stream, normalized, before the norm's weight and bias,
+    /// `[batch, pos, d_model]`.
     FinalNorm,
     /// `logits`: `[batch, pos, d_vocab]`.
     Logits,
@@ -25,7 +26,7 @@ pub enum HookPoint {
 pub enum BlockHook {
     /// `hook_resid_pre`: the residual stream entering the layer.
     ResidPre,
-    /// `ln1.hook_normalized`: what attention reads, after the norm's weight and bias.
+    /// `ln1.hook_normalized`: attention's input, normalized, before the norm's weight and bias.
     Ln1,
     /// `attn.hook_q`: queries before rotary embedding, `n_heads * d_head` wide.
     Q,
@@ -39,7 +40,7 @@ pub enum BlockHook {
     AttnOut,
     /// `hook_resid_mid`: the residual stream between attention and MLP.
     ResidMid,
-    /// `ln2.hook_normalized`: what the MLP reads.
+    /// `ln2.hook_normalized`: the MLP's input, normalized, before the norm's weight and bias.
     Ln2,
     /// `mlp.hook_pre`: the (gate's) pre-activation, `d_mlp` wide.
     MlpPre,

@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Family, ModelConfig};
 use crate::hook::{BlockHook, HookPoint};
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{HookedRun, RunOutput, forward};
+use crate::transformer::{HookedRun, RunOutput, forward, unembed};
 use crate::weights::Weights;
 use crate::{ModelError, embedded, family, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -121,6 +121,11 @@ impl LanguageModel {
     /// `W_U`, `[d_model, d_vocab]`.
     pub fn unembedding(&self) -> Tensor<2> {
         self.weights.unembed.as_ref().unwrap_or(&self.weights.embed).clone().transpose()
+    }
+
+    /// Logits, `[n, d_vocab]`, of values at `ln_final.hook_normalized`, `[n, d_model]`.
+    pub fn unembed(&self, normalized: Tensor<2>) -> Tensor<2> {
+        unembed(&self.weights, normalized)
     }
 
     /// The weight of the final norm, `[d_model]`: folded into the unembedding, it tells what a direction of the

@@ -7,6 +7,7 @@ mod config;
 mod embedded;
 mod error;
 mod family;
+mod files;
 mod generate;
 mod hook;
 mod hub;
@@ -18,6 +19,7 @@ pub mod weights;
 
 pub use config::{Activation, Family, ModelConfig, Norm};
 pub use error::ModelError;
+pub use files::write_atomically;
 pub use generate::{Sampling, generate};
 pub use hook::{BlockHook, HookPoint};
 pub use language_model::LanguageModel;

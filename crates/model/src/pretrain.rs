@@ -6,7 +6,7 @@ use crate::language_model::LanguageModel;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{HookedRun, forward};
 use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
-use crate::{ModelError, family};
+use crate::{ModelError, family, write_atomically};
 use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use half::f16;
 use lapidary_kernels::{AdamStep, Moments, adam_step};
@@ -376,20 +376,6 @@ impl Pretrainer {
 fn take<const D: usize>(place: &mut Tensor<D>) -> Tensor<D> {
     let device = place.device();
     std::mem::replace(place, Tensor::empty([0; D], &device))
-}
-
-/// Writes a file under a temporary name, syncs it, and gives it its name.
-///
-/// # Errors
-/// When the folder cannot be written to; nothing then stands under the final name.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    use std::io::Write;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(ModelError::write(path))?;
-    file.write_all(bytes).map_err(ModelError::write(path))?;
-    file.as_file().sync_all().map_err(ModelError::write(path))?;
-    file.persist(path).map_err(|e| ModelError::Write { path: path.into(), source: e.error })?;
-    Ok(())
 }
 
 /// Next-token cross-entropy in nats, summed and divided by `rows`, and its gradient with respect to `logits`,

@@ -98,15 +98,20 @@ pub fn forward(c: &ModelConfig, w: &Weights, tokens: Tensor<2, Int>, run: &Hooke
             None => return hooks.finish(),
         }
     }
-    let normalized = hooks.visit(HookPoint::FinalNorm, norm(c, &w.final_norm, resid));
+    let normalized = hooks.visit(HookPoint::FinalNorm, normalize(c, resid));
     if hooks.over(HookPoint::FinalNorm) {
         return hooks.finish();
     }
-    let unembed = w.unembed.as_ref().unwrap_or(&w.embed).clone(); // [d_vocab, d_model]
-    let logits = hooks.visit(HookPoint::Logits, normalized.matmul(unembed.transpose())); // [n, d_vocab]
+    let logits = hooks.visit(HookPoint::Logits, unembed(w, normalized)); // [n, d_vocab]
     let mut output = hooks.finish();
     output.logits = run.logits.then(|| logits.reshape([batch, pos, c.d_vocab]));
     output
+}
+
+/// Logits, `[n, d_vocab]`, of values at `ln_final.hook_normalized`, `[n, d_model]`.
+pub(crate) fn unembed(w: &Weights, normalized: Tensor<2>) -> Tensor<2> {
+    let unembed = w.unembed.as_ref().unwrap_or(&w.embed).clone(); // [d_vocab, d_model]
+    rescale(&w.final_norm, normalized).matmul(unembed.transpose())
 }
 
 /// One layer; `None` once everything asked for has been captured.
@@ -123,10 +128,11 @@ fn block(
     if hooks.over(at(BlockHook::ResidPre)) {
         return None;
     }
-    let x = hooks.visit(at(BlockHook::Ln1), norm(c, &layer.ln1, resid.clone()));
+    let x = hooks.visit(at(BlockHook::Ln1), normalize(c, resid.clone()));
     if hooks.over(at(BlockHook::Ln1)) {
         return None;
     }
+    let x = rescale(&layer.ln1, x);
     let q = hooks.visit(at(BlockHook::Q), layer.q.forward(x.clone())); // [n, n_heads * d_head]
     let k = hooks.visit(at(BlockHook::K), layer.k.forward(x.clone())); // [n, n_kv_heads * d_head]
     let v = hooks.visit(at(BlockHook::V), layer.v.forward(x));
@@ -142,10 +148,11 @@ fn block(
     if hooks.over(at(BlockHook::ResidMid)) {
         return None;
     }
-    let x = hooks.visit(at(BlockHook::Ln2), norm(c, &layer.ln2, resid.clone()));
+    let x = hooks.visit(at(BlockHook::Ln2), normalize(c, resid.clone()));
     if hooks.over(at(BlockHook::Ln2)) {
         return None;
     }
+    let x = rescale(&layer.ln2, x);
     let post = match &layer.gate {
         Some(gate) => {
             let pre = hooks.visit(at(BlockHook::MlpPre), gate.forward(x.clone())); // [n, d_mlp]
@@ -172,14 +179,19 @@ fn activate(kind: Activation, x: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// Normalizes the rows of `x`, `[n, d_model]`, and applies the norm's weight and bias.
-pub(crate) fn norm(c: &ModelConfig, w: &NormWeights, x: Tensor<2>) -> Tensor<2> {
+/// Normalizes the rows of `x`, `[n, d_model]`; the norm's weight and bias come after.
+fn normalize(c: &ModelConfig, x: Tensor<2>) -> Tensor<2> {
     let x = match c.norm {
         Norm::Layer => x.clone() - x.mean_dim(1),
         Norm::Rms => x,
     };
     let scale = (x.clone().square().mean_dim(1) + c.norm_eps).sqrt().recip(); // [n, 1]
-    let x = x * scale * w.weight.clone().unsqueeze();
+    x * scale
+}
+
+/// Applies a norm's weight and bias to normalized rows, `[n, d_model]`.
+fn rescale(w: &NormWeights, x: Tensor<2>) -> Tensor<2> {
+    let x = x * w.weight.clone().unsqueeze();
     match &w.bias {
         Some(bias) => x + bias.clone().unsqueeze(),
         None => x,

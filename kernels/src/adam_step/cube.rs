@@ -45,7 +45,11 @@ impl Adam for CubeBackend {
 /// The tensor itself if nobody else holds its memory, otherwise a copy.
 fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = floats(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+    if tensor.can_mut() {
+        tensor
+    } else {
+        tensor.copy()
+    }
 }
 
 #[cube(launch)]

@@ -56,7 +56,11 @@ impl<B: DecodeSparse + SparseProducts, C: CheckpointStrategy> DecodeSparse for A
     ) -> FloatTensor<Self> {
         let nodes = [values.node(), w_dec.node()];
         let (values, w_dec) = (values.into_primitive(), w_dec.into_primitive());
-        match DecodeBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        match DecodeBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let saved = Saved::<B> {
                     values: values.clone(),

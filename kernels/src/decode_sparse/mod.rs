@@ -33,7 +33,7 @@ use crate::sparse_products::SparseProducts;
 ///     indices: Tensor::<2, Int>::from_ints([[1, 0]], &device),
 /// };
 /// let w_dec = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 3.0]], &device);
-/// assert_eq!(decode_sparse(codes, w_dec).to_data().to_vec::<f32>()?, [1.0, 6.0]);
+/// assert_eq!(decode_sparse(codes, w_dec).to_data().try_to_vec::<f32>()?, [1.0, 6.0]);
 /// # Ok::<(), burn::tensor::DataError>(())
 /// ```
 pub fn decode_sparse(codes: SparseCodes, w_dec: Tensor<2>) -> Tensor<2> {

@@ -31,7 +31,11 @@ impl EncodeBatchTopK for Flex {
             };
             topk_of_rows(x, w_enc, b_enc, d, width)
                 .chunks_exact(width)
-                .map(|row| row.iter().map(|best| (best.value(), best.latent())).collect())
+                .map(|row| {
+                    row.iter()
+                        .map(|best| (best.value(), best.latent()))
+                        .collect()
+                })
                 .collect()
         });
         let shape = [n, chosen.width];

@@ -30,7 +30,13 @@ impl EncodeBatchTopK for CubeBackend {
                 x.clone()
             } else {
                 let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-                let rows = upload(&client, &device, i32::as_bytes(&rows), [rows.len()], DType::I32);
+                let rows = upload(
+                    &client,
+                    &device,
+                    i32::as_bytes(&rows),
+                    [rows.len()],
+                    DType::I32,
+                );
                 Self::float_select(x.clone(), 0, rows)
             };
             let (values, indices) = Self::topk(x, w_enc.clone(), b_enc.clone(), width);
@@ -40,7 +46,11 @@ impl EncodeBatchTopK for CubeBackend {
             values
                 .zip(i32::from_bytes(&indices).chunks_exact(width))
                 .map(|(values, indices)| {
-                    values.iter().copied().zip(indices.iter().copied()).collect()
+                    values
+                        .iter()
+                        .copied()
+                        .zip(indices.iter().copied())
+                        .collect()
                 })
                 .collect()
         });

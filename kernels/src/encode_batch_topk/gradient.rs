@@ -43,9 +43,14 @@ impl<B: EncodeBatchTopK + SparseProducts, C: CheckpointStrategy> EncodeBatchTopK
         let nodes = [x.node(), w_enc.node(), b_enc.node()];
         let (x, w_enc) = (x.into_primitive(), w_enc.into_primitive());
         let b_enc = b_enc.into_primitive();
-        match BatchTopKBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        match BatchTopKBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
-                let (values, indices, threshold) = B::batch_topk(x.clone(), w_enc.clone(), b_enc, k);
+                let (values, indices, threshold) =
+                    B::batch_topk(x.clone(), w_enc.clone(), b_enc, k);
                 let saved = Saved::<B> {
                     x,
                     w_enc,

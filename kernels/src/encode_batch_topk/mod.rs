@@ -76,7 +76,12 @@ type RowBest = Vec<(f32, i32)>;
 
 /// Chooses the batch's `n·k` largest positive values. `best(rows, width)` encodes these rows of the batch and returns the best
 /// `width ≤ latents` of each.
-fn choose(n: usize, k: usize, latents: usize, best: impl Fn(&[usize], usize) -> Vec<RowBest>) -> Chosen {
+fn choose(
+    n: usize,
+    k: usize,
+    latents: usize,
+    best: impl Fn(&[usize], usize) -> Vec<RowBest>,
+) -> Chosen {
     let mut width = (4 * k).max(32).min(latents);
     let mut candidates = best(&(0..n).collect::<Vec<_>>(), width);
     let kept = loop {
@@ -107,7 +112,9 @@ fn choose(n: usize, k: usize, latents: usize, best: impl Fn(&[usize], usize) -> 
             chosen.indices.push(latent);
             chosen.threshold = chosen.threshold.min(value);
         }
-        chosen.values.resize(chosen.values.len() + width - kept, 0.0);
+        chosen
+            .values
+            .resize(chosen.values.len() + width - kept, 0.0);
         let rest = candidates[kept..].iter().map(|&(_, latent)| latent);
         let unused = (0..latents as i32)
             .filter(|latent| candidates.iter().all(|(_, taken)| taken != latent));

@@ -82,7 +82,9 @@ pub(crate) fn topk_of_rows(
     let tiles = latents.div_ceil(tile);
     // Few rows leave threads idle, so the latents are split too; the best of the parts are the best of all, however many
     // parts there are.
-    let parts = (4 * rayon::current_num_threads()).div_ceil(blocks).clamp(1, tiles);
+    let parts = (4 * rayon::current_num_threads())
+        .div_ceil(blocks)
+        .clamp(1, tiles);
     let part = tiles.div_ceil(parts) * tile;
     let parts = latents.div_ceil(part);
 
@@ -188,7 +190,14 @@ struct List {
 }
 
 impl List {
-    fn offer_all(&mut self, scores: &[f32], bias: &[f32], first: usize, k: usize, list: &mut [Scored]) {
+    fn offer_all(
+        &mut self,
+        scores: &[f32],
+        bias: &[f32],
+        first: usize,
+        k: usize,
+        list: &mut [Scored],
+    ) {
         let mut at = 0;
         while at < scores.len() {
             let Some(threshold) = self.threshold else {

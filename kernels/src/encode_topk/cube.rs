@@ -26,6 +26,9 @@ const TILE_ROWS: usize = 32_768;
 /// Winners that one launch finds for a row: what fits, sorted, in 16 KiB of shared memory beside the counters.
 const MOST_WINNERS: usize = 1024;
 
+/// Sizes of the sorted list that a kernel is compiled for: powers of two, few, because compiling takes longer than sorting.
+const ROOMS: [usize; 3] = [64, 256, MOST_WINNERS];
+
 impl EncodeTopK for CubeBackend {
     fn topk(
         x: CubeTensor,
@@ -62,7 +65,7 @@ impl EncodeTopK for CubeBackend {
                     k,
                     found,
                     winners,
-                    winners.next_power_of_two().max(2),
+                    ROOMS[ROOMS.partition_point(|&room| room < winners)],
                     found > 0,
                 );
             }
@@ -115,10 +118,10 @@ fn score_of(key: u32) -> f32 {
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn topk_rows(
-    scores: &[f32],        // [rows, latents]
-    bias: &[f32],          // [latents]
-    values: &mut [f32],    // [n, k]
-    indices: &mut [i32],   // [n, k]
+    scores: &[f32],      // [rows, latents]
+    bias: &[f32],        // [latents]
+    values: &mut [f32],  // [n, k]
+    indices: &mut [i32], // [n, k]
     first_row: usize,
     latents: usize,
     k: usize,
@@ -265,8 +268,8 @@ fn topk_rows(
             while pair < room / 2 {
                 let low = 2 * pair - (pair & (stride - 1));
                 let high = low + stride;
-                let swapped = keys[low] < keys[high]
-                    || (keys[low] == keys[high] && order[low] > order[high]);
+                let swapped =
+                    keys[low] < keys[high] || (keys[low] == keys[high] && order[low] > order[high]);
                 if swapped == ((low & size) == 0) {
                     let key = keys[low];
                     keys[low] = keys[high];

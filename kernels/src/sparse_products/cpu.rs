@@ -50,7 +50,11 @@ impl SparseProducts for Flex {
         latents: usize,
     ) -> (FlexTensor, FlexTensor) {
         let ([_, k], [_, d]) = (dims2(&indices), dims2(&rows));
-        let (values, indices, rows) = (contiguous(values), contiguous_i32(indices), contiguous(rows));
+        let (values, indices, rows) = (
+            contiguous(values),
+            contiguous_i32(indices),
+            contiguous(rows),
+        );
         let (values, indices, rows) = (floats(&values), indices_of(&indices), floats(&rows));
         let by_latent = ByLatent::new(values, indices, k, latents);
 
@@ -70,16 +74,25 @@ impl SparseProducts for Flex {
         let sums = (0..latents)
             .into_par_iter()
             .with_min_len(1024)
-            .map(|latent| by_latent.entries(latent).iter().map(|&(_, value)| value).sum())
+            .map(|latent| {
+                by_latent
+                    .entries(latent)
+                    .iter()
+                    .map(|&(_, value)| value)
+                    .sum()
+            })
             .collect();
-        (float_tensor(out, [latents, d]), float_tensor(sums, [latents]))
+        (
+            float_tensor(out, [latents, d]),
+            float_tensor(sums, [latents]),
+        )
     }
 }
 
 /// The non-zero entries of codes, grouped by latent, rows ascending within each.
 struct ByLatent {
-    starts: Vec<usize>,        // [F + 1]
-    entries: Vec<(u32, f32)>,  // row and value
+    starts: Vec<usize>,       // [F + 1]
+    entries: Vec<(u32, f32)>, // row and value
 }
 
 impl ByLatent {

@@ -167,15 +167,7 @@ fn decode_rows(
 const LANES: u32 = 32;
 
 #[cube(launch)]
-fn dot_rows(
-    g: &[f32],
-    w: &[f32],
-    indices: &[i32],
-    out: &mut [f32],
-    n: usize,
-    k: usize,
-    d: usize,
-) {
+fn dot_rows(g: &[f32], w: &[f32], indices: &[i32], out: &mut [f32], n: usize, k: usize, d: usize) {
     let mut partial = Shared::<[f32]>::new_slice(UNITS as usize);
     let at_once = (UNITS / LANES) as usize;
     let unit = UNIT_POS as usize;

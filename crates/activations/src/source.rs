@@ -1,0 +1,339 @@
+//! Where a trainer's batches come from: the seam between harvesting and training.
+
+use crate::buffer::ShuffleBuffer;
+use crate::harvest::harvest;
+use crate::{ActivationsError, BlockStream, Normalization, NormalizationKind, TokenBlock};
+use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_model::HookPoint;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A source of shuffled, normalized batches that can be stopped and resumed to the same bits.
+pub trait BatchSource {
+    /// Width of an activation.
+    fn d_in(&self) -> usize;
+
+    /// What was done to the activations.
+    fn normalization(&self) -> &Normalization;
+
+    /// The next batch, `[batch_tokens, d_in]`, normalized.
+    ///
+    /// # Errors
+    /// When the corpus or the model fails.
+    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError>;
+
+    /// Writes everything that decides the batches to come into a folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    fn save(&self, dir: &Path) -> Result<(), ActivationsError>;
+
+    /// Goes on from what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// When the folder holds another source's state, or a damaged one.
+    fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError>;
+}
+
+/// How an [`ActivationStream`] harvests and shuffles.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// Which activations.
+    pub hook_point: HookPoint,
+    /// Tokens a batch.
+    pub batch_tokens: usize,
+    /// Tokens that the shuffle buffer holds; at least twice a batch.
+    pub buffer_tokens: usize,
+    /// Token blocks that go through the model at once.
+    pub harvest_blocks: usize,
+    /// What to do to the activations.
+    pub normalization: NormalizationKind,
+    /// Seeds the shuffling.
+    pub seed: u64,
+}
+
+/// Activations of a model over a corpus, harvested as they are needed and shuffled through a buffer. Activations at
+/// special tokens (BOS, EOS) are left out. At the corpus's end it starts again.
+pub struct ActivationStream {
+    blocks: BlockStream,
+    config: StreamConfig,
+    buffer: ShuffleBuffer,
+    rng: ChaCha8Rng,
+    normalization: Normalization,
+    /// Blocks read in this pass over the corpus, and passes finished.
+    read: u64,
+    passes: u64,
+    device: Device,
+}
+
+/// What a stream writes beside its rows.
+#[derive(Serialize, Deserialize)]
+struct StreamState {
+    corpus: String,
+    context: usize,
+    hook_point: String,
+    read: u64,
+    passes: u64,
+    places: Vec<u32>,
+    used: usize,
+    rng: ChaCha8Rng,
+    normalization: Normalization,
+}
+
+impl ActivationStream {
+    /// Fills the buffer once and estimates the normalization from it.
+    ///
+    /// # Errors
+    /// When the corpus holds too little text for one batch, or cannot be read.
+    pub fn new(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
+        let model = blocks.model();
+        let d = model.width(config.hook_point)?;
+        let device = model.device().clone();
+        let capacity = config.buffer_tokens.max(2 * config.batch_tokens);
+        let mut stream = Self {
+            buffer: ShuffleBuffer::new(capacity, d),
+            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            normalization: Normalization::identity(d),
+            read: 0,
+            passes: 0,
+            device,
+            blocks,
+            config,
+        };
+        stream.fill()?;
+        let rows = &stream.buffer.rows[..stream.buffer.used * d];
+        stream.normalization = Normalization::estimate(stream.config.normalization, rows, d)?;
+        Ok(stream)
+    }
+
+    /// Passes over the corpus so far.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// Harvests until less than one helping fits.
+    fn fill(&mut self) -> Result<(), ActivationsError> {
+        let context = self.blocks.config().context;
+        loop {
+            let helping = self.config.harvest_blocks.min(self.buffer.free() / context);
+            if helping == 0 {
+                return Ok(());
+            }
+            let blocks = self.next_blocks(helping)?;
+            let rows = harvest(self.blocks.model(), self.config.hook_point, &blocks)?;
+            let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
+            let count = rows.iter().filter(|v| !v.is_finite()).count();
+            if count > 0 {
+                return Err(ActivationsError::NotFinite { hook: self.config.hook_point.to_string(), count });
+            }
+            let tokens = blocks.iter().flat_map(|block| &block.tokens);
+            for (token, row) in tokens.zip(rows.chunks_exact(self.buffer.d)) {
+                if !self.blocks.is_special(*token) {
+                    self.buffer.push(row);
+                }
+            }
+        }
+    }
+
+    fn next_blocks(&mut self, n: usize) -> Result<Vec<TokenBlock>, ActivationsError> {
+        let mut blocks = Vec::with_capacity(n);
+        while blocks.len() < n {
+            match self.blocks.next() {
+                Some(block) => {
+                    blocks.push(block?);
+                    self.read += 1;
+                }
+                None if self.read == 0 => {
+                    return Err(ActivationsError::TooShort {
+                        corpus: self.blocks.config().corpus.clone(),
+                        found: 0,
+                        context: self.blocks.config().context,
+                        needed: 1,
+                    });
+                }
+                None => {
+                    self.blocks.rewind();
+                    self.read = 0;
+                    self.passes += 1;
+                }
+            }
+        }
+        Ok(blocks)
+    }
+}
+
+impl BatchSource for ActivationStream {
+    fn d_in(&self) -> usize {
+        self.buffer.d
+    }
+
+    fn normalization(&self) -> &Normalization {
+        &self.normalization
+    }
+
+    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+        if self.buffer.used < (self.buffer.places.len() / 2).max(self.config.batch_tokens) {
+            self.fill()?;
+        }
+        let mut rows = self.buffer.take(self.config.batch_tokens, &mut self.rng);
+        self.normalization.apply(&mut rows);
+        Ok(Tensor::from_data(TensorData::new(rows, [self.config.batch_tokens, self.buffer.d]), &self.device))
+    }
+
+    fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
+        let state = StreamState {
+            corpus: self.blocks.config().corpus.clone(),
+            context: self.blocks.config().context,
+            hook_point: self.config.hook_point.to_string(),
+            read: self.read,
+            passes: self.passes,
+            places: self.buffer.places.clone(),
+            used: self.buffer.used,
+            rng: self.rng.clone(),
+            normalization: self.normalization.clone(),
+        };
+        write_json(&dir.join("stream.json"), &state)?;
+        write_rows(&dir.join("buffer.safetensors"), &self.buffer.rows, self.buffer.d)
+    }
+
+    fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
+        let path = dir.join("stream.json");
+        let state: StreamState = read_json(&path)?;
+        let blocks = self.blocks.config();
+        let here = (blocks.corpus.as_str(), blocks.context, self.config.hook_point.to_string(), self.buffer.places.len());
+        let there = (state.corpus.as_str(), state.context, state.hook_point.clone(), state.places.len());
+        if here != there {
+            let problem = format!(
+                "was written by a run on corpus, context, hook point, buffer = {there:?}; this run has {here:?}"
+            );
+            return Err(ActivationsError::Checkpoint { path, problem });
+        }
+        let capacity = state.places.len();
+        let mut seen = vec![false; capacity];
+        let once = state.places.iter().all(|&p| seen.get_mut(p as usize).is_some_and(|s| !std::mem::replace(s, true)));
+        if !once || state.used > capacity || state.normalization.mean.len() != self.buffer.d {
+            return Err(ActivationsError::Checkpoint { path, problem: "its places do not fit its buffer".into() });
+        }
+        self.buffer.rows = read_rows(&dir.join("buffer.safetensors"), capacity, self.buffer.d)?;
+        self.buffer.places = state.places;
+        self.buffer.used = state.used;
+        self.rng = state.rng;
+        self.normalization = state.normalization;
+        self.blocks.rewind();
+        self.blocks.skip_blocks(state.read)?;
+        self.read = state.read;
+        self.passes = state.passes;
+        Ok(())
+    }
+}
+
+/// Activations that are already there, `[n, d_in]`: every pass hands each row out once, shuffled.
+pub struct ActivationMatrix {
+    buffer: ShuffleBuffer,
+    normalization: Normalization,
+    batch: usize,
+    rng: ChaCha8Rng,
+    device: Device,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MatrixState {
+    places: Vec<u32>,
+    used: usize,
+    rng: ChaCha8Rng,
+}
+
+impl ActivationMatrix {
+    /// Batches of `batch` rows, unnormalized.
+    ///
+    /// # Errors
+    /// When there are fewer rows than one batch takes.
+    pub fn new(rows: Tensor<2>, batch: usize, seed: u64) -> Result<Self, ActivationsError> {
+        let [n, d] = rows.dims();
+        if batch == 0 || n < batch {
+            let problem = format!("holds {n} rows, a batch takes {batch}");
+            return Err(ActivationsError::Corpus { path: "activations".into(), problem });
+        }
+        let device = rows.device();
+        let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
+        let places = (0..n as u32).collect();
+        Ok(Self {
+            buffer: ShuffleBuffer { rows, d, places, used: n },
+            normalization: Normalization::identity(d),
+            batch,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            device,
+        })
+    }
+}
+
+impl BatchSource for ActivationMatrix {
+    fn d_in(&self) -> usize {
+        self.buffer.d
+    }
+
+    fn normalization(&self) -> &Normalization {
+        &self.normalization
+    }
+
+    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+        if self.buffer.used < self.batch {
+            self.buffer.used = self.buffer.places.len();
+        }
+        let rows = self.buffer.take(self.batch, &mut self.rng);
+        Ok(Tensor::from_data(TensorData::new(rows, [self.batch, self.buffer.d]), &self.device))
+    }
+
+    fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
+        let state =
+            MatrixState { places: self.buffer.places.clone(), used: self.buffer.used, rng: self.rng.clone() };
+        write_json(&dir.join("stream.json"), &state)
+    }
+
+    fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
+        let path = dir.join("stream.json");
+        let state: MatrixState = read_json(&path)?;
+        let fits = state.places.len() == self.buffer.places.len() && state.used <= state.places.len();
+        if !fits || state.places.iter().any(|p| *p as usize >= self.buffer.places.len()) {
+            let problem = format!("holds {} places, this source has {}", state.places.len(), self.buffer.places.len());
+            return Err(ActivationsError::Checkpoint { path, problem });
+        }
+        self.buffer.places = state.places;
+        self.buffer.used = state.used;
+        self.rng = state.rng;
+        Ok(())
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ActivationsError> {
+    let text = serde_json::to_string(value).expect("plain data");
+    Ok(lapidary_model::write_atomically(path, text.as_bytes())?)
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ActivationsError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+    serde_json::from_str(&text)
+        .map_err(|e| ActivationsError::Checkpoint { path: path.into(), problem: format!("not a stream's state: {e}") })
+}
+
+fn write_rows(path: &Path, rows: &[f32], d: usize) -> Result<(), ActivationsError> {
+    let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![rows.len() / d, d], &bytes).expect("the bytes are the shape's");
+    let file = safetensors::serialize([("rows", view)], None).expect("one plain tensor");
+    Ok(lapidary_model::write_atomically(path, &file)?)
+}
+
+fn read_rows(path: &Path, n: usize, d: usize) -> Result<Vec<f32>, ActivationsError> {
+    let bytes = std::fs::read(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+    let wrong = |problem: String| ActivationsError::Checkpoint { path: path.into(), problem };
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let view = file.tensor("rows").map_err(|e| wrong(e.to_string()))?;
+    if view.dtype() != Dtype::F32 || view.shape() != [n, d] {
+        return Err(wrong(format!("`rows` is {:?} {:?}, expected F32 [{n}, {d}]", view.dtype(), view.shape())));
+    }
+    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}

@@ -4,10 +4,9 @@ use crate::buffer::ShuffleBuffer;
 use crate::harvest::harvest;
 use crate::{ActivationsError, BlockStream, Normalization, NormalizationKind, TokenBlock};
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_model::HookPoint;
+use lapidary_model::{HookPoint, Outgoing, TensorFile, Values, write_tensors};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -321,19 +320,15 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Activations
 }
 
 fn write_rows(path: &Path, rows: &[f32], d: usize) -> Result<(), ActivationsError> {
-    let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let view = TensorView::new(Dtype::F32, vec![rows.len() / d, d], &bytes).expect("the bytes are the shape's");
-    let file = safetensors::serialize([("rows", view)], None).expect("one plain tensor");
-    Ok(lapidary_model::write_atomically(path, &file)?)
+    let (name, shape) = ("rows".to_string(), vec![rows.len() / d, d]);
+    Ok(write_tensors(path, &[Outgoing { name, shape, values: Values::F32(rows.to_vec()) }], [])?)
 }
 
 fn read_rows(path: &Path, n: usize, d: usize) -> Result<Vec<f32>, ActivationsError> {
-    let bytes = std::fs::read(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
-    let wrong = |problem: String| ActivationsError::Checkpoint { path: path.into(), problem };
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
-    let view = file.tensor("rows").map_err(|e| wrong(e.to_string()))?;
-    if view.dtype() != Dtype::F32 || view.shape() != [n, d] {
-        return Err(wrong(format!("`rows` is {:?} {:?}, expected F32 [{n}, {d}]", view.dtype(), view.shape())));
+    let (shape, rows) = TensorFile::open(path)?.read("rows")?;
+    if shape != [n, d] {
+        let problem = format!("`rows` has shape {shape:?}, expected [{n}, {d}]");
+        return Err(ActivationsError::Checkpoint { path: path.into(), problem });
     }
-    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    Ok(rows)
 }

@@ -1,1 +1,23 @@
-//! Skeleton.
+//! From sparse codes to a feature dictionary that people read: statistics and contexts of every latent, as Parquet
+//! tables for notebooks and as one self-contained HTML page.
+//!
+//! - [`FeatureStatistics`]: one pass over sparse codes, memory independent of the number of tokens;
+//! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`, written and read here;
+//! - [`write_report`]: `report.html`.
+
+mod error;
+mod finished_file;
+mod report;
+mod statistics;
+mod tables;
+
+pub use error::FeaturesError;
+pub use report::{Curve, Report, write_report};
+pub use statistics::{
+    Band, BlockView, Context, FeatureStatistics, LatentStatistics, QUANTILES, StatisticsConfig,
+    StatisticsSummary, TokenCount,
+};
+pub use tables::{
+    DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, example_rows, feature_rows,
+    read_examples, read_features, write_examples, write_features,
+};

@@ -1,7 +1,7 @@
 //! The language model that the binary carries, so that everything can be tried without a download. It was made by
 //! `lapidary pretrain configs/pretrain/embedded.toml`; `embedded/README.md` is its model card.
 
-use crate::checkpoint::Checkpoint;
+use crate::tensor_file::TensorFile;
 use crate::config::ModelConfig;
 use crate::language_model::LanguageModel;
 use crate::tokenizer::Tokenizer;
@@ -15,6 +15,6 @@ pub(crate) fn load(device: &Device) -> Result<LanguageModel, ModelError> {
     let json = include_bytes!("../embedded/tokenizer.json");
     let tokenizer = Tokenizer::from_bytes(&path("tokenizer.json"), json, config.bos, config.eos)?;
     let tensors = include_bytes!("../embedded/model.safetensors");
-    let checkpoint = Checkpoint::from_bytes(&path("model.safetensors"), tensors)?;
+    let checkpoint = TensorFile::from_bytes(&path("model.safetensors"), tensors)?;
     LanguageModel::from_parts("embedded", config, &checkpoint, Some(tokenizer), device)
 }

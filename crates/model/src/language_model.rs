@@ -1,6 +1,6 @@
 //! A model that can be run: found, loaded and checked.
 
-use crate::checkpoint::Checkpoint;
+use crate::tensor_file::TensorFile;
 use crate::config::{Family, ModelConfig};
 use crate::hook::{BlockHook, HookPoint};
 use crate::tokenizer::Tokenizer;
@@ -61,7 +61,7 @@ impl LanguageModel {
             true => Some(Tokenizer::read(&path, config.bos, config.eos)?),
             false => None,
         };
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = TensorFile::open_model(folder)?;
         let mut model = Self::from_parts(name, config, &checkpoint, tokenizer, device)?;
         model.tokenizer_path = path;
         Ok(model)
@@ -70,7 +70,7 @@ impl LanguageModel {
     pub(crate) fn from_parts(
         name: &str,
         config: ModelConfig,
-        checkpoint: &Checkpoint,
+        checkpoint: &TensorFile,
         tokenizer: Option<Tokenizer>,
         device: &Device,
     ) -> Result<Self, ModelError> {

@@ -2,7 +2,6 @@
 //!
 //! Start at [`LanguageModel::load`].
 
-mod checkpoint;
 mod config;
 mod embedded;
 mod error;
@@ -13,6 +12,7 @@ mod hook;
 mod hub;
 mod language_model;
 pub mod pretrain;
+mod tensor_file;
 mod tokenizer;
 mod transformer;
 pub mod weights;
@@ -23,5 +23,6 @@ pub use files::write_atomically;
 pub use generate::{Sampling, generate};
 pub use hook::{BlockHook, HookPoint};
 pub use language_model::LanguageModel;
+pub use tensor_file::{Outgoing, TensorFile, Values, write_tensors};
 pub use tokenizer::Tokenizer;
 pub use transformer::{HookedRun, Replacement, RunOutput};

@@ -6,15 +6,13 @@ use crate::language_model::LanguageModel;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{HookedRun, forward};
 use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
-use crate::{ModelError, family, write_atomically};
+use crate::{ModelError, Outgoing, Values, family, write_atomically, write_tensors};
 use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use half::f16;
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -345,8 +343,7 @@ impl Pretrainer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<(), ModelError> {
         std::fs::create_dir_all(folder).map_err(ModelError::write(folder))?;
-        let path = folder.join("model.safetensors");
-        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = family::llama::write_weights(&self.weights)
+        let tensors: Vec<Outgoing> = family::llama::write_weights(&self.weights)
             .into_iter()
             .map(|(name, tensor)| {
                 // Norms' weights travel as one-row matrices.
@@ -354,18 +351,11 @@ impl Pretrainer {
                     [1, n] => vec![n],
                     dims => dims.to_vec(),
                 };
-                let bytes = tensor.into_data().iter::<f32>().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect();
-                (name, shape, bytes)
+                Outgoing { name, shape, values: Values::F16(tensor.into_data().iter::<f32>().collect()) }
             })
             .collect();
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F16, shape.clone(), bytes).expect("the bytes are the shape's");
-            (name.as_str(), view)
-        });
-        let metadata = [("format".to_string(), "pt".to_string())].into();
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| ModelError::Safetensors { path: path.clone(), problem: e.to_string() })?;
-        write_atomically(&path, &bytes)?;
+        let metadata = [("format".to_string(), "pt".to_string())];
+        write_tensors(&folder.join("model.safetensors"), &tensors, metadata)?;
         let config = serde_json::to_string_pretty(&family::llama::write_config(&self.model)).expect("plain JSON");
         write_atomically(&folder.join("config.json"), config.as_bytes())?;
         write_atomically(&folder.join("tokenizer.json"), tokenizer.to_json()?.as_bytes())

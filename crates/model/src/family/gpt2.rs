@@ -1,7 +1,7 @@
 //! GPT-2 (Radford et al. 2019). Layout: transformers, `models/gpt2/{configuration,modeling}_gpt2.py`; its `Conv1D`
 //! keeps matrices as `[in, out]` and queries, keys and values in one matrix.
 
-use crate::checkpoint::Checkpoint;
+use crate::tensor_file::TensorFile;
 use crate::config::{Family, Fields, ModelConfig, Norm};
 use crate::weights::{Layer, Linear, NormWeights, Weights};
 use crate::ModelError;
@@ -43,7 +43,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     })
 }
 
-pub fn weights(c: &ModelConfig, from: &Checkpoint, device: &Device) -> Result<Weights, ModelError> {
+pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
     // Checkpoints saved from the bare model have no prefix, those of the language model have one.
     let prefix = if from.contains("wte.weight") { "" } else { "transformer." };
     let norm = |name: String| {

@@ -1,7 +1,7 @@
 //! Llama (Touvron et al. 2023). Layout: transformers, `models/llama/{configuration,modeling}_llama.py`; `nn.Linear`
 //! keeps matrices as `[out, in]`.
 
-use crate::checkpoint::Checkpoint;
+use crate::tensor_file::TensorFile;
 use crate::config::{Family, Fields, ModelConfig, Norm};
 use crate::weights::{Layer, Linear, NormWeights, Weights};
 use crate::ModelError;
@@ -55,7 +55,7 @@ fn rope_theta(fields: &Fields) -> Result<f64, ModelError> {
     if theta > 0.0 { Ok(theta) } else { Err(fields.wrong("rope_theta", "a positive number")) }
 }
 
-pub fn weights(c: &ModelConfig, from: &Checkpoint, device: &Device) -> Result<Weights, ModelError> {
+pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
     let norm = |name: String| {
         Ok::<_, ModelError>(NormWeights {
             weight: from.vector(&format!("model.{name}.weight"), c.d_model, device)?,

@@ -1,17 +1,19 @@
-//! Named tensors out of safetensors files, single or sharded (`model.safetensors.index.json`), checked before use.
+//! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked before use; and the
+//! writing of such a file.
 
-use crate::ModelError;
+use crate::{ModelError, write_atomically};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-/// The tensors of a model, held as the bytes of its files until they are asked for.
-pub(crate) struct Checkpoint {
+/// The tensors of one or several files, held as bytes until they are asked for.
+pub struct TensorFile {
     files: Vec<File>,
     tensors: BTreeMap<String, Entry>,
     /// Where a missing tensor is reported.
@@ -35,21 +37,29 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-impl Checkpoint {
+impl TensorFile {
+    /// Opens one file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not a whole safetensors file.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let mut read = Self { files: vec![], tensors: BTreeMap::new(), path: path.into() };
+        let bytes = std::fs::read(path).map_err(ModelError::read(path))?;
+        read.add(path.into(), bytes.into())?;
+        Ok(read)
+    }
+
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in a folder.
-    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn open_model(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         if single.exists() || !index.exists() {
-            let mut checkpoint = Self { files: vec![], tensors: BTreeMap::new(), path: single.clone() };
-            let bytes = std::fs::read(&single).map_err(ModelError::read(&single))?;
-            checkpoint.add(single, bytes.into())?;
-            return Ok(checkpoint);
+            return Self::open(&single);
         }
         let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
         let parsed: Index =
             serde_json::from_str(&text).map_err(|source| ModelError::Json { path: index.clone(), source })?;
-        let mut checkpoint = Self { files: vec![], tensors: BTreeMap::new(), path: index.clone() };
+        let mut read = Self { files: vec![], tensors: BTreeMap::new(), path: index.clone() };
         let shards: std::collections::BTreeSet<_> = parsed.weight_map.values().collect();
         for shard in shards {
             // A shard is a file beside its index: `..` or an absolute path would read outside the model's folder.
@@ -64,21 +74,21 @@ impl Checkpoint {
             }
             let path = folder.join(shard);
             let bytes = std::fs::read(&path).map_err(ModelError::read(&path))?;
-            checkpoint.add(path, bytes.into())?;
+            read.add(path, bytes.into())?;
         }
         for (tensor, shard) in parsed.weight_map {
-            if !checkpoint.tensors.contains_key(&tensor) {
+            if !read.tensors.contains_key(&tensor) {
                 return Err(ModelError::MissingTensor { path: folder.join(shard), tensor });
             }
         }
-        Ok(checkpoint)
+        Ok(read)
     }
 
     /// Reads a safetensors file that is already in memory; `path` is what errors call it.
-    pub fn from_bytes(path: &Path, bytes: &'static [u8]) -> Result<Self, ModelError> {
-        let mut checkpoint = Self { files: vec![], tensors: BTreeMap::new(), path: path.into() };
-        checkpoint.add(path.into(), bytes.into())?;
-        Ok(checkpoint)
+    pub(crate) fn from_bytes(path: &Path, bytes: &'static [u8]) -> Result<Self, ModelError> {
+        let mut read = Self { files: vec![], tensors: BTreeMap::new(), path: path.into() };
+        read.add(path.into(), bytes.into())?;
+        Ok(read)
     }
 
     fn add(&mut self, path: PathBuf, bytes: Cow<'static, [u8]>) -> Result<(), ModelError> {
@@ -94,13 +104,31 @@ impl Checkpoint {
         Ok(())
     }
 
-    pub fn contains(&self, tensor: &str) -> bool {
+    pub(crate) fn contains(&self, tensor: &str) -> bool {
         self.tensors.contains_key(tensor)
     }
 
-    fn values(&self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+    /// The tensors' names, sorted, with dtype and shape.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize])> {
+        self.tensors.iter().map(|(name, e)| (name.as_str(), format!("{:?}", e.dtype), e.shape.as_slice()))
+    }
+
+    /// A tensor's shape and its values in f32.
+    ///
+    /// # Errors
+    /// When the tensor is missing, is not F32, F16 or BF16, or holds values that are not finite.
+    pub fn read(&self, tensor: &str) -> Result<(Vec<usize>, Vec<f32>), ModelError> {
+        let entry = self.entry(tensor)?;
+        Ok((entry.shape.clone(), self.values(tensor, &entry.shape)?))
+    }
+
+    fn entry(&self, tensor: &str) -> Result<&Entry, ModelError> {
         let missing = || ModelError::MissingTensor { path: self.path.clone(), tensor: tensor.into() };
-        let entry = self.tensors.get(tensor).ok_or_else(missing)?;
+        self.tensors.get(tensor).ok_or_else(missing)
+    }
+
+    fn values(&self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let entry = self.entry(tensor)?;
         let file = &self.files[entry.file];
         if entry.shape != shape {
             return Err(ModelError::Shape {
@@ -131,17 +159,17 @@ impl Checkpoint {
     }
 
     /// A vector of `n` values in f32.
-    pub fn vector(&self, tensor: &str, n: usize, device: &Device) -> Result<Tensor<1>, ModelError> {
+    pub(crate) fn vector(&self, tensor: &str, n: usize, device: &Device) -> Result<Tensor<1>, ModelError> {
         Ok(Tensor::from_data(TensorData::new(self.values(tensor, &[n])?, [n]), device))
     }
 
     /// A matrix as the file has it, in f32.
-    pub fn matrix(&self, tensor: &str, shape: [usize; 2], device: &Device) -> Result<Tensor<2>, ModelError> {
+    pub(crate) fn matrix(&self, tensor: &str, shape: [usize; 2], device: &Device) -> Result<Tensor<2>, ModelError> {
         Ok(Tensor::from_data(TensorData::new(self.values(tensor, &shape)?, shape), device))
     }
 
     /// A matrix that the file holds as `[out, in]`, handed out as `[in, out]`, contiguous.
-    pub fn transposed(&self, tensor: &str, [rows, cols]: [usize; 2], device: &Device) -> Result<Tensor<2>, ModelError> {
+    pub(crate) fn transposed(&self, tensor: &str, [rows, cols]: [usize; 2], device: &Device) -> Result<Tensor<2>, ModelError> {
         let values = self.values(tensor, &[cols, rows])?;
         let mut turned = vec![0.0; values.len()];
         for (c, row) in values.chunks_exact(rows).enumerate() {
@@ -153,12 +181,58 @@ impl Checkpoint {
     }
 }
 
-fn describe(error: &safetensors::SafeTensorError, found: usize) -> String {
+/// A tensor on its way into a file.
+pub struct Outgoing {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub values: Values,
+}
+
+/// A tensor's values, in the dtype that the file gets.
+pub enum Values {
+    /// F32.
+    F32(Vec<f32>),
+    /// F16, rounded to nearest even.
+    F16(Vec<f32>),
+    /// I32.
+    I32(Vec<i32>),
+}
+
+/// Writes a safetensors file under a temporary name, then gives it its own.
+///
+/// # Errors
+/// When the file cannot be written, or a shape does not hold its values.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &[Outgoing],
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), ModelError> {
+    let wrong = |e: SafeTensorError| ModelError::Safetensors { path: path.into(), problem: e.to_string() };
+    let bytes: Vec<(Dtype, Vec<u8>)> = tensors
+        .iter()
+        .map(|tensor| match &tensor.values {
+            Values::F32(v) => (Dtype::F32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Values::F16(v) => (Dtype::F16, v.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
+            Values::I32(v) => (Dtype::I32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        })
+        .collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for (tensor, (dtype, bytes)) in tensors.iter().zip(&bytes) {
+        views.push((tensor.name.as_str(), TensorView::new(*dtype, tensor.shape.clone(), bytes).map_err(wrong)?));
+    }
+    let file = safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(wrong)?;
+    write_atomically(path, &file)
+}
+
+fn describe(error: &SafeTensorError, found: usize) -> String {
     match error {
-        safetensors::SafeTensorError::MetadataIncompleteBuffer => {
+        SafeTensorError::MetadataIncompleteBuffer => {
             format!("its header describes another size than the {found} bytes found; was it truncated?")
         }
-        safetensors::SafeTensorError::HeaderTooSmall | safetensors::SafeTensorError::InvalidHeaderLength => {
+        SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
             format!("the {found} bytes found end before the header does")
         }
         other => format!("{other} ({found} bytes)"),

@@ -1,0 +1,260 @@
+//! `features.parquet`, one row a latent, and `examples.parquet`, one row a context: what notebooks read.
+//!
+//! Both are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns is the documentation
+//! of [`FeatureRow`] and [`ExampleRow`], whose fields are the columns.
+
+mod read;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use read::{read_examples, read_features};
+pub use write::{write_examples, write_features};
+
+use crate::FeaturesError;
+use crate::statistics::{Band, StatisticsSummary};
+
+/// What the weights alone say about each latent; computed where the model is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DecoderSummary {
+    /// Norm of each decoder row.
+    pub decoder_norm: Vec<f32>, // [d_sae]
+    /// Cosine between each latent's encoder and decoder row, where both live in the same space.
+    pub encoder_decoder_cosine: Option<Vec<f32>>, // [d_sae]
+    /// The tokens whose logits the decoder row raises most, as (token, logit), highest first.
+    pub promoted: Vec<Vec<(u32, f32)>>, // [d_sae][any]
+    /// The tokens whose logits it lowers most, lowest first.
+    pub suppressed: Vec<Vec<(u32, f32)>>, // [d_sae][any]
+}
+
+/// A token whose logit a latent's decoder row raises or lowers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogitToken {
+    /// Its text.
+    pub text: Arc<str>,
+    /// Its id.
+    pub id: u32,
+    /// What one unit of the latent's activation adds to its logit, the final normalization left out.
+    pub logit: f32,
+}
+
+/// A token on which a latent fires.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FiringToken {
+    /// Its text.
+    pub text: Arc<str>,
+    /// Its id.
+    pub id: u32,
+    /// How often the latent fired on it.
+    pub count: u64,
+    /// The mean activation there.
+    pub mean_activation: f32,
+}
+
+/// One row of `features.parquet`: a latent.
+///
+/// The token fields are stored as lists: `promoted_tokens`, `promoted_token_ids`, `promoted_logits`; `suppressed_tokens`,
+/// `suppressed_token_ids`, `suppressed_logits`; `top_tokens`, `top_token_ids`, `top_token_counts`,
+/// `top_token_mean_activations`. The quantiles are `quantile_25`, `_50`, `_75`, `_90`, `_99`. Activation figures are over
+/// the tokens on which the latent fired, and 0 for a latent that never did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureRow {
+    /// Number of the latent in its dictionary (u32).
+    pub feature_id: u32,
+    /// Where the dictionary reads the model (string).
+    pub hook_point: Arc<str>,
+    /// Share of the counted tokens on which it fired (f64).
+    pub firing_density: f64,
+    /// Number of them (u64).
+    pub firing_count: u64,
+    /// Mean activation (f32).
+    pub mean_activation: f32,
+    /// Highest activation (f32).
+    pub max_activation: f32,
+    /// Population standard deviation of the activation (f32).
+    pub std_activation: f32,
+    /// Quantiles .25 .5 .75 .9 .99 of the activation (f32 each): exact up to 1024 firings, else of a sample of 1024.
+    pub quantiles: [f32; 5],
+    /// Norm of the decoder row (f32).
+    pub decoder_norm: f32,
+    /// Cosine between encoder and decoder row (f32, null where it has no meaning).
+    pub encoder_decoder_cosine: Option<f32>,
+    /// Tokens whose logits it raises most, highest first (lists).
+    pub promoted: Vec<LogitToken>,
+    /// Tokens whose logits it lowers most, lowest first (lists).
+    pub suppressed: Vec<LogitToken>,
+    /// Tokens on which it fired most often (lists).
+    pub top_tokens: Vec<FiringToken>,
+    /// True if it never fired (bool).
+    pub dead: bool,
+}
+
+/// One row of `examples.parquet`: a context in which a latent fired.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExampleRow {
+    /// The latent (u32).
+    pub feature_id: u32,
+    /// Place within its band, strongest first, from 0 (u32).
+    pub rank: u32,
+    /// Which part of the activation range it shows (string: `top`, `q75`, `q50`, `q25`).
+    pub band: Band,
+    /// The activation at the peak (f32).
+    pub max_activation: f32,
+    /// Text of each token (list of strings).
+    pub tokens: Vec<Arc<str>>, // [window]
+    /// Id of each token (list of u32).
+    pub token_ids: Vec<u32>, // [window]
+    /// The latent's activation on each token (list of f32).
+    pub activations: Vec<f32>, // [window]
+    /// Where in the window the peak is (u32).
+    pub peak_index: u32,
+    /// Document of the peak token (u32).
+    pub document: u32,
+    /// Position of the peak token in that document (u32).
+    pub position: u32,
+}
+
+/// Joins statistics and decoder into rows; `token_text` gives the text of one token.
+///
+/// # Errors
+/// If `decoder` does not describe as many latents as `summary`.
+pub fn feature_rows(
+    summary: &StatisticsSummary,
+    decoder: &DecoderSummary,
+    hook_point: &str,
+    token_text: &dyn Fn(u32) -> String,
+) -> Result<Vec<FeatureRow>, FeaturesError> {
+    let latents = summary.latents.len();
+    for (field, found) in [
+        ("decoder.decoder_norm", decoder.decoder_norm.len()),
+        (
+            "decoder.encoder_decoder_cosine",
+            decoder
+                .encoder_decoder_cosine
+                .as_ref()
+                .map_or(latents, Vec::len),
+        ),
+        ("decoder.promoted", decoder.promoted.len()),
+        ("decoder.suppressed", decoder.suppressed.len()),
+    ] {
+        if found != latents {
+            let expected = format!("{latents}, one a latent of the statistics");
+            return Err(FeaturesError::Input {
+                field,
+                found: format!("{found} entries"),
+                expected,
+            });
+        }
+    }
+    let hook_point: Arc<str> = hook_point.into();
+    let mut texts = Texts::new(token_text);
+    let rows = summary
+        .latents
+        .iter()
+        .enumerate()
+        .map(|(id, latent)| FeatureRow {
+            feature_id: id as u32,
+            hook_point: Arc::clone(&hook_point),
+            firing_density: latent.firing_density,
+            firing_count: latent.firing_count,
+            mean_activation: latent.mean_activation,
+            max_activation: latent.max_activation,
+            std_activation: latent.std_activation,
+            quantiles: latent.quantiles,
+            decoder_norm: decoder.decoder_norm[id],
+            encoder_decoder_cosine: decoder
+                .encoder_decoder_cosine
+                .as_ref()
+                .map(|cosine| cosine[id]),
+            promoted: texts.logit_tokens(&decoder.promoted[id]),
+            suppressed: texts.logit_tokens(&decoder.suppressed[id]),
+            top_tokens: latent
+                .top_tokens
+                .iter()
+                .map(|top| FiringToken {
+                    text: texts.of(top.token),
+                    id: top.token,
+                    count: top.count,
+                    mean_activation: top.mean_activation,
+                })
+                .collect(),
+            dead: latent.firing_count == 0,
+        });
+    Ok(rows.collect())
+}
+
+/// The contexts of all latents as rows, by latent, band and rank.
+pub fn example_rows(
+    summary: &StatisticsSummary,
+    token_text: &dyn Fn(u32) -> String,
+) -> Vec<ExampleRow> {
+    let mut texts = Texts::new(token_text);
+    let mut rows = Vec::with_capacity(
+        summary
+            .latents
+            .iter()
+            .map(|latent| latent.contexts.len())
+            .sum(),
+    );
+    for (id, latent) in summary.latents.iter().enumerate() {
+        for of_band in latent.contexts.chunk_by(|a, b| a.band == b.band) {
+            rows.extend(of_band.iter().enumerate().map(|(rank, context)| {
+                ExampleRow {
+                    feature_id: id as u32,
+                    rank: rank as u32,
+                    band: context.band,
+                    max_activation: context.peak,
+                    tokens: context
+                        .tokens
+                        .iter()
+                        .map(|&token| texts.of(token))
+                        .collect(),
+                    token_ids: context.tokens.clone(),
+                    activations: context.activations.clone(),
+                    peak_index: context.peak_index as u32,
+                    document: context.document,
+                    position: context.position,
+                }
+            }));
+        }
+    }
+    rows
+}
+
+/// Each token's text, asked for and stored once.
+struct Texts<'a> {
+    token_text: &'a dyn Fn(u32) -> String,
+    known: HashMap<u32, Arc<str>>,
+}
+
+impl<'a> Texts<'a> {
+    fn new(token_text: &'a dyn Fn(u32) -> String) -> Self {
+        Texts {
+            token_text,
+            known: HashMap::new(),
+        }
+    }
+
+    fn of(&mut self, token: u32) -> Arc<str> {
+        Arc::clone(
+            self.known
+                .entry(token)
+                .or_insert_with(|| (self.token_text)(token).into()),
+        )
+    }
+
+    fn logit_tokens(&mut self, tokens: &[(u32, f32)]) -> Vec<LogitToken> {
+        tokens
+            .iter()
+            .map(|&(id, logit)| LogitToken {
+                text: self.of(id),
+                id,
+                logit,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

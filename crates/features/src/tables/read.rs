@@ -1,0 +1,465 @@
+//! Parquet columns to rows. A table may come from anywhere: every column's type, every null and every list's length is
+//! checked, and what is wrong is named by file, column and row.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use polars::prelude::*;
+
+use super::{ExampleRow, FeatureRow, FiringToken, LogitToken};
+use crate::FeaturesError;
+use crate::statistics::Band;
+
+pub(super) const QUANTILE_COLUMNS: [&str; 5] = [
+    "quantile_25",
+    "quantile_50",
+    "quantile_75",
+    "quantile_90",
+    "quantile_99",
+];
+pub(super) const PROMOTED: [&str; 3] = ["promoted_tokens", "promoted_token_ids", "promoted_logits"];
+pub(super) const SUPPRESSED: [&str; 3] = [
+    "suppressed_tokens",
+    "suppressed_token_ids",
+    "suppressed_logits",
+];
+
+/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` may be absent.
+///
+/// # Errors
+/// If the file cannot be read or is not such a table; the error names the file, the column and what is wrong with it.
+pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
+    let table = Table::open(path)?;
+    let mut texts = Interned::default();
+    let ids = table.numbers::<UInt32Type>("feature_id")?;
+    let hook_points = table.strings("hook_point", &mut texts)?;
+    let densities = table.numbers::<Float64Type>("firing_density")?;
+    let counts = table.numbers::<UInt64Type>("firing_count")?;
+    let means = table.numbers::<Float32Type>("mean_activation")?;
+    let maxima = table.numbers::<Float32Type>("max_activation")?;
+    let deviations = table.numbers::<Float32Type>("std_activation")?;
+    let mut quantiles = vec![[0.0; 5]; ids.len()];
+    for (at, name) in QUANTILE_COLUMNS.into_iter().enumerate() {
+        for (row, value) in quantiles
+            .iter_mut()
+            .zip(table.numbers::<Float32Type>(name)?)
+        {
+            row[at] = value;
+        }
+    }
+    let norms = table.numbers::<Float32Type>("decoder_norm")?;
+    let cosines = table.optional_numbers::<Float32Type>("encoder_decoder_cosine")?;
+    let mut promoted = table.logit_tokens(PROMOTED, &mut texts)?;
+    let mut suppressed = table.logit_tokens(SUPPRESSED, &mut texts)?;
+    let mut top_tokens = table.firing_tokens(&mut texts)?;
+    let dead = table.flags("dead")?;
+    let rows = (0..ids.len()).map(|row| FeatureRow {
+        feature_id: ids[row],
+        hook_point: Arc::clone(&hook_points[row]),
+        firing_density: densities[row],
+        firing_count: counts[row],
+        mean_activation: means[row],
+        max_activation: maxima[row],
+        std_activation: deviations[row],
+        quantiles: quantiles[row],
+        decoder_norm: norms[row],
+        encoder_decoder_cosine: cosines[row],
+        promoted: std::mem::take(&mut promoted[row]),
+        suppressed: std::mem::take(&mut suppressed[row]),
+        top_tokens: std::mem::take(&mut top_tokens[row]),
+        dead: dead[row],
+    });
+    Ok(rows.collect())
+}
+
+/// Reads `examples.parquet`. Further columns are ignored.
+///
+/// # Errors
+/// If the file cannot be read or is not such a table; the error names the file, the column and what is wrong with it.
+pub fn read_examples(path: &Path) -> Result<Vec<ExampleRow>, FeaturesError> {
+    let table = Table::open(path)?;
+    let mut texts = Interned::default();
+    let ids = table.numbers::<UInt32Type>("feature_id")?;
+    let ranks = table.numbers::<UInt32Type>("rank")?;
+    let bands = table.strings("band", &mut texts)?;
+    let maxima = table.numbers::<Float32Type>("max_activation")?;
+    let tokens = table.string_lists("tokens", &mut texts)?;
+    let token_ids = table.lists::<UInt32Type>("token_ids")?;
+    let activations = table.lists::<Float32Type>("activations")?;
+    let peaks = table.numbers::<UInt32Type>("peak_index")?;
+    let documents = table.numbers::<UInt32Type>("document")?;
+    let positions = table.numbers::<UInt32Type>("position")?;
+    let mut rows = Vec::with_capacity(ids.len());
+    for row in 0..ids.len() {
+        let window = tokens.rows[row].len();
+        table.same_length(
+            "token_ids",
+            row,
+            token_ids.rows[row].len(),
+            "tokens",
+            window,
+        )?;
+        table.same_length(
+            "activations",
+            row,
+            activations.rows[row].len(),
+            "tokens",
+            window,
+        )?;
+        if peaks[row] as usize >= window {
+            return Err(table.cell(
+                "peak_index",
+                row,
+                peaks[row],
+                format!("below {window}, the number of tokens"),
+            ));
+        }
+        let band = Band::from_name(&bands[row]).ok_or_else(|| {
+            table.cell(
+                "band",
+                row,
+                format!("`{}`", bands[row]),
+                "top, q75, q50 or q25".into(),
+            )
+        })?;
+        rows.push(ExampleRow {
+            feature_id: ids[row],
+            rank: ranks[row],
+            band,
+            max_activation: maxima[row],
+            tokens: tokens.row(row).to_vec(),
+            token_ids: token_ids.row(row).to_vec(),
+            activations: activations.row(row).to_vec(),
+            peak_index: peaks[row],
+            document: documents[row],
+            position: positions[row],
+        });
+    }
+    Ok(rows)
+}
+
+struct Table<'a> {
+    path: &'a Path,
+    data: DataFrame,
+}
+
+/// A list column: all values, and which of them belong to each row.
+struct Lists<T> {
+    values: Vec<T>,
+    rows: Vec<Range<usize>>,
+}
+
+impl<T> Lists<T> {
+    fn row(&self, row: usize) -> &[T] {
+        &self.values[self.rows[row].clone()]
+    }
+}
+
+/// Each distinct text, stored once.
+#[derive(Default)]
+struct Interned(HashMap<String, Arc<str>>);
+
+impl Interned {
+    fn of(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let shared: Arc<str> = text.into();
+        self.0.insert(text.to_owned(), Arc::clone(&shared));
+        shared
+    }
+}
+
+impl<'a> Table<'a> {
+    fn open(path: &'a Path) -> Result<Self, FeaturesError> {
+        let file = File::open(path).map_err(|source| FeaturesError::Read {
+            path: path.into(),
+            source,
+        })?;
+        // polars answers some damaged files with a panic.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            ParquetReader::new(file).set_rechunk(true).finish()
+        }));
+        let data = read
+            .map_err(|_| "damaged in a way the decoder does not name".to_owned())
+            .and_then(|read| read.map_err(|error| error.to_string()))
+            .map_err(|reason| FeaturesError::Parquet {
+                path: path.into(),
+                reason,
+            })?;
+        Ok(Table { path, data })
+    }
+
+    fn cell(
+        &self,
+        column: &'static str,
+        row: usize,
+        found: impl ToString,
+        expected: String,
+    ) -> FeaturesError {
+        FeaturesError::Cell {
+            path: self.path.into(),
+            column,
+            row,
+            found: found.to_string(),
+            expected,
+        }
+    }
+
+    fn same_length(
+        &self,
+        column: &'static str,
+        row: usize,
+        found: usize,
+        like: &str,
+        expected: usize,
+    ) -> Result<(), FeaturesError> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(self.cell(
+            column,
+            row,
+            format!("{found} entries"),
+            format!("{expected}, as `{like}` has"),
+        ))
+    }
+
+    fn column(&self, name: &'static str, expected: &DataType) -> Result<&Column, FeaturesError> {
+        let column = self
+            .data
+            .column(name)
+            .map_err(|_| FeaturesError::MissingColumn {
+                path: self.path.into(),
+                column: name,
+                expected: expected.to_string(),
+            })?;
+        if column.dtype() != expected {
+            return Err(FeaturesError::ColumnType {
+                path: self.path.into(),
+                column: name,
+                found: column.dtype().to_string(),
+                expected: expected.to_string(),
+            });
+        }
+        Ok(column)
+    }
+
+    /// The column's values, of which none may be null.
+    fn whole(&self, name: &'static str, expected: &DataType) -> Result<&Series, FeaturesError> {
+        let column = self.column(name, expected)?;
+        if column.null_count() > 0 {
+            let row = column
+                .is_null()
+                .iter()
+                .position(|null| null == Some(true))
+                .unwrap_or(0);
+            return Err(self.cell(name, row, "null", format!("a value of type {expected}")));
+        }
+        Ok(column.as_materialized_series())
+    }
+
+    fn numbers<T: PolarsNumericType>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<T::Native>, FeaturesError> {
+        let series = self.whole(name, &T::get_static_dtype())?;
+        Ok(numbers_of::<T>(series))
+    }
+
+    fn optional_numbers<T: PolarsNumericType>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<Option<T::Native>>, FeaturesError> {
+        if self.data.column(name).is_err() {
+            return Ok(vec![None; self.data.height()]);
+        }
+        let column = self.column(name, &T::get_static_dtype())?;
+        Ok(column
+            .as_materialized_series()
+            .unpack::<T>()
+            .map_or(Vec::new(), |values| values.iter().collect()))
+    }
+
+    fn flags(&self, name: &'static str) -> Result<Vec<bool>, FeaturesError> {
+        let series = self.whole(name, &DataType::Boolean)?;
+        Ok(series
+            .bool()
+            .map_or(Vec::new(), |flags| flags.iter().flatten().collect()))
+    }
+
+    fn strings(
+        &self,
+        name: &'static str,
+        texts: &mut Interned,
+    ) -> Result<Vec<Arc<str>>, FeaturesError> {
+        let series = self.whole(name, &DataType::String)?;
+        Ok(strings_of(series, texts))
+    }
+
+    /// A list column's values in one series, and each row's share of it.
+    fn list(
+        &self,
+        name: &'static str,
+        inner: DataType,
+    ) -> Result<(Series, Vec<Range<usize>>), FeaturesError> {
+        let series = self.whole(name, &DataType::List(Box::new(inner)))?;
+        let lists = series.list().map_err(|error| FeaturesError::Parquet {
+            path: self.path.into(),
+            reason: error.to_string(),
+        })?;
+        let mut rows = Vec::with_capacity(lists.len());
+        let mut start_of_chunk = 0;
+        for chunk in lists.downcast_iter() {
+            let offsets = chunk.offsets().as_slice();
+            rows.extend(
+                offsets.windows(2).map(|pair| {
+                    start_of_chunk + pair[0] as usize..start_of_chunk + pair[1] as usize
+                }),
+            );
+            start_of_chunk += chunk.values().len();
+        }
+        let values = lists.get_inner();
+        if values.null_count() > 0 {
+            let at = values
+                .is_null()
+                .iter()
+                .position(|null| null == Some(true))
+                .unwrap_or(0);
+            let row = rows.iter().position(|row| row.contains(&at)).unwrap_or(0);
+            return Err(self.cell(name, row, "a list with null in it", "a list without".into()));
+        }
+        Ok((values, rows))
+    }
+
+    fn lists<T: PolarsNumericType>(
+        &self,
+        name: &'static str,
+    ) -> Result<Lists<T::Native>, FeaturesError> {
+        let (values, rows) = self.list(name, T::get_static_dtype())?;
+        Ok(Lists {
+            values: numbers_of::<T>(&values),
+            rows,
+        })
+    }
+
+    fn string_lists(
+        &self,
+        name: &'static str,
+        texts: &mut Interned,
+    ) -> Result<Lists<Arc<str>>, FeaturesError> {
+        let (values, rows) = self.list(name, DataType::String)?;
+        Ok(Lists {
+            values: strings_of(&values, texts),
+            rows,
+        })
+    }
+
+    fn logit_tokens(
+        &self,
+        [text_column, id_column, logit_column]: [&'static str; 3],
+        texts: &mut Interned,
+    ) -> Result<Vec<Vec<LogitToken>>, FeaturesError> {
+        let tokens = self.string_lists(text_column, texts)?;
+        let ids = self.lists::<UInt32Type>(id_column)?;
+        let logits = self.lists::<Float32Type>(logit_column)?;
+        let mut rows = Vec::with_capacity(tokens.rows.len());
+        for row in 0..tokens.rows.len() {
+            let length = tokens.rows[row].len();
+            self.same_length(id_column, row, ids.rows[row].len(), text_column, length)?;
+            self.same_length(
+                logit_column,
+                row,
+                logits.rows[row].len(),
+                text_column,
+                length,
+            )?;
+            let cells = tokens
+                .row(row)
+                .iter()
+                .zip(ids.row(row))
+                .zip(logits.row(row));
+            rows.push(
+                cells
+                    .map(|((text, &id), &logit)| LogitToken {
+                        text: Arc::clone(text),
+                        id,
+                        logit,
+                    })
+                    .collect(),
+            );
+        }
+        Ok(rows)
+    }
+
+    fn firing_tokens(&self, texts: &mut Interned) -> Result<Vec<Vec<FiringToken>>, FeaturesError> {
+        let tokens = self.string_lists("top_tokens", texts)?;
+        let ids = self.lists::<UInt32Type>("top_token_ids")?;
+        let counts = self.lists::<UInt64Type>("top_token_counts")?;
+        let means = self.lists::<Float32Type>("top_token_mean_activations")?;
+        let mut rows = Vec::with_capacity(tokens.rows.len());
+        for row in 0..tokens.rows.len() {
+            let length = tokens.rows[row].len();
+            self.same_length(
+                "top_token_ids",
+                row,
+                ids.rows[row].len(),
+                "top_tokens",
+                length,
+            )?;
+            self.same_length(
+                "top_token_counts",
+                row,
+                counts.rows[row].len(),
+                "top_tokens",
+                length,
+            )?;
+            self.same_length(
+                "top_token_mean_activations",
+                row,
+                means.rows[row].len(),
+                "top_tokens",
+                length,
+            )?;
+            let cells = tokens
+                .row(row)
+                .iter()
+                .zip(ids.row(row))
+                .zip(counts.row(row))
+                .zip(means.row(row));
+            rows.push(
+                cells
+                    .map(|(((text, &id), &count), &mean_activation)| FiringToken {
+                        text: Arc::clone(text),
+                        id,
+                        count,
+                        mean_activation,
+                    })
+                    .collect(),
+            );
+        }
+        Ok(rows)
+    }
+}
+
+/// The numbers of a series whose type and lack of nulls have been checked.
+fn numbers_of<T: PolarsNumericType>(series: &Series) -> Vec<T::Native> {
+    series
+        .unpack::<T>()
+        .map_or(Vec::new(), |values| values.iter().flatten().collect())
+}
+
+/// The strings of a series whose type and lack of nulls have been checked.
+fn strings_of(series: &Series, texts: &mut Interned) -> Vec<Arc<str>> {
+    series.str().map_or(Vec::new(), |strings| {
+        strings
+            .iter()
+            .flatten()
+            .map(|text| texts.of(text))
+            .collect()
+    })
+}

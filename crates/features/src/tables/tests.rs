@@ -1,0 +1,289 @@
+use std::path::Path;
+
+use polars::prelude::*;
+
+use super::*;
+use crate::{BlockView, FeatureStatistics, StatisticsConfig};
+
+fn text_of(token: u32) -> String {
+    ["the", " \u{1f600}", "\n", "</script>", "\u{fffd}", ""][token as usize % 6].to_owned()
+}
+
+fn summary() -> StatisticsSummary {
+    let mut statistics = FeatureStatistics::new(StatisticsConfig::new(6));
+    for block_index in 0..40u64 {
+        let tokens: Vec<u32> = (0..20).map(|at| (at + block_index as u32) % 7).collect();
+        let position: Vec<u32> = (0..20).collect();
+        let values: Vec<f32> = (0..40)
+            .map(|at| ((at * 7 + block_index) % 11) as f32 / 3.0)
+            .collect();
+        let indices: Vec<i32> = (0..40)
+            .map(|at| if at % 2 == 0 { at % 3 } else { 3 + at % 2 })
+            .collect();
+        let block = BlockView {
+            tokens: &tokens,
+            document: &[9; 20],
+            position: &position,
+            block_index,
+            active: &[true; 20],
+        };
+        statistics
+            .observe_block(block, &values, &indices, 2)
+            .unwrap();
+    }
+    statistics.finish()
+}
+
+fn decoder(latents: usize) -> DecoderSummary {
+    let list = |sign: f32| {
+        (0..latents)
+            .map(|at| (0..at as u32).map(|n| (n, sign * n as f32)).collect())
+            .collect()
+    };
+    DecoderSummary {
+        decoder_norm: (0..latents).map(|at| 1.0 + at as f32).collect(),
+        encoder_decoder_cosine: Some((0..latents).map(|at| at as f32 / 10.0).collect()),
+        promoted: list(1.0),
+        suppressed: list(-1.0),
+    }
+}
+
+fn written(folder: &Path) -> (Vec<FeatureRow>, Vec<ExampleRow>) {
+    let features = feature_rows(
+        &summary(),
+        &decoder(6),
+        "blocks.2.hook_resid_post",
+        &text_of,
+    )
+    .unwrap();
+    let examples = example_rows(&summary(), &text_of);
+    write_features(&folder.join("features.parquet"), &features).unwrap();
+    write_examples(&folder.join("examples.parquet"), &examples).unwrap();
+    (features, examples)
+}
+
+/// Rewrites a table with one column changed.
+fn spoil(path: &Path, change: impl FnOnce(&mut DataFrame)) {
+    let mut table = ParquetReader::new(std::fs::File::open(path).unwrap())
+        .finish()
+        .unwrap();
+    change(&mut table);
+    ParquetWriter::new(std::fs::File::create(path).unwrap())
+        .finish(&mut table)
+        .unwrap();
+}
+
+#[test]
+fn tables_come_back_as_they_were_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (features, examples) = written(folder.path());
+    assert!(
+        features[5].dead
+            && !features[0].dead
+            && features[0].promoted.is_empty()
+            && features[5].promoted.len() == 5
+    );
+    assert!(
+        examples.iter().any(|row| row.band == Band::Q25)
+            && examples[0].rank == 0
+            && examples[1].rank == 1
+    );
+    assert_eq!(
+        read_features(&folder.path().join("features.parquet")).unwrap(),
+        features
+    );
+    assert_eq!(
+        read_examples(&folder.path().join("examples.parquet")).unwrap(),
+        examples
+    );
+    let names: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 2, "nothing unfinished is left: {names:?}");
+}
+
+#[test]
+fn empty_tables_and_absent_cosines_come_back_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("features.parquet");
+    write_features(&path, &[]).unwrap();
+    assert_eq!(read_features(&path).unwrap(), vec![]);
+    write_examples(&path, &[]).unwrap();
+    assert_eq!(read_examples(&path).unwrap(), vec![]);
+
+    let without = DecoderSummary {
+        encoder_decoder_cosine: None,
+        ..decoder(6)
+    };
+    let features = feature_rows(&summary(), &without, "hook_embed", &text_of).unwrap();
+    write_features(&path, &features).unwrap();
+    assert_eq!(read_features(&path).unwrap(), features);
+    spoil(&path, |table| {
+        *table = table.drop("encoder_decoder_cosine").unwrap()
+    });
+    assert_eq!(read_features(&path).unwrap(), features);
+}
+
+#[test]
+fn columns_have_the_documented_types() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path());
+    let types = |name: &str| {
+        let file = std::fs::File::open(folder.path().join(name)).unwrap();
+        let table = ParquetReader::new(file).finish().unwrap();
+        table
+            .columns()
+            .iter()
+            .map(|c| format!("{} {}", c.name(), c.dtype()))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    assert_eq!(
+        types("features.parquet"),
+        "feature_id u32, hook_point str, firing_density f64, firing_count u64, mean_activation f32, max_activation f32, \
+         std_activation f32, quantile_25 f32, quantile_50 f32, quantile_75 f32, quantile_90 f32, quantile_99 f32, \
+         decoder_norm f32, encoder_decoder_cosine f32, promoted_tokens list[str], promoted_token_ids list[u32], \
+         promoted_logits list[f32], suppressed_tokens list[str], suppressed_token_ids list[u32], \
+         suppressed_logits list[f32], top_tokens list[str], top_token_ids list[u32], top_token_counts list[u64], \
+         top_token_mean_activations list[f32], dead bool"
+    );
+    assert_eq!(
+        types("examples.parquet"),
+        "feature_id u32, rank u32, band str, max_activation f32, tokens list[str], token_ids list[u32], \
+         activations list[f32], peak_index u32, document u32, position u32"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (features, examples) = (
+        folder.path().join("features.parquet"),
+        folder.path().join("examples.parquet"),
+    );
+    let feature_error = |change: &dyn Fn(&mut DataFrame)| {
+        written(folder.path());
+        spoil(&features, change);
+        read_features(&features).unwrap_err().to_string()
+    };
+    let example_error = |change: &dyn Fn(&mut DataFrame)| {
+        written(folder.path());
+        spoil(&examples, change);
+        read_examples(&examples).unwrap_err().to_string()
+    };
+    let place = |path: &Path| path.display().to_string();
+    let replace = |name: &'static str, cells: Series| {
+        move |table: &mut DataFrame| {
+            let _ = table
+                .with_column(cells.clone().with_name(name.into()).into_column())
+                .unwrap();
+        }
+    };
+
+    assert_eq!(
+        feature_error(&|table| *table = table.drop("firing_density").unwrap()),
+        format!(
+            "{}: column `firing_density` is missing; expected a column of type f64",
+            place(&features)
+        )
+    );
+    assert_eq!(
+        feature_error(&replace("max_activation", Series::new("".into(), ["x"; 6]))),
+        format!(
+            "{}: column `max_activation` has type str; expected f32",
+            place(&features)
+        )
+    );
+    let nulls: [Option<f32>; 6] = [Some(0.0), None, None, Some(0.0), None, None];
+    assert_eq!(
+        feature_error(&replace("decoder_norm", Series::new("".into(), nulls))),
+        format!(
+            "{}: column `decoder_norm`, row 1: found null; expected a value of type f32",
+            place(&features)
+        )
+    );
+    assert_eq!(
+        feature_error(&|table| {
+            let cells = table.column("suppressed_logits").unwrap().clone();
+            let _ = table
+                .with_column(
+                    cells
+                        .slice(0, 6)
+                        .reverse()
+                        .with_name("promoted_logits".into()),
+                )
+                .unwrap();
+        }),
+        format!(
+            "{}: column `promoted_logits`, row 0: found 5 entries; expected 0, as `promoted_tokens` has",
+            place(&features)
+        )
+    );
+    let rows = {
+        written(folder.path());
+        read_examples(&examples).unwrap().len()
+    };
+    assert_eq!(
+        example_error(&replace(
+            "band",
+            Series::new("".into(), vec!["middle"; rows])
+        )),
+        format!(
+            "{}: column `band`, row 0: found `middle`; expected top, q75, q50 or q25",
+            place(&examples)
+        )
+    );
+    assert!(
+        example_error(&replace(
+            "peak_index",
+            Series::new("".into(), vec![999u32; rows])
+        ))
+        .contains("column `peak_index`, row 0: found 999; expected below")
+    );
+}
+
+#[test]
+fn a_file_that_is_no_table_is_an_error_and_not_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("features.parquet");
+    let missing = read_features(&path).unwrap_err().to_string();
+    assert!(
+        missing.starts_with(&format!("cannot read {}", path.display())),
+        "{missing}"
+    );
+    written(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "not a table").unwrap();
+    assert!(
+        read_features(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("features.parquet is not a readable Parquet table")
+    );
+    for length in [0, 4, 12, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert!(
+            matches!(read_features(&path), Err(FeaturesError::Parquet { .. })),
+            "cut to {length} bytes"
+        );
+    }
+    // Damaged somewhere: rows or an error, never a panic.
+    for at in (4..whole.len() - 8).step_by(97) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x5a;
+        std::fs::write(&path, &damaged).unwrap();
+        let _ = read_features(&path);
+    }
+}
+
+#[test]
+fn a_decoder_of_another_size_is_refused() {
+    let error = feature_rows(&summary(), &decoder(5), "hook_embed", &text_of)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "decoder.decoder_norm: found 5 entries; expected 6, one a latent of the statistics"
+    );
+}

@@ -98,7 +98,8 @@ pub struct TrainingConfig {
     pub adam_beta2: f64,
     /// Adam's epsilon (small, because the gradients of rare latents are).
     pub adam_eps: f64,
-    /// Weight of the L1 penalty ("standard" only), on the scale of SAELens: sum over latents, squared error summed over dimensions.
+    /// Weight of the L1 penalty ("standard" only), against the squared error summed over dimensions. SAELens scales
+    /// activations to norm sqrt(d): its coefficient over sqrt(d) is this one.
     pub l1_coefficient: f64,
     /// Steps over which the L1 weight rises from 0; absent: a twentieth of all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,7 +207,7 @@ impl RunConfig {
                 adam_beta1: r.or("training.adam_beta1", 0.9)?,
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
-                l1_coefficient: r.or("training.l1_coefficient", 1.0)?,
+                l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
                 l1_warmup_steps: r.optional("training.l1_warmup_steps")?,
                 aux_k: r.optional("training.aux_k")?,
                 aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,

@@ -7,6 +7,7 @@ mod batchtopk;
 pub mod checkpoint;
 mod coder;
 mod config;
+mod decoder_norm;
 mod dictionary;
 mod error;
 pub mod evaluate;

@@ -1,7 +1,7 @@
 //! The terms of the losses, each a function of tensors to a scalar tensor `[1]`.
 //!
 //! TopK and BatchTopK minimize `fvu + aux_k_coefficient * aux`, both free of the activations' scale (Gao et al. 2024);
-//! standard coders minimize `mse + l1_coefficient * l1` on the scale of SAELens, whose coefficients carry over.
+//! standard coders minimize `mse + l1_coefficient * l1`, as SAELens does.
 
 use burn::tensor::{Int, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_topk};

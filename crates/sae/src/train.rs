@@ -12,6 +12,7 @@ use crate::batchtopk::{self, ThresholdAverage};
 use crate::checkpoint;
 use crate::coder::{Architecture, Codes, SparseCoder};
 use crate::config::RunConfig;
+use crate::decoder_norm;
 use crate::dictionary::Dictionary;
 use crate::error::SaeError;
 use crate::firing::Firing;
@@ -254,7 +255,13 @@ impl Trainer {
 
         let unit = training.decoder_norm == "unit";
         if unit {
-            g_w_dec = remove_parallel(g_w_dec, self.parameters.w_dec.value());
+            let mut projected = None;
+            self.parameters.w_dec.map(|rows| {
+                let (grad, rows) = decoder_norm::remove_parallel(g_w_dec, rows);
+                projected = Some(grad);
+                rows
+            });
+            g_w_dec = projected.expect("map calls its function");
         }
         let mut grad_norm = f64::NAN;
         if log || training.clip_grad_norm > 0.0 {
@@ -290,7 +297,7 @@ impl Trainer {
         self.parameters.w_dec.update(g_w_dec, &adam);
         self.parameters.b_dec.update(g_b_dec, &adam);
         if unit {
-            self.parameters.w_dec.map(unit_rows);
+            self.parameters.w_dec.map(decoder_norm::unit_rows);
         }
 
         self.progress.step += 1;
@@ -476,17 +483,4 @@ fn scalar(tensor: Tensor<1>) -> Result<f64, SaeError> {
             what: "a loss",
             message: format!("{e:?}"),
         })
-}
-
-/// `grad` without its component along each row of `rows` (all of norm 1): a step along it would be undone by
-/// renormalizing, and would mislead Adam's moments.
-fn remove_parallel(grad: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
-    let along = (grad.clone() * rows.clone()).sum_dim(1); // [d_sae, 1]
-    grad - rows * along
-}
-
-/// `rows`, each of norm 1.
-fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
-    let norms = rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12); // [d_sae, 1]
-    rows / norms
 }

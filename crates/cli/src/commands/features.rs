@@ -165,6 +165,5 @@ fn curves(log: &[StepReport]) -> Vec<Curve> {
         curve("L0", |r| r.l0),
         curve("dead latents", |r| r.dead as f64),
         curve("learning rate", |r| r.lr),
-        curve("gradient norm", |r| r.grad_norm),
     ]
 }

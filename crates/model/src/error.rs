@@ -43,8 +43,8 @@ pub enum ModelError {
     Context { found: usize, n_ctx: usize },
     #[error("an empty sequence of tokens: give at least one")]
     NoTokens,
-    #[error("{}: field `{field}`: {problem}", path.display())]
-    Setting { path: PathBuf, field: String, problem: String },
+    #[error(transparent)]
+    Settings(#[from] crate::settings::SettingsError),
     #[error("pretraining stopped at step {step}: {problem}")]
     Pretrain { step: u64, problem: String },
 }

@@ -3,6 +3,7 @@
 
 use crate::config::{Activation, Family, ModelConfig, Norm};
 use crate::language_model::LanguageModel;
+use crate::settings::Reader;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{HookedRun, forward};
 use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
@@ -13,12 +14,11 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::Path;
 
 /// The file that `lapidary pretrain` reads.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PretrainConfig {
     /// Training text: a file, a folder, or `embedded`.
     pub corpus: String,
@@ -98,35 +98,50 @@ impl PretrainConfig {
         }
     }
 
-    /// Checks what no type can say.
+    /// Reads a recipe; each of `set` is `key=value` and wins over the file.
     ///
     /// # Errors
-    /// When a size is zero, or the heads do not divide the width into even parts.
-    pub fn check(&self, path: &Path) -> Result<(), ModelError> {
-        let wrong = |field: &str, problem: String| {
-            Err(ModelError::Setting { path: path.into(), field: field.into(), problem })
+    /// When the file cannot be read, is not TOML, has an unknown key or a value that cannot be.
+    pub fn load(path: &Path, set: &[String]) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path).map_err(ModelError::read(path))?;
+        let default = Self::default();
+        let mut r = Reader::new(&path.display().to_string(), &text, set)?;
+        let config = Self {
+            corpus: r.or("corpus", default.corpus)?,
+            heldout: r.or("heldout", default.heldout)?,
+            seed: r.or("seed", default.seed)?,
+            d_vocab: r.or("d_vocab", default.d_vocab)?,
+            d_model: r.or("d_model", default.d_model)?,
+            n_layers: r.or("n_layers", default.n_layers)?,
+            n_heads: r.or("n_heads", default.n_heads)?,
+            d_mlp: r.or("d_mlp", default.d_mlp)?,
+            n_ctx: r.or("n_ctx", default.n_ctx)?,
+            tokens: r.or("tokens", default.tokens)?,
+            batch: r.or("batch", default.batch)?,
+            lr: r.or("lr", f64::from(default.lr))? as f32,
+            warmup_steps: r.or("warmup_steps", default.warmup_steps)?,
+            weight_decay: r.or("weight_decay", f64::from(default.weight_decay))? as f32,
+            save_every_steps: r.or("save_every_steps", default.save_every_steps)?,
         };
-        for (field, size) in [
-            ("d_model", self.d_model),
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("d_mlp", self.d_mlp),
-            ("batch", self.batch),
+        for (key, found, least) in [
+            ("d_vocab", config.d_vocab, 257), // 256 bytes and <|endoftext|>
+            ("d_model", config.d_model, 2),
+            ("n_layers", config.n_layers, 1),
+            ("n_heads", config.n_heads, 1),
+            ("d_mlp", config.d_mlp, 1),
+            ("n_ctx", config.n_ctx, 2),
+            ("batch", config.batch, 1),
         ] {
-            if size == 0 {
-                return wrong(field, "found 0, expected at least 1".into());
+            if found < least {
+                return Err(r.wrong(key, found, &format!("at least {least}")).into());
             }
         }
-        if self.n_ctx < 2 {
-            return wrong("n_ctx", format!("found {}, expected at least 2", self.n_ctx));
+        if !config.d_model.is_multiple_of(2 * config.n_heads) {
+            let expected = format!("heads of one even width in d_model = {}", config.d_model);
+            return Err(r.wrong("n_heads", config.n_heads, &expected).into());
         }
-        if self.d_vocab < 257 {
-            return wrong("d_vocab", format!("found {}, expected at least 257 (256 bytes and <|endoftext|>)", self.d_vocab));
-        }
-        if !self.d_model.is_multiple_of(2 * self.n_heads) {
-            return wrong("n_heads", format!("found {}, expected heads of an even width in d_model = {}", self.n_heads, self.d_model));
-        }
-        Ok(())
+        r.finish()?;
+        Ok(config)
     }
 }
 

@@ -32,7 +32,7 @@ impl Pretrain {
     pub fn run(self) -> Result<()> {
         let seed = self.seed.map(|seed| format!("seed={seed}"));
         let settings: Vec<String> = self.set.into_iter().chain(seed).collect();
-        let config = load(&self.config, &settings)?;
+        let config = PretrainConfig::load(&self.config, &settings)?;
         let device = self.device.open()?;
         let stage = Stage::new("tokenize", 1);
         let texts = documents(&config.corpus)?;
@@ -118,8 +118,4 @@ fn card(recipe: &Path, config: &PretrainConfig, model: &LanguageModel, heldout: 
         bits,
         text.replace('\n', "\n> "),
     ))
-}
-
-fn load(path: &Path, _settings: &[String]) -> Result<PretrainConfig> {
-    Ok(toml::from_str(&std::fs::read_to_string(path)?)?)
 }

@@ -271,8 +271,8 @@ widest_vectors! {
     fn largest_of_groups(scores: &[f32], bias: &[f32], largest: &mut [f32]) {
         let groups = scores.chunks_exact(GROUP).zip(bias.chunks_exact(GROUP));
         for (largest, (scores, bias)) in largest.iter_mut().zip(groups) {
-            for lane in 0..GROUP {
-                let score = scores[lane] + bias[lane];
+            for (score, bias) in scores.iter().zip(bias) {
+                let score = score + bias;
                 // A NaN is not larger than anything.
                 *largest = if score > *largest { score } else { *largest };
             }
@@ -287,8 +287,8 @@ widest_vectors! {
         let blocks = scores.chunks_exact(BLOCK).zip(bias.chunks_exact(BLOCK));
         for (block, (scores, bias)) in blocks.enumerate() {
             let mut above = 0u32;
-            for lane in 0..BLOCK {
-                above |= u32::from(scores[lane] + bias[lane] > threshold) << lane;
+            for (lane, (score, bias)) in scores.iter().zip(bias).enumerate() {
+                above |= u32::from(score + bias > threshold) << lane;
             }
             if above != 0 {
                 return Some((block * BLOCK, above));

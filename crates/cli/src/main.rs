@@ -34,6 +34,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    lapidary_kernels::device::quiet_loader();
     let result = match Cli::parse().command {
         Command::Quickstart(command) => command.run(),
         Command::Train(command) => command.run(),

@@ -257,7 +257,7 @@ impl RunConfig {
     /// Ranges and contradictions that need no model. The type was checked while reading.
     fn check(&self, file: &str, r: &Reader) -> Result<(), SaeError> {
         let t = &self.training;
-        let range = |key: &str, ok: bool, found: String, expected: &str| {
+        let range = |key: &str, ok: bool, found: String, expected: &str| -> Result<(), SaeError> {
             if ok {
                 return Ok(());
             }

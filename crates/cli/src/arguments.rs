@@ -38,7 +38,12 @@ impl ModelArgument {
 /// What a device calls itself.
 pub fn device_name(device: &Device) -> String {
     if *device == Device::flex() {
-        return format!("CPU, {} threads", std::thread::available_parallelism().map_or(1, usize::from));
+        return format!(
+            "CPU, {} threads",
+            std::thread::available_parallelism().map_or(1, usize::from)
+        );
     }
-    device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name)
+    device
+        .identity()
+        .map_or_else(|| format!("{device:?}"), |identity| identity.name)
 }

@@ -14,11 +14,17 @@ pub struct Stage {
 impl Stage {
     pub fn new(name: &'static str, length: u64) -> Self {
         let bar = ProgressBar::new(length);
-        let style = ProgressStyle::with_template("{prefix:>10} {bar:30} {percent:>3}%  {msg}  ({eta} left)")
-            .expect("the template is fixed");
+        let style = ProgressStyle::with_template(
+            "{prefix:>10} {bar:30} {percent:>3}%  {msg}  ({eta} left)",
+        )
+        .expect("the template is fixed");
         bar.set_style(style.progress_chars("━╸─"));
         bar.set_prefix(name);
-        Self { bar, name, start: Instant::now() }
+        Self {
+            bar,
+            name,
+            start: Instant::now(),
+        }
     }
 
     pub fn at(&self, position: u64, message: impl Into<String>) {

@@ -31,7 +31,13 @@ impl RunFolder {
     /// Makes the folder for a new run; one that already holds a run is left alone unless it may be overwritten.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         let folder = Self::new(path);
-        let taken = [folder.metrics_log(), folder.dictionary(), folder.checkpoint()].into_iter().find(|p| p.exists());
+        let taken = [
+            folder.metrics_log(),
+            folder.dictionary(),
+            folder.checkpoint(),
+        ]
+        .into_iter()
+        .find(|p| p.exists());
         match taken {
             Some(_) if overwrite => folder.clear()?,
             Some(found) => bail!(
@@ -39,21 +45,29 @@ impl RunFolder {
                 path.display(),
                 found.display()
             ),
-            None => std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?,
+            None => std::fs::create_dir_all(path)
+                .with_context(|| format!("{}: cannot be made", path.display()))?,
         }
         Ok(folder)
     }
 
     /// Removes what a run wrote and nothing else.
     fn clear(&self) -> Result<()> {
-        for file in [self.config(), self.metrics(), self.metrics_log(), self.report()] {
+        for file in [
+            self.config(),
+            self.metrics(),
+            self.metrics_log(),
+            self.report(),
+        ] {
             if file.exists() {
-                std::fs::remove_file(&file).with_context(|| format!("{}: cannot be removed", file.display()))?;
+                std::fs::remove_file(&file)
+                    .with_context(|| format!("{}: cannot be removed", file.display()))?;
             }
         }
         for folder in [self.dictionary(), self.features(), self.checkpoint()] {
             if folder.exists() {
-                std::fs::remove_dir_all(&folder).with_context(|| format!("{}: cannot be removed", folder.display()))?;
+                std::fs::remove_dir_all(&folder)
+                    .with_context(|| format!("{}: cannot be removed", folder.display()))?;
             }
         }
         Ok(())
@@ -95,23 +109,40 @@ impl RunFolder {
         read_json(&self.metrics()).map(Some)
     }
 
-    /// The training's course, as far as it was logged; a line cut short by an interruption ends it.
+    /// The training's course, as far as it was logged.
     pub fn read_log(&self) -> Vec<StepReport> {
+        self.log_lines()
+            .into_iter()
+            .map(|(report, _)| report)
+            .collect()
+    }
+
+    /// The log's lines, read and as they stand; a line cut short by an interruption ends it.
+    fn log_lines(&self) -> Vec<(StepReport, String)> {
         let text = std::fs::read_to_string(self.metrics_log()).unwrap_or_default();
-        text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+        text.lines()
+            .map_while(|line| Some((serde_json::from_str(line).ok()?, line.to_owned())))
+            .collect()
     }
 
     /// Opens the log for appending, what was logged after `step` (and lost with the interruption) taken out.
     pub fn append_log(&self, step: u64) -> Result<MetricsLog> {
         let path = self.metrics_log();
         let mut kept = String::new();
-        for report in self.read_log().iter().filter(|report| report.step <= step) {
-            kept += &serde_json::to_string(report)?;
+        for (_, line) in self
+            .log_lines()
+            .iter()
+            .filter(|(report, _)| report.step <= step)
+        {
+            kept += line;
             kept.push('\n');
         }
         write_atomically(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path);
-        Ok(MetricsLog { file: file.with_context(|| path.display().to_string())?, path })
+        Ok(MetricsLog {
+            file: file.with_context(|| path.display().to_string())?,
+            path,
+        })
     }
 }
 
@@ -124,13 +155,17 @@ pub struct MetricsLog {
 impl MetricsLog {
     pub fn push(&mut self, report: &StepReport) -> Result<()> {
         let line = serde_json::to_string(report)? + "\n";
-        self.file.write_all(line.as_bytes()).with_context(|| format!("{}: cannot be written", self.path.display()))
+        self.file
+            .write_all(line.as_bytes())
+            .with_context(|| format!("{}: cannot be written", self.path.display()))
     }
 }
 
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{}: not what was expected", path.display()))
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot be read", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{}: not what was expected", path.display()))
 }
 
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

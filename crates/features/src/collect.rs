@@ -1,7 +1,10 @@
 //! Where a dictionary meets its model: one pass over token blocks for the statistics, one product with the unembedding
 //! for what each latent writes.
 
-use crate::{BlockView, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig, StatisticsSummary};
+use crate::{
+    BlockView, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
+    StatisticsSummary,
+};
 use burn::tensor::{Int, Tensor};
 use lapidary_activations::{TokenBlock, harvest};
 use lapidary_kernels::SparseCodes;
@@ -31,7 +34,11 @@ impl HostCodes {
         let k = codes.values.dims()[1];
         let values: Vec<f32> = codes.values.into_data().iter::<f32>().collect();
         let indices = codes.indices.into_data();
-        let indices = indices.iter::<i32>().zip(&values).map(|(i, v)| if *v > 0.0 { i } else { -1 }).collect();
+        let indices = indices
+            .iter::<i32>()
+            .zip(&values)
+            .map(|(i, v)| if *v > 0.0 { i } else { -1 })
+            .collect();
         let values = values.iter().map(|v| v.max(0.0)).collect();
         Self { values, indices, k }
     }
@@ -58,7 +65,11 @@ pub fn collect(
         for (i, block) in helping.iter().enumerate() {
             let n = block.tokens.len();
             let (document, position): (Vec<u32>, Vec<u32>) = block.places().into_iter().unzip();
-            let active: Vec<bool> = block.tokens.iter().map(|t| !special.contains(&Some(*t))).collect();
+            let active: Vec<bool> = block
+                .tokens
+                .iter()
+                .map(|t| !special.contains(&Some(*t)))
+                .collect();
             let view = BlockView {
                 tokens: &block.tokens,
                 document: &document,
@@ -67,7 +78,12 @@ pub fn collect(
                 active: &active,
             };
             let range = i * n * codes.k..(i + 1) * n * codes.k;
-            statistics.observe_block(view, &codes.values[range.clone()], &codes.indices[range], codes.k)?;
+            statistics.observe_block(
+                view,
+                &codes.values[range.clone()],
+                &codes.indices[range],
+                codes.k,
+            )?;
         }
         done += helping.len();
         on_progress(done);
@@ -91,7 +107,8 @@ pub fn summarize_decoder(
     let d_sae = coder.d_sae();
     let norm = |w: &Tensor<2>| w.clone().square().sum_dim(1).sqrt(); // [d_sae, 1]
     let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<f32>>();
-    let cosine = (w_enc.clone() * w_dec.clone()).sum_dim(1) / (norm(&w_enc) * norm(&w_dec)).clamp_min(f32::MIN_POSITIVE);
+    let cosine = (w_enc.clone() * w_dec.clone()).sum_dim(1)
+        / (norm(&w_enc) * norm(&w_dec)).clamp_min(f32::MIN_POSITIVE);
     let mut summary = DecoderSummary {
         decoder_norm: host(norm(&w_dec)),
         encoder_decoder_cosine: Some(host(cosine)),
@@ -117,10 +134,21 @@ pub fn summarize_decoder(
     let directions = w_dec * model.final_norm_weight().unsqueeze(); // [d_sae, d_model]
     let unembedding = model.unembedding(); // [d_model, d_vocab]
     for start in (0..d_sae).step_by(LATENTS) {
-        let latents = Tensor::<1, Int>::arange(start as i64..d_sae.min(start + LATENTS) as i64, model.device());
-        let logits = host(directions.clone().select(0, latents).matmul(unembedding.clone())); // [latents, d_vocab]
+        let latents = Tensor::<1, Int>::arange(
+            start as i64..d_sae.min(start + LATENTS) as i64,
+            model.device(),
+        );
+        let logits = host(
+            directions
+                .clone()
+                .select(0, latents)
+                .matmul(unembedding.clone()),
+        ); // [latents, d_vocab]
         let d_vocab = model.config().d_vocab;
-        let ends: Vec<_> = logits.par_chunks_exact(d_vocab).map(|row| (extreme(row, top, 1.0), extreme(row, top, -1.0))).collect();
+        let ends: Vec<_> = logits
+            .par_chunks_exact(d_vocab)
+            .map(|row| (extreme(row, top, 1.0), extreme(row, top, -1.0)))
+            .collect();
         for (i, (promoted, suppressed)) in ends.into_iter().enumerate() {
             summary.promoted[start + i] = promoted;
             summary.suppressed[start + i] = suppressed;
@@ -131,7 +159,11 @@ pub fn summarize_decoder(
 
 /// The `n` largest of `sign * row` with their places, most extreme first, ties to the lower place.
 fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
-    let order = |a: &u32, b: &u32| (sign * row[*b as usize]).total_cmp(&(sign * row[*a as usize])).then(a.cmp(b));
+    let order = |a: &u32, b: &u32| {
+        (sign * row[*b as usize])
+            .total_cmp(&(sign * row[*a as usize]))
+            .then(a.cmp(b))
+    };
     let mut places: Vec<u32> = (0..row.len() as u32).collect();
     let n = n.min(places.len());
     if n < places.len() && n > 0 {

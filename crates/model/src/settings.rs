@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
-
-
 /// What is wrong with a recipe.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -145,10 +143,7 @@ impl Reader {
     }
 
     /// The value of `key`, if it is there.
-    pub fn optional<T: FromToml>(
-        &mut self,
-        key: &'static str,
-    ) -> Result<Option<T>, SettingsError> {
+    pub fn optional<T: FromToml>(&mut self, key: &'static str) -> Result<Option<T>, SettingsError> {
         self.known.push(key);
         let Some(value) = self.values.remove(key) else {
             return Ok(None);
@@ -196,7 +191,12 @@ impl Reader {
     /// The error for a value that is of the right type but cannot be.
     pub fn wrong(&self, key: &str, found: impl std::fmt::Display, expected: &str) -> SettingsError {
         let (found, expected) = (found.to_string(), expected.to_owned());
-        SettingsError::Value { place: self.place(key), key: key.to_owned(), found, expected }
+        SettingsError::Value {
+            place: self.place(key),
+            key: key.to_owned(),
+            found,
+            expected,
+        }
     }
 
     /// Complains about the first key that nobody asked for.

@@ -11,7 +11,11 @@ pub struct Devices {}
 impl Devices {
     pub fn run(self) -> Result<()> {
         for found in device::list() {
-            let note = if found.software { "  (software: right, but slow)" } else { "" };
+            let note = if found.software {
+                "  (software: right, but slow)"
+            } else {
+                ""
+            };
             println!("{:<8} {}{note}", found.choice.to_string(), found.name);
         }
         Ok(())

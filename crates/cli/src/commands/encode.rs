@@ -54,29 +54,59 @@ impl Encode {
         let mut parts = vec![];
         let mut reconstruction = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(ROWS * d) {
-            let x = Tensor::<2>::from_data(TensorData::new(chunk.to_vec(), [chunk.len() / d, d]), &device);
+            let x = Tensor::<2>::from_data(
+                TensorData::new(chunk.to_vec(), [chunk.len() / d, d]),
+                &device,
+            );
             let codes = dictionary.coder.encode(x);
             let x_hat = dictionary.coder.decode(codes.clone());
             reconstruction.extend(x_hat.into_data().iter::<f32>());
             parts.push(HostCodes::read(codes));
         }
-        let k = parts.iter().map(|part| part.k).max().unwrap_or(dictionary.coder.k);
+        let k = parts
+            .iter()
+            .map(|part| part.k)
+            .max()
+            .unwrap_or(dictionary.coder.k);
         let mut values = Vec::with_capacity(n * k);
         let mut indices = Vec::with_capacity(n * k);
         for part in &parts {
-            for (v, i) in part.values.chunks(part.k.max(1)).zip(part.indices.chunks(part.k.max(1))) {
-                values.extend(v.iter().copied().chain(std::iter::repeat_n(0.0, k - part.k)));
+            for (v, i) in part
+                .values
+                .chunks(part.k.max(1))
+                .zip(part.indices.chunks(part.k.max(1)))
+            {
+                values.extend(
+                    v.iter()
+                        .copied()
+                        .chain(std::iter::repeat_n(0.0, k - part.k)),
+                );
                 indices.extend(i.iter().copied().chain(std::iter::repeat_n(-1, k - part.k)));
             }
         }
         let active = indices.iter().filter(|i| **i >= 0).count();
         let tensors = [
-            Outgoing { name: "values".into(), shape: vec![n, k], values: Values::F32(values) },
-            Outgoing { name: "indices".into(), shape: vec![n, k], values: Values::I32(indices) },
-            Outgoing { name: "reconstruction".into(), shape: vec![n, d], values: Values::F32(reconstruction) },
+            Outgoing {
+                name: "values".into(),
+                shape: vec![n, k],
+                values: Values::F32(values),
+            },
+            Outgoing {
+                name: "indices".into(),
+                shape: vec![n, k],
+                values: Values::I32(indices),
+            },
+            Outgoing {
+                name: "reconstruction".into(),
+                shape: vec![n, d],
+                values: Values::F32(reconstruction),
+            },
         ];
         write_tensors(&self.out, &tensors, [])?;
-        println!("{n} rows, {:.2} latents active a row", active as f64 / n.max(1) as f64);
+        println!(
+            "{n} rows, {:.2} latents active a row",
+            active as f64 / n.max(1) as f64
+        );
         Ok(())
     }
 
@@ -89,9 +119,16 @@ impl Encode {
             return Ok(only.into());
         }
         let hook = dictionary.provenance.hook_point.as_deref();
-        let found = names.iter().find(|name| Some(**name) == hook).map(|name| name.to_string());
+        let found = names
+            .iter()
+            .find(|name| Some(**name) == hook)
+            .map(|name| name.to_string());
         found.with_context(|| {
-            format!("{} holds the tensors {}: say which with --tensor", self.activations.display(), names.join(", "))
+            format!(
+                "{} holds the tensors {}: say which with --tensor",
+                self.activations.display(),
+                names.join(", ")
+            )
         })
     }
 }

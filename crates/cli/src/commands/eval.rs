@@ -42,13 +42,21 @@ impl Eval {
         let device = self.device.open()?;
         let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
         let recipe = opened.dictionary.provenance.recipe.as_ref();
-        let corpus = self.corpus.or_else(|| recipe.map(|r| r.evaluation.corpus.clone()));
-        let corpus = corpus.context("the dictionary does not say on which text to evaluate: give --corpus")?;
-        let tokens = self.tokens.or_else(|| recipe.map(|r| r.evaluation.tokens)).unwrap_or(50_000);
+        let corpus = self
+            .corpus
+            .or_else(|| recipe.map(|r| r.evaluation.corpus.clone()));
+        let corpus = corpus
+            .context("the dictionary does not say on which text to evaluate: give --corpus")?;
+        let tokens = self
+            .tokens
+            .or_else(|| recipe.map(|r| r.evaluation.tokens))
+            .unwrap_or(50_000);
         let blocks = opened.blocks(&corpus, tokens)?;
         let metrics = measure(&opened.model, &opened.dictionary, &blocks)?;
         println!("{}", serde_json::to_string_pretty(&metrics)?);
-        let out = self.out.or_else(|| opened.folder.map(|folder| folder.metrics()));
+        let out = self
+            .out
+            .or_else(|| opened.folder.map(|folder| folder.metrics()));
         match out {
             Some(path) => write_json(&path, &metrics),
             None => Ok(()),
@@ -68,33 +76,69 @@ impl Opened {
     pub fn new(path: &Path, model: Option<&str>, device: &Device) -> Result<Self> {
         let folder = RunFolder::new(path);
         let in_run = folder.dictionary().is_dir();
-        let dictionary = Dictionary::load(&if in_run { folder.dictionary() } else { path.into() }, device)?;
+        let dictionary = Dictionary::load(
+            &if in_run {
+                folder.dictionary()
+            } else {
+                path.into()
+            },
+            device,
+        )?;
         let named = model.or(dictionary.provenance.model_name.as_deref());
         let named = named.context("the dictionary does not name its model: give --model")?;
         let model = Arc::new(LanguageModel::load(named, device)?);
-        Ok(Self { dictionary, model, folder: in_run.then_some(folder) })
+        Ok(Self {
+            dictionary,
+            model,
+            folder: in_run.then_some(folder),
+        })
     }
 
     pub fn blocks(&self, corpus: &str, tokens: u64) -> Result<Vec<TokenBlock>> {
         let provenance = &self.dictionary.provenance;
-        let context = provenance.context.unwrap_or(128).min(self.model.config().n_ctx);
-        let prepend_bos = provenance.prepend_bos.unwrap_or(true) && self.model.config().bos.is_some();
-        read_blocks(&self.model, &BlockConfig { corpus: corpus.into(), context, prepend_bos }, tokens)
+        let context = provenance
+            .context
+            .unwrap_or(128)
+            .min(self.model.config().n_ctx);
+        let prepend_bos =
+            provenance.prepend_bos.unwrap_or(true) && self.model.config().bos.is_some();
+        read_blocks(
+            &self.model,
+            &BlockConfig {
+                corpus: corpus.into(),
+                context,
+                prepend_bos,
+            },
+            tokens,
+        )
     }
 }
 
 /// As many whole blocks as fit in `tokens`, at least one; fewer if the corpus ends before.
-pub fn read_blocks(model: &Arc<LanguageModel>, config: &BlockConfig, tokens: u64) -> Result<Vec<TokenBlock>> {
+pub fn read_blocks(
+    model: &Arc<LanguageModel>,
+    config: &BlockConfig,
+    tokens: u64,
+) -> Result<Vec<TokenBlock>> {
     let n = (tokens / config.context as u64).max(1) as usize;
-    let blocks: Vec<TokenBlock> =
-        BlockStream::new(model.clone(), config)?.take(n).collect::<Result<_, _>>()?;
+    let blocks: Vec<TokenBlock> = BlockStream::new(model.clone(), config)?
+        .take(n)
+        .collect::<Result<_, _>>()?;
     if blocks.is_empty() {
-        bail!("corpus {} holds less than one block of {} tokens", config.corpus, config.context);
+        bail!(
+            "corpus {} holds less than one block of {} tokens",
+            config.corpus,
+            config.context
+        );
     }
     Ok(blocks)
 }
 
-pub fn measure(model: &LanguageModel, dictionary: &Dictionary, blocks: &[TokenBlock]) -> Result<Metrics> {
+pub fn measure(
+    model: &LanguageModel,
+    dictionary: &Dictionary,
+    blocks: &[TokenBlock],
+) -> Result<Metrics> {
     let stage = Stage::new("evaluate", blocks.len() as u64);
     let hook = dictionary.hook_point()?;
     let metrics = evaluate(model, dictionary, hook, blocks, &mut |done| {

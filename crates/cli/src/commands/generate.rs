@@ -8,7 +8,9 @@ use std::io::Write;
 
 /// Continue a text
 #[derive(Args)]
-#[command(after_help = "Example:\n  lapidary generate \"The people of the United States\" --tokens 40")]
+#[command(
+    after_help = "Example:\n  lapidary generate \"The people of the United States\" --tokens 40"
+)]
 pub struct Generate {
     /// The text to continue
     prompt: String,
@@ -34,7 +36,11 @@ impl Generate {
     pub fn run(self) -> Result<()> {
         let model = self.model.load(&self.device.open()?)?;
         let tokenizer = model.tokenizer()?;
-        let prompt: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(&self.prompt)?).collect();
+        let prompt: Vec<u32> = tokenizer
+            .bos()
+            .into_iter()
+            .chain(tokenizer.encode(&self.prompt)?)
+            .collect();
         let sampling = Sampling {
             max_tokens: self.tokens,
             temperature: self.temperature,

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 /// Say what a file or folder holds: a run, a dictionary, a model, tensors, a table
 #[derive(Args)]
-#[command(after_help = "Examples:\n  lapidary inspect out\n  lapidary inspect out/features/features.parquet\n  lapidary inspect x.safetensors")]
+#[command(
+    after_help = "Examples:\n  lapidary inspect out\n  lapidary inspect out/features/features.parquet\n  lapidary inspect x.safetensors"
+)]
 pub struct Inspect {
     /// What to look at
     #[arg(value_name = "FILE_OR_FOLDER")]
@@ -31,10 +33,16 @@ impl Inspect {
             Some("safetensors") => tensors(path),
             Some("parquet") => table(path),
             Some("json" | "jsonl" | "toml") => {
-                print!("{}", std::fs::read_to_string(path).with_context(|| path.display().to_string())?);
+                print!(
+                    "{}",
+                    std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+                );
                 Ok(())
             }
-            _ => bail!("{}: found another extension, expected .safetensors, .parquet, .json, .jsonl or .toml", path.display()),
+            _ => bail!(
+                "{}: found another extension, expected .safetensors, .parquet, .json, .jsonl or .toml",
+                path.display()
+            ),
         }
     }
 }
@@ -46,7 +54,11 @@ fn folder(path: &Path) -> Result<()> {
         if let Some(metrics) = run.read_metrics()? {
             println!("{}", serde_json::to_string_pretty(&metrics)?);
         }
-        for (name, file) in [("report", run.report()), ("tables", run.features()), ("checkpoint", run.checkpoint())] {
+        for (name, file) in [
+            ("report", run.report()),
+            ("tables", run.features()),
+            ("checkpoint", run.checkpoint()),
+        ] {
             if file.exists() {
                 println!("{name:<12} {}", file.display());
             }
@@ -58,12 +70,25 @@ fn folder(path: &Path) -> Result<()> {
     }
     if path.join("config.json").exists() {
         let c = ModelConfig::read(&path.join("config.json"))?;
-        println!("model of the family {:?}, {:.1} M weights", c.family, c.n_params() as f64 / 1e6);
-        println!("d_model {}, layers {}, heads {} ({} key-value), d_head {}", c.d_model, c.n_layers, c.n_heads, c.n_kv_heads, c.d_head);
-        println!("d_mlp {}, vocabulary {}, context {}", c.d_mlp, c.d_vocab, c.n_ctx);
+        println!(
+            "model of the family {:?}, {:.1} M weights",
+            c.family,
+            c.n_params() as f64 / 1e6
+        );
+        println!(
+            "d_model {}, layers {}, heads {} ({} key-value), d_head {}",
+            c.d_model, c.n_layers, c.n_heads, c.n_kv_heads, c.d_head
+        );
+        println!(
+            "d_mlp {}, vocabulary {}, context {}",
+            c.d_mlp, c.d_vocab, c.n_ctx
+        );
         return Ok(());
     }
-    bail!("{}: found neither a run (dictionary/), a dictionary (cfg.json) nor a model (config.json)", path.display())
+    bail!(
+        "{}: found neither a run (dictionary/), a dictionary (cfg.json) nor a model (config.json)",
+        path.display()
+    )
 }
 
 fn dictionary(path: &Path) -> Result<()> {
@@ -71,7 +96,11 @@ fn dictionary(path: &Path) -> Result<()> {
     let (coder, p) = (&dictionary.coder, &dictionary.provenance);
     println!("dictionary   {}", path.display());
     println!("architecture {}", coder.architecture.name());
-    println!("latents      {} on {} dimensions", coder.d_sae(), coder.d_in());
+    println!(
+        "latents      {} on {} dimensions",
+        coder.d_sae(),
+        coder.d_in()
+    );
     for (name, value) in [
         ("model", p.model_name.clone()),
         ("hook point", p.hook_point.clone()),
@@ -79,7 +108,11 @@ fn dictionary(path: &Path) -> Result<()> {
         ("tokens", p.tokens.map(|n| n.to_string())),
         ("steps", p.steps.map(|n| n.to_string())),
         ("context", p.context.map(|n| n.to_string())),
-        ("BOS", p.prepend_bos.map(|yes| if yes { "before each block" } else { "none" }.to_string())),
+        (
+            "BOS",
+            p.prepend_bos
+                .map(|yes| if yes { "before each block" } else { "none" }.to_string()),
+        ),
     ] {
         if let Some(value) = value {
             println!("{name:<12} {value}");
@@ -99,19 +132,39 @@ fn tensors(path: &Path) -> Result<()> {
 fn table(path: &Path) -> Result<()> {
     match (read_features(path), read_examples(path)) {
         (Ok(rows), _) => {
-            println!("{} latents, {} dead", rows.len(), rows.iter().filter(|r| r.dead).count());
+            println!(
+                "{} latents, {} dead",
+                rows.len(),
+                rows.iter().filter(|r| r.dead).count()
+            );
             let mut rows: Vec<_> = rows.iter().filter(|r| !r.dead).collect();
             rows.sort_by(|a, b| b.firing_density.total_cmp(&a.firing_density));
             for row in rows.iter().take(20) {
-                let words: Vec<String> = row.top_tokens.iter().take(6).map(|t| format!("{:?}", t.text)).collect();
-                println!("{:>7}  density {:.5}  max {:>8.3}  {}", row.feature_id, row.firing_density, row.max_activation, words.join(" "));
+                let words: Vec<String> = row
+                    .top_tokens
+                    .iter()
+                    .take(6)
+                    .map(|t| format!("{:?}", t.text))
+                    .collect();
+                println!(
+                    "{:>7}  density {:.5}  max {:>8.3}  {}",
+                    row.feature_id,
+                    row.firing_density,
+                    row.max_activation,
+                    words.join(" ")
+                );
             }
             Ok(())
         }
         (_, Ok(rows)) => {
             println!("{} contexts", rows.len());
             for row in rows.iter().take(20) {
-                println!("{:>7}  {:>8.3}  {}", row.feature_id, row.max_activation, row.tokens.concat().replace('\n', "⏎"));
+                println!(
+                    "{:>7}  {:>8.3}  {}",
+                    row.feature_id,
+                    row.max_activation,
+                    row.tokens.concat().replace('\n', "⏎")
+                );
             }
             Ok(())
         }

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 /// Train a small language model from scratch
 #[derive(Args)]
-#[command(after_help = "Example:\n  lapidary pretrain configs/pretrain/embedded.toml --out my-model\n  lapidary train configs/quickstart.toml --set model=my-model")]
+#[command(
+    after_help = "Example:\n  lapidary pretrain configs/pretrain/embedded.toml --out my-model\n  lapidary train configs/quickstart.toml --set model=my-model"
+)]
 pub struct Pretrain {
     /// A recipe in TOML
     config: PathBuf,
@@ -41,7 +43,11 @@ impl Pretrain {
         let heldout_texts = documents(&config.heldout)?;
         let heldout = tokenizer.encode_batch(heldout_texts.iter().map(String::as_str).collect())?;
         let mut trainer = Pretrainer::new(&config, &tokenizer, &train, &device)?;
-        stage.done(format!("{} tokens of text, a vocabulary of {}", trainer.corpus_tokens(), tokenizer.len()));
+        stage.done(format!(
+            "{} tokens of text, a vocabulary of {}",
+            trainer.corpus_tokens(),
+            tokenizer.len()
+        ));
 
         let stage = Stage::new("pretrain", trainer.steps());
         let mut loss = f32::NAN;
@@ -49,7 +55,13 @@ impl Pretrain {
             let report = trainer.step()?;
             loss = report.loss;
             let speed = report.tokens as f64 / stage.seconds();
-            stage.at(report.step, format!("{speed:.0} tokens/s  loss {:.4}  lr {:.1e}", report.loss, report.lr));
+            stage.at(
+                report.step,
+                format!(
+                    "{speed:.0} tokens/s  loss {:.4}  lr {:.1e}",
+                    report.loss, report.lr
+                ),
+            );
             if config.save_every_steps > 0 && report.step.is_multiple_of(config.save_every_steps) {
                 trainer.save(&self.out, &tokenizer)?;
             }
@@ -62,7 +74,16 @@ impl Pretrain {
         let (loss, tokens) = mean_loss(&model, &heldout)?;
         let bytes: usize = heldout_texts.iter().map(String::len).sum();
         stage.done(format!("held-out loss {loss:.4} nats a token"));
-        let card = card(&self.config, &config, &model, Heldout { loss, tokens, bytes })?;
+        let card = card(
+            &self.config,
+            &config,
+            &model,
+            Heldout {
+                loss,
+                tokens,
+                bytes,
+            },
+        )?;
         write_atomically(&self.out.join("README.md"), card.as_bytes())?;
         println!("{card}");
         Ok(())
@@ -70,7 +91,9 @@ impl Pretrain {
 }
 
 fn documents(corpus: &str) -> Result<Vec<String>> {
-    Ok(Corpus::open(corpus)?.documents().collect::<Result<_, _>>()?)
+    Ok(Corpus::open(corpus)?
+        .documents()
+        .collect::<Result<_, _>>()?)
 }
 
 struct Heldout {
@@ -80,14 +103,28 @@ struct Heldout {
 }
 
 /// The model card: what the model is, how good, and how it writes.
-fn card(recipe: &Path, config: &PretrainConfig, model: &LanguageModel, heldout: Heldout) -> Result<String> {
+fn card(
+    recipe: &Path,
+    config: &PretrainConfig,
+    model: &LanguageModel,
+    heldout: Heldout,
+) -> Result<String> {
     let c = model.config();
     let tokenizer = model.tokenizer()?;
     let prompt = "The people of the United States";
-    let tokens: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(prompt)?).collect();
-    let sampling = Sampling { max_tokens: 80, temperature: 0.7, ..Default::default() };
+    let tokens: Vec<u32> = tokenizer
+        .bos()
+        .into_iter()
+        .chain(tokenizer.encode(prompt)?)
+        .collect();
+    let sampling = Sampling {
+        max_tokens: 80,
+        temperature: 0.7,
+        ..Default::default()
+    };
     let text = tokenizer.decode(&generate(model, &tokens, &sampling, &mut |_| ())?);
-    let bits = heldout.loss * heldout.tokens as f64 / std::f64::consts::LN_2 / heldout.bytes.max(1) as f64;
+    let bits =
+        heldout.loss * heldout.tokens as f64 / std::f64::consts::LN_2 / heldout.bytes.max(1) as f64;
     Ok(format!(
         "# A small language model\n\n\
         Made by `lapidary pretrain {}`: a Llama-family transformer of {:.2} million weights (f16), trained from scratch on\n\
@@ -101,7 +138,9 @@ fn card(recipe: &Path, config: &PretrainConfig, model: &LanguageModel, heldout: 
         | held-out loss | {:.4} nats a token, perplexity {:.1}, {:.3} bits a byte |\n\n\
         How it continues \"{prompt}\" (temperature 0.7, top-k 40, seed 0):\n\n\
         > {prompt}{}\n",
-        recipe.file_name().map_or("CONFIG".into(), |n| n.to_string_lossy()),
+        recipe
+            .file_name()
+            .map_or("CONFIG".into(), |n| n.to_string_lossy()),
         c.n_params() as f64 / 1e6,
         config.tokens,
         config.corpus,

@@ -19,7 +19,13 @@ pub struct Run {
     #[command(flatten)]
     device: DeviceArgument,
     /// Token ids, exactly as the model shall see them
-    #[arg(long, value_delimiter = ',', required_unless_present = "text", conflicts_with = "text", value_name = "ID,ID…")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required_unless_present = "text",
+        conflicts_with = "text",
+        value_name = "ID,ID…"
+    )]
     tokens: Vec<u32>,
     /// Text; the beginning-of-sequence token is put before it if the model has one
     #[arg(long)]
@@ -28,7 +34,12 @@ pub struct Run {
     #[arg(long, conflicts_with = "tokens")]
     no_bos: bool,
     /// Hook points in TransformerLens's spelling; `logits` is one
-    #[arg(long, value_delimiter = ',', required = true, value_name = "HOOK,HOOK…")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required = true,
+        value_name = "HOOK,HOOK…"
+    )]
     capture: Vec<HookPoint>,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
@@ -47,17 +58,28 @@ impl Run {
             }
         }
         let capture = &self.capture;
-        let run = HookedRun { capture, logits: capture.contains(&HookPoint::Logits), ..Default::default() };
+        let run = HookedRun {
+            capture,
+            logits: capture.contains(&HookPoint::Logits),
+            ..Default::default()
+        };
         let output = model.run(model.tokens(&[&self.tokens])?, &run)?;
         let mut tensors = vec![];
         for (hook, value) in output.captured {
             let [_, pos, width] = value.dims();
             let values = Values::F32(value.into_data().iter::<f32>().collect());
             println!("{hook}  [{pos}, {width}]");
-            tensors.push(Outgoing { name: hook.to_string(), shape: vec![pos, width], values });
+            tensors.push(Outgoing {
+                name: hook.to_string(),
+                shape: vec![pos, width],
+                values,
+            });
         }
         let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
-        let metadata = [("model".to_string(), model.name().to_string()), ("tokens".to_string(), ids.join(","))];
+        let metadata = [
+            ("model".to_string(), model.name().to_string()),
+            ("tokens".to_string(), ids.join(",")),
+        ];
         write_tensors(&self.out, &tensors, metadata)?;
         Ok(())
     }

@@ -70,7 +70,11 @@ impl Options {
 
 impl Quickstart {
     pub fn run(self) -> Result<()> {
-        let config = RunConfig::parse("configs/quickstart.toml", QUICKSTART, &self.options.settings())?;
+        let config = RunConfig::parse(
+            "configs/quickstart.toml",
+            QUICKSTART,
+            &self.options.settings(),
+        )?;
         train(config, &self.options, self.out)
     }
 }
@@ -78,7 +82,10 @@ impl Quickstart {
 impl Train {
     pub fn run(self) -> Result<()> {
         let config = RunConfig::load(&self.config, &self.options.settings())?;
-        let name = self.config.file_stem().context("the recipe's path ends in no file")?;
+        let name = self
+            .config
+            .file_stem()
+            .context("the recipe's path ends in no file")?;
         let out = self.out.unwrap_or_else(|| PathBuf::from("out").join(name));
         train(config, &self.options, out)
     }
@@ -98,7 +105,13 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     // What can be refused is refused before anything is written or any long work begins.
     config.resolve(width)?;
     if config.evaluation.tokens > 0 {
-        BlockStream::new(model.clone(), &BlockConfig { corpus: config.evaluation.corpus.clone(), ..block_config.clone() })?;
+        BlockStream::new(
+            model.clone(),
+            &BlockConfig {
+                corpus: config.evaluation.corpus.clone(),
+                ..block_config.clone()
+            },
+        )?;
     }
     let blocks = BlockStream::new(model.clone(), &block_config)?;
     stage.done(format!(
@@ -109,9 +122,16 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
         device_name(&device),
     ));
 
-    let folder = if options.resume { RunFolder::new(&out) } else { RunFolder::create(&out, options.overwrite)? };
+    let folder = if options.resume {
+        RunFolder::new(&out)
+    } else {
+        RunFolder::create(&out, options.overwrite)?
+    };
     if options.resume && !checkpoint::exists(&folder.checkpoint()) {
-        bail!("{}: no checkpoint to resume from; leave out --resume to start", folder.checkpoint().display());
+        bail!(
+            "{}: no checkpoint to resume from; leave out --resume to start",
+            folder.checkpoint().display()
+        );
     }
     let stage = Stage::new("buffer", 1);
     let stream = ActivationStream::new(
@@ -125,12 +145,18 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
             seed: config.seed,
         },
     )?;
-    stage.done(format!("{} activations to shuffle", config.activations.buffer_tokens));
+    stage.done(format!(
+        "{} activations to shuffle",
+        config.activations.buffer_tokens
+    ));
 
     let mut trainer = if options.resume {
         let saved = checkpoint::config(&folder.checkpoint())?;
         if let Some((key, there, here)) = saved.training_difference(&config.resolve(width)?) {
-            bail!("{}: the checkpoint was trained with {key} = {there}, the recipe says {here}", folder.checkpoint().display());
+            bail!(
+                "{}: the checkpoint was trained with {key} = {there}, the recipe says {here}",
+                folder.checkpoint().display()
+            );
         }
         let mut trainer = Trainer::resume(&folder.checkpoint(), Box::new(stream), &device)?;
         trainer.adopt(&config);
@@ -148,7 +174,8 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     let mut failed = None;
     let mut last = None;
     trainer.run(&mut |report| {
-        let speed = (report.step - first) as f64 * config.training.batch_tokens as f64 / stage.seconds();
+        let speed =
+            (report.step - first) as f64 * config.training.batch_tokens as f64 / stage.seconds();
         stage.at(
             report.step,
             format!(
@@ -162,7 +189,8 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     if let Some(error) = failed {
         return Err(error);
     }
-    let speed = (trainer.step_count() - first) as f64 * config.training.batch_tokens as f64 / stage.seconds();
+    let speed = (trainer.step_count() - first) as f64 * config.training.batch_tokens as f64
+        / stage.seconds();
     match last {
         Some(r) => stage.done(format!(
             "{} steps at {speed:.0} tokens/s: loss {:.4}, FVU {:.4}, L0 {:.1}, dead {}",
@@ -181,8 +209,15 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     let metrics = match config.evaluation.tokens {
         0 => None,
         tokens => {
-            let held_out = BlockConfig { corpus: config.evaluation.corpus.clone(), ..block_config.clone() };
-            let metrics = measure(&model, &dictionary, &read_blocks(&model, &held_out, tokens)?)?;
+            let held_out = BlockConfig {
+                corpus: config.evaluation.corpus.clone(),
+                ..block_config.clone()
+            };
+            let metrics = measure(
+                &model,
+                &dictionary,
+                &read_blocks(&model, &held_out, tokens)?,
+            )?;
             write_json(&folder.metrics(), &metrics)?;
             Some(metrics)
         }
@@ -190,9 +225,21 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     if config.features.tokens > 0 {
         let blocks = read_blocks(&model, &block_config, config.features.tokens)?;
         let examples = config.features.examples_per_feature;
-        features::write(&folder, &model, &dictionary, &blocks, examples, metrics.as_ref(), &folder.read_log())?;
+        features::write(
+            &folder,
+            &model,
+            &dictionary,
+            &blocks,
+            examples,
+            metrics.as_ref(),
+            &folder.read_log(),
+        )?;
     }
-    let written = if config.features.tokens > 0 { folder.report() } else { folder.dictionary() };
+    let written = if config.features.tokens > 0 {
+        folder.report()
+    } else {
+        folder.dictionary()
+    };
     println!("{}", written.display());
     Ok(())
 }

@@ -78,9 +78,12 @@ mod tests {
     fn what_is_left_of_the_gradient_is_orthogonal_and_rows_have_norm_1() {
         let (f, d) = (37, 19);
         let numbers = |seed: usize| -> Vec<f32> {
-            (0..f * d).map(|i| ((i * 7919 + seed) % 101) as f32 / 50.0 - 1.0).collect()
+            (0..f * d)
+                .map(|i| ((i * 7919 + seed) % 101) as f32 / 50.0 - 1.0)
+                .collect()
         };
-        let tensor = |v: Vec<f32>| Tensor::<2>::from_data(TensorData::new(v, [f, d]), &Device::flex());
+        let tensor =
+            |v: Vec<f32>| Tensor::<2>::from_data(TensorData::new(v, [f, d]), &Device::flex());
         let rows = unit_rows(tensor(numbers(3)));
         let unit: Vec<f32> = rows.try_to_vec_as().unwrap();
         let start = numbers(8);
@@ -89,7 +92,12 @@ mod tests {
         assert_eq!(same.try_into_vec_as::<f32>().unwrap(), unit);
         for i in 0..f {
             let r = i * d..(i + 1) * d;
-            let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let product = |a: &[f32], b: &[f32]| {
+                a.iter()
+                    .zip(b)
+                    .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                    .sum::<f64>()
+            };
             let (row, before, after) = (&unit[r.clone()], &start[r.clone()], &left[r]);
             assert!((product(row, row) - 1.0).abs() < 1e-6);
             assert!(product(after, row).abs() < 1e-6);

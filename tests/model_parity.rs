@@ -7,20 +7,28 @@ use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/models")
+        .join(name)
 }
 
 fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     let view = file.tensor(name).unwrap();
     assert_eq!(view.dtype(), Dtype::F32);
-    view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    view.data()
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
 }
 
 /// Largest difference over the largest magnitude.
 fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    let worst = found.iter().zip(expected).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+    let worst = found
+        .iter()
+        .zip(expected)
+        .fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
     assert!(scale > 0.0 && worst.is_finite());
     worst / scale
 }
@@ -31,16 +39,35 @@ fn agrees_with_transformers(name: &str) {
     let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
     let tokens = expected.tensor("tokens").unwrap();
-    let ids: Vec<u32> = tokens.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+    let ids: Vec<u32> = tokens
+        .data()
+        .chunks_exact(8)
+        .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32)
+        .collect();
     let sequences: Vec<&[u32]> = ids.chunks(tokens.shape()[1]).collect();
 
     let names = expected.names();
-    let hooks: Vec<HookPoint> = names.iter().filter_map(|n| n.parse().ok()).filter(|h| *h != HookPoint::Logits).collect();
-    assert!(hooks.len() >= 2, "the fixture records {} hook points", hooks.len());
-    let run = HookedRun { capture: &hooks, logits: true, ..Default::default() };
+    let hooks: Vec<HookPoint> = names
+        .iter()
+        .filter_map(|n| n.parse().ok())
+        .filter(|h| *h != HookPoint::Logits)
+        .collect();
+    assert!(
+        hooks.len() >= 2,
+        "the fixture records {} hook points",
+        hooks.len()
+    );
+    let run = HookedRun {
+        capture: &hooks,
+        logits: true,
+        ..Default::default()
+    };
     let output = model.run(model.tokens(&sequences).unwrap(), &run).unwrap();
     let logits = output.logits.unwrap();
-    let error = relative_error(&logits.into_data().iter::<f32>().collect::<Vec<_>>(), &floats(&expected, "logits"));
+    let error = relative_error(
+        &logits.into_data().iter::<f32>().collect::<Vec<_>>(),
+        &floats(&expected, "logits"),
+    );
     println!("{name}: logits differ by {error:.1e}");
     assert!(error < 1e-4, "{name}: logits differ by {error}");
     for (hook, value) in output.captured {
@@ -81,39 +108,108 @@ fn llama_in_bf16_agrees_with_transformers() {
 
 #[test]
 fn a_pass_stops_after_the_last_hook_point_and_reads_the_same_there() {
-    let model = LanguageModel::load(fixture("llama-gqa").to_str().unwrap(), &Device::flex()).unwrap();
+    let model =
+        LanguageModel::load(fixture("llama-gqa").to_str().unwrap(), &Device::flex()).unwrap();
     let hook: HookPoint = "blocks.1.hook_resid_mid".parse().unwrap();
     let tokens = || model.tokens(&[[3, 1, 4, 1, 5]]).unwrap();
-    let early = model.run(tokens(), &HookedRun { capture: &[hook], ..Default::default() }).unwrap();
-    let full = model.run(tokens(), &HookedRun { capture: &[hook], logits: true, ..Default::default() }).unwrap();
+    let early = model
+        .run(
+            tokens(),
+            &HookedRun {
+                capture: &[hook],
+                ..Default::default()
+            },
+        )
+        .unwrap();
+    let full = model
+        .run(
+            tokens(),
+            &HookedRun {
+                capture: &[hook],
+                logits: true,
+                ..Default::default()
+            },
+        )
+        .unwrap();
     assert!(early.logits.is_none());
-    assert_eq!(early.captured[&hook].to_data(), full.captured[&hook].to_data());
+    assert_eq!(
+        early.captured[&hook].to_data(),
+        full.captured[&hook].to_data()
+    );
 }
 
 #[test]
 fn replacing_a_hook_point_changes_what_follows_and_only_that() {
     let model = LanguageModel::load(fixture("gpt2").to_str().unwrap(), &Device::flex()).unwrap();
     let at: HookPoint = "blocks.0.hook_mlp_out".parse().unwrap();
-    let [mid, post]: [HookPoint; 2] = ["blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"].map(|h| h.parse().unwrap());
+    let [mid, post]: [HookPoint; 2] =
+        ["blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"].map(|h| h.parse().unwrap());
     let tokens = || model.tokens(&[[3, 1, 4, 1, 5]]).unwrap();
     let zero = |x: burn::tensor::Tensor<3>| x.zeros_like();
-    let plain = model.run(tokens(), &HookedRun { capture: &[mid, post], ..Default::default() }).unwrap();
-    let run = HookedRun { capture: &[mid, at, post], replace: Some((at, &zero)), logits: false };
+    let plain = model
+        .run(
+            tokens(),
+            &HookedRun {
+                capture: &[mid, post],
+                ..Default::default()
+            },
+        )
+        .unwrap();
+    let run = HookedRun {
+        capture: &[mid, at, post],
+        replace: Some((at, &zero)),
+        logits: false,
+    };
     let ablated = model.run(tokens(), &run).unwrap();
     // Without the MLP's output the residual stream passes the layer's second half unchanged.
-    assert_eq!(ablated.captured[&mid].to_data(), plain.captured[&mid].to_data());
-    assert_eq!(ablated.captured[&post].to_data(), ablated.captured[&mid].to_data());
-    assert_ne!(ablated.captured[&post].to_data(), plain.captured[&post].to_data());
-    assert!(ablated.captured[&at].to_data().iter::<f32>().all(|v| v == 0.0));
+    assert_eq!(
+        ablated.captured[&mid].to_data(),
+        plain.captured[&mid].to_data()
+    );
+    assert_eq!(
+        ablated.captured[&post].to_data(),
+        ablated.captured[&mid].to_data()
+    );
+    assert_ne!(
+        ablated.captured[&post].to_data(),
+        plain.captured[&post].to_data()
+    );
+    assert!(
+        ablated.captured[&at]
+            .to_data()
+            .iter::<f32>()
+            .all(|v| v == 0.0)
+    );
 }
 
 #[test]
 fn a_hook_point_that_the_model_lacks_is_named() {
     let model = LanguageModel::load(fixture("gpt2").to_str().unwrap(), &Device::flex()).unwrap();
     let hook: HookPoint = "blocks.7.hook_resid_post".parse().unwrap();
-    let run = HookedRun { capture: &[hook], ..Default::default() };
-    let error = model.run(model.tokens(&[[0]]).unwrap(), &run).unwrap_err().to_string();
-    assert!(error.contains("blocks.7.hook_resid_post") && error.contains("0 to 1"), "{error}");
-    assert!(model.tokens(&[[9999]]).unwrap_err().to_string().contains("9999"));
-    assert!(model.tokens(&[vec![0; 33]]).unwrap_err().to_string().contains("32"));
+    let run = HookedRun {
+        capture: &[hook],
+        ..Default::default()
+    };
+    let error = model
+        .run(model.tokens(&[[0]]).unwrap(), &run)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("blocks.7.hook_resid_post") && error.contains("0 to 1"),
+        "{error}"
+    );
+    assert!(
+        model
+            .tokens(&[[9999]])
+            .unwrap_err()
+            .to_string()
+            .contains("9999")
+    );
+    assert!(
+        model
+            .tokens(&[vec![0; 33]])
+            .unwrap_err()
+            .to_string()
+            .contains("32")
+    );
 }

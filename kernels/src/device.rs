@@ -128,6 +128,15 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// Keeps the graphics loader from complaining on standard error where no desktop session set `XDG_RUNTIME_DIR`; nothing
+/// of ours uses that folder. Call it first thing in `main`, while the program has one thread.
+pub fn quiet_loader() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: by this function's contract no other thread runs that could read the environment meanwhile.
+        unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
+    }
+}
+
 /// The device of that choice, ready to compute; without gradients (call `.autodiff()` on it for those).
 pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
     match choice {

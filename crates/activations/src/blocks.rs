@@ -45,11 +45,16 @@ impl TokenBlock {
     pub fn places(&self) -> Vec<(u32, u32)> {
         let mut places = Vec::with_capacity(self.tokens.len());
         for (i, segment) in self.segments.iter().enumerate() {
-            let end = self.segments.get(i + 1).map_or(self.tokens.len(), |next| next.start);
+            let end = self
+                .segments
+                .get(i + 1)
+                .map_or(self.tokens.len(), |next| next.start);
             if places.is_empty() {
                 places.resize(segment.start, (segment.document, segment.offset));
             }
-            places.extend((0..(end - segment.start) as u32).map(|i| (segment.document, segment.offset + i)));
+            places.extend(
+                (0..(end - segment.start) as u32).map(|i| (segment.document, segment.offset + i)),
+            );
         }
         places
     }
@@ -78,10 +83,17 @@ impl BlockStream {
         let tokenizer = model.tokenizer()?;
         let n_ctx = model.config().n_ctx;
         if config.context < 2 || config.context > n_ctx {
-            return Err(ActivationsError::Context { context: config.context, n_ctx });
+            return Err(ActivationsError::Context {
+                context: config.context,
+                n_ctx,
+            });
         }
         let bos = match (config.prepend_bos, tokenizer.bos()) {
-            (true, None) => return Err(ActivationsError::NoBos { model: model.name().into() }),
+            (true, None) => {
+                return Err(ActivationsError::NoBos {
+                    model: model.name().into(),
+                });
+            }
             (true, bos) => bos,
             (false, _) => None,
         };
@@ -90,7 +102,17 @@ impl BlockStream {
         let documents = corpus.documents();
         let config = config.clone();
         let current = (vec![], 0, 0);
-        Ok(Self { model, config, corpus, documents, ready: VecDeque::new(), current, next_document: 0, bos, separator })
+        Ok(Self {
+            model,
+            config,
+            corpus,
+            documents,
+            ready: VecDeque::new(),
+            current,
+            next_document: 0,
+            bos,
+            separator,
+        })
     }
 
     /// The model whose tokens these are.
@@ -135,12 +157,17 @@ impl BlockStream {
     fn advance(&mut self) -> Result<bool, ActivationsError> {
         while self.current.1 == self.current.0.len() {
             if self.ready.is_empty() {
-                let texts: Vec<String> = self.documents.by_ref().take(DOCUMENTS).collect::<Result<_, _>>()?;
+                let texts: Vec<String> = self
+                    .documents
+                    .by_ref()
+                    .take(DOCUMENTS)
+                    .collect::<Result<_, _>>()?;
                 if texts.is_empty() {
                     return Ok(false);
                 }
                 let tokenizer = self.model.tokenizer()?;
-                self.ready.extend(tokenizer.encode_batch(texts.iter().map(String::as_str).collect())?);
+                self.ready
+                    .extend(tokenizer.encode_batch(texts.iter().map(String::as_str).collect())?);
             }
             let mut tokens = self.ready.pop_front().expect("just filled");
             if !tokens.is_empty() {
@@ -153,7 +180,10 @@ impl BlockStream {
     }
 
     fn block(&mut self) -> Result<Option<TokenBlock>, ActivationsError> {
-        let mut block = TokenBlock { tokens: Vec::with_capacity(self.config.context), segments: vec![] };
+        let mut block = TokenBlock {
+            tokens: Vec::with_capacity(self.config.context),
+            segments: vec![],
+        };
         block.tokens.extend(self.bos);
         while block.tokens.len() < self.config.context {
             if !self.advance()? {
@@ -161,7 +191,11 @@ impl BlockStream {
             }
             let (tokens, used, document) = &mut self.current;
             let n = (self.config.context - block.tokens.len()).min(tokens.len() - *used);
-            block.segments.push(Segment { start: block.tokens.len(), document: *document, offset: *used as u32 });
+            block.segments.push(Segment {
+                start: block.tokens.len(),
+                document: *document,
+                offset: *used as u32,
+            });
             block.tokens.extend_from_slice(&tokens[*used..*used + n]);
             *used += n;
         }

@@ -15,7 +15,12 @@ pub(crate) struct ShuffleBuffer {
 
 impl ShuffleBuffer {
     pub fn new(capacity: usize, d: usize) -> Self {
-        Self { rows: vec![0.0; capacity * d], d, places: (0..capacity as u32).collect(), used: 0 }
+        Self {
+            rows: vec![0.0; capacity * d],
+            d,
+            places: (0..capacity as u32).collect(),
+            used: 0,
+        }
     }
 
     pub fn free(&self) -> usize {

@@ -44,7 +44,10 @@ impl Corpus {
             _ => None,
         };
         if let Some(split) = split {
-            return Ok(Self { name, sources: vec![Source::Embedded { split }] });
+            return Ok(Self {
+                name,
+                sources: vec![Source::Embedded { split }],
+            });
         }
         let path = Path::new(source);
         let mut files = vec![];
@@ -56,7 +59,10 @@ impl Corpus {
                 true => "the folder holds no .txt, .jsonl or .parquet file".to_string(),
                 false => "found another extension, expected .txt, .jsonl or .parquet".to_string(),
             };
-            return Err(ActivationsError::Corpus { path: path.into(), problem });
+            return Err(ActivationsError::Corpus {
+                path: path.into(),
+                problem,
+            });
         }
         sources.shrink_to_fit();
         Ok(Self { name, sources })
@@ -71,12 +77,18 @@ impl Corpus {
     pub fn documents(&self) -> Documents {
         let mut sources = self.sources.clone();
         sources.reverse();
-        Documents { sources, current: None }
+        Documents {
+            sources,
+            current: None,
+        }
     }
 }
 
 fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), ActivationsError> {
-    let read = |source| ActivationsError::Read { path: path.into(), source };
+    let read = |source| ActivationsError::Read {
+        path: path.into(),
+        source,
+    };
     if !std::fs::metadata(path).map_err(read)?.is_dir() {
         files.push(path.into());
         return Ok(());
@@ -103,9 +115,23 @@ pub struct Documents {
 }
 
 enum Reader {
-    Text { path: PathBuf, lines: BufReader<File>, read: u64 },
-    JsonLines { path: PathBuf, lines: BufReader<File>, line: u64 },
-    Parquet { path: PathBuf, split: Option<&'static str>, next_row: usize, rows: usize, ready: std::vec::IntoIter<String> },
+    Text {
+        path: PathBuf,
+        lines: BufReader<File>,
+        read: u64,
+    },
+    JsonLines {
+        path: PathBuf,
+        lines: BufReader<File>,
+        line: u64,
+    },
+    Parquet {
+        path: PathBuf,
+        split: Option<&'static str>,
+        next_row: usize,
+        rows: usize,
+        ready: std::vec::IntoIter<String>,
+    },
 }
 
 impl Iterator for Documents {
@@ -137,12 +163,27 @@ impl Iterator for Documents {
 impl Reader {
     fn open(source: Source) -> Result<Self, ActivationsError> {
         let file = |path: &Path| {
-            let opened = File::open(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+            let opened = File::open(path).map_err(|source| ActivationsError::Read {
+                path: path.into(),
+                source,
+            })?;
             Ok::<_, ActivationsError>(BufReader::new(opened))
         };
         let (path, split) = match source {
-            Source::Text(path) => return Ok(Self::Text { lines: file(&path)?, path, read: 0 }),
-            Source::JsonLines(path) => return Ok(Self::JsonLines { lines: file(&path)?, path, line: 0 }),
+            Source::Text(path) => {
+                return Ok(Self::Text {
+                    lines: file(&path)?,
+                    path,
+                    read: 0,
+                });
+            }
+            Source::JsonLines(path) => {
+                return Ok(Self::JsonLines {
+                    lines: file(&path)?,
+                    path,
+                    line: 0,
+                });
+            }
             Source::Parquet(path) => (path, None),
             Source::Embedded { split } => (PathBuf::from("embedded corpus"), Some(split)),
         };
@@ -150,15 +191,30 @@ impl Reader {
             Some(_) => ParquetReader::new(Cursor::new(STATE_OF_THE_UNION)).num_rows(),
             None => ParquetReader::new(file(&path)?.into_inner()).num_rows(),
         };
-        let rows = rows.map_err(|e| ActivationsError::Parquet { path: path.clone(), problem: e.to_string() })?;
-        Ok(Self::Parquet { path, split, next_row: 0, rows, ready: vec![].into_iter() })
+        let rows = rows.map_err(|e| ActivationsError::Parquet {
+            path: path.clone(),
+            problem: e.to_string(),
+        })?;
+        Ok(Self::Parquet {
+            path,
+            split,
+            next_row: 0,
+            rows,
+            ready: vec![].into_iter(),
+        })
     }
 
     fn next(&mut self) -> Result<Option<String>, ActivationsError> {
         match self {
             Self::Text { path, lines, read } => text_document(path, lines, read),
             Self::JsonLines { path, lines, line } => json_document(path, lines, line),
-            Self::Parquet { path, split, next_row, rows, ready } => loop {
+            Self::Parquet {
+                path,
+                split,
+                next_row,
+                rows,
+                ready,
+            } => loop {
                 if let Some(text) = ready.next() {
                     return Ok(Some(text));
                 }
@@ -172,12 +228,19 @@ impl Reader {
     }
 }
 
-fn text_document(path: &Path, lines: &mut BufReader<File>, read: &mut u64) -> Result<Option<String>, ActivationsError> {
+fn text_document(
+    path: &Path,
+    lines: &mut BufReader<File>,
+    read: &mut u64,
+) -> Result<Option<String>, ActivationsError> {
     let mut bytes = vec![];
     while bytes.len() < TEXT_DOCUMENT {
         let n = lines
             .read_until(b'\n', &mut bytes)
-            .map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+            .map_err(|source| ActivationsError::Read {
+                path: path.into(),
+                source,
+            })?;
         if n == 0 {
             break;
         }
@@ -189,19 +252,29 @@ fn text_document(path: &Path, lines: &mut BufReader<File>, read: &mut u64) -> Re
     *read += bytes.len() as u64;
     let text = String::from_utf8(bytes).map_err(|e| ActivationsError::Corpus {
         path: path.into(),
-        problem: format!("not UTF-8 text: byte {} is no part of a character", start + e.utf8_error().valid_up_to() as u64),
+        problem: format!(
+            "not UTF-8 text: byte {} is no part of a character",
+            start + e.utf8_error().valid_up_to() as u64
+        ),
     })?;
     Ok(Some(text))
 }
 
-fn json_document(path: &Path, lines: &mut BufReader<File>, line: &mut u64) -> Result<Option<String>, ActivationsError> {
+fn json_document(
+    path: &Path,
+    lines: &mut BufReader<File>,
+    line: &mut u64,
+) -> Result<Option<String>, ActivationsError> {
     let mut text = vec![];
     loop {
         text.clear();
         *line += 1;
         let n = lines
             .read_until(b'\n', &mut text)
-            .map_err(|source| ActivationsError::Read { path: path.into(), source })?;
+            .map_err(|source| ActivationsError::Read {
+                path: path.into(),
+                source,
+            })?;
         if n == 0 {
             return Ok(None);
         }
@@ -209,15 +282,26 @@ fn json_document(path: &Path, lines: &mut BufReader<File>, line: &mut u64) -> Re
             break;
         }
     }
-    let wrong = |problem: String| ActivationsError::Line { path: path.into(), line: *line, problem };
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
+    let wrong = |problem: String| ActivationsError::Line {
+        path: path.into(),
+        line: *line,
+        problem,
+    };
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
     match value.get("text").and_then(|t| t.as_str()) {
         Some(text) => Ok(Some(text.to_string())),
-        None => Err(wrong("found no field `text` with a string, expected one a line".into())),
+        None => Err(wrong(
+            "found no field `text` with a string, expected one a line".into(),
+        )),
     }
 }
 
-fn parquet_documents(path: &Path, split: Option<&str>, row: usize) -> Result<Vec<String>, ActivationsError> {
+fn parquet_documents(
+    path: &Path,
+    split: Option<&str>,
+    row: usize,
+) -> Result<Vec<String>, ActivationsError> {
     let slice = Some((row, ROWS));
     let frame = match split {
         Some(_) => ParquetReader::new(Cursor::new(STATE_OF_THE_UNION))
@@ -225,8 +309,14 @@ fn parquet_documents(path: &Path, split: Option<&str>, row: usize) -> Result<Vec
             .with_slice(slice)
             .finish(),
         None => {
-            let file = File::open(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
-            ParquetReader::new(file).with_columns(Some(vec!["text".into()])).with_slice(slice).finish()
+            let file = File::open(path).map_err(|source| ActivationsError::Read {
+                path: path.into(),
+                source,
+            })?;
+            ParquetReader::new(file)
+                .with_columns(Some(vec!["text".into()]))
+                .with_slice(slice)
+                .finish()
         }
     };
     let parquet = |e: polars::error::PolarsError| ActivationsError::Parquet {
@@ -234,13 +324,22 @@ fn parquet_documents(path: &Path, split: Option<&str>, row: usize) -> Result<Vec
         problem: format!("expected a column `text` of strings; {e}"),
     };
     let frame = frame.map_err(parquet)?;
-    let texts = frame.column("text").and_then(|c| c.str()).map_err(parquet)?;
+    let texts = frame
+        .column("text")
+        .and_then(|c| c.str())
+        .map_err(parquet)?;
     let Some(split) = split else {
         return Ok(texts.iter().flatten().map(String::from).collect());
     };
-    let splits = frame.column("split").and_then(|c| c.str()).map_err(parquet)?;
+    let splits = frame
+        .column("split")
+        .and_then(|c| c.str())
+        .map_err(parquet)?;
     let both = texts.iter().zip(splits.iter());
-    Ok(both.filter(|(_, s)| *s == Some(split)).filter_map(|(t, _)| t.map(String::from)).collect())
+    Ok(both
+        .filter(|(_, s)| *s == Some(split))
+        .filter_map(|(t, _)| t.map(String::from))
+        .collect())
 }
 
 #[cfg(test)]
@@ -249,7 +348,13 @@ mod tests {
 
     #[test]
     fn the_embedded_corpus_keeps_its_heldout_speeches_apart() {
-        let all = |name: &str| Corpus::open(name).unwrap().documents().map(Result::unwrap).collect::<Vec<_>>();
+        let all = |name: &str| {
+            Corpus::open(name)
+                .unwrap()
+                .documents()
+                .map(Result::unwrap)
+                .collect::<Vec<_>>()
+        };
         let (train, heldout) = (all("embedded"), all("embedded:heldout"));
         assert!(train.len() > 200 && heldout.len() > 5);
         assert!(heldout.iter().all(|speech| !train.contains(speech)));
@@ -259,7 +364,11 @@ mod tests {
     fn a_folder_is_read_in_the_order_of_its_paths() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("b.txt"), "second\n").unwrap();
-        std::fs::write(folder.path().join("a.jsonl"), "{\"text\": \"first\"}\n\n{\"text\": \"one and a half\"}").unwrap();
+        std::fs::write(
+            folder.path().join("a.jsonl"),
+            "{\"text\": \"first\"}\n\n{\"text\": \"one and a half\"}",
+        )
+        .unwrap();
         std::fs::write(folder.path().join("ignored.bin"), [0xff]).unwrap();
         let corpus = Corpus::open(folder.path().to_str().unwrap()).unwrap();
         let texts: Vec<_> = corpus.documents().map(Result::unwrap).collect();
@@ -273,7 +382,10 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             let corpus = Corpus::open(path.to_str().unwrap());
-            let error = corpus.and_then(|c| c.documents().collect::<Result<Vec<_>, _>>()).unwrap_err().to_string();
+            let error = corpus
+                .and_then(|c| c.documents().collect::<Result<Vec<_>, _>>())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(name), "{error}");
             error
         };
@@ -282,6 +394,11 @@ mod tests {
         assert!(error("broken.jsonl", b"{").contains("line 1"));
         assert!(error("a.parquet", b"PAR1not really").contains("Parquet"));
         assert!(error("a.pdf", b"%PDF").contains(".parquet"));
-        assert!(Corpus::open("no/such/place").unwrap_err().to_string().contains("no/such/place"));
+        assert!(
+            Corpus::open("no/such/place")
+                .unwrap_err()
+                .to_string()
+                .contains("no/such/place")
+        );
     }
 }

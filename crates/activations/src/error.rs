@@ -9,20 +9,41 @@ pub enum ActivationsError {
     #[error(transparent)]
     Model(#[from] lapidary_model::ModelError),
     #[error("{}: cannot be read: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: cannot be written: {source}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("corpus {}: {problem}", path.display())]
     Corpus { path: PathBuf, problem: String },
     #[error("{}: line {line}: {problem}", path.display())]
-    Line { path: PathBuf, line: u64, problem: String },
+    Line {
+        path: PathBuf,
+        line: u64,
+        problem: String,
+    },
     #[error("{}: not a readable Parquet file: {problem}", path.display())]
     Parquet { path: PathBuf, problem: String },
-    #[error("corpus {corpus} holds {found} blocks of {context} tokens, at least {needed} are needed")]
-    TooShort { corpus: String, found: u64, context: usize, needed: u64 },
-    #[error("context {context}: found {context} tokens, this model's context holds {n_ctx} and a block takes at least 2")]
+    #[error(
+        "corpus {corpus} holds {found} blocks of {context} tokens, at least {needed} are needed"
+    )]
+    TooShort {
+        corpus: String,
+        found: u64,
+        context: usize,
+        needed: u64,
+    },
+    #[error(
+        "context {context}: found {context} tokens, this model's context holds {n_ctx} and a block takes at least 2"
+    )]
     Context { context: usize, n_ctx: usize },
-    #[error("prepend_bos is set, but model `{model}` has no beginning-of-sequence token; set it to false")]
+    #[error(
+        "prepend_bos is set, but model `{model}` has no beginning-of-sequence token; set it to false"
+    )]
     NoBos { model: String },
     #[error("{}: {problem}", path.display())]
     Checkpoint { path: PathBuf, problem: String },

@@ -31,14 +31,22 @@ pub struct Normalization {
 impl Normalization {
     /// x' = x, for activations of width `d`.
     pub fn identity(d: usize) -> Self {
-        Self { kind: NormalizationKind::None, mean: vec![0.0; d], scale: 1.0 }
+        Self {
+            kind: NormalizationKind::None,
+            mean: vec![0.0; d],
+            scale: 1.0,
+        }
     }
 
     /// Estimated in f64 from `rows`, `[n, d]` flat.
     ///
     /// # Errors
     /// When there are no rows, or all are the same point, so that no scale fits.
-    pub fn estimate(kind: NormalizationKind, rows: &[f32], d: usize) -> Result<Self, ActivationsError> {
+    pub fn estimate(
+        kind: NormalizationKind,
+        rows: &[f32],
+        d: usize,
+    ) -> Result<Self, ActivationsError> {
         if kind == NormalizationKind::None {
             return Ok(Self::identity(d));
         }
@@ -53,14 +61,27 @@ impl Normalization {
         }
         let mut square = 0.0;
         for row in rows.chunks_exact(d) {
-            square += row.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>() / n;
+            square += row
+                .iter()
+                .zip(&mean)
+                .map(|(x, m)| (f64::from(*x) - m).powi(2))
+                .sum::<f64>()
+                / n;
         }
         let scale = square.sqrt().recip() as f32;
         if !scale.is_finite() || scale == 0.0 {
-            let problem = format!("the activations' mean squared norm is {square}, no scale makes it 1");
-            return Err(ActivationsError::Corpus { path: "activations".into(), problem });
+            let problem =
+                format!("the activations' mean squared norm is {square}, no scale makes it 1");
+            return Err(ActivationsError::Corpus {
+                path: "activations".into(),
+                problem,
+            });
         }
-        Ok(Self { kind, mean: mean.iter().map(|m| *m as f32).collect(), scale })
+        Ok(Self {
+            kind,
+            mean: mean.iter().map(|m| *m as f32).collect(),
+            scale,
+        })
     }
 
     /// Normalizes `rows`, `[n, d]` flat, in place.

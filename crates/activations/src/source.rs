@@ -126,7 +126,10 @@ impl ActivationStream {
             let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
             let count = rows.iter().filter(|v| !v.is_finite()).count();
             if count > 0 {
-                return Err(ActivationsError::NotFinite { hook: self.config.hook_point.to_string(), count });
+                return Err(ActivationsError::NotFinite {
+                    hook: self.config.hook_point.to_string(),
+                    count,
+                });
             }
             let tokens = blocks.iter().flat_map(|block| &block.tokens);
             for (token, row) in tokens.zip(rows.chunks_exact(self.buffer.d)) {
@@ -179,7 +182,10 @@ impl BatchSource for ActivationStream {
         }
         let mut rows = self.buffer.take(self.config.batch_tokens, &mut self.rng);
         self.normalization.apply(&mut rows);
-        Ok(Tensor::from_data(TensorData::new(rows, [self.config.batch_tokens, self.buffer.d]), &self.device))
+        Ok(Tensor::from_data(
+            TensorData::new(rows, [self.config.batch_tokens, self.buffer.d]),
+            &self.device,
+        ))
     }
 
     fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
@@ -195,15 +201,29 @@ impl BatchSource for ActivationStream {
             normalization: self.normalization.clone(),
         };
         write_json(&dir.join("stream.json"), &state)?;
-        write_rows(&dir.join("buffer.safetensors"), &self.buffer.rows, self.buffer.d)
+        write_rows(
+            &dir.join("buffer.safetensors"),
+            &self.buffer.rows,
+            self.buffer.d,
+        )
     }
 
     fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
         let path = dir.join("stream.json");
         let state: StreamState = read_json(&path)?;
         let blocks = self.blocks.config();
-        let here = (blocks.corpus.as_str(), blocks.context, self.config.hook_point.to_string(), self.buffer.places.len());
-        let there = (state.corpus.as_str(), state.context, state.hook_point.clone(), state.places.len());
+        let here = (
+            blocks.corpus.as_str(),
+            blocks.context,
+            self.config.hook_point.to_string(),
+            self.buffer.places.len(),
+        );
+        let there = (
+            state.corpus.as_str(),
+            state.context,
+            state.hook_point.clone(),
+            state.places.len(),
+        );
         if here != there {
             let problem = format!(
                 "was written by a run on corpus, context, hook point, buffer = {there:?}; this run has {here:?}"
@@ -212,9 +232,15 @@ impl BatchSource for ActivationStream {
         }
         let capacity = state.places.len();
         let mut seen = vec![false; capacity];
-        let once = state.places.iter().all(|&p| seen.get_mut(p as usize).is_some_and(|s| !std::mem::replace(s, true)));
+        let once = state.places.iter().all(|&p| {
+            seen.get_mut(p as usize)
+                .is_some_and(|s| !std::mem::replace(s, true))
+        });
         if !once || state.used > capacity || state.normalization.mean.len() != self.buffer.d {
-            return Err(ActivationsError::Checkpoint { path, problem: "its places do not fit its buffer".into() });
+            return Err(ActivationsError::Checkpoint {
+                path,
+                problem: "its places do not fit its buffer".into(),
+            });
         }
         self.buffer.rows = read_rows(&dir.join("buffer.safetensors"), capacity, self.buffer.d)?;
         self.buffer.places = state.places;
@@ -254,13 +280,21 @@ impl ActivationMatrix {
         let [n, d] = rows.dims();
         if batch == 0 || n < batch {
             let problem = format!("holds {n} rows, a batch takes {batch}");
-            return Err(ActivationsError::Corpus { path: "activations".into(), problem });
+            return Err(ActivationsError::Corpus {
+                path: "activations".into(),
+                problem,
+            });
         }
         let device = rows.device();
         let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
         let places = (0..n as u32).collect();
         Ok(Self {
-            buffer: ShuffleBuffer { rows, d, places, used: n },
+            buffer: ShuffleBuffer {
+                rows,
+                d,
+                places,
+                used: n,
+            },
             normalization: Normalization::identity(d),
             batch,
             rng: ChaCha8Rng::seed_from_u64(seed),
@@ -283,21 +317,37 @@ impl BatchSource for ActivationMatrix {
             self.buffer.used = self.buffer.places.len();
         }
         let rows = self.buffer.take(self.batch, &mut self.rng);
-        Ok(Tensor::from_data(TensorData::new(rows, [self.batch, self.buffer.d]), &self.device))
+        Ok(Tensor::from_data(
+            TensorData::new(rows, [self.batch, self.buffer.d]),
+            &self.device,
+        ))
     }
 
     fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
-        let state =
-            MatrixState { places: self.buffer.places.clone(), used: self.buffer.used, rng: self.rng.clone() };
+        let state = MatrixState {
+            places: self.buffer.places.clone(),
+            used: self.buffer.used,
+            rng: self.rng.clone(),
+        };
         write_json(&dir.join("stream.json"), &state)
     }
 
     fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
         let path = dir.join("stream.json");
         let state: MatrixState = read_json(&path)?;
-        let fits = state.places.len() == self.buffer.places.len() && state.used <= state.places.len();
-        if !fits || state.places.iter().any(|p| *p as usize >= self.buffer.places.len()) {
-            let problem = format!("holds {} places, this source has {}", state.places.len(), self.buffer.places.len());
+        let fits =
+            state.places.len() == self.buffer.places.len() && state.used <= state.places.len();
+        if !fits
+            || state
+                .places
+                .iter()
+                .any(|p| *p as usize >= self.buffer.places.len())
+        {
+            let problem = format!(
+                "holds {} places, this source has {}",
+                state.places.len(),
+                self.buffer.places.len()
+            );
             return Err(ActivationsError::Checkpoint { path, problem });
         }
         self.buffer.places = state.places;
@@ -313,22 +363,37 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ActivationsErr
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ActivationsError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ActivationsError::Read { path: path.into(), source })?;
-    serde_json::from_str(&text)
-        .map_err(|e| ActivationsError::Checkpoint { path: path.into(), problem: format!("not a stream's state: {e}") })
+    let text = std::fs::read_to_string(path).map_err(|source| ActivationsError::Read {
+        path: path.into(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|e| ActivationsError::Checkpoint {
+        path: path.into(),
+        problem: format!("not a stream's state: {e}"),
+    })
 }
 
 fn write_rows(path: &Path, rows: &[f32], d: usize) -> Result<(), ActivationsError> {
     let (name, shape) = ("rows".to_string(), vec![rows.len() / d, d]);
-    Ok(write_tensors(path, &[Outgoing { name, shape, values: Values::F32(rows.to_vec()) }], [])?)
+    Ok(write_tensors(
+        path,
+        &[Outgoing {
+            name,
+            shape,
+            values: Values::F32(rows.to_vec()),
+        }],
+        [],
+    )?)
 }
 
 fn read_rows(path: &Path, n: usize, d: usize) -> Result<Vec<f32>, ActivationsError> {
     let (shape, rows) = TensorFile::open(path)?.read("rows")?;
     if shape != [n, d] {
         let problem = format!("`rows` has shape {shape:?}, expected [{n}, {d}]");
-        return Err(ActivationsError::Checkpoint { path: path.into(), problem });
+        return Err(ActivationsError::Checkpoint {
+            path: path.into(),
+            problem,
+        });
     }
     Ok(rows)
 }

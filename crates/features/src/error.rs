@@ -7,6 +7,9 @@ use polars::error::PolarsError;
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum FeaturesError {
+    /// The text or the model failed.
+    #[error(transparent)]
+    Activations(#[from] lapidary_activations::ActivationsError),
     /// A file or its folder could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

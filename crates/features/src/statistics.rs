@@ -2,7 +2,7 @@
 //! tokens, in which contexts.
 //!
 //! Memory depends on the number of latents and on the limits in [`StatisticsConfig`], never on the number of tokens.
-//! Codes are gathered until there are a few hundred thousand, sorted by latent, and taken in by all cores at once, each
+//! Codes are gathered until there are a million, sorted by latent, and taken in by all cores at once, each
 //! latent's in their order of arrival: the result is the same to the last bit for any number of threads.
 
 mod contexts;
@@ -246,7 +246,7 @@ impl FeatureStatistics {
         self.pending.tokens.extend_from_slice(block.tokens);
         self.pending.document.extend_from_slice(block.document);
         self.pending.position.extend_from_slice(block.position);
-        if self.pending.codes.len() >= (1 << 18).max(16 * self.config.d_sae)
+        if self.pending.codes.len() >= (1 << 20).max(16 * self.config.d_sae)
             || self.pending.tokens.len() >= 1 << 20
         {
             self.take_in();

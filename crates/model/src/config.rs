@@ -85,7 +85,11 @@ impl ModelConfig {
         let matrices = if self.family == Family::Llama { 3 } else { 2 };
         let layer = attention + matrices * self.d_model * self.d_mlp + 2 * self.d_model;
         let embeddings = self.d_vocab * self.d_model * if self.tied { 1 } else { 2 };
-        let positions = if self.rope_theta.is_none() { self.n_ctx * self.d_model } else { 0 };
+        let positions = if self.rope_theta.is_none() {
+            self.n_ctx * self.d_model
+        } else {
+            0
+        };
         self.n_layers * layer + embeddings + positions + self.d_model
     }
 
@@ -99,8 +103,14 @@ impl ModelConfig {
     }
 
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
-        let value = serde_json::from_str(text).map_err(|source| ModelError::Json { path: path.into(), source })?;
-        let fields = Fields { path: path.into(), value };
+        let value = serde_json::from_str(text).map_err(|source| ModelError::Json {
+            path: path.into(),
+            source,
+        })?;
+        let fields = Fields {
+            path: path.into(),
+            value,
+        };
         let config = match fields.value.get("model_type").and_then(Value::as_str) {
             Some("gpt2") => crate::family::gpt2::config(&fields)?,
             Some("llama") => crate::family::llama::config(&fields)?,
@@ -138,10 +148,18 @@ impl ModelConfig {
             }
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(wrong("num_key_value_heads", self.n_kv_heads, &format!("a divisor of {}", self.n_heads)));
+            return Err(wrong(
+                "num_key_value_heads",
+                self.n_kv_heads,
+                &format!("a divisor of {}", self.n_heads),
+            ));
         }
         if self.rope_theta.is_some() && !self.d_head.is_multiple_of(2) {
-            return Err(wrong("head_dim", self.d_head, "an even size (rotary embedding)"));
+            return Err(wrong(
+                "head_dim",
+                self.d_head,
+                "an even size (rotary embedding)",
+            ));
         }
         Ok(())
     }
@@ -158,7 +176,10 @@ impl Fields {
         ModelError::Field {
             path: self.path.clone(),
             field: field.into(),
-            found: self.value.get(field).map_or("nothing".into(), Value::to_string),
+            found: self
+                .value
+                .get(field)
+                .map_or("nothing".into(), Value::to_string),
             expected: expected.into(),
         }
     }
@@ -168,11 +189,14 @@ impl Fields {
     }
 
     pub fn size(&self, field: &str) -> Result<usize, ModelError> {
-        self.optional_size(field)?.ok_or_else(|| self.wrong(field, "a whole number"))
+        self.optional_size(field)?
+            .ok_or_else(|| self.wrong(field, "a whole number"))
     }
 
     pub fn optional_size(&self, field: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.get(field) else { return Ok(None) };
+        let Some(value) = self.get(field) else {
+            return Ok(None);
+        };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(n) => Ok(Some(n)),
             None => Err(self.wrong(field, "a whole number")),
@@ -180,20 +204,31 @@ impl Fields {
     }
 
     pub fn number(&self, field: &str, default: f64) -> Result<f64, ModelError> {
-        let Some(value) = self.get(field) else { return Ok(default) };
+        let Some(value) = self.get(field) else {
+            return Ok(default);
+        };
         value.as_f64().ok_or_else(|| self.wrong(field, "a number"))
     }
 
     pub fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {
-        let Some(value) = self.get(field) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.wrong(field, "true or false"))
+        let Some(value) = self.get(field) else {
+            return Ok(default);
+        };
+        value
+            .as_bool()
+            .ok_or_else(|| self.wrong(field, "true or false"))
     }
 
     /// A token id; some configurations hold a list, whose first entry counts.
     pub fn token(&self, field: &str) -> Result<Option<u32>, ModelError> {
-        let Some(value) = self.get(field) else { return Ok(None) };
+        let Some(value) = self.get(field) else {
+            return Ok(None);
+        };
         let first = value.as_array().map_or(Some(value), |list| list.first());
-        match first.and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()) {
+        match first
+            .and_then(Value::as_u64)
+            .and_then(|n| u32::try_from(n).ok())
+        {
             Some(id) => Ok(Some(id)),
             None => Err(self.wrong(field, "a token id")),
         }

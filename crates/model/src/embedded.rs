@@ -1,17 +1,20 @@
 //! The language model that the binary carries, so that everything can be tried without a download. It was made by
 //! `lapidary pretrain configs/pretrain/embedded.toml`; `embedded/README.md` is its model card.
 
-use crate::tensor_file::TensorFile;
+use crate::ModelError;
 use crate::config::ModelConfig;
 use crate::language_model::LanguageModel;
+use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
-use crate::ModelError;
 use burn::tensor::Device;
 use std::path::Path;
 
 pub(crate) fn load(device: &Device) -> Result<LanguageModel, ModelError> {
     let path = |file: &str| Path::new("embedded").join(file);
-    let config = ModelConfig::parse(&path("config.json"), include_str!("../embedded/config.json"))?;
+    let config = ModelConfig::parse(
+        &path("config.json"),
+        include_str!("../embedded/config.json"),
+    )?;
     let json = include_bytes!("../embedded/tokenizer.json");
     let tokenizer = Tokenizer::from_bytes(&path("tokenizer.json"), json, config.bos, config.eos)?;
     let tensors = include_bytes!("../embedded/model.safetensors");

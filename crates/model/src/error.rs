@@ -8,25 +8,56 @@ use std::path::{Path, PathBuf};
 #[allow(missing_docs)] // The messages say what the fields hold.
 pub enum ModelError {
     #[error("{}: cannot be read: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: cannot be written: {source}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: not valid JSON: {source}", path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("{}: field `{field}`: found {found}, expected {expected}", path.display())]
-    Field { path: PathBuf, field: String, found: String, expected: String },
+    Field {
+        path: PathBuf,
+        field: String,
+        found: String,
+        expected: String,
+    },
     #[error("{}: unknown architecture: model_type is {found}; this version reads {known}", path.display())]
-    Architecture { path: PathBuf, found: String, known: String },
+    Architecture {
+        path: PathBuf,
+        found: String,
+        known: String,
+    },
     #[error("{}: not a whole safetensors file: {problem}", path.display())]
     Safetensors { path: PathBuf, problem: String },
     #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor `{tensor}` has shape {found:?}, config.json asks for {expected:?}", path.display())]
-    Shape { path: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize> },
+    Shape {
+        path: PathBuf,
+        tensor: String,
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
     #[error("{}: tensor `{tensor}` has dtype {found}, expected F32, F16 or BF16", path.display())]
-    Dtype { path: PathBuf, tensor: String, found: String },
+    Dtype {
+        path: PathBuf,
+        tensor: String,
+        found: String,
+    },
     #[error("{}: tensor `{tensor}` holds {count} values that are not finite", path.display())]
-    NotFinite { path: PathBuf, tensor: String, count: usize },
+    NotFinite {
+        path: PathBuf,
+        tensor: String,
+        count: usize,
+    },
     #[error("{}: not a usable tokenizer: {problem}", path.display())]
     Tokenizer { path: PathBuf, problem: String },
     #[error("model `{model}` has no tokenizer: {} is missing", path.display())]
@@ -34,17 +65,24 @@ pub enum ModelError {
     #[error("model `{model}` was not found: {problem}")]
     NotFound { model: String, problem: String },
     #[error("hook point `{found}` is unknown{}", hint(.closest))]
-    HookPoint { found: String, closest: Option<String> },
+    HookPoint {
+        found: String,
+        closest: Option<String>,
+    },
     #[error("hook point `{point}` does not exist in this model: {reason}")]
     HookPointAbsent { point: String, reason: String },
     #[error("token {found} at position {position}: this model's vocabulary ends at {}", d_vocab - 1)]
-    Token { found: u64, position: usize, d_vocab: usize },
+    Token {
+        found: u64,
+        position: usize,
+        d_vocab: usize,
+    },
     #[error("{found} tokens in one sequence, this model's context holds {n_ctx}")]
     Context { found: usize, n_ctx: usize },
     #[error("an empty sequence of tokens: give at least one")]
     NoTokens,
-    #[error("{}: field `{field}`: {problem}", path.display())]
-    Setting { path: PathBuf, field: String, problem: String },
+    #[error(transparent)]
+    Settings(#[from] crate::settings::SettingsError),
     #[error("pretraining stopped at step {step}: {problem}")]
     Pretrain { step: u64, problem: String },
 }
@@ -58,10 +96,16 @@ fn hint(closest: &Option<String>) -> String {
 
 impl ModelError {
     pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Read { path: path.into(), source }
+        move |source| Self::Read {
+            path: path.into(),
+            source,
+        }
     }
 
     pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Write { path: path.into(), source }
+        move |source| Self::Write {
+            path: path.into(),
+            source,
+        }
     }
 }

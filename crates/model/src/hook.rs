@@ -94,10 +94,16 @@ impl HookPoint {
 impl fmt::Display for HookPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Self::Block(layer, hook) = self {
-            let (_, name) = BlockHook::ALL.iter().find(|(h, _)| h == hook).expect("every hook has a spelling");
+            let (_, name) = BlockHook::ALL
+                .iter()
+                .find(|(h, _)| h == hook)
+                .expect("every hook has a spelling");
             return write!(f, "blocks.{layer}.{name}");
         }
-        let (_, name) = OUTER.iter().find(|(h, _)| h == self).expect("every hook has a spelling");
+        let (_, name) = OUTER
+            .iter()
+            .find(|(h, _)| h == self)
+            .expect("every hook has a spelling");
         f.write_str(name)
     }
 }
@@ -109,7 +115,9 @@ impl FromStr for HookPoint {
         if let Some((hook, _)) = OUTER.iter().find(|(_, name)| *name == text) {
             return Ok(*hook);
         }
-        let block = text.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'));
+        let block = text
+            .strip_prefix("blocks.")
+            .and_then(|rest| rest.split_once('.'));
         if let Some((layer, name)) = block
             && let Ok(layer) = layer.parse()
         {
@@ -123,7 +131,10 @@ impl FromStr for HookPoint {
             });
         }
         let names = OUTER.iter().map(|(_, n)| *n);
-        Err(ModelError::HookPoint { found: text.into(), closest: closest(text, names).map(String::from) })
+        Err(ModelError::HookPoint {
+            found: text.into(),
+            closest: closest(text, names).map(String::from),
+        })
     }
 }
 
@@ -149,8 +160,14 @@ mod tests {
 
     #[test]
     fn a_misspelt_point_names_the_likely_one() {
-        let error = "blocks.3.hook_resid_pots".parse::<HookPoint>().unwrap_err().to_string();
-        assert!(error.contains("did you mean `blocks.3.hook_resid_post`"), "{error}");
+        let error = "blocks.3.hook_resid_pots"
+            .parse::<HookPoint>()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("did you mean `blocks.3.hook_resid_post`"),
+            "{error}"
+        );
         assert!("model.layers.3".parse::<HookPoint>().is_err());
         assert!("blocks.-1.hook_resid_post".parse::<HookPoint>().is_err());
     }

@@ -7,23 +7,35 @@ use std::path::{Path, PathBuf};
 /// The folder of a model's files, fetched into the hub's cache unless they are there. `HF_HOME`, `HF_ENDPOINT`,
 /// `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean in Python.
 pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
-    let not_found = |problem: String| ModelError::NotFound { model: name.into(), problem };
+    let not_found = |problem: String| ModelError::NotFound {
+        model: name.into(),
+        problem,
+    };
     if !is_repository_name(name) {
         return Err(not_found(
-            "it is no folder here, nor a hub name such as `openai-community/gpt2`, nor `embedded`".into(),
+            "it is no folder here, nor a hub name such as `openai-community/gpt2`, nor `embedded`"
+                .into(),
         ));
     }
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| matches!(v.to_lowercase().as_str(), "1" | "true" | "yes" | "on"));
+    let offline = std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|v| matches!(v.to_lowercase().as_str(), "1" | "true" | "yes" | "on"));
     if offline {
         let cache = Cache::from_env().repo(Repo::model(name.into()));
         let config = cache.get("config.json").ok_or_else(|| {
             not_found("HF_HUB_OFFLINE forbids fetching and the hub's cache does not hold it".into())
         })?;
-        return folder_of(&config).ok_or_else(|| not_found("its cached config.json lies in no folder".into()));
+        return folder_of(&config)
+            .ok_or_else(|| not_found("its cached config.json lies in no folder".into()));
     }
-    let api = ApiBuilder::from_env().with_progress(true).build().map_err(|e| not_found(e.to_string()))?;
+    let api = ApiBuilder::from_env()
+        .with_progress(true)
+        .build()
+        .map_err(|e| not_found(e.to_string()))?;
     let repo = api.model(name.into());
-    let fetch = |file: &str| repo.get(file).map_err(|e| not_found(format!("{file}: {e}")));
+    let fetch = |file: &str| {
+        repo.get(file)
+            .map_err(|e| not_found(format!("{file}: {e}")))
+    };
     let config = fetch("config.json")?;
     // A model without a tokenizer can still be run on token ids.
     let _ = repo.get("tokenizer.json");
@@ -31,14 +43,21 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
         Ok(index) => {
             let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
             let value: serde_json::Value =
-                serde_json::from_str(&text).map_err(|source| ModelError::Json { path: index.clone(), source })?;
-            let map = value.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| ModelError::Field {
-                path: index.clone(),
-                field: "weight_map".into(),
-                found: "nothing".into(),
-                expected: "a map from tensor to file".into(),
-            })?;
-            let shards: std::collections::BTreeSet<&str> = map.values().filter_map(|v| v.as_str()).collect();
+                serde_json::from_str(&text).map_err(|source| ModelError::Json {
+                    path: index.clone(),
+                    source,
+                })?;
+            let map = value
+                .get("weight_map")
+                .and_then(|m| m.as_object())
+                .ok_or_else(|| ModelError::Field {
+                    path: index.clone(),
+                    field: "weight_map".into(),
+                    found: "nothing".into(),
+                    expected: "a map from tensor to file".into(),
+                })?;
+            let shards: std::collections::BTreeSet<&str> =
+                map.values().filter_map(|v| v.as_str()).collect();
             for shard in shards {
                 fetch(shard)?;
             }
@@ -57,7 +76,10 @@ fn folder_of(file: &Path) -> Option<PathBuf> {
 /// `name` or `owner/name` in the hub's alphabet, so that a mistyped path is never sent anywhere.
 fn is_repository_name(name: &str) -> bool {
     let part = |p: &str| {
-        !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        !p.is_empty()
+            && !p.starts_with('.')
+            && p.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     let mut parts = name.split('/');
     let (first, second, rest) = (parts.next(), parts.next(), parts.next());

@@ -1,8 +1,8 @@
 //! A model that can be run: found, loaded and checked.
 
-use crate::tensor_file::TensorFile;
 use crate::config::{Family, ModelConfig};
 use crate::hook::{BlockHook, HookPoint};
+use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{HookedRun, RunOutput, forward, unembed};
 use crate::weights::Weights;
@@ -47,7 +47,9 @@ impl LanguageModel {
         }
         let folder = Path::new(source);
         if folder.is_dir() {
-            let name = folder.file_name().map_or(source.into(), |n| n.to_string_lossy().into_owned());
+            let name = folder
+                .file_name()
+                .map_or(source.into(), |n| n.to_string_lossy().into_owned());
             return Self::from_folder(&name, folder, device);
         }
         let folder = hub::fetch(source)?;
@@ -89,7 +91,14 @@ impl LanguageModel {
         device: &Device,
     ) -> Self {
         let tokenizer_path = "tokenizer.json".into();
-        Self { name: name.into(), config, weights, tokenizer, tokenizer_path, device: device.clone() }
+        Self {
+            name: name.into(),
+            config,
+            weights,
+            tokenizer,
+            tokenizer_path,
+            device: device.clone(),
+        }
     }
 
     /// The folder's or the hub's name.
@@ -112,15 +121,22 @@ impl LanguageModel {
     /// # Errors
     /// When the model's folder holds no `tokenizer.json`.
     pub fn tokenizer(&self) -> Result<&Tokenizer, ModelError> {
-        self.tokenizer.as_ref().ok_or_else(|| ModelError::NoTokenizer {
-            model: self.name.clone(),
-            path: self.tokenizer_path.clone(),
-        })
+        self.tokenizer
+            .as_ref()
+            .ok_or_else(|| ModelError::NoTokenizer {
+                model: self.name.clone(),
+                path: self.tokenizer_path.clone(),
+            })
     }
 
     /// `W_U`, `[d_model, d_vocab]`.
     pub fn unembedding(&self) -> Tensor<2> {
-        self.weights.unembed.as_ref().unwrap_or(&self.weights.embed).clone().transpose()
+        self.weights
+            .unembed
+            .as_ref()
+            .unwrap_or(&self.weights.embed)
+            .clone()
+            .transpose()
     }
 
     /// Logits, `[n, d_vocab]`, of values at `ln_final.hook_normalized`, `[n, d_model]`.
@@ -140,7 +156,12 @@ impl LanguageModel {
     /// When this model has no such point.
     pub fn width(&self, hook: HookPoint) -> Result<usize, ModelError> {
         let c = &self.config;
-        let absent = |reason: String| Err(ModelError::HookPointAbsent { point: hook.to_string(), reason });
+        let absent = |reason: String| {
+            Err(ModelError::HookPointAbsent {
+                point: hook.to_string(),
+                reason,
+            })
+        };
         match hook {
             HookPoint::Embed | HookPoint::FinalNorm => Ok(c.d_model),
             HookPoint::PosEmbed if c.rope_theta.is_none() => Ok(c.d_model),
@@ -151,10 +172,12 @@ impl LanguageModel {
             }
             HookPoint::Block(_, BlockHook::Q | BlockHook::Z) => Ok(c.n_heads * c.d_head),
             HookPoint::Block(_, BlockHook::K | BlockHook::V) => Ok(c.n_kv_heads * c.d_head),
-            HookPoint::Block(layer, BlockHook::MlpPreLinear) => match self.weights.layers[layer].gate {
-                Some(_) => Ok(c.d_mlp),
-                None => absent("its MLP has no gate".into()),
-            },
+            HookPoint::Block(layer, BlockHook::MlpPreLinear) => {
+                match self.weights.layers[layer].gate {
+                    Some(_) => Ok(c.d_mlp),
+                    None => absent("its MLP has no gate".into()),
+                }
+            }
             HookPoint::Block(_, BlockHook::MlpPre | BlockHook::MlpPost) => Ok(c.d_mlp),
             HookPoint::Block(..) => Ok(c.d_model),
         }
@@ -170,28 +193,51 @@ impl LanguageModel {
             return Err(ModelError::NoTokens);
         }
         if pos > self.config.n_ctx {
-            return Err(ModelError::Context { found: pos, n_ctx: self.config.n_ctx });
+            return Err(ModelError::Context {
+                found: pos,
+                n_ctx: self.config.n_ctx,
+            });
         }
         let mut ids = Vec::with_capacity(sequences.len() * pos);
         for sequence in sequences {
             let sequence = sequence.as_ref();
-            assert_eq!(sequence.len(), pos, "sequences of one batch have one length");
+            assert_eq!(
+                sequence.len(),
+                pos,
+                "sequences of one batch have one length"
+            );
             for (position, &id) in sequence.iter().enumerate() {
                 if id as usize >= self.config.d_vocab {
-                    return Err(ModelError::Token { found: id.into(), position, d_vocab: self.config.d_vocab });
+                    return Err(ModelError::Token {
+                        found: id.into(),
+                        position,
+                        d_vocab: self.config.d_vocab,
+                    });
                 }
                 ids.push(id as i32);
             }
         }
-        Ok(Tensor::from_data(TensorData::new(ids, [sequences.len(), pos]), &self.device))
+        Ok(Tensor::from_data(
+            TensorData::new(ids, [sequences.len(), pos]),
+            &self.device,
+        ))
     }
 
     /// One forward pass over `tokens`, `[batch, pos]` (from [`Self::tokens`], which checks them).
     ///
     /// # Errors
     /// When a hook point does not exist in this model.
-    pub fn run(&self, tokens: Tensor<2, Int>, run: &HookedRun<'_>) -> Result<RunOutput, ModelError> {
-        for hook in run.capture.iter().copied().chain(run.replace.map(|(point, _)| point)) {
+    pub fn run(
+        &self,
+        tokens: Tensor<2, Int>,
+        run: &HookedRun<'_>,
+    ) -> Result<RunOutput, ModelError> {
+        for hook in run
+            .capture
+            .iter()
+            .copied()
+            .chain(run.replace.map(|(point, _)| point))
+        {
             self.width(hook)?;
         }
         Ok(forward(&self.config, &self.weights, tokens, run))

@@ -12,6 +12,7 @@ mod hook;
 mod hub;
 mod language_model;
 pub mod pretrain;
+pub mod settings;
 mod tensor_file;
 mod tokenizer;
 mod transformer;

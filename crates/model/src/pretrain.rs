@@ -3,6 +3,7 @@
 
 use crate::config::{Activation, Family, ModelConfig, Norm};
 use crate::language_model::LanguageModel;
+use crate::settings::Reader;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{HookedRun, forward};
 use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
@@ -10,15 +11,14 @@ use crate::{ModelError, Outgoing, Values, family, write_atomically, write_tensor
 use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use rand::seq::SliceRandom;
-use rayon::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use rayon::prelude::*;
+use serde::Serialize;
 use std::path::Path;
 
 /// The file that `lapidary pretrain` reads.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PretrainConfig {
     /// Training text: a file, a folder, or `embedded`.
     pub corpus: String,
@@ -98,35 +98,50 @@ impl PretrainConfig {
         }
     }
 
-    /// Checks what no type can say.
+    /// Reads a recipe; each of `set` is `key=value` and wins over the file.
     ///
     /// # Errors
-    /// When a size is zero, or the heads do not divide the width into even parts.
-    pub fn check(&self, path: &Path) -> Result<(), ModelError> {
-        let wrong = |field: &str, problem: String| {
-            Err(ModelError::Setting { path: path.into(), field: field.into(), problem })
+    /// When the file cannot be read, is not TOML, has an unknown key or a value that cannot be.
+    pub fn load(path: &Path, set: &[String]) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path).map_err(ModelError::read(path))?;
+        let default = Self::default();
+        let mut r = Reader::new(&path.display().to_string(), &text, set)?;
+        let config = Self {
+            corpus: r.or("corpus", default.corpus)?,
+            heldout: r.or("heldout", default.heldout)?,
+            seed: r.or("seed", default.seed)?,
+            d_vocab: r.or("d_vocab", default.d_vocab)?,
+            d_model: r.or("d_model", default.d_model)?,
+            n_layers: r.or("n_layers", default.n_layers)?,
+            n_heads: r.or("n_heads", default.n_heads)?,
+            d_mlp: r.or("d_mlp", default.d_mlp)?,
+            n_ctx: r.or("n_ctx", default.n_ctx)?,
+            tokens: r.or("tokens", default.tokens)?,
+            batch: r.or("batch", default.batch)?,
+            lr: r.or("lr", f64::from(default.lr))? as f32,
+            warmup_steps: r.or("warmup_steps", default.warmup_steps)?,
+            weight_decay: r.or("weight_decay", f64::from(default.weight_decay))? as f32,
+            save_every_steps: r.or("save_every_steps", default.save_every_steps)?,
         };
-        for (field, size) in [
-            ("d_model", self.d_model),
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("d_mlp", self.d_mlp),
-            ("batch", self.batch),
+        for (key, found, least) in [
+            ("d_vocab", config.d_vocab, 257), // 256 bytes and <|endoftext|>
+            ("d_model", config.d_model, 2),
+            ("n_layers", config.n_layers, 1),
+            ("n_heads", config.n_heads, 1),
+            ("d_mlp", config.d_mlp, 1),
+            ("n_ctx", config.n_ctx, 2),
+            ("batch", config.batch, 1),
         ] {
-            if size == 0 {
-                return wrong(field, "found 0, expected at least 1".into());
+            if found < least {
+                return Err(r.wrong(key, found, &format!("at least {least}")).into());
             }
         }
-        if self.n_ctx < 2 {
-            return wrong("n_ctx", format!("found {}, expected at least 2", self.n_ctx));
+        if !config.d_model.is_multiple_of(2 * config.n_heads) {
+            let expected = format!("heads of one even width in d_model = {}", config.d_model);
+            return Err(r.wrong("n_heads", config.n_heads, &expected).into());
         }
-        if self.d_vocab < 257 {
-            return wrong("d_vocab", format!("found {}, expected at least 257 (256 bytes and <|endoftext|>)", self.d_vocab));
-        }
-        if !self.d_model.is_multiple_of(2 * self.n_heads) {
-            return wrong("n_heads", format!("found {}, expected heads of an even width in d_model = {}", self.n_heads, self.d_model));
-        }
-        Ok(())
+        r.finish()?;
+        Ok(config)
     }
 }
 
@@ -181,14 +196,20 @@ impl Pretrainer {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let model = config.model(tokenizer);
-        let bos = tokenizer.bos().expect("a trained tokenizer has <|endoftext|>");
+        let bos = tokenizer
+            .bos()
+            .expect("a trained tokenizer has <|endoftext|>");
         let mut stream = Vec::new();
         for document in documents {
             stream.extend_from_slice(document);
             stream.push(bos);
         }
         if stream.len() <= config.n_ctx {
-            let problem = format!("the corpus holds {} tokens, one sequence takes {}", stream.len(), config.n_ctx);
+            let problem = format!(
+                "the corpus holds {} tokens, one sequence takes {}",
+                stream.len(),
+                config.n_ctx
+            );
             return Err(ModelError::Pretrain { step: 0, problem });
         }
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
@@ -196,17 +217,42 @@ impl Pretrainer {
         let mut moments = Vec::new();
         weights.each(&mut |param| {
             moments.push(match param {
-                Param::Vector(p) => ParamMoments::Vector(Moments { m: p.zeros_like(), v: p.zeros_like() }),
-                Param::Matrix(p) => ParamMoments::Matrix(Moments { m: p.zeros_like(), v: p.zeros_like() }),
+                Param::Vector(p) => ParamMoments::Vector(Moments {
+                    m: p.zeros_like(),
+                    v: p.zeros_like(),
+                }),
+                Param::Matrix(p) => ParamMoments::Matrix(Moments {
+                    m: p.zeros_like(),
+                    v: p.zeros_like(),
+                }),
             });
         });
         let device = device.clone();
-        Ok(Self { config: config.clone(), model, weights, moments, stream, order: vec![], rng, step: 0, bos, device })
+        Ok(Self {
+            config: config.clone(),
+            model,
+            weights,
+            moments,
+            stream,
+            order: vec![],
+            rng,
+            step: 0,
+            bos,
+            device,
+        })
     }
 
     /// Steps that the configuration asks for.
     pub fn steps(&self) -> u64 {
-        self.config.tokens.div_ceil((self.config.batch * self.config.n_ctx) as u64).max(1)
+        self.config
+            .tokens
+            .div_ceil((self.config.batch * self.config.n_ctx) as u64)
+            .max(1)
+    }
+
+    /// Steps done.
+    pub fn done(&self) -> u64 {
+        self.step
     }
 
     /// Tokens a pass over the corpus.
@@ -252,13 +298,24 @@ impl Pretrainer {
             .collect();
         let (loss, mut grads) = pieces
             .into_iter()
-            .reduce(|(loss, sum), (l, grads)| (loss + l, sum.into_iter().zip(grads).map(|(a, b)| a + b).collect()))
+            .reduce(|(loss, sum), (l, grads)| {
+                (
+                    loss + l,
+                    sum.into_iter().zip(grads).map(|(a, b)| a + b).collect(),
+                )
+            })
             .expect("a batch holds a sequence");
-        let square: f64 = grads.iter().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>())).sum();
+        let square: f64 = grads
+            .iter()
+            .map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>()))
+            .sum();
         let (loss, grad_norm) = (loss as f32, square.sqrt() as f32);
         if !loss.is_finite() || !grad_norm.is_finite() {
             let problem = format!("loss {loss}, gradient norm {grad_norm}; try a lower `lr`");
-            return Err(ModelError::Pretrain { step: self.step + 1, problem });
+            return Err(ModelError::Pretrain {
+                step: self.step + 1,
+                problem,
+            });
         }
         self.step += 1;
         let lr = self.learning_rate();
@@ -269,11 +326,21 @@ impl Pretrainer {
         let (step, weight_decay) = (self.step, self.config.weight_decay);
         self.weights.each(&mut |param| {
             let grad = grads.next().expect("one gradient a weight") * clip;
-            let adam = AdamStep { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, step };
+            let adam = AdamStep {
+                lr,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay,
+                step,
+            };
             match (param, moments.next().expect("one pair of moments a weight")) {
                 (Param::Vector(p), ParamMoments::Vector(m)) => {
                     // Norms' weights are not decayed.
-                    let adam = AdamStep { weight_decay: 0.0, ..adam };
+                    let adam = AdamStep {
+                        weight_decay: 0.0,
+                        ..adam
+                    };
                     let grad = grad.squeeze_dim(0);
                     let (next, m) = adam_step(take(p), grad, m, &adam);
                     *p = next;
@@ -289,22 +356,40 @@ impl Pretrainer {
         });
         self.moments = updated;
         let tokens = self.step * (batch * n) as u64;
-        Ok(PretrainReport { step: self.step, steps: self.steps(), tokens, loss, lr, grad_norm })
+        Ok(PretrainReport {
+            step: self.step,
+            steps: self.steps(),
+            tokens,
+            loss,
+            lr,
+            grad_norm,
+        })
     }
 
     /// The part of a batch's mean loss that these sequences bear, and its gradient for every weight in visiting order,
     /// vectors as one-row matrices. `rows` is the whole batch's number of targets.
     fn gradients(&self, inputs: &[i32], targets: &[i32], rows: usize) -> (f64, Vec<Tensor<2>>) {
         let n = self.config.n_ctx;
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(inputs.to_vec(), [inputs.len() / n, n]), &self.device);
-        let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [inputs.len(), 1]), &self.device);
+        let tokens = Tensor::<2, Int>::from_data(
+            TensorData::new(inputs.to_vec(), [inputs.len() / n, n]),
+            &self.device,
+        );
+        let targets = Tensor::<2, Int>::from_data(
+            TensorData::new(targets.to_vec(), [inputs.len(), 1]),
+            &self.device,
+        );
         let mut tracked = self.weights.clone();
         tracked.each(&mut |param| match param {
             Param::Vector(p) => *p = p.clone().autodiff().require_grad(),
             Param::Matrix(p) => *p = p.clone().autodiff().require_grad(),
         });
-        let run = HookedRun { logits: true, ..Default::default() };
-        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run).logits.expect("asked for");
+        let run = HookedRun {
+            logits: true,
+            ..Default::default()
+        };
+        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run)
+            .logits
+            .expect("asked for");
         let logits = logits.reshape([inputs.len(), self.model.d_vocab]); // [n, d_vocab]
         let (loss, gradient) = cross_entropy(logits.clone().inner(), targets, rows);
         // The gradient with respect to the logits is known in closed form: its inner product with them has just that
@@ -313,7 +398,10 @@ impl Pretrainer {
         let mut grads = Vec::with_capacity(self.moments.len());
         tracked.each(&mut |param| {
             grads.push(match param {
-                Param::Vector(p) => p.grad_remove(&mut gradients).expect("every weight is used").unsqueeze(),
+                Param::Vector(p) => p
+                    .grad_remove(&mut gradients)
+                    .expect("every weight is used")
+                    .unsqueeze(),
                 Param::Matrix(p) => p.grad_remove(&mut gradients).expect("every weight is used"),
             });
         });
@@ -333,7 +421,13 @@ impl Pretrainer {
 
     /// The model as it stands.
     pub fn model(&self, name: &str, tokenizer: Tokenizer) -> LanguageModel {
-        LanguageModel::new(name, self.model.clone(), self.weights.clone(), Some(tokenizer), &self.device)
+        LanguageModel::new(
+            name,
+            self.model.clone(),
+            self.weights.clone(),
+            Some(tokenizer),
+            &self.device,
+        )
     }
 
     /// Writes `config.json`, `model.safetensors` (f16) and `tokenizer.json` into a folder, each by way of a temporary
@@ -351,14 +445,22 @@ impl Pretrainer {
                     [1, n] => vec![n],
                     dims => dims.to_vec(),
                 };
-                Outgoing { name, shape, values: Values::F16(tensor.into_data().iter::<f32>().collect()) }
+                Outgoing {
+                    name,
+                    shape,
+                    values: Values::F16(tensor.into_data().iter::<f32>().collect()),
+                }
             })
             .collect();
         let metadata = [("format".to_string(), "pt".to_string())];
         write_tensors(&folder.join("model.safetensors"), &tensors, metadata)?;
-        let config = serde_json::to_string_pretty(&family::llama::write_config(&self.model)).expect("plain JSON");
+        let config = serde_json::to_string_pretty(&family::llama::write_config(&self.model))
+            .expect("plain JSON");
         write_atomically(&folder.join("config.json"), config.as_bytes())?;
-        write_atomically(&folder.join("tokenizer.json"), tokenizer.to_json()?.as_bytes())
+        write_atomically(
+            &folder.join("tokenizer.json"),
+            tokenizer.to_json()?.as_bytes(),
+        )
     }
 }
 
@@ -373,9 +475,17 @@ fn take<const D: usize>(place: &mut Tensor<D>) -> Tensor<D> {
 fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, rows: usize) -> (f64, Tensor<2>) {
     let n = logits.dims()[0];
     let log_p = activation::log_softmax(logits, 1); // [n, d_vocab]
-    let loss = log_p.clone().gather(1, targets.clone()).sum().neg().into_scalar::<f32>();
+    let loss = log_p
+        .clone()
+        .gather(1, targets.clone())
+        .sum()
+        .neg()
+        .into_scalar::<f32>();
     let minus_one = Tensor::full([n, 1], -1.0, &targets.device());
-    let gradient = log_p.exp().scatter(1, targets, minus_one, IndexingUpdateOp::Add) / rows as f32;
+    let gradient = log_p
+        .exp()
+        .scatter(1, targets, minus_one, IndexingUpdateOp::Add)
+        / rows as f32;
     (f64::from(loss) / rows as f64, gradient)
 }
 
@@ -390,28 +500,47 @@ pub fn mean_loss(model: &LanguageModel, documents: &[Vec<u32>]) -> Result<(f64, 
     let losses: Result<Vec<f64>, ModelError> = texts
         .par_iter()
         .map(|text| {
-            let inputs: Vec<u32> = std::iter::once(bos).chain(text[..text.len() - 1].iter().copied()).collect();
+            let inputs: Vec<u32> = std::iter::once(bos)
+                .chain(text[..text.len() - 1].iter().copied())
+                .collect();
             let tokens = model.tokens(&[inputs])?;
-            let run = HookedRun { logits: true, ..Default::default() };
+            let run = HookedRun {
+                logits: true,
+                ..Default::default()
+            };
             let logits = model.run(tokens, &run)?.logits.expect("asked for");
             let logits = logits.reshape([text.len(), model.config().d_vocab]);
             let targets: Vec<i32> = text.iter().map(|t| *t as i32).collect();
-            let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [text.len(), 1]), model.device());
+            let targets = Tensor::<2, Int>::from_data(
+                TensorData::new(targets, [text.len(), 1]),
+                model.device(),
+            );
             Ok(cross_entropy(logits, targets, 1).0)
         })
         .collect();
     let count = texts.iter().map(|t| t.len() as u64).sum();
-    Ok((losses?.iter().sum::<f64>() / f64::max(count as f64, 1.0), count))
+    Ok((
+        losses?.iter().sum::<f64>() / f64::max(count as f64, 1.0),
+        count,
+    ))
 }
 
 /// Normal weights of standard deviation 0.02, those that write to the residual stream scaled down by √(2 layers)
 /// (GPT-2's recipe); norms start at one.
 fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Weights {
     device.seed(rng.random());
-    let normal = |shape: [usize; 2], std: f64| Tensor::<2>::random(shape, Distribution::Normal(0.0, std), device);
-    let ones = || NormWeights { weight: Tensor::ones([c.d_model], device), bias: None };
+    let normal = |shape: [usize; 2], std: f64| {
+        Tensor::<2>::random(shape, Distribution::Normal(0.0, std), device)
+    };
+    let ones = || NormWeights {
+        weight: Tensor::ones([c.d_model], device),
+        bias: None,
+    };
     let residual = 0.02 / (2.0 * c.n_layers as f64).sqrt();
-    let linear = |shape, std| Linear { weight: normal(shape, std), bias: None };
+    let linear = |shape, std| Linear {
+        weight: normal(shape, std),
+        bias: None,
+    };
     let heads = c.n_heads * c.d_head;
     let layers = (0..c.n_layers).map(|_| Layer {
         ln1: ones(),

@@ -43,7 +43,11 @@ impl TensorFile {
     /// # Errors
     /// When it cannot be read or is not a whole safetensors file.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let mut read = Self { files: vec![], tensors: BTreeMap::new(), path: path.into() };
+        let mut read = Self {
+            files: vec![],
+            tensors: BTreeMap::new(),
+            path: path.into(),
+        };
         let bytes = std::fs::read(path).map_err(ModelError::read(path))?;
         read.add(path.into(), bytes.into())?;
         Ok(read)
@@ -57,13 +61,21 @@ impl TensorFile {
             return Self::open(&single);
         }
         let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
-        let parsed: Index =
-            serde_json::from_str(&text).map_err(|source| ModelError::Json { path: index.clone(), source })?;
-        let mut read = Self { files: vec![], tensors: BTreeMap::new(), path: index.clone() };
+        let parsed: Index = serde_json::from_str(&text).map_err(|source| ModelError::Json {
+            path: index.clone(),
+            source,
+        })?;
+        let mut read = Self {
+            files: vec![],
+            tensors: BTreeMap::new(),
+            path: index.clone(),
+        };
         let shards: std::collections::BTreeSet<_> = parsed.weight_map.values().collect();
         for shard in shards {
             // A shard is a file beside its index: `..` or an absolute path would read outside the model's folder.
-            let inside = Path::new(shard).components().all(|part| matches!(part, Component::Normal(_)));
+            let inside = Path::new(shard)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
             if !inside || shard.is_empty() {
                 return Err(ModelError::Field {
                     path: index,
@@ -78,7 +90,10 @@ impl TensorFile {
         }
         for (tensor, shard) in parsed.weight_map {
             if !read.tensors.contains_key(&tensor) {
-                return Err(ModelError::MissingTensor { path: folder.join(shard), tensor });
+                return Err(ModelError::MissingTensor {
+                    path: folder.join(shard),
+                    tensor,
+                });
             }
         }
         Ok(read)
@@ -86,19 +101,34 @@ impl TensorFile {
 
     /// Reads a safetensors file that is already in memory; `path` is what errors call it.
     pub(crate) fn from_bytes(path: &Path, bytes: &'static [u8]) -> Result<Self, ModelError> {
-        let mut read = Self { files: vec![], tensors: BTreeMap::new(), path: path.into() };
+        let mut read = Self {
+            files: vec![],
+            tensors: BTreeMap::new(),
+            path: path.into(),
+        };
         read.add(path.into(), bytes.into())?;
         Ok(read)
     }
 
     fn add(&mut self, path: PathBuf, bytes: Cow<'static, [u8]>) -> Result<(), ModelError> {
-        let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|e| ModelError::Safetensors { path: path.clone(), problem: describe(&e, bytes.len()) })?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| ModelError::Safetensors {
+                path: path.clone(),
+                problem: describe(&e, bytes.len()),
+            })?;
         let file = self.files.len();
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let bytes = 8 + header + start..8 + header + end;
-            self.tensors.insert(name, Entry { file, dtype: info.dtype, shape: info.shape.clone(), bytes });
+            self.tensors.insert(
+                name,
+                Entry {
+                    file,
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    bytes,
+                },
+            );
         }
         self.files.push(File { path, bytes });
         Ok(())
@@ -110,7 +140,9 @@ impl TensorFile {
 
     /// The tensors' names, sorted, with dtype and shape.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize])> {
-        self.tensors.iter().map(|(name, e)| (name.as_str(), format!("{:?}", e.dtype), e.shape.as_slice()))
+        self.tensors
+            .iter()
+            .map(|(name, e)| (name.as_str(), format!("{:?}", e.dtype), e.shape.as_slice()))
     }
 
     /// A tensor's shape and its values in f32.
@@ -123,7 +155,10 @@ impl TensorFile {
     }
 
     fn entry(&self, tensor: &str) -> Result<&Entry, ModelError> {
-        let missing = || ModelError::MissingTensor { path: self.path.clone(), tensor: tensor.into() };
+        let missing = || ModelError::MissingTensor {
+            path: self.path.clone(),
+            tensor: tensor.into(),
+        };
         self.tensors.get(tensor).ok_or_else(missing)
     }
 
@@ -140,9 +175,18 @@ impl TensorFile {
         }
         let bytes = &file.bytes[entry.bytes.clone()];
         let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            Dtype::F16 => bytes
+                .chunks_exact(2)
+                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
+            Dtype::BF16 => bytes
+                .chunks_exact(2)
+                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
             other => {
                 return Err(ModelError::Dtype {
                     path: file.path.clone(),
@@ -153,23 +197,48 @@ impl TensorFile {
         };
         let count = values.iter().filter(|v| !v.is_finite()).count();
         if count > 0 {
-            return Err(ModelError::NotFinite { path: file.path.clone(), tensor: tensor.into(), count });
+            return Err(ModelError::NotFinite {
+                path: file.path.clone(),
+                tensor: tensor.into(),
+                count,
+            });
         }
         Ok(values)
     }
 
     /// A vector of `n` values in f32.
-    pub(crate) fn vector(&self, tensor: &str, n: usize, device: &Device) -> Result<Tensor<1>, ModelError> {
-        Ok(Tensor::from_data(TensorData::new(self.values(tensor, &[n])?, [n]), device))
+    pub(crate) fn vector(
+        &self,
+        tensor: &str,
+        n: usize,
+        device: &Device,
+    ) -> Result<Tensor<1>, ModelError> {
+        Ok(Tensor::from_data(
+            TensorData::new(self.values(tensor, &[n])?, [n]),
+            device,
+        ))
     }
 
     /// A matrix as the file has it, in f32.
-    pub(crate) fn matrix(&self, tensor: &str, shape: [usize; 2], device: &Device) -> Result<Tensor<2>, ModelError> {
-        Ok(Tensor::from_data(TensorData::new(self.values(tensor, &shape)?, shape), device))
+    pub(crate) fn matrix(
+        &self,
+        tensor: &str,
+        shape: [usize; 2],
+        device: &Device,
+    ) -> Result<Tensor<2>, ModelError> {
+        Ok(Tensor::from_data(
+            TensorData::new(self.values(tensor, &shape)?, shape),
+            device,
+        ))
     }
 
     /// A matrix that the file holds as `[out, in]`, handed out as `[in, out]`, contiguous.
-    pub(crate) fn transposed(&self, tensor: &str, [rows, cols]: [usize; 2], device: &Device) -> Result<Tensor<2>, ModelError> {
+    pub(crate) fn transposed(
+        &self,
+        tensor: &str,
+        [rows, cols]: [usize; 2],
+        device: &Device,
+    ) -> Result<Tensor<2>, ModelError> {
         let values = self.values(tensor, &[cols, rows])?;
         let mut turned = vec![0.0; values.len()];
         for (c, row) in values.chunks_exact(rows).enumerate() {
@@ -177,7 +246,10 @@ impl TensorFile {
                 turned[r * cols + c] = *value;
             }
         }
-        Ok(Tensor::from_data(TensorData::new(turned, [rows, cols]), device))
+        Ok(Tensor::from_data(
+            TensorData::new(turned, [rows, cols]),
+            device,
+        ))
     }
 }
 
@@ -210,27 +282,41 @@ pub fn write_tensors(
     tensors: &[Outgoing],
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(), ModelError> {
-    let wrong = |e: SafeTensorError| ModelError::Safetensors { path: path.into(), problem: e.to_string() };
+    let wrong = |e: SafeTensorError| ModelError::Safetensors {
+        path: path.into(),
+        problem: e.to_string(),
+    };
     let bytes: Vec<(Dtype, Vec<u8>)> = tensors
         .iter()
         .map(|tensor| match &tensor.values {
             Values::F32(v) => (Dtype::F32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Values::F16(v) => (Dtype::F16, v.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
+            Values::F16(v) => (
+                Dtype::F16,
+                v.iter()
+                    .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                    .collect(),
+            ),
             Values::I32(v) => (Dtype::I32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
         })
         .collect();
     let mut views = Vec::with_capacity(tensors.len());
     for (tensor, (dtype, bytes)) in tensors.iter().zip(&bytes) {
-        views.push((tensor.name.as_str(), TensorView::new(*dtype, tensor.shape.clone(), bytes).map_err(wrong)?));
+        views.push((
+            tensor.name.as_str(),
+            TensorView::new(*dtype, tensor.shape.clone(), bytes).map_err(wrong)?,
+        ));
     }
-    let file = safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(wrong)?;
+    let file =
+        safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(wrong)?;
     write_atomically(path, &file)
 }
 
 fn describe(error: &SafeTensorError, found: usize) -> String {
     match error {
         SafeTensorError::MetadataIncompleteBuffer => {
-            format!("its header describes another size than the {found} bytes found; was it truncated?")
+            format!(
+                "its header describes another size than the {found} bytes found; was it truncated?"
+            )
         }
         SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
             format!("the {found} bytes found end before the header does")

@@ -4,7 +4,9 @@ use crate::ModelError;
 use std::path::{Path, PathBuf};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
 
 /// A model's tokenizer. Special tokens are never added by itself: whether a sequence starts with BOS is the caller's
 /// stated choice, so that it cannot be doubled.
@@ -31,9 +33,17 @@ impl Tokenizer {
         bos: Option<u32>,
         eos: Option<u32>,
     ) -> Result<Self, ModelError> {
-        let problem = |e: tokenizers::Error| ModelError::Tokenizer { path: path.into(), problem: e.to_string() };
+        let problem = |e: tokenizers::Error| ModelError::Tokenizer {
+            path: path.into(),
+            problem: e.to_string(),
+        };
         let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(problem)?;
-        Ok(Self { inner, path: path.into(), bos, eos })
+        Ok(Self {
+            inner,
+            path: path.into(),
+            bos,
+            eos,
+        })
     }
 
     /// Learns a byte-level BPE of `d_vocab` tokens from texts; token 0 is `<|endoftext|>`, which marks a sequence's
@@ -43,7 +53,10 @@ impl Tokenizer {
     /// When the texts are too few to learn from.
     pub fn train(texts: &[String], d_vocab: usize) -> Result<Self, ModelError> {
         let path = PathBuf::from("tokenizer.json");
-        let problem = |e: tokenizers::Error| ModelError::Tokenizer { path: "tokenizer.json".into(), problem: e.to_string() };
+        let problem = |e: tokenizers::Error| ModelError::Tokenizer {
+            path: "tokenizer.json".into(),
+            problem: e.to_string(),
+        };
         let mut trainer = BpeTrainer::builder()
             .vocab_size(d_vocab)
             .min_frequency(2)
@@ -70,20 +83,37 @@ impl Tokenizer {
 
     /// The tokenizer as the text of a `tokenizer.json`.
     pub fn to_json(&self) -> Result<String, ModelError> {
-        let problem = |e: tokenizers::Error| ModelError::Tokenizer { path: self.path.clone(), problem: e.to_string() };
+        let problem = |e: tokenizers::Error| ModelError::Tokenizer {
+            path: self.path.clone(),
+            problem: e.to_string(),
+        };
         self.inner.to_string(false).map_err(problem)
     }
 
     /// Token ids of a text, without special tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let problem = |e: tokenizers::Error| ModelError::Tokenizer { path: self.path.clone(), problem: e.to_string() };
-        Ok(self.inner.encode_fast(text, false).map_err(problem)?.get_ids().to_vec())
+        let problem = |e: tokenizers::Error| ModelError::Tokenizer {
+            path: self.path.clone(),
+            problem: e.to_string(),
+        };
+        Ok(self
+            .inner
+            .encode_fast(text, false)
+            .map_err(problem)?
+            .get_ids()
+            .to_vec())
     }
 
     /// Token ids of several texts, in parallel.
     pub fn encode_batch(&self, texts: Vec<&str>) -> Result<Vec<Vec<u32>>, ModelError> {
-        let problem = |e: tokenizers::Error| ModelError::Tokenizer { path: self.path.clone(), problem: e.to_string() };
-        let encodings = self.inner.encode_batch_fast(texts, false).map_err(problem)?;
+        let problem = |e: tokenizers::Error| ModelError::Tokenizer {
+            path: self.path.clone(),
+            problem: e.to_string(),
+        };
+        let encodings = self
+            .inner
+            .encode_batch_fast(texts, false)
+            .map_err(problem)?;
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
     }
 

@@ -68,15 +68,38 @@ impl Hooks<'_> {
     }
 
     fn finish(self) -> RunOutput {
-        RunOutput { captured: self.captured, logits: None }
+        RunOutput {
+            captured: self.captured,
+            logits: None,
+        }
     }
 }
 
 /// Runs the transformer over `tokens`, `[batch, pos]`. Token ids and hook points are the caller's to check.
-pub fn forward(c: &ModelConfig, w: &Weights, tokens: Tensor<2, Int>, run: &HookedRun<'_>) -> RunOutput {
+pub fn forward(
+    c: &ModelConfig,
+    w: &Weights,
+    tokens: Tensor<2, Int>,
+    run: &HookedRun<'_>,
+) -> RunOutput {
     let [batch, pos] = tokens.dims();
-    let last = if run.logits { None } else { Some(run.capture.iter().max().copied().unwrap_or(HookPoint::Embed)) };
-    let mut hooks = Hooks { run, last, shape: [batch, pos], captured: BTreeMap::new() };
+    let last = if run.logits {
+        None
+    } else {
+        Some(
+            run.capture
+                .iter()
+                .max()
+                .copied()
+                .unwrap_or(HookPoint::Embed),
+        )
+    };
+    let mut hooks = Hooks {
+        run,
+        last,
+        shape: [batch, pos],
+        captured: BTreeMap::new(),
+    };
 
     let embedded = w.embed.clone().select(0, tokens.reshape([batch * pos])); // [n, d_model]
     let mut resid = hooks.visit(HookPoint::Embed, embedded);
@@ -91,7 +114,9 @@ pub fn forward(c: &ModelConfig, w: &Weights, tokens: Tensor<2, Int>, run: &Hooke
             return hooks.finish();
         }
     }
-    let rotary = c.rope_theta.map(|theta| Rotary::new(theta, c.d_head, pos, &resid.device()));
+    let rotary = c
+        .rope_theta
+        .map(|theta| Rotary::new(theta, c.d_head, pos, &resid.device()));
     for (l, layer) in w.layers.iter().enumerate() {
         match block(c, layer, l, resid, rotary.as_ref(), &mut hooks) {
             Some(next) => resid = next,
@@ -159,7 +184,10 @@ fn block(
             let linear = hooks.visit(at(BlockHook::MlpPreLinear), layer.up.forward(x));
             activate(c.activation, pre) * linear
         }
-        None => activate(c.activation, hooks.visit(at(BlockHook::MlpPre), layer.up.forward(x))),
+        None => activate(
+            c.activation,
+            hooks.visit(at(BlockHook::MlpPre), layer.up.forward(x)),
+        ),
     };
     let post = hooks.visit(at(BlockHook::MlpPost), post);
     if hooks.over(at(BlockHook::MlpPost)) {
@@ -167,7 +195,11 @@ fn block(
     }
     let mlp_out = hooks.visit(at(BlockHook::MlpOut), layer.down.forward(post));
     let resid = hooks.visit(at(BlockHook::ResidPost), resid + mlp_out);
-    if hooks.over(at(BlockHook::ResidPost)) { None } else { Some(resid) }
+    if hooks.over(at(BlockHook::ResidPost)) {
+        None
+    } else {
+        Some(resid)
+    }
 }
 
 fn activate(kind: Activation, x: Tensor<2>) -> Tensor<2> {
@@ -208,7 +240,11 @@ fn attend(
     rotary: Option<&Rotary>,
 ) -> Tensor<2> {
     let heads = |x: Tensor<2>, n: usize| x.reshape([batch, pos, n, c.d_head]).swap_dims(1, 2); // [batch, n, pos, d_head]
-    let (mut q, mut k, v) = (heads(q, c.n_heads), heads(k, c.n_kv_heads), heads(v, c.n_kv_heads));
+    let (mut q, mut k, v) = (
+        heads(q, c.n_heads),
+        heads(k, c.n_kv_heads),
+        heads(v, c.n_kv_heads),
+    );
     if let Some(rotary) = rotary {
         q = rotary.apply(q);
         k = rotary.apply(k);
@@ -219,17 +255,22 @@ fn attend(
             return x;
         }
         let x = x.reshape([batch, c.n_kv_heads, 1, pos, c.d_head]);
-        x.expand([batch, c.n_kv_heads, group, pos, c.d_head]).reshape([batch, c.n_heads, pos, c.d_head])
+        x.expand([batch, c.n_kv_heads, group, pos, c.d_head])
+            .reshape([batch, c.n_heads, pos, c.d_head])
     };
     let (k, v) = (shared(k), shared(v));
-    let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+    let options = AttentionModuleOptions {
+        is_causal: true,
+        ..Default::default()
+    };
     // Burn's fused attention on GPUs may multiply in half precision; the composed one stays in f32.
     let z = if q.device() == Device::flex() {
         attention(q, k, v, None, None, options)
     } else {
         attention_fallback(q, k, v, None, None, options)
     };
-    z.swap_dims(1, 2).reshape([batch * pos, c.n_heads * c.d_head])
+    z.swap_dims(1, 2)
+        .reshape([batch * pos, c.n_heads * c.d_head])
 }
 
 /// Rotary position embedding (Su et al. 2021) in the half-split layout that Hugging Face checkpoints use.
@@ -242,20 +283,35 @@ impl Rotary {
     fn new(theta: f64, d_head: usize, pos: usize, device: &Device) -> Self {
         let half = d_head / 2;
         // Frequencies in f32, as the reference implementations have them.
-        let frequency: Vec<f32> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / d_head as f64) as f32).collect();
-        let (mut cos, mut sin) = (Vec::with_capacity(pos * d_head), Vec::with_capacity(pos * d_head));
+        let frequency: Vec<f32> = (0..half)
+            .map(|i| theta.powf(-2.0 * i as f64 / d_head as f64) as f32)
+            .collect();
+        let (mut cos, mut sin) = (
+            Vec::with_capacity(pos * d_head),
+            Vec::with_capacity(pos * d_head),
+        );
         for p in 0..pos {
             let angles = || frequency.iter().map(move |f| p as f32 * f);
             cos.extend(angles().chain(angles()).map(f32::cos));
             sin.extend(angles().map(|a| -a.sin()).chain(angles().map(f32::sin)));
         }
-        let tensor = |values| Tensor::from_data(TensorData::new(values, [1, 1, pos, d_head]), device);
-        Self { cos: tensor(cos), sin: tensor(sin) }
+        let tensor =
+            |values| Tensor::from_data(TensorData::new(values, [1, 1, pos, d_head]), device);
+        Self {
+            cos: tensor(cos),
+            sin: tensor(sin),
+        }
     }
 
     fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
-        let swapped = Tensor::cat(vec![x.clone().narrow(3, half, half), x.clone().narrow(3, 0, half)], 3);
+        let swapped = Tensor::cat(
+            vec![
+                x.clone().narrow(3, half, half),
+                x.clone().narrow(3, 0, half),
+            ],
+            3,
+        );
         x * self.cos.clone() + swapped * self.sin.clone()
     }
 }

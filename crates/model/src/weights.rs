@@ -102,7 +102,11 @@ impl Weights {
                 linear(l, visit);
             }
             norm(&mut layer.ln2, visit);
-            for l in layer.gate.iter_mut().chain([&mut layer.up, &mut layer.down]) {
+            for l in layer
+                .gate
+                .iter_mut()
+                .chain([&mut layer.up, &mut layer.down])
+            {
                 linear(l, visit);
             }
         }

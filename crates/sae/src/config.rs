@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
 use crate::error::SaeError;
-use crate::reader::Reader;
+use lapidary_model::settings::Reader;
 
 /// The whole recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -257,16 +257,11 @@ impl RunConfig {
     /// Ranges and contradictions that need no model. The type was checked while reading.
     fn check(&self, file: &str, r: &Reader) -> Result<(), SaeError> {
         let t = &self.training;
-        let range = |key: &str, ok: bool, found: String, expected: &str| {
+        let range = |key: &str, ok: bool, found: String, expected: &str| -> Result<(), SaeError> {
             if ok {
                 return Ok(());
             }
-            Err(SaeError::Value {
-                place: r.place(key),
-                key: key.to_owned(),
-                found,
-                expected: expected.to_owned(),
-            })
+            Err(r.wrong(key, found, expected).into())
         };
         let positive = |key: &str, v: u64| range(key, v > 0, v.to_string(), "at least 1");
         positive("corpus.context", self.corpus.context as u64)?;

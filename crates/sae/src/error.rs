@@ -22,36 +22,9 @@ pub enum SaeError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// A configuration is not TOML.
-    #[error("{place}: not valid TOML: {message}")]
-    Syntax {
-        /// The file, or `--set`.
-        place: String,
-        /// The parser's message with line and column.
-        message: String,
-    },
-    /// A configuration has a key that means nothing.
-    #[error("{place}: unknown key `{key}`{hint}")]
-    UnknownKey {
-        /// The file, or `--set`.
-        place: String,
-        /// The dotted key.
-        key: String,
-        /// `; did you mean ..?`, or the keys that the section has.
-        hint: String,
-    },
-    /// A key of a configuration has a value of the wrong type or out of range.
-    #[error("{place}: `{key}`: found {found}, expected {expected}")]
-    Value {
-        /// The file, or `--set`.
-        place: String,
-        /// The dotted key.
-        key: String,
-        /// What stands there.
-        found: String,
-        /// What may stand there.
-        expected: String,
-    },
+    /// A recipe cannot be read.
+    #[error(transparent)]
+    Settings(#[from] lapidary_model::settings::SettingsError),
     /// Two keys of a configuration contradict each other or the model.
     #[error("{place}: {message}")]
     Config {

@@ -17,7 +17,6 @@ mod formats;
 mod init;
 mod jumprelu;
 pub mod losses;
-mod reader;
 pub mod schedule;
 mod standard;
 mod tensors;

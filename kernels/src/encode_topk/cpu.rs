@@ -11,7 +11,7 @@ use crate::host::{contiguous, dims2, float_tensor, floats, int_tensor, widest_ve
 
 /// Most rows and latents of a scratch tile. How a row's tile is cut depends on the input's shape alone, never on the
 /// number of threads, so a score is always the same bits.
-const TILE_ROWS: usize = 512;
+const TILE_ROWS: usize = 256;
 const TILE_LATENTS: usize = 512;
 
 impl EncodeTopK for Flex {
@@ -82,9 +82,11 @@ pub(crate) fn topk_of_rows(
     let tiles = latents.div_ceil(tile);
     // Few rows leave threads idle, so the latents are split too; the best of the parts are the best of all, however many
     // parts there are.
-    let parts = (4 * rayon::current_num_threads())
-        .div_ceil(blocks)
-        .clamp(1, tiles);
+    let threads = rayon::current_num_threads();
+    let parts = match blocks % threads {
+        0 => 1,
+        _ => (4 * threads).div_ceil(blocks).clamp(1, tiles),
+    };
     let part = tiles.div_ceil(parts) * tile;
     let parts = latents.div_ceil(part);
 
@@ -185,7 +187,8 @@ fn product(x: &[f32], w: &[f32], [rows, width, d]: [usize; 3], out: &mut [f32]) 
 #[derive(Debug, Clone, Copy, Default)]
 struct List {
     len: usize,
-    /// The kth best score, once `k` are known. Latents come in ascending order, so an equal score comes too late.
+    /// The kth best score so far, or a number below it. Latents come in ascending order, so a score equal to the kth best
+    /// comes too late.
     threshold: Option<f32>,
 }
 
@@ -198,6 +201,9 @@ impl List {
         k: usize,
         list: &mut [Scored],
     ) {
+        if self.len == 0 {
+            self.threshold = below_kth_best(scores, bias, k);
+        }
         let mut at = 0;
         while at < scores.len() {
             let Some(threshold) = self.threshold else {
@@ -205,19 +211,21 @@ impl List {
                 at += 1;
                 continue;
             };
-            match first_above(&scores[at..], &bias[at..], threshold) {
-                None => break,
-                Some(skipped) => at += skipped,
-            }
-            // A block of scores, one of which at least was above the threshold as it stood.
-            let end = scores.len().min(at + BLOCK);
-            for at in at..end {
-                let score = scores[at] + bias[at];
+            let Some((skipped, mut above)) = first_above(&scores[at..], &bias[at..], threshold)
+            else {
+                break;
+            };
+            at += skipped;
+            while above != 0 {
+                let hit = at + above.trailing_zeros() as usize;
+                let score = scores[hit] + bias[hit];
+                // The hits before this one may have raised the threshold.
                 if self.threshold.is_none_or(|threshold| score > threshold) {
-                    self.offer(Scored::new(score, first + at), k, list);
+                    self.offer(Scored::new(score, first + hit), k, list);
                 }
+                above &= above - 1;
             }
-            at = end;
+            at += BLOCK;
         }
     }
 
@@ -238,24 +246,60 @@ impl List {
     }
 }
 
+/// Scores that are looked at together: a bit each in a u32.
 const BLOCK: usize = 32;
 
+/// Scores of which only the largest counts for a row's first threshold.
+const GROUP: usize = 8;
+
+/// A number that the `k` best scores exceed, and few others: of the largest in each group of scores, the kth largest is at
+/// most the kth best score of all. `None` where there are too few groups to tell.
+fn below_kth_best(scores: &[f32], bias: &[f32], k: usize) -> Option<f32> {
+    const MOST: usize = 64;
+    let mut largest = [f32::NEG_INFINITY; MOST];
+    let groups = (scores.len() / GROUP).min(MOST);
+    if groups < k {
+        return None;
+    }
+    largest_of_groups(scores, bias, &mut largest[..groups]);
+    let (_, kth, _) = largest[..groups].select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    // Nothing is below −∞, which the best themselves may be.
+    (*kth > f32::NEG_INFINITY).then(|| kth.next_down())
+}
+
 widest_vectors! {
-    /// Where the first block of scores begins that has one above the threshold; a NaN is above nothing.
-    fn first_above(scores: &[f32], bias: &[f32], threshold: f32) -> Option<usize> {
+    fn largest_of_groups(scores: &[f32], bias: &[f32], largest: &mut [f32]) {
+        let groups = scores.chunks_exact(GROUP).zip(bias.chunks_exact(GROUP));
+        for (largest, (scores, bias)) in largest.iter_mut().zip(groups) {
+            for (score, bias) in scores.iter().zip(bias) {
+                let score = score + bias;
+                // A NaN is not larger than anything.
+                *largest = if score > *largest { score } else { *largest };
+            }
+        }
+    }
+}
+
+widest_vectors! {
+    /// Where the first block of scores begins that has one above the threshold, and which of its scores are, a bit each; a
+    /// NaN is above nothing.
+    fn first_above(scores: &[f32], bias: &[f32], threshold: f32) -> Option<(usize, u32)> {
         let blocks = scores.chunks_exact(BLOCK).zip(bias.chunks_exact(BLOCK));
         for (block, (scores, bias)) in blocks.enumerate() {
             let mut above = 0u32;
-            for lane in 0..BLOCK {
-                above |= u32::from(scores[lane] + bias[lane] > threshold);
+            for (lane, (score, bias)) in scores.iter().zip(bias).enumerate() {
+                above |= u32::from(score + bias > threshold) << lane;
             }
             if above != 0 {
-                return Some(block * BLOCK);
+                return Some((block * BLOCK, above));
             }
         }
         let rest = scores.len() - scores.len() % BLOCK;
-        let tail = scores[rest..].iter().zip(&bias[rest..]);
-        tail.into_iter().any(|(score, bias)| score + bias > threshold).then_some(rest)
+        let mut above = 0u32;
+        for (lane, (score, bias)) in scores[rest..].iter().zip(&bias[rest..]).enumerate() {
+            above |= u32::from(score + bias > threshold) << lane;
+        }
+        (above != 0).then_some((rest, above))
     }
 }
 

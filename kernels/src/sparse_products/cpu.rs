@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::SparseProducts;
 use crate::host::{
     contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, widest_vectors,
+    zeros,
 };
 
 /// Output rows that one task takes at least: enough work to pay for handing it out.
@@ -17,7 +18,7 @@ impl SparseProducts for Flex {
         let ([n, k], [_, d]) = (dims2(&indices), dims2(&w));
         let (values, indices, w) = (contiguous(values), contiguous_i32(indices), contiguous(w));
         let (values, indices, w) = (floats(&values), indices_of(&indices), floats(&w));
-        let mut out = vec![0.0; n * d]; // [n, d]
+        let mut out = zeros(n * d); // [n, d]
         if k > 0 && d > 0 {
             out.par_chunks_exact_mut(d)
                 .with_min_len(ROWS_A_TASK)
@@ -58,8 +59,8 @@ impl SparseProducts for Flex {
         let (values, indices, rows) = (floats(&values), indices_of(&indices), floats(&rows));
         let by_latent = ByLatent::new(values, indices, k, latents);
 
-        // Zeroed by the kernel page by page as touched: latents that no row chose cost no write here.
-        let mut out = vec![0.0; latents * d]; // [F, d]
+        // Zeroed by the system page by page as touched: latents that no row chose cost no write here.
+        let mut out = zeros(latents * d); // [F, d]
         if d > 0 {
             out.par_chunks_exact_mut(d)
                 .with_min_len(ROWS_A_TASK)
@@ -147,8 +148,8 @@ widest_vectors! {
             let (g_blocks, w_blocks) = (g.chunks_exact(LANES), row.chunks_exact(LANES));
             let tail: f32 = g_blocks.remainder().iter().zip(w_blocks.remainder()).map(|(g, w)| g * w).sum();
             for (g, w) in g_blocks.zip(w_blocks) {
-                for lane in 0..LANES {
-                    sums[lane] += g[lane] * w[lane];
+                for (sum, (g, w)) in sums.iter_mut().zip(g.iter().zip(w)) {
+                    *sum += g * w;
                 }
             }
             *out = sums.iter().sum::<f32>() + tail;

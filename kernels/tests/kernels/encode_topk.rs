@@ -1,4 +1,4 @@
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_kernels::encode_topk;
 
 use crate::reference::{Matrix, assert_close, devices, floats, ints, pre_activations, ranked};
@@ -170,6 +170,41 @@ fn nan_counts_as_minus_infinity_and_minus_zero_as_zero() {
         assert_eq!(ints(codes.indices), [5, 1, 2, 6, 4, 0, 3], "{device:?}");
         let (up, down) = (f32::INFINITY, f32::NEG_INFINITY);
         assert_eq!(floats(codes.values), [up, 0.0, 0.0, 0.0, -1.0, down, down]);
+    }
+}
+
+#[test]
+fn scores_that_rise_fall_or_are_mostly_nan_are_ranked_too() {
+    let latents = 1500;
+    let rising: Vec<f32> = (0..latents).map(|latent| latent as f32).collect();
+    let falling: Vec<f32> = rising.iter().map(|score| -score).collect();
+    let mut rare = vec![f32::NAN; latents];
+    rare[3] = f32::NEG_INFINITY;
+    rare[700] = 2.0;
+    rare[1499] = 3.0;
+    for device in devices() {
+        for scores in [&rising, &falling, &rare] {
+            let clean: Vec<f64> = scores
+                .iter()
+                .map(|score| {
+                    if score.is_nan() {
+                        f64::NEG_INFINITY
+                    } else {
+                        f64::from(*score)
+                    }
+                })
+                .collect();
+            let expected: Vec<i32> = ranked(&clean).iter().map(|&latent| latent as i32).collect();
+            for k in [1, 20, 300] {
+                let codes = encode_topk(
+                    Tensor::zeros([1, 2], &device),
+                    Tensor::zeros([latents, 2], &device),
+                    Tensor::from_data(TensorData::new(scores.clone(), [latents]), &device),
+                    k,
+                );
+                assert_eq!(ints(codes.indices), expected[..k], "k {k} on {device:?}");
+            }
+        }
     }
 }
 

@@ -328,7 +328,7 @@ fn the_number_of_threads_changes_nothing() {
 fn blocks_that_are_taken_in_at_different_times_add_up() {
     // More codes than wait at once, so that several rounds are merged.
     let mut statistics = FeatureStatistics::new(StatisticsConfig::new(4));
-    let (n, rounds) = (1 << 12, 200u64);
+    let (n, rounds) = (1 << 12, 600u64);
     let tokens: Vec<u32> = (0..n).map(|at| at % 7).collect();
     let values: Vec<f32> = (0..n).map(|at| 1.0 + (at % 3) as f32).collect();
     let indices: Vec<i32> = (0..n as i32).map(|at| at % 2).collect();

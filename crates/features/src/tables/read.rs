@@ -268,7 +268,7 @@ impl<'a> Table<'a> {
         name: &'static str,
     ) -> Result<Vec<T::Native>, FeaturesError> {
         let series = self.whole(name, &T::get_static_dtype())?;
-        Ok(numbers_of::<T>(series))
+        self.of_height(name, numbers_of::<T>(series))
     }
 
     fn optional_numbers<T: PolarsNumericType>(
@@ -279,17 +279,19 @@ impl<'a> Table<'a> {
             return Ok(vec![None; self.data.height()]);
         }
         let column = self.column(name, &T::get_static_dtype())?;
-        Ok(column
-            .as_materialized_series()
-            .unpack::<T>()
-            .map_or(Vec::new(), |values| values.iter().collect()))
+        let numbers = column.as_materialized_series().unpack::<T>();
+        self.of_height(
+            name,
+            numbers.map_or(Vec::new(), |values| values.iter().collect()),
+        )
     }
 
     fn flags(&self, name: &'static str) -> Result<Vec<bool>, FeaturesError> {
         let series = self.whole(name, &DataType::Boolean)?;
-        Ok(series
+        let flags = series
             .bool()
-            .map_or(Vec::new(), |flags| flags.iter().flatten().collect()))
+            .map_or(Vec::new(), |flags| flags.iter().flatten().collect());
+        self.of_height(name, flags)
     }
 
     fn strings(
@@ -298,7 +300,7 @@ impl<'a> Table<'a> {
         texts: &mut Interned,
     ) -> Result<Vec<Arc<str>>, FeaturesError> {
         let series = self.whole(name, &DataType::String)?;
-        Ok(strings_of(series, texts))
+        self.of_height(name, strings_of(series, texts))
     }
 
     /// A list column's values in one series, and each row's share of it.
@@ -308,10 +310,7 @@ impl<'a> Table<'a> {
         inner: DataType,
     ) -> Result<(Series, Vec<Range<usize>>), FeaturesError> {
         let series = self.whole(name, &DataType::List(Box::new(inner)))?;
-        let lists = series.list().map_err(|error| FeaturesError::Parquet {
-            path: self.path.into(),
-            reason: error.to_string(),
-        })?;
+        let lists = series.list().map_err(|_| self.damaged(name))?;
         let mut rows = Vec::with_capacity(lists.len());
         let mut start_of_chunk = 0;
         for chunk in lists.downcast_iter() {
@@ -333,7 +332,42 @@ impl<'a> Table<'a> {
             let row = rows.iter().position(|row| row.contains(&at)).unwrap_or(0);
             return Err(self.cell(name, row, "a list with null in it", "a list without".into()));
         }
-        Ok((values, rows))
+        if rows
+            .iter()
+            .any(|row| row.start > row.end || row.end > values.len())
+        {
+            return Err(self.damaged(name));
+        }
+        Ok((values, self.of_height(name, rows)?))
+    }
+
+    /// What has been decoded of a column, if it is as long as the table: in damaged files it may be shorter.
+    fn of_height<T>(&self, name: &'static str, cells: Vec<T>) -> Result<Vec<T>, FeaturesError> {
+        if cells.len() == self.data.height() {
+            return Ok(cells);
+        }
+        Err(self.damaged(name))
+    }
+
+    fn lists_of<T>(
+        &self,
+        name: &'static str,
+        expected: usize,
+        values: Vec<T>,
+        rows: Vec<Range<usize>>,
+    ) -> Result<Lists<T>, FeaturesError> {
+        if values.len() == expected {
+            Ok(Lists { values, rows })
+        } else {
+            Err(self.damaged(name))
+        }
+    }
+
+    fn damaged(&self, name: &'static str) -> FeaturesError {
+        FeaturesError::Parquet {
+            path: self.path.into(),
+            reason: format!("column `{name}` is damaged"),
+        }
     }
 
     fn lists<T: PolarsNumericType>(
@@ -341,10 +375,7 @@ impl<'a> Table<'a> {
         name: &'static str,
     ) -> Result<Lists<T::Native>, FeaturesError> {
         let (values, rows) = self.list(name, T::get_static_dtype())?;
-        Ok(Lists {
-            values: numbers_of::<T>(&values),
-            rows,
-        })
+        self.lists_of(name, values.len(), numbers_of::<T>(&values), rows)
     }
 
     fn string_lists(
@@ -353,10 +384,7 @@ impl<'a> Table<'a> {
         texts: &mut Interned,
     ) -> Result<Lists<Arc<str>>, FeaturesError> {
         let (values, rows) = self.list(name, DataType::String)?;
-        Ok(Lists {
-            values: strings_of(&values, texts),
-            rows,
-        })
+        self.lists_of(name, values.len(), strings_of(&values, texts), rows)
     }
 
     fn logit_tokens(

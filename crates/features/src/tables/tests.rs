@@ -96,6 +96,14 @@ fn tables_come_back_as_they_were_written() {
         read_examples(&folder.path().join("examples.parquet")).unwrap(),
         examples
     );
+    for name in ["features.parquet", "examples.parquet"] {
+        let bytes = std::fs::read(folder.path().join(name)).unwrap();
+        let string_views = bytes.windows(12).any(|window| window == b"ARROW:schema");
+        assert!(
+            !string_views,
+            "{name} has an Arrow schema of string views, which pandas cannot read in lists"
+        );
+    }
     let names: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -269,7 +277,7 @@ fn a_file_that_is_no_table_is_an_error_and_not_a_panic() {
         );
     }
     // Damaged somewhere: rows or an error, never a panic.
-    for at in (4..whole.len() - 8).step_by(97) {
+    for at in (4..whole.len() - 8).step_by(29) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x5a;
         std::fs::write(&path, &damaged).unwrap();

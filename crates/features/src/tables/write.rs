@@ -1,5 +1,6 @@
 //! Rows to Parquet columns.
 
+use std::fs::File;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -148,21 +149,36 @@ fn lists<'a, T: PolarsNumericType, R, I: Iterator<Item = T::Native>>(
     builder.finish().into_column()
 }
 
+/// Rows of one row group: readers take row groups in parallel, or one after the other.
+const ROW_GROUP: usize = 1 << 16;
+
 fn write_table(path: &Path, height: usize, columns: Vec<Column>) -> Result<(), FeaturesError> {
     let table_error = |source| FeaturesError::WriteTable {
         path: path.into(),
         source,
     };
-    let mut table = DataFrame::new(height, columns).map_err(table_error)?;
+    let table = DataFrame::new(height, columns).map_err(table_error)?;
     let io_error = |source| FeaturesError::Write {
         path: path.into(),
         source,
     };
     write_finished(path, io_error, |file| {
-        ParquetWriter::new(file)
-            .with_compression(ParquetCompression::Zstd(None))
-            .finish(&mut table)
-            .map(drop)
-            .map_err(table_error)
+        write_parquet(file, &table).map_err(table_error)
     })
+}
+
+fn write_parquet(file: &mut File, table: &DataFrame) -> PolarsResult<()> {
+    let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None));
+    let mut writer = writer.batched(table.schema())?;
+    for start in (0..table.height()).step_by(ROW_GROUP) {
+        writer.write_batch(&table.slice(start as i64, ROW_GROUP))?;
+    }
+    // `finish` would store the Arrow schema too, in which polars calls every string a string view; pandas cannot read
+    // lists of those. The Parquet types alone say all that is needed.
+    let footer = writer
+        .get_writer()
+        .lock()
+        .expect("no thread that held the writer panicked")
+        .end(Some(Vec::new()));
+    footer.map(drop)
 }

@@ -1,10 +1,10 @@
 //! GPT-2 (Radford et al. 2019). Layout: transformers, `models/gpt2/{configuration,modeling}_gpt2.py`; its `Conv1D`
 //! keeps matrices as `[in, out]` and queries, keys and values in one matrix.
 
-use crate::tensor_file::TensorFile;
-use crate::config::{Family, Fields, ModelConfig, Norm};
-use crate::weights::{Layer, Linear, NormWeights, Weights};
 use crate::ModelError;
+use crate::config::{Family, Fields, ModelConfig, Norm};
+use crate::tensor_file::TensorFile;
+use crate::weights::{Layer, Linear, NormWeights, Weights};
 use burn::tensor::Device;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
@@ -13,7 +13,10 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     if n_heads == 0 || !d_model.is_multiple_of(n_heads) {
         return Err(fields.wrong("n_head", &format!("a divisor of n_embd = {d_model}")));
     }
-    for (field, expected) in [("scale_attn_by_inverse_layer_idx", false), ("scale_attn_weights", true)] {
+    for (field, expected) in [
+        ("scale_attn_by_inverse_layer_idx", false),
+        ("scale_attn_weights", true),
+    ] {
         if fields.flag(field, expected)? != expected {
             return Err(fields.wrong(field, &expected.to_string()));
         }
@@ -45,7 +48,11 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
 
 pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
     // Checkpoints saved from the bare model have no prefix, those of the language model have one.
-    let prefix = if from.contains("wte.weight") { "" } else { "transformer." };
+    let prefix = if from.contains("wte.weight") {
+        ""
+    } else {
+        "transformer."
+    };
     let norm = |name: String| {
         Ok::<_, ModelError>(NormWeights {
             weight: from.vector(&format!("{prefix}{name}.weight"), c.d_model, device)?,
@@ -82,6 +89,10 @@ pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<We
         positions: Some(from.matrix(&format!("{prefix}wpe.weight"), [c.n_ctx, d], device)?),
         layers: layers.collect::<Result<_, ModelError>>()?,
         final_norm: norm("ln_f".into())?,
-        unembed: if c.tied { None } else { Some(from.matrix("lm_head.weight", [c.d_vocab, d], device)?) },
+        unembed: if c.tied {
+            None
+        } else {
+            Some(from.matrix("lm_head.weight", [c.d_vocab, d], device)?)
+        },
     })
 }

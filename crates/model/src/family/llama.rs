@@ -1,10 +1,10 @@
 //! Llama (Touvron et al. 2023). Layout: transformers, `models/llama/{configuration,modeling}_llama.py`; `nn.Linear`
 //! keeps matrices as `[out, in]`.
 
-use crate::tensor_file::TensorFile;
-use crate::config::{Family, Fields, ModelConfig, Norm};
-use crate::weights::{Layer, Linear, NormWeights, Weights};
 use crate::ModelError;
+use crate::config::{Family, Fields, ModelConfig, Norm};
+use crate::tensor_file::TensorFile;
+use crate::weights::{Layer, Linear, NormWeights, Weights};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 
@@ -14,18 +14,27 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_head = match fields.optional_size("head_dim")? {
         Some(size) => size,
         None if n_heads > 0 && d_model.is_multiple_of(n_heads) => d_model / n_heads,
-        None => return Err(fields.wrong("num_attention_heads", &format!("a divisor of hidden_size = {d_model}"))),
+        None => {
+            return Err(fields.wrong(
+                "num_attention_heads",
+                &format!("a divisor of hidden_size = {d_model}"),
+            ));
+        }
     };
     Ok(ModelConfig {
         family: Family::Llama,
         d_model,
         n_layers: fields.size("num_hidden_layers")?,
         n_heads,
-        n_kv_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(n_heads),
+        n_kv_heads: fields
+            .optional_size("num_key_value_heads")?
+            .unwrap_or(n_heads),
         d_head,
         d_mlp: fields.size("intermediate_size")?,
         d_vocab: fields.size("vocab_size")?,
-        n_ctx: fields.optional_size("max_position_embeddings")?.unwrap_or(2048),
+        n_ctx: fields
+            .optional_size("max_position_embeddings")?
+            .unwrap_or(2048),
         norm: Norm::Rms,
         norm_eps: fields.number("rms_norm_eps", 1e-6)?,
         rope_theta: Some(rope_theta(fields)?),
@@ -42,17 +51,29 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
 /// refused, since running them unscaled would be silently wrong.
 fn rope_theta(fields: &Fields) -> Result<f64, ModelError> {
     for field in ["rope_parameters", "rope_scaling"] {
-        let Some(rope) = fields.value.get(field).filter(|value| !value.is_null()) else { continue };
+        let Some(rope) = fields.value.get(field).filter(|value| !value.is_null()) else {
+            continue;
+        };
         let kind = rope.get("rope_type").or_else(|| rope.get("type"));
         if kind.is_some_and(|kind| kind.as_str() != Some("default")) {
-            return Err(fields.wrong(field, "rope_type \"default\" (scaled rotary embeddings are not read yet)"));
+            return Err(fields.wrong(
+                field,
+                "rope_type \"default\" (scaled rotary embeddings are not read yet)",
+            ));
         }
         if let Some(theta) = rope.get("rope_theta") {
-            return theta.as_f64().filter(|t| *t > 0.0).ok_or_else(|| fields.wrong(field, "a positive rope_theta"));
+            return theta
+                .as_f64()
+                .filter(|t| *t > 0.0)
+                .ok_or_else(|| fields.wrong(field, "a positive rope_theta"));
         }
     }
     let theta = fields.number("rope_theta", 10000.0)?;
-    if theta > 0.0 { Ok(theta) } else { Err(fields.wrong("rope_theta", "a positive number")) }
+    if theta > 0.0 {
+        Ok(theta)
+    } else {
+        Err(fields.wrong("rope_theta", "a positive number"))
+    }
 }
 
 pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
@@ -73,7 +94,13 @@ pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<We
     };
     let (d, q, kv) = (c.d_model, c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
     let layers = (0..c.n_layers).map(|l| {
-        let attention = |name: &str, shape| linear(format!("layers.{l}.self_attn.{name}"), shape, c.attention_bias);
+        let attention = |name: &str, shape| {
+            linear(
+                format!("layers.{l}.self_attn.{name}"),
+                shape,
+                c.attention_bias,
+            )
+        };
         let mlp = |name: &str, shape| linear(format!("layers.{l}.mlp.{name}"), shape, c.mlp_bias);
         Ok(Layer {
             ln1: norm(format!("layers.{l}.input_layernorm"))?,
@@ -92,7 +119,11 @@ pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<We
         positions: None,
         layers: layers.collect::<Result<_, ModelError>>()?,
         final_norm: norm("norm".into())?,
-        unembed: if c.tied { None } else { Some(from.matrix("lm_head.weight", [c.d_vocab, d], device)?) },
+        unembed: if c.tied {
+            None
+        } else {
+            Some(from.matrix("lm_head.weight", [c.d_vocab, d], device)?)
+        },
     })
 }
 
@@ -127,7 +158,8 @@ pub fn write_weights(w: &Weights) -> Vec<(String, Tensor<2>)> {
     let turn = |l: &Linear| l.weight.clone().transpose();
     let mut out = vec![("model.embed_tokens.weight".to_string(), w.embed.clone())];
     for (l, layer) in w.layers.iter().enumerate() {
-        let mut add = |name: &str, tensor| out.push((format!("model.layers.{l}.{name}.weight"), tensor));
+        let mut add =
+            |name: &str, tensor| out.push((format!("model.layers.{l}.{name}.weight"), tensor));
         add("input_layernorm", row(&layer.ln1.weight));
         add("self_attn.q_proj", turn(&layer.q));
         add("self_attn.k_proj", turn(&layer.k));

@@ -5,10 +5,43 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
-use crate::error::SaeError;
+/// What is wrong with a recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It is not TOML.
+    #[error("{place}: not valid TOML: {message}")]
+    Syntax {
+        /// The file, or `--set`.
+        place: String,
+        /// The parser's message with line and column.
+        message: String,
+    },
+    /// It has a key that means nothing.
+    #[error("{place}: unknown key `{key}`{hint}")]
+    UnknownKey {
+        /// The file, or `--set`.
+        place: String,
+        /// The dotted key.
+        key: String,
+        /// `; did you mean ..?`, or the keys that the section has.
+        hint: String,
+    },
+    /// A key has a value of the wrong type or out of range.
+    #[error("{place}: `{key}`: found {found}, expected {expected}")]
+    Value {
+        /// The file, or `--set`.
+        place: String,
+        /// The dotted key.
+        key: String,
+        /// What stands there.
+        found: String,
+        /// What may stand there.
+        expected: String,
+    },
+}
 
 /// A TOML document as dotted keys, each with the place it came from.
-pub(crate) struct Reader {
+pub struct Reader {
     file: String,
     overridden: BTreeSet<String>,
     values: BTreeMap<String, Value>,
@@ -16,7 +49,7 @@ pub(crate) struct Reader {
 }
 
 /// A Rust type that a TOML value can be read as.
-pub(crate) trait FromToml: Sized {
+pub trait FromToml: Sized {
     /// How the type is called in an error.
     const EXPECTED: &'static str;
     /// The value, or `None` if it is of another type or out of range.
@@ -69,10 +102,10 @@ impl FromToml for String {
 
 impl Reader {
     /// Reads `text`, which stands in `file`, then applies `set`: items `dotted.key=value`.
-    pub(crate) fn new(file: &str, text: &str, set: &[String]) -> Result<Self, SaeError> {
+    pub fn new(file: &str, text: &str, set: &[String]) -> Result<Self, SettingsError> {
         let table: Table = text
             .parse()
-            .map_err(|e: toml::de::Error| SaeError::Syntax {
+            .map_err(|e: toml::de::Error| SettingsError::Syntax {
                 place: file.to_owned(),
                 message: e.to_string().trim_end().to_owned(),
             })?;
@@ -81,7 +114,7 @@ impl Reader {
         let mut overridden = BTreeSet::new();
         for item in set {
             let Some((key, value)) = item.split_once('=') else {
-                return Err(SaeError::Value {
+                return Err(SettingsError::Value {
                     place: "--set".to_owned(),
                     key: item.clone(),
                     found: "no `=`".to_owned(),
@@ -101,7 +134,7 @@ impl Reader {
     }
 
     /// The file, or `--set` if the key was overridden there.
-    pub(crate) fn place(&self, key: &str) -> String {
+    pub fn place(&self, key: &str) -> String {
         if self.overridden.contains(key) {
             "--set".to_owned()
         } else {
@@ -110,17 +143,14 @@ impl Reader {
     }
 
     /// The value of `key`, if it is there.
-    pub(crate) fn optional<T: FromToml>(
-        &mut self,
-        key: &'static str,
-    ) -> Result<Option<T>, SaeError> {
+    pub fn optional<T: FromToml>(&mut self, key: &'static str) -> Result<Option<T>, SettingsError> {
         self.known.push(key);
         let Some(value) = self.values.remove(key) else {
             return Ok(None);
         };
         match T::from_toml(&value) {
             Some(v) => Ok(Some(v)),
-            None => Err(SaeError::Value {
+            None => Err(SettingsError::Value {
                 place: self.place(key),
                 key: key.to_owned(),
                 found: describe(&value),
@@ -130,17 +160,17 @@ impl Reader {
     }
 
     /// The value of `key`, or `default`.
-    pub(crate) fn or<T: FromToml>(&mut self, key: &'static str, default: T) -> Result<T, SaeError> {
+    pub fn or<T: FromToml>(&mut self, key: &'static str, default: T) -> Result<T, SettingsError> {
         Ok(self.optional(key)?.unwrap_or(default))
     }
 
     /// The value of `key`, which must be one of `names`, or `default`.
-    pub(crate) fn one_of(
+    pub fn one_of(
         &mut self,
         key: &'static str,
         names: &[&str],
         default: &str,
-    ) -> Result<String, SaeError> {
+    ) -> Result<String, SettingsError> {
         let value: String = self.or(key, default.to_owned())?;
         if names.contains(&value.as_str()) {
             return Ok(value);
@@ -150,7 +180,7 @@ impl Reader {
             .map(|n| format!("\"{n}\""))
             .collect::<Vec<_>>()
             .join(", ");
-        Err(SaeError::Value {
+        Err(SettingsError::Value {
             place: self.place(key),
             key: key.to_owned(),
             found: format!("\"{value}\""),
@@ -158,15 +188,26 @@ impl Reader {
         })
     }
 
+    /// The error for a value that is of the right type but cannot be.
+    pub fn wrong(&self, key: &str, found: impl std::fmt::Display, expected: &str) -> SettingsError {
+        let (found, expected) = (found.to_string(), expected.to_owned());
+        SettingsError::Value {
+            place: self.place(key),
+            key: key.to_owned(),
+            found,
+            expected,
+        }
+    }
+
     /// Complains about the first key that nobody asked for.
-    pub(crate) fn finish(self) -> Result<(), SaeError> {
+    pub fn finish(self) -> Result<(), SettingsError> {
         let Some((key, value)) = self.values.iter().next() else {
             return Ok(());
         };
         let place = self.place(key);
         let section = format!("{key}.");
         if self.known.iter().any(|k| k.starts_with(&section)) {
-            return Err(SaeError::Value {
+            return Err(SettingsError::Value {
                 place,
                 key: key.clone(),
                 found: describe(value),
@@ -190,7 +231,7 @@ impl Reader {
                 }
             }
         };
-        Err(SaeError::UnknownKey {
+        Err(SettingsError::UnknownKey {
             place,
             key: key.clone(),
             hint,
@@ -260,7 +301,7 @@ fn describe(value: &Value) -> String {
 
 impl Reader {
     /// Every dotted key with its value.
-    pub(crate) fn into_values(self) -> BTreeMap<String, Value> {
+    pub fn into_values(self) -> BTreeMap<String, Value> {
         self.values
     }
 }

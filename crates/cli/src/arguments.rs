@@ -1,0 +1,49 @@
+//! Arguments that several commands share.
+
+use anyhow::Result;
+use burn::tensor::Device;
+use clap::Args;
+use lapidary_kernels::device::{self, DeviceChoice};
+use lapidary_model::LanguageModel;
+use std::sync::Arc;
+
+/// Where to compute.
+#[derive(Args)]
+pub struct DeviceArgument {
+    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto takes CUDA, then a hardware WGPU adapter, then the CPU
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+}
+
+impl DeviceArgument {
+    pub fn open(&self) -> Result<Device> {
+        Ok(device::open(self.device)?)
+    }
+}
+
+/// Which language model.
+#[derive(Args)]
+pub struct ModelArgument {
+    /// `embedded`, a folder in Hugging Face layout, or a model's name on the Hugging Face hub
+    #[arg(long, default_value = "embedded", value_name = "MODEL")]
+    model: String,
+}
+
+impl ModelArgument {
+    pub fn load(&self, device: &Device) -> Result<Arc<LanguageModel>> {
+        Ok(Arc::new(LanguageModel::load(&self.model, device)?))
+    }
+}
+
+/// What a device calls itself.
+pub fn device_name(device: &Device) -> String {
+    if *device == Device::flex() {
+        return format!(
+            "CPU, {} threads",
+            std::thread::available_parallelism().map_or(1, usize::from)
+        );
+    }
+    device
+        .identity()
+        .map_or_else(|| format!("{device:?}"), |identity| identity.name)
+}

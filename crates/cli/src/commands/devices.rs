@@ -1,0 +1,23 @@
+//! `lapidary devices`.
+
+use anyhow::Result;
+use clap::Args;
+use lapidary_kernels::device;
+
+/// List the devices that --device can name
+#[derive(Args)]
+pub struct Devices {}
+
+impl Devices {
+    pub fn run(self) -> Result<()> {
+        for found in device::list() {
+            let note = if found.software {
+                "  (software: right, but slow)"
+            } else {
+                ""
+            };
+            println!("{:<8} {}{note}", found.choice.to_string(), found.name);
+        }
+        Ok(())
+    }
+}

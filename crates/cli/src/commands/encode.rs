@@ -1,0 +1,134 @@
+//! `lapidary encode`.
+
+use crate::arguments::DeviceArgument;
+use anyhow::{Context, Result, bail};
+use burn::tensor::{Tensor, TensorData};
+use clap::Args;
+use lapidary_features::HostCodes;
+use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
+use lapidary_sae::Dictionary;
+use std::path::PathBuf;
+
+/// Rows encoded at once.
+const ROWS: usize = 8192;
+
+/// Encode stored activations with a dictionary
+#[derive(Args)]
+#[command(after_help = "Example:
+  lapidary encode --dictionary out/dictionary --activations x.safetensors --out codes.safetensors
+
+The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
+active latents, and `reconstruction` [n, d].")]
+pub struct Encode {
+    /// A dictionary in SAELens's layout (cfg.json and sae_weights.safetensors)
+    #[arg(long, value_name = "DIR")]
+    dictionary: PathBuf,
+    /// A safetensors file with activations, [n, d] or [.., d]
+    #[arg(long, value_name = "FILE")]
+    activations: PathBuf,
+    /// Which of its tensors; needed if there are several and none is the dictionary's hook point
+    #[arg(long, value_name = "NAME")]
+    tensor: Option<String>,
+    /// The safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Encode {
+    pub fn run(self) -> Result<()> {
+        let device = self.device.open()?;
+        let dictionary = Dictionary::load(&self.dictionary, &device)?;
+        let file = TensorFile::open(&self.activations)?;
+        let name = self.tensor_name(&file, &dictionary)?;
+        let (shape, rows) = file.read(&name)?;
+        let d = dictionary.coder.d_in();
+        if shape.last() != Some(&d) {
+            bail!(
+                "{}: tensor `{name}` has shape {shape:?}, the dictionary reads activations of width {d}",
+                self.activations.display()
+            );
+        }
+        let n = rows.len() / d;
+        let mut parts = vec![];
+        let mut reconstruction = Vec::with_capacity(rows.len());
+        for chunk in rows.chunks(ROWS * d) {
+            let x = Tensor::<2>::from_data(
+                TensorData::new(chunk.to_vec(), [chunk.len() / d, d]),
+                &device,
+            );
+            let codes = dictionary.coder.encode(x);
+            let x_hat = dictionary.coder.decode(codes.clone());
+            reconstruction.extend(x_hat.into_data().iter::<f32>());
+            parts.push(HostCodes::read(codes));
+        }
+        let k = parts
+            .iter()
+            .map(|part| part.k)
+            .max()
+            .unwrap_or(dictionary.coder.k);
+        let mut values = Vec::with_capacity(n * k);
+        let mut indices = Vec::with_capacity(n * k);
+        for part in &parts {
+            for (v, i) in part
+                .values
+                .chunks(part.k.max(1))
+                .zip(part.indices.chunks(part.k.max(1)))
+            {
+                values.extend(
+                    v.iter()
+                        .copied()
+                        .chain(std::iter::repeat_n(0.0, k - part.k)),
+                );
+                indices.extend(i.iter().copied().chain(std::iter::repeat_n(-1, k - part.k)));
+            }
+        }
+        let active = indices.iter().filter(|i| **i >= 0).count();
+        let tensors = [
+            Outgoing {
+                name: "values".into(),
+                shape: vec![n, k],
+                values: Values::F32(values),
+            },
+            Outgoing {
+                name: "indices".into(),
+                shape: vec![n, k],
+                values: Values::I32(indices),
+            },
+            Outgoing {
+                name: "reconstruction".into(),
+                shape: vec![n, d],
+                values: Values::F32(reconstruction),
+            },
+        ];
+        write_tensors(&self.out, &tensors, [])?;
+        println!(
+            "{n} rows, {:.2} latents active a row",
+            active as f64 / n.max(1) as f64
+        );
+        Ok(())
+    }
+
+    fn tensor_name(&self, file: &TensorFile, dictionary: &Dictionary) -> Result<String> {
+        if let Some(name) = &self.tensor {
+            return Ok(name.clone());
+        }
+        let names: Vec<&str> = file.tensors().map(|(name, ..)| name).collect();
+        if let [only] = names[..] {
+            return Ok(only.into());
+        }
+        let hook = dictionary.provenance.hook_point.as_deref();
+        let found = names
+            .iter()
+            .find(|name| Some(**name) == hook)
+            .map(|name| name.to_string());
+        found.with_context(|| {
+            format!(
+                "{} holds the tensors {}: say which with --tensor",
+                self.activations.display(),
+                names.join(", ")
+            )
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! `lapidary eval`.
+
+use crate::arguments::DeviceArgument;
+use crate::progress::Stage;
+use crate::run_folder::{RunFolder, write_json};
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::Args;
+use lapidary_activations::{BlockConfig, BlockStream, TokenBlock};
+use lapidary_model::LanguageModel;
+use lapidary_sae::{Dictionary, Metrics, evaluate};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Measure a dictionary on held-out text
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary eval out
+  lapidary eval my-dictionary --model ./smollm2 --corpus heldout.jsonl --tokens 100000")]
+pub struct Eval {
+    /// A run's folder, or a dictionary in SAELens's layout
+    #[arg(value_name = "DIR")]
+    dictionary: PathBuf,
+    /// The model; default: the one that the dictionary names
+    #[arg(long)]
+    model: Option<String>,
+    /// The text; default: the run's evaluation text
+    #[arg(long)]
+    corpus: Option<String>,
+    /// Tokens to evaluate on; default: as the run's recipe says, else 50000
+    #[arg(long)]
+    tokens: Option<u64>,
+    /// Where to write the figures; default: metrics.json in a run's folder, else standard output only
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Eval {
+    pub fn run(self) -> Result<()> {
+        let device = self.device.open()?;
+        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let recipe = opened.dictionary.provenance.recipe.as_ref();
+        let corpus = self
+            .corpus
+            .or_else(|| recipe.map(|r| r.evaluation.corpus.clone()));
+        let corpus = corpus
+            .context("the dictionary does not say on which text to evaluate: give --corpus")?;
+        let tokens = self
+            .tokens
+            .or_else(|| recipe.map(|r| r.evaluation.tokens))
+            .unwrap_or(50_000);
+        let blocks = opened.blocks(&corpus, tokens)?;
+        let metrics = measure(&opened.model, &opened.dictionary, &blocks)?;
+        println!("{}", serde_json::to_string_pretty(&metrics)?);
+        let out = self
+            .out
+            .or_else(|| opened.folder.map(|folder| folder.metrics()));
+        match out {
+            Some(path) => write_json(&path, &metrics),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A dictionary with the model that it belongs to.
+pub struct Opened {
+    pub dictionary: Dictionary,
+    pub model: Arc<LanguageModel>,
+    /// The run's folder, if the dictionary lies in one.
+    pub folder: Option<RunFolder>,
+}
+
+impl Opened {
+    pub fn new(path: &Path, model: Option<&str>, device: &Device) -> Result<Self> {
+        let folder = RunFolder::new(path);
+        let in_run = folder.dictionary().is_dir();
+        let dictionary = Dictionary::load(
+            &if in_run {
+                folder.dictionary()
+            } else {
+                path.into()
+            },
+            device,
+        )?;
+        let named = model.or(dictionary.provenance.model_name.as_deref());
+        let named = named.context("the dictionary does not name its model: give --model")?;
+        let model = Arc::new(LanguageModel::load(named, device)?);
+        Ok(Self {
+            dictionary,
+            model,
+            folder: in_run.then_some(folder),
+        })
+    }
+
+    pub fn blocks(&self, corpus: &str, tokens: u64) -> Result<Vec<TokenBlock>> {
+        let provenance = &self.dictionary.provenance;
+        let context = provenance
+            .context
+            .unwrap_or(128)
+            .min(self.model.config().n_ctx);
+        let prepend_bos =
+            provenance.prepend_bos.unwrap_or(true) && self.model.config().bos.is_some();
+        read_blocks(
+            &self.model,
+            &BlockConfig {
+                corpus: corpus.into(),
+                context,
+                prepend_bos,
+            },
+            tokens,
+        )
+    }
+}
+
+/// As many whole blocks as fit in `tokens`, at least one; fewer if the corpus ends before.
+pub fn read_blocks(
+    model: &Arc<LanguageModel>,
+    config: &BlockConfig,
+    tokens: u64,
+) -> Result<Vec<TokenBlock>> {
+    let n = (tokens / config.context as u64).max(1) as usize;
+    let blocks: Vec<TokenBlock> = BlockStream::new(model.clone(), config)?
+        .take(n)
+        .collect::<Result<_, _>>()?;
+    if blocks.is_empty() {
+        bail!(
+            "corpus {} holds less than one block of {} tokens",
+            config.corpus,
+            config.context
+        );
+    }
+    Ok(blocks)
+}
+
+pub fn measure(
+    model: &LanguageModel,
+    dictionary: &Dictionary,
+    blocks: &[TokenBlock],
+) -> Result<Metrics> {
+    let stage = Stage::new("evaluate", blocks.len() as u64);
+    let hook = dictionary.hook_point()?;
+    let metrics = evaluate(model, dictionary, hook, blocks, &mut |done| {
+        stage.at(done as u64, format!("{done} blocks"));
+    })?;
+    stage.done(format!(
+        "CE-loss score {:.4}, FVU {:.4}, L0 {:.1}, alive {:.1} % on {} tokens",
+        metrics.ce_loss_score,
+        metrics.fvu,
+        metrics.l0,
+        100.0 * metrics.frac_alive,
+        metrics.tokens
+    ));
+    Ok(metrics)
+}

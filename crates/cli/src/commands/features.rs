@@ -1,0 +1,269 @@
+//! `lapidary features`.
+
+use crate::arguments::DeviceArgument;
+use crate::commands::eval::Opened;
+use crate::progress::Stage;
+use crate::run_folder::RunFolder;
+use anyhow::{Context, Result};
+use clap::Args;
+use lapidary_activations::TokenBlock;
+use lapidary_features::{
+    Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, summarize_decoder,
+    write_examples, write_features, write_report,
+};
+use lapidary_model::LanguageModel;
+use lapidary_sae::{Dictionary, Metrics, StepReport};
+use std::path::PathBuf;
+
+/// Write the feature tables and the report of a dictionary
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary features out
+  lapidary features my-dictionary --model ./smollm2 --corpus text.jsonl --tokens 500000 --out my-features")]
+pub struct Features {
+    /// A run's folder, or a dictionary in SAELens's layout
+    #[arg(value_name = "DIR")]
+    dictionary: PathBuf,
+    /// The model; default: the one that the dictionary names
+    #[arg(long)]
+    model: Option<String>,
+    /// The text; default: the text it was trained on
+    #[arg(long)]
+    corpus: Option<String>,
+    /// Tokens to read; default: as the run's recipe says, else 200000
+    #[arg(long)]
+    tokens: Option<u64>,
+    /// Contexts to keep for each latent; default: as the run's recipe says, else 16
+    #[arg(long)]
+    examples: Option<usize>,
+    /// Where features/ and report.html go; default: the run's folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Features {
+    pub fn run(self) -> Result<()> {
+        let device = self.device.open()?;
+        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let recipe = opened.dictionary.provenance.recipe.as_ref();
+        let corpus = self
+            .corpus
+            .or_else(|| opened.dictionary.provenance.corpus.clone());
+        let corpus =
+            corpus.context("the dictionary does not say which text to read: give --corpus")?;
+        let tokens = self
+            .tokens
+            .or_else(|| recipe.map(|r| r.features.tokens))
+            .unwrap_or(200_000);
+        let examples = self
+            .examples
+            .or_else(|| recipe.map(|r| r.features.examples_per_feature))
+            .unwrap_or(16);
+        let blocks = opened.blocks(&corpus, tokens)?;
+        let (metrics, log) = match &opened.folder {
+            Some(folder) => (folder.read_metrics()?, folder.read_log()),
+            None => (None, vec![]),
+        };
+        let folder = match (&self.out, opened.folder) {
+            (Some(out), _) => RunFolder::new(out),
+            (None, Some(folder)) => folder,
+            (None, None) => RunFolder::new(&self.dictionary),
+        };
+        write(
+            &folder,
+            &opened.model,
+            &opened.dictionary,
+            &blocks,
+            examples,
+            metrics.as_ref(),
+            &log,
+        )
+    }
+}
+
+/// Writes `features/` and `report.html`.
+pub fn write(
+    folder: &RunFolder,
+    model: &LanguageModel,
+    dictionary: &Dictionary,
+    blocks: &[TokenBlock],
+    examples_per_feature: usize,
+    metrics: Option<&Metrics>,
+    log: &[StepReport],
+) -> Result<()> {
+    let stage = Stage::new("features", blocks.len() as u64);
+    let hook = dictionary.hook_point()?;
+    let tokenizer = model.tokenizer()?;
+    let text = |token: u32| tokenizer.token(token);
+    let config = StatisticsConfig {
+        examples_per_feature,
+        ..StatisticsConfig::new(dictionary.coder.d_sae())
+    };
+    let top = config.top_tokens;
+    let summary = collect(
+        model,
+        &dictionary.coder,
+        hook,
+        blocks,
+        config,
+        &mut |done| {
+            stage.at(done as u64, format!("{done} blocks"));
+        },
+    )?;
+    let decoder = summarize_decoder(model, dictionary, hook, top)?;
+    let features = feature_rows(&summary, &decoder, &hook.to_string(), &text)?;
+    let examples = example_rows(&summary, &text);
+    let tables = folder.features();
+    std::fs::create_dir_all(&tables)
+        .with_context(|| format!("{}: cannot be made", tables.display()))?;
+    write_features(&tables.join("features.parquet"), &features)?;
+    write_examples(&tables.join("examples.parquet"), &examples)?;
+    let report = Report {
+        title: format!("{} · {hook}", model.name()),
+        provenance: provenance(dictionary, summary.tokens),
+        metrics: metrics.map(figures).unwrap_or_default(),
+        curves: curves(log),
+        features: &features,
+        examples: &examples,
+    };
+    write_report(&folder.report(), &report)?;
+    let dead = features.iter().filter(|row| row.dead).count();
+    stage.done(format!(
+        "{} latents ({dead} never fired), {} contexts from {} tokens",
+        features.len(),
+        examples.len(),
+        summary.tokens
+    ));
+    Ok(())
+}
+
+fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
+    let p = &dictionary.provenance;
+    let coder = &dictionary.coder;
+    let mut rows = vec![];
+    let mut row = |name: &str, value: Option<String>| {
+        rows.extend(value.map(|value| (name.to_string(), value)))
+    };
+    row("Model", p.model_name.clone());
+    row("Hook point", p.hook_point.clone());
+    row(
+        "Architecture",
+        p.training_architecture
+            .clone()
+            .or(Some(coder.architecture.name().into())),
+    );
+    row(
+        "Width",
+        Some(format!(
+            "{} latents on {} dimensions",
+            coder.d_sae(),
+            coder.d_in()
+        )),
+    );
+    row(
+        "k",
+        p.recipe
+            .as_ref()
+            .filter(|r| r.coder.architecture != "standard")
+            .map(|r| r.coder.k.to_string()),
+    );
+    row(
+        "Trained on",
+        p.tokens.map(|n| {
+            format!(
+                "{n} tokens of {}",
+                p.corpus.as_deref().unwrap_or("unnamed text")
+            )
+        }),
+    );
+    row("Steps", p.steps.map(|n| n.to_string()));
+    row("Context", p.context.map(|n| format!("{n} tokens")));
+    row("Normalization", p.normalization.clone());
+    row("Seed", p.recipe.as_ref().map(|r| r.seed.to_string()));
+    row("Statistics", Some(format!("{tokens} tokens")));
+    row(
+        "Made by",
+        Some(format!("lapidary {}", env!("CARGO_PKG_VERSION"))),
+    );
+    rows
+}
+
+fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
+    let row =
+        |name: &str, value: f64, meaning: &str| (name.to_string(), value, meaning.to_string());
+    vec![
+        row(
+            "ce_loss_score",
+            m.ce_loss_score,
+            "share of the model's next-token loss that the reconstruction recovers",
+        ),
+        row("fvu", m.fvu, "fraction of variance unexplained"),
+        row("l0", m.l0, "active latents a token"),
+        row(
+            "frac_alive",
+            m.frac_alive,
+            "share of latents that fire on held-out text",
+        ),
+        row(
+            "kl_div_score",
+            m.kl_div_score,
+            "the same as the CE-loss score for the KL divergence",
+        ),
+        row(
+            "explained_variance",
+            m.explained_variance,
+            "1 − residual variance over variance",
+        ),
+        row(
+            "explained_variance_legacy",
+            m.explained_variance_legacy,
+            "mean of each token's own ratio, as SAEBench's older figure",
+        ),
+        row(
+            "cossim",
+            m.cossim,
+            "mean cosine between activation and reconstruction",
+        ),
+        row(
+            "l2_ratio",
+            m.l2_ratio,
+            "mean norm of the reconstruction over the activation's",
+        ),
+        row(
+            "ce_loss_with_sae",
+            m.ce_loss_with_sae,
+            "next-token loss with the reconstruction spliced in, nats",
+        ),
+        row(
+            "ce_loss_without_sae",
+            m.ce_loss_without_sae,
+            "the model's own, nats",
+        ),
+        row(
+            "ce_loss_with_ablation",
+            m.ce_loss_with_ablation,
+            "with zeros spliced in, nats",
+        ),
+    ]
+}
+
+fn curves(log: &[StepReport]) -> Vec<Curve> {
+    if log.is_empty() {
+        return vec![];
+    }
+    let steps: Vec<u64> = log.iter().map(|r| r.step).collect();
+    let curve = |name: &str, value: fn(&StepReport) -> f64| Curve {
+        name: name.into(),
+        steps: steps.clone(),
+        values: log.iter().map(value).collect(),
+    };
+    vec![
+        curve("loss", |r| r.loss),
+        curve("FVU", |r| r.fvu),
+        curve("L0", |r| r.l0),
+        curve("dead latents", |r| r.dead as f64),
+        curve("learning rate", |r| r.lr),
+    ]
+}

@@ -1,0 +1,173 @@
+//! `lapidary inspect`.
+
+use crate::run_folder::RunFolder;
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::Args;
+use lapidary_features::{read_examples, read_features};
+use lapidary_model::{ModelConfig, TensorFile};
+use lapidary_sae::Dictionary;
+use std::path::{Path, PathBuf};
+
+/// Say what a file or folder holds: a run, a dictionary, a model, tensors, a table
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  lapidary inspect out\n  lapidary inspect out/features/features.parquet\n  lapidary inspect x.safetensors"
+)]
+pub struct Inspect {
+    /// What to look at
+    #[arg(value_name = "FILE_OR_FOLDER")]
+    path: PathBuf,
+}
+
+impl Inspect {
+    pub fn run(self) -> Result<()> {
+        let path = &self.path;
+        if path.is_dir() {
+            return folder(path);
+        }
+        if !path.exists() {
+            bail!("{}: there is nothing", path.display());
+        }
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => tensors(path),
+            Some("parquet") => table(path),
+            Some("json" | "jsonl" | "toml") => {
+                print!(
+                    "{}",
+                    std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+                );
+                Ok(())
+            }
+            _ => bail!(
+                "{}: found another extension, expected .safetensors, .parquet, .json, .jsonl or .toml",
+                path.display()
+            ),
+        }
+    }
+}
+
+fn folder(path: &Path) -> Result<()> {
+    let run = RunFolder::new(path);
+    if run.dictionary().is_dir() {
+        dictionary(&run.dictionary())?;
+        if let Some(metrics) = run.read_metrics()? {
+            println!("{}", serde_json::to_string_pretty(&metrics)?);
+        }
+        for (name, file) in [
+            ("report", run.report()),
+            ("tables", run.features()),
+            ("checkpoint", run.checkpoint()),
+        ] {
+            if file.exists() {
+                println!("{name:<12} {}", file.display());
+            }
+        }
+        return Ok(());
+    }
+    if path.join("cfg.json").exists() {
+        return dictionary(path);
+    }
+    if path.join("config.json").exists() {
+        let c = ModelConfig::read(&path.join("config.json"))?;
+        println!(
+            "model of the family {:?}, {:.1} M weights",
+            c.family,
+            c.n_params() as f64 / 1e6
+        );
+        println!(
+            "d_model {}, layers {}, heads {} ({} key-value), d_head {}",
+            c.d_model, c.n_layers, c.n_heads, c.n_kv_heads, c.d_head
+        );
+        println!(
+            "d_mlp {}, vocabulary {}, context {}",
+            c.d_mlp, c.d_vocab, c.n_ctx
+        );
+        return Ok(());
+    }
+    bail!(
+        "{}: found neither a run (dictionary/), a dictionary (cfg.json) nor a model (config.json)",
+        path.display()
+    )
+}
+
+fn dictionary(path: &Path) -> Result<()> {
+    let dictionary = Dictionary::load(path, &Device::flex())?;
+    let (coder, p) = (&dictionary.coder, &dictionary.provenance);
+    println!("dictionary   {}", path.display());
+    println!("architecture {}", coder.architecture.name());
+    println!(
+        "latents      {} on {} dimensions",
+        coder.d_sae(),
+        coder.d_in()
+    );
+    for (name, value) in [
+        ("model", p.model_name.clone()),
+        ("hook point", p.hook_point.clone()),
+        ("corpus", p.corpus.clone()),
+        ("tokens", p.tokens.map(|n| n.to_string())),
+        ("steps", p.steps.map(|n| n.to_string())),
+        ("context", p.context.map(|n| n.to_string())),
+        (
+            "BOS",
+            p.prepend_bos
+                .map(|yes| if yes { "before each block" } else { "none" }.to_string()),
+        ),
+    ] {
+        if let Some(value) = value {
+            println!("{name:<12} {value}");
+        }
+    }
+    Ok(())
+}
+
+fn tensors(path: &Path) -> Result<()> {
+    let file = TensorFile::open(path)?;
+    for (name, dtype, shape) in file.tensors() {
+        println!("{dtype:<5} {shape:?}  {name}");
+    }
+    Ok(())
+}
+
+fn table(path: &Path) -> Result<()> {
+    match (read_features(path), read_examples(path)) {
+        (Ok(rows), _) => {
+            println!(
+                "{} latents, {} dead",
+                rows.len(),
+                rows.iter().filter(|r| r.dead).count()
+            );
+            let mut rows: Vec<_> = rows.iter().filter(|r| !r.dead).collect();
+            rows.sort_by(|a, b| b.firing_density.total_cmp(&a.firing_density));
+            for row in rows.iter().take(20) {
+                let words: Vec<String> = row
+                    .top_tokens
+                    .iter()
+                    .take(6)
+                    .map(|t| format!("{:?}", t.text))
+                    .collect();
+                println!(
+                    "{:>7}  density {:.5}  max {:>8.3}  {}",
+                    row.feature_id,
+                    row.firing_density,
+                    row.max_activation,
+                    words.join(" ")
+                );
+            }
+            Ok(())
+        }
+        (_, Ok(rows)) => {
+            println!("{} contexts", rows.len());
+            for row in rows.iter().take(20) {
+                println!(
+                    "{:>7}  {:>8.3}  {}",
+                    row.feature_id,
+                    row.max_activation,
+                    row.tokens.concat().replace('\n', "⏎")
+                );
+            }
+            Ok(())
+        }
+        (Err(error), Err(_)) => Err(error.into()),
+    }
+}

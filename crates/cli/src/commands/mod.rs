@@ -1,0 +1,11 @@
+//! One file a command.
+
+pub mod devices;
+pub mod encode;
+pub mod eval;
+pub mod features;
+pub mod generate;
+pub mod inspect;
+pub mod pretrain;
+pub mod run;
+pub mod train;

@@ -1,0 +1,86 @@
+//! `lapidary run`.
+
+use crate::arguments::{DeviceArgument, ModelArgument};
+use anyhow::{Result, bail};
+use clap::Args;
+use lapidary_model::{HookPoint, HookedRun, Outgoing, Values, write_tensors};
+use std::path::PathBuf;
+
+/// Run a model on one sequence and save the values at hook points
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary run --text \"My fellow citizens\" --capture blocks.2.hook_resid_post --out x.safetensors
+  lapidary run --model openai-community/gpt2 --tokens 464,3139,286 --capture blocks.0.attn.hook_z,logits --out x.safetensors
+
+Tensors are named by hook point and have the shape [tokens, width]; the token ids stand in the file's metadata.")]
+pub struct Run {
+    #[command(flatten)]
+    model: ModelArgument,
+    #[command(flatten)]
+    device: DeviceArgument,
+    /// Token ids, exactly as the model shall see them
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required_unless_present = "text",
+        conflicts_with = "text",
+        value_name = "ID,ID…"
+    )]
+    tokens: Vec<u32>,
+    /// Text; the beginning-of-sequence token is put before it if the model has one
+    #[arg(long)]
+    text: Option<String>,
+    /// Leave out the beginning-of-sequence token before --text
+    #[arg(long, conflicts_with = "tokens")]
+    no_bos: bool,
+    /// Hook points in TransformerLens's spelling; `logits` is one
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required = true,
+        value_name = "HOOK,HOOK…"
+    )]
+    capture: Vec<HookPoint>,
+    /// The safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl Run {
+    pub fn run(mut self) -> Result<()> {
+        let model = self.model.load(&self.device.open()?)?;
+        if let Some(text) = &self.text {
+            let tokenizer = model.tokenizer()?;
+            let bos = if self.no_bos { None } else { tokenizer.bos() };
+            self.tokens = bos.into_iter().chain(tokenizer.encode(text)?).collect();
+            if self.tokens.is_empty() {
+                bail!("--text holds no token");
+            }
+        }
+        let capture = &self.capture;
+        let run = HookedRun {
+            capture,
+            logits: capture.contains(&HookPoint::Logits),
+            ..Default::default()
+        };
+        let output = model.run(model.tokens(&[&self.tokens])?, &run)?;
+        let mut tensors = vec![];
+        for (hook, value) in output.captured {
+            let [_, pos, width] = value.dims();
+            let values = Values::F32(value.into_data().iter::<f32>().collect());
+            println!("{hook}  [{pos}, {width}]");
+            tensors.push(Outgoing {
+                name: hook.to_string(),
+                shape: vec![pos, width],
+                values,
+            });
+        }
+        let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
+        let metadata = [
+            ("model".to_string(), model.name().to_string()),
+            ("tokens".to_string(), ids.join(",")),
+        ];
+        write_tensors(&self.out, &tensors, metadata)?;
+        Ok(())
+    }
+}

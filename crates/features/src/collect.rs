@@ -1,0 +1,188 @@
+//! Where a dictionary meets its model: one pass over token blocks for the statistics, one product with the unembedding
+//! for what each latent writes.
+
+use crate::{
+    BlockView, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
+    StatisticsSummary,
+};
+use burn::tensor::{Int, Tensor};
+use lapidary_activations::{TokenBlock, harvest};
+use lapidary_kernels::SparseCodes;
+use lapidary_model::{BlockHook, HookPoint, LanguageModel};
+use lapidary_sae::{Dictionary, SparseCoder};
+use rayon::prelude::*;
+
+/// Blocks that go through model and encoder at once.
+const BLOCKS: usize = 16;
+
+/// Latents whose logits are computed at once.
+const LATENTS: usize = 512;
+
+/// Sparse codes on the host: `[n, k]` row-major, 0 and -1 where nothing is active.
+pub struct HostCodes {
+    /// Activations.
+    pub values: Vec<f32>,
+    /// Latents.
+    pub indices: Vec<i32>,
+    /// Entries a row.
+    pub k: usize,
+}
+
+impl HostCodes {
+    /// Reads codes from their device; entries that are not active get index -1.
+    pub fn read(codes: SparseCodes) -> Self {
+        let k = codes.values.dims()[1];
+        let values: Vec<f32> = codes.values.into_data().iter::<f32>().collect();
+        let indices = codes.indices.into_data();
+        let indices = indices
+            .iter::<i32>()
+            .zip(&values)
+            .map(|(i, v)| if *v > 0.0 { i } else { -1 })
+            .collect();
+        let values = values.iter().map(|v| v.max(0.0)).collect();
+        Self { values, indices, k }
+    }
+}
+
+/// Runs model and dictionary over `blocks` and gathers statistics. `on_progress` hears the number of blocks done.
+///
+/// # Errors
+/// When the dictionary does not fit the hook point, or the model fails.
+pub fn collect(
+    model: &LanguageModel,
+    coder: &SparseCoder,
+    hook: HookPoint,
+    blocks: &[TokenBlock],
+    config: StatisticsConfig,
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<StatisticsSummary, FeaturesError> {
+    let mut statistics = FeatureStatistics::new(config);
+    let special = [model.config().bos, model.config().eos];
+    let mut done = 0;
+    for helping in blocks.chunks(BLOCKS) {
+        let rows = harvest(model, hook, helping)?;
+        let codes = HostCodes::read(coder.encode(rows));
+        for (i, block) in helping.iter().enumerate() {
+            let n = block.tokens.len();
+            let (document, position): (Vec<u32>, Vec<u32>) = block.places().into_iter().unzip();
+            let active: Vec<bool> = block
+                .tokens
+                .iter()
+                .map(|t| !special.contains(&Some(*t)))
+                .collect();
+            let view = BlockView {
+                tokens: &block.tokens,
+                document: &document,
+                position: &position,
+                block_index: (done + i) as u64,
+                active: &active,
+            };
+            let range = i * n * codes.k..(i + 1) * n * codes.k;
+            statistics.observe_block(
+                view,
+                &codes.values[range.clone()],
+                &codes.indices[range],
+                codes.k,
+            )?;
+        }
+        done += helping.len();
+        on_progress(done);
+    }
+    Ok(statistics.finish())
+}
+
+/// What each latent's decoder row does to the logits by itself, for hook points in the residual stream's space: the row
+/// times the final norm's weight times the unembedding, the norm's scale left out. Elsewhere the lists stay empty.
+///
+/// # Errors
+/// When the dictionary does not fit the hook point.
+pub fn summarize_decoder(
+    model: &LanguageModel,
+    dictionary: &Dictionary,
+    hook: HookPoint,
+    top: usize,
+) -> Result<DecoderSummary, FeaturesError> {
+    let coder = dictionary.coder.clone().to_device(model.device());
+    let (w_enc, w_dec) = (coder.w_enc.clone(), coder.w_dec.clone()); // [d_sae, d_in]
+    let d_sae = coder.d_sae();
+    let norm = |w: &Tensor<2>| w.clone().square().sum_dim(1).sqrt(); // [d_sae, 1]
+    let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<f32>>();
+    let cosine = (w_enc.clone() * w_dec.clone()).sum_dim(1)
+        / (norm(&w_enc) * norm(&w_dec)).clamp_min(f32::MIN_POSITIVE);
+    let mut summary = DecoderSummary {
+        decoder_norm: host(norm(&w_dec)),
+        encoder_decoder_cosine: Some(host(cosine)),
+        promoted: vec![vec![]; d_sae],
+        suppressed: vec![vec![]; d_sae],
+    };
+    let writes_to_residual = matches!(
+        hook,
+        HookPoint::Embed
+            | HookPoint::PosEmbed
+            | HookPoint::Block(
+                _,
+                BlockHook::ResidPre
+                    | BlockHook::ResidMid
+                    | BlockHook::ResidPost
+                    | BlockHook::AttnOut
+                    | BlockHook::MlpOut
+            )
+    );
+    if !writes_to_residual {
+        return Ok(summary);
+    }
+    let directions = w_dec * model.final_norm_weight().unsqueeze(); // [d_sae, d_model]
+    let unembedding = model.unembedding(); // [d_model, d_vocab]
+    for start in (0..d_sae).step_by(LATENTS) {
+        let latents = Tensor::<1, Int>::arange(
+            start as i64..d_sae.min(start + LATENTS) as i64,
+            model.device(),
+        );
+        let logits = host(
+            directions
+                .clone()
+                .select(0, latents)
+                .matmul(unembedding.clone()),
+        ); // [latents, d_vocab]
+        let d_vocab = model.config().d_vocab;
+        let ends: Vec<_> = logits
+            .par_chunks_exact(d_vocab)
+            .map(|row| (extreme(row, top, 1.0), extreme(row, top, -1.0)))
+            .collect();
+        for (i, (promoted, suppressed)) in ends.into_iter().enumerate() {
+            summary.promoted[start + i] = promoted;
+            summary.suppressed[start + i] = suppressed;
+        }
+    }
+    Ok(summary)
+}
+
+/// The `n` largest of `sign * row` with their places, most extreme first, ties to the lower place.
+fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
+    let order = |a: &u32, b: &u32| {
+        (sign * row[*b as usize])
+            .total_cmp(&(sign * row[*a as usize]))
+            .then(a.cmp(b))
+    };
+    let mut places: Vec<u32> = (0..row.len() as u32).collect();
+    let n = n.min(places.len());
+    if n < places.len() && n > 0 {
+        places.select_nth_unstable_by(n - 1, order);
+    }
+    places.truncate(n);
+    places.sort_unstable_by(order);
+    places.into_iter().map(|i| (i, row[i as usize])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extremes_come_in_order_and_ties_go_to_the_lower_place() {
+        let row = [1.0, 3.0, -2.0, 3.0, 0.0];
+        assert_eq!(extreme(&row, 3, 1.0), [(1, 3.0), (3, 3.0), (0, 1.0)]);
+        assert_eq!(extreme(&row, 2, -1.0), [(2, -2.0), (4, 0.0)]);
+        assert_eq!(extreme(&row, 9, 1.0).len(), 5);
+    }
+}

@@ -1,0 +1,498 @@
+//! What a user does at the command line: from a recipe to a dictionary, tables and a report; stopping and going on;
+//! batch jobs over files; and what each kind of bad input is told.
+
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+fn lapidary(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one error line of a command that must fail, without a panic.
+fn fails(command: &mut Command) -> String {
+    let output: Output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{command:?} succeeded");
+    assert!(!errors.contains("panicked"), "{command:?}\n{errors}");
+    assert!(
+        errors.lines().any(|line| line.starts_with("error:")),
+        "{command:?}\n{errors}"
+    );
+    errors
+}
+
+/// A recipe small enough for a test.
+const SMALL: [&str; 9] = [
+    "coder.d_sae=512",
+    "coder.k=16",
+    "corpus.context=64",
+    "training.tokens=10240",
+    "training.batch_tokens=512",
+    "training.checkpoint_every_steps=4",
+    "training.log_every_steps=1",
+    "activations.buffer_tokens=2048",
+    "evaluation.tokens=256",
+];
+
+fn small_train(out: &Path, more: &[&str]) -> Command {
+    let mut command = lapidary(&[
+        "train",
+        "configs/quickstart.toml",
+        "--device",
+        "cpu",
+        "--out",
+    ]);
+    command.arg(out);
+    for setting in SMALL
+        .iter()
+        .chain(["features.tokens=2048", "features.examples_per_feature=2"].iter())
+    {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+#[test]
+fn a_run_leaves_dictionary_figures_tables_and_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    succeeds(&mut small_train(&out, &[]));
+    let metrics: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("metrics.json")).unwrap()).unwrap();
+    for key in [
+        "fvu",
+        "explained_variance",
+        "explained_variance_legacy",
+        "l0",
+        "ce_loss_score",
+        "kl_div_score",
+        "frac_alive",
+    ] {
+        assert!(metrics[key].is_f64(), "{key}: {}", metrics[key]);
+    }
+    let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 20);
+    assert!(out.join("config.toml").exists());
+    let report = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(report.contains("ce_loss_score") && !report.contains("src=\"http"));
+    let described = succeeds(lapidary(&["inspect"]).arg(&out));
+    assert!(
+        described.contains("512 on 256 dimensions") && described.contains("ce_loss_score"),
+        "{described}"
+    );
+    assert!(
+        succeeds(lapidary(&["inspect"]).arg(out.join("features/features.parquet")))
+            .contains("512 latents")
+    );
+
+    // A second run does not walk over the first.
+    assert!(fails(&mut small_train(&out, &[])).contains("--overwrite"));
+
+    // Evaluating again gives the same figures.
+    let again = succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&again).unwrap(),
+        metrics
+    );
+
+    // Batch jobs: activations out of the model, codes out of the dictionary.
+    let (x, codes) = (
+        folder.path().join("x.safetensors"),
+        folder.path().join("codes.safetensors"),
+    );
+    let capture = "blocks.2.hook_resid_post,logits";
+    succeeds(
+        lapidary(&[
+            "run",
+            "--device",
+            "cpu",
+            "--text",
+            "My fellow citizens",
+            "--capture",
+            capture,
+            "--out",
+        ])
+        .arg(&x),
+    );
+    succeeds(
+        lapidary(&["encode", "--device", "cpu", "--dictionary"])
+            .arg(out.join("dictionary"))
+            .arg("--activations")
+            .arg(&x)
+            .arg("--out")
+            .arg(&codes),
+    );
+    let (x, codes) = (std::fs::read(x).unwrap(), std::fs::read(codes).unwrap());
+    let (x, codes) = (
+        SafeTensors::deserialize(&x).unwrap(),
+        SafeTensors::deserialize(&codes).unwrap(),
+    );
+    let n = x.tensor("blocks.2.hook_resid_post").unwrap().shape()[0];
+    assert_eq!(x.tensor("logits").unwrap().shape(), [n, 4096]);
+    assert_eq!(codes.tensor("values").unwrap().shape(), [n, 16]);
+    assert_eq!(codes.tensor("indices").unwrap().shape(), [n, 16]);
+    assert_eq!(codes.tensor("reconstruction").unwrap().shape(), [n, 256]);
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    let quick = ["--set", "evaluation.tokens=0", "--set", "features.tokens=0"];
+    succeeds(&mut small_train(&whole, &quick));
+
+    let mut child = small_train(&cut, &quick)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let manifest = cut.join("checkpoint/manifest.json");
+    let start = Instant::now();
+    while !manifest.exists() && child.try_wait().unwrap().is_none() {
+        assert!(
+            start.elapsed() < Duration::from_secs(300),
+            "no checkpoint appeared"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if !cut.join("dictionary").exists() {
+        println!("killed after the first checkpoint");
+    }
+    let mut resume = small_train(&cut, &quick);
+    succeeds(resume.arg("--resume"));
+    for file in [
+        "dictionary/sae_weights.safetensors",
+        "dictionary/cfg.json",
+        "metrics.jsonl",
+    ] {
+        let (a, b) = (
+            std::fs::read(whole.join(file)).unwrap(),
+            std::fs::read(cut.join(file)).unwrap(),
+        );
+        assert!(a == b, "{file} differs after resuming");
+    }
+    // Another recipe cannot go on from this checkpoint.
+    let error = fails(small_train(&cut, &quick).args(["--resume", "--set", "coder.k=8"]));
+    assert!(error.contains("coder.k"), "{error}");
+}
+
+#[test]
+fn a_model_that_is_damaged_is_named_with_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = root().join("tests/fixtures/models/gpt2");
+    let broken = |name: &str, damage: &dyn Fn(&Path)| {
+        let model = folder.path().join(name);
+        std::fs::create_dir(&model).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture.join(file), model.join(file)).unwrap();
+        }
+        damage(&model);
+        let out = folder.path().join("x.safetensors");
+        let error = fails(
+            lapidary(&[
+                "run",
+                "--device",
+                "cpu",
+                "--tokens",
+                "1,2",
+                "--capture",
+                "logits",
+                "--model",
+            ])
+            .arg(&model)
+            .arg("--out")
+            .arg(&out),
+        );
+        assert!(!out.exists(), "{name}: a failed run left {}", out.display());
+        error
+    };
+    let edit = |model: &Path, from: &str, to: &str| {
+        let path = model.join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    };
+    let error = broken("missing", &|m| {
+        std::fs::remove_file(m.join("model.safetensors")).unwrap()
+    });
+    assert!(error.contains("model.safetensors"), "{error}");
+    let error = broken("truncated", &|m| {
+        let path = m.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert!(
+        error.contains("model.safetensors") && error.contains("truncated"),
+        "{error}"
+    );
+    let error = broken("reshaped", &|m| edit(m, "\"n_embd\": 48", "\"n_embd\": 52"));
+    assert!(
+        error.contains("wte.weight") && error.contains("48") && error.contains("52"),
+        "{error}"
+    );
+    let error = broken("unknown", &|m| {
+        edit(m, "\"model_type\": \"gpt2\"", "\"model_type\": \"mamba\"")
+    });
+    assert!(
+        error.contains("config.json") && error.contains("mamba") && error.contains("llama"),
+        "{error}"
+    );
+    let error = broken("huge", &|m| {
+        edit(m, "\"n_layer\": 2", "\"n_layer\": 18446744073709551615")
+    });
+    assert!(
+        error.contains("n_layer") || error.contains("layers"),
+        "{error}"
+    );
+    let error = broken("prose", &|m| {
+        std::fs::write(m.join("config.json"), "once upon a time").unwrap()
+    });
+    assert!(
+        error.contains("config.json") && error.contains("JSON"),
+        "{error}"
+    );
+    let error = fails(&mut lapidary(&[
+        "generate",
+        "x",
+        "--device",
+        "cpu",
+        "--model",
+        "no/such/model/anywhere",
+    ]));
+    assert!(error.contains("no/such/model/anywhere"), "{error}");
+    let error = fails(
+        lapidary(&[
+            "generate",
+            "x",
+            "--device",
+            "cpu",
+            "--model",
+            "no/such-model",
+        ])
+        .env("HF_HUB_OFFLINE", "1"),
+    );
+    assert!(
+        error.contains("no/such-model") && error.contains("HF_HUB_OFFLINE"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_recipe_or_corpus_that_cannot_be_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let refused = |more: &[&str]| {
+        let error = fails(&mut small_train(&out, more));
+        assert!(!out.exists(), "{more:?} left {}", out.display());
+        error
+    };
+    let error = refused(&["--set", "training.learning_rate=1e-3"]);
+    assert!(
+        error.contains("training.learning_rate") && error.contains("training.lr"),
+        "{error}"
+    );
+    let error = refused(&["--set", "coder.dsae=64"]);
+    assert!(error.contains("did you mean `coder.d_sae`"), "{error}");
+    let error = refused(&["--set", "coder.k=4096"]);
+    assert!(error.contains("4096") && error.contains("512"), "{error}");
+    let error = refused(&["--set", "coder.k=many"]);
+    assert!(
+        error.contains("coder.k") && error.contains("many"),
+        "{error}"
+    );
+    let error = refused(&["--set", "hook_point=blocks.2.hook_resid_pots"]);
+    assert!(error.contains("blocks.2.hook_resid_post"), "{error}");
+    let error = refused(&["--set", "hook_point=blocks.9.hook_resid_post"]);
+    assert!(error.contains("0 to 3"), "{error}");
+    let error = refused(&["--set", "corpus.context=100000"]);
+    assert!(error.contains("100000") && error.contains("256"), "{error}");
+    let error = refused(&["--set", "corpus.path=no/such/text.txt"]);
+    assert!(error.contains("no/such/text.txt"), "{error}");
+    let error = fails(&mut lapidary(&["train", "no/such/recipe.toml"]));
+    assert!(error.contains("no/such/recipe.toml"), "{error}");
+    let error = fails(
+        lapidary(&[
+            "pretrain",
+            "configs/pretrain/embedded.toml",
+            "--set",
+            "n_headz=3",
+            "--out",
+        ])
+        .arg(&out),
+    );
+    assert!(error.contains("did you mean `n_heads`"), "{error}");
+
+    // Text that turns out unreadable once training has begun.
+    let text = folder.path().join("latin.txt");
+    std::fs::write(&text, b"caf\xe9 au lait").unwrap();
+    let path = format!("corpus.path=\"{}\"", text.display());
+    let error = fails(&mut small_train(
+        &out,
+        &["--set", &path, "--set", "evaluation.tokens=0"],
+    ));
+    assert!(
+        error.contains("latin.txt") && error.contains("byte 3"),
+        "{error}"
+    );
+    assert!(!out.join("dictionary").exists() && !out.join("report.html").exists());
+}
+
+#[test]
+fn a_device_that_is_not_there_is_one_clear_line() {
+    let command = |device: &str| lapidary(&["generate", "x", "--device", device]);
+    if !cfg!(feature = "cuda") {
+        let error = fails(&mut command("cuda"));
+        assert!(error.contains("CUDA"), "{error}");
+    }
+    // The Vulkan loader finds no driver, as on a machine without one.
+    let error = fails(
+        command("wgpu")
+            .env("VK_DRIVER_FILES", "/nonexistent")
+            .env("VK_ICD_FILENAMES", "/nonexistent")
+            .env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent"),
+    );
+    assert!(error.contains("wgpu"), "{error}");
+    let output = command("gpu").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wgpu:N") && !output.status.success());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_told_and_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let command = small_train(&out, &["--set", "training.checkpoint_every_steps=0"]);
+    // A limit on the size of files stops writes in the middle, as a full disk does.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\"", "sh"]);
+    limited
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(root());
+    let error = fails(&mut limited);
+    assert!(
+        error.contains("written") || error.contains("write"),
+        "{error}"
+    );
+    let left: Vec<_> = walk(&out);
+    for file in &left {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(
+            ["config.toml", "metrics.jsonl"].contains(&name.as_str()),
+            "{left:?}"
+        );
+    }
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return vec![];
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn generating_twice_with_one_seed_gives_one_text() {
+    let run = || {
+        succeeds(&mut lapidary(&[
+            "generate",
+            "The people of",
+            "--tokens",
+            "12",
+            "--device",
+            "cpu",
+            "--seed",
+            "5",
+        ]))
+    };
+    let text = run();
+    assert!(
+        text.starts_with("The people of ") && text.len() > 20,
+        "{text}"
+    );
+    assert_eq!(text, run());
+}
+
+#[test]
+fn a_tiny_pretraining_makes_a_model_that_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(
+        &text,
+        "the cat sat on the mat and the dog sat on the log\n".repeat(200),
+    )
+    .unwrap();
+    let corpus = format!("corpus=\"{}\"", text.display());
+    let heldout = format!("heldout=\"{}\"", text.display());
+    let model = folder.path().join("model");
+    let mut command = lapidary(&[
+        "pretrain",
+        "configs/pretrain/embedded.toml",
+        "--device",
+        "cpu",
+        "--out",
+    ]);
+    command.arg(&model);
+    let sizes = [
+        "d_vocab=300",
+        "d_model=32",
+        "n_layers=1",
+        "n_heads=2",
+        "d_mlp=64",
+        "n_ctx=32",
+        "tokens=20000",
+        "warmup_steps=5",
+    ];
+    for setting in sizes
+        .iter()
+        .chain([corpus.as_str(), heldout.as_str()].iter())
+    {
+        command.args(["--set", setting]);
+    }
+    let card = succeeds(&mut command);
+    assert!(card.contains("held-out loss"), "{card}");
+    let text = succeeds(
+        lapidary(&[
+            "generate",
+            "the cat",
+            "--device",
+            "cpu",
+            "--temperature",
+            "0",
+            "--tokens",
+            "5",
+            "--model",
+        ])
+        .arg(&model),
+    );
+    assert!(text.starts_with("the cat sat on"), "{text}");
+}

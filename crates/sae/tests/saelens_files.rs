@@ -100,6 +100,26 @@ fn a_dictionary_reads_back_as_it_was_written() {
 }
 
 #[test]
+fn standard_codes_are_as_wide_as_the_densest_row() {
+    let mut d = dictionary(Architecture::Standard);
+    d.coder.k = 1;
+    let x: Tensor<2> =
+        Tensor::from_data(TensorData::new(numbers(9 * D, 8), [9, D]), &Device::flex());
+    let codes = d.coder.encode(x.clone());
+    let pre = (x - d.coder.b_dec.clone().unsqueeze()).matmul(d.coder.w_enc.clone().transpose())
+        + d.coder.b_enc.clone().unsqueeze();
+    let active: Vec<f32> = host(&pre.clone().greater_elem(0.0).float().sum_dim(1));
+    assert_eq!(
+        codes.values.dims()[1] as f32,
+        active.iter().copied().fold(0.0, f32::max)
+    );
+    let found: Vec<f32> = host(&codes.values.greater_elem(0.0).float().sum_dim(1));
+    assert_eq!(found, active);
+    let none = d.coder.encode(Tensor::zeros([0, D], &Device::flex()));
+    assert_eq!(none.values.dims()[0], 0);
+}
+
+#[test]
 fn each_latent_has_its_own_jumprelu_threshold() {
     let mut d = dictionary(Architecture::JumpRelu);
     let thresholds = [0.5f32, 3.0, f32::INFINITY, 0.0, 1.5, 2.0];

@@ -1,6 +1,8 @@
 //! Dictionaries on disk: what is written reads back exactly, other libraries' types are taken, and hostile files are
 //! one clear error each.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;

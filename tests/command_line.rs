@@ -1,6 +1,8 @@
 //! What a user does at the command line: from a recipe to a dictionary, tables and a report; stopping and going on;
 //! batch jobs over files; and what each kind of bad input is told.
 
+#![allow(clippy::unwrap_used)]
+
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

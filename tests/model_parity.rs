@@ -1,6 +1,8 @@
 //! Every model family computes what `transformers` computes: logits and hook points of small random models, recorded by
 //! `scripts/make_model_fixtures.py`.
 
+#![allow(clippy::unwrap_used)]
+
 use burn::tensor::Device;
 use lapidary_model::{HookPoint, HookedRun, LanguageModel};
 use safetensors::{Dtype, SafeTensors};

@@ -382,7 +382,7 @@ fn write_rows(path: &Path, rows: &[f32], d: usize) -> Result<(), ActivationsErro
             shape,
             values: Values::F32(rows.to_vec()),
         }],
-        [],
+        None,
     )?)
 }
 

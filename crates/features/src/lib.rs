@@ -4,7 +4,7 @@
 //! - [`collect`]: model and dictionary over token blocks; [`summarize_decoder`]: what the weights alone say;
 //! - [`FeatureStatistics`]: one pass over sparse codes, memory independent of the number of tokens;
 //! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`, written and read here;
-//! - [`write_report`]: `report.html`.
+//! - [`write_report`] makes `report.html`.
 
 mod collect;
 mod error;

@@ -452,7 +452,7 @@ impl Pretrainer {
                 }
             })
             .collect();
-        let metadata = [("format".to_string(), "pt".to_string())];
+        let metadata = Some(("format", "pt".to_owned()));
         write_tensors(&folder.join("model.safetensors"), &tensors, metadata)?;
         let config = serde_json::to_string_pretty(&family::llama::write_config(&self.model))
             .expect("plain JSON");

@@ -273,14 +273,15 @@ pub enum Values {
     I32(Vec<i32>),
 }
 
-/// Writes a safetensors file under a temporary name, then gives it its own.
+/// Writes a safetensors file under a temporary name, then gives it its own. One entry of metadata at most: the order of
+/// several is random, and a file's bytes should depend on nothing but its content.
 ///
 /// # Errors
 /// When the file cannot be written, or a shape does not hold its values.
 pub fn write_tensors(
     path: &Path,
     tensors: &[Outgoing],
-    metadata: impl IntoIterator<Item = (String, String)>,
+    metadata: Option<(&str, String)>,
 ) -> Result<(), ModelError> {
     let wrong = |e: SafeTensorError| ModelError::Safetensors {
         path: path.into(),
@@ -306,8 +307,11 @@ pub fn write_tensors(
             TensorView::new(*dtype, tensor.shape.clone(), bytes).map_err(wrong)?,
         ));
     }
-    let file =
-        safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(wrong)?;
+    let file = safetensors::serialize(
+        views,
+        metadata.map(|(key, value)| [(key.to_owned(), value)].into()),
+    )
+    .map_err(wrong)?;
     write_atomically(path, &file)
 }
 

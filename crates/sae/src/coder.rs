@@ -143,6 +143,7 @@ pub(crate) struct Forward {
 }
 
 /// Activations of latents, in the form in which an architecture has them.
+#[allow(clippy::large_enum_variant)] // one lives at a time, and both are handles to a device's memory
 pub(crate) enum Codes {
     /// `[n, k]` values and indices.
     Sparse(SparseCodes),

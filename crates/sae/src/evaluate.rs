@@ -250,6 +250,20 @@ pub fn evaluate(
     blocks: &[TokenBlock],
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Metrics, SaeError> {
+    let Some(first) = blocks.first() else {
+        return Err(SaeError::Config {
+            place: "evaluation".to_owned(),
+            message: "there is no text to evaluate on".to_owned(),
+        });
+    };
+    let context = first.tokens.len();
+    if let Some(other) = blocks.iter().find(|b| b.tokens.len() != context) {
+        return Err(SaeError::Shape {
+            what: "length of a block of tokens",
+            found: other.tokens.len(),
+            expected: context,
+        });
+    }
     let coder = dictionary.coder.clone().to_device(model.device());
     let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
     let special: Vec<u32> = model
@@ -263,7 +277,6 @@ pub fn evaluate(
     let capture = [hook];
     let mut done = 0;
     for batch in blocks.chunks(BATCH_BLOCKS) {
-        let context = batch.first().map_or(0, |b| b.tokens.len());
         let at_once = (MOST_LOGITS / (context * model.config().d_vocab).max(1)).max(1);
         let (mut xs, mut hats, mut counted) = (Vec::new(), Vec::new(), Vec::new());
         for part in batch.chunks(at_once) {

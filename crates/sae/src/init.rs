@@ -23,6 +23,7 @@ pub(crate) fn coder(
     let (Some(d_sae), Some(norm)) = (config.coder.d_sae, config.coder.decoder_init_norm) else {
         unreachable!("resolve fills both in");
     };
+    check_memory(d_sae, d_in)?;
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let rows = random_directions(&mut rng, d_sae, d_in, norm);
     let w_dec = Tensor::from_data(TensorData::new(rows, [d_sae, d_in]), device); // [d_sae, d_in]
@@ -55,6 +56,20 @@ pub(crate) fn coder(
         w_dec,
         b_dec: Tensor::from_data(TensorData::new(b_dec, [d_in]), device),
         threshold: None,
+    })
+}
+
+/// Training holds encoder and decoder four times: weights, gradients and Adam's two moments. A dictionary that this
+/// machine cannot hold is refused here rather than by an abort halfway.
+fn check_memory(d_sae: usize, d_in: usize) -> Result<(), SaeError> {
+    let numbers = d_sae.saturating_mul(d_in).saturating_mul(8);
+    let mut room: Vec<f32> = Vec::new();
+    room.try_reserve_exact(numbers).map_err(|_| SaeError::Config {
+        place: "configuration".to_owned(),
+        message: format!(
+            "d_sae = {d_sae} latents of width {d_in} take {:.0} GiB to train, more than this machine has; lower `coder.d_sae`",
+            numbers as f64 * 4.0 / (1u64 << 30) as f64
+        ),
     })
 }
 
@@ -137,6 +152,18 @@ pub(crate) fn geometric_median(data: &[f32], width: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dictionary_that_no_machine_holds_is_an_error() {
+        let error = check_memory(2_147_483_647, 100_000)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("GiB") && error.contains("`coder.d_sae`"),
+            "{error}"
+        );
+        check_memory(4096, 256).unwrap();
+    }
 
     #[test]
     fn directions_have_the_norm_and_the_seed_decides_them() {

@@ -40,11 +40,23 @@ pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
     };
     match thresholds {
         Some(t) if t.iter().any(|v| *v != least) => own_thresholds(codes, &t),
+        _ if n == 0 => codes,
         _ => {
             let inactive = codes.values.clone().lower_equal_elem(least);
+            let fullest: i32 = inactive
+                .clone()
+                .bool_not()
+                .int()
+                .sum_dim(1)
+                .max()
+                .into_scalar();
+            let width = usize::try_from(fullest).map_or(1, |w| w.clamp(1, k));
             SparseCodes {
-                values: codes.values.mask_fill(inactive, 0.0),
-                indices: codes.indices,
+                values: codes
+                    .values
+                    .mask_fill(inactive, 0.0)
+                    .slice([0..n, 0..width]),
+                indices: codes.indices.slice([0..n, 0..width]),
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Dictionaries on disk: what is written reads back exactly, other libraries' types are taken, and hostile files are
 //! one clear error each.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -95,6 +97,26 @@ fn a_dictionary_reads_back_as_it_was_written() {
         .map(|e| e.unwrap().file_name())
         .collect();
     assert_eq!(names.len(), 3, "no temporary folder stays: {names:?}");
+}
+
+#[test]
+fn standard_codes_are_as_wide_as_the_densest_row() {
+    let mut d = dictionary(Architecture::Standard);
+    d.coder.k = 1;
+    let x: Tensor<2> =
+        Tensor::from_data(TensorData::new(numbers(9 * D, 8), [9, D]), &Device::flex());
+    let codes = d.coder.encode(x.clone());
+    let pre = (x - d.coder.b_dec.clone().unsqueeze()).matmul(d.coder.w_enc.clone().transpose())
+        + d.coder.b_enc.clone().unsqueeze();
+    let active: Vec<f32> = host(&pre.clone().greater_elem(0.0).float().sum_dim(1));
+    assert_eq!(
+        codes.values.dims()[1] as f32,
+        active.iter().copied().fold(0.0, f32::max)
+    );
+    let found: Vec<f32> = host(&codes.values.greater_elem(0.0).float().sum_dim(1));
+    assert_eq!(found, active);
+    let none = d.coder.encode(Tensor::zeros([0, D], &Device::flex()));
+    assert_eq!(none.values.dims()[0], 0);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What a user sees of training: planted features are found, a resumed run is the same run, and the dictionary that
 //! comes out does to raw activations what the trained coder did to normalized ones.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 
@@ -327,7 +329,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             };
             let text = recipe(architecture, "l1_coefficient = 0.05")
                 .replace("tokens = 153_600", "tokens = 25_600")
-                + &format!("\n[coder.x]\n[evaluation]\ntokens = 0\n");
+                + "\n[coder.x]\n[evaluation]\ntokens = 0\n";
             let text = text
                 .replace("[coder.x]\n", "")
                 .replace("k = 3", &format!("k = 3\napply_b_dec_to_input = {apply}"));

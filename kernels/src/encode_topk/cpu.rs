@@ -72,7 +72,7 @@ pub(crate) fn topk_of_rows(
     k: usize,
 ) -> Vec<Scored> {
     let latents = b_enc.len();
-    let n = if d == 0 { 0 } else { x.len() / d };
+    let n = x.len().checked_div(d).unwrap_or(0);
     if n == 0 {
         return Vec::new();
     }

@@ -3,6 +3,9 @@
 //! The grouping by latent is made on the device: integer atomics count and place the entries, and each latent's list is
 //! then sorted, so that sums run in row order whatever order the atomics happened in.
 
+// A kernel's loops run over indices: CubeCL compiles no slice iterators.
+#![allow(clippy::needless_range_loop)]
+
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::CubeBackend;

@@ -102,7 +102,7 @@ impl Encode {
                 values: Values::F32(reconstruction),
             },
         ];
-        write_tensors(&self.out, &tensors, [])?;
+        write_tensors(&self.out, &tensors, None)?;
         println!(
             "{n} rows, {:.2} latents active a row",
             active as f64 / n.max(1) as f64

@@ -12,7 +12,8 @@ use std::path::PathBuf;
   lapidary run --text \"My fellow citizens\" --capture blocks.2.hook_resid_post --out x.safetensors
   lapidary run --model openai-community/gpt2 --tokens 464,3139,286 --capture blocks.0.attn.hook_z,logits --out x.safetensors
 
-Tensors are named by hook point and have the shape [tokens, width]; the token ids stand in the file's metadata.")]
+Tensors are named by hook point and have the shape [tokens, width]; model and token ids stand in the file's metadata, as JSON
+under `lapidary`.")]
 pub struct Run {
     #[command(flatten)]
     model: ModelArgument,
@@ -75,11 +76,8 @@ impl Run {
                 values,
             });
         }
-        let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
-        let metadata = [
-            ("model".to_string(), model.name().to_string()),
-            ("tokens".to_string(), ids.join(",")),
-        ];
+        let about = serde_json::json!({ "model": model.name(), "tokens": self.tokens });
+        let metadata = Some(("lapidary", about.to_string()));
         write_tensors(&self.out, &tensors, metadata)?;
         Ok(())
     }

@@ -281,13 +281,15 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
     }
     if rescale {
         // Latents were compared after multiplication by their decoder norm; with that folded in they are as they are.
-        for latent in 0..d_sae {
-            let row = latent * d_in..(latent + 1) * d_in;
-            let norm = w_dec[row.clone()].iter().map(|w| w * w).sum::<f32>().sqrt();
-            w_enc[row.clone()].iter_mut().for_each(|w| *w *= norm);
-            b_enc[latent] *= norm;
+        let rows = w_enc
+            .chunks_exact_mut(d_in)
+            .zip(w_dec.chunks_exact_mut(d_in));
+        for ((w_enc, w_dec), b_enc) in rows.zip(&mut b_enc) {
+            let norm = w_dec.iter().map(|w| w * w).sum::<f32>().sqrt();
+            w_enc.iter_mut().for_each(|w| *w *= norm);
+            *b_enc *= norm;
             if norm > 0.0 {
-                w_dec[row].iter_mut().for_each(|w| *w /= norm);
+                w_dec.iter_mut().for_each(|w| *w /= norm);
             }
         }
     }

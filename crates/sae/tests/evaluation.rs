@@ -1,0 +1,173 @@
+//! Evaluation on a real (small, random) transformer whose logits `transformers` computed: dictionaries whose figures
+//! are known in advance.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_activations::TokenBlock;
+use lapidary_model::{HookPoint, LanguageModel};
+use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, evaluate};
+use safetensors::SafeTensors;
+
+const D: usize = 48;
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2")
+}
+
+/// One latent for each direction and its opposite: reconstructs `factor` times the activation.
+fn mirror(factor: f32) -> Dictionary {
+    let device = Device::flex();
+    let eye = Tensor::<2>::eye(D, &device);
+    let both = Tensor::cat(vec![eye.clone(), eye * -1.0], 0); // [2 d, d]
+    Dictionary {
+        coder: SparseCoder {
+            architecture: Architecture::Standard,
+            k: 4,
+            apply_b_dec_to_input: true,
+            w_enc: both.clone(),
+            b_enc: Tensor::zeros([2 * D], &device),
+            w_dec: both * factor,
+            b_dec: Tensor::zeros([D], &device),
+            threshold: None,
+        },
+        provenance: Provenance::default(),
+    }
+}
+
+/// The fixture's tokens and logits.
+fn expected() -> (Vec<Vec<u32>>, Vec<f32>, usize) {
+    let bytes = std::fs::read(fixture().join("expected.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tokens = file.tensor("tokens").unwrap();
+    let pos = tokens.shape()[1];
+    let ids: Vec<u32> = tokens
+        .data()
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|b| i64::from_le_bytes(*b) as u32)
+        .collect();
+    let logits = file.tensor("logits").unwrap();
+    let d_vocab = logits.shape()[2];
+    let logits = logits
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect();
+    (
+        ids.chunks(pos).map(<[u32]>::to_vec).collect(),
+        logits,
+        d_vocab,
+    )
+}
+
+fn run(dictionary: &Dictionary) -> Metrics {
+    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let blocks: Vec<TokenBlock> = expected()
+        .0
+        .into_iter()
+        .map(|tokens| TokenBlock {
+            tokens,
+            segments: Vec::new(),
+        })
+        .collect();
+    let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
+    let mut heard = 0;
+    let metrics = evaluate(&model, dictionary, hook, &blocks, &mut |done| heard = done).unwrap();
+    assert_eq!(heard, blocks.len());
+    metrics
+}
+
+#[test]
+fn a_perfect_dictionary_loses_nothing() {
+    let m = run(&mirror(1.0));
+    assert!(
+        m.fvu.abs() < 1e-9 && (m.explained_variance - 1.0).abs() < 1e-9,
+        "{m:?}"
+    );
+    assert!((m.explained_variance_legacy - 1.0).abs() < 1e-9);
+    assert!(
+        (m.ce_loss_score - 1.0).abs() < 1e-4 && (m.kl_div_score - 1.0).abs() < 1e-4,
+        "{m:?}"
+    );
+    assert!((m.cossim - 1.0).abs() < 1e-6 && (m.l2_ratio - 1.0).abs() < 1e-6);
+    assert!((m.relative_reconstruction_bias - 1.0).abs() < 1e-6);
+    // Of each pair exactly one latent is active.
+    assert!((m.l0 - D as f64).abs() < 1e-9, "{}", m.l0);
+    assert!(m.frac_alive > 0.9);
+
+    // The model's own loss is what transformers' logits say.
+    let (tokens, logits, v) = expected();
+    let pos = tokens[0].len();
+    let (mut sum, mut count) = (0.0f64, 0.0);
+    for (b, row) in tokens.iter().enumerate() {
+        for t in 0..pos - 1 {
+            let l = &logits[(b * pos + t) * v..][..v];
+            let z = l.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+            sum += z - f64::from(l[row[t + 1] as usize]);
+            count += 1.0;
+        }
+    }
+    assert!(
+        (m.ce_loss_without_sae - sum / count).abs() < 1e-4,
+        "{} {}",
+        m.ce_loss_without_sae,
+        sum / count
+    );
+}
+
+#[test]
+fn a_dictionary_of_nothing_is_worth_the_ablation() {
+    let m = run(&mirror(0.0));
+    assert!(
+        m.ce_loss_score.abs() < 1e-6 && m.kl_div_score.abs() < 1e-6,
+        "{m:?}"
+    );
+    assert!((m.ce_loss_with_sae - m.ce_loss_with_ablation).abs() < 1e-9);
+    assert!(m.l2_ratio.abs() < 1e-9);
+    assert!(m.fvu >= 1.0);
+}
+
+#[test]
+fn a_shrinking_dictionary_shows_as_bias() {
+    let m = run(&mirror(0.5));
+    assert!((m.relative_reconstruction_bias - 0.5).abs() < 1e-6);
+    assert!((m.l2_ratio - 0.5).abs() < 1e-6 && (m.cossim - 1.0).abs() < 1e-6);
+    assert!(m.kl_div_with_sae > 0.0 && m.kl_div_with_sae < m.kl_div_with_ablation);
+    let line = serde_json::to_value(&m).unwrap();
+    for key in [
+        "fvu",
+        "explained_variance",
+        "explained_variance_legacy",
+        "l0",
+        "ce_loss_score",
+        "kl_div_score",
+        "frac_alive",
+    ] {
+        assert!(line[key].is_f64(), "{key}");
+    }
+}
+
+#[test]
+fn a_dictionary_of_another_width_is_refused() {
+    let mut d = mirror(1.0);
+    d.coder.w_dec = Tensor::from_data(TensorData::zeros::<f32, _>([6, 7]), &Device::flex());
+    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
+    let block = |n| TokenBlock {
+        tokens: vec![1; n],
+        segments: Vec::new(),
+    };
+    let refused = |d: &Dictionary, blocks: &[TokenBlock]| {
+        evaluate(&model, d, hook, blocks, &mut |_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let error = refused(&d, &[block(4)]);
+    assert!(error.ends_with("found 48, expected 7"), "{error}");
+    assert!(refused(&mirror(1.0), &[]).contains("no text"));
+    assert!(refused(&mirror(1.0), &[block(4), block(5)]).contains("found 5, expected 4"));
+}

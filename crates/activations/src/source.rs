@@ -91,7 +91,9 @@ impl ActivationStream {
         let model = blocks.model();
         let d = model.width(config.hook_point)?;
         let device = model.device().clone();
-        let capacity = config.buffer_tokens.max(2 * config.batch_tokens);
+        // Filling stops when less than one block fits: what is then in use must still make a batch.
+        let least = config.batch_tokens + blocks.config().context;
+        let capacity = config.buffer_tokens.max(2 * config.batch_tokens).max(least);
         let mut stream = Self {
             buffer: ShuffleBuffer::new(capacity, d),
             rng: ChaCha8Rng::seed_from_u64(config.seed),
@@ -116,7 +118,13 @@ impl ActivationStream {
     /// Harvests until less than one helping fits.
     fn fill(&mut self) -> Result<(), ActivationsError> {
         let context = self.blocks.config().context;
+        let (passes, used) = (self.passes, self.buffer.used);
         loop {
+            if self.passes > passes + 1 && self.buffer.used == used {
+                let path = self.blocks.config().corpus.clone().into();
+                let problem = "holds nothing but special tokens".into();
+                return Err(ActivationsError::Corpus { path, problem });
+            }
             let helping = self.config.harvest_blocks.min(self.buffer.free() / context);
             if helping == 0 {
                 return Ok(());

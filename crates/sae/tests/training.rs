@@ -395,3 +395,18 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
         }
     }
 }
+
+#[test]
+fn every_recipe_in_configs_is_whole() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut read = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let config = RunConfig::load(&path, &[]).unwrap();
+            config.resolve(576).unwrap();
+            read += 1;
+        }
+    }
+    assert!(read >= 4, "{read} recipes");
+}

@@ -27,10 +27,11 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
         return folder_of(&config)
             .ok_or_else(|| not_found("its cached config.json lies in no folder".into()));
     }
-    let api = ApiBuilder::from_env()
-        .with_progress(true)
-        .build()
-        .map_err(|e| not_found(e.to_string()))?;
+    let mut builder = ApiBuilder::from_env().with_progress(true);
+    if let Ok(token) = std::env::var("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    let api = builder.build().map_err(|e| not_found(e.to_string()))?;
     let repo = api.model(name.into());
     let fetch = |file: &str| {
         repo.get(file)

@@ -7,6 +7,7 @@ use clap::Args;
 use lapidary_features::{read_examples, read_features};
 use lapidary_model::{ModelConfig, TensorFile};
 use lapidary_sae::Dictionary;
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 /// Say what a file or folder holds: a run, a dictionary, a model, tensors, a table
@@ -33,10 +34,11 @@ impl Inspect {
             Some("safetensors") => tensors(path),
             Some("parquet") => table(path),
             Some("json" | "jsonl" | "toml") => {
-                print!(
+                write!(
+                    stdout(),
                     "{}",
                     std::fs::read_to_string(path).with_context(|| path.display().to_string())?
-                );
+                )?;
                 Ok(())
             }
             _ => bail!(
@@ -52,7 +54,7 @@ fn folder(path: &Path) -> Result<()> {
     if run.dictionary().is_dir() {
         dictionary(&run.dictionary())?;
         if let Some(metrics) = run.read_metrics()? {
-            println!("{}", serde_json::to_string_pretty(&metrics)?);
+            writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
         }
         for (name, file) in [
             ("report", run.report()),
@@ -60,7 +62,7 @@ fn folder(path: &Path) -> Result<()> {
             ("checkpoint", run.checkpoint()),
         ] {
             if file.exists() {
-                println!("{name:<12} {}", file.display());
+                writeln!(stdout(), "{name:<12} {}", file.display())?;
             }
         }
         return Ok(());
@@ -70,19 +72,28 @@ fn folder(path: &Path) -> Result<()> {
     }
     if path.join("config.json").exists() {
         let c = ModelConfig::read(&path.join("config.json"))?;
-        println!(
+        writeln!(
+            stdout(),
             "model of the family {:?}, {:.1} M weights",
             c.family,
             c.n_params() as f64 / 1e6
-        );
-        println!(
+        )?;
+        writeln!(
+            stdout(),
             "d_model {}, layers {}, heads {} ({} key-value), d_head {}",
-            c.d_model, c.n_layers, c.n_heads, c.n_kv_heads, c.d_head
-        );
-        println!(
+            c.d_model,
+            c.n_layers,
+            c.n_heads,
+            c.n_kv_heads,
+            c.d_head
+        )?;
+        writeln!(
+            stdout(),
             "d_mlp {}, vocabulary {}, context {}",
-            c.d_mlp, c.d_vocab, c.n_ctx
-        );
+            c.d_mlp,
+            c.d_vocab,
+            c.n_ctx
+        )?;
         return Ok(());
     }
     bail!(
@@ -94,13 +105,14 @@ fn folder(path: &Path) -> Result<()> {
 fn dictionary(path: &Path) -> Result<()> {
     let dictionary = Dictionary::load(path, &Device::flex())?;
     let (coder, p) = (&dictionary.coder, &dictionary.provenance);
-    println!("dictionary   {}", path.display());
-    println!("architecture {}", coder.architecture.name());
-    println!(
+    writeln!(stdout(), "dictionary   {}", path.display())?;
+    writeln!(stdout(), "architecture {}", coder.architecture.name())?;
+    writeln!(
+        stdout(),
         "latents      {} on {} dimensions",
         coder.d_sae(),
         coder.d_in()
-    );
+    )?;
     for (name, value) in [
         ("model", p.model_name.clone()),
         ("hook point", p.hook_point.clone()),
@@ -115,7 +127,7 @@ fn dictionary(path: &Path) -> Result<()> {
         ),
     ] {
         if let Some(value) = value {
-            println!("{name:<12} {value}");
+            writeln!(stdout(), "{name:<12} {value}")?;
         }
     }
     Ok(())
@@ -124,7 +136,7 @@ fn dictionary(path: &Path) -> Result<()> {
 fn tensors(path: &Path) -> Result<()> {
     let file = TensorFile::open(path)?;
     for (name, dtype, shape) in file.tensors() {
-        println!("{dtype:<5} {shape:?}  {name}");
+        writeln!(stdout(), "{dtype:<5} {shape:?}  {name}")?;
     }
     Ok(())
 }
@@ -132,11 +144,12 @@ fn tensors(path: &Path) -> Result<()> {
 fn table(path: &Path) -> Result<()> {
     match (read_features(path), read_examples(path)) {
         (Ok(rows), _) => {
-            println!(
+            writeln!(
+                stdout(),
                 "{} latents, {} dead",
                 rows.len(),
                 rows.iter().filter(|r| r.dead).count()
-            );
+            )?;
             let mut rows: Vec<_> = rows.iter().filter(|r| !r.dead).collect();
             rows.sort_by(|a, b| b.firing_density.total_cmp(&a.firing_density));
             for row in rows.iter().take(20) {
@@ -146,25 +159,27 @@ fn table(path: &Path) -> Result<()> {
                     .take(6)
                     .map(|t| format!("{:?}", t.text))
                     .collect();
-                println!(
+                writeln!(
+                    stdout(),
                     "{:>7}  density {:.5}  max {:>8.3}  {}",
                     row.feature_id,
                     row.firing_density,
                     row.max_activation,
                     words.join(" ")
-                );
+                )?;
             }
             Ok(())
         }
         (_, Ok(rows)) => {
-            println!("{} contexts", rows.len());
+            writeln!(stdout(), "{} contexts", rows.len())?;
             for row in rows.iter().take(20) {
-                println!(
+                writeln!(
+                    stdout(),
                     "{:>7}  {:>8.3}  {}",
                     row.feature_id,
                     row.max_activation,
                     row.tokens.concat().replace('\n', "⏎")
-                );
+                )?;
             }
             Ok(())
         }

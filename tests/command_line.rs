@@ -109,6 +109,28 @@ fn a_run_leaves_dictionary_figures_tables_and_report() {
     // A second run does not walk over the first.
     assert!(fails(&mut small_train(&out, &[])).contains("--overwrite"));
 
+    // A dictionary that does not fit its hook point is refused by every command that joins the two.
+    let moved = folder.path().join("moved");
+    std::fs::create_dir(&moved).unwrap();
+    std::fs::copy(
+        out.join("dictionary/sae_weights.safetensors"),
+        moved.join("sae_weights.safetensors"),
+    )
+    .unwrap();
+    let cfg = std::fs::read_to_string(out.join("dictionary/cfg.json")).unwrap();
+    std::fs::write(
+        moved.join("cfg.json"),
+        cfg.replace("blocks.2.hook_resid_post", "blocks.2.mlp.hook_post"),
+    )
+    .unwrap();
+    for name in ["eval", "features"] {
+        let mut command = lapidary(&[
+            name, "--device", "cpu", "--corpus", "embedded", "--tokens", "256",
+        ]);
+        let error = fails(command.arg(&moved));
+        assert!(error.contains("688") && error.contains("256"), "{error}");
+    }
+
     // Evaluating again gives the same figures.
     let again = succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
     assert_eq!(

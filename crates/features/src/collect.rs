@@ -6,7 +6,7 @@ use crate::{
     StatisticsSummary,
 };
 use burn::tensor::{Int, Tensor};
-use lapidary_activations::{TokenBlock, harvest};
+use lapidary_activations::{ActivationsError, TokenBlock, harvest};
 use lapidary_kernels::SparseCodes;
 use lapidary_model::{BlockHook, HookPoint, LanguageModel};
 use lapidary_sae::{Dictionary, SparseCoder};
@@ -56,6 +56,14 @@ pub fn collect(
     config: StatisticsConfig,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<StatisticsSummary, FeaturesError> {
+    let width = model.width(hook).map_err(ActivationsError::from)?;
+    if width != coder.d_in() {
+        return Err(FeaturesError::Input {
+            field: "dictionary",
+            found: format!("latents on activations of width {}", coder.d_in()),
+            expected: format!("{width}, the width of {hook} in model `{}`", model.name()),
+        });
+    }
     let mut statistics = FeatureStatistics::new(config);
     let special = [model.config().bos, model.config().eos];
     let mut done = 0;

@@ -105,7 +105,7 @@ def consistency(features_path, examples_path):
         "no context exceeds its feature's maximum": (joined["max_activation"] <= joined["max_activation_of_feature"]).all(),
         "the strongest context has the feature's maximum": (
             joined.filter((polars.col("band") == "top") & (polars.col("rank") == 0))
-            .select((polars.col("max_activation") <= polars.col("max_activation_of_feature")).all())
+            .select((polars.col("max_activation") == polars.col("max_activation_of_feature")).all())
             .item()
         ),
     }

@@ -109,6 +109,16 @@ fn a_run_leaves_dictionary_figures_tables_and_report() {
     // A second run does not walk over the first.
     assert!(fails(&mut small_train(&out, &[])).contains("--overwrite"));
 
+    // Nor does one that may overwrite it but comes to nothing.
+    let impossible = [
+        "--overwrite",
+        "--set",
+        "activations.buffer_tokens=1000000000000000",
+    ];
+    let error = fails(&mut small_train(&out, &impossible));
+    assert!(error.contains("activations.buffer_tokens"), "{error}");
+    assert!(out.join("dictionary/cfg.json").exists() && out.join("metrics.jsonl").exists());
+
     // A dictionary that does not fit its hook point is refused by every command that joins the two.
     let moved = folder.path().join("moved");
     std::fs::create_dir(&moved).unwrap();
@@ -131,12 +141,15 @@ fn a_run_leaves_dictionary_figures_tables_and_report() {
         assert!(error.contains("688") && error.contains("256"), "{error}");
     }
 
-    // Evaluating again gives the same figures.
+    // Evaluating again gives the same figures, also if the program once died while it replaced the dictionary.
+    std::fs::rename(out.join("dictionary"), out.join(".dictionary.previous")).unwrap();
     let again = succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&again).unwrap(),
         metrics
     );
+
+    std::fs::rename(out.join(".dictionary.previous"), out.join("dictionary")).unwrap();
 
     // Batch jobs: activations out of the model, codes out of the dictionary.
     let (x, codes) = (
@@ -215,6 +228,16 @@ fn a_killed_run_resumes_to_the_same_bits() {
         );
         assert!(a == b, "{file} differs after resuming");
     }
+    // A text that has changed cannot go on, though its name is the same.
+    let text = folder.path().join("text.txt");
+    let line = "the cat sat on the mat and the dog sat on the log\n";
+    std::fs::write(&text, line.repeat(2000)).unwrap();
+    let path = format!("corpus.path=\"{}\"", text.display());
+    let other = folder.path().join("other");
+    succeeds(small_train(&other, &quick).args(["--set", &path]));
+    std::fs::write(&text, line.repeat(2000).replace("log", "dog")).unwrap();
+    let error = fails(small_train(&other, &quick).args(["--resume", "--set", &path]));
+    assert!(error.contains("has changed"), "{error}");
     // Another recipe cannot go on from this checkpoint.
     let error = fails(small_train(&cut, &quick).args(["--resume", "--set", "coder.k=8"]));
     assert!(error.contains("coder.k"), "{error}");
@@ -445,6 +468,21 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    for arguments in [&["devices"][..], &["generate", "The", "--tokens", "4"]] {
+        let mut child = lapidary(arguments)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let errors = child.wait_with_output().unwrap().stderr;
+        let errors = String::from_utf8_lossy(&errors);
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
 fn generating_twice_with_one_seed_gives_one_text() {
     let run = || {
         succeeds(&mut lapidary(&[
@@ -504,6 +542,7 @@ fn a_tiny_pretraining_makes_a_model_that_loads() {
     }
     let card = succeeds(&mut command);
     assert!(card.contains("held-out loss"), "{card}");
+    assert!(fails(&mut command).contains("--overwrite"));
     let text = succeeds(
         lapidary(&[
             "generate",

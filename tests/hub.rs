@@ -132,6 +132,30 @@ fn a_sharded_hub_model_is_fetched_with_all_its_shards() {
 }
 
 #[test]
+fn a_shard_outside_the_model_is_never_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2");
+    std::fs::copy(
+        fixture.join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    std::fs::write(
+        folder.path().join("model.safetensors.index.json"),
+        r#"{"weight_map": {"wte.weight": "../../escaped.safetensors"}}"#,
+    )
+    .unwrap();
+    let endpoint = serve(folder.path().into());
+    let output = run("someone/hostile", home.path(), &endpoint, false);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("weight_map") && errors.contains("escaped"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn a_name_that_the_hub_does_not_know_is_one_clear_error() {
     let home = tempfile::tempdir().unwrap();
     let endpoint = serve(home.path().join("nothing"));

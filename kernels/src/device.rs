@@ -128,7 +128,7 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Keeps the graphics loader from complaining on standard error where no desktop session set `XDG_RUNTIME_DIR`; nothing
+/// Keeps the graphics loader from complaining on standard error where no desktop set `XDG_RUNTIME_DIR`; nothing
 /// of ours uses that folder. Call it first thing in `main`, while the program has one thread.
 pub fn quiet_loader() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {

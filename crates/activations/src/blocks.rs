@@ -72,7 +72,11 @@ pub struct BlockStream {
     next_document: u32,
     bos: Option<u32>,
     separator: Option<u32>,
+    digest: u64,
 }
+
+/// Where a digest of tokens begins, and what it is multiplied with at each: FNV-1a over whole token ids.
+const DIGEST: (u64, u64) = (0xcbf2_9ce4_8422_2325, 0x0100_0000_01b3);
 
 impl BlockStream {
     /// Opens a corpus for a model.
@@ -112,6 +116,7 @@ impl BlockStream {
             next_document: 0,
             bos,
             separator,
+            digest: DIGEST.0,
         })
     }
 
@@ -137,20 +142,27 @@ impl BlockStream {
         self.ready.clear();
         self.current = (vec![], 0, 0);
         self.next_document = 0;
+        self.digest = DIGEST.0;
     }
 
-    /// Leaves out the next `n` blocks.
+    /// A digest of the tokens of every block since the corpus's beginning: two streams that gave the same blocks have
+    /// the same one.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Leaves out the next `n` blocks, or as many as there are, and says how many.
     ///
     /// # Errors
-    /// When the corpus cannot be read that far.
-    pub fn skip_blocks(&mut self, n: u64) -> Result<(), ActivationsError> {
-        for _ in 0..n {
+    /// When the corpus cannot be read.
+    pub fn skip_blocks(&mut self, n: u64) -> Result<u64, ActivationsError> {
+        for skipped in 0..n {
             match self.next() {
                 Some(block) => drop(block?),
-                None => break,
+                None => return Ok(skipped),
             }
         }
-        Ok(())
+        Ok(n)
     }
 
     /// Makes `current` a document with tokens left; false at the corpus's end.
@@ -198,6 +210,9 @@ impl BlockStream {
             });
             block.tokens.extend_from_slice(&tokens[*used..*used + n]);
             *used += n;
+        }
+        for token in &block.tokens {
+            self.digest = (self.digest ^ u64::from(*token)).wrapping_mul(DIGEST.1);
         }
         Ok(Some(block))
     }

@@ -14,13 +14,18 @@ pub(crate) struct ShuffleBuffer {
 }
 
 impl ShuffleBuffer {
-    pub fn new(capacity: usize, d: usize) -> Self {
-        Self {
-            rows: vec![0.0; capacity * d],
+    /// None where the memory is not to be had, or the places are more than a `u32` counts.
+    pub fn new(capacity: usize, d: usize) -> Option<Self> {
+        let last = u32::try_from(capacity).ok()?;
+        let mut rows: Vec<f32> = Vec::new();
+        rows.try_reserve_exact(capacity.checked_mul(d)?).ok()?;
+        rows.resize(capacity * d, 0.0);
+        Some(Self {
+            rows,
             d,
-            places: (0..capacity as u32).collect(),
+            places: (0..last).collect(),
             used: 0,
-        }
+        })
     }
 
     pub fn free(&self) -> usize {
@@ -57,7 +62,7 @@ mod tests {
     #[test]
     fn every_row_comes_out_once_in_another_order() {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
-        let mut buffer = ShuffleBuffer::new(100, 2);
+        let mut buffer = ShuffleBuffer::new(100, 2).unwrap();
         let mut out = vec![];
         let mut next = 0;
         for _ in 0..20 {

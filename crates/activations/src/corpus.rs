@@ -1,9 +1,10 @@
 //! Documents out of text files: plain text, JSON lines and Parquet, a file or a folder of them, read as they are needed.
 
 use crate::ActivationsError;
-use polars::prelude::{ParquetReader, SerReader};
+use polars::prelude::{ParquetReader, PolarsResult, SerReader};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// The corpus that the binary carries: US presidents' State of the Union speeches, in the public domain.
@@ -188,12 +189,15 @@ impl Reader {
             Source::Embedded { split } => (PathBuf::from("embedded corpus"), Some(split)),
         };
         let rows = match split {
-            Some(_) => ParquetReader::new(Cursor::new(STATE_OF_THE_UNION)).num_rows(),
-            None => ParquetReader::new(file(&path)?.into_inner()).num_rows(),
+            Some(_) => decoded(|| ParquetReader::new(Cursor::new(STATE_OF_THE_UNION)).num_rows()),
+            None => {
+                let file = file(&path)?.into_inner();
+                decoded(|| ParquetReader::new(file).num_rows())
+            }
         };
-        let rows = rows.map_err(|e| ActivationsError::Parquet {
+        let rows = rows.map_err(|problem| ActivationsError::Parquet {
             path: path.clone(),
-            problem: e.to_string(),
+            problem,
         })?;
         Ok(Self::Parquet {
             path,
@@ -297,6 +301,13 @@ fn json_document(
     }
 }
 
+/// What a Parquet decoder returns, or in words why not: polars answers some damaged files with a panic.
+fn decoded<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| "damaged in a way the decoder does not name".to_owned())?
+        .map_err(|e| e.to_string())
+}
+
 fn parquet_documents(
     path: &Path,
     split: Option<&str>,
@@ -304,37 +315,41 @@ fn parquet_documents(
 ) -> Result<Vec<String>, ActivationsError> {
     let slice = Some((row, ROWS));
     let frame = match split {
-        Some(_) => ParquetReader::new(Cursor::new(STATE_OF_THE_UNION))
-            .with_columns(Some(vec!["text".into(), "split".into()]))
-            .with_slice(slice)
-            .finish(),
+        Some(_) => decoded(|| {
+            ParquetReader::new(Cursor::new(STATE_OF_THE_UNION))
+                .with_columns(Some(vec!["text".into(), "split".into()]))
+                .with_slice(slice)
+                .finish()
+        }),
         None => {
             let file = File::open(path).map_err(|source| ActivationsError::Read {
                 path: path.into(),
                 source,
             })?;
-            ParquetReader::new(file)
-                .with_columns(Some(vec!["text".into()]))
-                .with_slice(slice)
-                .finish()
+            decoded(|| {
+                ParquetReader::new(file)
+                    .with_columns(Some(vec!["text".into()]))
+                    .with_slice(slice)
+                    .finish()
+            })
         }
     };
-    let parquet = |e: polars::error::PolarsError| ActivationsError::Parquet {
+    let parquet = |problem: String| ActivationsError::Parquet {
         path: path.into(),
-        problem: format!("expected a column `text` of strings; {e}"),
+        problem: format!("expected a column `text` of strings; {problem}"),
     };
     let frame = frame.map_err(parquet)?;
-    let texts = frame
-        .column("text")
-        .and_then(|c| c.str())
-        .map_err(parquet)?;
+    let column = |name: &str| {
+        frame
+            .column(name)
+            .and_then(|c| c.str())
+            .map_err(|e| parquet(e.to_string()))
+    };
+    let texts = column("text")?;
     let Some(split) = split else {
         return Ok(texts.iter().flatten().map(String::from).collect());
     };
-    let splits = frame
-        .column("split")
-        .and_then(|c| c.str())
-        .map_err(parquet)?;
+    let splits = column("split")?;
     let both = texts.iter().zip(splits.iter());
     Ok(both
         .filter(|(_, s)| *s == Some(split))
@@ -345,6 +360,7 @@ fn parquet_documents(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use polars::prelude::ParquetWriter;
 
     #[test]
     fn the_embedded_corpus_keeps_its_heldout_speeches_apart() {
@@ -373,6 +389,24 @@ mod tests {
         let corpus = Corpus::open(folder.path().to_str().unwrap()).unwrap();
         let texts: Vec<_> = corpus.documents().map(Result::unwrap).collect();
         assert_eq!(texts, ["first", "one and a half", "second\n"]);
+    }
+
+    #[test]
+    fn a_parquet_file_with_any_byte_damaged_is_read_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let mut frame = polars::df!("text" => ["one", "two", "three"]).unwrap();
+        let mut sound = vec![];
+        ParquetWriter::new(&mut sound).finish(&mut frame).unwrap();
+        for i in 0..sound.len() {
+            let mut bytes = sound.clone();
+            bytes[i] ^= 0xff;
+            std::fs::write(&path, &bytes).unwrap();
+            let corpus = Corpus::open(path.to_str().unwrap()).unwrap();
+            if let Err(error) = corpus.documents().collect::<Result<Vec<_>, _>>() {
+                assert!(error.to_string().contains("a.parquet"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -49,6 +49,10 @@ pub enum ActivationsError {
     Checkpoint { path: PathBuf, problem: String },
     #[error("the activations at {hook} hold {count} values that are not finite")]
     NotFinite { hook: String, count: usize },
+    #[error(
+        "a shuffle buffer of {tokens} activations of width {d_in} does not fit into memory; lower `activations.buffer_tokens` or `training.batch_tokens`"
+    )]
+    Buffer { tokens: usize, d_in: usize },
     #[error("activations of width {found}, expected {expected}")]
     Width { found: usize, expected: usize },
 }

@@ -75,6 +75,8 @@ struct StreamState {
     context: usize,
     hook_point: String,
     read: u64,
+    /// [`BlockStream::digest`] after `read` blocks.
+    digest: u64,
     passes: u64,
     places: Vec<u32>,
     used: usize,
@@ -86,16 +88,35 @@ impl ActivationStream {
     /// Fills the buffer once and estimates the normalization from it.
     ///
     /// # Errors
-    /// When the corpus holds too little text for one batch, or cannot be read.
+    /// When the corpus holds too little text for one batch, or cannot be read; when the buffer does not fit into memory.
     pub fn new(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
+        let mut stream = Self::unfilled(blocks, config)?;
+        stream.fill()?;
+        let d = stream.buffer.d;
+        let rows = &stream.buffer.rows[..stream.buffer.used * d];
+        stream.normalization = Normalization::estimate(stream.config.normalization, rows, d)?;
+        Ok(stream)
+    }
+
+    /// A stream for [`BatchSource::restore`]: nothing is harvested and no normalization known until then.
+    ///
+    /// # Errors
+    /// When the buffer does not fit into memory.
+    pub fn unfilled(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let model = blocks.model();
         let d = model.width(config.hook_point)?;
         let device = model.device().clone();
         // Filling stops when less than one block fits: what is then in use must still make a batch.
-        let least = config.batch_tokens + blocks.config().context;
-        let capacity = config.buffer_tokens.max(2 * config.batch_tokens).max(least);
-        let mut stream = Self {
-            buffer: ShuffleBuffer::new(capacity, d),
+        let least = config
+            .batch_tokens
+            .saturating_add(blocks.config().context.max(config.batch_tokens));
+        let capacity = config.buffer_tokens.max(least);
+        let buffer = ShuffleBuffer::new(capacity, d).ok_or(ActivationsError::Buffer {
+            tokens: capacity,
+            d_in: d,
+        })?;
+        Ok(Self {
+            buffer,
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             normalization: Normalization::identity(d),
             read: 0,
@@ -103,11 +124,7 @@ impl ActivationStream {
             device,
             blocks,
             config,
-        };
-        stream.fill()?;
-        let rows = &stream.buffer.rows[..stream.buffer.used * d];
-        stream.normalization = Normalization::estimate(stream.config.normalization, rows, d)?;
-        Ok(stream)
+        })
     }
 
     /// Passes over the corpus so far.
@@ -202,6 +219,7 @@ impl BatchSource for ActivationStream {
             context: self.blocks.config().context,
             hook_point: self.config.hook_point.to_string(),
             read: self.read,
+            digest: self.blocks.digest(),
             passes: self.passes,
             places: self.buffer.places.clone(),
             used: self.buffer.used,
@@ -250,13 +268,20 @@ impl BatchSource for ActivationStream {
                 problem: "its places do not fit its buffer".into(),
             });
         }
+        self.blocks.rewind();
+        let skipped = self.blocks.skip_blocks(state.read)?;
+        if skipped != state.read || self.blocks.digest() != state.digest {
+            let problem = format!(
+                "the run had read {} blocks of corpus {}, whose text or tokenizer has changed since",
+                state.read, state.corpus
+            );
+            return Err(ActivationsError::Checkpoint { path, problem });
+        }
         self.buffer.rows = read_rows(&dir.join("buffer.safetensors"), capacity, self.buffer.d)?;
         self.buffer.places = state.places;
         self.buffer.used = state.used;
         self.rng = state.rng;
         self.normalization = state.normalization;
-        self.blocks.rewind();
-        self.blocks.skip_blocks(state.read)?;
         self.read = state.read;
         self.passes = state.passes;
         Ok(())

@@ -4,7 +4,7 @@
 //! DIR/config.toml      the recipe, every default filled in
 //! DIR/dictionary/      cfg.json and sae_weights.safetensors, in SAELens's layout
 //! DIR/features/        features.parquet and examples.parquet
-//! DIR/metrics.json     figures of merit on held-out text
+//! DIR/metrics.json     figures of merit on the evaluation text
 //! DIR/metrics.jsonl    the course of the training, one object a line
 //! DIR/report.html      all of it for a reader
 //! DIR/checkpoint/      what `--resume` goes on from
@@ -12,7 +12,7 @@
 
 use anyhow::{Context, Result, bail};
 use lapidary_model::write_atomically;
-use lapidary_sae::{Metrics, StepReport};
+use lapidary_sae::{Dictionary, Metrics, StepReport, checkpoint, remove_folder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::OpenOptions;
@@ -28,31 +28,37 @@ impl RunFolder {
         Self { path: path.into() }
     }
 
-    /// Makes the folder for a new run; one that already holds a run is left alone unless it may be overwritten.
+    /// Makes the folder for a new run; one that already holds a run is refused unless it may be overwritten, and even then
+    /// keeps it until [`Self::clear`].
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         let folder = Self::new(path);
         let taken = [
-            folder.metrics_log(),
-            folder.dictionary(),
-            folder.checkpoint(),
+            (folder.metrics_log(), folder.metrics_log().exists()),
+            (
+                folder.dictionary(),
+                Dictionary::exists(&folder.dictionary()),
+            ),
+            (
+                folder.checkpoint(),
+                checkpoint::exists(&folder.checkpoint()),
+            ),
         ]
         .into_iter()
-        .find(|p| p.exists());
+        .find(|(_, exists)| *exists);
         match taken {
-            Some(_) if overwrite => folder.clear()?,
-            Some(found) => bail!(
+            Some((found, _)) if !overwrite => bail!(
                 "{} holds a run already ({} is there): give --resume to go on with it, --overwrite to replace it, or another --out",
                 path.display(),
                 found.display()
             ),
-            None => std::fs::create_dir_all(path)
+            _ => std::fs::create_dir_all(path)
                 .with_context(|| format!("{}: cannot be made", path.display()))?,
         }
         Ok(folder)
     }
 
     /// Removes what a run wrote and nothing else.
-    fn clear(&self) -> Result<()> {
+    pub fn clear(&self) -> Result<()> {
         for file in [
             self.config(),
             self.metrics(),
@@ -65,10 +71,8 @@ impl RunFolder {
             }
         }
         for folder in [self.dictionary(), self.features(), self.checkpoint()] {
-            if folder.exists() {
-                std::fs::remove_dir_all(&folder)
-                    .with_context(|| format!("{}: cannot be removed", folder.display()))?;
-            }
+            remove_folder(&folder)
+                .with_context(|| format!("{}: cannot be removed", folder.display()))?;
         }
         Ok(())
     }

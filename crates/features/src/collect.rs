@@ -8,7 +8,7 @@ use crate::{
 use burn::tensor::{Int, Tensor};
 use lapidary_activations::{ActivationsError, TokenBlock, harvest};
 use lapidary_kernels::SparseCodes;
-use lapidary_model::{BlockHook, HookPoint, LanguageModel};
+use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
 use lapidary_sae::{Dictionary, SparseCoder};
 use rayon::prelude::*;
 
@@ -100,7 +100,8 @@ pub fn collect(
 }
 
 /// What each latent's decoder row does to the logits by itself, for hook points in the residual stream's space: the row
-/// times the final norm's weight times the unembedding, the norm's scale left out. Elsewhere the lists stay empty.
+/// (less its mean, where the final norm takes the mean away) times the final norm's weight times the unembedding, the
+/// norm's scale left out. Elsewhere the lists stay empty.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point.
@@ -139,7 +140,11 @@ pub fn summarize_decoder(
     if !writes_to_residual {
         return Ok(summary);
     }
-    let directions = w_dec * model.final_norm_weight().unsqueeze(); // [d_sae, d_model]
+    let seen = match model.config().norm {
+        Norm::Layer => w_dec.clone() - w_dec.mean_dim(1),
+        Norm::Rms => w_dec,
+    };
+    let directions = seen * model.final_norm_weight().unsqueeze(); // [d_sae, d_model]
     let unembedding = model.unembedding(); // [d_model, d_vocab]
     for start in (0..d_sae).step_by(LATENTS) {
         let latents = Tensor::<1, Int>::arange(
@@ -185,6 +190,43 @@ fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
+    use lapidary_sae::{Architecture, Provenance};
+
+    /// A final LayerNorm takes the mean away, so what is the same in every dimension cannot reach the logits.
+    #[test]
+    fn a_constant_added_to_a_decoder_row_promotes_nothing_in_gpt2() {
+        let device = Device::flex();
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/models/gpt2"
+        );
+        let model = LanguageModel::load(folder, &device).unwrap();
+        let d = model.config().d_model;
+        let rows: Vec<f32> = (0..d).map(|i| (i as f32 * 1.7).sin()).collect();
+        let row = Tensor::<1>::from_floats(rows.as_slice(), &device).unsqueeze::<2>();
+        let w_dec = Tensor::cat(vec![row.clone(), row + 7.0], 0);
+        let dictionary = Dictionary {
+            coder: SparseCoder {
+                architecture: Architecture::Standard,
+                k: 2,
+                apply_b_dec_to_input: true,
+                w_enc: w_dec.clone(),
+                b_enc: Tensor::zeros([2], &device),
+                w_dec,
+                b_dec: Tensor::zeros([d], &device),
+                threshold: None,
+            },
+            provenance: Provenance::default(),
+        };
+        let hook = "blocks.0.hook_resid_post".parse().unwrap();
+        let found = summarize_decoder(&model, &dictionary, hook, 4).unwrap();
+        for lists in [&found.promoted, &found.suppressed] {
+            for ((i, a), (j, b)) in lists[0].iter().zip(&lists[1]) {
+                assert!(i == j && (a - b).abs() < 1e-4, "{lists:?}");
+            }
+        }
+    }
 
     #[test]
     fn extremes_come_in_order_and_ties_go_to_the_lower_place() {

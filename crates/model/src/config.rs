@@ -80,17 +80,23 @@ pub struct ModelConfig {
 
 impl ModelConfig {
     /// Number of weights.
-    pub fn n_params(&self) -> usize {
-        let attention = self.d_model * self.d_head * 2 * (self.n_heads + self.n_kv_heads);
-        let matrices = if self.family == Family::Llama { 3 } else { 2 };
-        let layer = attention + matrices * self.d_model * self.d_mlp + 2 * self.d_model;
-        let embeddings = self.d_vocab * self.d_model * if self.tied { 1 } else { 2 };
-        let positions = if self.rope_theta.is_none() {
-            self.n_ctx * self.d_model
+    pub fn n_params(&self) -> u64 {
+        let [d_model, d_head, d_mlp] = [self.d_model, self.d_head, self.d_mlp].map(|n| n as f64);
+        let heads = self.n_heads as f64 + self.n_kv_heads as f64;
+        let attention = d_model * d_head * 2.0 * heads;
+        let matrices = if self.family == Family::Llama {
+            3.0
         } else {
-            0
+            2.0
         };
-        self.n_layers * layer + embeddings + positions + self.d_model
+        let layer = attention + matrices * d_model * d_mlp + 2.0 * d_model;
+        let embeddings = self.d_vocab as f64 * if self.tied { 1.0 } else { 2.0 };
+        let positions = if self.rope_theta.is_none() {
+            self.n_ctx as f64
+        } else {
+            0.0
+        };
+        (self.n_layers as f64 * layer + (embeddings + positions + 1.0) * d_model) as u64
     }
 
     /// Reads a Hugging Face `config.json`.

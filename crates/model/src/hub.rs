@@ -1,6 +1,7 @@
 //! Models by name from the Hugging Face hub, through its shared cache.
 
 use crate::ModelError;
+use crate::tensor_file::Index;
 use hf_hub::{Cache, Repo, api::sync::ApiBuilder};
 use std::path::{Path, PathBuf};
 
@@ -42,24 +43,7 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
     let _ = repo.get("tokenizer.json");
     match repo.get("model.safetensors.index.json") {
         Ok(index) => {
-            let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
-            let value: serde_json::Value =
-                serde_json::from_str(&text).map_err(|source| ModelError::Json {
-                    path: index.clone(),
-                    source,
-                })?;
-            let map = value
-                .get("weight_map")
-                .and_then(|m| m.as_object())
-                .ok_or_else(|| ModelError::Field {
-                    path: index.clone(),
-                    field: "weight_map".into(),
-                    found: "nothing".into(),
-                    expected: "a map from tensor to file".into(),
-                })?;
-            let shards: std::collections::BTreeSet<&str> =
-                map.values().filter_map(|v| v.as_str()).collect();
-            for shard in shards {
+            for shard in Index::read(&index)?.shards() {
                 fetch(shard)?;
             }
         }

@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -32,9 +32,42 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// `model.safetensors.index.json`: which file has which tensor.
 #[derive(Deserialize)]
-struct Index {
+pub(crate) struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Reads an index whose every shard is a file beside it: `..` or an absolute path would lead outside the model's
+    /// folder.
+    pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path).map_err(ModelError::read(path))?;
+        let index: Self = serde_json::from_str(&text).map_err(|source| ModelError::Json {
+            path: path.into(),
+            source,
+        })?;
+        let beside = |shard: &str| {
+            let mut parts = Path::new(shard).components();
+            matches!(parts.next(), Some(Component::Normal(_)))
+                && parts.all(|part| matches!(part, Component::Normal(_)))
+        };
+        let outside = index.shards().into_iter().find(|shard| !beside(shard));
+        match outside.map(str::to_owned) {
+            Some(shard) => Err(ModelError::Field {
+                path: path.into(),
+                field: "weight_map".into(),
+                found: format!("{shard:?}"),
+                expected: "the name of a file in the same folder".into(),
+            }),
+            None => Ok(index),
+        }
+    }
+
+    /// The files, each once.
+    pub(crate) fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
 }
 
 impl TensorFile {
@@ -60,30 +93,13 @@ impl TensorFile {
         if single.exists() || !index.exists() {
             return Self::open(&single);
         }
-        let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
-        let parsed: Index = serde_json::from_str(&text).map_err(|source| ModelError::Json {
-            path: index.clone(),
-            source,
-        })?;
+        let parsed = Index::read(&index)?;
         let mut read = Self {
             files: vec![],
             tensors: BTreeMap::new(),
             path: index.clone(),
         };
-        let shards: std::collections::BTreeSet<_> = parsed.weight_map.values().collect();
-        for shard in shards {
-            // A shard is a file beside its index: `..` or an absolute path would read outside the model's folder.
-            let inside = Path::new(shard)
-                .components()
-                .all(|part| matches!(part, Component::Normal(_)));
-            if !inside || shard.is_empty() {
-                return Err(ModelError::Field {
-                    path: index,
-                    field: "weight_map".into(),
-                    found: format!("{shard:?}"),
-                    expected: "the name of a file in the same folder".into(),
-                });
-            }
+        for shard in parsed.shards() {
             let path = folder.join(shard);
             let bytes = std::fs::read(&path).map_err(ModelError::read(&path))?;
             read.add(path, bytes.into())?;

@@ -5,7 +5,7 @@
 //! Random numbers are drawn only by the initialization, which is over, and by the source, which saves its generator.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::BatchSource;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::batchtopk::ThresholdAverage;
 use crate::config::RunConfig;
 use crate::error::SaeError;
-use crate::files::{previous, replace_folder, write_synced};
+use crate::files::{replace_folder, standing, write_synced};
 use crate::firing::Firing;
 use crate::tensors::{TensorReader, TensorWriter, Tensors};
 use crate::train::{Parameter, Parameters, Progress, Trainer};
@@ -23,6 +23,7 @@ use crate::train::{Parameter, Parameters, Progress, Trainer};
 /// Version of the folder's layout.
 const FORMAT_VERSION: u64 = 1;
 const FORMAT: &str = "lapidary checkpoint";
+const MANIFEST: &str = "manifest.json";
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
@@ -43,20 +44,10 @@ pub(crate) struct State {
     pub(crate) firing: Firing,
 }
 
-/// The folder to read: `dir`, or its predecessor if the program died while replacing it.
-fn standing(dir: &Path) -> PathBuf {
-    let old = previous(dir);
-    if !dir.join("manifest.json").exists() && old.join("manifest.json").exists() {
-        old
-    } else {
-        dir.to_path_buf()
-    }
-}
-
 /// Whether there is a checkpoint in `dir`.
 #[must_use]
 pub fn exists(dir: &Path) -> bool {
-    standing(dir).join("manifest.json").exists()
+    standing(dir, MANIFEST).join(MANIFEST).exists()
 }
 
 /// The resolved recipe of the checkpoint in `dir`, from which to build the source that [`Trainer::resume`] wants.
@@ -64,7 +55,7 @@ pub fn exists(dir: &Path) -> bool {
 /// # Errors
 /// There is no checkpoint or its recipe is damaged.
 pub fn config(dir: &Path) -> Result<RunConfig, SaeError> {
-    RunConfig::load(&standing(dir).join("config.toml"), &[])
+    RunConfig::load(&standing(dir, MANIFEST).join("config.toml"), &[])
 }
 
 pub(crate) fn save(trainer: &Trainer, dir: &Path) -> Result<(), SaeError> {
@@ -99,7 +90,7 @@ pub(crate) fn save(trainer: &Trainer, dir: &Path) -> Result<(), SaeError> {
         fs::create_dir(&source).map_err(|e| SaeError::write(folder, e))?;
         trainer.source.save(&source)?;
         let text = serde_json::to_string_pretty(&manifest).expect("strings and numbers");
-        put("manifest.json", text.as_bytes())
+        put(MANIFEST, text.as_bytes())
     })
 }
 
@@ -133,8 +124,8 @@ pub(crate) fn load(
     source: &mut dyn BatchSource,
     device: &Device,
 ) -> Result<State, SaeError> {
-    let dir = &standing(dir);
-    let path = dir.join("manifest.json");
+    let dir = &standing(dir, MANIFEST);
+    let path = dir.join(MANIFEST);
     let text = fs::read_to_string(&path).map_err(|e| SaeError::read(&path, e))?;
     let manifest: Manifest = serde_json::from_str(&text).map_err(|e| {
         SaeError::format(&path, "manifest", e.to_string(), "a checkpoint's manifest")

@@ -321,7 +321,7 @@ impl RunConfig {
         real(
             "training.adam_eps",
             t.adam_eps,
-            t.adam_eps > 0.0,
+            t.adam_eps as f32 > 0.0,
             "more than 0",
         )?;
         real(

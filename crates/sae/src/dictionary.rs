@@ -48,6 +48,12 @@ pub struct Dictionary {
 }
 
 impl Dictionary {
+    /// Whether there is a dictionary in `dir`.
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        saelens::exists(dir)
+    }
+
     /// Reads a folder in the layout of SAELens 6 (`cfg.json`, `sae_weights.safetensors`): architectures standard, topk
     /// and jumprelu, in f32, f16 or bf16.
     ///

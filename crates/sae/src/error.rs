@@ -65,6 +65,16 @@ pub enum SaeError {
         /// Its loss.
         loss: f64,
     },
+    /// Training has diverged without the loss of a logged step showing it.
+    #[error(
+        "step {step}: {count} weights or Adam moments are not finite; lower `training.lr`, set `training.clip_grad_norm`, or normalize the activations"
+    )]
+    NotFinite {
+        /// Steps done.
+        step: u64,
+        /// How many values.
+        count: u64,
+    },
     /// The device failed to give a tensor back.
     #[error("the device could not return {what}: {message}")]
     Device {

@@ -1,4 +1,4 @@
-//! Figures of merit of a dictionary on held-out text, each under the name and with the meaning that the field gives
+//! Figures of merit of a dictionary on text, best on text that it was not trained on, each under the name and with the meaning that the field gives
 //! it. Sums run in f64 on the host.
 //!
 //! Sources: SAEBench `evals/core/main.py` (`l0`, `l1`, `cossim`, `l2_ratio`, `relative_reconstruction_bias`,
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dictionary::Dictionary;
 use crate::error::SaeError;
+use crate::json::nan_if_null;
 use crate::tensors::{host, host_int};
 
 /// Blocks that make one batch, over which the means of `explained_variance_legacy` and
@@ -22,43 +23,60 @@ pub const BATCH_BLOCKS: usize = 16;
 /// Largest number of log-probabilities held at once.
 const MOST_LOGITS: usize = 1 << 24;
 
-/// What [`evaluate`] found; the fields are the keys of `metrics.json`. A quotient by 0 is written as `null`.
+/// What [`evaluate`] found; the fields are the keys of `metrics.json`. A quotient by 0 is written as `null`,
+/// which is read as NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Fraction of variance unexplained: sum of |x - x̂|² over sum of |x - mean|², the mean over all evaluated tokens.
     /// sparsify takes the mean of each batch.
+    #[serde(deserialize_with = "nan_if_null")]
     pub fvu: f64,
     /// 1 - E|x - x̂|² / (E|x|² - |E x|²), over all evaluated tokens: 1 - `fvu`. As in SAELens since 6.45.
+    #[serde(deserialize_with = "nan_if_null")]
     pub explained_variance: f64,
     /// Mean over tokens of 1 - |x - x̂|² / |x - mean of the token's batch|²: the figure in the SAEBench paper and on
     /// Neuronpedia.
+    #[serde(deserialize_with = "nan_if_null")]
     pub explained_variance_legacy: f64,
     /// Active latents a token.
+    #[serde(deserialize_with = "nan_if_null")]
     pub l0: f64,
     /// (CE_ablated - CE_sae) / (CE_ablated - CE_model): share of the loss that zero ablation costs which the
     /// reconstruction recovers.
+    #[serde(deserialize_with = "nan_if_null")]
     pub ce_loss_score: f64,
     /// (KL_ablated - KL_sae) / KL_ablated, with KL(model ‖ changed model) of the next-token distributions.
+    #[serde(deserialize_with = "nan_if_null")]
     pub kl_div_score: f64,
     /// Share of latents that fire at least once on the evaluated tokens.
+    #[serde(deserialize_with = "nan_if_null")]
     pub frac_alive: f64,
     /// Next-token cross-entropy with the reconstruction spliced in, nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub ce_loss_with_sae: f64,
     /// Next-token cross-entropy of the model, nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub ce_loss_without_sae: f64,
     /// Next-token cross-entropy with zeros spliced in, nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub ce_loss_with_ablation: f64,
     /// KL divergence with the reconstruction spliced in, nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub kl_div_with_sae: f64,
     /// KL divergence with zeros spliced in, nats.
+    #[serde(deserialize_with = "nan_if_null")]
     pub kl_div_with_ablation: f64,
     /// Sum of a token's activations, mean over tokens.
+    #[serde(deserialize_with = "nan_if_null")]
     pub l1: f64,
     /// Cosine of x and x̂, mean over tokens.
+    #[serde(deserialize_with = "nan_if_null")]
     pub cossim: f64,
     /// |x̂| / |x|, mean over tokens.
+    #[serde(deserialize_with = "nan_if_null")]
     pub l2_ratio: f64,
     /// E|x̂|² / E⟨x, x̂⟩ of a batch, mean over batches: below 1 is shrinkage.
+    #[serde(deserialize_with = "nan_if_null")]
     pub relative_reconstruction_bias: f64,
     /// Tokens evaluated, special ones excluded.
     pub tokens: u64,

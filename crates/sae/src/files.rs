@@ -34,6 +34,30 @@ pub(crate) fn previous(folder: &Path) -> PathBuf {
     beside(folder, "previous")
 }
 
+/// The folder to read: `folder`, or its predecessor if the program died while replacing it. `marker` is a file that every
+/// whole folder of the kind has.
+pub(crate) fn standing(folder: &Path, marker: &str) -> PathBuf {
+    let old = previous(folder);
+    if !folder.join(marker).exists() && old.join(marker).exists() {
+        old
+    } else {
+        folder.to_path_buf()
+    }
+}
+
+/// Removes a folder that [`replace_folder`] wrote, and its predecessor if one was left over.
+///
+/// # Errors
+/// When one of them cannot be removed.
+pub fn remove_folder(folder: &Path) -> io::Result<()> {
+    for path in [previous(folder), folder.to_path_buf()] {
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn beside(folder: &Path, what: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(folder.file_name().unwrap_or_default());

@@ -15,6 +15,7 @@ mod files;
 mod firing;
 mod formats;
 mod init;
+mod json;
 mod jumprelu;
 pub mod losses;
 pub mod schedule;
@@ -31,4 +32,5 @@ pub use config::{
 pub use dictionary::{Dictionary, Provenance};
 pub use error::SaeError;
 pub use evaluate::{Metrics, evaluate};
+pub use files::remove_folder;
 pub use train::{StepReport, Trainer};

@@ -16,10 +16,12 @@ use crate::decoder_norm;
 use crate::dictionary::Dictionary;
 use crate::error::SaeError;
 use crate::firing::Firing;
+use crate::json::nan_if_null;
 use crate::schedule::{learning_rate_factor, rise};
 use crate::{init, losses, standard, topk};
 
-/// One line of `metrics.jsonl`. A number that is not finite is written as `null`.
+/// One line of `metrics.jsonl`. A number that is not finite is written as `null`,
+/// which is read as NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Steps done.
@@ -27,22 +29,30 @@ pub struct StepReport {
     /// Activations trained on.
     pub tokens: u64,
     /// What was minimized.
+    #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
     /// Squared error of a token, summed over dimensions, mean over the batch (normalized activations).
+    #[serde(deserialize_with = "nan_if_null")]
     pub mse: f64,
     /// `mse` over the batch's variance.
+    #[serde(deserialize_with = "nan_if_null")]
     pub fvu: f64,
     /// Active latents a token.
+    #[serde(deserialize_with = "nan_if_null")]
     pub l0: f64,
     /// L1 penalty before its coefficient; 0 except for "standard".
+    #[serde(deserialize_with = "nan_if_null")]
     pub l1: f64,
     /// Auxiliary loss before its coefficient; 0 while nothing is dead.
+    #[serde(deserialize_with = "nan_if_null")]
     pub aux: f64,
     /// Dead latents, as of the last count.
     pub dead: u64,
     /// Learning rate.
+    #[serde(deserialize_with = "nan_if_null")]
     pub lr: f64,
     /// Norm of the whole gradient, before clipping.
+    #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f64,
     /// "batchtopk": the moving average of the threshold.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -417,20 +427,38 @@ impl Trainer {
         Ok(())
     }
 
+    /// A run that has diverged must neither replace a sound checkpoint nor pass for a dictionary.
+    fn check_finite(&self) -> Result<(), SaeError> {
+        let p = &self.parameters;
+        let count = not_finite(&p.w_enc)
+            + not_finite(&p.b_enc)
+            + not_finite(&p.w_dec)
+            + not_finite(&p.b_dec);
+        match scalar(count)? {
+            0.0 => Ok(()),
+            count => Err(SaeError::NotFinite {
+                step: self.progress.step,
+                count: count as u64,
+            }),
+        }
+    }
+
     /// Writes everything that [`Trainer::resume`] needs to the folder `dir`, in place of the previous checkpoint.
     ///
     /// # Errors
-    /// The folder cannot be written; the previous checkpoint then still stands.
+    /// The folder cannot be written, or a weight is not finite; the previous checkpoint then still stands.
     pub fn save_checkpoint(&mut self, dir: &Path) -> Result<(), SaeError> {
         self.firing.count()?;
+        self.check_finite()?;
         checkpoint::save(self, dir)
     }
 
     /// The dictionary, for activations as the model makes them: normalization and decoder norms folded in.
     ///
     /// # Errors
-    /// The device fails.
+    /// The device fails, or a weight is not finite.
     pub fn finish(&self) -> Result<Dictionary, SaeError> {
+        self.check_finite()?;
         Dictionary::from_training(
             &self.coder(),
             self.progress.threshold.value(),
@@ -439,6 +467,16 @@ impl Trainer {
             (self.progress.step, self.progress.tokens),
         )
     }
+}
+
+/// The number of values that are not finite, `[1]`: infinity and NaN alike turn `0 * x` into NaN, which is not itself.
+fn not_finite<const D: usize>(parameter: &Parameter<D>) -> Tensor<1> {
+    let (value, moments) = parameter.parts();
+    let count = |t: &Tensor<D>| {
+        let zero = t.clone() * 0.0;
+        zero.equal_elem(0.0).bool_not().float().sum()
+    };
+    count(value) + count(&moments.m) + count(&moments.v)
 }
 
 /// The loss and its parts, with gradients.

@@ -313,6 +313,13 @@ fn a_hostile_file_is_one_clear_error() {
         "DIR/cfg.json: architecture: found \"gated\", expected \"standard\", \"topk\" or \"jumprelu\""
     );
     assert_eq!(
+        refused(&|f| {
+            f.cfg["architecture"] = json!("standard");
+            f.cfg["activation_fn_str"] = json!("tanh-relu");
+        }),
+        "DIR/cfg.json: activation_fn_str: found \"tanh-relu\", expected \"relu\" or \"topk\""
+    );
+    assert_eq!(
         refused(&|f| f.cfg["k"] = json!(7)),
         "DIR/cfg.json: k: found 7, expected at most d_sae = 6"
     );

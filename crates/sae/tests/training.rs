@@ -180,6 +180,44 @@ fn the_loss_of_a_run_away_is_an_error_and_not_a_dictionary_of_nans() {
     );
 }
 
+#[test]
+fn a_run_that_diverged_between_logged_steps_keeps_its_last_checkpoint() {
+    struct Surge(ActivationMatrix, u32);
+    impl BatchSource for Surge {
+        fn d_in(&self) -> usize {
+            self.0.d_in()
+        }
+        fn normalization(&self) -> &Normalization {
+            self.0.normalization()
+        }
+        fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+            self.1 += 1;
+            let size = if self.1 == 3 { f32::INFINITY } else { 1.0 }; // the first one starts the weights
+            Ok(self.0.next_batch()? * size)
+        }
+        fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
+            self.0.save(dir)
+        }
+        fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
+            self.0.restore(dir)
+        }
+    }
+    let (x, _) = planted(1024, 1);
+    let config = config(&recipe("topk", ""));
+    let source = Surge(ActivationMatrix::new(matrix(&x), 256, 5).unwrap(), 0);
+    let mut t = Trainer::new(config, Box::new(source), &Device::flex()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = dir.path().join("checkpoint");
+    t.step().unwrap();
+    t.save_checkpoint(&checkpoint).unwrap();
+    let before = files(&checkpoint);
+    assert!(t.step().unwrap().is_none(), "the step is not logged");
+    let error = t.save_checkpoint(&checkpoint).unwrap_err();
+    assert!(matches!(error, SaeError::NotFinite { .. }), "{error}");
+    assert!(t.finish().is_err());
+    assert_eq!(files(&checkpoint), before);
+}
+
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut out = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use lapidary_kernels::device;
+use std::io::{Write, stdout};
 
 /// List the devices that --device can name
 #[derive(Args)]
@@ -16,7 +17,12 @@ impl Devices {
             } else {
                 ""
             };
-            println!("{:<8} {}{note}", found.choice.to_string(), found.name);
+            writeln!(
+                stdout(),
+                "{:<8} {}{note}",
+                found.choice.to_string(),
+                found.name
+            )?;
         }
         Ok(())
     }

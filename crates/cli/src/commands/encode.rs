@@ -7,6 +7,7 @@ use clap::Args;
 use lapidary_features::HostCodes;
 use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
 use lapidary_sae::Dictionary;
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 /// Rows encoded at once.
@@ -103,10 +104,11 @@ impl Encode {
             },
         ];
         write_tensors(&self.out, &tensors, None)?;
-        println!(
+        writeln!(
+            stdout(),
             "{n} rows, {:.2} latents active a row",
             active as f64 / n.max(1) as f64
-        );
+        )?;
         Ok(())
     }
 

@@ -9,10 +9,11 @@ use clap::Args;
 use lapidary_activations::{BlockConfig, BlockStream, TokenBlock};
 use lapidary_model::LanguageModel;
 use lapidary_sae::{Dictionary, Metrics, evaluate};
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Measure a dictionary on held-out text
+/// Measure a dictionary on text, best on text that it was not trained on
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary eval out
@@ -53,14 +54,14 @@ impl Eval {
             .unwrap_or(50_000);
         let blocks = opened.blocks(&corpus, tokens)?;
         let metrics = measure(&opened.model, &opened.dictionary, &blocks)?;
-        println!("{}", serde_json::to_string_pretty(&metrics)?);
         let out = self
             .out
             .or_else(|| opened.folder.map(|folder| folder.metrics()));
-        match out {
-            Some(path) => write_json(&path, &metrics),
-            None => Ok(()),
+        if let Some(path) = out {
+            write_json(&path, &metrics)?;
         }
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
+        Ok(())
     }
 }
 
@@ -75,7 +76,7 @@ pub struct Opened {
 impl Opened {
     pub fn new(path: &Path, model: Option<&str>, device: &Device) -> Result<Self> {
         let folder = RunFolder::new(path);
-        let in_run = folder.dictionary().is_dir();
+        let in_run = Dictionary::exists(&folder.dictionary());
         let dictionary = Dictionary::load(
             &if in_run {
                 folder.dictionary()
@@ -120,10 +121,9 @@ pub fn read_blocks(
     config: &BlockConfig,
     tokens: u64,
 ) -> Result<Vec<TokenBlock>> {
+    let stream = BlockStream::new(model.clone(), config)?; // refuses a context below 2
     let n = (tokens / config.context as u64).max(1) as usize;
-    let blocks: Vec<TokenBlock> = BlockStream::new(model.clone(), config)?
-        .take(n)
-        .collect::<Result<_, _>>()?;
+    let blocks: Vec<TokenBlock> = stream.take(n).collect::<Result<_, _>>()?;
     if blocks.is_empty() {
         bail!(
             "corpus {} holds less than one block of {} tokens",

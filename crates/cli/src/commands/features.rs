@@ -204,7 +204,7 @@ fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
         row(
             "frac_alive",
             m.frac_alive,
-            "share of latents that fire on held-out text",
+            "share of latents that fire on the evaluation text",
         ),
         row(
             "kl_div_score",

@@ -4,7 +4,7 @@ use crate::arguments::{DeviceArgument, ModelArgument};
 use anyhow::Result;
 use clap::Args;
 use lapidary_model::{Sampling, generate};
-use std::io::Write;
+use std::io::{Write, stdout};
 
 /// Continue a text
 #[derive(Args)]
@@ -47,7 +47,9 @@ impl Generate {
             top_k: self.top_k,
             seed: self.seed,
         };
-        print!("{}", self.prompt);
+        let mut out = stdout();
+        write!(out, "{}", self.prompt)?;
+        let mut written = Ok(());
         let mut new: Vec<u32> = vec![];
         let mut shown = 0;
         generate(&model, &prompt, &sampling, &mut |token| {
@@ -55,12 +57,14 @@ impl Generate {
             // A character may take several tokens: show only whole ones.
             let text = tokenizer.decode(&new);
             if !text.ends_with('\u{fffd}') && text.is_char_boundary(shown) {
-                print!("{}", &text[shown..]);
-                let _ = std::io::stdout().flush();
+                if written.is_ok() {
+                    written = write!(out, "{}", &text[shown..]).and_then(|()| out.flush());
+                }
                 shown = text.len();
             }
         })?;
-        println!();
+        written?;
+        writeln!(out)?;
         Ok(())
     }
 }

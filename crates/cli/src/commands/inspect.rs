@@ -51,7 +51,7 @@ impl Inspect {
 
 fn folder(path: &Path) -> Result<()> {
     let run = RunFolder::new(path);
-    if run.dictionary().is_dir() {
+    if Dictionary::exists(&run.dictionary()) {
         dictionary(&run.dictionary())?;
         if let Some(metrics) = run.read_metrics()? {
             writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
@@ -67,7 +67,7 @@ fn folder(path: &Path) -> Result<()> {
         }
         return Ok(());
     }
-    if path.join("cfg.json").exists() {
+    if Dictionary::exists(path) {
         return dictionary(path);
     }
     if path.join("config.json").exists() {

@@ -2,11 +2,12 @@
 
 use crate::arguments::DeviceArgument;
 use crate::progress::Stage;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::Corpus;
 use lapidary_model::pretrain::{PretrainConfig, Pretrainer, mean_loss};
 use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate, write_atomically};
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
 /// Train a small language model from scratch
@@ -25,6 +26,9 @@ pub struct Pretrain {
     out: PathBuf,
     #[command(flatten)]
     device: DeviceArgument,
+    /// Replace the model that the folder holds
+    #[arg(long)]
+    overwrite: bool,
     /// Seed of everything random; the recipe's unless given
     #[arg(long)]
     seed: Option<u64>,
@@ -36,6 +40,16 @@ impl Pretrain {
         let settings: Vec<String> = self.set.into_iter().chain(seed).collect();
         let config = PretrainConfig::load(&self.config, &settings)?;
         let device = self.device.open()?;
+        let weights = self.out.join("model.safetensors");
+        if weights.exists() && !self.overwrite {
+            bail!(
+                "{} holds a model already ({} is there): give --overwrite to replace it, or another --out",
+                self.out.display(),
+                weights.display()
+            );
+        }
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("{}: cannot be made", self.out.display()))?;
         let stage = Stage::new("tokenize", 1);
         let texts = documents(&config.corpus)?;
         let tokenizer = Tokenizer::train(&texts, config.d_vocab)?;
@@ -85,7 +99,7 @@ impl Pretrain {
             },
         )?;
         write_atomically(&self.out.join("README.md"), card.as_bytes())?;
-        println!("{card}");
+        writeln!(stdout(), "{card}")?;
         Ok(())
     }
 }

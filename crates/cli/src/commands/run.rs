@@ -4,6 +4,7 @@ use crate::arguments::{DeviceArgument, ModelArgument};
 use anyhow::{Result, bail};
 use clap::Args;
 use lapidary_model::{HookPoint, HookedRun, Outgoing, Values, write_tensors};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 /// Run a model on one sequence and save the values at hook points
@@ -69,7 +70,6 @@ impl Run {
         for (hook, value) in output.captured {
             let [_, pos, width] = value.dims();
             let values = Values::F32(value.into_data().iter::<f32>().collect());
-            println!("{hook}  [{pos}, {width}]");
             tensors.push(Outgoing {
                 name: hook.to_string(),
                 shape: vec![pos, width],
@@ -79,6 +79,9 @@ impl Run {
         let about = serde_json::json!({ "model": model.name(), "tokens": self.tokens });
         let metadata = Some(("lapidary", about.to_string()));
         write_tensors(&self.out, &tensors, metadata)?;
+        for tensor in &tensors {
+            writeln!(stdout(), "{}  {:?}", tensor.name, tensor.shape)?;
+        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use lapidary_activations::{ActivationStream, BlockConfig, BlockStream, StreamConfig};
 use lapidary_model::{LanguageModel, write_atomically};
 use lapidary_sae::{RunConfig, Trainer, checkpoint};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -134,22 +135,15 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
         );
     }
     let stage = Stage::new("buffer", 1);
-    let stream = ActivationStream::new(
-        blocks,
-        StreamConfig {
-            hook_point,
-            batch_tokens: config.training.batch_tokens,
-            buffer_tokens: config.activations.buffer_tokens,
-            harvest_blocks: config.activations.harvest_blocks,
-            normalization: serde_json::from_value(config.activations.normalization.clone().into())?,
-            seed: config.seed,
-        },
-    )?;
-    stage.done(format!(
-        "{} activations to shuffle",
-        config.activations.buffer_tokens
-    ));
-
+    let stream_config = StreamConfig {
+        hook_point,
+        batch_tokens: config.training.batch_tokens,
+        buffer_tokens: config.activations.buffer_tokens,
+        harvest_blocks: config.activations.harvest_blocks,
+        normalization: serde_json::from_value(config.activations.normalization.clone().into())?,
+        seed: config.seed,
+    };
+    let to_shuffle = config.activations.buffer_tokens;
     let mut trainer = if options.resume {
         let saved = checkpoint::config(&folder.checkpoint())?;
         if let Some((key, there, here)) = saved.training_difference(&config.resolve(width)?) {
@@ -158,12 +152,17 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
                 folder.checkpoint().display()
             );
         }
+        let stream = ActivationStream::unfilled(blocks, stream_config)?;
         let mut trainer = Trainer::resume(&folder.checkpoint(), Box::new(stream), &device)?;
         trainer.adopt(&config);
         trainer
     } else {
-        Trainer::new(config, Box::new(stream), &device)?
+        let stream = ActivationStream::new(blocks, stream_config)?;
+        let trainer = Trainer::new(config, Box::new(stream), &device)?;
+        folder.clear()?; // only now is it sure that there will be a run in its place
+        trainer
     };
+    stage.done(format!("{to_shuffle} activations to shuffle"));
     trainer = trainer.with_checkpoints(&folder.checkpoint());
     let config = trainer.config().clone();
     write_atomically(&folder.config(), config.to_toml().as_bytes())?;
@@ -240,6 +239,6 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     } else {
         folder.dictionary()
     };
-    println!("{}", written.display());
+    writeln!(stdout(), "{}", written.display())?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::coder::{Architecture, SparseCoder};
 use crate::config::RunConfig;
 use crate::dictionary::{Dictionary, Provenance};
 use crate::error::SaeError;
-use crate::files::{replace_folder, write_synced};
+use crate::files::{replace_folder, standing, write_synced};
 use crate::tensors::{TensorReader, TensorWriter, Tensors, host};
 
 /// The SAELens whose layout this is.
@@ -180,10 +180,10 @@ impl Cfg {
     fn architecture(&self) -> Result<(Architecture, usize), SaeError> {
         let activation = ["activation_fn", "activation_fn_str"]
             .iter()
-            .find_map(|n| self.top.get(*n).and_then(Value::as_str));
+            .find_map(|n| Some((*n, self.top.get(*n)?.as_str()?)));
         let name = self.top.get("architecture").and_then(Value::as_str);
         match (name, activation) {
-            (Some("standard") | None, Some("topk")) => {
+            (Some("standard") | None, Some((_, "topk"))) => {
                 let k = self
                     .top
                     .get("activation_fn_kwargs")
@@ -195,7 +195,8 @@ impl Cfg {
                     })?;
                 Ok((Architecture::TopK, k as usize))
             }
-            (Some("standard"), _) => Ok((Architecture::Standard, 64)),
+            (Some("standard"), None | Some((_, "relu"))) => Ok((Architecture::Standard, 64)),
+            (Some("standard"), Some((field, _))) => Err(self.wrong(field, "\"relu\" or \"topk\"")),
             (Some("jumprelu"), _) => Ok((Architecture::JumpRelu, 64)),
             (Some("topk"), _) => Ok((Architecture::TopK, self.size("k")?)),
             _ => Err(self.wrong("architecture", "\"standard\", \"topk\" or \"jumprelu\"")),
@@ -242,7 +243,12 @@ fn show(value: &Value) -> String {
     }
 }
 
+pub(crate) fn exists(dir: &Path) -> bool {
+    standing(dir, CONFIG).join(CONFIG).exists()
+}
+
 pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
+    let dir = &standing(dir, CONFIG);
     let cfg = Cfg::read(dir.join(CONFIG))?;
     let (architecture, k) = cfg.architecture()?;
     let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);

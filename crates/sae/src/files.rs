@@ -45,7 +45,8 @@ pub(crate) fn standing(folder: &Path, marker: &str) -> PathBuf {
     }
 }
 
-/// Removes a folder that [`replace_folder`] wrote, and its predecessor if one was left over.
+/// Removes a folder that was written all at once, such as a dictionary or a checkpoint, and its predecessor if one was left
+/// over.
 ///
 /// # Errors
 /// When one of them cannot be removed.

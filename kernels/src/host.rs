@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, IntDType, Shape};
 use burn_flex::{Flex, FlexTensor};
+use std::sync::OnceLock;
 
 /// The same numbers, row-major without gaps.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
@@ -86,13 +87,58 @@ pub(crate) fn dims2(tensor: &FlexTensor) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
+/// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less than the processor has, to
+/// compare; all give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// What every processor of the platform has.
+    Portable,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 with byte and word operations and VNNI.
+    Avx512,
+}
+
+impl Level {
+    /// The processor's level, or a lower one if `LAPIDARY_CPU` asks for it.
+    pub fn here() -> Self {
+        static HERE: OnceLock<Level> = OnceLock::new();
+        *HERE.get_or_init(|| {
+            let asked = match std::env::var("LAPIDARY_CPU").as_deref() {
+                Ok("portable") => Self::Portable,
+                Ok("avx2") => Self::Avx2,
+                _ => Self::Avx512,
+            };
+            asked.min(Self::detected())
+        })
+    }
+
+    /// The processor's level.
+    pub fn detected() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vnni = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni");
+            if vnni {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+}
+
 /// Declares a function whose loops are compiled twice, for AVX2 and for the baseline, and picks at run time. Neither
 /// version contracts a multiplication and an addition into one rounding, so both give the same bits.
 macro_rules! widest_vectors {
-    ($(#[$attr:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$attr])*
         #[inline]
-        fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn lanes($($arg: $ty),*) $(-> $ret)? $body
 
@@ -102,8 +148,8 @@ macro_rules! widest_vectors {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     lanes($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has AVX2, as just asked; the function needs nothing else.
+                if crate::host::Level::here() >= crate::host::Level::Avx2 {
+                    // SAFETY: the processor has AVX2, as the level says; the function needs nothing else.
                     return unsafe { avx2($($arg),*) };
                 }
             }

@@ -1,0 +1,93 @@
+//! How far an approximate score can be from the exact one.
+//!
+//! With x' and w' in place of x and w, |⟨x, w⟩ - ⟨x', w'⟩| ≤ |x||w - w'| + |x - x'||w'| (Cauchy-Schwarz). The norms of w' and
+//! w - w' are one number a latent each, those of x and x - x' one a row; the bound costs two multiplications a score. To it
+//! comes what f32 arithmetic itself may round, of the exact score and of this one, so that the exact score, as
+//! [`super::exact::score`] computes it, surely lies within the bound.
+
+use super::exact::{ROUNDING, rounding};
+
+/// Numbers up to this keep all products here finite; a row or latent with larger ones (or NaN) gets no approximation.
+pub(super) const LARGEST: f32 = 1e15;
+
+/// Below this a row counts as 0 in its approximation: its reciprocal might overflow.
+pub(super) const SMALLEST: f32 = 1e-30;
+
+/// Sums of squares are taken in f32 lanes; this covers their rounding for up to 2¹⁷ numbers.
+const SUMS: f32 = 1.002;
+
+/// What is known of the latents, padded to whole vectors: `score(x, latent)` is between
+/// `approximate + bias ± (|x| · per_norm + |x - x'| · per_error + slack)`.
+#[derive(Debug, Default)]
+pub(super) struct LatentBounds {
+    /// The bias, 0 where it is not finite.
+    pub bias: Vec<f32>,
+    /// Bound a unit of |x|.
+    pub per_norm: Vec<f32>,
+    /// Bound a unit of |x - x'|.
+    pub per_error: Vec<f32>,
+    /// Bound whatever the row; infinite where nothing is known.
+    pub slack: Vec<f32>,
+}
+
+/// Norms of one row and its approximation.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Norms {
+    /// At least |v'|.
+    pub approximate: f32,
+    /// At least |v - v'|.
+    pub error: f32,
+}
+
+impl Norms {
+    /// From sums of squares, taken in f32 in units of `scale`.
+    pub fn from_squares(scale: f32, approximate: f32, error: f32) -> Self {
+        Self {
+            approximate: scale * approximate.sqrt() * SUMS,
+            error: scale * error.sqrt() * SUMS,
+        }
+    }
+
+    /// At least |v|.
+    pub fn whole(self) -> f32 {
+        self.approximate + self.error
+    }
+}
+
+impl LatentBounds {
+    /// Takes in one latent of width `d`: the norms of its weights, if they have any bound, and its bias.
+    pub fn push(&mut self, norms: Option<Norms>, bias: f32, d: usize) {
+        let known = norms.filter(|_| bias.abs() <= LARGEST);
+        let n = known.unwrap_or_default();
+        let round = rounding(d) * n.whole();
+        self.per_norm.push((n.error + round) * SUMS);
+        self.per_error.push((n.approximate + round) * SUMS);
+        self.bias.push(if known.is_some() { bias } else { 0.0 });
+        self.slack.push(match known {
+            // Products of denormal numbers may vanish: each by less than the smallest normal one.
+            Some(_) => bias.abs() * ROUNDING + d as f32 * f32::MIN_POSITIVE,
+            None => f32::INFINITY,
+        });
+    }
+
+    /// A place that is no latent: no bound of it compares with anything.
+    pub fn push_padding(&mut self) {
+        self.per_norm.push(0.0);
+        self.per_error.push(0.0);
+        self.bias.push(f32::NAN);
+        self.slack.push(0.0);
+    }
+
+    /// Takes in the latents that come after these.
+    pub fn append(&mut self, other: Self) {
+        self.bias.extend(other.bias);
+        self.per_norm.extend(other.per_norm);
+        self.per_error.extend(other.per_error);
+        self.slack.extend(other.slack);
+    }
+
+    /// Half the width of the interval around a row's approximate score for a latent.
+    pub fn half_width(&self, latent: usize, norm: f32, error: f32) -> f32 {
+        norm * self.per_norm[latent] + error * self.per_error[latent] + self.slack[latent]
+    }
+}

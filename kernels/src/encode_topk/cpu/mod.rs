@@ -1,0 +1,221 @@
+//! TopK on the CPU: approximate scores with a proven bound rule nearly all latents out, and the few that could be among a row's
+//! best are scored exactly. The result is the choice that exact scores of all latents would give, and since the exact
+//! score has one definition, it is the same bits on every processor, with any number of threads.
+//!
+//! Approximations come from 8-bit integers where the processor has AVX-512 with VNNI ([`int8`]), otherwise from a dense
+//! f32 product ([`float`]).
+
+mod bounds;
+mod candidates;
+mod exact;
+mod float;
+#[cfg(target_arch = "x86_64")]
+mod int8;
+mod scored;
+
+use burn::backend::Flex;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::EncodeTopK;
+use crate::host::{Level, contiguous, dims2, float_tensor, floats, int_tensor};
+use bounds::{LatentBounds, Norms};
+use candidates::Candidates;
+use exact::score;
+pub(crate) use scored::Scored;
+use scored::keep_best;
+
+impl EncodeTopK for Flex {
+    fn topk(
+        x: FlexTensor,
+        w_enc: FlexTensor,
+        b_enc: FlexTensor,
+        k: usize,
+    ) -> (FlexTensor, FlexTensor) {
+        let ([n, _], [_, d]) = (dims2(&x), dims2(&w_enc));
+        let (x, w_enc, b_enc) = (contiguous(x), contiguous(w_enc), contiguous(b_enc));
+        let ranked = topk_of_rows(floats(&x), floats(&w_enc), floats(&b_enc), d, k);
+        let values = ranked.par_iter().map(|scored| scored.value()).collect();
+        let indices = ranked.par_iter().map(|scored| scored.latent()).collect();
+        (float_tensor(values, [n, k]), int_tensor(indices, [n, k]))
+    }
+}
+
+/// The encoder's weights as every part of this module takes them.
+#[derive(Clone, Copy)]
+struct Encoder<'a> {
+    w_enc: &'a [f32], // [F, d]
+    b_enc: &'a [f32], // [F]
+    d: usize,
+    k: usize,
+}
+
+/// The `k ≤ F` best latents of each row, best first, row after row.
+pub(crate) fn topk_of_rows(
+    x: &[f32],     // [n, d]
+    w_enc: &[f32], // [F, d]
+    b_enc: &[f32], // [F]
+    d: usize,
+    k: usize,
+) -> Vec<Scored> {
+    topk_at(Level::here(), x, Encoder { w_enc, b_enc, d, k })
+}
+
+fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>) -> Vec<Scored> {
+    let Encoder { d, k, .. } = encoder;
+    let n = x.len().checked_div(d).unwrap_or(0);
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut best = vec![Scored::new(f32::NAN, 0); n * k];
+    let mut lists: Vec<Candidates> = Vec::new();
+    lists.resize_with(n, || Candidates::new(k, encoder.b_enc.len()));
+    screen(level, x, encoder, &mut lists);
+    let rows = rows_a_task(n, 512);
+    best.par_chunks_mut(rows * k)
+        .zip(x.par_chunks(rows * d))
+        .zip(lists.par_chunks_mut(rows))
+        .for_each(|((best, x), lists)| rescore(x, encoder, lists, best));
+    best
+}
+
+/// Rows that one task takes: `most`, or fewer so that every thread has some.
+fn rows_a_task(n: usize, most: usize) -> usize {
+    n.div_ceil(rayon::current_num_threads())
+        .next_multiple_of(8)
+        .min(most)
+}
+
+/// Leaves each row with the latents that could be among its best.
+fn screen(level: Level, x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates]) {
+    let Encoder {
+        w_enc, b_enc, d, k, ..
+    } = encoder;
+    let (n, latents) = (lists.len(), b_enc.len());
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 && int8::serves(n, d) {
+        let integers = int8::Latents::new(w_enc, b_enc, d);
+        let rows = rows_a_task(n, 512);
+        lists
+            .par_chunks_mut(rows)
+            .zip(x.par_chunks(rows * d))
+            .for_each(|(lists, x)| integers.screen(x, lists));
+        return;
+    }
+    let _ = level;
+    let mut bounds = LatentBounds::default();
+    let norms: Vec<Option<Norms>> = w_enc.par_chunks_exact(d).map(float::norms).collect();
+    for (norms, bias) in norms.into_iter().zip(b_enc) {
+        bounds.push(norms, *bias, d);
+    }
+    // Few rows leave threads idle, so the latents are split too; the candidates of the parts are those of all.
+    let rows = rows_a_task(n, float::TILE_ROWS);
+    let tasks = n.div_ceil(rows);
+    let threads = rayon::current_num_threads();
+    let part = latents.div_ceil(threads.div_ceil(tasks)).max(256);
+    lists
+        .par_chunks_mut(rows)
+        .zip(x.par_chunks(rows * d))
+        .for_each(|(lists, x)| {
+            let norms: Vec<Option<Norms>> = x.chunks_exact(d).map(float::norms).collect();
+            for (list, _) in lists
+                .iter_mut()
+                .zip(&norms)
+                .filter(|(_, norms)| norms.is_none())
+            {
+                list.give_up();
+            }
+            if part >= latents {
+                float::screen(x, w_enc, d, 0..latents, &bounds, &norms, lists);
+                return;
+            }
+            let parts: Vec<Vec<Candidates>> = (0..latents)
+                .into_par_iter()
+                .step_by(part)
+                .map(|first| {
+                    let mut lists: Vec<Candidates> = Vec::new();
+                    lists.resize_with(norms.len(), || Candidates::new(k, latents));
+                    let here = first..latents.min(first + part);
+                    float::screen(x, w_enc, d, here, &bounds, &norms, &mut lists);
+                    lists
+                })
+                .collect();
+            for mut part in parts {
+                for (list, part) in lists.iter_mut().zip(&mut part) {
+                    list.take_over(part);
+                }
+            }
+        });
+}
+
+/// Scores exactly what each row's list holds, as far as it could matter, and ranks it into `best` `[rows, k]`.
+fn rescore(x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates], best: &mut [Scored]) {
+    let Encoder { d, k, .. } = encoder;
+    // The k that seem best: the least of their exact scores is a floor for the rest.
+    let mut scored: Vec<Vec<Scored>> = Vec::with_capacity(lists.len());
+    let mut pairs = Vec::new();
+    for ((row, list), x) in (0u32..).zip(&mut *lists).zip(x.chunks_exact(d)) {
+        let first = list.split_at_k();
+        pairs.extend(first.iter().map(|c| Pair::new(c.latent, row)));
+        scored.push(if list.hopeless() {
+            best_of_all(x, encoder)
+        } else {
+            Vec::with_capacity(2 * k)
+        });
+    }
+    score_pairs(x, encoder, &mut pairs, &mut scored);
+    for ((row, list), scored) in (0u32..).zip(&*lists).zip(&scored) {
+        let floor = scored
+            .iter()
+            .map(|s| s.value())
+            .fold(f32::INFINITY, f32::min);
+        let rest = list.beyond_k().iter().filter(|c| c.upper >= floor);
+        pairs.extend(rest.map(|c| Pair::new(c.latent, row)));
+    }
+    score_pairs(x, encoder, &mut pairs, &mut scored);
+    for (scored, best) in scored.iter_mut().zip(best.chunks_exact_mut(k)) {
+        keep_best(scored, k);
+        scored.sort_unstable_by(|a, b| b.cmp(a));
+        best.copy_from_slice(scored);
+    }
+}
+
+/// A latent to score for a row, in the order of latents: their weights are far apart, the rows of a task are not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair(u64);
+
+impl Pair {
+    fn new(latent: u32, row: u32) -> Self {
+        Self((u64::from(latent) << 32) | u64::from(row))
+    }
+}
+
+fn score_pairs(x: &[f32], encoder: Encoder<'_>, pairs: &mut Vec<Pair>, scored: &mut [Vec<Scored>]) {
+    let Encoder {
+        w_enc, b_enc, d, ..
+    } = encoder;
+    pairs.sort_unstable();
+    for pair in pairs.drain(..) {
+        let (latent, row) = ((pair.0 >> 32) as usize, pair.0 as u32 as usize);
+        let score = score(&x[row * d..][..d], &w_enc[latent * d..][..d], b_enc[latent]);
+        scored[row].push(Scored::new(score, latent as u32));
+    }
+}
+
+/// The `k` best of a row by the exact score of every latent, in no order.
+fn best_of_all(x: &[f32], encoder: Encoder<'_>) -> Vec<Scored> {
+    let Encoder { w_enc, b_enc, d, k } = encoder;
+    let room = 2 * k + 1024;
+    let mut best = Vec::with_capacity(room);
+    for ((latent, w), bias) in (0u32..).zip(w_enc.chunks_exact(d)).zip(b_enc) {
+        best.push(Scored::new(score(x, w, *bias), latent));
+        if best.len() == room {
+            keep_best(&mut best, k);
+        }
+    }
+    keep_best(&mut best, k);
+    best
+}
+
+#[cfg(test)]
+mod tests;

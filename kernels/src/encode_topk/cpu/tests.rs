@@ -1,0 +1,185 @@
+//! Every way of finding candidates gives the bits of scoring all latents exactly, on inputs made to mislead it.
+
+use super::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+struct Case {
+    x: Vec<f32>,
+    w_enc: Vec<f32>,
+    b_enc: Vec<f32>,
+    d: usize,
+    k: usize,
+}
+
+impl Case {
+    fn draw(seed: u64, [n, d, latents, k]: [usize; 4]) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Sums of uniform numbers: nearly normal.
+        let mut numbers = |n: usize| -> Vec<f32> {
+            (0..n)
+                .map(|_| (0..6).map(|_| rng.random::<f32>() - 0.5).sum())
+                .collect()
+        };
+        Self {
+            x: numbers(n * d),
+            w_enc: numbers(latents * d),
+            b_enc: numbers(latents),
+            d,
+            k,
+        }
+    }
+
+    fn encoder(&self) -> Encoder<'_> {
+        Encoder {
+            w_enc: &self.w_enc,
+            b_enc: &self.b_enc,
+            d: self.d,
+            k: self.k,
+        }
+    }
+
+    /// Scores of all latents, the best of each row.
+    fn expected(&self) -> Vec<Scored> {
+        let mut best = Vec::new();
+        for x in self.x.chunks_exact(self.d) {
+            let mut row = best_of_all(x, self.encoder());
+            row.sort_unstable_by(|a, b| b.cmp(a));
+            best.extend(row);
+        }
+        best
+    }
+
+    /// Candidates that a row has when approximate scores are done.
+    fn candidates(&self, level: Level) -> usize {
+        let n = self.x.len() / self.d;
+        let mut lists: Vec<Candidates> = Vec::new();
+        lists.resize_with(n, || Candidates::new(self.k, self.b_enc.len()));
+        screen(level, &self.x, self.encoder(), &mut lists);
+        let all = lists
+            .iter_mut()
+            .map(|list| list.split_at_k().len() + list.beyond_k().len());
+        all.sum::<usize>() / n
+    }
+
+    fn holds(&self, what: &str) {
+        let expected = self.expected();
+        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+            if level <= Level::detected() {
+                let found = topk_at(level, &self.x, self.encoder());
+                let wrong = (0..expected.len()).find(|&at| found[at] != expected[at]);
+                assert_eq!(wrong, None, "{what}, {level:?}: first difference");
+            }
+        }
+    }
+}
+
+/// n, d, F, k: off every tile; few rows and many; k of 1 and of F.
+const SHAPES: [[usize; 4]; 8] = [
+    [64, 16, 48, 1],
+    [65, 17, 49, 49],
+    [130, 33, 1000, 7],
+    [600, 64, 2500, 32],
+    [71, 768, 1537, 32],
+    [3, 40, 5000, 16],
+    [200, 20, 3000, 400],
+    [1, 1, 1, 1],
+];
+
+#[test]
+fn random_numbers_of_any_shape() {
+    for (seed, shape) in (0..).zip(SHAPES) {
+        Case::draw(seed, shape).holds(&format!("{shape:?}"));
+    }
+}
+
+#[test]
+fn latents_that_differ_by_less_than_any_bound() {
+    for seed in 0..4 {
+        let mut case = Case::draw(seed, [80, 48, 1200, 20]);
+        let d = case.d;
+        let first = case.w_enc[..d].to_vec();
+        for (latent, w) in case.w_enc.chunks_exact_mut(d).enumerate() {
+            w.copy_from_slice(&first);
+            // Runs of exact ties, each run a last bit away from the one before.
+            let change = (latent / 3 % 7) as u32;
+            w[latent % d] = f32::from_bits(w[latent % d].to_bits() + change);
+        }
+        case.b_enc.fill(0.25);
+        case.holds("near ties");
+    }
+}
+
+#[test]
+fn norms_from_the_smallest_to_the_largest() {
+    let mut case = Case::draw(9, [96, 32, 900, 16]);
+    let d = case.d;
+    for (latent, w) in case.w_enc.chunks_exact_mut(d).enumerate() {
+        let size = 10f32.powi(latent as i32 % 76 - 38); // 1e-38 to 1e37
+        w.iter_mut().for_each(|w| *w *= size);
+    }
+    case.holds("weights of all sizes");
+    for (row, x) in case.x.chunks_exact_mut(d).enumerate() {
+        let size = 10f32.powi(row as i32 % 80 - 44); // denormal to 1e35
+        x.iter_mut().for_each(|x| *x *= size);
+    }
+    case.holds("weights and inputs of all sizes");
+    case.b_enc.fill(0.0);
+    case.w_enc
+        .iter_mut()
+        .for_each(|w| *w = w.clamp(-1e-20, 1e-20));
+    case.x.iter_mut().for_each(|x| *x = x.clamp(-1e-22, 1e-22));
+    case.holds("denormal products");
+}
+
+#[test]
+fn one_number_that_dwarfs_its_row() {
+    let mut case = Case::draw(10, [80, 64, 2000, 24]);
+    let d = case.d;
+    for (latent, w) in case.w_enc.chunks_exact_mut(d).enumerate() {
+        w[latent % d] *= 1e4;
+    }
+    for (row, x) in case.x.chunks_exact_mut(d).enumerate() {
+        x[(7 * row) % d] *= 1e4;
+    }
+    case.holds("outliers");
+}
+
+#[test]
+fn numbers_that_are_not_finite() {
+    let mut case = Case::draw(11, [70, 24, 800, 12]);
+    let d = case.d;
+    for (at, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+        .into_iter()
+        .enumerate()
+    {
+        case.w_enc[(100 + at) * d + at] = bad;
+        case.b_enc[200 + at] = bad;
+        case.x[(3 + at) * d + 2] = bad;
+    }
+    case.holds("a few");
+    case.w_enc.fill(f32::NAN);
+    case.holds("nothing but NaN");
+}
+
+#[test]
+fn zeros_and_ties_without_end() {
+    let mut case = Case::draw(12, [66, 32, 3000, 8]);
+    case.x[..10 * 32].fill(0.0);
+    case.b_enc.fill(0.0);
+    case.holds("rows of zeros");
+    case.w_enc.fill(0.5);
+    case.holds("one latent over and over");
+}
+
+#[test]
+fn few_latents_are_scored_exactly() {
+    let case = Case::draw(13, [256, 768, 8192, 32]);
+    for (level, most) in [(Level::Portable, 34), (Level::Avx512, 400)] {
+        if level <= Level::detected() {
+            let found = case.candidates(level);
+            println!("{level:?}: {found} candidates a row");
+            assert!((32..=most).contains(&found), "{level:?}: {found}");
+        }
+    }
+}

@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
 # Makes the Python environment that the oracle scripts run in: torch, sae-lens, transformers, polars, duckdb.
 #
-#   scripts/setup_python.sh [FOLDER]      default: $LAPIDARY_VENV, else target/oracle-venv
+#   scripts/setup_python.sh [--peers] [FOLDER]      default: $LAPIDARY_VENV, else target/oracle-venv
 #
+# With --peers also sparsify and dictionary_learning, for scripts/bench_peers.py.
 # Does nothing when FOLDER already holds these very pins. Needs Python 3.11 or later ($PYTHON, else python3), with venv,
 # and cc. About 700 MB of downloads, 2.2 GB on disk.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+requirements=(-r "$here/requirements.txt")
+if [ "${1:-}" = --peers ]; then
+    requirements+=(-r "$here/requirements-peers.txt")
+    shift
+fi
 folder=${1:-${LAPIDARY_VENV:-$here/../target/oracle-venv}}
 python=${PYTHON:-python3}
 uv=0.13.9 # downloads and unpacks in parallel, which pip does not
 
 case "$folder" in -h | --help)
-    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    sed -n '2,8s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -22,7 +28,7 @@ esac
     exit 1
 }
 
-pins=$({ "$python" --version && cat "$here/requirements.txt" "$here/stub_cuda.py" "$here/setup_python.sh"; } | sha256sum | cut -d' ' -f1)
+pins=$({ "$python" --version && echo "${requirements[@]##*/}" && cat "$here"/requirements*.txt "$here/stub_cuda.py" "$here/setup_python.sh"; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$folder/pins.sha256" 2>/dev/null)" = "$pins" ]; then
     echo "setup_python: $folder is up to date"
     exit 0
@@ -31,8 +37,8 @@ fi
 rm -rf "$folder"
 "$python" -m venv "$folder"
 if "$folder/bin/python" -m pip install --quiet "uv==$uv" &&
-    "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --no-deps -r "$here/requirements.txt"; then :; else
-    "$folder/bin/python" -m pip install --quiet --no-deps -r "$here/requirements.txt"
+    "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --no-deps "${requirements[@]}"; then :; else
+    "$folder/bin/python" -m pip install --quiet --no-deps "${requirements[@]}"
 fi
 if [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
     "$folder/bin/python" "$here/stub_cuda.py"

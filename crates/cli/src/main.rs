@@ -31,6 +31,7 @@ enum Command {
     Inspect(commands::inspect::Inspect),
     Devices(commands::devices::Devices),
     Pretrain(commands::pretrain::Pretrain),
+    Bench(commands::bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Pretrain(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Times a training step and the encoder of sparsify, SAELens and dictionary_learning: the other half of `lapidary bench --vs-peers`.
+
+Prints one line with the tools that could be started, `name=version` each, and then answers each line `name step` or
+`name encode` on standard input with the seconds that it took. A step is forward, backward and Adam on one batch of
+normal random numbers, the same for all; every tool computes as it comes, in f32 on the CPU. On a GPU sparsify runs as its
+trainer runs it: its Triton decoder, bf16 autocast, fused Adam; the others likewise under autocast.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import sys
+import time
+import traceback
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn must not spin
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+parser.add_argument("--d-in", type=int, default=768)
+parser.add_argument("--d-sae", type=int, default=24576)
+parser.add_argument("-k", type=int, default=32)
+parser.add_argument("--batch-tokens", type=int, default=2048)
+parser.add_argument("--threads", type=int, default=os.cpu_count())
+arguments = parser.parse_args()
+if arguments.device == "cpu":
+    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
+answers = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)  # what libraries print must not stand among the answers
+
+import torch  # noqa: E402
+
+torch.set_num_threads(arguments.threads)
+torch.manual_seed(0)
+D, F, K, N, DEVICE = arguments.d_in, arguments.d_sae, arguments.k, arguments.batch_tokens, arguments.device
+x = torch.randn(N, D, device=DEVICE)
+
+
+def autocast():
+    return torch.autocast("cuda", torch.bfloat16) if DEVICE == "cuda" else contextlib.nullcontext()
+
+
+def adam(module):
+    return torch.optim.Adam(module.parameters(), lr=1e-4, fused=True if DEVICE == "cuda" else None)
+
+
+def trained(module, loss):
+    optimizer = adam(module)
+
+    def step():
+        with autocast():
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def sparsify():
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    coder = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K)).to(DEVICE)
+    return trained(coder, lambda: coder(x).fvu), lambda: coder.encode(x)
+
+
+def saelens():
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.saes.sae import TrainStepInput
+
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=F, k=K, device=DEVICE)).to(DEVICE)
+    names = TrainStepInput.__dataclass_fields__
+    known = {"sae_in": x, "coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0, "is_logging_step": False}
+    given = TrainStepInput(**{name: value for name, value in known.items() if name in names})
+    return trained(sae, lambda: sae.training_forward_pass(given).loss), lambda: sae.encode(x)
+
+
+def dictionary_learning():
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+
+    coder = AutoEncoderTopK(D, F, K).to(DEVICE)
+    return trained(coder, lambda: ((coder(x) - x) ** 2).sum(-1).mean()), lambda: coder.encode(x)
+
+
+PACKAGES = {sparsify: "eai-sparsify", saelens: "sae-lens", dictionary_learning: "dictionary-learning"}
+tools = {}
+for tool, package in PACKAGES.items():
+    try:
+        tools[tool.__name__] = (importlib.metadata.version(package), *tool())
+    except Exception:  # a tool that is missing or broken must not keep the others from being timed
+        traceback.print_exc(limit=3, file=sys.stderr)
+print(" ".join(f"{name}={version}" for name, (version, *_) in tools.items()), file=answers)
+
+
+@torch.no_grad()
+def timed_encode(encode):
+    with autocast():
+        encode()
+
+
+for line in sys.stdin:
+    name, what = line.split()
+    _, step, encode = tools[name]
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    if what == "step":
+        step()
+    else:
+        timed_encode(encode)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    print(time.perf_counter() - start, file=answers)

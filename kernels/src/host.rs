@@ -36,8 +36,8 @@ pub(crate) fn indices(tensor: &FlexTensor) -> &[i32] {
 
 /// Zeros for an output, in huge pages where Linux gives them: the first touch of a 75 MB gradient in 4 KiB pages takes
 /// longer than computing it.
-pub(crate) fn zeros(len: usize) -> Vec<f32> {
-    let zeros = vec![0.0; len];
+pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {
+    let zeros = vec![T::default(); len];
     #[cfg(all(
         target_os = "linux",
         any(target_arch = "x86_64", target_arch = "aarch64")
@@ -50,7 +50,7 @@ pub(crate) fn zeros(len: usize) -> Vec<f32> {
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-fn advise_huge_pages(memory: &[f32]) {
+fn advise_huge_pages<T>(memory: &[T]) {
     use std::ffi::{c_int, c_void};
     const HUGE_PAGE: usize = 2 << 20;
     const MADV_HUGEPAGE: c_int = 14;
@@ -85,6 +85,18 @@ pub(crate) fn int_tensor<const D: usize>(values: Vec<i32>, shape: [usize; D]) ->
 pub(crate) fn dims2(tensor: &FlexTensor) -> [usize; 2] {
     let shape = tensor.layout().shape();
     [shape[0], shape[1]]
+}
+
+/// Asks for memory that will soon be read.
+pub(crate) fn prefetch(memory: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in memory.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: asking reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = memory;
 }
 
 /// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less than the processor has, to

@@ -3,9 +3,9 @@
 //! upper bound with its row's floor while it is still in registers, so no score is ever stored.
 
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
-use super::candidates::{Candidate, Candidates};
+use super::candidates::{Candidates, SPARE};
 use super::float::largest;
-use crate::host::widest_vectors;
+use crate::host::{widest_vectors, zeros};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
@@ -13,6 +13,9 @@ use std::arch::x86_64::*;
 const LANES: usize = 16;
 const PANELS: usize = 3;
 const ROWS: usize = 8;
+
+// A vector of candidates fits into a list's spare room.
+const _: () = assert!(LANES == SPARE);
 
 /// Latents whose weights lie together.
 const GROUP: usize = LANES * PANELS;
@@ -108,7 +111,7 @@ impl Latents {
         let groups = b_enc.len().div_ceil(GROUP);
         let steps = d.div_ceil(DEPTH);
         let size = GROUP * steps * DEPTH;
-        let mut integers = vec![0u8; groups * size];
+        let mut integers: Vec<u8> = zeros(groups * size);
         let parts: Vec<(Vec<f32>, LatentBounds)> = integers
             .par_chunks_exact_mut(size)
             .enumerate()
@@ -189,7 +192,6 @@ impl Latents {
                     &self.bounds.per_norm[here.clone()],
                     &self.bounds.per_error[here],
                 ],
-                all: &self.bounds,
                 first,
                 steps: self.steps,
             };
@@ -219,7 +221,6 @@ struct Tile<'a> {
     scales: &'a [f32],
     /// Bias, slack, per_norm, per_error, [GROUP] each.
     bounds: [&'a [f32]; 4],
-    all: &'a LatentBounds,
     first: usize,
     steps: usize,
 }
@@ -255,6 +256,9 @@ impl Tile<'_> {
             let scales = load(self.scales);
             let [bias, slack, per_norm, per_error] = self.bounds.map(load);
             let middle = _mm512_add_ps(bias, slack);
+            let first = _mm512_set1_epi32((self.first + p * LANES) as i32);
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let numbers = _mm512_add_epi32(first, lanes);
             for ((sums, row), candidates) in sums.iter().zip(rows).zip(&mut *candidates) {
                 if candidates.hopeless() {
                     continue;
@@ -265,21 +269,28 @@ impl Tile<'_> {
                 let upper = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), per_norm, upper);
                 let upper = _mm512_fmadd_ps(_mm512_set1_ps(row.error), per_error, upper);
                 let floor = _mm512_set1_ps(candidates.floor());
-                let mut hits = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor);
+                let hits = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor);
                 if hits == 0 {
                     continue;
                 }
-                let mut uppers = [0.0f32; LANES];
-                // SAFETY: LANES floats fit there.
-                unsafe { _mm512_storeu_ps(uppers.as_mut_ptr(), upper) };
-                while hits != 0 {
-                    let lane = hits.trailing_zeros() as usize;
-                    let latent = self.first + p * LANES + lane;
-                    let half = self.all.half_width(latent, row.norm, row.error);
-                    let middle = uppers[lane] - half;
-                    candidates.offer(Candidate::around(latent as u32, middle, half));
-                    hits &= hits - 1;
+                let half = _mm512_fmadd_ps(_mm512_set1_ps(row.error), per_error, slack);
+                let half = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), per_norm, half);
+                // Nothing is known of a latent without bounds: both are infinite, and their difference would be NaN.
+                let known = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(half, _mm512_set1_ps(f32::INFINITY));
+                let lower = _mm512_sub_ps(_mm512_sub_ps(upper, half), half);
+                let nothing = _mm512_set1_ps(f32::NEG_INFINITY);
+                let lower = _mm512_mask_blend_ps(known, nothing, lower);
+                let (latents, lowers, uppers) = candidates.next();
+                // SAFETY: each has room for a whole vector.
+                unsafe {
+                    let here = _mm512_maskz_compress_epi32(hits, numbers);
+                    _mm512_storeu_si512(latents.as_mut_ptr().cast(), here);
+                    let lower = _mm512_maskz_compress_ps(hits, lower);
+                    _mm512_storeu_ps(lowers.as_mut_ptr(), lower);
+                    let upper = _mm512_maskz_compress_ps(hits, upper);
+                    _mm512_storeu_ps(uppers.as_mut_ptr(), upper);
                 }
+                candidates.take_in(hits.count_ones() as usize);
             }
         }
     }

@@ -18,9 +18,9 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::EncodeTopK;
-use crate::host::{Level, contiguous, dims2, float_tensor, floats, int_tensor};
+use crate::host::{Level, contiguous, dims2, float_tensor, floats, int_tensor, prefetch};
 use bounds::{LatentBounds, Norms};
-use candidates::Candidates;
+use candidates::{Candidate, Candidates};
 use exact::score;
 pub(crate) use scored::Scored;
 use scored::keep_best;
@@ -140,8 +140,8 @@ fn screen(level: Level, x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates
                     lists
                 })
                 .collect();
-            for mut part in parts {
-                for (list, part) in lists.iter_mut().zip(&mut part) {
+            for part in parts {
+                for (list, part) in lists.iter_mut().zip(&part) {
                     list.take_over(part);
                 }
             }
@@ -153,9 +153,11 @@ fn rescore(x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates], best: &mut
     let Encoder { d, k, .. } = encoder;
     // The k that seem best: the least of their exact scores is a floor for the rest.
     let mut scored: Vec<Vec<Scored>> = Vec::with_capacity(lists.len());
+    let mut rests: Vec<Vec<Candidate>> = Vec::with_capacity(lists.len());
     let mut pairs = Vec::new();
     for ((row, list), x) in (0u32..).zip(&mut *lists).zip(x.chunks_exact(d)) {
-        let first = list.split_at_k();
+        let mut first = list.finish();
+        rests.push(first.split_off(k.min(first.len())));
         pairs.extend(first.iter().map(|c| Pair::new(c.latent, row)));
         scored.push(if list.hopeless() {
             best_of_all(x, encoder)
@@ -164,12 +166,12 @@ fn rescore(x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates], best: &mut
         });
     }
     score_pairs(x, encoder, &mut pairs, &mut scored);
-    for ((row, list), scored) in (0u32..).zip(&*lists).zip(&scored) {
+    for ((row, rest), scored) in (0u32..).zip(&rests).zip(&scored) {
         let floor = scored
             .iter()
             .map(|s| s.value())
             .fold(f32::INFINITY, f32::min);
-        let rest = list.beyond_k().iter().filter(|c| c.upper >= floor);
+        let rest = rest.iter().filter(|c| c.upper >= floor);
         pairs.extend(rest.map(|c| Pair::new(c.latent, row)));
     }
     score_pairs(x, encoder, &mut pairs, &mut scored);
@@ -188,6 +190,10 @@ impl Pair {
     fn new(latent: u32, row: u32) -> Self {
         Self((u64::from(latent) << 32) | u64::from(row))
     }
+
+    fn latent(self) -> usize {
+        (self.0 >> 32) as usize
+    }
 }
 
 fn score_pairs(x: &[f32], encoder: Encoder<'_>, pairs: &mut Vec<Pair>, scored: &mut [Vec<Scored>]) {
@@ -195,12 +201,19 @@ fn score_pairs(x: &[f32], encoder: Encoder<'_>, pairs: &mut Vec<Pair>, scored: &
         w_enc, b_enc, d, ..
     } = encoder;
     pairs.sort_unstable();
-    for pair in pairs.drain(..) {
-        let (latent, row) = ((pair.0 >> 32) as usize, pair.0 as u32 as usize);
+    for (at, pair) in pairs.iter().enumerate() {
+        if let Some(soon) = pairs.get(at + AHEAD) {
+            prefetch(&w_enc[soon.latent() * d..][..d]);
+        }
+        let (latent, row) = (pair.latent(), pair.0 as u32 as usize);
         let score = score(&x[row * d..][..d], &w_enc[latent * d..][..d], b_enc[latent]);
         scored[row].push(Scored::new(score, latent as u32));
     }
+    pairs.clear();
 }
+
+/// Pairs between asking for a latent's weights and needing them.
+const AHEAD: usize = 12;
 
 /// The `k` best of a row by the exact score of every latent, in no order.
 fn best_of_all(x: &[f32], encoder: Encoder<'_>) -> Vec<Scored> {

@@ -56,9 +56,7 @@ impl Case {
         let mut lists: Vec<Candidates> = Vec::new();
         lists.resize_with(n, || Candidates::new(self.k, self.b_enc.len()));
         screen(level, &self.x, self.encoder(), &mut lists);
-        let all = lists
-            .iter_mut()
-            .map(|list| list.split_at_k().len() + list.beyond_k().len());
+        let all = lists.iter_mut().map(|list| list.finish().len());
         all.sum::<usize>() / n
     }
 

@@ -177,12 +177,12 @@ mod tests {
 
     #[test]
     fn large_outputs_start_at_zero_and_hold_what_is_written() {
-        let mut large = zeros(5 << 20); // 20 MiB
+        let mut large = zeros::<f32>(5 << 20); // 20 MiB
         assert!(large.iter().all(|&number| number == 0.0));
         for (at, number) in large.iter_mut().enumerate() {
             *number = at as f32;
         }
         assert!((0..large.len()).all(|at| large[at] == at as f32));
-        assert!(zeros(0).is_empty());
+        assert!(zeros::<f32>(0).is_empty());
     }
 }

@@ -31,6 +31,7 @@ mod encode_topk;
 mod gpu;
 mod host;
 mod sparse_products;
+mod sparse_training;
 
 use burn::tensor::{Int, Tensor};
 
@@ -38,6 +39,9 @@ pub use adam_step::{AdamStep, Moments, adam_step};
 pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
 pub use encode_topk::encode_topk;
+pub use sparse_training::{
+    RowUpdate, SparseGradient, code_gradient, latent_sums, sparse_adam_step, squared_norm,
+};
 
 /// The `k` latents of each row that are on, and how strongly.
 ///

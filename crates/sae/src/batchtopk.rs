@@ -5,7 +5,9 @@
 use burn::tensor::Tensor;
 use lapidary_kernels::{BatchTopK, encode_batch_topk};
 
-use crate::coder::{Codes, Forward, SparseCoder};
+use crate::coder::SparseCoder;
+#[cfg(test)]
+use crate::coder::{Codes, Forward};
 
 /// Codes of the batch `x` `[n, d_in]`, centred.
 pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> BatchTopK {
@@ -13,13 +15,13 @@ pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> BatchTopK {
     encode_batch_topk(x, coder.w_enc.clone(), coder.b_enc.clone(), k)
 }
 
-/// A training pass over `x`, centred.
+/// A training pass over `x`, centred, for automatic differentiation: what `sparse_step.rs` is tested against.
+#[cfg(test)]
 pub(crate) fn forward(coder: &SparseCoder, x: Tensor<2>) -> Forward {
     let batch = encode(coder, x);
     Forward {
         reconstruction: coder.decode(batch.codes.clone()),
         codes: Codes::Sparse(batch.codes),
-        threshold: Some(batch.threshold),
     }
 }
 

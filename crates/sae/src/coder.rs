@@ -138,8 +138,6 @@ pub(crate) struct Forward {
     pub(crate) reconstruction: Tensor<2>,
     /// What fired.
     pub(crate) codes: Codes,
-    /// BatchTopK: smallest value kept in this batch, 0 if none.
-    pub(crate) threshold: Option<f32>,
 }
 
 /// Activations of latents, in the form in which an architecture has them.

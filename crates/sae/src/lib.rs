@@ -19,6 +19,7 @@ mod json;
 mod jumprelu;
 pub mod losses;
 pub mod schedule;
+mod sparse_step;
 mod standard;
 mod tensors;
 mod topk;

@@ -14,6 +14,5 @@ pub(crate) fn forward(coder: &SparseCoder, x: Tensor<2>) -> Forward {
         reconstruction: latents.clone().matmul(coder.w_dec.clone())
             + coder.b_dec.clone().unsqueeze(),
         codes: Codes::Dense(latents),
-        threshold: None,
     }
 }

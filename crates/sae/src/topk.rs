@@ -4,7 +4,9 @@
 use burn::tensor::{Tensor, activation::relu};
 use lapidary_kernels::{SparseCodes, encode_topk};
 
-use crate::coder::{Codes, Forward, SparseCoder};
+use crate::coder::SparseCoder;
+#[cfg(test)]
+use crate::coder::{Codes, Forward};
 
 /// Codes of `x` `[n, d_in]`, from which `b_dec` is already subtracted where it must be.
 pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
@@ -16,12 +18,12 @@ pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
     }
 }
 
-/// A training pass over `x`, centred.
+/// A training pass over `x`, centred, for automatic differentiation: what `sparse_step.rs` is tested against.
+#[cfg(test)]
 pub(crate) fn forward(coder: &SparseCoder, x: Tensor<2>) -> Forward {
     let codes = encode(coder, x);
     Forward {
         reconstruction: coder.decode(codes.clone()),
         codes: Codes::Sparse(codes),
-        threshold: None,
     }
 }

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::BatchSource;
-use lapidary_kernels::{AdamStep, Moments, adam_step};
+use lapidary_kernels::{
+    AdamStep, Moments, RowUpdate, SparseGradient, adam_step, sparse_adam_step, squared_norm,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::batchtopk::{self, ThresholdAverage};
+use crate::batchtopk::ThresholdAverage;
 use crate::checkpoint;
 use crate::coder::{Architecture, Codes, SparseCoder};
 use crate::config::RunConfig;
@@ -18,7 +20,8 @@ use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::json::nan_if_null;
 use crate::schedule::{learning_rate_factor, rise};
-use crate::{init, losses, standard, topk};
+use crate::sparse_step::{Aux, sparse_step};
+use crate::{init, losses, standard};
 
 /// One line of `metrics.jsonl`. A number that is not finite is written as `null`,
 /// which is read as NaN.
@@ -91,6 +94,13 @@ impl<const D: usize> Parameter<D> {
     fn map(&mut self, f: impl FnOnce(Tensor<D>) -> Tensor<D>) {
         let (value, moments) = self.0.take().expect("only empty inside update");
         self.0 = Some((f(value), moments));
+    }
+}
+
+impl Parameter<2> {
+    fn update_rows(&mut self, gradient: SparseGradient, how: &RowUpdate) {
+        let (value, moments) = self.0.take().expect("only empty inside update");
+        self.0 = Some(sparse_adam_step(value, gradient, moments, how));
     }
 }
 
@@ -251,40 +261,26 @@ impl Trainer {
             || (step + 1).is_multiple_of(training.log_every_steps)
             || step + 1 == total_steps;
 
-        let coder = self.coder().tracked();
-        let terms = self.loss(&coder, x)?;
-        let mut gradients = terms.total.backward();
-        let mut g_w_enc = gradient(&coder.w_enc, &mut gradients);
-        let mut g_b_enc = gradient(&coder.b_enc, &mut gradients);
-        let mut g_w_dec = gradient(&coder.w_dec, &mut gradients);
-        let mut g_b_dec = gradient(&coder.b_dec, &mut gradients);
+        let (terms, mut gradients) = self.loss(x)?;
         self.firing.record(&terms.codes, n as u64);
         let l0 = log.then(|| active(&terms.codes));
-        // Adam works in place only on weights that nothing else holds.
-        drop((coder, gradients));
 
         let unit = training.decoder_norm == "unit";
-        if unit {
-            let mut projected = None;
+        if let (true, Gradients::Dense(g)) = (unit, &mut gradients) {
+            let grad = g.w_dec.clone();
             self.parameters.w_dec.map(|rows| {
-                let (grad, rows) = decoder_norm::remove_parallel(g_w_dec, rows);
-                projected = Some(grad);
+                let (grad, rows) = decoder_norm::remove_parallel(grad, rows);
+                g.w_dec = grad;
                 rows
             });
-            g_w_dec = projected.expect("map calls its function");
         }
         let mut grad_norm = f64::NAN;
         if log || training.clip_grad_norm > 0.0 {
-            let squares =
-                squares(&g_w_enc) + squares(&g_b_enc) + squares(&g_w_dec) + squares(&g_b_dec);
-            grad_norm = scalar(squares)?.sqrt();
+            grad_norm = scalar(gradients.squares(&self.parameters, unit))?.sqrt();
         }
+        let mut scale = 1.0;
         if training.clip_grad_norm > 0.0 && grad_norm > training.clip_grad_norm {
-            let factor = training.clip_grad_norm / grad_norm;
-            g_w_enc = g_w_enc * factor;
-            g_b_enc = g_b_enc * factor;
-            g_w_dec = g_w_dec * factor;
-            g_b_dec = g_b_dec * factor;
+            scale = training.clip_grad_norm / grad_norm;
         }
 
         let lr = training.lr.expect("resolved")
@@ -302,13 +298,7 @@ impl Trainer {
             weight_decay: 0.0,
             step: step + 1,
         };
-        self.parameters.w_enc.update(g_w_enc, &adam);
-        self.parameters.b_enc.update(g_b_enc, &adam);
-        self.parameters.w_dec.update(g_w_dec, &adam);
-        self.parameters.b_dec.update(g_b_dec, &adam);
-        if unit {
-            self.parameters.w_dec.map(decoder_norm::unit_rows);
-        }
+        self.parameters.update(gradients, &adam, scale, unit);
 
         self.progress.step += 1;
         self.progress.tokens += n as u64;
@@ -349,7 +339,9 @@ impl Trainer {
         Ok(Some(report))
     }
 
-    fn loss(&self, coder: &SparseCoder, x: Tensor<2>) -> Result<Terms, SaeError> {
+    /// The batch's loss and gradients: written out where they are sparse, otherwise by automatic differentiation.
+    fn loss(&self, x: Tensor<2>) -> Result<(Terms, Gradients), SaeError> {
+        let coder = self.coder();
         let d_in = coder.d_in();
         if x.dims()[1] != d_in {
             return Err(SaeError::Shape {
@@ -358,52 +350,70 @@ impl Trainer {
                 expected: d_in,
             });
         }
-        let training = &self.config.training;
+        match coder.architecture {
+            Architecture::Standard | Architecture::JumpRelu => Ok(self.dense_loss(&coder, x)),
+            Architecture::TopK | Architecture::BatchTopK => {
+                let training = &self.config.training;
+                let k = training.aux_k.expect("resolved");
+                let wanted = k > 0 && training.aux_k_coefficient > 0.0;
+                let dead = self.firing.dead_tensor().filter(|_| wanted);
+                let aux = dead.map(|dead| Aux {
+                    dead,
+                    k,
+                    coefficient: training.aux_k_coefficient,
+                });
+                let step = sparse_step(&coder, x.inner(), aux);
+                let terms = Terms {
+                    total: step.total,
+                    mse: step.mse,
+                    fvu: step.fvu,
+                    l1: None,
+                    aux: step.aux,
+                    codes: Codes::Sparse(step.codes),
+                    threshold: step.threshold,
+                };
+                let gradients = SparseGradients {
+                    w_enc: step.w_enc,
+                    b_enc: step.b_enc,
+                    w_dec: step.w_dec,
+                    b_dec: step.b_dec,
+                };
+                Ok((terms, Gradients::Sparse(gradients)))
+            }
+        }
+    }
+
+    fn dense_loss(&self, coder: &SparseCoder, x: Tensor<2>) -> (Terms, Gradients) {
+        let coder = coder.tracked();
         let x = x.inner().autodiff();
-        let centred = coder.centre(x.clone());
-        let forward = match coder.architecture {
-            Architecture::Standard | Architecture::JumpRelu => {
-                standard::forward(coder, centred.clone())
-            }
-            Architecture::TopK => topk::forward(coder, centred.clone()),
-            Architecture::BatchTopK => batchtopk::forward(coder, centred.clone()),
-        };
+        let forward = standard::forward(&coder, coder.centre(x.clone()));
         let mse = losses::mse(x.clone(), forward.reconstruction.clone());
-        let fvu = mse.clone() / losses::batch_variance(x.clone());
-        let (mut l1, mut aux) = (None, None);
-        let total = match &forward.codes {
-            Codes::Dense(latents) => {
-                let penalty = losses::l1(latents.clone(), coder.w_dec.clone());
-                l1 = Some(penalty.clone());
-                let weight = training.l1_coefficient
-                    * rise(
-                        self.progress.step,
-                        training.l1_warmup_steps.expect("resolved"),
-                    );
-                mse.clone() + penalty * weight
-            }
-            Codes::Sparse(_) => {
-                let k_aux = training.aux_k.expect("resolved");
-                match self.firing.dead_tensor() {
-                    Some(dead) if k_aux > 0 && training.aux_k_coefficient > 0.0 => {
-                        let residual = (x - forward.reconstruction).detach();
-                        let term = losses::aux_k(coder, centred, residual, dead, k_aux);
-                        aux = Some(term.clone());
-                        fvu.clone() + term * training.aux_k_coefficient
-                    }
-                    _ => fvu.clone(),
-                }
-            }
+        let fvu = mse.clone() / losses::batch_variance(x);
+        let penalty = match &forward.codes {
+            Codes::Dense(latents) => losses::l1(latents.clone(), coder.w_dec.clone()),
+            Codes::Sparse(_) => unreachable!("standard is dense"),
         };
-        Ok(Terms {
+        let training = &self.config.training;
+        let warmup = training.l1_warmup_steps.expect("resolved");
+        let weight = training.l1_coefficient * rise(self.progress.step, warmup);
+        let total = mse.clone() + penalty.clone() * weight;
+        let mut gradients = total.backward();
+        let found = DenseGradients {
+            w_enc: gradient(&coder.w_enc, &mut gradients),
+            b_enc: gradient(&coder.b_enc, &mut gradients),
+            w_dec: gradient(&coder.w_dec, &mut gradients),
+            b_dec: gradient(&coder.b_dec, &mut gradients),
+        };
+        let terms = Terms {
             total,
             mse,
             fvu,
-            l1,
-            aux,
+            l1: Some(penalty),
+            aux: None,
             codes: forward.codes,
-            threshold: forward.threshold,
-        })
+            threshold: None,
+        };
+        (terms, Gradients::Dense(found))
     }
 
     /// Steps until the recipe is done, with checkpoints where [`Trainer::with_checkpoints`] says: every
@@ -477,6 +487,73 @@ fn not_finite<const D: usize>(parameter: &Parameter<D>) -> Tensor<1> {
         zero.equal_elem(0.0).bool_not().float().sum()
     };
     count(value) + count(&moments.m) + count(&moments.v)
+}
+
+/// Gradients of the four weights.
+enum Gradients {
+    Dense(DenseGradients),
+    Sparse(SparseGradients),
+}
+
+struct DenseGradients {
+    w_enc: Tensor<2>,
+    b_enc: Tensor<1>,
+    w_dec: Tensor<2>,
+    b_dec: Tensor<1>,
+}
+
+struct SparseGradients {
+    w_enc: SparseGradient,
+    b_enc: Tensor<1>,
+    w_dec: SparseGradient,
+    b_dec: Tensor<1>,
+}
+
+impl Gradients {
+    /// The squared norm of all of them, `[1]`; `unit`: of the decoder's what is left beside its rows.
+    fn squares(&self, parameters: &Parameters, unit: bool) -> Tensor<1> {
+        match self {
+            Self::Dense(g) => {
+                squares(&g.w_enc) + squares(&g.b_enc) + squares(&g.w_dec) + squares(&g.b_dec)
+            }
+            Self::Sparse(g) => {
+                squared_norm(&parameters.w_enc.parts().0, &g.w_enc, false)
+                    + squares(&g.b_enc)
+                    + squared_norm(&parameters.w_dec.parts().0, &g.w_dec, unit)
+                    + squares(&g.b_dec)
+            }
+        }
+    }
+}
+
+impl Parameters {
+    /// Adam's step by the gradients times `scale`; `unit`: decoder rows are scaled back to norm 1.
+    fn update(&mut self, gradients: Gradients, adam: &AdamStep, scale: f64, unit: bool) {
+        let scaled = |t: Tensor<1>| if scale == 1.0 { t } else { t * scale };
+        match gradients {
+            Gradients::Dense(g) => {
+                let scaled_rows = |t: Tensor<2>| if scale == 1.0 { t } else { t * scale };
+                self.w_enc.update(scaled_rows(g.w_enc), adam);
+                self.b_enc.update(scaled(g.b_enc), adam);
+                self.w_dec.update(scaled_rows(g.w_dec), adam);
+                self.b_dec.update(scaled(g.b_dec), adam);
+                if unit {
+                    self.w_dec.map(decoder_norm::unit_rows);
+                }
+            }
+            Gradients::Sparse(g) => {
+                let how = |unit_rows| RowUpdate {
+                    adam: *adam,
+                    scale: scale as f32,
+                    unit_rows,
+                };
+                self.w_enc.update_rows(g.w_enc, &how(false));
+                self.b_enc.update(scaled(g.b_enc), adam);
+                self.w_dec.update_rows(g.w_dec, &how(unit));
+                self.b_dec.update(scaled(g.b_dec), adam);
+            }
+        }
+    }
 }
 
 /// The loss and its parts, with gradients.

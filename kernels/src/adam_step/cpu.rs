@@ -33,7 +33,7 @@ impl Adam for Flex {
 }
 
 /// The tensor itself if its storage holds its elements in order and nothing else, otherwise a copy that does.
-fn whole(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn whole(tensor: FlexTensor) -> FlexTensor {
     let elements = tensor.layout().num_elements();
     let in_order = tensor.is_contiguous() && tensor.layout().start_offset() == 0;
     if in_order && tensor.bytes().len() == elements * size_of::<f32>() {
@@ -45,7 +45,7 @@ fn whole(tensor: FlexTensor) -> FlexTensor {
 }
 
 widest_vectors! {
-    fn update(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
+    pub(crate) fn update(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
         for (((param, &grad), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
             *m = f.beta1 * *m + f.one_minus_beta1 * grad;
             *v = f.beta2 * *v + f.one_minus_beta2 * grad * grad;

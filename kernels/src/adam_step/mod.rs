@@ -1,7 +1,7 @@
 //! Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019) in one pass over the parameter: gradient and
 //! moments are read once, parameter and moments written once, in place where nobody else holds them.
 
-mod cpu;
+pub(crate) mod cpu;
 mod cube;
 mod gradient;
 
@@ -93,7 +93,7 @@ pub(crate) struct Factors {
 }
 
 impl Factors {
-    fn new(s: &AdamStep) -> Self {
+    pub(crate) fn new(s: &AdamStep) -> Self {
         let (beta1, beta2) = (f64::from(s.beta1), f64::from(s.beta2));
         let lr = f64::from(s.lr);
         let step = s.step as f64;

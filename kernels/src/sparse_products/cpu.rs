@@ -91,13 +91,13 @@ impl SparseProducts for Flex {
 }
 
 /// The non-zero entries of codes, grouped by latent, rows ascending within each.
-struct ByLatent {
+pub(crate) struct ByLatent {
     starts: Vec<usize>,       // [F + 1]
     entries: Vec<(u32, f32)>, // row and value
 }
 
 impl ByLatent {
-    fn new(values: &[f32], indices: &[i32], k: usize, latents: usize) -> Self {
+    pub(crate) fn new(values: &[f32], indices: &[i32], k: usize, latents: usize) -> Self {
         let mut starts = vec![0; latents + 1];
         for (&value, &latent) in values.iter().zip(indices) {
             if value != 0.0 {
@@ -119,7 +119,7 @@ impl ByLatent {
         Self { starts, entries }
     }
 
-    fn entries(&self, latent: usize) -> &[(u32, f32)] {
+    pub(crate) fn entries(&self, latent: usize) -> &[(u32, f32)] {
         &self.entries[self.starts[latent]..self.starts[latent + 1]]
     }
 }
@@ -158,7 +158,7 @@ widest_vectors! {
 }
 
 widest_vectors! {
-    fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
+    pub(crate) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y += a * x;
         }

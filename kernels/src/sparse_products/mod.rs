@@ -5,7 +5,7 @@
 //! A value of exactly 0 is skipped. Sums run in a fixed order (`j` ascending, or rows ascending within a latent), so results
 //! are the same bits on every run.
 
-mod cpu;
+pub(crate) mod cpu;
 mod cube;
 
 use burn::backend::Backend;

@@ -1,0 +1,144 @@
+//! One latent at a time: its gradient is summed into a scratch row, and weights and moments are read and written once.
+
+use burn::backend::Flex;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::{How, SparseTraining};
+use crate::adam_step::cpu::{update, whole};
+use crate::host::{
+    contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, widest_vectors,
+};
+use crate::sparse_products::SparseProducts;
+use crate::sparse_products::cpu::{ByLatent, axpy};
+
+/// Latents that one task takes at least.
+const ROWS_A_TASK: usize = 64;
+
+impl SparseTraining for Flex {
+    fn code_gradient(g: FlexTensor, w: FlexTensor, indices: FlexTensor) -> FlexTensor {
+        Self::sparse_dot(g, w, indices)
+    }
+
+    fn latent_sums(values: FlexTensor, indices: FlexTensor, latents: usize) -> FlexTensor {
+        let (values, indices) = (contiguous(values), contiguous_i32(indices));
+        let mut sums = vec![0.0f32; latents];
+        for (value, latent) in floats(&values).iter().zip(indices_of(&indices)) {
+            sums[*latent as usize] += value;
+        }
+        float_tensor(sums, [latents])
+    }
+
+    fn row_squares(
+        w: FlexTensor,
+        values: FlexTensor,
+        indices: FlexTensor,
+        rows: FlexTensor,
+        unit_rows: bool,
+    ) -> FlexTensor {
+        let [latents, d] = dims2(&w);
+        let w = contiguous(w);
+        let gradient = Gradient::new(values, indices, rows, latents);
+        let mut squares = vec![0.0f32; latents];
+        squares
+            .par_iter_mut()
+            .enumerate()
+            .with_min_len(ROWS_A_TASK)
+            .for_each_init(
+                || vec![0.0; d],
+                |scratch, (latent, square)| {
+                    let row = &floats(&w)[latent * d..][..d];
+                    gradient.of_latent(latent, unit_rows.then_some(row), scratch);
+                    *square = dot(scratch, scratch);
+                },
+            );
+        float_tensor(squares, [latents])
+    }
+
+    fn row_update(
+        w: FlexTensor,
+        m: FlexTensor,
+        v: FlexTensor,
+        values: FlexTensor,
+        indices: FlexTensor,
+        rows: FlexTensor,
+        how: How,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let [latents, d] = dims2(&w);
+        let gradient = Gradient::new(values, indices, rows, latents);
+        let (mut w, mut m, mut v) = (whole(w), whole(m), whole(v));
+        if d > 0 {
+            // Copies first if somebody else holds the storage too.
+            w.storage_mut::<f32>()
+                .par_chunks_exact_mut(d)
+                .zip(m.storage_mut::<f32>().par_chunks_exact_mut(d))
+                .zip(v.storage_mut::<f32>().par_chunks_exact_mut(d))
+                .enumerate()
+                .with_min_len(ROWS_A_TASK)
+                .for_each_init(
+                    || vec![0.0; d],
+                    |scratch, (latent, ((w, m), v))| {
+                        gradient.of_latent(latent, how.unit_rows.then_some(w), scratch);
+                        if how.scale != 1.0 {
+                            scratch.iter_mut().for_each(|g| *g *= how.scale);
+                        }
+                        update(w, scratch, m, v, how.factors);
+                        if how.unit_rows {
+                            let factor = 1.0 / dot(w, w).sqrt().max(1e-12);
+                            w.iter_mut().for_each(|w| *w *= factor);
+                        }
+                    },
+                );
+        }
+        (w, m, v)
+    }
+}
+
+/// A gradient that is sparse by latent.
+struct Gradient {
+    by_latent: ByLatent,
+    rows: FlexTensor, // [n, d]
+    d: usize,
+}
+
+impl Gradient {
+    fn new(values: FlexTensor, indices: FlexTensor, rows: FlexTensor, latents: usize) -> Self {
+        let ([_, k], [_, d]) = (dims2(&indices), dims2(&rows));
+        let (values, indices) = (contiguous(values), contiguous_i32(indices));
+        Self {
+            by_latent: ByLatent::new(floats(&values), indices_of(&indices), k, latents),
+            rows: contiguous(rows),
+            d,
+        }
+    }
+
+    /// Writes the gradient of one latent's row, less its part along `unit` (norm 1) if given.
+    fn of_latent(&self, latent: usize, unit: Option<&[f32]>, out: &mut [f32]) {
+        out.fill(0.0);
+        let entries = self.by_latent.entries(latent);
+        let rows = floats(&self.rows);
+        for &(row, value) in entries {
+            axpy(value, &rows[row as usize * self.d..][..self.d], out);
+        }
+        if let Some(unit) = unit.filter(|_| !entries.is_empty()) {
+            let along = dot(out, unit);
+            axpy(-along, unit, out);
+        }
+    }
+}
+
+widest_vectors! {
+    /// In 16 lanes, so that the result does not depend on the machine's vectors.
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        const LANES: usize = 16;
+        let mut sums = [0.0f32; LANES];
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in a.iter().zip(b) {
+            for ((s, a), b) in sums.iter_mut().zip(a).zip(b) {
+                *s += a * b;
+            }
+        }
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        sums.iter().sum::<f32>() + rest
+    }
+}

@@ -8,3 +8,4 @@ mod decode_sparse;
 mod encode_batch_topk;
 mod encode_topk;
 mod reference;
+mod sparse_training;

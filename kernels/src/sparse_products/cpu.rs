@@ -6,9 +6,12 @@ use rayon::prelude::*;
 
 use super::SparseProducts;
 use crate::host::{
-    contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, widest_vectors,
-    zeros,
+    contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, prefetch,
+    widest_vectors, zeros,
 };
+
+/// Entries between asking for a latent's weights and needing them: they lie anywhere in memory.
+const AHEAD: usize = 2;
 
 /// Output rows that one task takes at least: enough work to pay for handing it out.
 const ROWS_A_TASK: usize = 8;
@@ -127,7 +130,10 @@ impl ByLatent {
 widest_vectors! {
     fn decode_row(values: &[f32], indices: &[i32], w: &[f32], out: &mut [f32]) {
         let d = out.len();
-        for (&value, &latent) in values.iter().zip(indices) {
+        for (at, (&value, &latent)) in values.iter().zip(indices).enumerate() {
+            if let Some(&soon) = indices.get(at + AHEAD) {
+                prefetch(&w[soon as usize * d..][..d]);
+            }
             if value != 0.0 {
                 let row = &w[latent as usize * d..][..d];
                 for (out, &w) in out.iter_mut().zip(row) {
@@ -142,7 +148,10 @@ widest_vectors! {
     fn dot_row(g: &[f32], w: &[f32], indices: &[i32], out: &mut [f32]) {
         const LANES: usize = 32;
         let d = g.len();
-        for (out, &latent) in out.iter_mut().zip(indices) {
+        for (at, (out, &latent)) in out.iter_mut().zip(indices).enumerate() {
+            if let Some(&soon) = indices.get(at + AHEAD) {
+                prefetch(&w[soon as usize * d..][..d]);
+            }
             let row = &w[latent as usize * d..][..d];
             let mut sums = [0.0f32; LANES];
             let (g_blocks, w_blocks) = (g.chunks_exact(LANES), row.chunks_exact(LANES));

@@ -35,6 +35,8 @@ pub(super) struct Candidates {
     full: usize,
     /// No latent with an upper bound below this is among the `k` best.
     floor: f32,
+    /// Where the floor began.
+    guessed: f32,
     /// More than this many candidates, and approximate scores are no help.
     most: usize,
     k: usize,
@@ -58,6 +60,7 @@ impl Candidates {
             len: 0,
             full: 0,
             floor: f32::NEG_INFINITY,
+            guessed: f32::NEG_INFINITY,
             most: (8 * k).max(latents / 8).max(2 * ROOM),
             k,
         };
@@ -68,6 +71,23 @@ impl Candidates {
     /// No latent with an upper bound below this need be offered. Above every bound once [`Self::hopeless`].
     pub fn floor(&self) -> f32 {
         self.floor
+    }
+
+    /// Starts with a floor that is only guessed: [`Self::confirmed`] must tell afterwards whether it was one.
+    pub fn guess(&mut self, floor: f32) {
+        self.floor = floor;
+        self.guessed = floor;
+    }
+
+    /// Whether `k` candidates reach the floor that was guessed, so that no latent left out could be among the best.
+    pub fn confirmed(&self) -> bool {
+        // A floor above the guess came from k candidates.
+        self.floor > self.guessed || {
+            let reach = self.lowers[..self.len]
+                .iter()
+                .filter(|l| **l >= self.guessed);
+            reach.count() >= self.k
+        }
     }
 
     pub fn offer(&mut self, candidate: Candidate) {
@@ -120,6 +140,12 @@ impl Candidates {
             }
             self.offer(candidate);
         }
+    }
+
+    /// Goes through the list, and says what floor it has come to.
+    pub fn settled_floor(&mut self) -> f32 {
+        self.cut();
+        self.floor
     }
 
     /// Goes through the list a last time, and puts the `k` that seem best first.

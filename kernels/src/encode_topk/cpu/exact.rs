@@ -3,10 +3,10 @@
 use crate::host::widest_vectors;
 
 /// Lanes in which a dot product is summed; the order of summation is fixed, so every processor gives the same bits.
-const LANES: usize = 32;
+const LANES: usize = 64;
 
 widest_vectors! {
-    /// `⟨x, w⟩`: 32 interleaved sums, each multiplication and addition rounded, then the sums in pairs, then the rest.
+    /// `⟨x, w⟩`: 64 interleaved sums, each multiplication and addition rounded, then the sums in pairs, then the rest.
     fn dot(x: &[f32], w: &[f32]) -> f32 {
         let mut sums = [0.0f32; LANES];
         let (x_blocks, x_rest) = x.as_chunks::<LANES>();

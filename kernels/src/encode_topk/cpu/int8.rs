@@ -4,7 +4,7 @@
 
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
 use super::candidates::{Candidates, SPARE};
-use super::float::largest;
+use super::float::{largest, norms};
 use crate::host::{widest_vectors, zeros};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
@@ -22,6 +22,9 @@ const GROUP: usize = LANES * PANELS;
 
 /// Products that one instruction adds up in a lane.
 const DEPTH: usize = 4;
+
+/// Rows whose floors guess those of the rest.
+const SAMPLE: usize = 32;
 
 /// Widest input whose sums of products surely fit in an i32.
 const WIDEST: usize = 1 << 16;
@@ -104,6 +107,7 @@ pub(super) struct Latents {
     /// Times [`DEPTH`], the width with its padding.
     steps: usize,
     d: usize,
+    latents: usize,
 }
 
 impl Latents {
@@ -146,12 +150,52 @@ impl Latents {
             bounds: LatentBounds::default(),
             steps,
             d,
+            latents: b_enc.len(),
         };
         for (scales, bounds) in parts {
             latents.scales.extend(scales);
             latents.bounds.append(bounds);
         }
         latents
+    }
+
+    /// As [`Self::screen`], but most rows begin with the floor that rows before them ended with, in proportion to their
+    /// norms: few latents are then candidates even for a while. A row that the guess does not fit is gone through again.
+    pub fn screen_with_guess(&self, x: &[f32], candidates: &mut [Candidates], k: usize) {
+        let (first, rest) = candidates.split_at_mut(SAMPLE.min(candidates.len()));
+        let (first_x, rest_x) = x.split_at(first.len() * self.d);
+        self.screen(first_x, first);
+        let norm = |x: &[f32]| norms(x).map(|n| n.whole());
+        let floors = first.iter_mut().zip(first_x.chunks_exact(self.d));
+        let least = floors
+            .filter_map(|(list, x)| {
+                let floor = list.settled_floor() / norm(x)?;
+                floor.is_finite().then_some(floor)
+            })
+            .fold(f32::INFINITY, f32::min);
+        if least < f32::INFINITY {
+            for (list, x) in rest.iter_mut().zip(rest_x.chunks_exact(self.d)) {
+                if let Some(norm) = norm(x) {
+                    list.guess(least * norm);
+                }
+            }
+        }
+        self.screen(rest_x, rest);
+        let wrong: Vec<usize> = (0..rest.len())
+            .filter(|&row| !rest[row].confirmed())
+            .collect();
+        if wrong.is_empty() {
+            return;
+        }
+        let mut again: Vec<Candidates> = Vec::new();
+        again.resize_with(wrong.len(), || Candidates::new(k, self.latents));
+        let rows = wrong
+            .iter()
+            .flat_map(|&row| &rest_x[row * self.d..][..self.d]);
+        self.screen(&rows.copied().collect::<Vec<f32>>(), &mut again);
+        for (row, again) in wrong.into_iter().zip(again) {
+            rest[row] = again;
+        }
     }
 
     /// Offers all latents to the candidates of each row of `x` `[rows, d]`.

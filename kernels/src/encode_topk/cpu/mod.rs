@@ -99,7 +99,7 @@ fn screen(level: Level, x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates
         lists
             .par_chunks_mut(rows)
             .zip(x.par_chunks(rows * d))
-            .for_each(|(lists, x)| integers.screen(x, lists));
+            .for_each(|(lists, x)| integers.screen_with_guess(x, lists, k));
         return;
     }
     let _ = level;
@@ -202,7 +202,9 @@ fn score_pairs(x: &[f32], encoder: Encoder<'_>, pairs: &mut Vec<Pair>, scored: &
     } = encoder;
     pairs.sort_unstable();
     for (at, pair) in pairs.iter().enumerate() {
-        if let Some(soon) = pairs.get(at + AHEAD) {
+        if let [before, soon] = pairs.get(at + AHEAD - 1..=at + AHEAD).unwrap_or_default()
+            && before.latent() != soon.latent()
+        {
             prefetch(&w_enc[soon.latent() * d..][..d]);
         }
         let (latent, row) = (pair.latent(), pair.0 as u32 as usize);

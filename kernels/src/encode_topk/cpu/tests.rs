@@ -161,6 +161,25 @@ fn numbers_that_are_not_finite() {
 }
 
 #[test]
+fn rows_that_do_not_resemble_those_before() {
+    // The first rows lie where latents are large, later ones where they are small: what the norms of the first let
+    // expect of the others is far above what they have.
+    let mut case = Case::draw(14, [600, 64, 2000, 16]);
+    let d = case.d;
+    for w in case.w_enc.chunks_exact_mut(d) {
+        w[..32].iter_mut().for_each(|w| *w *= 10.0);
+    }
+    for (row, x) in case.x.chunks_exact_mut(d).enumerate() {
+        match row % 300 {
+            ..40 => x[32..].fill(0.0),
+            _ => x[..32].fill(0.0),
+        }
+    }
+    case.b_enc.fill(0.0);
+    case.holds("other rows");
+}
+
+#[test]
 fn zeros_and_ties_without_end() {
     let mut case = Case::draw(12, [66, 32, 3000, 8]);
     case.x[..10 * 32].fill(0.0);

@@ -468,6 +468,30 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_benchmark_prints_one_json_object() {
+    let text = succeeds(&mut lapidary(&[
+        "bench", "--device", "cpu", "--config", "tiny", "--steps", "1", "--json",
+    ]));
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for key in ["step_seconds", "encode_seconds", "floor_ratio"] {
+        assert!(found[key].as_f64().is_some_and(|s| s > 0.0), "{found}");
+    }
+    // Nobody to compare with unless asked.
+    for key in ["step_vs_sparsify", "encode_vs_best_peer"] {
+        assert!(found[key].is_null(), "{found}");
+    }
+    let error = fails(&mut lapidary(&[
+        "bench",
+        "--device",
+        "cpu",
+        "--vs-peers",
+        "--scripts",
+        "no/such/folder",
+    ]));
+    assert!(error.contains("no/such/folder"), "{error}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_panic() {
     for arguments in [&["devices"][..], &["generate", "The", "--tokens", "4"]] {
         let mut child = lapidary(arguments)

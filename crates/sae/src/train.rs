@@ -378,7 +378,7 @@ impl Trainer {
                     w_dec: step.w_dec,
                     b_dec: step.b_dec,
                 };
-                Ok((terms, Gradients::Sparse(gradients)))
+                Ok((terms, Gradients::Sparse(Box::new(gradients))))
             }
         }
     }
@@ -492,7 +492,7 @@ fn not_finite<const D: usize>(parameter: &Parameter<D>) -> Tensor<1> {
 /// Gradients of the four weights.
 enum Gradients {
     Dense(DenseGradients),
-    Sparse(SparseGradients),
+    Sparse(Box<SparseGradients>),
 }
 
 struct DenseGradients {

@@ -40,7 +40,8 @@ pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
 pub use encode_topk::encode_topk;
 pub use sparse_training::{
-    RowUpdate, SparseGradient, code_gradient, latent_sums, sparse_adam_step, squared_norm,
+    Reconstruction, RowUpdate, SparseGradient, latent_sums, reconstruct, sparse_adam_step,
+    squared_norm,
 };
 
 /// The `k` latents of each row that are on, and how strongly.

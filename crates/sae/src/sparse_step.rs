@@ -2,9 +2,7 @@
 //! differentiation would make them dense. The tests hold them against automatic differentiation of the same loss.
 
 use burn::tensor::{Int, Tensor};
-use lapidary_kernels::{
-    SparseCodes, SparseGradient, code_gradient, decode_sparse, encode_topk, latent_sums,
-};
+use lapidary_kernels::{SparseCodes, SparseGradient, encode_topk, latent_sums, reconstruct};
 
 use crate::coder::{Architecture, SparseCoder};
 use crate::{batchtopk, losses, topk};
@@ -42,23 +40,25 @@ pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -
         }
         _ => (topk::encode(coder, centred.clone()), None),
     };
-    let error = coder.decode(codes.clone()) - x.clone(); // [n, d_in]
+    let found = reconstruct(&codes, coder.w_dec.clone(), coder.b_dec.clone(), x.clone());
     let variance = losses::batch_variance(x);
-    let mse = error.clone().square().sum() / n;
+    let mse = found.squares.sum() / n;
     let fvu = mse.clone() / variance.clone();
-    // d fvu / d reconstruction
-    let g = error.clone() * (variance.recip() * (2.0 / n)).unsqueeze::<2>();
-    let mut b_dec = g.clone().sum_dim(0); // [1, d_in]
+    // The gradient of fvu in the reconstruction is `error · factor`.
+    let factor = (variance.recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
+    let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_in]
     // A latent that is off passes nothing on.
-    let through = code_gradient(g.clone(), coder.w_dec.clone(), &codes)
-        * codes.values.clone().greater_elem(0.0).float();
+    let on = codes.values.clone().greater_elem(0.0).float();
     let mut w_dec = SparseGradient {
-        codes: codes.clone(),
-        rows: g,
+        codes: SparseCodes {
+            values: codes.values.clone() * factor.clone(),
+            indices: codes.indices.clone(),
+        },
+        rows: found.error.clone(),
     };
     let mut w_enc = SparseGradient {
         codes: SparseCodes {
-            values: through,
+            values: found.along * on * factor,
             indices: codes.indices.clone(),
         },
         rows: centred.clone(),
@@ -69,7 +69,7 @@ pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -
         let n_dead = aux.dead.dims()[0];
         let k = aux.k.min(n_dead);
         let scale = (n_dead as f64 / aux.k as f64).min(1.0);
-        let residual = error.neg();
+        let residual = found.error.neg();
         let w_dead = coder.w_dec.clone().select(0, aux.dead.clone()); // [n_dead, d_in]
         let codes = encode_topk(
             centred.clone(),
@@ -77,13 +77,11 @@ pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -
             coder.b_enc.clone().select(0, aux.dead.clone()),
             k,
         );
-        let miss = decode_sparse(codes.clone(), w_dead.clone()) - residual.clone();
+        let miss = reconstruct(&codes, w_dead, coder.b_dec.zeros_like(), residual.clone());
         let variance = losses::batch_variance(residual);
-        let term = miss.clone().square().sum() / n / variance.clone() * scale;
+        let term = miss.squares.sum() / n / variance.clone() * scale;
         total = total.clone() + term.clone() * aux.coefficient;
-        let factor = variance.recip() * (2.0 / n * scale * aux.coefficient);
-        let g = miss * factor.unsqueeze::<2>();
-        let through = code_gradient(g.clone(), w_dead, &codes);
+        let factor = (variance.recip() * (2.0 / n * scale * aux.coefficient)).unsqueeze::<2>();
         let [rows, k] = codes.indices.dims();
         let indices = aux.dead.select(0, codes.indices.reshape([rows * k]));
         let of_dead = |values: Tensor<2>| SparseCodes {
@@ -93,14 +91,14 @@ pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -
         w_dec = both(
             &w_dec,
             SparseGradient {
-                codes: of_dead(codes.values),
-                rows: g,
+                codes: of_dead(codes.values * factor.clone()),
+                rows: miss.error,
             },
         );
         w_enc = both(
             &w_enc,
             SparseGradient {
-                codes: of_dead(through),
+                codes: of_dead(miss.along * factor),
                 rows: centred,
             },
         );

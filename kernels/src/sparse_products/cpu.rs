@@ -128,7 +128,7 @@ impl ByLatent {
 }
 
 widest_vectors! {
-    fn decode_row(values: &[f32], indices: &[i32], w: &[f32], out: &mut [f32]) {
+    pub(crate) fn decode_row(values: &[f32], indices: &[i32], w: &[f32], out: &mut [f32]) {
         let d = out.len();
         for (at, (&value, &latent)) in values.iter().zip(indices).enumerate() {
             if let Some(&soon) = indices.get(at + AHEAD) {
@@ -145,7 +145,7 @@ widest_vectors! {
 }
 
 widest_vectors! {
-    fn dot_row(g: &[f32], w: &[f32], indices: &[i32], out: &mut [f32]) {
+    pub(crate) fn dot_row(g: &[f32], w: &[f32], indices: &[i32], out: &mut [f32]) {
         const LANES: usize = 32;
         let d = g.len();
         for (at, (out, &latent)) in out.iter_mut().zip(indices).enumerate() {

@@ -8,16 +8,52 @@ use super::{How, SparseTraining};
 use crate::adam_step::cpu::{update, whole};
 use crate::host::{
     contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, widest_vectors,
+    zeros,
 };
-use crate::sparse_products::SparseProducts;
-use crate::sparse_products::cpu::{ByLatent, axpy};
+use crate::sparse_products::cpu::{ByLatent, axpy, decode_row, dot_row};
 
 /// Latents that one task takes at least.
 const ROWS_A_TASK: usize = 64;
 
+/// Tokens that one task reconstructs at least.
+const TOKENS_A_TASK: usize = 8;
+
 impl SparseTraining for Flex {
-    fn code_gradient(g: FlexTensor, w: FlexTensor, indices: FlexTensor) -> FlexTensor {
-        Self::sparse_dot(g, w, indices)
+    fn reconstruct(
+        values: FlexTensor,
+        indices: FlexTensor,
+        w_dec: FlexTensor,
+        b_dec: FlexTensor,
+        target: FlexTensor,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let ([n, k], [_, d]) = (dims2(&indices), dims2(&w_dec));
+        let (values, indices) = (contiguous(values), contiguous_i32(indices));
+        let (w_dec, b_dec, target) = (contiguous(w_dec), contiguous(b_dec), contiguous(target));
+        let (values, indices) = (floats(&values), indices_of(&indices));
+        let (w, b, target) = (floats(&w_dec), floats(&b_dec), floats(&target));
+        let mut error = zeros(n * d); // [n, d]
+        let mut along = vec![0.0; n * k]; // [n, k]
+        let mut squares = vec![0.0; n];
+        if k > 0 && d > 0 {
+            error
+                .par_chunks_exact_mut(d)
+                .with_min_len(TOKENS_A_TASK)
+                .zip(along.par_chunks_exact_mut(k))
+                .zip(&mut squares)
+                .zip(values.par_chunks_exact(k).zip(indices.par_chunks_exact(k)))
+                .zip(target.par_chunks_exact(d))
+                .for_each(|((((error, along), square), (values, indices)), target)| {
+                    decode_row(values, indices, w, error);
+                    add_difference(b, target, error);
+                    dot_row(error, w, indices, along);
+                    *square = dot(error, error);
+                });
+        }
+        (
+            float_tensor(error, [n, d]),
+            float_tensor(along, [n, k]),
+            float_tensor(squares, [n]),
+        )
     }
 
     fn latent_sums(values: FlexTensor, indices: FlexTensor, latents: usize) -> FlexTensor {
@@ -123,6 +159,14 @@ impl Gradient {
         if let Some(unit) = unit.filter(|_| !entries.is_empty()) {
             let along = dot(out, unit);
             axpy(-along, unit, out);
+        }
+    }
+}
+
+widest_vectors! {
+    fn add_difference(a: &[f32], b: &[f32], out: &mut [f32]) {
+        for (out, (a, b)) in out.iter_mut().zip(a.iter().zip(b)) {
+            *out += a - b;
         }
     }
 }

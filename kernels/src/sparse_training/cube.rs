@@ -12,8 +12,20 @@ use crate::sparse_products::SparseProducts;
 type B = CubeBackend;
 
 impl SparseTraining for CubeBackend {
-    fn code_gradient(g: CubeTensor, w: CubeTensor, indices: CubeTensor) -> CubeTensor {
-        Self::sparse_dot(g, w, indices)
+    fn reconstruct(
+        values: CubeTensor,
+        indices: CubeTensor,
+        w_dec: CubeTensor,
+        b_dec: CubeTensor,
+        target: CubeTensor,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let [n, d] = dims2(&target);
+        let decoded = Self::sparse_decode(values, indices.clone(), w_dec.clone());
+        let offset = B::float_sub(B::float_reshape(b_dec, [1, d].into()), target);
+        let error = B::float_add(decoded, offset);
+        let along = Self::sparse_dot(error.clone(), w_dec, indices);
+        let squares = B::float_sum_dim(B::float_mul(error.clone(), error.clone()), 1);
+        (error, along, B::float_reshape(squares, [n].into()))
     }
 
     fn latent_sums(values: CubeTensor, indices: CubeTensor, latents: usize) -> CubeTensor {

@@ -1,4 +1,5 @@
-//! What a sparse coder's training step needs beyond encoding and decoding: the gradient of codes, and the update of weights
+//! What a sparse coder's training step needs beyond encoding: the reconstruction's error with the
+//! gradient of codes, and the update of weights
 //! whose gradient is sparse by latent, `dW = Sᵀ·rows` with the codes as the entries of S. On the CPU that gradient never
 //! exists as a whole: a latent's part of it is made, projected and used by Adam while it is in cache.
 
@@ -34,18 +35,52 @@ pub struct RowUpdate {
     pub unit_rows: bool,
 }
 
-/// The gradient of codes' values through a decoder, `⟨g[i], w[indices[i, j]]⟩`: `g` `[n, d]`, `w` `[F, d]` to `[n, k]`.
+/// What a reconstruction misses, and what that says of the codes.
+#[derive(Debug, Clone)]
+pub struct Reconstruction {
+    /// `Σ_j values[i, j] · w_dec[indices[i, j]] + b_dec − target[i]`, `[n, d]`.
+    pub error: Tensor<2>,
+    /// `⟨error[i], w_dec[indices[i, j]]⟩`, half the gradient of `|error[i]|²` in `values[i, j]`, `[n, k]`.
+    pub along: Tensor<2>,
+    /// `|error[i]|²`, `[n]`.
+    pub squares: Tensor<1>,
+}
+
+/// Decodes, compares with `target` `[n, d]` and goes back to the codes, a row at a time: on the CPU its decoder rows are fetched
+/// once for both ways. `w_dec` `[F, d]`, `b_dec` `[d]`.
 ///
 /// # Panics
 ///
-/// If the widths disagree, or an argument tracks gradients.
-pub fn code_gradient(g: Tensor<2>, w: Tensor<2>, codes: &SparseCodes) -> Tensor<2> {
-    assert!(g.dims()[1] == w.dims()[1], "g and w differ in width");
-    Tensor::from_dispatch(Dispatch::code_gradient(
-        g.into_dispatch(),
-        w.into_dispatch(),
+/// If the shapes disagree, or an argument tracks gradients.
+pub fn reconstruct(
+    codes: &SparseCodes,
+    w_dec: Tensor<2>,
+    b_dec: Tensor<1>,
+    target: Tensor<2>,
+) -> Reconstruction {
+    let ([_, d], [n, width]) = (w_dec.dims(), target.dims());
+    let (values, indices) = (codes.values.dims(), codes.indices.dims());
+    assert!(
+        width == d && b_dec.dims() == [d],
+        "targets are {width} wide and b_dec {:?}, decoder rows {d}",
+        b_dec.dims()
+    );
+    assert!(
+        values == indices && values[0] == n && values[1] > 0,
+        "codes hold values {values:?} and indices {indices:?} for {n} rows"
+    );
+    let (error, along, squares) = Dispatch::reconstruct(
+        codes.values.clone().into_dispatch(),
         codes.indices.clone().into_dispatch(),
-    ))
+        w_dec.into_dispatch(),
+        b_dec.into_dispatch(),
+        target.into_dispatch(),
+    );
+    Reconstruction {
+        error: Tensor::from_dispatch(error),
+        along: Tensor::from_dispatch(along),
+        squares: Tensor::from_dispatch(squares),
+    }
 }
 
 /// The sum of each latent's values, `[F]`: the gradient of an encoder's bias.
@@ -135,12 +170,14 @@ pub(crate) struct How {
 
 #[backend_extension(Cube, Flex)]
 pub(crate) trait SparseTraining: Backend {
-    /// See [`code_gradient`].
-    fn code_gradient(
-        g: FloatTensor<Self>,
-        w: FloatTensor<Self>,
+    /// See [`reconstruct`]: error, along and squares.
+    fn reconstruct(
+        values: FloatTensor<Self>,
         indices: IntTensor<Self>,
-    ) -> FloatTensor<Self>;
+        w_dec: FloatTensor<Self>,
+        b_dec: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`latent_sums`].
     fn latent_sums(

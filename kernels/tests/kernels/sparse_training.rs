@@ -1,6 +1,6 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_kernels::{
-    AdamStep, Moments, RowUpdate, SparseCodes, SparseGradient, code_gradient, latent_sums,
+    AdamStep, Moments, RowUpdate, SparseCodes, SparseGradient, latent_sums, reconstruct,
     sparse_adam_step, squared_norm,
 };
 
@@ -156,21 +156,45 @@ fn norms_sums_and_gradients_of_codes_are_those_of_the_dense_matrices() {
             }
             let found = latent_sums(&case.codes(&device), case.w.rows);
             assert_close(&floats(found), &sums, 1e-5);
+        }
+    }
+}
 
-            let dots: Vec<f64> = (0..case.indices.len())
-                .map(|at| {
-                    let latent = case.indices[at] as usize;
-                    (0..d)
-                        .map(|j| case.rows.at(at / k, j) * w[latent * d + j])
-                        .sum()
-                })
-                .collect();
-            let found = code_gradient(
-                case.rows.on(&device),
-                case.w.on(&device),
+#[test]
+fn errors_and_gradients_of_codes_are_those_of_the_dense_matrices() {
+    for device in devices() {
+        for shape in SHAPES {
+            let case = Case::new(shape);
+            let ([n, d], k) = ([case.rows.rows, case.rows.columns], case.values.columns);
+            let b = Matrix::uniform(91, 1, d);
+            let found = reconstruct(
                 &case.codes(&device),
+                case.w.on(&device),
+                b.vector_on(&device),
+                case.rows.on(&device),
             );
-            assert_close(&floats(found), &dots, 1e-5);
+            let (mut error, mut along, mut squares) = (vec![], vec![], vec![]);
+            for row in 0..n {
+                let entries = row * k..(row + 1) * k;
+                let of_row: Vec<f64> = (0..d)
+                    .map(|j| {
+                        let decoded = entries.clone().map(|at| {
+                            let value = f64::from(case.values.numbers[at]);
+                            value * case.w.at(case.indices[at] as usize, j)
+                        });
+                        decoded.sum::<f64>() + b.at(0, j) - case.rows.at(row, j)
+                    })
+                    .collect();
+                along.extend(entries.map(|at| {
+                    let w = |j| case.w.at(case.indices[at] as usize, j);
+                    (0..d).map(|j| of_row[j] * w(j)).sum::<f64>()
+                }));
+                squares.push(of_row.iter().map(|e| e * e).sum::<f64>());
+                error.extend(of_row);
+            }
+            assert_close(&floats(found.error), &error, 1e-5);
+            assert_close(&floats(found.along), &along, 1e-5);
+            assert_close(&floats(found.squares), &squares, 1e-5);
         }
     }
 }

@@ -69,6 +69,7 @@ impl Candidates {
     }
 
     /// No latent with an upper bound below this need be offered. Above every bound once [`Self::hopeless`].
+    #[inline]
     pub fn floor(&self) -> f32 {
         self.floor
     }
@@ -98,6 +99,7 @@ impl Candidates {
     }
 
     /// Where the next [`SPARE`] candidates may be written: latents, lower and upper bounds.
+    #[inline]
     pub fn next(&mut self) -> (&mut [u32; SPARE], &mut [f32; SPARE], &mut [f32; SPARE]) {
         let at = self.len;
         (
@@ -108,6 +110,7 @@ impl Candidates {
     }
 
     /// Takes in the first `count` candidates that were written to [`Self::next`].
+    #[inline]
     pub fn take_in(&mut self, count: usize) {
         self.len += count;
         if self.len >= self.full {
@@ -116,6 +119,7 @@ impl Candidates {
     }
 
     /// Whether nearly all latents stayed candidates: they tie, or the row holds numbers beyond any bound.
+    #[inline]
     pub fn hopeless(&self) -> bool {
         self.floor == f32::INFINITY
     }

@@ -291,51 +291,103 @@ impl Tile<'_> {
                 }
             }
         }
-        for p in 0..PANELS {
-            let load = |v: &[f32]| {
-                let v: &[f32; LANES] = v[p * LANES..][..LANES].try_into().expect("whole panel");
-                // SAFETY: LANES floats lie there.
-                unsafe { _mm512_loadu_ps(v.as_ptr()) }
+        let [bias, slack, per_norm, per_error] = self.bounds;
+        let mut panels = [Panel::nothing(); PANELS];
+        for (p, panel) in panels.iter_mut().enumerate() {
+            *panel = Panel {
+                scales: load(self.scales, p),
+                middle: _mm512_add_ps(load(bias, p), load(slack, p)),
+                per_norm: load(per_norm, p),
+                per_error: load(per_error, p),
             };
-            let scales = load(self.scales);
-            let [bias, slack, per_norm, per_error] = self.bounds.map(load);
-            let middle = _mm512_add_ps(bias, slack);
-            let first = _mm512_set1_epi32((self.first + p * LANES) as i32);
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let numbers = _mm512_add_epi32(first, lanes);
-            for ((sums, row), candidates) in sums.iter().zip(rows).zip(&mut *candidates) {
-                if candidates.hopeless() {
-                    continue;
+        }
+        for ((sums, row), candidates) in sums.iter().zip(rows).zip(candidates) {
+            if candidates.hopeless() {
+                continue;
+            }
+            let offset = _mm512_set1_epi32(row.offset);
+            let scale = _mm512_set1_ps(row.scale);
+            let (norm, error) = (_mm512_set1_ps(row.norm), _mm512_set1_ps(row.error));
+            let floor = _mm512_set1_ps(candidates.floor());
+            let mut uppers = [_mm512_setzero_ps(); PANELS];
+            let mut hits = [0; PANELS];
+            for p in 0..PANELS {
+                let panel = &panels[p];
+                let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[p], offset));
+                let upper = _mm512_fmadd_ps(sum, _mm512_mul_ps(panel.scales, scale), panel.middle);
+                let upper = _mm512_fmadd_ps(norm, panel.per_norm, upper);
+                uppers[p] = _mm512_fmadd_ps(error, panel.per_error, upper);
+                hits[p] = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(uppers[p], floor);
+            }
+            // One branch for all panels: most rows have no candidate here.
+            if hits.iter().fold(0, |all, hits| all | hits) == 0 {
+                continue;
+            }
+            for (p, hits) in hits.into_iter().enumerate() {
+                if hits != 0 {
+                    let half = _mm512_fmadd_ps(error, panels[p].per_error, load(slack, p));
+                    let half = _mm512_fmadd_ps(norm, panels[p].per_norm, half);
+                    take(candidates, self.first + p * LANES, hits, uppers[p], half);
+                    if candidates.hopeless() {
+                        break;
+                    }
                 }
-                let sum = _mm512_sub_epi32(sums[p], _mm512_set1_epi32(row.offset));
-                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(row.scale));
-                let upper = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, middle);
-                let upper = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), per_norm, upper);
-                let upper = _mm512_fmadd_ps(_mm512_set1_ps(row.error), per_error, upper);
-                let floor = _mm512_set1_ps(candidates.floor());
-                let hits = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor);
-                if hits == 0 {
-                    continue;
-                }
-                let half = _mm512_fmadd_ps(_mm512_set1_ps(row.error), per_error, slack);
-                let half = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), per_norm, half);
-                // Nothing is known of a latent without bounds: both are infinite, and their difference would be NaN.
-                let known = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(half, _mm512_set1_ps(f32::INFINITY));
-                let lower = _mm512_sub_ps(_mm512_sub_ps(upper, half), half);
-                let nothing = _mm512_set1_ps(f32::NEG_INFINITY);
-                let lower = _mm512_mask_blend_ps(known, nothing, lower);
-                let (latents, lowers, uppers) = candidates.next();
-                // SAFETY: each has room for a whole vector.
-                unsafe {
-                    let here = _mm512_maskz_compress_epi32(hits, numbers);
-                    _mm512_storeu_si512(latents.as_mut_ptr().cast(), here);
-                    let lower = _mm512_maskz_compress_ps(hits, lower);
-                    _mm512_storeu_ps(lowers.as_mut_ptr(), lower);
-                    let upper = _mm512_maskz_compress_ps(hits, upper);
-                    _mm512_storeu_ps(uppers.as_mut_ptr(), upper);
-                }
-                candidates.take_in(hits.count_ones() as usize);
             }
         }
     }
+}
+
+/// What the epilogue must know of a vector of latents: the upper bound of a row's score is
+/// `sum · scales · scale + middle + norm · per_norm + error · per_error`.
+#[derive(Clone, Copy)]
+struct Panel {
+    scales: __m512,
+    /// Bias and slack.
+    middle: __m512,
+    per_norm: __m512,
+    per_error: __m512,
+}
+
+impl Panel {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn nothing() -> Self {
+        let nothing = _mm512_setzero_ps();
+        Self {
+            scales: nothing,
+            middle: nothing,
+            per_norm: nothing,
+            per_error: nothing,
+        }
+    }
+}
+
+/// Panel `p` of what is known of a group of latents.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(v: &[f32], p: usize) -> __m512 {
+    let v: &[f32; LANES] = v[p * LANES..][..LANES].try_into().expect("whole panel");
+    // SAFETY: LANES floats lie there.
+    unsafe { _mm512_loadu_ps(v.as_ptr()) }
+}
+
+/// Takes in those of the vector of latents from `first` on that `hits` marks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn take(candidates: &mut Candidates, first: usize, hits: __mmask16, upper: __m512, half: __m512) {
+    // Nothing is known of a latent without bounds: both are infinite, and their difference would be NaN.
+    let known = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(half, _mm512_set1_ps(f32::INFINITY));
+    let lower = _mm512_sub_ps(_mm512_sub_ps(upper, half), half);
+    let lower = _mm512_mask_blend_ps(known, _mm512_set1_ps(f32::NEG_INFINITY), lower);
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let numbers = _mm512_add_epi32(_mm512_set1_epi32(first as i32), lanes);
+    let (latents, lowers, uppers) = candidates.next();
+    // SAFETY: each has room for a whole vector.
+    unsafe {
+        let here = _mm512_maskz_compress_epi32(hits, numbers);
+        _mm512_storeu_si512(latents.as_mut_ptr().cast(), here);
+        _mm512_storeu_ps(lowers.as_mut_ptr(), _mm512_maskz_compress_ps(hits, lower));
+        _mm512_storeu_ps(uppers.as_mut_ptr(), _mm512_maskz_compress_ps(hits, upper));
+    }
+    candidates.take_in(hits.count_ones() as usize);
 }

@@ -71,7 +71,7 @@ fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>) -> Vec<Scored> {
     let mut lists: Vec<Candidates> = Vec::new();
     lists.resize_with(n, || Candidates::new(k, encoder.b_enc.len()));
     screen(level, x, encoder, &mut lists);
-    let rows = rows_a_task(n, 512);
+    let rows = rows_a_task(n, 1024);
     best.par_chunks_mut(rows * k)
         .zip(x.par_chunks(rows * d))
         .zip(lists.par_chunks_mut(rows))

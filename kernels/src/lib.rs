@@ -2,7 +2,8 @@
 //! device they run on.
 //!
 //! [`encode_topk`] and [`decode_sparse`] are a TopK coder's forward pass (Gao et al. 2024) without the `[n, d_sae]` matrix
-//! of pre-activations; [`encode_batch_topk`] is the same for BatchTopK (Bussmann et al. 2024); [`adam_step`] updates
+//! of pre-activations; [`encode_batch_topk`] is the same for BatchTopK (Bussmann et al. 2024) and [`encode_threshold`] for
+//! JumpReLU (Rajamanoharan et al. 2024); [`adam_step`] updates
 //! parameters in one pass. Every operation has its folder: the contract in `mod.rs`, then `cpu.rs`, `cube.rs` (WGPU and
 //! CUDA alike) and `gradient.rs`. Floats are f32 and indices i32 throughout. On one machine the same input gives the
 //! same bits on every run, and on the CPU with any number of threads.
@@ -27,6 +28,7 @@ mod adam_step;
 mod decode_sparse;
 pub mod device;
 mod encode_batch_topk;
+mod encode_threshold;
 mod encode_topk;
 mod gpu;
 mod host;
@@ -38,6 +40,7 @@ use burn::tensor::{Int, Tensor};
 pub use adam_step::{AdamStep, Moments, adam_step};
 pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
+pub use encode_threshold::encode_threshold;
 pub use encode_topk::encode_topk;
 pub use sparse_training::{
     Reconstruction, RowUpdate, SparseGradient, latent_sums, reconstruct, sparse_adam_step,

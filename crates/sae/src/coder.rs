@@ -45,8 +45,7 @@ impl fmt::Display for Architecture {
 pub struct SparseCoder {
     /// How latents are chosen.
     pub architecture: Architecture,
-    /// TopK: active latents a token; BatchTopK: on average. Standard and JumpReLU: the width from which
-    /// [`SparseCoder::encode`] starts, growing until it holds every active latent.
+    /// TopK: active latents a token; BatchTopK: on average. Standard and JumpReLU have as many as they have.
     pub k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,

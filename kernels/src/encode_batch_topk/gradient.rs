@@ -1,35 +1,14 @@
 //! As TopK's gradient, through the kept values only: an entry that is 0 was not chosen, and passes nothing on.
 
 use burn::backend::Autodiff;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::ops::OpsKind;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::EncodeBatchTopK;
-use crate::encode_topk::gradient::{Saved, register};
+use crate::encode_topk::gradient::{KeptBackward, Saved};
 use crate::sparse_products::SparseProducts;
-
-#[derive(Debug)]
-struct BatchTopKBackward;
-
-impl<B: SparseProducts> Backward<B, 3> for BatchTopKBackward {
-    type State = (FloatTensor<B>, Saved<B>);
-
-    fn backward(
-        self,
-        ops: Ops<(FloatTensor<B>, Saved<B>), 3>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let dv = grads.consume::<B>(&ops.node);
-        let (values, saved) = ops.state;
-        // Values are not negative: their sign is 1 where kept and 0 elsewhere.
-        let dv = B::float_mul(dv, B::float_sign(values));
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register(dv, saved, parents, grads);
-    }
-}
+use burn::backend::autodiff::ops::Backward;
 
 impl<B: EncodeBatchTopK + SparseProducts, C: CheckpointStrategy> EncodeBatchTopK
     for Autodiff<B, C>
@@ -43,11 +22,7 @@ impl<B: EncodeBatchTopK + SparseProducts, C: CheckpointStrategy> EncodeBatchTopK
         let nodes = [x.node(), w_enc.node(), b_enc.node()];
         let (x, w_enc) = (x.into_primitive(), w_enc.into_primitive());
         let b_enc = b_enc.into_primitive();
-        match BatchTopKBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
+        match KeptBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (values, indices, threshold) =
                     B::batch_topk(x.clone(), w_enc.clone(), b_enc, k);

@@ -36,41 +36,68 @@ impl EncodeTopK for CubeBackend {
         b_enc: CubeTensor,
         k: usize,
     ) -> (CubeTensor, CubeTensor) {
-        let ([n, d], [latents, _]) = (dims2(&x), dims2(&w_enc));
+        let [n, _] = dims2(&x);
         let (x, w_enc, b_enc) = (floats(x), floats(w_enc), floats(b_enc));
         let values = empty(&x, [n, k], DType::F32);
         let indices = empty(&x, [n, k], DType::I32);
-        let rows_a_tile = (TILE_BYTES / 4 / latents).clamp(1, TILE_ROWS);
-        for first in (0..n).step_by(rows_a_tile) {
-            let rows = rows_a_tile.min(n - first);
-            let tile = if rows == n {
-                x.clone()
-            } else {
-                let rows = Slice::from(first..first + rows);
-                floats(Self::float_slice(x.clone(), &[rows, Slice::from(0..d)]))
-            };
-            let scores = product(tile, w_enc.clone()); // [rows, F]
-            for found in (0..k).step_by(MOST_WINNERS) {
-                let winners = MOST_WINNERS.min(k - found);
-                topk_rows::launch(
-                    &x.client,
-                    CubeCount::Static(rows as u32, 1, 1),
-                    CubeDim::new_1d(UNITS),
-                    scores.clone().into_buffer_arg(),
-                    b_enc.clone().into_buffer_arg(),
-                    values.clone().into_buffer_arg(),
-                    indices.clone().into_buffer_arg(),
-                    first,
-                    latents,
-                    k,
-                    found,
-                    winners,
-                    ROOMS[ROOMS.partition_point(|&room| room < winners)],
-                    found > 0,
-                );
-            }
-        }
+        for_each_tile(x, w_enc, |first, _, scores| {
+            rank(&scores, &b_enc, &values, &indices, first, k);
+        });
         (values, indices)
+    }
+}
+
+/// Calls `use_tile` with the first row, the number of rows and the scores `[rows, F]`, without bias, of one tile after another.
+pub(crate) fn for_each_tile(
+    x: CubeTensor,
+    w_enc: CubeTensor,
+    mut use_tile: impl FnMut(usize, usize, CubeTensor),
+) {
+    let ([n, d], [latents, _]) = (dims2(&x), dims2(&w_enc));
+    let rows_a_tile = (TILE_BYTES / 4 / latents).clamp(1, TILE_ROWS);
+    for first in (0..n).step_by(rows_a_tile) {
+        let rows = rows_a_tile.min(n - first);
+        let tile = if rows == n {
+            x.clone()
+        } else {
+            let rows = Slice::from(first..first + rows);
+            floats(CubeBackend::float_slice(
+                x.clone(),
+                &[rows, Slice::from(0..d)],
+            ))
+        };
+        use_tile(first, rows, product(tile, w_enc.clone()));
+    }
+}
+
+/// Writes the `k` best of each row of `scores + bias` to the codes `[n, k]` from row `first` on.
+pub(crate) fn rank(
+    scores: &CubeTensor, // [rows, latents]
+    bias: &CubeTensor,   // [latents]
+    values: &CubeTensor,
+    indices: &CubeTensor,
+    first: usize,
+    k: usize,
+) {
+    let [rows, latents] = dims2(scores);
+    for found in (0..k).step_by(MOST_WINNERS) {
+        let winners = MOST_WINNERS.min(k - found);
+        topk_rows::launch(
+            &scores.client,
+            CubeCount::Static(rows as u32, 1, 1),
+            CubeDim::new_1d(UNITS),
+            scores.clone().into_buffer_arg(),
+            bias.clone().into_buffer_arg(),
+            values.clone().into_buffer_arg(),
+            indices.clone().into_buffer_arg(),
+            first,
+            latents,
+            k,
+            found,
+            winners,
+            ROOMS[ROOMS.partition_point(|&room| room < winners)],
+            found > 0,
+        );
     }
 }
 
@@ -100,7 +127,7 @@ fn product(x: CubeTensor, w: CubeTensor) -> CubeTensor {
 /// Maps scores to integers of the same order: NaN as −∞, −0 as 0. By bits, because shader compilers may assume that NaN
 /// and −0 do not occur.
 #[cube]
-fn key_of(score: f32) -> u32 {
+pub(crate) fn key_of(score: f32) -> u32 {
     let bits = u32::reinterpret(score);
     let nan = (bits & 0x7FFF_FFFFu32) > 0x7F80_0000u32;
     let bits = select(nan, 0xFF80_0000u32, bits);

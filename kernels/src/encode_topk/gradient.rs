@@ -89,3 +89,26 @@ impl<B: EncodeTopK + SparseProducts, C: CheckpointStrategy> EncodeTopK for Autod
         }
     }
 }
+
+/// The backward pass of encoders that keep a varying number of latents a row: an entry of value 0 was not kept, and passes nothing
+/// on.
+#[derive(Debug)]
+pub(crate) struct KeptBackward;
+
+impl<B: SparseProducts> Backward<B, 3> for KeptBackward {
+    type State = (FloatTensor<B>, Saved<B>);
+
+    fn backward(
+        self,
+        ops: Ops<(FloatTensor<B>, Saved<B>), 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let dv = grads.consume::<B>(&ops.node);
+        let (values, saved) = ops.state;
+        // Kept values are positive: their sign is 1 where kept and 0 elsewhere.
+        let dv = B::float_mul(dv, B::float_sign(values));
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register(dv, saved, parents, grads);
+    }
+}

@@ -1,7 +1,9 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_kernels::encode_topk;
 
-use crate::reference::{Matrix, assert_close, devices, floats, ints, pre_activations, ranked};
+use crate::reference::{
+    Matrix, assert_close, devices, floats, ints, pre_activations, random_shapes, ranked,
+};
 
 /// n, d, F, k: one latent, one row, k of 1 and of F, and sizes off every tile.
 const SHAPES: [[usize; 4]; 9] = [
@@ -27,7 +29,7 @@ fn inputs(seed: u64, [n, d, latents, _]: [usize; 4]) -> [Matrix; 3] {
 #[test]
 fn topk_is_that_of_a_sorted_reference_ties_included() {
     for device in devices() {
-        for shape in SHAPES {
+        for shape in SHAPES.into_iter().chain(random_shapes(30)) {
             let [x, w_enc, b_enc] = inputs(1, shape);
             let k = shape[3];
             let codes = encode_topk(

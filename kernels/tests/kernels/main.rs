@@ -6,6 +6,7 @@
 mod adam_step;
 mod decode_sparse;
 mod encode_batch_topk;
+mod encode_threshold;
 mod encode_topk;
 mod reference;
 mod sparse_training;

@@ -15,6 +15,18 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
+/// n, d, F and k at random: of every order of magnitude that a test can pay for, and seldom a multiple of anything.
+pub fn random_shapes(seed: u64) -> Vec<[usize; 4]> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut up_to = |most: f32| most.powf(random.random::<f32>()).round() as usize;
+    (0..24)
+        .map(|_| {
+            let (n, d, latents) = (up_to(200.0), up_to(70.0), up_to(900.0));
+            [n, d, latents, up_to(latents as f32)]
+        })
+        .collect()
+}
+
 /// A row-major matrix of f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix {

@@ -4,7 +4,7 @@ use lapidary_kernels::{
     sparse_adam_step, squared_norm,
 };
 
-use crate::reference::{Matrix, assert_close, devices, floats};
+use crate::reference::{Matrix, assert_close, devices, floats, random_shapes};
 
 /// n, d, F, k: off every tile, one of each, more entries than latents.
 const SHAPES: [[usize; 4]; 4] = [
@@ -84,7 +84,7 @@ fn scaled_to_1(w: &mut [f64], d: usize) {
 #[test]
 fn updates_are_those_of_adam_on_the_dense_gradient() {
     for device in devices() {
-        for shape in SHAPES {
+        for shape in SHAPES.into_iter().chain(random_shapes(32)) {
             for unit_rows in [false, true] {
                 let mut case = Case::new(shape);
                 let d = case.rows.columns;
@@ -138,9 +138,9 @@ fn updates_are_those_of_adam_on_the_dense_gradient() {
 #[test]
 fn norms_sums_and_gradients_of_codes_are_those_of_the_dense_matrices() {
     for device in devices() {
-        for shape in SHAPES {
+        for shape in SHAPES.into_iter().chain(random_shapes(32)) {
             let mut case = Case::new(shape);
-            let (d, k) = (case.rows.columns, case.values.columns);
+            let d = case.rows.columns;
             let mut w: Vec<f64> = case.w.numbers.iter().map(|w| f64::from(*w)).collect();
             scaled_to_1(&mut w, d);
             case.w.numbers = w.iter().map(|w| *w as f32).collect();
@@ -163,7 +163,7 @@ fn norms_sums_and_gradients_of_codes_are_those_of_the_dense_matrices() {
 #[test]
 fn errors_and_gradients_of_codes_are_those_of_the_dense_matrices() {
     for device in devices() {
-        for shape in SHAPES {
+        for shape in SHAPES.into_iter().chain(random_shapes(32)) {
             let case = Case::new(shape);
             let ([n, d], k) = ([case.rows.rows, case.rows.columns], case.values.columns);
             let b = Matrix::uniform(91, 1, d);

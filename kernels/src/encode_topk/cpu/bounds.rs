@@ -16,11 +16,11 @@ pub(super) const SMALLEST: f32 = 1e-30;
 /// Sums of squares are taken in f32 lanes; this covers their rounding for up to 2¹⁷ numbers.
 const SUMS: f32 = 1.002;
 
-/// What is known of the latents, padded to whole vectors: `score(x, latent)` is between
-/// `approximate + bias ± (|x| · per_norm + |x - x'| · per_error + slack)`.
+/// What is known of the latents, padded to whole vectors: what a row's score exceeds the latent's threshold by (the score itself where
+/// there are none) is between `approximate + bias ± (|x| · per_norm + |x - x'| · per_error + slack)`.
 #[derive(Debug, Default)]
 pub(super) struct LatentBounds {
-    /// The bias, 0 where it is not finite.
+    /// The bias less the threshold, 0 where that is not finite.
     pub bias: Vec<f32>,
     /// Bound a unit of |x|.
     pub per_norm: Vec<f32>,
@@ -55,17 +55,21 @@ impl Norms {
 }
 
 impl LatentBounds {
-    /// Takes in one latent of width `d`: the norms of its weights, if they have any bound, and its bias.
-    pub fn push(&mut self, norms: Option<Norms>, bias: f32, d: usize) {
-        let known = norms.filter(|_| bias.abs() <= LARGEST);
+    /// Takes in one latent of width `d`: the norms of its weights, if they have any bound, its bias and its threshold.
+    pub fn push(&mut self, norms: Option<Norms>, bias: f32, threshold: f32, d: usize) {
+        let known = norms.filter(|_| bias.abs() <= LARGEST && threshold.abs() <= LARGEST);
         let n = known.unwrap_or_default();
         let round = rounding(d) * n.whole();
         self.per_norm.push((n.error + round) * SUMS);
         self.per_error.push((n.approximate + round) * SUMS);
-        self.bias.push(if known.is_some() { bias } else { 0.0 });
+        self.bias.push(if known.is_some() {
+            bias - threshold
+        } else {
+            0.0
+        });
         self.slack.push(match known {
             // Products of denormal numbers may vanish: each by less than the smallest normal one.
-            Some(_) => bias.abs() * ROUNDING + d as f32 * f32::MIN_POSITIVE,
+            Some(_) => (bias.abs() + threshold.abs()) * ROUNDING + d as f32 * f32::MIN_POSITIVE,
             None => f32::INFINITY,
         });
     }

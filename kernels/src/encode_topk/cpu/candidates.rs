@@ -35,11 +35,11 @@ pub(super) struct Candidates {
     full: usize,
     /// No latent with an upper bound below this is among the `k` best.
     floor: f32,
-    /// Where the floor began.
-    guessed: f32,
     /// More than this many candidates, and approximate scores are no help.
     most: usize,
+    /// 0: the floor stays as it is.
     k: usize,
+    latents_in_all: usize,
 }
 
 /// Candidates that a list takes at least before it is gone through.
@@ -60,12 +60,28 @@ impl Candidates {
             len: 0,
             full: 0,
             floor: f32::NEG_INFINITY,
-            guessed: f32::NEG_INFINITY,
             most: (8 * k).max(latents / 8).max(2 * ROOM),
             k,
+            latents_in_all: latents,
         };
         list.make_room();
         list
+    }
+
+    /// All latents whose upper bound is not below 0, however many.
+    pub fn above_zero(latents: usize) -> Self {
+        Self {
+            floor: 0.0,
+            ..Self::new(0, latents)
+        }
+    }
+
+    /// An empty list of the same kind.
+    pub fn afresh(&self) -> Self {
+        match self.k {
+            0 => Self::above_zero(self.latents_in_all),
+            k => Self::new(k, self.latents_in_all),
+        }
     }
 
     /// No latent with an upper bound below this need be offered. Above every bound once [`Self::hopeless`].
@@ -74,21 +90,9 @@ impl Candidates {
         self.floor
     }
 
-    /// Starts with a floor that is only guessed: [`Self::confirmed`] must tell afterwards whether it was one.
+    /// Starts with a floor that is only guessed: exact scores must tell afterwards whether `k` latents reach it.
     pub fn guess(&mut self, floor: f32) {
         self.floor = floor;
-        self.guessed = floor;
-    }
-
-    /// Whether `k` candidates reach the floor that was guessed, so that no latent left out could be among the best.
-    pub fn confirmed(&self) -> bool {
-        // A floor above the guess came from k candidates.
-        self.floor > self.guessed || {
-            let reach = self.lowers[..self.len]
-                .iter()
-                .filter(|l| **l >= self.guessed);
-            reach.count() >= self.k
-        }
     }
 
     pub fn offer(&mut self, candidate: Candidate) {
@@ -146,17 +150,11 @@ impl Candidates {
         }
     }
 
-    /// Goes through the list, and says what floor it has come to.
-    pub fn settled_floor(&mut self) -> f32 {
-        self.cut();
-        self.floor
-    }
-
     /// Goes through the list a last time, and puts the `k` that seem best first.
     pub fn finish(&mut self) -> Vec<Candidate> {
         self.cut();
         let mut all: Vec<Candidate> = self.all().collect();
-        if self.k < all.len() {
+        if (1..all.len()).contains(&self.k) {
             all.select_nth_unstable_by(self.k, |a, b| b.lower.total_cmp(&a.lower));
         }
         all
@@ -177,7 +175,9 @@ impl Candidates {
             self.make_room();
             return;
         }
-        self.floor = self.floor.max(reached_by(&self.lowers[..self.len], self.k));
+        if self.k > 0 {
+            self.floor = self.floor.max(reached_by(&self.lowers[..self.len], self.k));
+        }
         let mut kept = 0;
         for at in 0..self.len {
             // Written in any case: no branch that cannot be foretold.

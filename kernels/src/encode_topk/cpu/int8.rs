@@ -2,9 +2,10 @@
 //! has its own scale, its largest magnitude over 127; sums of products are exact in i32. The epilogue compares every score's
 //! upper bound with its row's floor while it is still in registers, so no score is ever stored.
 
+use super::LatentsOf;
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
 use super::candidates::{Candidates, SPARE};
-use super::float::{largest, norms};
+use super::float::largest;
 use crate::host::{widest_vectors, zeros};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
@@ -22,9 +23,6 @@ const GROUP: usize = LANES * PANELS;
 
 /// Products that one instruction adds up in a lane.
 const DEPTH: usize = 4;
-
-/// Rows whose floors guess those of the rest.
-const SAMPLE: usize = 32;
 
 /// Widest input whose sums of products surely fit in an i32.
 const WIDEST: usize = 1 << 16;
@@ -107,12 +105,12 @@ pub(super) struct Latents {
     /// Times [`DEPTH`], the width with its padding.
     steps: usize,
     d: usize,
-    latents: usize,
 }
 
 impl Latents {
-    pub fn new(w_enc: &[f32], b_enc: &[f32], d: usize) -> Self {
-        let groups = b_enc.len().div_ceil(GROUP);
+    pub fn new(w_enc: &[f32], about: &LatentsOf<'_>, d: usize) -> Self {
+        let latents = about.bias.len();
+        let groups = latents.div_ceil(GROUP);
         let steps = d.div_ceil(DEPTH);
         let size = GROUP * steps * DEPTH;
         let mut integers: Vec<u8> = zeros(groups * size);
@@ -127,14 +125,15 @@ impl Latents {
                     let latent = group * GROUP + place;
                     let panel = &mut integers[place / LANES * LANES * steps * DEPTH..];
                     let lane = place % LANES;
-                    let Some(bias) = b_enc.get(latent) else {
+                    if latent >= latents {
                         scales.push(0.0);
                         bounds.push_padding();
                         continue;
-                    };
+                    }
+                    let (bias, threshold) = about.of(latent);
                     let quantized = quantize(&w_enc[latent * d..][..d], &mut row);
                     scales.push(quantized.as_ref().map_or(0.0, |q| q.scale));
-                    bounds.push(quantized.map(|q| q.norms), *bias, d);
+                    bounds.push(quantized.map(|q| q.norms), bias, threshold, d);
                     let steps = panel.as_chunks_mut::<{ LANES * DEPTH }>().0;
                     for (step, four) in steps.iter_mut().zip(row.as_chunks::<DEPTH>().0) {
                         step[lane * DEPTH..][..DEPTH]
@@ -144,58 +143,18 @@ impl Latents {
                 (scales, bounds)
             })
             .collect();
-        let mut latents = Self {
+        let mut all = Self {
             integers,
             scales: Vec::with_capacity(groups * GROUP),
             bounds: LatentBounds::default(),
             steps,
             d,
-            latents: b_enc.len(),
         };
         for (scales, bounds) in parts {
-            latents.scales.extend(scales);
-            latents.bounds.append(bounds);
+            all.scales.extend(scales);
+            all.bounds.append(bounds);
         }
-        latents
-    }
-
-    /// As [`Self::screen`], but most rows begin with the floor that rows before them ended with, in proportion to their
-    /// norms: few latents are then candidates even for a while. A row that the guess does not fit is gone through again.
-    pub fn screen_with_guess(&self, x: &[f32], candidates: &mut [Candidates], k: usize) {
-        let (first, rest) = candidates.split_at_mut(SAMPLE.min(candidates.len()));
-        let (first_x, rest_x) = x.split_at(first.len() * self.d);
-        self.screen(first_x, first);
-        let norm = |x: &[f32]| norms(x).map(|n| n.whole());
-        let floors = first.iter_mut().zip(first_x.chunks_exact(self.d));
-        let least = floors
-            .filter_map(|(list, x)| {
-                let floor = list.settled_floor() / norm(x)?;
-                floor.is_finite().then_some(floor)
-            })
-            .fold(f32::INFINITY, f32::min);
-        if least < f32::INFINITY {
-            for (list, x) in rest.iter_mut().zip(rest_x.chunks_exact(self.d)) {
-                if let Some(norm) = norm(x) {
-                    list.guess(least * norm);
-                }
-            }
-        }
-        self.screen(rest_x, rest);
-        let wrong: Vec<usize> = (0..rest.len())
-            .filter(|&row| !rest[row].confirmed())
-            .collect();
-        if wrong.is_empty() {
-            return;
-        }
-        let mut again: Vec<Candidates> = Vec::new();
-        again.resize_with(wrong.len(), || Candidates::new(k, self.latents));
-        let rows = wrong
-            .iter()
-            .flat_map(|&row| &rest_x[row * self.d..][..self.d]);
-        self.screen(&rows.copied().collect::<Vec<f32>>(), &mut again);
-        for (row, again) in wrong.into_iter().zip(again) {
-            rest[row] = again;
-        }
+        all
     }
 
     /// Offers all latents to the candidates of each row of `x` `[rows, d]`.

@@ -5,6 +5,7 @@
 //! Approximations come from 8-bit integers where the processor has AVX-512 with VNNI ([`int8`]), otherwise from a dense
 //! f32 product ([`float`]).
 
+pub(crate) mod above;
 mod bounds;
 mod candidates;
 mod exact;
@@ -50,6 +51,28 @@ struct Encoder<'a> {
     k: usize,
 }
 
+/// What is known of the latents beside their weights.
+pub(super) struct LatentsOf<'a> {
+    bias: &'a [f32], // [F]
+    /// What a latent's score must exceed; none where scores compete with each other.
+    threshold: Option<&'a [f32]>, // [F]
+}
+
+impl<'a> LatentsOf<'a> {
+    fn bias(bias: &'a [f32]) -> Self {
+        Self {
+            bias,
+            threshold: None,
+        }
+    }
+
+    /// Bias and threshold of a latent.
+    fn of(&self, latent: usize) -> (f32, f32) {
+        let threshold = self.threshold.map_or(0.0, |t| t[latent]);
+        (self.bias[latent], threshold)
+    }
+}
+
 /// The `k ≤ F` best latents of each row, best first, row after row.
 pub(crate) fn topk_of_rows(
     x: &[f32],     // [n, d]
@@ -62,21 +85,103 @@ pub(crate) fn topk_of_rows(
 }
 
 fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>) -> Vec<Scored> {
-    let Encoder { d, k, .. } = encoder;
+    let Encoder {
+        w_enc, b_enc, d, k, ..
+    } = encoder;
     let n = x.len().checked_div(d).unwrap_or(0);
     if n == 0 {
         return Vec::new();
     }
-    let mut best = vec![Scored::new(f32::NAN, 0); n * k];
-    let mut lists: Vec<Candidates> = Vec::new();
-    lists.resize_with(n, || Candidates::new(k, encoder.b_enc.len()));
-    screen(level, x, encoder, &mut lists);
-    let rows = rows_a_task(n, 1024);
-    best.par_chunks_mut(rows * k)
-        .zip(x.par_chunks(rows * d))
+    let mut best = vec![Scored::NONE; n * k];
+    let rows = rows_a_task(n, MOST_ROWS);
+    let tasks = best.par_chunks_mut(rows * k).zip(x.par_chunks(rows * d));
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 && int8::serves(n, d) {
+        let integers = int8::Latents::new(w_enc, &LatentsOf::bias(b_enc), d);
+        tasks.for_each(|(best, x)| guessing(&integers, x, encoder, best));
+        return best;
+    }
+    let mut lists = empty_lists(n, || Candidates::new(k, b_enc.len()));
+    screen(level, x, w_enc, &LatentsOf::bias(b_enc), d, &mut lists);
+    tasks
         .zip(lists.par_chunks_mut(rows))
         .for_each(|((best, x), lists)| rescore(x, encoder, lists, best));
     best
+}
+
+/// Most rows that one task rescores: latents' weights are fetched once for all of them.
+const MOST_ROWS: usize = 1024;
+
+/// Rows whose results say what to expect of the rest.
+#[cfg(target_arch = "x86_64")]
+const SAMPLE: usize = 32;
+
+/// The best of each row of `x`, most rows beginning with the floor that the rows before them ended with, in proportion to their
+/// norms: few latents are then candidates even for a while. A row whose `k`th score does not reach its guess is done again.
+#[cfg(target_arch = "x86_64")]
+fn guessing(integers: &int8::Latents, x: &[f32], encoder: Encoder<'_>, best: &mut [Scored]) {
+    let Encoder { d, k, b_enc, .. } = encoder;
+    let plain = |x: &[f32], best: &mut [Scored]| {
+        let mut lists = empty_lists(x.len() / d, || Candidates::new(k, b_enc.len()));
+        integers.screen(x, &mut lists);
+        rescore(x, encoder, &mut lists, best);
+    };
+    let n = x.len() / d;
+    let sample = SAMPLE.min(n);
+    let (first, rest) = best.split_at_mut(sample * k);
+    let (first_x, rest_x) = x.split_at(sample * d);
+    plain(first_x, first);
+
+    let norm = |x: &[f32]| float::norms(x).map(|n| n.whole());
+    let reached: Vec<f32> = first
+        .chunks_exact(k)
+        .zip(first_x.chunks_exact(d))
+        .filter_map(|(best, x)| Some(best[k - 1].value() / norm(x)?))
+        .filter(|reached| reached.is_finite())
+        .collect();
+    let least = reached.iter().copied().fold(f32::INFINITY, f32::min);
+    let mean = reached.iter().sum::<f32>() / reached.len() as f32;
+    // A little below the least of the sample: of many more rows some are lower.
+    let guess = least - 0.25 * (mean - least);
+    let guesses: Vec<f32> = rest_x
+        .chunks_exact(d)
+        .map(|x| norm(x).map_or(f32::NEG_INFINITY, |norm| guess * norm))
+        .map(|guess| {
+            if guess.is_finite() {
+                guess
+            } else {
+                f32::NEG_INFINITY
+            }
+        })
+        .collect();
+    let mut lists = empty_lists(n - sample, || Candidates::new(k, b_enc.len()));
+    for (list, guess) in lists.iter_mut().zip(&guesses) {
+        list.guess(*guess);
+    }
+    integers.screen(rest_x, &mut lists);
+    rescore(rest_x, encoder, &mut lists, rest);
+
+    // What was left out lies below the guess, so where the kth score reaches it nothing was missed.
+    let wrong: Vec<usize> = (0..n - sample)
+        .filter(|&row| {
+            guesses[row] > f32::NEG_INFINITY && rest[(row + 1) * k - 1].value() < guesses[row]
+        })
+        .collect();
+    if wrong.is_empty() {
+        return;
+    }
+    let rows = wrong.iter().flat_map(|&row| &rest_x[row * d..][..d]);
+    let mut again = vec![Scored::NONE; wrong.len() * k];
+    plain(&rows.copied().collect::<Vec<f32>>(), &mut again);
+    for (&row, again) in wrong.iter().zip(again.chunks_exact(k)) {
+        rest[row * k..][..k].copy_from_slice(again);
+    }
+}
+
+fn empty_lists(n: usize, list: impl FnMut() -> Candidates) -> Vec<Candidates> {
+    let mut lists = Vec::new();
+    lists.resize_with(n, list);
+    lists
 }
 
 /// Rows that one task takes: `most`, or fewer so that every thread has some.
@@ -87,26 +192,31 @@ fn rows_a_task(n: usize, most: usize) -> usize {
 }
 
 /// Leaves each row with the latents that could be among its best.
-fn screen(level: Level, x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates]) {
-    let Encoder {
-        w_enc, b_enc, d, k, ..
-    } = encoder;
-    let (n, latents) = (lists.len(), b_enc.len());
+fn screen(
+    level: Level,
+    x: &[f32],
+    w_enc: &[f32],
+    about: &LatentsOf<'_>,
+    d: usize,
+    lists: &mut [Candidates],
+) {
+    let (n, latents) = (lists.len(), about.bias.len());
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 && int8::serves(n, d) {
-        let integers = int8::Latents::new(w_enc, b_enc, d);
-        let rows = rows_a_task(n, 512);
+        let integers = int8::Latents::new(w_enc, about, d);
+        let rows = rows_a_task(n, MOST_ROWS);
         lists
             .par_chunks_mut(rows)
             .zip(x.par_chunks(rows * d))
-            .for_each(|(lists, x)| integers.screen_with_guess(x, lists, k));
+            .for_each(|(lists, x)| integers.screen(x, lists));
         return;
     }
     let _ = level;
     let mut bounds = LatentBounds::default();
     let norms: Vec<Option<Norms>> = w_enc.par_chunks_exact(d).map(float::norms).collect();
-    for (norms, bias) in norms.into_iter().zip(b_enc) {
-        bounds.push(norms, *bias, d);
+    for (latent, norms) in norms.into_iter().enumerate() {
+        let (bias, over) = about.of(latent);
+        bounds.push(norms, bias, over, d);
     }
     // Few rows leave threads idle, so the latents are split too; the candidates of the parts are those of all.
     let rows = rows_a_task(n, float::TILE_ROWS);
@@ -133,8 +243,7 @@ fn screen(level: Level, x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates
                 .into_par_iter()
                 .step_by(part)
                 .map(|first| {
-                    let mut lists: Vec<Candidates> = Vec::new();
-                    lists.resize_with(norms.len(), || Candidates::new(k, latents));
+                    let mut lists: Vec<Candidates> = lists.iter().map(Candidates::afresh).collect();
                     let here = first..latents.min(first + part);
                     float::screen(x, w_enc, d, here, &bounds, &norms, &mut lists);
                     lists
@@ -178,7 +287,8 @@ fn rescore(x: &[f32], encoder: Encoder<'_>, lists: &mut [Candidates], best: &mut
     for (scored, best) in scored.iter_mut().zip(best.chunks_exact_mut(k)) {
         keep_best(scored, k);
         scored.sort_unstable_by(|a, b| b.cmp(a));
-        best.copy_from_slice(scored);
+        // Fewer than k only where a floor was guessed too high.
+        best[..scored.len()].copy_from_slice(scored);
     }
 }
 

@@ -5,6 +5,9 @@
 pub(crate) struct Scored(u64);
 
 impl Scored {
+    /// A place that is not taken: −∞.
+    pub(super) const NONE: Self = Self(0x007F_FFFF << 32);
+
     pub(super) fn new(value: f32, latent: u32) -> Self {
         let value = if value.is_nan() {
             f32::NEG_INFINITY

@@ -53,9 +53,9 @@ impl Case {
     /// Candidates that a row has when approximate scores are done.
     fn candidates(&self, level: Level) -> usize {
         let n = self.x.len() / self.d;
-        let mut lists: Vec<Candidates> = Vec::new();
-        lists.resize_with(n, || Candidates::new(self.k, self.b_enc.len()));
-        screen(level, &self.x, self.encoder(), &mut lists);
+        let mut lists = empty_lists(n, || Candidates::new(self.k, self.b_enc.len()));
+        let about = LatentsOf::bias(&self.b_enc);
+        screen(level, &self.x, &self.w_enc, &about, self.d, &mut lists);
         let all = lists.iter_mut().map(|list| list.finish().len());
         all.sum::<usize>() / n
     }
@@ -67,6 +67,44 @@ impl Case {
                 let found = topk_at(level, &self.x, self.encoder());
                 let wrong = (0..expected.len()).find(|&at| found[at] != expected[at]);
                 assert_eq!(wrong, None, "{what}, {level:?}: first difference");
+            }
+        }
+        self.holds_above(what);
+    }
+
+    /// The same for thresholds, which are some latents' own scores in some row: equal is not above.
+    fn holds_above(&self, what: &str) {
+        let n = self.x.len() / self.d;
+        let latents = self.b_enc.len();
+        let scores: Vec<Vec<Scored>> = self
+            .x
+            .chunks_exact(self.d)
+            .map(|x| above::all_scores(x, self.encoder()))
+            .collect();
+        let mut threshold: Vec<f32> = (0..latents)
+            .map(|latent| {
+                let mut of_rows: Vec<f32> = scores.iter().map(|row| row[latent].value()).collect();
+                of_rows.sort_unstable_by(f32::total_cmp);
+                of_rows[(n - 1) - n / 50].max(0.0)
+            })
+            .collect();
+        threshold[latents / 2] = f32::INFINITY;
+        threshold[latents / 3] = f32::NAN;
+        threshold[latents / 4] = 1e20;
+        let expected: Vec<Vec<Scored>> = scores
+            .into_iter()
+            .map(|mut row| {
+                row.retain(|s| s.value() > threshold[s.latent() as usize]);
+                row.sort_unstable_by(|a, b| b.cmp(a));
+                row
+            })
+            .collect();
+        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+            if level <= Level::detected() {
+                let (w, b) = (&self.w_enc, &self.b_enc);
+                let found = above::above_at(level, &self.x, w, b, &threshold, self.d);
+                let wrong = (0..n).find(|&row| found[row] != expected[row]);
+                assert_eq!(wrong, None, "{what}, {level:?}: first row that differs");
             }
         }
     }

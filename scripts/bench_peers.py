@@ -2,8 +2,9 @@
 """Times a training step and the encoder of sparsify, SAELens and dictionary_learning: the other half of `lapidary bench --vs-peers`.
 
 Prints one line with the tools that could be started, `name=version` each, and then answers each line `name step` or
-`name encode` on standard input with the seconds that it took. A step is forward, backward and Adam on one batch of
-normal random numbers, the same for all; every tool computes as it comes, in f32 on the CPU. On a GPU sparsify runs as its
+`name encode` on standard input with the seconds that it took. A step is what the tool's own trainer does by default with
+one batch: forward, backward, decoder rows kept at norm 1 (sparsify, dictionary_learning, as ours does), clipping (SAELens,
+dictionary_learning) and Adam. The batch is normal random numbers, the same for all; every tool computes in f32 on the CPU. On a GPU sparsify runs as its
 trainer runs it: its Triton decoder, bf16 autocast, fused Adam; the others likewise under autocast.
 """
 
@@ -45,24 +46,37 @@ def adam(module):
     return torch.optim.Adam(module.parameters(), lr=1e-4, fused=True if DEVICE == "cuda" else None)
 
 
-def trained(module, loss):
+def trained(module, loss, before=lambda: None, adjust=lambda: None, after=lambda: None):
     optimizer = adam(module)
 
     def step():
+        before()
         with autocast():
             value = loss()
         value.backward()
+        adjust()
         optimizer.step()
         optimizer.zero_grad()
+        after()
 
     return step
+
+
+def clip(module):
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
 
 
 def sparsify():
     from sparsify import SparseCoder, SparseCoderConfig
 
     coder = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K)).to(DEVICE)
-    return trained(coder, lambda: coder(x).fvu), lambda: coder.encode(x)
+    step = trained(
+        coder,
+        lambda: coder(x).fvu,
+        before=coder.set_decoder_norm_to_unit_norm,
+        adjust=coder.remove_gradient_parallel_to_decoder_directions,
+    )
+    return step, lambda: coder.encode(x)
 
 
 def saelens():
@@ -73,14 +87,27 @@ def saelens():
     names = TrainStepInput.__dataclass_fields__
     known = {"sae_in": x, "coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0, "is_logging_step": False}
     given = TrainStepInput(**{name: value for name, value in known.items() if name in names})
-    return trained(sae, lambda: sae.training_forward_pass(given).loss), lambda: sae.encode(x)
+    step = trained(sae, lambda: sae.training_forward_pass(given).loss, adjust=lambda: clip(sae))
+    return step, lambda: sae.encode(x)
 
 
 def dictionary_learning():
-    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+    from dictionary_learning.trainers import top_k
 
-    coder = AutoEncoderTopK(D, F, K).to(DEVICE)
-    return trained(coder, lambda: ((coder(x) - x) ** 2).sum(-1).mean()), lambda: coder.encode(x)
+    coder = top_k.AutoEncoderTopK(D, F, K).to(DEVICE)
+    decoder = coder.decoder.weight
+
+    def adjust():
+        decoder.grad = top_k.remove_gradient_parallel_to_decoder_directions(decoder, decoder.grad, D, F)
+        clip(coder)
+
+    def after():
+        decoder.data = top_k.set_decoder_norm_to_unit_norm(decoder, D, F)
+
+    def loss():
+        return ((coder(x) - x) ** 2).sum(-1).mean()
+
+    return trained(coder, loss, adjust=adjust, after=after), lambda: coder.encode(x)
 
 
 PACKAGES = {sparsify: "eai-sparsify", saelens: "sae-lens", dictionary_learning: "dictionary-learning"}

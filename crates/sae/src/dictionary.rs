@@ -188,7 +188,7 @@ pub(crate) fn fold(
         } else {
             coder.architecture
         },
-        k: if jump { 2 * coder.k } else { coder.k },
+        k: coder.k,
         apply_b_dec_to_input: coder.apply_b_dec_to_input,
         w_enc: Tensor::from_data(TensorData::new(w_enc, [d_sae, d_in]), &device),
         b_enc: vector(narrow(&b_enc)),

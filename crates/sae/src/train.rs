@@ -233,11 +233,7 @@ impl Trainer {
         let architecture = self.config.architecture();
         SparseCoder {
             architecture,
-            k: if architecture == Architecture::Standard {
-                64
-            } else {
-                self.config.coder.k
-            },
+            k: self.config.coder.k,
             apply_b_dec_to_input: self.config.coder.apply_b_dec_to_input,
             w_enc: self.parameters.w_enc.value(),
             b_enc: self.parameters.b_enc.value(),

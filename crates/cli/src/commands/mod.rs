@@ -6,6 +6,7 @@ pub mod encode;
 pub mod eval;
 pub mod features;
 pub mod generate;
+pub mod harvest;
 pub mod inspect;
 mod peers;
 pub mod pretrain;

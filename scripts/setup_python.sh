@@ -36,6 +36,7 @@ fi
 
 rm -rf "$folder"
 "$python" -m venv "$folder"
+folder=$(cd "$folder" && pwd) # commands below run elsewhere
 if "$folder/bin/python" -m pip install --quiet "uv==$uv" &&
     "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --no-deps "${requirements[@]}"; then :; else
     "$folder/bin/python" -m pip install --quiet --no-deps "${requirements[@]}"

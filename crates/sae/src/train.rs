@@ -413,7 +413,7 @@ impl Trainer {
             codes: forward.codes,
             threshold: None,
         };
-        (terms, Gradients::Dense(found))
+        (terms, Gradients::Dense(Box::new(found)))
     }
 
     /// Steps until the recipe is done, with checkpoints where [`Trainer::with_checkpoints`] says: every
@@ -491,7 +491,7 @@ fn not_finite<const D: usize>(parameter: &Parameter<D>) -> Tensor<1> {
 
 /// Gradients of the four weights.
 enum Gradients {
-    Dense(DenseGradients),
+    Dense(Box<DenseGradients>),
     Sparse(Box<SparseGradients>),
 }
 

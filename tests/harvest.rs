@@ -194,3 +194,94 @@ fn a_corpus_that_ends_or_changes_is_noticed() {
     let (done, text_) = run(&mut harvest(&store, &settings));
     assert!(!done && text_.contains("has changed"), "{text_}");
 }
+
+/// Trains on a store by an empty recipe: model, text and context are the store's.
+fn train(store: &Path, out: &Path, more: &[&str]) -> Command {
+    let recipe = store.with_extension("toml");
+    std::fs::write(
+        &recipe,
+        format!("activations.store = {:?}", store.to_str().unwrap()),
+    )
+    .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command
+        .arg("train")
+        .arg(&recipe)
+        .args(["--device", "cpu", "--out"])
+        .arg(out);
+    for setting in [
+        "coder.d_sae=256",
+        "coder.k=8",
+        "training.batch_tokens=256",
+        "training.checkpoint_every_steps=5",
+        "training.tokens=5120",
+        "activations.buffer_tokens=1024",
+        "evaluation.tokens=0",
+        "features.tokens=1024",
+        "features.examples_per_feature=1",
+    ] {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+#[test]
+fn training_reads_a_store_and_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let hook = "blocks.2.hook_resid_post"; // the recipe's own
+    assert!(
+        run(&mut harvest(
+            &store,
+            &[
+                "--hook",
+                hook,
+                "--tokens",
+                "3000",
+                "--corpus",
+                "embedded:heldout"
+            ]
+        ))
+        .0
+    );
+    let whole = folder.path().join("whole");
+    let (done, text) = run(&mut train(&store, &whole, &[])); // 5,120 rows are more than a pass
+    assert!(done, "{text}");
+    let config = std::fs::read_to_string(whole.join("config.toml")).unwrap();
+    assert!(
+        config.contains("path = \"embedded:heldout\"") && config.contains("context = 32"),
+        "{config}"
+    );
+
+    // Killed as soon as there is a checkpoint, then resumed.
+    let halted = folder.path().join("halted");
+    let mut child = train(&store, &halted, &[])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !halted.join("checkpoint/manifest.json").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (done, text) = run(train(&store, &halted, &[]).arg("--resume"));
+    assert!(done, "{text}");
+    assert!(bytes(&whole.join("dictionary")) == bytes(&halted.join("dictionary")));
+
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2");
+    let model = format!("model={}", fixture.display());
+    for (more, named) in [
+        (["--set", "corpus.context=64"], "corpus.context = 32"),
+        (
+            ["--set", "corpus.path=embedded"],
+            "corpus.path = embedded:heldout",
+        ),
+        (["--set", "hook_point=blocks.1.hook_resid_post"], hook),
+        (["--set", &model], "settings.model_digest"),
+    ] {
+        let (done, text) = run(&mut train(&store, &folder.path().join("refused"), &more));
+        assert!(!done && text.contains(named), "{more:?}: {text}");
+    }
+}

@@ -105,7 +105,7 @@ impl StoreWriter {
     }
 
     /// Rows until the shard is full.
-    pub(crate) fn room(&self) -> u64 {
+    pub fn room(&self) -> u64 {
         self.manifest.settings.shard_tokens - self.rows.rows
     }
 
@@ -114,12 +114,14 @@ impl StoreWriter {
         self.manifest.norm_limits = limits;
     }
 
-    /// Adds rows, at most [`Self::room`] of them: for each hook point `[n, d_in]` flat.
-    pub(crate) fn push(
-        &mut self,
-        places: &[RowPlace],
-        values: &[&[f32]],
-    ) -> Result<(), ActivationsError> {
+    /// Adds rows, at most [`Self::room`] of them: for each hook point finite values, `[n, d_in]` flat.
+    ///
+    /// # Errors
+    /// When f16 cannot hold a value.
+    ///
+    /// # Panics
+    /// When there are more rows than room, or values of another shape.
+    pub fn push(&mut self, places: &[RowPlace], values: &[&[f32]]) -> Result<(), ActivationsError> {
         let settings = &self.manifest.settings;
         assert!(places.len() as u64 <= self.room() && values.len() == settings.hook_points.len());
         self.rows.hooks.resize_with(values.len(), Encoded::default);
@@ -142,8 +144,12 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Writes the rows that wait as a shard that ends at a place of the text, and commits it.
-    pub(crate) fn close_shard(
+    /// Writes the rows that wait as a shard and commits it: it ends before token `tokens` of the batch that follows `blocks`
+    /// blocks, whose digest is `digest`; `excluded` were left out so far.
+    ///
+    /// # Errors
+    /// When the store cannot be written to.
+    pub fn close_shard(
         &mut self,
         blocks: u64,
         tokens: u64,

@@ -16,12 +16,13 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Rows of a run, unless the window holds fewer than [`RUNS`] of those.
-const RUN: u64 = 64;
+const RUN: u64 = 128;
 /// Runs that a window has at least, so that a batch is never a piece of text.
 const RUNS: u64 = 64;
 
@@ -87,7 +88,12 @@ impl Plan {
         rng
     }
 
-    fn window(&self, pass: u64, number: u64) -> Result<Window, ActivationsError> {
+    fn window(
+        &self,
+        pass: u64,
+        number: u64,
+        mut window: Window,
+    ) -> Result<Window, ActivationsError> {
         let count = self.rows().div_ceil(self.run);
         let mut runs: Vec<u32> = (0..count as u32).collect();
         runs.shuffle(&mut self.rng(pass, 0));
@@ -95,27 +101,31 @@ impl Plan {
         let bound = |number: u64| {
             (u128::from(number) * u128::from(count) / u128::from(self.windows())) as usize
         };
-        let mut window = Window::default();
-        let mut rows = 0;
-        for run in &runs[bound(number)..bound(number + 1)] {
+        let rows = |run: &u32| {
             let start = u64::from(*run) * self.run;
-            let end = (start + self.run).min(self.rows());
-            self.store
-                .read_raw(self.hook, start..end, &mut window.raw)?;
-            rows += end - start;
-        }
+            start..(start + self.run).min(self.rows())
+        };
+        let ranges: Vec<Range<u64>> = runs[bound(number)..bound(number + 1)]
+            .iter()
+            .map(rows)
+            .collect();
+        self.store.read_raw(self.hook, &ranges, &mut window.raw)?;
+        let rows: u64 = ranges.iter().map(|r| r.end - r.start).sum();
         window.order = (0..rows as u32).collect();
         window.order.shuffle(&mut self.rng(pass, number + 1));
         Ok(window)
     }
 
-    fn decode(&self, window: &Window, order: &[u32], out: &mut [f32]) {
+    /// Rows of a window in f32; how many of their values are not finite.
+    fn decode(&self, window: &Window, order: &[u32], out: &mut [f32]) -> usize {
         out.par_chunks_exact_mut(self.d)
             .zip(order)
-            .for_each(|(row, i)| {
+            .map(|(row, i)| {
                 self.store
-                    .decode_row(self.hook, &window.raw, *i as usize, row)
-            });
+                    .decode_row(self.hook, &window.raw, *i as usize, row);
+                row.iter().filter(|v| !v.is_finite()).count()
+            })
+            .sum()
     }
 }
 
@@ -136,12 +146,14 @@ impl StoreBatches {
         device: &Device,
     ) -> Result<Self, ActivationsError> {
         let mut source = Self::unread(store, hook, batch, window_tokens, seed, device)?;
-        source.window = source.plan.window(0, 0)?;
-        let window = &source.window;
-        let mut rows = vec![0.0; window.order.len() * source.plan.d];
-        source.plan.decode(window, &window.order, &mut rows);
-        source.normalization = Normalization::estimate(normalization, &rows, source.plan.d)?;
-        source.read_ahead();
+        source.window = source.plan.window(0, 0, Window::default())?;
+        if normalization != NormalizationKind::None {
+            let window = &source.window;
+            let mut rows = vec![0.0; window.order.len() * source.plan.d];
+            source.plan.decode(window, &window.order, &mut rows);
+            source.normalization = Normalization::estimate(normalization, &rows, source.plan.d)?;
+        }
+        source.read_ahead(Window::default());
         Ok(source)
     }
 
@@ -217,20 +229,22 @@ impl StoreBatches {
         }
     }
 
-    fn read_ahead(&mut self) {
+    /// Reads the next window in the background, into the memory of an old one.
+    fn read_ahead(&mut self, old: Window) {
         let (pass, number) = self.following();
         let plan = self.plan.clone();
-        self.next = Some(std::thread::spawn(move || plan.window(pass, number)));
+        self.next = Some(std::thread::spawn(move || plan.window(pass, number, old)));
     }
 
     fn turn(&mut self) -> Result<(), ActivationsError> {
         let (pass, number) = self.following();
-        self.window = match self.next.take() {
+        let window = match self.next.take() {
             Some(thread) => thread.join().expect("reading does not panic")?,
-            None => self.plan.window(pass, number)?,
+            None => self.plan.window(pass, number, Window::default())?,
         };
+        let old = std::mem::replace(&mut self.window, window);
         (self.pass, self.number, self.used) = (pass, number, 0);
-        self.read_ahead();
+        self.read_ahead(old);
         Ok(())
     }
 
@@ -247,6 +261,15 @@ impl StoreBatches {
     }
 }
 
+impl Drop for StoreBatches {
+    fn drop(&mut self) {
+        // Else it would go on reading for nobody.
+        if let Some(thread) = self.next.take() {
+            drop(thread.join());
+        }
+    }
+}
+
 impl BatchSource for StoreBatches {
     fn d_in(&self) -> usize {
         self.plan.d
@@ -259,19 +282,19 @@ impl BatchSource for StoreBatches {
     fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
         let d = self.plan.d;
         let mut rows = vec![0.0; self.batch * d];
-        let mut filled = 0;
+        let (mut filled, mut count) = (0_usize, 0_usize);
         while filled < self.batch {
             if self.used == self.window.order.len() {
                 self.turn()?;
             }
             let n = (self.batch - filled).min(self.window.order.len() - self.used);
             let order = &self.window.order[self.used..self.used + n];
-            self.plan
+            count += self
+                .plan
                 .decode(&self.window, order, &mut rows[filled * d..(filled + n) * d]);
             self.used += n;
             filled += n;
         }
-        let count = rows.iter().filter(|v| !v.is_finite()).count();
         if count > 0 {
             let hook = self.identity().1;
             return Err(ActivationsError::NotFinite { hook, count });
@@ -315,7 +338,9 @@ impl BatchSource for StoreBatches {
             return Err(ActivationsError::Checkpoint { path, problem });
         }
         let window = match state.window < self.plan.windows() && state.pass < u64::from(u32::MAX) {
-            true => self.plan.window(state.pass, state.window)?,
+            true => self
+                .plan
+                .window(state.pass, state.window, Window::default())?,
             false => Window::default(),
         };
         if state.used > window.order.len() || state.normalization.mean.len() != self.plan.d {
@@ -325,7 +350,7 @@ impl BatchSource for StoreBatches {
         (self.pass, self.number, self.used) = (state.pass, state.window, state.used);
         self.window = window;
         self.normalization = state.normalization;
-        self.read_ahead();
+        self.read_ahead(Window::default());
         Ok(())
     }
 }

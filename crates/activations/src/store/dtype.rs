@@ -1,7 +1,7 @@
 //! How a store keeps a number.
 
 use crate::ActivationsError;
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -112,16 +112,12 @@ pub(crate) fn encode(
     Ok(())
 }
 
-/// Round to nearest even, for finite values.
+/// Round to nearest even, for finite values: their bits are far enough from the largest u32.
 fn bf16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
+    let rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
     // A value that would round up to infinity is kept at the largest finite one.
-    let rounded = ((u64::from(bits) + 0x7fff + u64::from((bits >> 16) & 1)) >> 16) as u16;
-    if rounded & 0x7fff == 0x7f80 {
-        rounded - 1
-    } else {
-        rounded
-    }
+    rounded - u16::from(rounded & 0x7fff == 0x7f80)
 }
 
 /// One row back to f32; `scale` matters to int8 only.
@@ -134,7 +130,7 @@ pub(crate) fn decode(dtype: StoreDtype, bytes: &[u8], scale: f32, out: &mut [f32
         }
         StoreDtype::Bf16 => {
             for (x, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *x = bf16::from_le_bytes([b[0], b[1]]).to_f32();
+                *x = f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16);
             }
         }
         StoreDtype::F16 => {
@@ -153,6 +149,7 @@ pub(crate) fn decode(dtype: StoreDtype, bytes: &[u8], scale: f32, out: &mut [f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     #[test]
     fn every_dtype_returns_values_within_its_rounding() {

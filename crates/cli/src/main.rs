@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod first_batch;
 mod progress;
 mod run_folder;
 

@@ -1,11 +1,13 @@
 //! `lapidary harvest`.
 
 use crate::arguments::{DeviceArgument, ModelArgument, device_name};
+use crate::first_batch;
 use crate::progress::Stage;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use lapidary_activations::{
-    BlockConfig, BlockStream, Exclusion, HarvestConfig, Store, StoreDtype, harvest_store,
+    BlockConfig, BlockStream, Exclusion, FirstBatch, HarvestConfig, Store, StoreDtype,
+    harvest_store,
 };
 use lapidary_model::HookPoint;
 use std::io::{Write, stdout};
@@ -106,14 +108,12 @@ impl Harvest {
         let stage = Stage::new("load", 1);
         let device = self.device.open()?;
         let model = self.model.load(&device)?;
-        let blocks = BlockStream::new(
-            model.clone(),
-            &BlockConfig {
-                corpus: self.corpus,
-                context: self.context,
-                prepend_bos: !self.no_bos,
-            },
-        )?;
+        let from = BlockConfig {
+            corpus: self.corpus,
+            context: self.context,
+            prepend_bos: !self.no_bos,
+        };
+        let blocks = BlockStream::new(model.clone(), &from)?;
         let dtype = StoreDtype::from(self.dtype);
         let mut width = 0;
         for hook in &self.hook {
@@ -132,6 +132,9 @@ impl Harvest {
             },
         };
         stage.done(format!("{}; device {}", model.name(), device_name(&device)));
+        let look = BlockStream::new(model.clone(), &from)?;
+        let look = FirstBatch::of(look, &config.hook_points, config.batch_blocks.max(1))?;
+        first_batch::show(&look);
         let before = match Store::exists(&self.out) {
             true => Store::open(&self.out)?.manifest().rows,
             false => 0,
@@ -148,6 +151,7 @@ impl Harvest {
             let speed = (progress.rows - progress.resumed) as f64 / stage.seconds();
             stage.at(progress.rows, format!("{speed:.0} tokens/s"));
         })?;
+        first_batch::keep(&self.out, &look)?;
         let speed = (manifest.rows - before) as f64 / stage.seconds();
         let left_out = manifest.excluded;
         stage.done(format!(

@@ -3,14 +3,15 @@
 use crate::arguments::{DeviceArgument, device_name};
 use crate::commands::eval::{measure, read_blocks};
 use crate::commands::features;
+use crate::first_batch;
 use crate::progress::Stage;
 use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
-    ActivationStream, ActivationsError, BatchSource, BlockConfig, BlockStream, Store, StoreBatches,
-    StreamConfig,
+    ActivationStream, ActivationsError, BatchSource, BlockConfig, BlockStream, FirstBatch, Store,
+    StoreBatches, StreamConfig,
 };
 use lapidary_model::{HookPoint, LanguageModel, write_atomically};
 use lapidary_sae::{RunConfig, Trainer, checkpoint};
@@ -180,7 +181,7 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
             },
         )?;
     }
-    BlockStream::new(model.clone(), &block_config)?;
+    let blocks = BlockStream::new(model.clone(), &block_config)?;
     stage.done(format!(
         "{}: {} layers, {:.1} M weights; {hook_point} is {width} wide; device {}",
         model.name(),
@@ -222,9 +223,12 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
         trainer.adopt(&config);
         trainer
     } else {
+        let look = FirstBatch::of(blocks, &[hook_point], config.activations.harvest_blocks)?;
+        first_batch::show(&look);
         let source = source().open(true)?;
         let trainer = Trainer::new(config.clone(), source, &device)?;
         folder.clear()?; // only now is it sure that there will be a run in its place
+        first_batch::keep(&folder.path, &look)?;
         trainer
     };
     stage.done(format!("{to_shuffle} activations to shuffle"));

@@ -16,6 +16,9 @@ pub(crate) const PLACES: [&str; 3] = ["token_ids", "documents", "positions"];
 /// Bytes written or read at once.
 pub(crate) const CHUNK: usize = 1 << 20;
 
+/// Bytes after which a disk is told to begin.
+const SYNC: u64 = 16 << 20;
+
 /// A header longer than this is not ours.
 const LONGEST_HEADER: u64 = 1 << 20;
 
@@ -121,13 +124,23 @@ impl ShardRows {
             .chain(values);
         let mut sum = Checksum::default();
         let mut bytes = 0;
-        for part in parts {
-            for chunk in part.chunks(CHUNK) {
+        // The disk works on what is written already while more is checksummed and written.
+        let syncing = file.try_clone()?;
+        std::thread::scope(|scope| {
+            let (more, to_sync) = std::sync::mpsc::channel::<()>();
+            let syncer = scope.spawn(move || to_sync.iter().try_for_each(|()| syncing.sync_data()));
+            for chunk in parts.flat_map(|part| part.chunks(CHUNK)) {
                 sum.update(chunk);
                 file.write_all(chunk)?;
+                let before = bytes / SYNC;
+                bytes += chunk.len() as u64;
+                if bytes / SYNC > before && more.send(()).is_err() {
+                    break; // it failed, and says below how
+                }
             }
-            bytes += part.len() as u64;
-        }
+            drop(more);
+            syncer.join().expect("syncing does not panic")
+        })?;
         file.sync_all()?;
         Ok((bytes, sum.finish()))
     }

@@ -445,7 +445,7 @@ fn a_full_disk_is_told_and_leaves_nothing_half_written() {
     for file in &left {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         assert!(
-            ["config.toml", "metrics.jsonl"].contains(&name.as_str()),
+            ["config.toml", "first_batch.json", "metrics.jsonl"].contains(&name.as_str()),
             "{left:?}"
         );
     }

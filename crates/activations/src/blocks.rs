@@ -1,5 +1,6 @@
 //! Token blocks: documents tokenized, joined, and cut to one length. A block begins with BOS where asked, once; documents
-//! are separated by the end-of-sequence token; nothing of the last, incomplete block is padded, it is left out.
+//! are separated by the end-of-sequence token, which never begins a block; a text that begins with BOS or ends with EOS
+//! itself gets no second one; nothing of the last, incomplete block is padded, it is left out.
 
 use crate::{ActivationsError, Corpus, Documents};
 use lapidary_model::LanguageModel;
@@ -182,7 +183,12 @@ impl BlockStream {
                     .extend(tokenizer.encode_batch(texts.iter().map(String::as_str).collect())?);
             }
             let mut tokens = self.ready.pop_front().expect("just filled");
-            if !tokens.is_empty() {
+            // A text may bring these tokens itself: neither is doubled.
+            if let Some(bos) = self.bos {
+                let own = tokens.iter().take_while(|token| **token == bos).count();
+                tokens.drain(..own);
+            }
+            if !tokens.is_empty() && tokens.last().copied() != self.separator {
                 tokens.extend(self.separator);
             }
             self.current = (tokens, 0, self.next_document);
@@ -202,6 +208,11 @@ impl BlockStream {
                 return Ok(None);
             }
             let (tokens, used, document) = &mut self.current;
+            let nothing_yet = block.segments.is_empty();
+            if nothing_yet && *used + 1 == tokens.len() && Some(tokens[*used]) == self.separator {
+                *used += 1; // It would separate nothing, and double a BOS that is the same token.
+                continue;
+            }
             let n = (self.config.context - block.tokens.len()).min(tokens.len() - *used);
             block.segments.push(Segment {
                 start: block.tokens.len(),
@@ -223,5 +234,85 @@ impl Iterator for BlockStream {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.block().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use std::path::Path;
+
+    fn blocks(model: &Arc<LanguageModel>, folder: &Path, texts: &[&str]) -> Vec<TokenBlock> {
+        let lines: Vec<String> = texts
+            .iter()
+            .map(|text| serde_json::json!({ "text": text }).to_string())
+            .collect();
+        let corpus = folder.join("corpus.jsonl");
+        std::fs::write(&corpus, lines.join("\n")).unwrap();
+        let config = BlockConfig {
+            corpus: corpus.to_str().unwrap().into(),
+            context: 4,
+            prepend_bos: true,
+        };
+        let blocks = BlockStream::new(model.clone(), &config).unwrap();
+        blocks.map(Result::unwrap).collect()
+    }
+
+    const TEXT: &str = "We, the people of the United States, in order to form a more perfect Union";
+
+    #[test]
+    fn a_text_that_begins_with_bos_or_ends_with_eos_gets_no_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let plain = blocks(&model, folder.path(), &[TEXT, TEXT]);
+        let marked = format!("<|endoftext|>{TEXT}<|endoftext|>");
+        assert!(plain == blocks(&model, folder.path(), &[&marked, &marked]));
+        assert!(plain.len() > 4);
+    }
+
+    #[test]
+    fn no_block_has_two_bos_in_a_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        // Documents of every length, so that some end with a block.
+        let texts: Vec<String> = (1..40).map(|n| " the".repeat(n)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let blocks = blocks(&model, folder.path(), &texts);
+        let bos = model.config().bos.unwrap();
+        assert!(
+            blocks
+                .iter()
+                .all(|b| b.tokens[0] == bos && b.tokens[1] != bos)
+        );
+        let words: usize = blocks
+            .iter()
+            .flat_map(|b| &b.tokens)
+            .filter(|t| **t != bos)
+            .count();
+        assert!(words + 3 > (1..40).sum(), "{words} words came through");
+    }
+
+    #[test]
+    fn a_tokenizer_that_adds_bos_itself_adds_none_here() {
+        let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/embedded");
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(embedded.join(file), folder.path().join(file)).unwrap();
+        }
+        let json = std::fs::read_to_string(embedded.join("tokenizer.json")).unwrap();
+        let mut tokenizer: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let bos = "<|endoftext|>";
+        tokenizer["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": bos, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+            "special_tokens": { bos: { "id": bos, "ids": [0], "tokens": [bos] } }
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let load = |source: &str| Arc::new(LanguageModel::load(source, &Device::flex()).unwrap());
+        let (plain, adding) = (load("embedded"), load(folder.path().to_str().unwrap()));
+        let texts = [TEXT, TEXT];
+        assert!(blocks(&plain, folder.path(), &texts) == blocks(&adding, folder.path(), &texts));
     }
 }

@@ -53,6 +53,37 @@ pub enum ActivationsError {
         "a shuffle buffer of {tokens} activations of width {d_in} does not fit into memory; lower `activations.buffer_tokens` or `training.batch_tokens`"
     )]
     Buffer { tokens: usize, d_in: usize },
+    #[error("{}: field `{field}`: found {found}, expected {expected}", path.display())]
+    Field {
+        path: PathBuf,
+        field: String,
+        found: String,
+        expected: String,
+    },
+    #[error(
+        "the activations at {hook} hold {count} values beyond 65504, which f16 cannot hold; use bf16"
+    )]
+    TooLarge { hook: String, count: usize },
+    #[error(
+        "{}: the store was made with {setting} = {there}, this harvest has {here}; give another folder", path.display()
+    )]
+    StoreSettings {
+        path: PathBuf,
+        setting: String,
+        there: String,
+        here: String,
+    },
+    #[error("{}: another process is writing to this store", path.display())]
+    StoreInUse { path: PathBuf },
+    #[error("{}: holds no store but {}; give an empty or a new folder", folder.display(), path.display())]
+    NotAStore { folder: PathBuf, path: PathBuf },
+    #[error("{}: {count} of {of} shards are not what was written: {problems}", path.display())]
+    Damaged {
+        path: PathBuf,
+        count: usize,
+        of: usize,
+        problems: String,
+    },
     #[error("activations of width {found}, expected {expected}")]
     Width { found: usize, expected: usize },
 }

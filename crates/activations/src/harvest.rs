@@ -17,24 +17,44 @@ pub fn harvest(
     hook: HookPoint,
     blocks: &[TokenBlock],
 ) -> Result<Tensor<2>, ActivationsError> {
-    let width = model.width(hook)?;
+    Ok(harvest_all(model, &[hook], blocks)?.remove(0))
+}
+
+/// The same at several different hook points by one forward pass, in the order of `hooks`.
+///
+/// # Errors
+/// As [`harvest`].
+pub fn harvest_all(
+    model: &LanguageModel,
+    hooks: &[HookPoint],
+    blocks: &[TokenBlock],
+) -> Result<Vec<Tensor<2>>, ActivationsError> {
     let pass = |blocks: &[TokenBlock]| {
         let tokens: Vec<&[u32]> = blocks.iter().map(|block| block.tokens.as_slice()).collect();
         let run = HookedRun {
-            capture: &[hook],
+            capture: hooks,
             ..Default::default()
         };
         let mut output = model.run(model.tokens(&tokens)?, &run)?;
-        let value = output.captured.remove(&hook).expect("it was asked for");
-        let [batch, pos, _] = value.dims();
-        Ok::<_, ModelError>(value.reshape([batch * pos, width]))
+        let values = hooks.iter().map(|hook| {
+            let value = output.captured.remove(hook).expect("it was asked for");
+            let [batch, pos, width] = value.dims();
+            value.reshape([batch * pos, width])
+        });
+        Ok::<_, ModelError>(values.collect::<Vec<_>>())
     };
     if *model.device() != Device::flex() || blocks.len() <= 1 {
         return Ok(pass(blocks)?);
     }
-    let parts: Vec<Tensor<2>> = blocks
+    let mut parts: Vec<Vec<Tensor<2>>> = vec![vec![]; hooks.len()];
+    for values in blocks
         .par_chunks(BLOCKS_AT_ONCE)
         .map(pass)
-        .collect::<Result<_, _>>()?;
-    Ok(Tensor::cat(parts, 0))
+        .collect::<Result<Vec<_>, _>>()?
+    {
+        for (part, value) in parts.iter_mut().zip(values) {
+            part.push(value);
+        }
+    }
+    Ok(parts.into_iter().map(|part| Tensor::cat(part, 0)).collect())
 }

@@ -1,19 +1,29 @@
 //! Text to tokens to activations to shuffled batches.
 //!
 //! [`Corpus`] reads documents, [`BlockStream`] cuts them into token blocks, [`harvest`] runs the model over blocks, and
-//! [`ActivationStream`] turns all of it into the batches that a trainer asks for.
+//! [`ActivationStream`] turns all of it into the batches that a trainer asks for. [`harvest_store`] keeps activations on
+//! disk instead, and [`StoreBatches`] draws from there.
 
 mod blocks;
 mod buffer;
+mod checksum;
 mod corpus;
 mod error;
+mod first_batch;
 mod harvest;
 mod normalization;
 mod source;
+mod store;
 
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock};
+pub use checksum::Checksum;
 pub use corpus::{Corpus, Documents};
 pub use error::ActivationsError;
-pub use harvest::harvest;
+pub use first_batch::{Dimension, FirstBatch, Outlier};
+pub use harvest::{harvest, harvest_all};
 pub use normalization::{Normalization, NormalizationKind};
 pub use source::{ActivationMatrix, ActivationStream, BatchSource, StreamConfig};
+pub use store::{
+    Excluded, Exclusion, HarvestConfig, HarvestProgress, Place, RowPlace, Shard, Store,
+    StoreBatches, StoreDtype, StoreManifest, StoreSettings, StoreWriter, StoredHook, harvest_store,
+};

@@ -390,12 +390,12 @@ impl BatchSource for ActivationMatrix {
     }
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ActivationsError> {
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ActivationsError> {
     let text = serde_json::to_string(value).expect("plain data");
     Ok(lapidary_model::write_atomically(path, text.as_bytes())?)
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ActivationsError> {
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ActivationsError> {
     let text = std::fs::read_to_string(path).map_err(|source| ActivationsError::Read {
         path: path.into(),
         source,

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod first_batch;
 mod progress;
 mod run_folder;
 
@@ -23,6 +24,7 @@ struct Cli {
 enum Command {
     Quickstart(commands::train::Quickstart),
     Train(commands::train::Train),
+    Harvest(commands::harvest::Harvest),
     Eval(commands::eval::Eval),
     Features(commands::features::Features),
     Encode(commands::encode::Encode),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Quickstart(command) => command.run(),
         Command::Train(command) => command.run(),
+        Command::Harvest(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Features(command) => command.run(),
         Command::Encode(command) => command.run(),

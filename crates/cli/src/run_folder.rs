@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/config.toml      the recipe, every default filled in
+//! DIR/first_batch.json what the first batch of activations is like
 //! DIR/dictionary/      cfg.json and sae_weights.safetensors, in SAELens's layout
 //! DIR/features/        features.parquet and examples.parquet
 //! DIR/metrics.json     figures of merit on the evaluation text

@@ -53,6 +53,9 @@ pub struct ActivationsConfig {
     pub harvest_blocks: usize,
     /// "unit_norm" (one scale, so that the mean squared norm is 1), "mean_centred" (mean removed, then the scale) or "none".
     pub normalization: String,
+    /// A store of activations to read instead of running the model on the text; model, hook point and text default to its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 /// `[coder]`: the sparse coder.
@@ -155,6 +158,24 @@ impl RunConfig {
         Self::parse(&path.display().to_string(), &text, set)
     }
 
+    /// The settings that `beneath`, items like those of `set`, adds to `set`: those whose key neither `text` nor `set` has.
+    ///
+    /// # Errors
+    /// `text` is not TOML, or an item has no `=`.
+    pub fn set_beneath(
+        file: &str,
+        text: &str,
+        set: &[String],
+        beneath: &[String],
+    ) -> Result<Vec<String>, SaeError> {
+        let given = Reader::new(file, text, set)?.into_values();
+        let absent = |item: &&String| {
+            let key = item.split_once('=').map_or(item.as_str(), |(key, _)| key);
+            !given.contains_key(key)
+        };
+        Ok(beneath.iter().filter(absent).chain(set).cloned().collect())
+    }
+
     /// The recipe with every default, as if read from an empty file.
     ///
     /// # Errors
@@ -197,6 +218,7 @@ impl RunConfig {
                     &["unit_norm", "mean_centred", "none"],
                     "unit_norm",
                 )?,
+                store: r.optional("activations.store")?,
             },
             training: TrainingConfig {
                 tokens: r.or("training.tokens", 1_000_000)?,

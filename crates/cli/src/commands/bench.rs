@@ -1,6 +1,7 @@
 //! `lapidary bench`: what a training step and the encoder cost here, against the floor and against other tools.
 
 use crate::arguments::{DeviceArgument, device_name};
+use crate::commands::bench_store;
 use crate::commands::peers::Peers;
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -18,7 +19,8 @@ use std::time::Instant;
 #[command(after_help = "Examples:
   lapidary bench
   lapidary bench --vs-peers                  # from a checkout: beside sparsify, SAELens and dictionary_learning
-  lapidary bench --device cuda --config G1 --json")]
+  lapidary bench --device cuda --config G1 --json
+  lapidary bench --store /data               # a store of activations on that disk, beside dd")]
 pub struct Bench {
     #[command(flatten)]
     device: DeviceArgument,
@@ -35,6 +37,9 @@ pub struct Bench {
     /// The folder with bench_peers.py and setup_python.sh
     #[arg(long, default_value = "scripts", value_name = "DIR")]
     scripts: PathBuf,
+    /// Instead time writing and reading a store of activations in this folder (3.2 GB for a while), beside dd
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
+    store: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -122,6 +127,9 @@ struct InTurn {
 impl Bench {
     pub fn run(self) -> Result<()> {
         ensure!(self.steps > 0, "--steps: found 0, expected at least 1");
+        if let Some(folder) = &self.store {
+            return bench_store::run(folder, self.steps, self.json);
+        }
         let device = self.device.open()?;
         let sizes = self.config.sizes();
         let mut peers = match self.vs_peers {
@@ -310,7 +318,7 @@ fn floor(sizes: Sizes, device: &Device, times: usize) -> Result<(f64, f64)> {
     Ok((median(products), median(updates)))
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

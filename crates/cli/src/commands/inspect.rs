@@ -1,29 +1,43 @@
 //! `lapidary inspect`.
 
+use crate::progress::Stage;
 use crate::run_folder::RunFolder;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
+use lapidary_activations::{Store, StoreDtype, StoreManifest};
 use lapidary_features::{read_examples, read_features};
 use lapidary_model::{ModelConfig, TensorFile};
 use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Say what a file or folder holds: a run, a dictionary, a model, tensors, a table
+/// Say what a file or folder holds: a run, a dictionary, a store of activations, a model, tensors, a table
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  lapidary inspect out\n  lapidary inspect out/features/features.parquet\n  lapidary inspect x.safetensors"
+    after_help = "Examples:\n  lapidary inspect out\n  lapidary inspect out/features/features.parquet\n  lapidary inspect x.safetensors\n  lapidary inspect acts --verify"
 )]
 pub struct Inspect {
     /// What to look at
     #[arg(value_name = "FILE_OR_FOLDER")]
     path: PathBuf,
+    /// Read every byte of a store of activations against its checksums
+    #[arg(long)]
+    verify: bool,
 }
 
 impl Inspect {
     pub fn run(self) -> Result<()> {
         let path = &self.path;
+        if self.verify && !Store::exists(path) {
+            bail!(
+                "{}: --verify is for stores of activations, and this is none",
+                path.display()
+            );
+        }
+        if self.verify {
+            return verify(path);
+        }
         if path.is_dir() {
             return folder(path);
         }
@@ -70,6 +84,9 @@ fn folder(path: &Path) -> Result<()> {
     if Dictionary::exists(path) {
         return dictionary(path);
     }
+    if Store::exists(path) {
+        return store(path);
+    }
     if path.join("config.json").exists() {
         let c = ModelConfig::read(&path.join("config.json"))?;
         writeln!(
@@ -97,9 +114,80 @@ fn folder(path: &Path) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "{}: found neither a run (dictionary/), a dictionary (cfg.json) nor a model (config.json)",
+        "{}: found neither a run (dictionary/), a dictionary (cfg.json), a store (manifest.json) nor a model (config.json)",
         path.display()
     )
+}
+
+fn store(path: &Path) -> Result<()> {
+    let store = Store::open(path)?;
+    let m = store.manifest();
+    let s = &m.settings;
+    let bytes: u64 = m.shards.iter().map(|shard| shard.bytes).sum();
+    let hooks: Vec<String> = s
+        .hook_points
+        .iter()
+        .map(|h| format!("{} ({} wide)", h.name, h.d_in))
+        .collect();
+    let left_out = format!(
+        "{} special tokens, {} first positions, {} by norm",
+        m.excluded.special_tokens, m.excluded.first_positions, m.excluded.norm
+    );
+    let ended = if m.corpus_ended { ", to its end" } else { "" };
+    for (name, value) in [
+        ("store", path.display().to_string()),
+        ("hook points", hooks.join(", ")),
+        ("rows", format!("{} in {} shards", m.rows, m.shards.len())),
+        (
+            "size",
+            format!("{:.1} MB as {}", bytes as f64 / 1e6, dtype_name(s.dtype)),
+        ),
+        ("left out", left_out),
+        ("model", format!("{} ({})", s.model, s.model_digest)),
+        ("corpus", format!("{}{ended}", s.corpus)),
+        ("context", s.context.to_string()),
+        (
+            "BOS",
+            match s.bos_token {
+                Some(token) => format!("token {token} before each block"),
+                None => "none".into(),
+            },
+        ),
+        ("made by", m.made_by.clone()),
+    ] {
+        writeln!(stdout(), "{name:<12} {value}")?;
+    }
+    Ok(())
+}
+
+fn dtype_name(dtype: StoreDtype) -> String {
+    serde_json::to_value(dtype)
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn verify(path: &Path) -> Result<()> {
+    let total = StoreManifest::read(path)?
+        .shards
+        .iter()
+        .map(|s| s.bytes)
+        .sum();
+    let stage = Stage::new("verify", total);
+    let manifest = Store::verify(path, &mut |bytes| {
+        stage.at(
+            bytes,
+            format!("{:.0} MB/s", bytes as f64 / 1e6 / stage.seconds()),
+        );
+    })?;
+    stage.done(format!("{:.1} MB", total as f64 / 1e6));
+    writeln!(
+        stdout(),
+        "{} rows in {} shards: every byte is as it was written",
+        manifest.rows,
+        manifest.shards.len()
+    )?;
+    Ok(())
 }
 
 fn dictionary(path: &Path) -> Result<()> {

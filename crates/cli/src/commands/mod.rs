@@ -1,11 +1,13 @@
 //! One file a command.
 
 pub mod bench;
+mod bench_store;
 pub mod devices;
 pub mod encode;
 pub mod eval;
 pub mod features;
 pub mod generate;
+pub mod harvest;
 pub mod inspect;
 mod peers;
 pub mod pretrain;

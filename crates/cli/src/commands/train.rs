@@ -3,15 +3,20 @@
 use crate::arguments::{DeviceArgument, device_name};
 use crate::commands::eval::{measure, read_blocks};
 use crate::commands::features;
+use crate::first_batch;
 use crate::progress::Stage;
 use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 use clap::Args;
-use lapidary_activations::{ActivationStream, BlockConfig, BlockStream, StreamConfig};
-use lapidary_model::{LanguageModel, write_atomically};
+use lapidary_activations::{
+    ActivationStream, ActivationsError, BatchSource, BlockConfig, BlockStream, FirstBatch, Store,
+    StoreBatches, StreamConfig,
+};
+use lapidary_model::{HookPoint, LanguageModel, write_atomically};
 use lapidary_sae::{RunConfig, Trainer, checkpoint};
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
@@ -71,32 +76,94 @@ impl Options {
 
 impl Quickstart {
     pub fn run(self) -> Result<()> {
-        let config = RunConfig::parse(
-            "configs/quickstart.toml",
-            QUICKSTART,
-            &self.options.settings(),
-        )?;
-        train(config, &self.options, self.out)
+        let recipe = Recipe::read("configs/quickstart.toml", QUICKSTART, &self.options)?;
+        train(recipe, &self.options, self.out)
     }
 }
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let config = RunConfig::load(&self.config, &self.options.settings())?;
+        let path = self.config.display().to_string();
+        let text = std::fs::read_to_string(&self.config)
+            .with_context(|| format!("{path}: cannot be read"))?;
+        let recipe = Recipe::read(&path, &text, &self.options)?;
         let name = self
             .config
             .file_stem()
             .context("the recipe's path ends in no file")?;
         let out = self.out.unwrap_or_else(|| PathBuf::from("out").join(name));
-        train(config, &self.options, out)
+        train(recipe, &self.options, out)
     }
 }
 
-fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
+/// A recipe and the store that it reads, if it reads one.
+struct Recipe {
+    config: RunConfig,
+    store: Option<Arc<Store>>,
+}
+
+impl Recipe {
+    fn read(file: &str, text: &str, options: &Options) -> Result<Self> {
+        let set = options.settings();
+        let config = RunConfig::parse(file, text, &set)?;
+        let Some(folder) = &config.activations.store else {
+            return Ok(Self {
+                config,
+                store: None,
+            });
+        };
+        // What the recipe leaves open about model and text is as the store has it; what it says must agree.
+        let store = Store::open(Path::new(folder))?;
+        let s = &store.manifest().settings;
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let mut beneath = vec![
+            format!("model={}", quoted(&s.model)),
+            format!("corpus.path={}", quoted(&s.corpus)),
+            format!("corpus.context={}", s.context),
+            format!("corpus.prepend_bos={}", s.prepend_bos),
+        ];
+        if let [hook] = s.hook_points.as_slice() {
+            beneath.push(format!("hook_point={}", hook.name));
+        }
+        let set = RunConfig::set_beneath(file, text, &set, &beneath)?;
+        let config = RunConfig::parse(file, text, &set)?;
+        let c = &config.corpus;
+        for (key, here, there) in [
+            ("corpus.path", c.path.clone(), s.corpus.clone()),
+            (
+                "corpus.context",
+                c.context.to_string(),
+                s.context.to_string(),
+            ),
+            (
+                "corpus.prepend_bos",
+                c.prepend_bos.to_string(),
+                s.prepend_bos.to_string(),
+            ),
+        ] {
+            if here != there {
+                bail!(
+                    "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
+                );
+            }
+        }
+        store.hook(&config.hook_point)?;
+        Ok(Self {
+            config,
+            store: Some(Arc::new(store)),
+        })
+    }
+}
+
+fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
+    let Recipe { config, store } = recipe;
     let device = options.device.open()?;
     let stage = Stage::new("load", 1);
     let model = Arc::new(LanguageModel::load(&config.model, &device)?);
-    let hook_point = config.hook_point.parse()?;
+    if let Some(store) = &store {
+        store.check_model(&model)?;
+    }
+    let hook_point: HookPoint = config.hook_point.parse()?;
     let width = model.width(hook_point)?;
     let block_config = BlockConfig {
         corpus: config.corpus.path.clone(),
@@ -135,13 +202,12 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
         );
     }
     let stage = Stage::new("buffer", 1);
-    let stream_config = StreamConfig {
+    let source = || Source {
+        config: &config,
+        store: store.as_ref(),
+        blocks: BlockStream::new(model.clone(), &block_config),
         hook_point,
-        batch_tokens: config.training.batch_tokens,
-        buffer_tokens: config.activations.buffer_tokens,
-        harvest_blocks: config.activations.harvest_blocks,
-        normalization: serde_json::from_value(config.activations.normalization.clone().into())?,
-        seed: config.seed,
+        device: &device,
     };
     let to_shuffle = config.activations.buffer_tokens;
     let mut trainer = if options.resume {
@@ -152,14 +218,17 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
                 folder.checkpoint().display()
             );
         }
-        let stream = ActivationStream::unfilled(blocks, stream_config)?;
-        let mut trainer = Trainer::resume(&folder.checkpoint(), Box::new(stream), &device)?;
+        let source = source().open(false)?;
+        let mut trainer = Trainer::resume(&folder.checkpoint(), source, &device)?;
         trainer.adopt(&config);
         trainer
     } else {
-        let stream = ActivationStream::new(blocks, stream_config)?;
-        let trainer = Trainer::new(config, Box::new(stream), &device)?;
+        let look = FirstBatch::of(blocks, &[hook_point], config.activations.harvest_blocks)?;
+        first_batch::show(&look);
+        let source = source().open(true)?;
+        let trainer = Trainer::new(config.clone(), source, &device)?;
         folder.clear()?; // only now is it sure that there will be a run in its place
+        first_batch::keep(&folder.path, &look)?;
         trainer
     };
     stage.done(format!("{to_shuffle} activations to shuffle"));
@@ -241,4 +310,43 @@ fn train(config: RunConfig, options: &Options, out: PathBuf) -> Result<()> {
     };
     writeln!(stdout(), "{}", written.display())?;
     Ok(())
+}
+
+/// Where a run's activations come from: its store, or the model.
+struct Source<'a> {
+    config: &'a RunConfig,
+    store: Option<&'a Arc<Store>>,
+    blocks: Result<BlockStream, ActivationsError>,
+    hook_point: HookPoint,
+    device: &'a Device,
+}
+
+impl Source<'_> {
+    /// Opened for a fresh run, or unread for one whose state comes from a checkpoint.
+    fn open(self, fresh: bool) -> Result<Box<dyn BatchSource>> {
+        let (c, seed) = (self.config, self.config.seed);
+        let normalization = serde_json::from_value(c.activations.normalization.clone().into())?;
+        let (batch, window) = (c.training.batch_tokens, c.activations.buffer_tokens);
+        if let Some(store) = self.store {
+            let (store, hook) = (store.clone(), &c.hook_point);
+            return Ok(Box::new(match fresh {
+                true => {
+                    StoreBatches::new(store, hook, batch, window, normalization, seed, self.device)?
+                }
+                false => StoreBatches::unread(store, hook, batch, window, seed, self.device)?,
+            }));
+        }
+        let stream = StreamConfig {
+            hook_point: self.hook_point,
+            batch_tokens: batch,
+            buffer_tokens: window,
+            harvest_blocks: c.activations.harvest_blocks,
+            normalization,
+            seed,
+        };
+        Ok(Box::new(match fresh {
+            true => ActivationStream::new(self.blocks?, stream)?,
+            false => ActivationStream::unfilled(self.blocks?, stream)?,
+        }))
+    }
 }

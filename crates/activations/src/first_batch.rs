@@ -1,0 +1,345 @@
+//! What the first batch of activations tells about the rest: sizes, a mean that outweighs the spread, dimensions that
+//! dominate, tokens with outsized norms, and what to do about it.
+
+use crate::harvest::harvest_all;
+use crate::{ActivationsError, BlockStream, TokenBlock};
+use lapidary_model::HookPoint;
+use serde::Serialize;
+
+/// A norm so many times the median is an outlier.
+const OUTLIER: f64 = 5.0;
+/// Dimensions and outliers listed.
+const LISTED: usize = 5;
+
+/// Activations at one hook point, on one batch of text. Special tokens (BOS, EOS) count among the outliers only.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FirstBatch {
+    /// The hook point.
+    pub hook_point: String,
+    /// Activations that the figures are of.
+    pub tokens: usize,
+    /// Width.
+    pub d_in: usize,
+    /// Mean, population standard deviation, median and highest of the norms.
+    pub mean_norm: f64,
+    /// See [`Self::mean_norm`].
+    pub std_norm: f64,
+    /// See [`Self::mean_norm`].
+    pub median_norm: f64,
+    /// See [`Self::mean_norm`].
+    pub max_norm: f64,
+    /// Norm of the mean activation over the root of the mean squared norm, 0 to 1.
+    pub mean_over_rms: f64,
+    /// Norm of the mean activation over the root of the mean squared distance from it.
+    pub mean_over_std: f64,
+    /// The dimensions with the largest share of the variance, largest first.
+    pub dominant_dimensions: Vec<Dimension>,
+    /// Tokens whose norm is above five times the median, special ones included.
+    pub outliers: usize,
+    /// How many of them are special tokens.
+    pub special_outliers: usize,
+    /// The largest of them.
+    pub largest_outliers: Vec<Outlier>,
+    /// What to do, in words.
+    pub advice: Vec<String>,
+}
+
+/// A dimension's share of the variance of all.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Dimension {
+    /// Its index.
+    pub dimension: usize,
+    /// Its share, 0 to 1.
+    pub share_of_variance: f64,
+}
+
+/// A token with an outsized norm.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outlier {
+    /// The token.
+    pub token: u32,
+    /// Its text.
+    pub text: String,
+    /// Its place in the block, from 0.
+    pub position: usize,
+    /// Its norm over the median norm.
+    pub times_median: f64,
+}
+
+/// One token of the batch.
+struct Row<'a> {
+    values: &'a [f32],
+    token: u32,
+    position: usize,
+    special: bool,
+}
+
+impl FirstBatch {
+    /// Reports on the first `n` blocks of a stream, one report a hook point, by one forward pass.
+    ///
+    /// # Errors
+    /// When the corpus holds no block, or the model fails.
+    pub fn of(
+        blocks: BlockStream,
+        hooks: &[HookPoint],
+        n: usize,
+    ) -> Result<Vec<Self>, ActivationsError> {
+        let model = blocks.model().clone();
+        let config = blocks.config().clone();
+        let special = [model.config().bos, model.config().eos];
+        let blocks: Vec<TokenBlock> = blocks.take(n).collect::<Result<_, _>>()?;
+        if blocks.is_empty() {
+            return Err(ActivationsError::TooShort {
+                corpus: config.corpus,
+                found: 0,
+                context: config.context,
+                needed: 1,
+            });
+        }
+        let tokenizer = model.tokenizer()?;
+        let tokens: Vec<u32> = blocks.iter().flat_map(|b| &b.tokens).copied().collect();
+        let values = harvest_all(&model, hooks, &blocks)?;
+        let report = |(hook, value): (&HookPoint, burn::tensor::Tensor<2>)| {
+            let d = value.dims()[1];
+            let values: Vec<f32> = value.into_data().try_to_vec().expect("activations are f32");
+            let rows: Vec<Row<'_>> = values
+                .chunks_exact(d)
+                .zip(&tokens)
+                .enumerate()
+                .map(|(i, (values, token))| Row {
+                    values,
+                    token: *token,
+                    position: i % config.context,
+                    special: special.contains(&Some(*token)),
+                })
+                .collect();
+            Self::of_rows(&hook.to_string(), &rows, &|token| tokenizer.token(token))
+        };
+        Ok(hooks.iter().zip(values).map(report).collect())
+    }
+
+    fn of_rows(hook: &str, rows: &[Row<'_>], text: &dyn Fn(u32) -> String) -> Self {
+        let norm = |row: &Row<'_>| {
+            row.values
+                .iter()
+                .map(|x| f64::from(*x).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        // A batch of nothing but special tokens is better described than not.
+        let only_special = rows.iter().all(|row| row.special);
+        let kept: Vec<&Row<'_>> = rows
+            .iter()
+            .filter(|row| only_special || !row.special)
+            .collect();
+        let (n, d) = (
+            kept.len().max(1) as f64,
+            rows.first().map_or(0, |row| row.values.len()),
+        );
+        let mut norms: Vec<f64> = kept.iter().map(|row| norm(row)).collect();
+        norms.sort_by(f64::total_cmp);
+        let mean_norm = norms.iter().sum::<f64>() / n;
+        let std_norm = (norms.iter().map(|x| (x - mean_norm).powi(2)).sum::<f64>() / n).sqrt();
+        let median_norm = norms.get(norms.len() / 2).copied().unwrap_or(0.0);
+        let (mut mean, mut variance) = (vec![0.0; d], vec![0.0; d]);
+        for row in &kept {
+            for (m, x) in mean.iter_mut().zip(row.values) {
+                *m += f64::from(*x) / n;
+            }
+        }
+        for row in &kept {
+            for ((v, m), x) in variance.iter_mut().zip(&mean).zip(row.values) {
+                *v += (f64::from(*x) - m).powi(2) / n;
+            }
+        }
+        let total: f64 = variance.iter().sum();
+        let mean_vector = mean.iter().map(|m| m * m).sum::<f64>().sqrt();
+        let rms = norms.iter().map(|x| x * x / n).sum::<f64>().sqrt();
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        let mut dominant: Vec<Dimension> = variance
+            .iter()
+            .enumerate()
+            .map(|(dimension, v)| Dimension {
+                dimension,
+                share_of_variance: ratio(*v, total),
+            })
+            .collect();
+        dominant.sort_by(|a, b| b.share_of_variance.total_cmp(&a.share_of_variance));
+        dominant.truncate(LISTED);
+        let mut outliers: Vec<(f64, &Row<'_>)> = rows
+            .iter()
+            .map(|row| (ratio(norm(row), median_norm), row))
+            .filter(|(times, _)| *times > OUTLIER)
+            .collect();
+        outliers.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let special_outliers = outliers.iter().filter(|(_, row)| row.special).count();
+        let first = outliers
+            .iter()
+            .filter(|(_, row)| !row.special && row.position < 2)
+            .count();
+        let others = outliers.len() - special_outliers - first;
+        let largest_outliers = outliers
+            .iter()
+            .take(LISTED)
+            .map(|(times, row)| Outlier {
+                token: row.token,
+                text: text(row.token),
+                position: row.position,
+                times_median: *times,
+            })
+            .collect();
+        let mut report = Self {
+            hook_point: hook.into(),
+            tokens: kept.len(),
+            d_in: d,
+            mean_norm,
+            std_norm,
+            median_norm,
+            max_norm: norms.last().copied().unwrap_or(0.0),
+            mean_over_rms: ratio(mean_vector, rms),
+            mean_over_std: ratio(mean_vector, total.sqrt()),
+            dominant_dimensions: dominant,
+            outliers: outliers.len(),
+            special_outliers,
+            largest_outliers,
+            advice: vec![],
+        };
+        report.advice = report.advise(first, others);
+        report
+    }
+
+    fn advise(&self, first: usize, others: usize) -> Vec<String> {
+        let mut advice = vec![];
+        if self.mean_over_std > 1.0 {
+            advice.push(format!(
+                "the mean activation is {:.1} times the spread around it: centre (activations.normalization = \"mean_centred\"), or let b_dec start at the mean",
+                self.mean_over_std
+            ));
+        }
+        let rms = self.mean_norm.hypot(self.std_norm);
+        if !(0.5..2.0).contains(&rms) {
+            advice.push(format!(
+                "norms are about {rms:.3}: keep a normalization (unit_norm is the default), since learning rates and penalties are meant for norms of 1"
+            ));
+        }
+        if self.special_outliers > 0 {
+            advice.push(
+                "special tokens have outsized norms: leave them out, as is the default".into(),
+            );
+        }
+        if first > 0 {
+            advice.push(format!(
+                "{first} tokens at the beginning of a block have outsized norms, as attention sinks do: leave the first out (harvest --skip-first)"
+            ));
+        }
+        if others > 0 {
+            advice.push(format!(
+                "{others} tokens elsewhere have norms above {OUTLIER} times the median: leave them out (harvest --max-norm {OUTLIER})"
+            ));
+        }
+        let share: f64 = self
+            .dominant_dimensions
+            .iter()
+            .map(|d| d.share_of_variance)
+            .sum();
+        if share > 0.5 && self.d_in > 4 * LISTED {
+            advice.push(format!(
+                "{} dimensions have {:.0} % of the variance: explained variance will mostly tell how well those are rebuilt",
+                self.dominant_dimensions.len(),
+                100.0 * share
+            ));
+        }
+        advice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_a_planted_batch_are_those_of_the_closed_form() {
+        // d 30: the mean (3, 4, 0, ..), and ±1 in dimension 2; a BOS and a sink.
+        let row = |sign: f32, scale: f32| {
+            let mut values = vec![0.0; 30];
+            (values[0], values[1], values[2]) = (3.0 * scale, 4.0 * scale, sign * scale);
+            values
+        };
+        let values: Vec<Vec<f32>> = (0..40)
+            .map(|i| row(if i % 2 == 0 { 1.0 } else { -1.0 }, 1.0))
+            .collect();
+        let (bos, sink) = (row(1.0, 100.0), row(1.0, 10.0));
+        let ordinary = values.iter().enumerate().map(|(i, values)| Row {
+            values,
+            token: 7,
+            position: 2 + i,
+            special: false,
+        });
+        let bos = Row {
+            values: &bos,
+            token: 0,
+            position: 0,
+            special: true,
+        };
+        let rows: Vec<Row<'_>> = std::iter::once(bos).chain(ordinary).collect();
+        let report = FirstBatch::of_rows("h", &rows, &|t| format!("<{t}>"));
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
+        assert_eq!(
+            (
+                report.tokens,
+                report.d_in,
+                report.outliers,
+                report.special_outliers
+            ),
+            (40, 30, 1, 1)
+        );
+        close(report.mean_norm, 26.0_f64.sqrt());
+        close(report.std_norm, 0.0);
+        close(report.mean_over_std, 5.0);
+        close(report.mean_over_rms, 5.0 / 26.0_f64.sqrt());
+        assert_eq!(report.dominant_dimensions[0].dimension, 2);
+        close(report.dominant_dimensions[0].share_of_variance, 1.0);
+        assert_eq!(report.largest_outliers[0].text, "<0>");
+        close(report.largest_outliers[0].times_median, 100.0);
+        let advice = report.advice.join("\n");
+        for word in [
+            "centre",
+            "special tokens",
+            "unit_norm",
+            "dimensions have 100 %",
+        ] {
+            assert!(advice.contains(word), "{word}: {advice}");
+        }
+        assert!(!advice.contains("--max-norm"), "{advice}");
+
+        let rows: Vec<Row<'_>> = rows
+            .into_iter()
+            .chain([1, 50].map(|position| Row {
+                values: &sink,
+                token: 9,
+                position,
+                special: false,
+            }))
+            .collect();
+        let advice = FirstBatch::of_rows("h", &rows, &|_| String::new())
+            .advice
+            .join("\n");
+        assert!(
+            advice.contains("1 tokens at the beginning") && advice.contains("--max-norm 5"),
+            "{advice}"
+        );
+    }
+
+    #[test]
+    fn nothing_gives_no_nonsense() {
+        let zero = [0.0; 3];
+        let rows = [Row {
+            values: &zero,
+            token: 1,
+            position: 0,
+            special: true,
+        }];
+        let report = FirstBatch::of_rows("h", &rows, &|_| String::new());
+        assert!(report.mean_over_std == 0.0 && report.outliers == 0 && report.mean_norm == 0.0);
+    }
+}

@@ -1,0 +1,218 @@
+//! How a store keeps a number.
+
+use crate::ActivationsError;
+use half::f16;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What a store keeps of an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreDtype {
+    /// All of it: 4 bytes.
+    F32,
+    /// Rounded to nearest even: 2 bytes, the range of f32.
+    Bf16,
+    /// Rounded to nearest even: 2 bytes; values beyond 65,504 are refused.
+    F16,
+    /// 8-bit integers and one f32 scale a row, which is the row's largest magnitude over 127.
+    Int8,
+}
+
+impl StoreDtype {
+    /// Bytes a number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
+    /// The name in a safetensors header.
+    pub(crate) const fn tensor_name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+            Self::Int8 => "I8",
+        }
+    }
+}
+
+/// Rows encoded, and their scales for int8.
+#[derive(Default, Clone)]
+pub(crate) struct Encoded {
+    pub bytes: Vec<u8>,
+    pub scales: Vec<u8>,
+}
+
+/// Appends `rows`, `[n, d]` flat, to `out`. The caller has checked that they are finite.
+pub(crate) fn encode(
+    dtype: StoreDtype,
+    rows: &[f32],
+    d: usize,
+    hook: &str,
+    out: &mut Encoded,
+) -> Result<(), ActivationsError> {
+    let width = d * dtype.bytes();
+    let n = rows.len() / d;
+    let start = out.bytes.len();
+    out.bytes.resize(start + n * width, 0);
+    let targets = out.bytes[start..].par_chunks_exact_mut(width);
+    match dtype {
+        StoreDtype::F32 => targets.zip(rows.par_chunks_exact(d)).for_each(|(to, row)| {
+            for (to, x) in to.chunks_exact_mut(4).zip(row) {
+                to.copy_from_slice(&x.to_le_bytes());
+            }
+        }),
+        StoreDtype::Bf16 => targets.zip(rows.par_chunks_exact(d)).for_each(|(to, row)| {
+            for (to, x) in to.chunks_exact_mut(2).zip(row) {
+                to.copy_from_slice(&bf16_bits(*x).to_le_bytes());
+            }
+        }),
+        StoreDtype::F16 => {
+            let too_large = targets
+                .zip(rows.par_chunks_exact(d))
+                .map(|(to, row)| {
+                    let mut count = 0;
+                    for (to, x) in to.chunks_exact_mut(2).zip(row) {
+                        let half = f16::from_f32(*x);
+                        count += usize::from(half.is_infinite());
+                        to.copy_from_slice(&half.to_le_bytes());
+                    }
+                    count
+                })
+                .sum();
+            if too_large > 0 {
+                return Err(ActivationsError::TooLarge {
+                    hook: hook.into(),
+                    count: too_large,
+                });
+            }
+        }
+        StoreDtype::Int8 => {
+            let scales: Vec<f32> = targets
+                .zip(rows.par_chunks_exact(d))
+                .map(|(to, row)| {
+                    let largest = row.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+                    let scale = largest / 127.0;
+                    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+                    for (to, x) in to.iter_mut().zip(row) {
+                        // A subnormal scale has no finite inverse; the cast saturates and NaN becomes 0.
+                        *to = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+                    }
+                    scale
+                })
+                .collect();
+            out.scales
+                .extend(scales.iter().flat_map(|s| s.to_le_bytes()));
+        }
+    }
+    Ok(())
+}
+
+/// Round to nearest even, for finite values: their bits are far enough from the largest u32.
+fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    // A value that would round up to infinity is kept at the largest finite one.
+    rounded - u16::from(rounded & 0x7fff == 0x7f80)
+}
+
+/// One row back to f32; `scale` matters to int8 only.
+pub(crate) fn decode(dtype: StoreDtype, bytes: &[u8], scale: f32, out: &mut [f32]) {
+    match dtype {
+        StoreDtype::F32 => {
+            for (x, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        StoreDtype::Bf16 => {
+            for (x, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                *x = f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16);
+            }
+        }
+        StoreDtype::F16 => {
+            for (x, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                *x = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            }
+        }
+        StoreDtype::Int8 => {
+            for (x, b) in out.iter_mut().zip(bytes) {
+                *x = f32::from(*b as i8) * scale;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn every_dtype_returns_values_within_its_rounding() {
+        let d = 5;
+        let rows = [1.0, -2.5, 3.1e-3, 0.0, 127.3, -0.7, 0.2, 0.1, 0.3, -0.05];
+        for (dtype, relative, of_row) in [
+            (StoreDtype::F32, 0.0, 0.0),
+            (StoreDtype::Bf16, 1.0 / 256.0, 0.0),
+            (StoreDtype::F16, 1.0 / 2048.0, 0.0),
+            (StoreDtype::Int8, 0.0, 0.5 / 127.0 + 1e-6),
+        ] {
+            let mut encoded = Encoded::default();
+            encode(dtype, &rows, d, "h", &mut encoded).unwrap();
+            for (i, row) in rows.chunks(d).enumerate() {
+                let scale = match dtype {
+                    StoreDtype::Int8 => {
+                        f32::from_le_bytes(encoded.scales[4 * i..][..4].try_into().unwrap())
+                    }
+                    _ => 0.0,
+                };
+                let width = d * dtype.bytes();
+                let mut back = [0.0; 5];
+                decode(
+                    dtype,
+                    &encoded.bytes[i * width..][..width],
+                    scale,
+                    &mut back,
+                );
+                let largest = row.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+                for (x, y) in row.iter().zip(back) {
+                    assert!(
+                        (x - y).abs() <= relative * x.abs() + of_row * largest,
+                        "{dtype:?}: {x} came back as {y}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_as_the_library_does() {
+        let mut x = 1.0e-30_f32;
+        while x < 1.0e30 {
+            assert_eq!(bf16_bits(x), bf16::from_f32(x).to_bits());
+            assert_eq!(bf16_bits(-x), bf16::from_f32(-x).to_bits());
+            x *= 1.000_37;
+        }
+        assert_eq!(bf16_bits(f32::MAX), 0x7f7f);
+    }
+
+    #[test]
+    fn what_f16_cannot_hold_is_refused() {
+        let error = encode(
+            StoreDtype::F16,
+            &[1.0, 7.0e4],
+            2,
+            "blocks.0.hook_resid_post",
+            &mut Encoded::default(),
+        );
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("blocks.0.hook_resid_post") && error.contains("bf16"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! One shard: a safetensors file of `token_ids`, `documents` and `positions` `[rows]` (U32), for each hook point a tensor of
+//! its name, `[rows, d_in]`, and for int8 its `….scale`, `[rows]` (F32).
+
+use super::manifest::{Shard, StoreSettings, wrong};
+use super::{Encoded, StoreDtype};
+use crate::{ActivationsError, Checksum};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// The three tensors that every shard has.
+pub(crate) const PLACES: [&str; 3] = ["token_ids", "documents", "positions"];
+
+/// Bytes written or read at once.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// Bytes after which a disk is told to begin.
+const SYNC: u64 = 16 << 20;
+
+/// A header longer than this is not ours.
+const LONGEST_HEADER: u64 = 1 << 20;
+
+struct Tensor {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<u64>,
+    bytes: u64,
+}
+
+/// Which tensors a shard has; those of four-byte numbers come first, so that all are aligned.
+pub(crate) struct Layout {
+    tensors: Vec<Tensor>,
+}
+
+impl Layout {
+    /// None if sizes overflow.
+    fn new(settings: &StoreSettings, rows: u64) -> Option<Self> {
+        let vector = |name: String, dtype| {
+            let bytes = rows.checked_mul(4)?;
+            Some(Tensor {
+                name,
+                dtype,
+                shape: vec![rows],
+                bytes,
+            })
+        };
+        let mut tensors = vec![];
+        for name in PLACES {
+            tensors.push(vector(name.into(), "U32")?);
+        }
+        if settings.dtype == StoreDtype::Int8 {
+            for hook in &settings.hook_points {
+                tensors.push(vector(scale_name(&hook.name), "F32")?);
+            }
+        }
+        for hook in &settings.hook_points {
+            let d = hook.d_in as u64;
+            let bytes = rows
+                .checked_mul(d)?
+                .checked_mul(settings.dtype.bytes() as u64)?;
+            tensors.push(Tensor {
+                name: hook.name.clone(),
+                dtype: settings.dtype.tensor_name(),
+                shape: vec![rows, d],
+                bytes,
+            });
+        }
+        Some(Self { tensors })
+    }
+
+    fn header(&self) -> Option<Vec<u8>> {
+        let mut entries = vec![];
+        let mut offset = 0_u64;
+        for t in &self.tensors {
+            let end = offset.checked_add(t.bytes)?;
+            entries.push(format!(
+                "{:?}:{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{offset},{end}]}}",
+                t.name, t.dtype, t.shape
+            ));
+            offset = end;
+        }
+        let mut json = format!("{{{}}}", entries.join(",")).into_bytes();
+        json.resize(json.len().next_multiple_of(8), b' ');
+        Some([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
+    }
+
+    /// Bytes of a whole shard; none if that is no size a file can have.
+    pub fn size(settings: &StoreSettings, rows: u64) -> Option<u64> {
+        let layout = Self::new(settings, rows)?;
+        let header = layout.header()?.len() as u64;
+        layout
+            .tensors
+            .iter()
+            .try_fold(header, |sum, t| sum.checked_add(t.bytes))
+    }
+}
+
+pub(crate) fn scale_name(hook: &str) -> String {
+    format!("{hook}.scale")
+}
+
+/// The rows of a shard in the making.
+#[derive(Default)]
+pub(crate) struct ShardRows {
+    pub rows: u64,
+    /// Little-endian U32 each, in the order of [`PLACES`].
+    pub places: [Vec<u8>; 3],
+    /// In the order of the settings' hook points.
+    pub hooks: Vec<Encoded>,
+}
+
+impl ShardRows {
+    /// Writes the file, synced; its size and checksum.
+    pub fn write(&self, settings: &StoreSettings, file: &mut File) -> std::io::Result<(u64, u64)> {
+        let header = Layout::new(settings, self.rows).and_then(|l| l.header());
+        let header = header.ok_or_else(|| std::io::Error::other("the shard is too large"))?;
+        let scales = self.hooks.iter().map(|h| h.scales.as_slice());
+        let values = self.hooks.iter().map(|h| h.bytes.as_slice());
+        let parts = std::iter::once(header.as_slice())
+            .chain(self.places.iter().map(Vec::as_slice))
+            .chain(scales)
+            .chain(values);
+        let mut sum = Checksum::default();
+        let mut bytes = 0;
+        // The disk works on what is written already while more is checksummed and written.
+        let syncing = file.try_clone()?;
+        std::thread::scope(|scope| {
+            let (more, to_sync) = std::sync::mpsc::channel::<()>();
+            let syncer = scope.spawn(move || to_sync.iter().try_for_each(|()| syncing.sync_data()));
+            for chunk in parts.flat_map(|part| part.chunks(CHUNK)) {
+                sum.update(chunk);
+                file.write_all(chunk)?;
+                let before = bytes / SYNC;
+                bytes += chunk.len() as u64;
+                if bytes / SYNC > before && more.send(()).is_err() {
+                    break; // it failed, and says below how
+                }
+            }
+            drop(more);
+            syncer.join().expect("syncing does not panic")
+        })?;
+        file.sync_all()?;
+        Ok((bytes, sum.finish()))
+    }
+}
+
+/// A shard on disk whose header agrees with the manifest: where its tensors begin.
+#[derive(Debug)]
+pub(crate) struct OpenShard {
+    /// The first row's number in the store.
+    pub first: u64,
+    pub rows: u64,
+    pub tokens: [u64; 3],
+    /// Offsets of values and, for int8, of scales, by hook point.
+    pub hooks: Vec<(u64, u64)>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+impl OpenShard {
+    /// Reads the header and checks it.
+    pub fn open(
+        folder: &Path,
+        settings: &StoreSettings,
+        shard: &Shard,
+        first: u64,
+    ) -> Result<Self, ActivationsError> {
+        let path = folder.join(&shard.file);
+        let read = |source| ActivationsError::Read {
+            path: path.clone(),
+            source,
+        };
+        let mut file = File::open(&path).map_err(read)?;
+        let size = file.metadata().map_err(read)?.len();
+        if size != shard.bytes {
+            return Err(wrong(
+                &path,
+                "size",
+                format!("{size} bytes"),
+                format!("{}, by the manifest", shard.bytes),
+            ));
+        }
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(read)?;
+        let length = u64::from_le_bytes(length);
+        if length > LONGEST_HEADER || length + 8 > size {
+            return Err(wrong(
+                &path,
+                "header",
+                format!("a length of {length}"),
+                "a safetensors header within the file".into(),
+            ));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(read)?;
+        let entries: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)
+            .map_err(|e| {
+                wrong(
+                    &path,
+                    "header",
+                    e.to_string(),
+                    "a safetensors header".into(),
+                )
+            })?;
+        let layout = Layout::new(settings, shard.rows).expect("the manifest was checked");
+        let data = size - length - 8;
+        let mut begins = vec![];
+        let mut spans = vec![];
+        for t in &layout.tensors {
+            let field = format!("tensor `{}`", t.name);
+            let entry = entries.get(&t.name).cloned().unwrap_or_default();
+            let entry: Entry = serde_json::from_value(entry).map_err(|e| {
+                wrong(
+                    &path,
+                    &field,
+                    e.to_string(),
+                    "dtype, shape and data_offsets".into(),
+                )
+            })?;
+            let (found, expected) = ((entry.dtype.as_str(), &entry.shape), (t.dtype, &t.shape));
+            if found != expected {
+                return Err(wrong(
+                    &path,
+                    &field,
+                    format!("{found:?}"),
+                    format!("{expected:?}, by the manifest"),
+                ));
+            }
+            let [begin, end] = entry.data_offsets;
+            if end.checked_sub(begin) != Some(t.bytes) || end > data {
+                return Err(wrong(
+                    &path,
+                    &field,
+                    format!("offsets {begin} to {end}"),
+                    format!("{} bytes within {data}", t.bytes),
+                ));
+            }
+            begins.push(begin + length + 8);
+            spans.push((begin, end, &t.name));
+        }
+        spans.sort_unstable();
+        if let Some(pair) = spans.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+            let field = format!("tensor `{}`", pair[1].2);
+            return Err(wrong(
+                &path,
+                &field,
+                format!("bytes of `{}`", pair[0].2),
+                "bytes of its own".into(),
+            ));
+        }
+        let n = settings.hook_points.len();
+        let values = &begins[begins.len() - n..];
+        let hooks = (0..n).map(|i| match settings.dtype {
+            StoreDtype::Int8 => (values[i], begins[PLACES.len() + i]),
+            _ => (values[i], 0),
+        });
+        Ok(Self {
+            first,
+            rows: shard.rows,
+            tokens: [begins[0], begins[1], begins[2]],
+            hooks: hooks.collect(),
+        })
+    }
+}
+
+/// Reads `buffer.len()` bytes at `offset`.
+pub(crate) fn read_at(
+    path: &Path,
+    file: &mut File,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<(), ActivationsError> {
+    file.seek(SeekFrom::Start(offset))
+        .and_then(|_| file.read_exact(buffer))
+        .map_err(|source| ActivationsError::Read {
+            path: path.into(),
+            source,
+        })
+}

@@ -1,0 +1,432 @@
+use super::manifest::{Exclusion, StoreManifest, StoreSettings, StoredHook};
+use super::*;
+use crate::{BatchSource, NormalizationKind};
+use burn::tensor::Device;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+const HOOKS: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"];
+
+fn settings(dtype: StoreDtype, shard_tokens: u64) -> StoreSettings {
+    let hook = |(name, d_in): (&str, usize)| StoredHook {
+        name: name.into(),
+        d_in,
+    };
+    StoreSettings {
+        model: "m".into(),
+        model_digest: "0".repeat(16),
+        tokenizer_digest: "0".repeat(16),
+        corpus: "c".into(),
+        context: 8,
+        prepend_bos: false,
+        bos_token: None,
+        batch_blocks: 2,
+        hook_points: vec![hook((HOOKS[0], 3)), hook((HOOKS[1], 5))],
+        dtype,
+        shard_tokens,
+        exclude: Exclusion {
+            special_tokens: false,
+            first_positions: 0,
+            norm_multiple: None,
+        },
+    }
+}
+
+/// Row `i` is `[i, i, i]` and `[-i; 5]`; its token is `i`.
+fn filled(folder: &Path, dtype: StoreDtype, rows: u32, shard_tokens: u64) -> Arc<Store> {
+    let mut writer = StoreWriter::open(folder, settings(dtype, shard_tokens)).unwrap();
+    for i in 0..rows {
+        let x = i as f32;
+        let place = RowPlace {
+            token: i,
+            document: i / 10,
+            position: i % 10,
+        };
+        writer.push(&[place], &[&[x; 3], &[-x; 5]]).unwrap();
+        if writer.room() == 0 || i + 1 == rows {
+            writer
+                .close_shard(u64::from(i) + 1, 0, 7, Excluded::default())
+                .unwrap();
+        }
+    }
+    drop(writer);
+    Arc::new(Store::open(folder).unwrap())
+}
+
+fn numbers(source: &mut StoreBatches, batches: usize) -> Vec<usize> {
+    let mut out = vec![];
+    for _ in 0..batches {
+        let rows: Vec<f32> = source
+            .next_batch()
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
+        out.extend(rows.chunks_exact(3).map(|row| {
+            assert_eq!((row[0], row[1]), (row[1], row[2]));
+            row[0] as usize
+        }));
+    }
+    out
+}
+
+fn batches(store: &Arc<Store>, batch: usize, window: usize, seed: u64) -> StoreBatches {
+    StoreBatches::new(
+        store.clone(),
+        HOOKS[0],
+        batch,
+        window,
+        NormalizationKind::None,
+        seed,
+        &Device::flex(),
+    )
+    .unwrap()
+}
+
+#[test]
+fn rows_come_back_across_shards_with_their_places() {
+    for dtype in [
+        StoreDtype::F32,
+        StoreDtype::Bf16,
+        StoreDtype::F16,
+        StoreDtype::Int8,
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(folder.path(), dtype, 100, 30);
+        let read = store.read(HOOKS[1], 25..65).unwrap();
+        for (i, row) in read.chunks_exact(5).enumerate() {
+            assert!(
+                row.iter().all(|x| (x + (25 + i) as f32).abs() < 1e-4),
+                "{dtype:?} {row:?}"
+            );
+        }
+        let places = store.places(59..61).unwrap();
+        assert_eq!(
+            places,
+            [
+                RowPlace {
+                    token: 59,
+                    document: 5,
+                    position: 9
+                },
+                RowPlace {
+                    token: 60,
+                    document: 6,
+                    position: 0
+                },
+            ]
+        );
+        assert!(
+            store
+                .read(HOOKS[0], 90..101)
+                .unwrap_err()
+                .to_string()
+                .contains("within 100")
+        );
+        let absent = store
+            .read("blocks.2.hook_mlp_out", 0..1)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            absent.contains(HOOKS[0]) && absent.contains(HOOKS[1]),
+            "{absent}"
+        );
+    }
+}
+
+#[test]
+fn every_row_comes_once_a_pass_and_from_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), StoreDtype::F32, 10_000, 777);
+    let mut source = batches(&store, 100, 1000, 3);
+    let (first, second) = (numbers(&mut source, 100), numbers(&mut source, 100));
+    assert_eq!(source.passes(), 1);
+    for pass in [&first, &second] {
+        let mut sorted = pass.clone();
+        sorted.sort_unstable();
+        assert!(sorted.iter().copied().eq(0..10_000));
+    }
+    assert_ne!(first, second);
+    // Of ten tenths of the text, a batch of 100 random rows would miss none (probability 2.7e-4 each).
+    for batch in first.chunks(100) {
+        let tenths: BTreeSet<usize> = batch.iter().map(|i| i / 1000).collect();
+        assert!(tenths.len() >= 8, "{tenths:?}");
+    }
+    // Nor do rows that stand together in the text come together.
+    let neighbours = first
+        .windows(2)
+        .filter(|w| w[0].abs_diff(w[1]) == 1)
+        .count();
+    assert!(neighbours < 200, "{neighbours}");
+    assert_eq!(first, numbers(&mut batches(&store, 100, 1000, 3), 100));
+    assert_ne!(first, numbers(&mut batches(&store, 100, 1000, 4), 100));
+}
+
+#[test]
+fn a_batch_may_cross_windows_and_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), StoreDtype::F32, 130, 64);
+    let mut source = batches(&store, 48, 60, 0);
+    let mut rows = numbers(&mut source, 130 / 2); // 24 passes
+    while !rows.is_empty() {
+        let mut pass: Vec<usize> = rows.drain(..130).collect();
+        pass.sort_unstable();
+        assert!(pass.into_iter().eq(0..130));
+    }
+}
+
+#[test]
+fn what_a_store_or_memory_cannot_give_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), StoreDtype::F32, 130, 64);
+    let error = |batch, window| {
+        let device = Device::flex();
+        let opened = StoreBatches::unread(store.clone(), HOOKS[0], batch, window, 0, &device);
+        opened.err().unwrap().to_string()
+    };
+    assert!(error(131, 0).contains("found 130, expected at least a batch, 131"));
+    assert!(error(0, 9).contains("rows"));
+}
+
+#[test]
+fn batches_resume_to_the_same_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), StoreDtype::Int8, 1000, 256);
+    let new = |kind| {
+        StoreBatches::new(store.clone(), HOOKS[1], 70, 200, kind, 5, &Device::flex()).unwrap()
+    };
+    for stop in [0, 1, 20] {
+        let mut source = new(NormalizationKind::MeanCentred);
+        for _ in 0..stop {
+            source.next_batch().unwrap();
+        }
+        let state = tempfile::tempdir().unwrap();
+        source.save(state.path()).unwrap();
+        let unread = |seed| {
+            StoreBatches::unread(store.clone(), HOOKS[1], 70, 200, seed, &Device::flex()).unwrap()
+        };
+        let mut resumed = unread(5);
+        resumed.restore(state.path()).unwrap();
+        for _ in 0..20 {
+            assert_eq!(
+                source.next_batch().unwrap().to_data(),
+                resumed.next_batch().unwrap().to_data()
+            );
+        }
+        let error = unread(6).restore(state.path()).unwrap_err().to_string();
+        assert!(error.contains("stream.json"), "{error}");
+    }
+}
+
+#[test]
+fn verify_names_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), StoreDtype::F32, 100, 30);
+    let verify = || Store::verify(folder.path(), &mut |_| {}).map_err(|e| e.to_string());
+    assert_eq!(verify().unwrap().rows, 100);
+    let shard = folder.path().join("shard-000001.safetensors");
+    let sound = std::fs::read(&shard).unwrap();
+    // Any bit of the data and of the header.
+    for at in [9, 700, sound.len() - 1] {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&shard, &bytes).unwrap();
+        let error = verify().unwrap_err();
+        assert!(error.contains("shard-000001"), "{error}");
+    }
+    std::fs::write(&shard, &sound[..sound.len() - 1]).unwrap();
+    assert!(verify().unwrap_err().contains("size"));
+    assert!(
+        Store::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("size")
+    );
+    std::fs::remove_file(folder.path().join("shard-000003.safetensors")).unwrap();
+    let error = verify().unwrap_err();
+    assert!(
+        error.contains("2 of 4")
+            && error.contains("shard-000003")
+            && error.contains("shard-000001"),
+        "{error}"
+    );
+}
+
+fn manifest_text() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), StoreDtype::F32, 100, 30);
+    std::fs::read_to_string(folder.path().join("manifest.json")).unwrap()
+}
+
+#[test]
+fn hostile_manifests_are_refused_by_the_field() {
+    let text = manifest_text();
+    let refused = |from: &str, to: &str, named: &str| {
+        let hostile = text.replacen(from, to, 1);
+        assert_ne!(text, hostile, "{from}");
+        let error = StoreManifest::parse(Path::new("s/manifest.json"), hostile.as_bytes())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(named) && error.contains("s/manifest.json"),
+            "{error}"
+        );
+    };
+    refused(
+        "shard-000001.safetensors",
+        "../shard-000001.safetensors",
+        "shards[1].file",
+    );
+    refused("shard-000001.safetensors", "/etc/passwd", "shards[1].file");
+    refused(
+        "shard-000001.safetensors",
+        "shard-000000.safetensors",
+        "shards[1].file",
+    );
+    refused(
+        "\"rows\": 30",
+        "\"rows\": 18446744073709551615",
+        "shards[0].rows",
+    );
+    refused("\"rows\": 30", "\"rows\": 29", "shards[0].bytes");
+    refused("\"rows\": 100", "\"rows\": 101", "field `rows`");
+    refused(
+        "\"d_in\": 3",
+        "\"d_in\": 9223372036854775807",
+        "shards[0].bytes",
+    );
+    refused("\"d_in\": 3", "\"d_in\": 0", "d_in");
+    refused("\"d_in\": 3", "\"d_in\": -3", "manifest");
+    refused(
+        "\"shard_tokens\": 30",
+        "\"shard_tokens\": 0",
+        "settings.shard_tokens",
+    );
+    refused("\"f32\"", "\"f64\"", "f64");
+    refused("\"f32\"", "\"bf16\"", "shards[0].bytes");
+    refused(HOOKS[0], HOOKS[1], "settings.hook_points[1]");
+    refused(HOOKS[0], "token_ids", "settings.hook_points[0]");
+    refused(
+        "\"format_version\": 1",
+        "\"format_version\": 2",
+        "format_version",
+    );
+    refused("\"blocks\": 60", "\"blocks\": 30", "shards[1].end");
+    refused("\"rows\": 30", "\"sneaky\": 1, \"rows\": 30", "sneaky");
+}
+
+#[test]
+fn hostile_headers_are_refused_by_the_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), StoreDtype::F32, 100, 30);
+    let shard = folder.path().join("shard-000000.safetensors");
+    let sound = std::fs::read(&shard).unwrap();
+    let refused = |from: &str, to: &str, named: &str| {
+        let at = sound
+            .windows(from.len())
+            .position(|w| w == from.as_bytes())
+            .unwrap();
+        let mut bytes = sound.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        std::fs::write(&shard, &bytes).unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(named) && error.contains("shard-000000"),
+            "{error}"
+        );
+    };
+    refused("token_ids", "token_idz", "tensor `token_ids`");
+    refused("U32", "I32", "tensor `token_ids`");
+    refused("[30,", "[31,", "tensor `blocks");
+    refused("[120,240]", "[000,120]", "header"); // no number begins with two zeros
+    refused("[120,240]", "[100,220]", "tensor `documents`"); // overlaps token_ids
+    std::fs::write(&shard, [&u64::MAX.to_le_bytes()[..], &sound[8..]].concat()).unwrap();
+    assert!(
+        Store::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .contains("a length of")
+    );
+}
+
+#[test]
+fn no_manifest_makes_the_reader_panic() {
+    let text = manifest_text();
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let pieces = [
+        "0",
+        "-1",
+        "18446744073709551615",
+        "1e308",
+        "null",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        ",",
+        "..",
+        "\\u0000",
+        "\u{fffd}",
+    ];
+    let (mut refused, mut read) = (0, 0);
+    for _ in 0..20_000 {
+        let mut bytes = text.clone().into_bytes();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(0..bytes.len());
+            match rng.random_range(0..4) {
+                0 => bytes[at] = rng.random(),
+                1 => drop(bytes.remove(at)),
+                2 => bytes.truncate(at.max(1)),
+                _ => {
+                    let piece = pieces[rng.random_range(0..pieces.len())];
+                    let end = (at + rng.random_range(0..4)).min(bytes.len());
+                    bytes.splice(at..end, piece.bytes());
+                }
+            }
+        }
+        match StoreManifest::parse(Path::new("manifest.json"), &bytes) {
+            Ok(_) => read += 1,
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains("manifest.json"));
+            }
+        }
+    }
+    assert!(
+        refused > 10_000 && read > 0,
+        "{refused} refused, {read} read"
+    );
+}
+
+#[test]
+fn a_store_is_continued_by_one_writer_with_the_same_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |s| StoreWriter::open(folder.path(), s).map_err(|e| e.to_string());
+    let writer = open(settings(StoreDtype::F32, 30)).unwrap();
+    assert!(
+        open(settings(StoreDtype::F32, 30))
+            .err()
+            .unwrap()
+            .contains("another process")
+    );
+    drop(writer);
+    let error = open(settings(StoreDtype::Int8, 30)).err().unwrap();
+    assert!(
+        error.contains("dtype") && error.contains("int8") && error.contains("f32"),
+        "{error}"
+    );
+    assert!(open(settings(StoreDtype::F32, 30)).is_ok());
+
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("thesis.tex"), "x").unwrap();
+    let error = StoreWriter::open(other.path(), settings(StoreDtype::F32, 30))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("thesis.tex"), "{error}");
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,174 @@
+//! `lapidary harvest`.
+
+use crate::arguments::{DeviceArgument, ModelArgument, device_name};
+use crate::first_batch;
+use crate::progress::Stage;
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use lapidary_activations::{
+    BlockConfig, BlockStream, Exclusion, FirstBatch, HarvestConfig, Store, StoreDtype,
+    harvest_store,
+};
+use lapidary_model::HookPoint;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+/// Bytes of a shard unless --shard-tokens says how many rows it has.
+const SHARD: u64 = 128 << 20;
+
+/// Keep a model's activations on a text in a store, to train from many times
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary harvest --hook blocks.2.hook_resid_post --tokens 1000000 --out acts
+  lapidary harvest --model ./smollm2 --corpus text.jsonl --hook blocks.6.hook_resid_post,blocks.12.hook_resid_post --out acts
+  lapidary train configs/quickstart.toml --set activations.store=acts
+
+One pass of the model serves all hook points. Run again with the same settings it goes on where the store ends, after an
+interruption or with more --tokens; other settings are refused.")]
+pub struct Harvest {
+    #[command(flatten)]
+    model: ModelArgument,
+    /// The text: `embedded`, a file or a folder
+    #[arg(long, default_value = "embedded")]
+    corpus: String,
+    /// Hook points in TransformerLens's spelling
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required = true,
+        value_name = "HOOK,HOOK…"
+    )]
+    hook: Vec<HookPoint>,
+    /// Tokens a block, BOS included
+    #[arg(long, default_value_t = 128)]
+    context: usize,
+    /// Do not begin blocks with the beginning-of-sequence token
+    #[arg(long)]
+    no_bos: bool,
+    /// How numbers are kept
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    dtype: Dtype,
+    /// Activations to hold in the end, at each hook point
+    #[arg(long, default_value_t = 1_000_000)]
+    tokens: u64,
+    /// The store's folder
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Activations a shard; default: as many as make 128 MiB
+    #[arg(long)]
+    shard_tokens: Option<u64>,
+    /// Blocks that go through the model at once
+    #[arg(long, default_value_t = 16)]
+    batch_blocks: usize,
+    /// Keep the activations at BOS and EOS too
+    #[arg(long)]
+    keep_special: bool,
+    /// Leave out so many tokens at the beginning of each block, BOS among them
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    skip_first: usize,
+    /// Leave out activations whose norm is above so many times the median norm
+    #[arg(long, value_name = "TIMES")]
+    max_norm: Option<f32>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    /// 4 bytes a number
+    F32,
+    /// 2 bytes, the range of f32
+    Bf16,
+    /// 2 bytes, up to 65,504
+    F16,
+    /// 1 byte, and a scale a row
+    Int8,
+}
+
+impl From<Dtype> for StoreDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F16 => Self::F16,
+            Dtype::Int8 => Self::Int8,
+        }
+    }
+}
+
+impl Harvest {
+    pub fn run(self) -> Result<()> {
+        ensure!(self.tokens > 0, "--tokens: found 0, expected at least 1");
+        let positive = self.max_norm.is_none_or(|m| m > 0.0 && m.is_finite());
+        ensure!(
+            positive,
+            "--max-norm: found {:?}, expected more than 0",
+            self.max_norm
+        );
+        let stage = Stage::new("load", 1);
+        let device = self.device.open()?;
+        let model = self.model.load(&device)?;
+        let from = BlockConfig {
+            corpus: self.corpus,
+            context: self.context,
+            prepend_bos: !self.no_bos,
+        };
+        let blocks = BlockStream::new(model.clone(), &from)?;
+        let dtype = StoreDtype::from(self.dtype);
+        let mut width = 0;
+        for hook in &self.hook {
+            width += (model.width(*hook)? * dtype.bytes()) as u64;
+        }
+        let config = HarvestConfig {
+            hook_points: self.hook,
+            dtype,
+            tokens: self.tokens,
+            shard_tokens: self.shard_tokens.unwrap_or((SHARD / width).max(1)),
+            batch_blocks: self.batch_blocks,
+            exclude: Exclusion {
+                special_tokens: !self.keep_special,
+                first_positions: self.skip_first,
+                norm_multiple: self.max_norm,
+            },
+        };
+        stage.done(format!("{}; device {}", model.name(), device_name(&device)));
+        let look = BlockStream::new(model.clone(), &from)?;
+        let look = FirstBatch::of(look, &config.hook_points, config.batch_blocks.max(1))?;
+        first_batch::show(&look);
+        let before = match Store::exists(&self.out) {
+            true => Store::open(&self.out)?.manifest().rows,
+            false => 0,
+        };
+        if before > 0 {
+            eprintln!(
+                "{:>10} {} holds {before} activations already",
+                "resume",
+                self.out.display()
+            );
+        }
+        let stage = Stage::new("harvest", self.tokens);
+        let manifest = harvest_store(blocks, &config, &self.out, &mut |progress| {
+            let speed = (progress.rows - progress.resumed) as f64 / stage.seconds();
+            stage.at(progress.rows, format!("{speed:.0} tokens/s"));
+        })?;
+        first_batch::keep(&self.out, &look)?;
+        let speed = (manifest.rows - before) as f64 / stage.seconds();
+        let left_out = manifest.excluded;
+        stage.done(format!(
+            "{} activations in {} shards, {speed:.0} tokens/s; left out: {} special tokens, {} first positions, {} by norm",
+            manifest.rows,
+            manifest.shards.len(),
+            left_out.special_tokens,
+            left_out.first_positions,
+            left_out.norm,
+        ));
+        if manifest.rows < self.tokens {
+            eprintln!(
+                "{:>10} the corpus ended before {} activations",
+                "", self.tokens
+            );
+        }
+        writeln!(stdout(), "{}", self.out.display())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! Shows what the first batch of activations is like, and keeps it beside what was made of it.
+
+use crate::run_folder::write_json;
+use anyhow::Result;
+use lapidary_activations::FirstBatch;
+use std::path::Path;
+
+/// Name of the file in a run's or a store's folder.
+pub const FILE: &str = "first_batch.json";
+
+/// Prints figures and advice to standard error.
+pub fn show(reports: &[FirstBatch]) {
+    for r in reports {
+        eprintln!(
+            "{:>10} {}: norm {:.3} ± {:.3}, median {:.3}, highest {:.3}; mean over spread {:.2}; {} outliers, {} of them special",
+            "look",
+            r.hook_point,
+            r.mean_norm,
+            r.std_norm,
+            r.median_norm,
+            r.max_norm,
+            r.mean_over_std,
+            r.outliers,
+            r.special_outliers
+        );
+        for advice in &r.advice {
+            eprintln!("{:>10} {advice}", "");
+        }
+    }
+}
+
+/// Writes the reports into a folder.
+pub fn keep(folder: &Path, reports: &[FirstBatch]) -> Result<()> {
+    write_json(&folder.join(FILE), &reports)
+}

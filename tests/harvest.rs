@@ -1,0 +1,287 @@
+//! `lapidary harvest` as a user meets it: killed at any moment and started again, it leaves the store of a run that was
+//! never killed.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn harvest(out: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.args(["harvest", "--device", "cpu", "--context", "32", "--out"]);
+    command.arg(out).args(more);
+    command
+}
+
+fn run(command: &mut Command) -> (bool, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    assert!(!text.contains("panicked"), "{text}");
+    (status.success(), text)
+}
+
+fn inspect(store: &Path, more: &[&str]) -> (bool, String) {
+    run(Command::new(env!("CARGO_BIN_EXE_lapidary"))
+        .arg("inspect")
+        .arg(store)
+        .args(more))
+}
+
+/// Every file of a folder by its name.
+fn bytes(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    files
+        .map(|f| {
+            (
+                f.file_name().into_string().unwrap(),
+                std::fs::read(f.path()).unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn killed_at_ten_moments_it_leaves_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [
+        "--hook",
+        "blocks.0.hook_resid_post,blocks.1.hook_mlp_out",
+        "--tokens",
+        "40000",
+        "--shard-tokens",
+        "700",
+        "--batch-blocks",
+        "8",
+        "--skip-first",
+        "2",
+        "--max-norm",
+        "1.5",
+    ];
+    let whole = folder.path().join("whole");
+    let start = Instant::now();
+    assert!(run(&mut harvest(&whole, &settings)).0);
+    let time = start.elapsed();
+
+    let killed = folder.path().join("killed");
+    let mut kills = 0;
+    let mut grew = 0;
+    let mut rows = 0;
+    // A Weyl sequence: moments spread evenly over the time that a run takes, in no order.
+    for i in 1..=10_u32 {
+        let share = (f64::from(i) * 0.618_033_988_75).fract();
+        let mut child = harvest(&killed, &settings)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_secs_f64(time.as_secs_f64() * share * 0.3));
+        kills += usize::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        if killed.join("manifest.json").exists() {
+            // At every moment what the manifest names is there, whole.
+            let (sound, text) = inspect(&killed, &["--verify"]);
+            assert!(sound, "{text}");
+            let manifest: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(killed.join("manifest.json")).unwrap())
+                    .unwrap();
+            let now = manifest["rows"].as_u64().unwrap();
+            assert!(now >= rows, "rows were lost: {rows}, then {now}");
+            grew += usize::from(now > rows);
+            rows = now;
+        }
+    }
+    let (done, text) = run(&mut harvest(&killed, &settings));
+    assert!(done && text.contains("resume"), "{text}");
+    println!(
+        "{kills} kills of 10 found it running, {grew} of them after a new shard; {rows} rows before the last run"
+    );
+    assert!(
+        kills >= 5 && grew >= 2,
+        "{kills} kills, {grew} with new rows: too fast to test anything"
+    );
+    let (whole, killed) = (bytes(&whole), bytes(&killed));
+    assert_eq!(
+        whole.keys().collect::<Vec<_>>(),
+        killed.keys().collect::<Vec<_>>()
+    );
+    for (name, content) in &whole {
+        assert!(*content == killed[name], "{name} differs");
+    }
+}
+
+#[test]
+fn a_store_grows_but_never_mixes_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let (grown, straight) = (folder.path().join("grown"), folder.path().join("straight"));
+    let settings = |tokens: &'static str| {
+        [
+            "--hook",
+            "blocks.1.attn.hook_z",
+            "--shard-tokens",
+            "500",
+            "--tokens",
+            tokens,
+        ]
+    };
+    // 1,000 rows are two whole shards, so growing makes the same files as asking for all at once.
+    assert!(run(&mut harvest(&grown, &settings("1000"))).0);
+    let (done, text) = run(&mut harvest(&grown, &settings("1700")));
+    assert!(
+        done && text.contains("holds 1000 activations already"),
+        "{text}"
+    );
+    assert!(run(&mut harvest(&straight, &settings("1700"))).0);
+    assert!(bytes(&grown) == bytes(&straight));
+    // Fewer than there are: nothing to do.
+    assert!(run(&mut harvest(&grown, &settings("800"))).0);
+    assert!(bytes(&grown) == bytes(&straight));
+
+    for (more, named) in [
+        (["--dtype", "f32"], "dtype"),
+        (["--corpus", "embedded:heldout"], "corpus"),
+        (["--skip-first", "1"], "exclude"),
+        (["--batch-blocks", "3"], "batch_blocks"),
+    ] {
+        let (done, text) = run(harvest(&grown, &settings("2000")).args(more));
+        assert!(!done && text.contains(named), "{text}");
+    }
+    let (_, text) = inspect(&grown, &[]);
+    assert!(
+        text.contains("1700 in 4 shards") && text.contains("blocks.1.attn.hook_z (256 wide)"),
+        "{text}"
+    );
+
+    let shard = grown.join("shard-000002.safetensors");
+    let mut damaged = std::fs::read(&shard).unwrap();
+    *damaged.last_mut().unwrap() ^= 4;
+    std::fs::write(&shard, damaged).unwrap();
+    let (sound, text) = inspect(&grown, &["--verify"]);
+    assert!(
+        !sound && text.contains("shard-000002") && text.contains("xxh64"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_corpus_that_ends_or_changes_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    let line = "The people of the United States have confided their trust to the Congress.\n";
+    std::fs::write(&text, line.repeat(100)).unwrap();
+    let store = folder.path().join("store");
+    let corpus = text.to_str().unwrap();
+    let settings = [
+        "--hook",
+        "blocks.0.hook_resid_post",
+        "--corpus",
+        corpus,
+        "--tokens",
+        "100000",
+    ];
+    let (done, text_) = run(&mut harvest(&store, &settings));
+    assert!(done && text_.contains("the corpus ended"), "{text_}");
+    let before = bytes(&store);
+    assert!(run(&mut harvest(&store, &settings)).0);
+    assert!(bytes(&store) == before);
+    std::fs::write(&text, line.replace("people", "states").repeat(100)).unwrap();
+    let (done, text_) = run(&mut harvest(&store, &settings));
+    assert!(!done && text_.contains("has changed"), "{text_}");
+}
+
+/// Trains on a store by an empty recipe: model, text and context are the store's.
+fn train(store: &Path, out: &Path, more: &[&str]) -> Command {
+    let recipe = store.with_extension("toml");
+    std::fs::write(
+        &recipe,
+        format!("activations.store = {:?}", store.to_str().unwrap()),
+    )
+    .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command
+        .arg("train")
+        .arg(&recipe)
+        .args(["--device", "cpu", "--out"])
+        .arg(out);
+    for setting in [
+        "coder.d_sae=256",
+        "coder.k=8",
+        "training.batch_tokens=256",
+        "training.checkpoint_every_steps=5",
+        "training.tokens=5120",
+        "activations.buffer_tokens=1024",
+        "evaluation.tokens=0",
+        "features.tokens=1024",
+        "features.examples_per_feature=1",
+    ] {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+#[test]
+fn training_reads_a_store_and_resumes_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let hook = "blocks.2.hook_resid_post"; // the recipe's own
+    assert!(
+        run(&mut harvest(
+            &store,
+            &[
+                "--hook",
+                hook,
+                "--tokens",
+                "3000",
+                "--corpus",
+                "embedded:heldout"
+            ]
+        ))
+        .0
+    );
+    let whole = folder.path().join("whole");
+    let (done, text) = run(&mut train(&store, &whole, &[])); // 5,120 rows are more than a pass
+    assert!(done, "{text}");
+    let config = std::fs::read_to_string(whole.join("config.toml")).unwrap();
+    assert!(
+        config.contains("path = \"embedded:heldout\"") && config.contains("context = 32"),
+        "{config}"
+    );
+
+    // Killed as soon as there is a checkpoint, then resumed.
+    let halted = folder.path().join("halted");
+    let mut child = train(&store, &halted, &[])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !halted.join("checkpoint/manifest.json").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (done, text) = run(train(&store, &halted, &[]).arg("--resume"));
+    assert!(done, "{text}");
+    assert!(bytes(&whole.join("dictionary")) == bytes(&halted.join("dictionary")));
+
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2");
+    let model = format!("model={}", fixture.display());
+    for (more, named) in [
+        (["--set", "corpus.context=64"], "corpus.context = 32"),
+        (
+            ["--set", "corpus.path=embedded"],
+            "corpus.path = embedded:heldout",
+        ),
+        (["--set", "hook_point=blocks.1.hook_resid_post"], hook),
+        (["--set", &model], "settings.model_digest"),
+    ] {
+        let (done, text) = run(&mut train(&store, &folder.path().join("refused"), &more));
+        assert!(!done && text.contains(named), "{more:?}: {text}");
+    }
+}

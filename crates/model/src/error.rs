@@ -79,6 +79,10 @@ pub enum ModelError {
     },
     #[error("{found} tokens in one sequence, this model's context holds {n_ctx}")]
     Context { found: usize, n_ctx: usize },
+    #[error("the intervention at {point} does not fit: {problem}")]
+    Intervention { point: String, problem: String },
+    #[error("the segments do not fit: {problem}")]
+    Segments { problem: String },
     #[error("an empty sequence of tokens: give at least one")]
     NoTokens,
     #[error(transparent)]

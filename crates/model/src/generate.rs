@@ -3,7 +3,7 @@
 use crate::ModelError;
 use crate::hook::HookPoint;
 use crate::language_model::LanguageModel;
-use crate::transformer::HookedRun;
+use crate::run::HookedRun;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

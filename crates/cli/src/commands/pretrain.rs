@@ -158,7 +158,7 @@ fn card(
         c.n_params() as f64 / 1e6,
         config.tokens,
         config.corpus,
-        c.n_layers,
+        c.n_layers(),
         c.d_model,
         c.n_heads,
         c.d_mlp,

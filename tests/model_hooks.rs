@@ -123,7 +123,7 @@ fn a_document_in_a_packed_block_reads_as_it_does_alone() {
                 HookPoint::Block(_, BlockHook::Pattern | BlockHook::AttnScores)
             )
         };
-        let mut compare = |sequence: usize, start: usize, document: &[u32]| {
+        let compare = |sequence: usize, start: usize, document: &[u32]| {
             let alone = model.run(model.tokens(&[document]).unwrap(), &run).unwrap();
             for (at, value) in alone.captured.iter().filter(|(at, _)| unlike_patterns(at)) {
                 let found = together.captured[at].clone();

@@ -30,6 +30,7 @@ mod encode_batch_topk;
 mod encode_topk;
 mod gpu;
 mod host;
+mod mapped_file;
 mod sparse_products;
 mod sparse_training;
 
@@ -39,6 +40,7 @@ pub use adam_step::{AdamStep, Moments, adam_step};
 pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
 pub use encode_topk::encode_topk;
+pub use mapped_file::MappedFile;
 pub use sparse_training::{
     RowUpdate, SparseGradient, code_gradient, latent_sums, sparse_adam_step, squared_norm,
 };

@@ -151,6 +151,11 @@ impl ModelConfig {
             path: path.into(),
             source,
         })?;
+        Self::of_value(path, value)
+    }
+
+    /// Of a `config.json`'s value; `path` is the file that errors name.
+    pub(crate) fn of_value(path: &Path, value: Value) -> Result<Self, ModelError> {
         let fields = Fields {
             path: path.into(),
             value,

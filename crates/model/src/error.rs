@@ -37,16 +37,18 @@ pub enum ModelError {
     },
     #[error("{}: not a whole safetensors file: {problem}", path.display())]
     Safetensors { path: PathBuf, problem: String },
+    #[error("{}: not a whole GGUF file: {problem}", path.display())]
+    Gguf { path: PathBuf, problem: String },
     #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor { path: PathBuf, tensor: String },
-    #[error("{}: tensor `{tensor}` has shape {found:?}, config.json asks for {expected:?}", path.display())]
+    #[error("{}: tensor `{tensor}` has shape {found:?}, the configuration asks for {expected:?}", path.display())]
     Shape {
         path: PathBuf,
         tensor: String,
         found: Vec<usize>,
         expected: Vec<usize>,
     },
-    #[error("{}: tensor `{tensor}` has dtype {found}, expected F32, F16 or BF16", path.display())]
+    #[error("{}: tensor `{tensor}` has dtype {found}, expected floats or blocks that are implemented", path.display())]
     Dtype {
         path: PathBuf,
         tensor: String,

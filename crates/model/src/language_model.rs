@@ -2,7 +2,9 @@
 
 use crate::attention::Cache;
 use crate::config::ModelConfig;
+use crate::gguf::Gguf;
 use crate::hook::{BlockHook, HookPoint};
+use crate::rotary::RopeScaling;
 use crate::run::{HookedRun, RunOutput};
 use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
@@ -25,7 +27,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`, `model.safetensors` or its
-    /// shards, `tokenizer.json`), or the name of a model on the Hugging Face hub (fetched once into the hub's own
+    /// shards, `tokenizer.json`), a GGUF file of the Llama, Qwen 2 or Qwen 3 architecture, or the name of a model on the Hugging Face hub (fetched once into the hub's own
     /// cache; `HF_HUB_OFFLINE=1` forbids fetching).
     ///
     /// ```
@@ -55,8 +57,46 @@ impl LanguageModel {
                 .map_or(source.into(), |n| n.to_string_lossy().into_owned());
             return Self::from_folder(&name, folder, device);
         }
+        if folder
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+        {
+            return Self::from_gguf(folder, device);
+        }
         let folder = hub::fetch(source)?;
         Self::from_folder(source, &folder, device)
+    }
+
+    fn from_gguf(path: &Path, device: &Device) -> Result<Self, ModelError> {
+        let file = Gguf::open(path)?;
+        let mut config = ModelConfig::of_value(path, file.config)?;
+        if let Some(factors) = file.rope_factors {
+            for rope in config.layers.iter_mut().filter_map(|l| l.rope.as_mut()) {
+                let usable = factors.iter().all(|f| f.is_finite() && *f > 0.0);
+                if factors.len() != rope.dims / 2 || !usable {
+                    return Err(ModelError::Field {
+                        path: path.into(),
+                        field: "rope_freqs.weight".into(),
+                        found: format!("{} values", factors.len()),
+                        expected: format!("{} positive ones", rope.dims / 2),
+                    });
+                }
+                rope.scaling = RopeScaling::Factors(factors.clone());
+            }
+        }
+        let tokenizer = match file.tokenizer {
+            Some(json) => {
+                let json = json.to_string();
+                let (bos, eos) = (config.bos, config.eos);
+                Some(Tokenizer::from_bytes(path, json.as_bytes(), bos, eos)?)
+            }
+            None => None,
+        };
+        let name = path.file_stem().unwrap_or(path.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        let mut model = Self::from_parts(&name, config, &file.tensors, tokenizer, device)?;
+        model.tokenizer_path = path.into();
+        Ok(model)
     }
 
     fn from_folder(name: &str, folder: &Path, device: &Device) -> Result<Self, ModelError> {

@@ -5,10 +5,12 @@
 mod attention;
 mod config;
 mod embedded;
+mod encoding;
 mod error;
 mod family;
 mod files;
 mod generate;
+mod gguf;
 mod hook;
 mod hub;
 mod language_model;

@@ -28,6 +28,11 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
+    /// Each divided by its own factor (GGUF files of Llama 3 have these).
+    Factors(
+        /// The factors, `dims / 2`.
+        Vec<f64>,
+    ),
     /// Slow ones divided, fast ones kept, the rest in between (Llama 3).
     Llama3 {
         /// Divides slow frequencies.
@@ -171,6 +176,10 @@ impl Rope {
         match self.scaling {
             RopeScaling::None => half.map(|i| plain(i) as f32).collect(),
             RopeScaling::Linear { factor } => half.map(|i| (plain(i) / factor) as f32).collect(),
+            RopeScaling::Factors(ref factors) => half
+                .zip(factors)
+                .map(|(i, factor)| (plain(i) / factor) as f32)
+                .collect(),
             RopeScaling::Llama3 {
                 factor,
                 low_freq_factor: low,

@@ -326,7 +326,10 @@ def make(folder):
         target.mkdir(parents=True)
         models[name] = randomize(built, seed)
         write(models[name], target)
-        save_file(reduce(expected(models[name], seed)), target / "expected.safetensors")
+        values = expected(models[name], seed)
+        save_file(reduce(values), target / "expected.safetensors")
+        if name in ("gpt2-sharded", "llama-gqa"):
+            write_lens(name, models[name], values["tokens"], folder)
 
     def hub(built, target):
         write_whole(built, target, hub_style=True)
@@ -402,36 +405,66 @@ def check(committed):
             compare(load_file(committed / inside), load_file(path), str(inside))
 
 
-def check_transformer_lens(committed):
-    """The committed values against TransformerLens itself, on the models as it converts them."""
+def lens_of(model):
+    """TransformerLens's model of a GPT-2 or Llama, unprocessed, with every hook point on."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights
 
+    facts = model.config
+    shared = {
+        "n_ctx": 32, "d_vocab": facts.vocab_size, "seed": 0, "device": "cpu", "use_attn_result": True, "use_hook_mlp_in": True,
+    }
+    if isinstance(model, GPT2LMHeadModel):
+        config = HookedTransformerConfig(
+            n_layers=facts.n_layer, d_model=facts.n_embd, n_heads=facts.n_head, d_head=facts.n_embd // facts.n_head,
+            d_mlp=facts.n_inner or 4 * facts.n_embd, act_fn="gelu_new", eps=facts.layer_norm_epsilon,
+            normalization_type="LN", **shared,
+        )
+        weights = convert_gpt2_weights(model, config)
+    else:
+        config = HookedTransformerConfig(
+            n_layers=facts.num_hidden_layers, d_model=facts.hidden_size, n_heads=facts.num_attention_heads,
+            d_head=facts.head_dim, d_mlp=facts.intermediate_size, n_key_value_heads=facts.num_key_value_heads,
+            act_fn="silu", eps=facts.rms_norm_eps, normalization_type="RMS", gated_mlp=True, final_rms=True,
+            positional_embedding_type="rotary", rotary_dim=facts.head_dim, rotary_adjacent_pairs=False,
+            rotary_base=int(facts.rope_parameters["rope_theta"]), **shared,
+        )
+        weights = convert_llama_weights(model, config)
+    lens = HookedTransformer(config)
+    lens.load_and_process_state_dict(  # which empties what it is given
+        dict(weights), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+    )
+    return lens, weights
+
+
+def write_lens(name, model, tokens, folder):
+    """What TransformerLens alone knows: the rest of its hook points, and its simplified weights."""
+    lens, weights = lens_of(model)
+    with torch.no_grad():
+        _, cache = lens.run_with_cache(tokens)
+    ends = ("hook_scale", "hook_attn_scores", "hook_result", "hook_mlp_in", "hook_rot_q", "hook_rot_k")
+    values = {key: value.contiguous() for key, value in cache.items() if key.endswith(ends)}
+    centring = isinstance(model, GPT2LMHeadModel)
+    lens.load_and_process_state_dict(
+        weights, fold_ln=True, center_writing_weights=centring, center_unembed=True, fold_value_biases=False
+    )
+    kept = ("embed.", "unembed.", "pos_embed.", "blocks.0.attn.", "blocks.0.mlp.")
+    values |= {
+        f"simplified.{key}": value.contiguous()
+        for key, value in lens.state_dict().items()
+        if key.startswith(kept) and not key.endswith(("mask", "IGNORE", "rotary_sin", "rotary_cos")) and value.is_floating_point()
+    }
+    save_file({key: value.clone() for key, value in values.items()}, folder / name / "lens.safetensors")
+
+
+def check_transformer_lens(committed):
+    """The committed values against TransformerLens itself, on the models as it converts them."""
     with tempfile.TemporaryDirectory() as folder:
         models = make(Path(folder))
     for name, model in models.items():
-        facts = model.config
-        shared = {"n_ctx": 32, "d_vocab": facts.vocab_size, "seed": 0, "device": "cpu"}
-        if isinstance(model, GPT2LMHeadModel):
-            config = HookedTransformerConfig(
-                n_layers=facts.n_layer, d_model=facts.n_embd, n_heads=facts.n_head, d_head=facts.n_embd // facts.n_head,
-                d_mlp=facts.n_inner or 4 * facts.n_embd, act_fn="gelu_new", eps=facts.layer_norm_epsilon,
-                normalization_type="LN", **shared,
-            )
-            weights = convert_gpt2_weights(model, config)
-        else:
-            config = HookedTransformerConfig(
-                n_layers=facts.num_hidden_layers, d_model=facts.hidden_size, n_heads=facts.num_attention_heads,
-                d_head=facts.head_dim, d_mlp=facts.intermediate_size, n_key_value_heads=facts.num_key_value_heads,
-                act_fn="silu", eps=facts.rms_norm_eps, normalization_type="RMS", gated_mlp=True, final_rms=True,
-                positional_embedding_type="rotary", rotary_dim=facts.head_dim, rotary_adjacent_pairs=False,
-                rotary_base=int(facts.rope_parameters["rope_theta"]), **shared,
-            )
-            weights = convert_llama_weights(model, config)
-        lens = HookedTransformer(config)
-        lens.load_and_process_state_dict(
-            weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-        )
+        if not (isinstance(model, GPT2LMHeadModel) or name in ("llama-gqa", "llama-tied", "llama-bf16")):
+            continue
+        lens, _ = lens_of(model)
         wanted = load_file(committed / name / "expected.safetensors")
         tokens = wanted.pop("tokens")
         wanted = {key: value for key, value in wanted.items() if not key.endswith("hook_out")}

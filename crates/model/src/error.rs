@@ -83,6 +83,14 @@ pub enum ModelError {
     Context { found: usize, n_ctx: usize },
     #[error("the intervention at {point} does not fit: {problem}")]
     Intervention { point: String, problem: String },
+    #[error(
+        "model `{model}` cannot be simplified by {what}: {why}, so its predictions would change"
+    )]
+    Simplify {
+        model: String,
+        what: &'static str,
+        why: &'static str,
+    },
     #[error("the segments do not fit: {problem}")]
     Segments { problem: String },
     #[error("an empty sequence of tokens: give at least one")]

@@ -169,6 +169,15 @@ impl LanguageModel {
             })
     }
 
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Changes weights; whether the unembedding is the embedding is read from them alone.
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
     /// `W_U`, `[d_model, d_vocab]`.
     pub fn unembedding(&self) -> Tensor<2> {
         self.weights

@@ -12,8 +12,12 @@ use crate::transformer::{Extras, forward, unembed};
 use crate::weights::{Param, Weights};
 use crate::{ModelError, embedded, family, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Tokens of one pass on the CPU, where several run side by side.
+const TOKENS_AT_ONCE: usize = 512;
 
 /// A decoder-only transformer on a device, with its tokenizer.
 pub struct LanguageModel {
@@ -345,8 +349,45 @@ impl LanguageModel {
         run: &HookedRun<'_>,
     ) -> Result<RunOutput, ModelError> {
         self.check(tokens.dims(), run, 0)?;
-        let extras = Extras::default();
-        Ok(forward(&self.config, &self.weights, tokens, run, extras).output)
+        let [batch, pos] = tokens.dims();
+        let few = (TOKENS_AT_ONCE / pos).max(1);
+        if self.device != Device::flex() || batch <= few || !run.interventions.is_empty() {
+            let extras = Extras::default();
+            return Ok(forward(&self.config, &self.weights, tokens, run, extras).output);
+        }
+        // Elementwise operations on the CPU use one thread each, and small pieces stay in its cache: several passes side
+        // by side. Pieces are the same whatever the number of threads, and so are the bits.
+        let (capture, logits, segments) = (run.capture, run.logits, run.segments.as_ref());
+        let starts: Vec<usize> = (0..batch).step_by(few).collect();
+        let outputs: Vec<RunOutput> = starts
+            .into_par_iter()
+            .map(|start| {
+                let n = few.min(batch - start);
+                let run = HookedRun {
+                    capture,
+                    logits,
+                    interventions: &[],
+                    segments: segments.map(|s| s.clone().narrow(0, start, n)),
+                };
+                let tokens = tokens.clone().narrow(0, start, n);
+                forward(&self.config, &self.weights, tokens, &run, Extras::default()).output
+            })
+            .collect();
+        let mut captured: BTreeMap<HookPoint, Vec<Tensor<3>>> = BTreeMap::new();
+        let mut all_logits = vec![];
+        for output in outputs {
+            for (at, value) in output.captured {
+                captured.entry(at).or_default().push(value);
+            }
+            all_logits.extend(output.logits);
+        }
+        Ok(RunOutput {
+            captured: captured
+                .into_iter()
+                .map(|(at, parts)| (at, Tensor::cat(parts, 0)))
+                .collect(),
+            logits: logits.then(|| Tensor::cat(all_logits, 0)),
+        })
     }
 
     /// The same for tokens that follow those of `cache`, which takes them up.

@@ -203,7 +203,7 @@ fn ablations_equal_hand_computation() {
         [[9, 9, 8, 7, 6], [6, 2, 6, 4, 3]],
     );
     let (clean, other) = (run(&tokens, &[]), run(&others, &[]));
-    let [x, y, theirs] = [&clean[&mid], &clean[&out], &other[&out]].map(|t| host(t));
+    let [x, y, theirs] = [&clean[&mid], &clean[&out], &other[&out]].map(host);
     let d = model.config().d_model;
     let mean: Vec<f32> = (0..d)
         .map(|i| theirs.iter().skip(i).step_by(d).sum::<f32>() / 10.0)
@@ -211,7 +211,8 @@ fn ablations_equal_hand_computation() {
     let direction: Vec<f32> = (0..d).map(|i| (i as f32).sin()).collect();
     let vector = Tensor::<1>::from_floats(direction.as_slice(), &Device::flex());
     let at = |i: usize| (i / d % 5, i % d); // position, dimension
-    let cases: [(&str, Intervention<'_>, Box<dyn Fn(usize) -> f32>); 6] = [
+    type ByHand<'a> = Box<dyn Fn(usize) -> f32 + 'a>;
+    let cases: [(&str, Intervention<'_>, ByHand<'_>); 6] = [
         ("zero", Intervention::zero(out), Box::new(|_| 0.0)),
         (
             "scale",

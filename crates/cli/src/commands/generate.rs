@@ -36,7 +36,7 @@ pub struct Generate {
     /// Steer with a latent of this dictionary, a folder in SAELens's layout: its decoder row is added at the dictionary's hook point
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
-    /// Steer with a direction: a vector [width] in a safetensors file, added at --hook
+    /// Steer with a direction: the one vector of a safetensors file, added at --hook
     #[arg(
         long,
         value_name = "FILE",

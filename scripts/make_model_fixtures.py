@@ -14,7 +14,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig,
+    GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig,
+    PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+)
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,6 +36,61 @@ def llama(**sizes):
     )
 
 
+def like_llama(model_class, config_class, **sizes):
+    return model_class(
+        config_class(
+            vocab_size=61, max_position_embeddings=32, bos_token_id=1, eos_token_id=2, rms_norm_eps=1e-5,
+            attn_implementation="eager", **sizes,
+        )
+    )
+
+
+def others():
+    """The families beyond GPT-2 and Llama, and rotary scalings: every one with its peculiarities in reach of 19 positions."""
+    small = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 4}
+    grouped = small | {"num_key_value_heads": 2}
+    side = {"vocab_size": 61, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0, "attn_implementation": "eager"}
+    gemma = grouped | {"head_dim": 10, "query_pre_attn_scalar": 7, "sliding_window": 5, "tie_word_embeddings": True}
+
+    def scaled(**rope):
+        return llama(vocab_size=61, tie_word_embeddings=False, **grouped, rope_parameters={"rope_theta": 10000.0, **rope})
+
+    return {
+        "neox": GPTNeoXForCausalLM(GPTNeoXConfig(**small | {"hidden_size": 32}, **side, rotary_pct=0.25)),
+        "neox-serial": GPTNeoXForCausalLM(
+            GPTNeoXConfig(**small | {"hidden_size": 40}, **side, rotary_pct=0.4, use_parallel_residual=False, hidden_act="gelu_fast")
+        ),
+        "llama-linear": scaled(rope_type="linear", factor=3.0),
+        "llama-llama3": scaled(
+            rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
+        ),
+        "llama-yarn": scaled(rope_type="yarn", factor=4.0, original_max_position_embeddings=8, beta_fast=4.0),
+        "mistral": like_llama(MistralForCausalLM, MistralConfig, sliding_window=6, tie_word_embeddings=False, **grouped),
+        "qwen2": like_llama(
+            Qwen2ForCausalLM, Qwen2Config, use_sliding_window=True, sliding_window=4, max_window_layers=1,
+            tie_word_embeddings=True, **grouped,
+        ),
+        "qwen3": like_llama(Qwen3ForCausalLM, Qwen3Config, head_dim=10, tie_word_embeddings=False, **grouped),
+        "gemma2": like_llama(
+            Gemma2ForCausalLM, Gemma2Config, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, **gemma
+        ),
+        "gemma3": like_llama(
+            Gemma3ForCausalLM, Gemma3TextConfig, layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            }, **gemma,
+        ),
+        "opt": OPTForCausalLM(
+            OPTConfig(
+                vocab_size=61, hidden_size=24, ffn_dim=36, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32,
+                word_embed_proj_dim=24, attn_implementation="eager",
+            )
+        ),
+        "phi": PhiForCausalLM(PhiConfig(**small | {"hidden_size": 32}, **side, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5})),
+    }
+
+
 def randomize(model, seed):
     """Large enough weights that attention is neither flat nor one-hot and that a wrong bias or norm shows."""
     generator = torch.Generator().manual_seed(seed)
@@ -39,7 +98,7 @@ def randomize(model, seed):
         noise = torch.randn(parameter.shape, generator=generator)
         is_norm = "ln_" in name or "norm" in name
         if is_norm and name.endswith("weight"):
-            value = 1 + 0.3 * noise
+            value = (0 if "Gemma" in type(model).__name__ else 1) + 0.3 * noise
         elif "wte" in name or "embed_tokens" in name or "lm_head" in name:
             value = 0.4 * noise
         else:
@@ -109,37 +168,92 @@ def record_gpt2(model):
     return recorder
 
 
-def record_llama(model):
-    recorder, body = Recorder(), model.model
-    heads, kv_heads = model.config.num_attention_heads, model.config.num_key_value_heads
+# Where the modules of a family stand: body, layers, norms, projections. What is not named is as in Llama.
+LAYOUT = {
+    "embed": "embed_tokens", "layers": "layers", "final": "norm", "attention": "self_attn", "ln1": "input_layernorm",
+    "ln2": "post_attention_layernorm", "o": "o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
+}
+LAYOUTS = {
+    "gpt_neox": {
+        "embed": "embed_in", "final": "final_layer_norm", "attention": "attention", "o": "dense", "gate": None,
+        "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h",
+    },
+    "gemma2": {
+        "ln2": "pre_feedforward_layernorm", "ln1_post": "post_attention_layernorm", "ln2_post": "post_feedforward_layernorm",
+    },
+    "opt": {"ln1": "self_attn_layer_norm", "ln2": "final_layer_norm", "final": "final_layer_norm", "o": "out_proj",
+            "gate": None, "up": "fc1", "down": "fc2"},
+    "phi": {"ln2": None, "final": "final_layernorm", "o": "dense", "gate": None, "up": "mlp.fc1", "down": "mlp.fc2"},
+}
+LAYOUTS["gemma3_text"] = LAYOUTS["gemma2"]
+
+
+def record(model):
+    recorder, facts = Recorder(), model.config
+    body = model.base_model.decoder if facts.model_type == "opt" else model.base_model
+    where = LAYOUT | LAYOUTS.get(facts.model_type, {})
+    heads = facts.num_attention_heads
+    kv_heads = getattr(facts, "num_key_value_heads", heads)
+    centred = facts.model_type in ("gpt_neox", "opt", "phi")
+    eps = getattr(facts, "rms_norm_eps", None) or getattr(facts, "layer_norm_eps", 1e-5)
 
     def normalize(x):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
+        x = x - x.mean(-1, keepdim=True) if centred else x
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
-    recorder.output_of(body.embed_tokens, "hook_embed")
-    for i, block in enumerate(body.layers):
-        at, attention = f"blocks.{i}", block.self_attn
-        recorder.block(i, block, block.post_attention_layernorm)
-        recorder.norm(block.input_layernorm, f"{at}.ln1", normalize)
-        recorder.norm(block.post_attention_layernorm, f"{at}.ln2", normalize)
-        recorder.output_of(attention.q_proj, f"{at}.attn.hook_q", heads)
-        recorder.output_of(attention.k_proj, f"{at}.attn.hook_k", kv_heads)
-        recorder.output_of(attention.v_proj, f"{at}.attn.hook_v", kv_heads)
+    def norm(module, name):
+        module.register_forward_hook(lambda _, inputs, output: recorder.keep(f"{name}.hook_normalized", normalize(inputs[0])))
 
-        def rotated(_, __, kwargs, output, at=at):
-            q, k = recorder.values[f"{at}.attn.hook_q"], recorder.values[f"{at}.attn.hook_k"]
-            q, k = apply_rotary_pos_emb(q, k, *kwargs["position_embeddings"], unsqueeze_dim=2)
-            recorder.keep(f"{at}.attn.hook_rot_q", q)
-            recorder.keep(f"{at}.attn.hook_rot_k", k)
+    recorder.output_of(getattr(body, where["embed"]), "hook_embed")
+    if facts.model_type == "opt":
+        recorder.output_of(body.embed_positions, "hook_pos_embed")
+    parallel = facts.model_type == "phi" or getattr(facts, "use_parallel_residual", False)
+    for i, block in enumerate(getattr(body, where["layers"])):
+        at, attention = f"blocks.{i}", getattr(block, where["attention"])
+        recorder.input_of(block, f"{at}.hook_resid_pre")
+        recorder.output_of(block, f"{at}.hook_resid_post")
+        norm(getattr(block, where["ln1"]), f"{at}.ln1")
+        if where["ln2"]:
+            norm(getattr(block, where["ln2"]), f"{at}.ln2")
+            if not parallel:
+                recorder.input_of(getattr(block, where["ln2"]), f"{at}.hook_resid_mid")
+        for name in ("ln1_post", "ln2_post"):
+            if name in where:
+                norm(getattr(block, where[name]), f"{at}.{name}")
+        recorder.output_of(getattr(block, where["ln1_post"]) if "ln1_post" in where else attention, f"{at}.hook_attn_out")
+        if facts.model_type == "gpt_neox":
 
-        attention.register_forward_hook(rotated, with_kwargs=True)
-        recorder.input_of(attention.o_proj, f"{at}.attn.hook_z", heads)
+            def split(_, __, output, at=at):
+                parts = output.reshape(*output.shape[:2], heads, 3, -1)
+                for letter, part in zip("qkv", parts.unbind(3)):
+                    recorder.keep(f"{at}.attn.hook_{letter}", part)
+
+            attention.query_key_value.register_forward_hook(split)
+        else:
+            for letter, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+                recorder.output_of(getattr(attention, f"{letter}_proj"), f"{at}.attn.hook_{letter}", count)
+
+        def rotated(module, _, kwargs, output, at=at):
+            q, k = (recorder.values[f"{at}.attn.hook_{letter}"] for letter in "qk")
+            if hasattr(module, "q_norm"):
+                q, k = module.q_norm(q), module.k_norm(k)
+            cos, sin = kwargs["position_embeddings"]
+            dims = cos.shape[-1]
+            turned = apply_rotary_pos_emb(q[..., :dims], k[..., :dims], cos, sin, unsqueeze_dim=2)
+            for letter, whole, part in zip("qk", (q, k), turned):
+                recorder.keep(f"{at}.attn.hook_rot_{letter}", torch.cat([part, whole[..., dims:]], -1))
+
+        if facts.model_type != "opt":
+            attention.register_forward_hook(rotated, with_kwargs=True)
+        recorder.input_of(getattr(attention, where["o"]), f"{at}.attn.hook_z", heads)
         recorder.pattern_of(attention, f"{at}.attn.hook_pattern")
-        recorder.output_of(attention, f"{at}.hook_attn_out")
-        recorder.output_of(block.mlp.gate_proj, f"{at}.mlp.hook_pre")
-        recorder.output_of(block.mlp.up_proj, f"{at}.mlp.hook_pre_linear")
-        recorder.input_of(block.mlp.down_proj, f"{at}.mlp.hook_post")
-    recorder.norm(body.norm, "ln_final", normalize)
+        up, down = block.get_submodule(where["up"]), block.get_submodule(where["down"])
+        if where["gate"]:
+            recorder.output_of(block.get_submodule(where["gate"]), f"{at}.mlp.hook_pre")
+        recorder.output_of(up, f"{at}.mlp.hook_pre_linear" if where["gate"] else f"{at}.mlp.hook_pre")
+        recorder.input_of(down, f"{at}.mlp.hook_post")
+        recorder.output_of(getattr(block, where["ln2_post"]) if "ln2_post" in where else down, f"{at}.hook_mlp_out")
+    norm(getattr(body, where["final"]), "ln_final")
     return recorder
 
 
@@ -147,7 +261,7 @@ def expected(model, seed):
     """Everything that the model computes on fixed random tokens."""
     generator = torch.Generator().manual_seed(seed + 1000)
     tokens = torch.randint(model.config.vocab_size, (BATCH, POSITIONS), generator=generator)
-    recorder = (record_gpt2 if isinstance(model, GPT2LMHeadModel) else record_llama)(model)
+    recorder = (record_gpt2 if isinstance(model, GPT2LMHeadModel) else record)(model)
     with torch.no_grad():
         logits = model(tokens, use_cache=False).logits
     return {"tokens": tokens, "logits": logits.contiguous(), **recorder.values}
@@ -167,7 +281,10 @@ def write_config(model, folder, hub_style=False):
         facts.pop("dtype", None)
         facts["torch_dtype"] = "float32"
         if rope := facts.pop("rope_parameters", None):
-            facts["rope_theta"] = rope["rope_theta"]
+            if facts["model_type"] == "gpt_neox":
+                facts |= {"rotary_emb_base": rope["rope_theta"], "rotary_pct": rope["partial_rotary_factor"]}
+            else:
+                facts["rope_theta"] = rope["rope_theta"]
     (folder / "config.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
@@ -209,7 +326,10 @@ def make(folder):
         target.mkdir(parents=True)
         models[name] = randomize(built, seed)
         write(models[name], target)
-        save_file(reduce(expected(models[name], seed)), target / "expected.safetensors")
+        values = expected(models[name], seed)
+        save_file(reduce(values), target / "expected.safetensors")
+        if name in ("gpt2-sharded", "llama-gqa"):
+            write_lens(name, models[name], values["tokens"], folder)
 
     def hub(built, target):
         write_whole(built, target, hub_style=True)
@@ -220,6 +340,13 @@ def make(folder):
         write_config(built, target)
         rounded = {name: value.bfloat16() for name, value in weights_of(built).items()}
         save_file(rounded, target / "model.safetensors", metadata={"format": "pt"})
+
+    def old_unembedding(built, target):  # as Pythia's on the hub
+        write_whole(built, target, hub_style=True)
+        file = target / "model.safetensors"
+        weights = load_file(file)
+        weights["embed_out.weight"] = weights.pop("lm_head.weight")
+        save_file(weights, file, metadata={"format": "pt"})
 
     llama_sizes = {"rope_theta": 10000.0, "rms_norm_eps": 1e-5}
     model("gpt2", gpt2(vocab_size=97, n_embd=48, n_layer=2, n_head=4), 1, hub)
@@ -252,6 +379,9 @@ def make(folder):
         bf16,
         few,
     )
+    for seed, (name, built) in enumerate(others().items(), 6):
+        write = old_unembedding if name == "neox" else write_whole
+        model(name, built, seed, write, few if name in ("neox-serial", "llama-linear", "llama-yarn") else lambda values: values)
     return models
 
 
@@ -275,36 +405,66 @@ def check(committed):
             compare(load_file(committed / inside), load_file(path), str(inside))
 
 
-def check_transformer_lens(committed):
-    """The committed values against TransformerLens itself, on the models as it converts them."""
+def lens_of(model):
+    """TransformerLens's model of a GPT-2 or Llama, unprocessed, with every hook point on."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights
 
+    facts = model.config
+    shared = {
+        "n_ctx": 32, "d_vocab": facts.vocab_size, "seed": 0, "device": "cpu", "use_attn_result": True, "use_hook_mlp_in": True,
+    }
+    if isinstance(model, GPT2LMHeadModel):
+        config = HookedTransformerConfig(
+            n_layers=facts.n_layer, d_model=facts.n_embd, n_heads=facts.n_head, d_head=facts.n_embd // facts.n_head,
+            d_mlp=facts.n_inner or 4 * facts.n_embd, act_fn="gelu_new", eps=facts.layer_norm_epsilon,
+            normalization_type="LN", **shared,
+        )
+        weights = convert_gpt2_weights(model, config)
+    else:
+        config = HookedTransformerConfig(
+            n_layers=facts.num_hidden_layers, d_model=facts.hidden_size, n_heads=facts.num_attention_heads,
+            d_head=facts.head_dim, d_mlp=facts.intermediate_size, n_key_value_heads=facts.num_key_value_heads,
+            act_fn="silu", eps=facts.rms_norm_eps, normalization_type="RMS", gated_mlp=True, final_rms=True,
+            positional_embedding_type="rotary", rotary_dim=facts.head_dim, rotary_adjacent_pairs=False,
+            rotary_base=int(facts.rope_parameters["rope_theta"]), **shared,
+        )
+        weights = convert_llama_weights(model, config)
+    lens = HookedTransformer(config)
+    lens.load_and_process_state_dict(  # which empties what it is given
+        dict(weights), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+    )
+    return lens, weights
+
+
+def write_lens(name, model, tokens, folder):
+    """What TransformerLens alone knows: the rest of its hook points, and its simplified weights."""
+    lens, weights = lens_of(model)
+    with torch.no_grad():
+        _, cache = lens.run_with_cache(tokens)
+    ends = ("hook_scale", "hook_attn_scores", "hook_result", "hook_mlp_in", "hook_rot_q", "hook_rot_k")
+    values = {key: value.contiguous() for key, value in cache.items() if key.endswith(ends)}
+    centring = isinstance(model, GPT2LMHeadModel)
+    lens.load_and_process_state_dict(
+        weights, fold_ln=True, center_writing_weights=centring, center_unembed=True, fold_value_biases=False
+    )
+    kept = ("embed.", "unembed.", "pos_embed.", "blocks.0.attn.", "blocks.0.mlp.")
+    values |= {
+        f"simplified.{key}": value.contiguous()
+        for key, value in lens.state_dict().items()
+        if key.startswith(kept) and not key.endswith(("mask", "IGNORE", "rotary_sin", "rotary_cos")) and value.is_floating_point()
+    }
+    save_file({key: value.clone() for key, value in values.items()}, folder / name / "lens.safetensors")
+
+
+def check_transformer_lens(committed):
+    """The committed values against TransformerLens itself, on the models as it converts them."""
     with tempfile.TemporaryDirectory() as folder:
         models = make(Path(folder))
     for name, model in models.items():
-        facts = model.config
-        shared = {"n_ctx": 32, "d_vocab": facts.vocab_size, "seed": 0, "device": "cpu"}
-        if isinstance(model, GPT2LMHeadModel):
-            config = HookedTransformerConfig(
-                n_layers=facts.n_layer, d_model=facts.n_embd, n_heads=facts.n_head, d_head=facts.n_embd // facts.n_head,
-                d_mlp=facts.n_inner or 4 * facts.n_embd, act_fn="gelu_new", eps=facts.layer_norm_epsilon,
-                normalization_type="LN", **shared,
-            )
-            weights = convert_gpt2_weights(model, config)
-        else:
-            config = HookedTransformerConfig(
-                n_layers=facts.num_hidden_layers, d_model=facts.hidden_size, n_heads=facts.num_attention_heads,
-                d_head=facts.head_dim, d_mlp=facts.intermediate_size, n_key_value_heads=facts.num_key_value_heads,
-                act_fn="silu", eps=facts.rms_norm_eps, normalization_type="RMS", gated_mlp=True, final_rms=True,
-                positional_embedding_type="rotary", rotary_dim=facts.head_dim, rotary_adjacent_pairs=False,
-                rotary_base=int(facts.rope_parameters["rope_theta"]), **shared,
-            )
-            weights = convert_llama_weights(model, config)
-        lens = HookedTransformer(config)
-        lens.load_and_process_state_dict(
-            weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-        )
+        if not (isinstance(model, GPT2LMHeadModel) or name in ("llama-gqa", "llama-tied", "llama-bf16")):
+            continue
+        lens, _ = lens_of(model)
         wanted = load_file(committed / name / "expected.safetensors")
         tokens = wanted.pop("tokens")
         wanted = {key: value for key, value in wanted.items() if not key.endswith("hook_out")}

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use lapidary_model::{Outgoing, Values, write_tensors};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -582,4 +583,54 @@ fn a_tiny_pretraining_makes_a_model_that_loads() {
         .arg(&model),
     );
     assert!(text.starts_with("the cat sat on"), "{text}");
+}
+
+#[test]
+fn generation_is_steered_by_a_direction_and_says_what_does_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, width: usize| {
+        let path = folder.path().join(name);
+        let direction = Outgoing {
+            name: "direction".into(),
+            shape: vec![width],
+            values: Values::F32((0..width).map(|i| (i as f32).sin()).collect()),
+        };
+        write_tensors(&path, &[direction], None).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (fits, wide) = (
+        write("fits.safetensors", 256),
+        write("wide.safetensors", 257),
+    );
+    let command = |direction: &str, strength: &str| {
+        lapidary(&[
+            "generate",
+            "The people",
+            "--device",
+            "cpu",
+            "--temperature",
+            "0",
+            "--tokens",
+            "12",
+            "--hook",
+            "blocks.2.hook_resid_post",
+            "--direction",
+            direction,
+            "--strength",
+            strength,
+        ])
+    };
+    let text = |strength: &str| {
+        let output = command(&fits, strength).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let plain = text("0");
+    assert!(plain.starts_with("The people"));
+    assert_ne!(text("-40"), plain);
+    let error = fails(&mut command(&wide, "1"));
+    assert!(
+        error.contains("[1, 1, 257]") && error.contains("hook_resid_post"),
+        "{error}"
+    );
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use lapidary_model::{HookPoint, HookedRun, LanguageModel};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,19 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
         .fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
     assert!(scale > 0.0 && worst.is_finite());
     worst / scale
+}
+
+/// `[batch, heads, pos, pos]`, as TransformerLens has patterns, as `[batch, pos, heads * pos]`.
+fn by_query(pattern: &[f32], heads: usize, pos: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(pattern.len());
+    for batch in pattern.chunks(heads * pos * pos) {
+        for query in 0..pos {
+            for head in batch.chunks(pos * pos) {
+                rows.extend(&head[query * pos..(query + 1) * pos]);
+            }
+        }
+    }
+    rows
 }
 
 fn agrees_with_transformers(name: &str) {
@@ -74,7 +87,10 @@ fn agrees_with_transformers(name: &str) {
     assert!(error < 1e-4, "{name}: logits differ by {error}");
     for (hook, value) in output.captured {
         let mut found: Vec<f32> = value.into_data().iter::<f32>().collect();
-        let expected = floats(&expected, &hook.to_string());
+        let mut expected = floats(&expected, &hook.to_string());
+        if matches!(hook, HookPoint::Block(_, BlockHook::Pattern)) {
+            expected = by_query(&expected, model.config().n_heads, tokens.shape()[1]);
+        }
         if hook == HookPoint::PosEmbed {
             found.truncate(expected.len()); // recorded once for the whole batch
         }
@@ -91,6 +107,66 @@ fn gpt2_agrees_with_transformers() {
 #[test]
 fn a_sharded_gpt2_agrees_with_transformers() {
     agrees_with_transformers("gpt2-sharded");
+}
+
+#[test]
+fn gpt_neox_agrees_with_transformers() {
+    agrees_with_transformers("neox");
+}
+
+#[test]
+fn gpt_neox_one_after_the_other_agrees_with_transformers() {
+    agrees_with_transformers("neox-serial");
+}
+
+#[test]
+fn llama_with_linear_rope_scaling_agrees_with_transformers() {
+    agrees_with_transformers("llama-linear");
+}
+
+#[test]
+fn llama_3_rope_scaling_agrees_with_transformers() {
+    agrees_with_transformers("llama-llama3");
+}
+
+#[test]
+fn llama_with_yarn_agrees_with_transformers() {
+    agrees_with_transformers("llama-yarn");
+}
+
+#[test]
+fn mistral_beyond_its_window_agrees_with_transformers() {
+    agrees_with_transformers("mistral");
+}
+
+#[test]
+fn qwen2_with_a_window_in_upper_layers_agrees_with_transformers() {
+    agrees_with_transformers("qwen2");
+}
+
+#[test]
+fn qwen3_agrees_with_transformers() {
+    agrees_with_transformers("qwen3");
+}
+
+#[test]
+fn gemma2_agrees_with_transformers() {
+    agrees_with_transformers("gemma2");
+}
+
+#[test]
+fn gemma3_agrees_with_transformers() {
+    agrees_with_transformers("gemma3");
+}
+
+#[test]
+fn opt_agrees_with_transformers() {
+    agrees_with_transformers("opt");
+}
+
+#[test]
+fn phi_agrees_with_transformers() {
+    agrees_with_transformers("phi");
 }
 
 #[test]
@@ -159,8 +235,8 @@ fn replacing_a_hook_point_changes_what_follows_and_only_that() {
         .unwrap();
     let run = HookedRun {
         capture: &[mid, at, post],
-        replace: Some((at, &zero)),
-        logits: false,
+        interventions: &[Intervention::function(at, &zero)],
+        ..Default::default()
     };
     let ablated = model.run(tokens(), &run).unwrap();
     // Without the MLP's output the residual stream passes the layer's second half unchanged.

@@ -24,7 +24,7 @@ impl DeviceArgument {
 /// Which language model.
 #[derive(Args)]
 pub struct ModelArgument {
-    /// `embedded`, a folder in Hugging Face layout, or a model's name on the Hugging Face hub
+    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging Face hub
     #[arg(long, default_value = "embedded", value_name = "MODEL")]
     model: String,
 }

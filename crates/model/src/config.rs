@@ -1,18 +1,26 @@
 //! The shape of a decoder-only transformer, whatever family it comes from.
 
-use crate::ModelError;
+use crate::rotary::Rope;
+use crate::{ModelError, family};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Which family a checkpoint's names and defaults follow.
+/// Which family a checkpoint's names and defaults follow. Only loading asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // The files of `family/` say what each is.
 pub enum Family {
-    /// GPT-2: learned positions, LayerNorm, one fused QKV matrix, GELU.
     Gpt2,
-    /// Llama: rotary positions, RMSNorm, grouped-query attention, gated MLP.
+    NeoX,
     Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Gemma2,
+    Gemma3,
+    Opt,
+    Phi,
 }
 
 /// How a layer's input is normalized.
@@ -37,6 +45,15 @@ pub enum Activation {
     Relu,
 }
 
+/// What may differ from one layer to the next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerConfig {
+    /// How many positions a query sees, its own among them; `None`: all before it.
+    pub window: Option<usize>,
+    /// Rotary embedding; `None` where there is none.
+    pub rope: Option<Rope>,
+}
+
 /// Sizes and choices of a decoder-only transformer. Names are TransformerLens's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -44,8 +61,6 @@ pub struct ModelConfig {
     pub family: Family,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Number of layers.
-    pub n_layers: usize,
     /// Query heads a layer.
     pub n_heads: usize,
     /// Key and value heads a layer; divides `n_heads`.
@@ -62,12 +77,33 @@ pub struct ModelConfig {
     pub norm: Norm,
     /// Added to the variance or mean square.
     pub norm_eps: f64,
-    /// Rotary base; `None` means learned positions.
-    pub rope_theta: Option<f64>,
+    /// Whether attention and MLP both read the stream that enters the layer (GPT-NeoX, Phi). There is no
+    /// `hook_resid_mid` then.
+    pub parallel: bool,
+    /// Whether what attention and MLP write is normalized once more (Gemma).
+    pub post_norms: bool,
+    /// Whether queries and keys are normalized head by head, before rotary embedding (Qwen 3, Gemma 3).
+    pub qk_norm: bool,
+    /// Whether the MLP is gated: `act(x W_gate) * (x W_in)`.
+    pub gated: bool,
+    /// Whether positions are learned vectors, added to the embeddings.
+    pub learned_positions: bool,
+    /// Multiplies the embeddings; 1 except in Gemma.
+    pub embed_scale: f64,
+    /// Multiplies products of queries and keys: 1 / √d_head except in Gemma.
+    pub attn_scale: f64,
+    /// `c · tanh(score / c)` instead of attention's score (Gemma 2).
+    pub attn_softcap: Option<f64>,
+    /// `c · tanh(logit / c)` instead of the logit (Gemma 2).
+    pub logit_softcap: Option<f64>,
+    /// What differs between layers; one entry a layer.
+    pub layers: Vec<LayerConfig>,
     /// The MLP's nonlinearity.
     pub activation: Activation,
-    /// Whether q, k, v and o carry biases.
-    pub attention_bias: bool,
+    /// Whether queries, keys and values carry biases.
+    pub qkv_bias: bool,
+    /// Whether attention's output matrix carries a bias.
+    pub o_bias: bool,
     /// Whether the MLP's matrices carry biases.
     pub mlp_bias: bool,
     /// Whether the unembedding is the embedding's transpose.
@@ -79,24 +115,26 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Number of weights.
+    /// Number of layers.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Number of weights, biases of matrices left out.
     pub fn n_params(&self) -> u64 {
         let [d_model, d_head, d_mlp] = [self.d_model, self.d_head, self.d_mlp].map(|n| n as f64);
         let heads = self.n_heads as f64 + self.n_kv_heads as f64;
         let attention = d_model * d_head * 2.0 * heads;
-        let matrices = if self.family == Family::Llama {
-            3.0
-        } else {
-            2.0
-        };
-        let layer = attention + matrices * d_model * d_mlp + 2.0 * d_model;
+        let matrices = if self.gated { 3.0 } else { 2.0 };
+        let norms = if self.post_norms { 4.0 } else { 2.0 };
+        let layer = attention + matrices * d_model * d_mlp + norms * d_model;
         let embeddings = self.d_vocab as f64 * if self.tied { 1.0 } else { 2.0 };
-        let positions = if self.rope_theta.is_none() {
+        let positions = if self.learned_positions {
             self.n_ctx as f64
         } else {
             0.0
         };
-        (self.n_layers as f64 * layer + (embeddings + positions + 1.0) * d_model) as u64
+        (self.n_layers() as f64 * layer + (embeddings + positions + 1.0) * d_model) as u64
     }
 
     /// Reads a Hugging Face `config.json`.
@@ -113,21 +151,16 @@ impl ModelConfig {
             path: path.into(),
             source,
         })?;
+        Self::of_value(path, value)
+    }
+
+    /// Of a `config.json`'s value; `path` is the file that errors name.
+    pub(crate) fn of_value(path: &Path, value: Value) -> Result<Self, ModelError> {
         let fields = Fields {
             path: path.into(),
             value,
         };
-        let config = match fields.value.get("model_type").and_then(Value::as_str) {
-            Some("gpt2") => crate::family::gpt2::config(&fields)?,
-            Some("llama") => crate::family::llama::config(&fields)?,
-            found => {
-                return Err(ModelError::Architecture {
-                    path: path.into(),
-                    found: found.map_or("absent".into(), |s| format!("\"{s}\"")),
-                    known: "\"gpt2\" and \"llama\"".into(),
-                });
-            }
-        };
+        let config = family::config(&fields)?;
         config.check(&fields)?;
         Ok(config)
     }
@@ -141,7 +174,7 @@ impl ModelConfig {
         };
         for (field, size) in [
             ("hidden size", self.d_model),
-            ("number of layers", self.n_layers),
+            ("number of layers", self.n_layers()),
             ("number of heads", self.n_heads),
             ("number of key-value heads", self.n_kv_heads),
             ("head size", self.d_head),
@@ -160,12 +193,35 @@ impl ModelConfig {
                 &format!("a divisor of {}", self.n_heads),
             ));
         }
-        if self.rope_theta.is_some() && !self.d_head.is_multiple_of(2) {
-            return Err(wrong(
-                "head_dim",
-                self.d_head,
-                "an even size (rotary embedding)",
-            ));
+        for layer in &self.layers {
+            if layer.window == Some(0) {
+                return Err(wrong("sliding_window", 0, "at least 1"));
+            }
+            if let Some(rope) = &layer.rope
+                && (rope.dims == 0 || !rope.dims.is_multiple_of(2) || rope.dims > self.d_head)
+            {
+                return Err(wrong(
+                    "rotary dimensions",
+                    rope.dims,
+                    &format!("an even size up to the head size {}", self.d_head),
+                ));
+            }
+        }
+        for (field, value) in [
+            ("norm epsilon", Some(self.norm_eps)),
+            ("attention scale", Some(self.attn_scale)),
+            ("embedding scale", Some(self.embed_scale)),
+            ("attn_logit_softcapping", self.attn_softcap),
+            ("final_logit_softcapping", self.logit_softcap),
+        ] {
+            if value.is_some_and(|v| !v.is_finite() || v <= 0.0) {
+                return Err(ModelError::Field {
+                    path: fields.path.clone(),
+                    field: field.into(),
+                    found: value.map_or("nothing".into(), |v| v.to_string()),
+                    expected: "a positive number".into(),
+                });
+            }
         }
         Ok(())
     }
@@ -190,7 +246,7 @@ impl Fields {
         }
     }
 
-    fn get(&self, field: &str) -> Option<&Value> {
+    pub fn get(&self, field: &str) -> Option<&Value> {
         self.value.get(field).filter(|value| !value.is_null())
     }
 
@@ -214,6 +270,32 @@ impl Fields {
             return Ok(default);
         };
         value.as_f64().ok_or_else(|| self.wrong(field, "a number"))
+    }
+
+    pub fn optional_number(&self, field: &str) -> Result<Option<f64>, ModelError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.wrong(field, "a number")),
+            },
+        }
+    }
+
+    /// The number of layers: bounded here, since a list of that length is made of it.
+    pub fn layers(&self, field: &str) -> Result<usize, ModelError> {
+        match self.size(field)? {
+            n @ 1..=4096 => Ok(n),
+            _ => Err(self.wrong(field, "a number of layers from 1 to 4096")),
+        }
+    }
+
+    /// Refuses a switch that is not at the setting that is implemented.
+    pub fn only(&self, field: &str, implemented: bool) -> Result<(), ModelError> {
+        match self.flag(field, implemented)? == implemented {
+            true => Ok(()),
+            false => Err(self.wrong(field, &implemented.to_string())),
+        }
     }
 
     pub fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {

@@ -37,16 +37,18 @@ pub enum ModelError {
     },
     #[error("{}: not a whole safetensors file: {problem}", path.display())]
     Safetensors { path: PathBuf, problem: String },
+    #[error("{}: not a whole GGUF file: {problem}", path.display())]
+    Gguf { path: PathBuf, problem: String },
     #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor { path: PathBuf, tensor: String },
-    #[error("{}: tensor `{tensor}` has shape {found:?}, config.json asks for {expected:?}", path.display())]
+    #[error("{}: tensor `{tensor}` has shape {found:?}, the configuration asks for {expected:?}", path.display())]
     Shape {
         path: PathBuf,
         tensor: String,
         found: Vec<usize>,
         expected: Vec<usize>,
     },
-    #[error("{}: tensor `{tensor}` has dtype {found}, expected F32, F16 or BF16", path.display())]
+    #[error("{}: tensor `{tensor}` has dtype {found}, expected floats or blocks that are implemented", path.display())]
     Dtype {
         path: PathBuf,
         tensor: String,
@@ -79,6 +81,18 @@ pub enum ModelError {
     },
     #[error("{found} tokens in one sequence, this model's context holds {n_ctx}")]
     Context { found: usize, n_ctx: usize },
+    #[error("the intervention at {point} does not fit: {problem}")]
+    Intervention { point: String, problem: String },
+    #[error(
+        "model `{model}` cannot be simplified by {what}: {why}, so its predictions would change"
+    )]
+    Simplify {
+        model: String,
+        what: &'static str,
+        why: &'static str,
+    },
+    #[error("the segments do not fit: {problem}")]
+    Segments { problem: String },
     #[error("an empty sequence of tokens: give at least one")]
     NoTokens,
     #[error(transparent)]

@@ -1,9 +1,10 @@
 //! Text from a model, one token after another.
 
 use crate::ModelError;
+use crate::attention::Cache;
 use crate::hook::HookPoint;
 use crate::language_model::LanguageModel;
-use crate::transformer::HookedRun;
+use crate::run::{HookedRun, Intervention};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -16,6 +17,9 @@ pub struct Sampling {
     pub temperature: f32,
     /// Only the likeliest `top_k` tokens may be drawn; 0 means all.
     pub top_k: usize,
+    /// Only the fewest likeliest tokens whose probabilities, at this temperature and among the `top_k`, come to `top_p`
+    /// may be drawn (nucleus sampling, Holtzman et al. 2020); 1 means all.
+    pub top_p: f32,
     /// Seeds the draw.
     pub seed: u64,
 }
@@ -26,32 +30,44 @@ impl Default for Sampling {
             max_tokens: 60,
             temperature: 0.8,
             top_k: 40,
+            top_p: 1.0,
             seed: 0,
         }
     }
 }
 
-/// Continues `prompt` and hands each new token to `on_token`; stops at the end-of-sequence token. Past the model's
-/// context, the oldest tokens fall out of sight.
+/// Continues `prompt` and hands each new token to `on_token`; stops at the end-of-sequence token. Keys and values of
+/// earlier tokens are kept, so that a token costs a pass over one position. Past the model's context the oldest tokens
+/// fall out of sight; positions shift then, and every token costs a whole pass.
+///
+/// `interventions` act on every pass: a direction added at a hook point steers the text. Their positions count from the
+/// first token in sight.
 ///
 /// # Errors
-/// When a token of the prompt is outside the vocabulary or the prompt is empty.
+/// When a token of the prompt is outside the vocabulary, the prompt is empty, or an intervention does not fit.
 pub fn generate(
     model: &LanguageModel,
     prompt: &[u32],
     sampling: &Sampling,
+    interventions: &[Intervention<'_>],
     on_token: &mut dyn FnMut(u32),
 ) -> Result<Vec<u32>, ModelError> {
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut tokens = prompt.to_vec();
+    let mut cache = Cache::default();
+    let run = HookedRun {
+        capture: &[HookPoint::FinalNorm],
+        interventions,
+        ..Default::default()
+    };
+    let n_ctx = model.config().n_ctx;
     for _ in 0..sampling.max_tokens {
-        let start = tokens.len().saturating_sub(model.config().n_ctx);
-        let window = model.tokens(&[&tokens[start..]])?;
-        let run = HookedRun {
-            capture: &[HookPoint::FinalNorm],
-            ..Default::default()
-        };
-        let mut output = model.run(window, &run)?;
+        if tokens.len() > n_ctx {
+            cache = Cache::default();
+        }
+        let start = tokens.len().saturating_sub(n_ctx) + cache.len;
+        let new = model.tokens(&[&tokens[start..]])?;
+        let mut output = model.run_on(new, &run, &mut cache)?;
         let normalized = output
             .captured
             .remove(&HookPoint::FinalNorm)
@@ -83,10 +99,23 @@ fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> u32 {
         order.truncate(sampling.top_k);
     }
     let best = logits[order[0] as usize];
-    let weights: Vec<f32> = order
+    let mut weights: Vec<f32> = order
         .iter()
         .map(|&t| ((logits[t as usize] - best) / sampling.temperature).exp())
         .collect();
+    if sampling.top_p < 1.0 {
+        let enough = weights.iter().sum::<f32>() * sampling.top_p;
+        let mut sum = 0.0;
+        let inside = weights
+            .iter()
+            .take_while(|weight| {
+                let inside = sum < enough;
+                sum += **weight;
+                inside
+            })
+            .count();
+        weights.truncate(inside.max(1));
+    }
     let mut left = rng.random::<f32>() * weights.iter().sum::<f32>();
     for (token, weight) in order.iter().zip(&weights) {
         left -= weight;
@@ -94,7 +123,7 @@ fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> u32 {
             return *token;
         }
     }
-    order[order.len() - 1]
+    order[weights.len() - 1]
 }
 
 #[cfg(test)]
@@ -128,5 +157,23 @@ mod tests {
             (ones as f64 / n as f64 - 0.75).abs() < 0.01,
             "{ones} of {n}"
         );
+    }
+
+    #[test]
+    fn top_p_leaves_the_fewest_tokens_that_reach_it() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let logits = [0.5_f32, 0.3, 0.15, 0.05].map(f32::ln);
+        for (top_p, allowed) in [(0.49, 1), (0.51, 2), (0.81, 3), (0.96, 4)] {
+            let sampling = Sampling {
+                temperature: 1.0,
+                top_k: 0,
+                top_p,
+                ..Default::default()
+            };
+            let drawn: std::collections::BTreeSet<u32> = (0..2000)
+                .map(|_| draw(&logits, &sampling, &mut rng))
+                .collect();
+            assert_eq!(drawn, (0..allowed).collect(), "top_p {top_p}");
+        }
     }
 }

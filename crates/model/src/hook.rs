@@ -14,6 +14,8 @@ pub enum HookPoint {
     PosEmbed,
     /// `blocks.{layer}.…`: a place inside one layer.
     Block(usize, BlockHook),
+    /// `ln_final.hook_scale`: what the last residual stream is divided by, `[batch, pos, 1]`.
+    FinalNormScale,
     /// `ln_final.hook_normalized`: the last residual stream, normalized, before the norm's weight and bias,
     /// `[batch, pos, d_model]`.
     FinalNorm,
@@ -21,25 +23,46 @@ pub enum HookPoint {
     Logits,
 }
 
-/// A place inside one layer, in the order of computation. Per-head values are flattened to `[batch, pos, heads * d_head]`.
+/// A place inside one layer, in the order of computation. Heads lie side by side: a value is `[batch, pos, heads * …]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockHook {
     /// `hook_resid_pre`: the residual stream entering the layer.
     ResidPre,
+    /// `ln1.hook_scale`: what attention's input is divided by, 1 wide.
+    Ln1Scale,
     /// `ln1.hook_normalized`: attention's input, normalized, before the norm's weight and bias.
     Ln1,
-    /// `attn.hook_q`: queries before rotary embedding, `n_heads * d_head` wide.
+    /// `attn.hook_q`: queries before their norm and rotary embedding, `n_heads * d_head` wide.
     Q,
-    /// `attn.hook_k`: keys before rotary embedding, `n_kv_heads * d_head` wide.
+    /// `attn.hook_k`: keys before their norm and rotary embedding, `n_kv_heads * d_head` wide.
     K,
     /// `attn.hook_v`: values, `n_kv_heads * d_head` wide.
     V,
+    /// `attn.hook_rot_q`: queries after rotary embedding, `n_heads * d_head` wide.
+    RotQ,
+    /// `attn.hook_rot_k`: keys after rotary embedding, `n_kv_heads * d_head` wide.
+    RotK,
+    /// `attn.hook_attn_scores`: scores before the softmax, −∞ where a query may not look; a row is a query, `n_heads *
+    /// pos` wide.
+    AttnScores,
+    /// `attn.hook_pattern`: attention weights; a row is a query, `n_heads * pos` wide.
+    Pattern,
     /// `attn.hook_z`: the heads' outputs before `W_O`, `n_heads * d_head` wide.
     Z,
+    /// `attn.hook_result`: what each head adds to the residual stream, without `b_O`, `n_heads * d_model` wide.
+    Result,
+    /// `ln1_post.hook_scale`: what attention's output is divided by (Gemma), 1 wide.
+    Ln1PostScale,
+    /// `ln1_post.hook_normalized`: attention's output, normalized, before the norm's weight (Gemma).
+    Ln1Post,
     /// `hook_attn_out`: what attention adds to the residual stream.
     AttnOut,
     /// `hook_resid_mid`: the residual stream between attention and MLP.
     ResidMid,
+    /// `hook_mlp_in`: the residual stream as the MLP alone reads it, before its norm.
+    MlpIn,
+    /// `ln2.hook_scale`: what the MLP's input is divided by, 1 wide.
+    Ln2Scale,
     /// `ln2.hook_normalized`: the MLP's input, normalized, before the norm's weight and bias.
     Ln2,
     /// `mlp.hook_pre`: the (gate's) pre-activation, `d_mlp` wide.
@@ -48,6 +71,10 @@ pub enum BlockHook {
     MlpPreLinear,
     /// `mlp.hook_post`: what `W_out` reads, `d_mlp` wide.
     MlpPost,
+    /// `ln2_post.hook_scale`: what the MLP's output is divided by (Gemma), 1 wide.
+    Ln2PostScale,
+    /// `ln2_post.hook_normalized`: the MLP's output, normalized, before the norm's weight (Gemma).
+    Ln2Post,
     /// `hook_mlp_out`: what the MLP adds to the residual stream.
     MlpOut,
     /// `hook_resid_post`: the residual stream leaving the layer.
@@ -56,27 +83,40 @@ pub enum BlockHook {
 
 impl BlockHook {
     /// Every place inside a layer with its spelling after `blocks.{layer}.`.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 26] = [
         (Self::ResidPre, "hook_resid_pre"),
+        (Self::Ln1Scale, "ln1.hook_scale"),
         (Self::Ln1, "ln1.hook_normalized"),
         (Self::Q, "attn.hook_q"),
         (Self::K, "attn.hook_k"),
         (Self::V, "attn.hook_v"),
+        (Self::RotQ, "attn.hook_rot_q"),
+        (Self::RotK, "attn.hook_rot_k"),
+        (Self::AttnScores, "attn.hook_attn_scores"),
+        (Self::Pattern, "attn.hook_pattern"),
         (Self::Z, "attn.hook_z"),
+        (Self::Result, "attn.hook_result"),
+        (Self::Ln1PostScale, "ln1_post.hook_scale"),
+        (Self::Ln1Post, "ln1_post.hook_normalized"),
         (Self::AttnOut, "hook_attn_out"),
         (Self::ResidMid, "hook_resid_mid"),
+        (Self::MlpIn, "hook_mlp_in"),
+        (Self::Ln2Scale, "ln2.hook_scale"),
         (Self::Ln2, "ln2.hook_normalized"),
         (Self::MlpPre, "mlp.hook_pre"),
         (Self::MlpPreLinear, "mlp.hook_pre_linear"),
         (Self::MlpPost, "mlp.hook_post"),
+        (Self::Ln2PostScale, "ln2_post.hook_scale"),
+        (Self::Ln2Post, "ln2_post.hook_normalized"),
         (Self::MlpOut, "hook_mlp_out"),
         (Self::ResidPost, "hook_resid_post"),
     ];
 }
 
-const OUTER: [(HookPoint, &str); 4] = [
+const OUTER: [(HookPoint, &str); 5] = [
     (HookPoint::Embed, "hook_embed"),
     (HookPoint::PosEmbed, "hook_pos_embed"),
+    (HookPoint::FinalNormScale, "ln_final.hook_scale"),
     (HookPoint::FinalNorm, "ln_final.hook_normalized"),
     (HookPoint::Logits, "logits"),
 ];

@@ -1,14 +1,23 @@
 //! A model that can be run: found, loaded and checked.
 
-use crate::config::{Family, ModelConfig};
+use crate::attention::Cache;
+use crate::config::ModelConfig;
+use crate::gguf::Gguf;
 use crate::hook::{BlockHook, HookPoint};
+use crate::rotary::RopeScaling;
+use crate::run::{HookedRun, RunOutput};
 use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{HookedRun, RunOutput, forward, unembed};
-use crate::weights::Weights;
+use crate::transformer::{Extras, forward, unembed};
+use crate::weights::{Param, Weights};
 use crate::{ModelError, embedded, family, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Tokens of one pass on the CPU, where several run side by side.
+const TOKENS_AT_ONCE: usize = 512;
 
 /// A decoder-only transformer on a device, with its tokenizer.
 pub struct LanguageModel {
@@ -22,7 +31,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`, `model.safetensors` or its
-    /// shards, `tokenizer.json`), or the name of a model on the Hugging Face hub (fetched once into the hub's own
+    /// shards, `tokenizer.json`), a GGUF file of the Llama, Qwen 2 or Qwen 3 architecture, or the name of a model on the Hugging Face hub (fetched once into the hub's own
     /// cache; `HF_HUB_OFFLINE=1` forbids fetching).
     ///
     /// ```
@@ -52,8 +61,46 @@ impl LanguageModel {
                 .map_or(source.into(), |n| n.to_string_lossy().into_owned());
             return Self::from_folder(&name, folder, device);
         }
+        if folder
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+        {
+            return Self::from_gguf(folder, device);
+        }
         let folder = hub::fetch(source)?;
         Self::from_folder(source, &folder, device)
+    }
+
+    fn from_gguf(path: &Path, device: &Device) -> Result<Self, ModelError> {
+        let file = Gguf::open(path)?;
+        let mut config = ModelConfig::of_value(path, file.config)?;
+        if let Some(factors) = file.rope_factors {
+            for rope in config.layers.iter_mut().filter_map(|l| l.rope.as_mut()) {
+                let usable = factors.iter().all(|f| f.is_finite() && *f > 0.0);
+                if factors.len() != rope.dims / 2 || !usable {
+                    return Err(ModelError::Field {
+                        path: path.into(),
+                        field: "rope_freqs.weight".into(),
+                        found: format!("{} values", factors.len()),
+                        expected: format!("{} positive ones", rope.dims / 2),
+                    });
+                }
+                rope.scaling = RopeScaling::Factors(factors.clone());
+            }
+        }
+        let tokenizer = match file.tokenizer {
+            Some(json) => {
+                let json = json.to_string();
+                let (bos, eos) = (config.bos, config.eos);
+                Some(Tokenizer::from_bytes(path, json.as_bytes(), bos, eos)?)
+            }
+            None => None,
+        };
+        let name = path.file_stem().unwrap_or(path.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        let mut model = Self::from_parts(&name, config, &file.tensors, tokenizer, device)?;
+        model.tokenizer_path = path.into();
+        Ok(model)
     }
 
     fn from_folder(name: &str, folder: &Path, device: &Device) -> Result<Self, ModelError> {
@@ -76,10 +123,7 @@ impl LanguageModel {
         tokenizer: Option<Tokenizer>,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let weights = match config.family {
-            Family::Gpt2 => family::gpt2::weights(&config, checkpoint, device)?,
-            Family::Llama => family::llama::weights(&config, checkpoint, device)?,
-        };
+        let weights = family::weights(&config, checkpoint, device)?;
         Ok(Self::new(name, config, weights, tokenizer, device))
     }
 
@@ -129,6 +173,15 @@ impl LanguageModel {
             })
     }
 
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Changes weights; whether the unembedding is the embedding is read from them alone.
+    pub(crate) fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
     /// `W_U`, `[d_model, d_vocab]`.
     pub fn unembedding(&self) -> Tensor<2> {
         self.weights
@@ -141,7 +194,7 @@ impl LanguageModel {
 
     /// Logits, `[n, d_vocab]`, of values at `ln_final.hook_normalized`, `[n, d_model]`.
     pub fn unembed(&self, normalized: Tensor<2>) -> Tensor<2> {
-        unembed(&self.weights, normalized)
+        unembed(&self.config, &self.weights, normalized)
     }
 
     /// The weight of the final norm, `[d_model]`: folded into the unembedding, it tells what a direction of the
@@ -153,8 +206,21 @@ impl LanguageModel {
     /// Width of the value at a hook point.
     ///
     /// # Errors
-    /// When this model has no such point.
+    /// When this model has no such point, or its width is that of the sequence.
     pub fn width(&self, hook: HookPoint) -> Result<usize, ModelError> {
+        match self.width_in(hook, None)? {
+            Some(width) => Ok(width),
+            None => Err(ModelError::HookPointAbsent {
+                point: hook.to_string(),
+                reason: "with one width: it is as wide as the sequence is long".into(),
+            }),
+        }
+    }
+
+    /// Width of the value at a hook point when queries see `keys` positions; `None` if it depends on them and they are
+    /// not known.
+    fn width_in(&self, hook: HookPoint, keys: Option<usize>) -> Result<Option<usize>, ModelError> {
+        use BlockHook as B;
         let c = &self.config;
         let absent = |reason: String| {
             Err(ModelError::HookPointAbsent {
@@ -162,24 +228,54 @@ impl LanguageModel {
                 reason,
             })
         };
+        let width = match hook {
+            HookPoint::Embed | HookPoint::FinalNorm => c.d_model,
+            HookPoint::FinalNormScale => 1,
+            HookPoint::PosEmbed if c.learned_positions => c.d_model,
+            HookPoint::PosEmbed => return absent("its positions are rotary".into()),
+            HookPoint::Logits => c.d_vocab,
+            HookPoint::Block(layer, _) if layer >= c.n_layers() => {
+                return absent(format!("its layers are 0 to {}", c.n_layers() - 1));
+            }
+            HookPoint::Block(layer, B::RotQ | B::RotK) if c.layers[layer].rope.is_none() => {
+                return absent("its positions are not rotary".into());
+            }
+            HookPoint::Block(_, B::ResidMid) if c.parallel => {
+                return absent("its attention and MLP work side by side".into());
+            }
+            HookPoint::Block(_, B::MlpPreLinear) if !c.gated => {
+                return absent("its MLP has no gate".into());
+            }
+            HookPoint::Block(_, B::Ln1PostScale | B::Ln1Post | B::Ln2PostScale | B::Ln2Post)
+                if !c.post_norms =>
+            {
+                return absent("it normalizes no outputs".into());
+            }
+            HookPoint::Block(_, hook) => match hook {
+                B::Q | B::Z | B::RotQ => c.n_heads * c.d_head,
+                B::K | B::V | B::RotK => c.n_kv_heads * c.d_head,
+                B::AttnScores | B::Pattern => return Ok(keys.map(|keys| c.n_heads * keys)),
+                B::Result => c.n_heads * c.d_model,
+                B::MlpPre | B::MlpPreLinear | B::MlpPost => c.d_mlp,
+                B::Ln1Scale | B::Ln2Scale | B::Ln1PostScale | B::Ln2PostScale => 1,
+                _ => c.d_model,
+            },
+        };
+        Ok(Some(width))
+    }
+
+    /// How many heads lie side by side in the value at a hook point, if any do.
+    pub fn heads(&self, hook: HookPoint) -> Option<usize> {
+        use BlockHook as B;
+        let HookPoint::Block(_, hook) = hook else {
+            return None;
+        };
         match hook {
-            HookPoint::Embed | HookPoint::FinalNorm => Ok(c.d_model),
-            HookPoint::PosEmbed if c.rope_theta.is_none() => Ok(c.d_model),
-            HookPoint::PosEmbed => absent("its positions are rotary".into()),
-            HookPoint::Logits => Ok(c.d_vocab),
-            HookPoint::Block(layer, _) if layer >= c.n_layers => {
-                absent(format!("its layers are 0 to {}", c.n_layers - 1))
+            B::Q | B::RotQ | B::AttnScores | B::Pattern | B::Z | B::Result => {
+                Some(self.config.n_heads)
             }
-            HookPoint::Block(_, BlockHook::Q | BlockHook::Z) => Ok(c.n_heads * c.d_head),
-            HookPoint::Block(_, BlockHook::K | BlockHook::V) => Ok(c.n_kv_heads * c.d_head),
-            HookPoint::Block(layer, BlockHook::MlpPreLinear) => {
-                match self.weights.layers[layer].gate {
-                    Some(_) => Ok(c.d_mlp),
-                    None => absent("its MLP has no gate".into()),
-                }
-            }
-            HookPoint::Block(_, BlockHook::MlpPre | BlockHook::MlpPost) => Ok(c.d_mlp),
-            HookPoint::Block(..) => Ok(c.d_model),
+            B::K | B::RotK | B::V => Some(self.config.n_kv_heads),
+            _ => None,
         }
     }
 
@@ -225,21 +321,206 @@ impl LanguageModel {
 
     /// One forward pass over `tokens`, `[batch, pos]` (from [`Self::tokens`], which checks them).
     ///
+    /// ```
+    /// # fn main() -> Result<(), lapidary_model::ModelError> {
+    /// use burn::tensor::Device;
+    /// use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
+    ///
+    /// let model = LanguageModel::load("embedded", &Device::flex())?;
+    /// let tokens = model.tokens(&[model.tokenizer()?.encode("The Congress of the United States")?])?;
+    /// // Two heads of layer 1 switched off, at one position, and the attention pattern below kept as it was.
+    /// let pattern: HookPoint = "blocks.0.attn.hook_pattern".parse()?;
+    /// let clean = model.run(tokens.clone(), &HookedRun { capture: &[pattern], ..Default::default() })?;
+    /// let mut interventions = clean.freeze(|_| true);
+    /// let z = "blocks.1.attn.hook_z".parse()?;
+    /// interventions.push(Intervention::zero(z).in_heads(&[0, 2]).at_positions(&[3]));
+    /// let run = HookedRun { interventions: &interventions, logits: true, ..Default::default() };
+    /// let logits = model.run(tokens, &run)?.logits; // [1, pos, d_vocab]
+    /// # assert!(logits.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// When a hook point does not exist in this model.
+    /// When a hook point does not exist in this model, or an intervention or the segments do not fit.
     pub fn run(
         &self,
         tokens: Tensor<2, Int>,
         run: &HookedRun<'_>,
     ) -> Result<RunOutput, ModelError> {
-        for hook in run
-            .capture
-            .iter()
-            .copied()
-            .chain(run.replace.map(|(point, _)| point))
-        {
-            self.width(hook)?;
+        self.check(tokens.dims(), run, 0)?;
+        let [batch, pos] = tokens.dims();
+        let few = (TOKENS_AT_ONCE / pos).max(1);
+        if self.device != Device::flex() || batch <= few || !run.interventions.is_empty() {
+            let extras = Extras::default();
+            return Ok(forward(&self.config, &self.weights, tokens, run, extras).output);
         }
-        Ok(forward(&self.config, &self.weights, tokens, run))
+        // Elementwise operations on the CPU use one thread each, and small pieces stay in its cache: several passes side
+        // by side. Pieces are the same whatever the number of threads, and so are the bits.
+        let (capture, logits, segments) = (run.capture, run.logits, run.segments.as_ref());
+        let starts: Vec<usize> = (0..batch).step_by(few).collect();
+        let outputs: Vec<RunOutput> = starts
+            .into_par_iter()
+            .map(|start| {
+                let n = few.min(batch - start);
+                let run = HookedRun {
+                    capture,
+                    logits,
+                    interventions: &[],
+                    segments: segments.map(|s| s.clone().narrow(0, start, n)),
+                };
+                let tokens = tokens.clone().narrow(0, start, n);
+                forward(&self.config, &self.weights, tokens, &run, Extras::default()).output
+            })
+            .collect();
+        let mut captured: BTreeMap<HookPoint, Vec<Tensor<3>>> = BTreeMap::new();
+        let mut all_logits = vec![];
+        for output in outputs {
+            for (at, value) in output.captured {
+                captured.entry(at).or_default().push(value);
+            }
+            all_logits.extend(output.logits);
+        }
+        Ok(RunOutput {
+            captured: captured
+                .into_iter()
+                .map(|(at, parts)| (at, Tensor::cat(parts, 0)))
+                .collect(),
+            logits: logits.then(|| Tensor::cat(all_logits, 0)),
+        })
     }
+
+    /// The same for tokens that follow those of `cache`, which takes them up.
+    pub(crate) fn run_on(
+        &self,
+        tokens: Tensor<2, Int>,
+        run: &HookedRun<'_>,
+        cache: &mut Cache,
+    ) -> Result<RunOutput, ModelError> {
+        self.check(tokens.dims(), run, cache.len)?;
+        let extras = Extras {
+            cache: Some(cache),
+            differentiate: &[],
+        };
+        Ok(forward(&self.config, &self.weights, tokens, run, extras).output)
+    }
+
+    /// A scalar of the logits, and its gradient with respect to the values at hook points.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), lapidary_model::ModelError> {
+    /// use burn::tensor::Device;
+    /// use lapidary_model::{HookPoint, HookedRun, LanguageModel};
+    ///
+    /// let model = LanguageModel::load("embedded", &Device::flex())?;
+    /// let tokens = model.tokens(&[model.tokenizer()?.encode("We the")?])?;
+    /// let at: HookPoint = "blocks.1.hook_resid_post".parse()?;
+    /// // The logit of token 7 after the last position: where in layer 1 does it come from?
+    /// let gradients = model.gradients(tokens, &HookedRun::default(), &[at], &|logits| {
+    ///     let last = logits.dims()[1] - 1;
+    ///     logits.narrow(1, last, 1).narrow(2, 7, 1).sum()
+    /// })?;
+    /// println!("{} {:?}", gradients.value, gradients.at[&at].dims()); // [1, pos, d_model]
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn gradients(
+        &self,
+        tokens: Tensor<2, Int>,
+        run: &HookedRun<'_>,
+        at: &[HookPoint],
+        scalar: &dyn Fn(Tensor<3>) -> Tensor<1>,
+    ) -> Result<Gradients, ModelError> {
+        self.check(tokens.dims(), run, 0)?;
+        for hook in at {
+            self.width_in(*hook, None)?;
+        }
+        let mut weights = self.weights.clone();
+        weights.each(&mut |param| match param {
+            Param::Vector(p) => *p = p.clone().autodiff(),
+            Param::Matrix(p) => *p = p.clone().autodiff(),
+        });
+        let run = HookedRun {
+            logits: true,
+            ..run.clone()
+        };
+        let extras = Extras {
+            cache: None,
+            differentiate: at,
+        };
+        let passed = forward(&self.config, &weights, tokens.autodiff(), &run, extras);
+        let value = scalar(passed.output.logits.expect("asked for"));
+        let number = value.clone().inner().into_scalar::<f32>();
+        if !value.is_tracked() {
+            let zero = |(at, leaf): (HookPoint, Tensor<3>)| (at, leaf.inner());
+            return Ok(Gradients {
+                value: number,
+                at: passed.leaves.into_iter().map(zero).collect(),
+            });
+        }
+        let mut gradients = value.backward();
+        let of = |(at, leaf): (HookPoint, Tensor<3>)| {
+            let gradient = leaf.grad_remove(&mut gradients);
+            (at, gradient.unwrap_or_else(|| leaf.inner()))
+        };
+        Ok(Gradients {
+            value: number,
+            at: passed.leaves.into_iter().map(of).collect(),
+        })
+    }
+
+    fn check(
+        &self,
+        [batch, pos]: [usize; 2],
+        run: &HookedRun<'_>,
+        offset: usize,
+    ) -> Result<(), ModelError> {
+        for hook in run.capture {
+            self.width_in(*hook, None)?;
+        }
+        for intervention in run.interventions {
+            let at = intervention.at;
+            let width = self.width_in(at, Some(offset + pos))?;
+            let width = width.expect("the number of keys is known");
+            intervention.check([batch, pos, width], self.heads(at), offset)?;
+        }
+        let Some(segments) = &run.segments else {
+            return Ok(());
+        };
+        if segments.dims() != [batch, pos] {
+            return Err(ModelError::Segments {
+                problem: format!(
+                    "found shape {:?}, expected that of the tokens, {:?}",
+                    segments.dims(),
+                    [batch, pos]
+                ),
+            });
+        }
+        let numbers: Vec<i64> = segments.clone().into_data().iter::<i64>().collect();
+        for (sequence, row) in numbers.chunks(pos).enumerate() {
+            if let Some(i) = row.windows(2).position(|pair| pair[1] < pair[0]) {
+                return Err(ModelError::Segments {
+                    problem: format!(
+                        "document {} follows document {} at position {} of sequence {sequence}, expected numbers that do not decrease",
+                        row[i + 1],
+                        row[i],
+                        i + 1
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What [`LanguageModel::gradients`] found.
+#[derive(Debug)]
+pub struct Gradients {
+    /// The scalar.
+    pub value: f32,
+    /// Its gradient with respect to the value at each hook point asked for, `[batch, pos, width]`.
+    pub at: BTreeMap<HookPoint, Tensor<3>>,
 }

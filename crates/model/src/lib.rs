@@ -2,28 +2,36 @@
 //!
 //! Start at [`LanguageModel::load`].
 
+mod attention;
 mod config;
 mod embedded;
+mod encoding;
 mod error;
 mod family;
 mod files;
 mod generate;
+mod gguf;
 mod hook;
 mod hub;
 mod language_model;
 pub mod pretrain;
+mod roles;
+mod rotary;
+mod run;
 pub mod settings;
 mod tensor_file;
 mod tokenizer;
 mod transformer;
 pub mod weights;
 
-pub use config::{Activation, Family, ModelConfig, Norm};
+pub use config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 pub use error::ModelError;
 pub use files::write_atomically;
 pub use generate::{Sampling, generate};
 pub use hook::{BlockHook, HookPoint};
-pub use language_model::LanguageModel;
+pub use language_model::{Gradients, LanguageModel};
+pub use roles::Simplify;
+pub use rotary::{Rope, RopeScaling};
+pub use run::{Edit, HookedRun, Intervention, RunOutput};
 pub use tensor_file::{Outgoing, TensorFile, Values, write_tensors};
 pub use tokenizer::Tokenizer;
-pub use transformer::{HookedRun, Replacement, RunOutput};

@@ -1,11 +1,13 @@
 //! Training a small Llama-family model from scratch on a stream of tokens: AdamW (Loshchilov & Hutter 2019), warm-up,
 //! cosine decay, gradients clipped to unit norm. Enough to make a model worth looking into, on a CPU, in about an hour.
 
-use crate::config::{Activation, Family, ModelConfig, Norm};
+use crate::config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 use crate::language_model::LanguageModel;
+use crate::rotary::{Rope, RopeScaling};
+use crate::run::HookedRun;
 use crate::settings::Reader;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{HookedRun, forward};
+use crate::transformer::{Extras, forward};
 use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
 use crate::{ModelError, Outgoing, Values, family, write_atomically, write_tensors};
 use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
@@ -76,21 +78,40 @@ impl Default for PretrainConfig {
 
 impl PretrainConfig {
     fn model(&self, tokenizer: &Tokenizer) -> ModelConfig {
+        let d_head = self.d_model / self.n_heads;
+        let rope = Rope {
+            theta: 10000.0,
+            dims: d_head,
+            scaling: RopeScaling::None,
+        };
+        let layer = LayerConfig {
+            window: None,
+            rope: Some(rope),
+        };
         ModelConfig {
             family: Family::Llama,
             d_model: self.d_model,
-            n_layers: self.n_layers,
             n_heads: self.n_heads,
             n_kv_heads: self.n_heads,
-            d_head: self.d_model / self.n_heads,
+            d_head,
             d_mlp: self.d_mlp,
             d_vocab: tokenizer.len(),
             n_ctx: self.n_ctx,
             norm: Norm::Rms,
             norm_eps: 1e-5,
-            rope_theta: Some(10000.0),
+            parallel: false,
+            post_norms: false,
+            qk_norm: false,
+            gated: true,
+            learned_positions: false,
+            embed_scale: 1.0,
+            attn_scale: (d_head as f64).powf(-0.5),
+            attn_softcap: None,
+            logit_softcap: None,
+            layers: vec![layer; self.n_layers],
             activation: Activation::Silu,
-            attention_bias: false,
+            qkv_bias: false,
+            o_bias: false,
             mlp_bias: false,
             tied: true,
             bos: tokenizer.bos(),
@@ -387,7 +408,9 @@ impl Pretrainer {
             logits: true,
             ..Default::default()
         };
-        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run)
+        let extras = Extras::default();
+        let logits = forward(&self.model, &tracked, tokens.autodiff(), &run, extras)
+            .output
             .logits
             .expect("asked for");
         let logits = logits.reshape([inputs.len(), self.model.d_vocab]); // [n, d_vocab]
@@ -536,22 +559,26 @@ fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Wei
         weight: Tensor::ones([c.d_model], device),
         bias: None,
     };
-    let residual = 0.02 / (2.0 * c.n_layers as f64).sqrt();
+    let residual = 0.02 / (2.0 * c.n_layers() as f64).sqrt();
     let linear = |shape, std| Linear {
         weight: normal(shape, std),
         bias: None,
     };
     let heads = c.n_heads * c.d_head;
-    let layers = (0..c.n_layers).map(|_| Layer {
+    let layers = (0..c.n_layers()).map(|_| Layer {
         ln1: ones(),
         q: linear([c.d_model, heads], 0.02),
         k: linear([c.d_model, heads], 0.02),
         v: linear([c.d_model, heads], 0.02),
+        q_norm: None,
+        k_norm: None,
         o: linear([heads, c.d_model], residual),
+        ln1_post: None,
         ln2: ones(),
         gate: Some(linear([c.d_model, c.d_mlp], 0.02)),
         up: linear([c.d_model, c.d_mlp], 0.02),
         down: linear([c.d_mlp, c.d_model], residual),
+        ln2_post: None,
     });
     Weights {
         embed: normal([c.d_vocab, c.d_model], 0.02),
@@ -559,5 +586,6 @@ fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Wei
         layers: layers.collect(),
         final_norm: ones(),
         unembed: None,
+        unembed_bias: None,
     }
 }

@@ -1,18 +1,20 @@
 //! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked before use; and the
 //! writing of such a file.
 
+use crate::encoding::Encoding;
 use crate::{ModelError, write_atomically};
 use burn::tensor::{Device, Tensor, TensorData};
-use half::{bf16, f16};
+use half::f16;
+use lapidary_kernels::MappedFile;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
 
-/// The tensors of one or several files, held as bytes until they are asked for.
+/// The tensors of one or several files, mapped into memory and decoded one at a time, when they are asked for.
 pub struct TensorFile {
     files: Vec<File>,
     tensors: BTreeMap<String, Entry>,
@@ -22,15 +24,39 @@ pub struct TensorFile {
 
 struct File {
     path: PathBuf,
-    bytes: Cow<'static, [u8]>,
+    bytes: Bytes,
 }
 
-struct Entry {
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
+enum Bytes {
+    Static(&'static [u8]),
+    Mapped(MappedFile),
 }
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Static(bytes) => bytes,
+            Self::Mapped(file) => file,
+        }
+    }
+}
+
+/// Where a tensor is and how it is stored.
+pub(crate) struct Entry {
+    pub file: usize,
+    /// Or the dtype, which is not one of floats.
+    pub encoding: Result<Encoding, Dtype>,
+    pub shape: Vec<usize>,
+    pub bytes: Range<usize>,
+    /// Rows belong to this many heads, in each of which the two rotary halves alternate; they are handed out one after
+    /// the other.
+    pub rotary_pairs: Option<usize>,
+}
+
+/// Numbers decoded at once by a thread.
+const DECODED_AT_ONCE: usize = 1 << 16;
 
 /// `model.safetensors.index.json`: which file has which tensor.
 #[derive(Deserialize)]
@@ -81,8 +107,7 @@ impl TensorFile {
             tensors: BTreeMap::new(),
             path: path.into(),
         };
-        let bytes = std::fs::read(path).map_err(ModelError::read(path))?;
-        read.add(path.into(), bytes.into())?;
+        read.map(path.into())?;
         Ok(read)
     }
 
@@ -100,9 +125,7 @@ impl TensorFile {
             path: index.clone(),
         };
         for shard in parsed.shards() {
-            let path = folder.join(shard);
-            let bytes = std::fs::read(&path).map_err(ModelError::read(&path))?;
-            read.add(path, bytes.into())?;
+            read.map(folder.join(shard))?;
         }
         for (tensor, shard) in parsed.weight_map {
             if !read.tensors.contains_key(&tensor) {
@@ -122,11 +145,33 @@ impl TensorFile {
             tensors: BTreeMap::new(),
             path: path.into(),
         };
-        read.add(path.into(), bytes.into())?;
+        read.add(path.into(), Bytes::Static(bytes))?;
         Ok(read)
     }
 
-    fn add(&mut self, path: PathBuf, bytes: Cow<'static, [u8]>) -> Result<(), ModelError> {
+    /// The tensors of a file that another reader has understood.
+    pub(crate) fn of_entries(
+        path: &Path,
+        bytes: MappedFile,
+        tensors: BTreeMap<String, Entry>,
+    ) -> Self {
+        let file = File {
+            path: path.into(),
+            bytes: Bytes::Mapped(bytes),
+        };
+        Self {
+            files: vec![file],
+            tensors,
+            path: path.into(),
+        }
+    }
+
+    fn map(&mut self, path: PathBuf) -> Result<(), ModelError> {
+        let bytes = MappedFile::open(&path).map_err(ModelError::read(&path))?;
+        self.add(path, Bytes::Mapped(bytes))
+    }
+
+    fn add(&mut self, path: PathBuf, bytes: Bytes) -> Result<(), ModelError> {
         let (header, metadata) =
             SafeTensors::read_metadata(&bytes).map_err(|e| ModelError::Safetensors {
                 path: path.clone(),
@@ -140,9 +185,15 @@ impl TensorFile {
                 name,
                 Entry {
                     file,
-                    dtype: info.dtype,
+                    encoding: match info.dtype {
+                        Dtype::F32 => Ok(Encoding::F32),
+                        Dtype::F16 => Ok(Encoding::F16),
+                        Dtype::BF16 => Ok(Encoding::BF16),
+                        other => Err(other),
+                    },
                     shape: info.shape.clone(),
                     bytes,
+                    rotary_pairs: None,
                 },
             );
         }
@@ -156,9 +207,13 @@ impl TensorFile {
 
     /// The tensors' names, sorted, with dtype and shape.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize])> {
-        self.tensors
-            .iter()
-            .map(|(name, e)| (name.as_str(), format!("{:?}", e.dtype), e.shape.as_slice()))
+        self.tensors.iter().map(|(name, e)| {
+            let dtype = match &e.encoding {
+                Ok(encoding) => format!("{encoding:?}"),
+                Err(dtype) => format!("{dtype:?}"),
+            };
+            (name.as_str(), dtype, e.shape.as_slice())
+        })
     }
 
     /// A tensor's shape and its values in f32.
@@ -190,27 +245,27 @@ impl TensorFile {
             });
         }
         let bytes = &file.bytes[entry.bytes.clone()];
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-            Dtype::F16 => bytes
-                .chunks_exact(2)
-                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .chunks_exact(2)
-                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            other => {
-                return Err(ModelError::Dtype {
+        let encoding = entry.encoding.map_err(|other| ModelError::Dtype {
+            path: file.path.clone(),
+            tensor: tensor.into(),
+            found: format!("{other:?}"),
+        })?;
+        let (weights, size) = encoding.block();
+        let mut values = vec![0.0; bytes.len() / size * weights];
+        let blocks = DECODED_AT_ONCE / weights;
+        values
+            .par_chunks_mut(blocks * weights)
+            .zip(bytes.par_chunks(blocks * size))
+            .for_each(|(values, bytes)| encoding.decode(bytes, values));
+        if let Some(heads) = entry.rotary_pairs {
+            values =
+                halves_of_pairs(&values, shape[0], heads).ok_or_else(|| ModelError::Shape {
                     path: file.path.clone(),
                     tensor: tensor.into(),
-                    found: format!("{other:?}"),
-                });
-            }
-        };
+                    found: entry.shape.clone(),
+                    expected: vec![heads, 2],
+                })?;
+        }
         let count = values.iter().filter(|v| !v.is_finite()).count();
         if count > 0 {
             return Err(ModelError::NotFinite {
@@ -267,6 +322,24 @@ impl TensorFile {
             device,
         ))
     }
+}
+
+/// Rows whose heads' rotary halves alternate, with the halves one after the other.
+fn halves_of_pairs(values: &[f32], rows: usize, heads: usize) -> Option<Vec<f32>> {
+    if heads == 0 || rows == 0 || !rows.is_multiple_of(2 * heads) {
+        return None;
+    }
+    let (width, d_head) = (values.len() / rows, rows / heads);
+    let from = |row: usize| {
+        let (head, place) = (row / d_head, row % d_head);
+        let (half, i) = (place / (d_head / 2), place % (d_head / 2));
+        head * d_head + 2 * i + half
+    };
+    let mut turned = Vec::with_capacity(values.len());
+    for row in (0..rows).map(from) {
+        turned.extend_from_slice(&values[row * width..(row + 1) * width]);
+    }
+    Some(turned)
 }
 
 /// A tensor on its way into a file.

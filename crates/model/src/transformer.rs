@@ -1,204 +1,254 @@
-//! One decoder-only transformer for every family: the forward pass, with hook points read and replaced on the way.
+//! One decoder-only transformer for every family: the forward pass, with hook points read and changed on the way.
 //! Inside, activations are `[batch * pos, width]`; at hook points they are `[batch, pos, width]`.
 
+use crate::attention::{Cache, Places, attend, soft_cap};
 use crate::config::{Activation, ModelConfig, Norm};
 use crate::hook::{BlockHook, HookPoint};
+use crate::rotary::{Rope, Rotary};
+use crate::run::{HookedRun, Hooks, RunOutput};
 use crate::weights::{Layer, NormWeights, Weights};
-use burn::tensor::module::{attention, attention_fallback};
-use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData, activation};
 use std::collections::BTreeMap;
 
-/// What a forward pass should read and change.
-#[derive(Default, Clone, Copy)]
-pub struct HookedRun<'a> {
-    /// The hook points to return. The pass stops after the last of them, unless logits are asked for.
-    pub capture: &'a [HookPoint],
-    /// One hook point whose value a function replaces, `[batch, pos, width]` in and out. What is captured there is the
-    /// replacement.
-    pub replace: Option<(HookPoint, Replacement<'a>)>,
-    /// Whether to go on to the logits and return them.
-    pub logits: bool,
+/// What a pass needs besides tokens and [`HookedRun`].
+#[derive(Default)]
+pub(crate) struct Extras<'a> {
+    /// Keys and values of the tokens before these; the pass appends its own.
+    pub cache: Option<&'a mut Cache>,
+    /// Hook points to differentiate at: weights and tokens are on an autodiff device then.
+    pub differentiate: &'a [HookPoint],
 }
 
-/// A function of the value at a hook point.
-pub type Replacement<'a> = &'a dyn Fn(Tensor<3>) -> Tensor<3>;
-
-/// What a forward pass returns.
-#[derive(Debug)]
-pub struct RunOutput {
-    /// The values at the hook points asked for, `[batch, pos, width]`.
-    pub captured: BTreeMap<HookPoint, Tensor<3>>,
-    /// `[batch, pos, d_vocab]`, if asked for.
-    pub logits: Option<Tensor<3>>,
+/// What a pass comes to: its output, and zeros whose gradients are those of the values at the points to differentiate at.
+pub(crate) struct Passed {
+    pub output: RunOutput,
+    pub leaves: BTreeMap<HookPoint, Tensor<3>>,
 }
 
-/// Reads, replaces and counts down: the pass is over when nothing asked for is still to come.
-struct Hooks<'a> {
-    run: &'a HookedRun<'a>,
-    last: Option<HookPoint>,
-    shape: [usize; 2],
-    captured: BTreeMap<HookPoint, Tensor<3>>,
-}
-
-impl Hooks<'_> {
-    fn wanted(&self, at: HookPoint) -> bool {
-        self.run.capture.contains(&at) || self.run.replace.is_some_and(|(point, _)| point == at)
-    }
-
-    fn visit(&mut self, at: HookPoint, value: Tensor<2>) -> Tensor<2> {
-        if !self.wanted(at) {
-            return value;
-        }
-        let [rows, width] = value.dims();
-        let mut value = value.reshape([self.shape[0], self.shape[1], width]);
-        if let Some((point, replace)) = self.run.replace
-            && point == at
-        {
-            value = replace(value);
-        }
-        if self.run.capture.contains(&at) {
-            self.captured.insert(at, value.clone());
-        }
-        value.reshape([rows, width])
-    }
-
-    fn over(&self, at: HookPoint) -> bool {
-        self.last.is_some_and(|last| last <= at)
-    }
-
-    fn finish(self) -> RunOutput {
-        RunOutput {
-            captured: self.captured,
-            logits: None,
-        }
-    }
-}
-
-/// Runs the transformer over `tokens`, `[batch, pos]`. Token ids and hook points are the caller's to check.
-pub fn forward(
+/// Runs the transformer over `tokens`, `[batch, pos]`. Token ids, hook points and segments are the caller's to check.
+pub(crate) fn forward(
     c: &ModelConfig,
     w: &Weights,
     tokens: Tensor<2, Int>,
     run: &HookedRun<'_>,
-) -> RunOutput {
+    extras: Extras<'_>,
+) -> Passed {
     let [batch, pos] = tokens.dims();
-    let last = if run.logits {
-        None
-    } else {
-        Some(
-            run.capture
-                .iter()
-                .max()
-                .copied()
-                .unwrap_or(HookPoint::Embed),
-        )
+    let offset = extras.cache.as_ref().map_or(0, |cache| cache.len);
+    let segments = run.segments.as_ref();
+    let segments = segments.map(|s| s.clone().into_data().iter::<i64>().collect());
+    let mut pass = Pass {
+        c,
+        hooks: Hooks::new(run, [batch, pos], offset, extras.differentiate),
+        places: Places::new(batch, pos, offset, segments),
+        cache: extras.cache,
+        rotary: vec![],
     };
-    let mut hooks = Hooks {
-        run,
-        last,
-        shape: [batch, pos],
-        captured: BTreeMap::new(),
-    };
-
-    let embedded = w.embed.clone().select(0, tokens.reshape([batch * pos])); // [n, d_model]
-    let mut resid = hooks.visit(HookPoint::Embed, embedded);
-    if hooks.over(HookPoint::Embed) {
-        return hooks.finish();
+    let logits = pass.run(w, tokens.reshape([batch * pos]));
+    if let Some(cache) = pass.cache {
+        cache.len += pos;
     }
-    if let Some(table) = &w.positions {
-        let positions = table.clone().narrow(0, 0, pos); // [pos, d_model]
-        let positions = positions.repeat(&[batch, 1]); // [n, d_model]
-        resid = resid + hooks.visit(HookPoint::PosEmbed, positions);
-        if hooks.over(HookPoint::PosEmbed) {
-            return hooks.finish();
-        }
+    Passed {
+        output: RunOutput {
+            captured: pass.hooks.captured,
+            logits: logits.map(|logits| logits.reshape([batch, pos, c.d_vocab])),
+        },
+        leaves: pass.hooks.leaves,
     }
-    let rotary = c
-        .rope_theta
-        .map(|theta| Rotary::new(theta, c.d_head, pos, &resid.device()));
-    for (l, layer) in w.layers.iter().enumerate() {
-        match block(c, layer, l, resid, rotary.as_ref(), &mut hooks) {
-            Some(next) => resid = next,
-            None => return hooks.finish(),
-        }
-    }
-    let normalized = hooks.visit(HookPoint::FinalNorm, normalize(c, resid));
-    if hooks.over(HookPoint::FinalNorm) {
-        return hooks.finish();
-    }
-    let logits = hooks.visit(HookPoint::Logits, unembed(w, normalized)); // [n, d_vocab]
-    let mut output = hooks.finish();
-    output.logits = run.logits.then(|| logits.reshape([batch, pos, c.d_vocab]));
-    output
 }
 
 /// Logits, `[n, d_vocab]`, of values at `ln_final.hook_normalized`, `[n, d_model]`.
-pub(crate) fn unembed(w: &Weights, normalized: Tensor<2>) -> Tensor<2> {
+pub(crate) fn unembed(c: &ModelConfig, w: &Weights, normalized: Tensor<2>) -> Tensor<2> {
     let unembed = w.unembed.as_ref().unwrap_or(&w.embed).clone(); // [d_vocab, d_model]
-    rescale(&w.final_norm, normalized).matmul(unembed.transpose())
+    let logits = rescale(&w.final_norm, normalized).matmul(unembed.transpose());
+    let logits = match &w.unembed_bias {
+        Some(bias) => logits + bias.clone().unsqueeze(),
+        None => logits,
+    };
+    match c.logit_softcap {
+        Some(cap) => soft_cap(logits, cap),
+        None => logits,
+    }
 }
 
-/// One layer; `None` once everything asked for has been captured.
-fn block(
-    c: &ModelConfig,
-    layer: &Layer,
-    l: usize,
-    resid: Tensor<2>,
-    rotary: Option<&Rotary>,
-    hooks: &mut Hooks<'_>,
-) -> Option<Tensor<2>> {
-    let at = |hook| HookPoint::Block(l, hook);
-    let resid = hooks.visit(at(BlockHook::ResidPre), resid);
-    if hooks.over(at(BlockHook::ResidPre)) {
-        return None;
-    }
-    let x = hooks.visit(at(BlockHook::Ln1), normalize(c, resid.clone()));
-    if hooks.over(at(BlockHook::Ln1)) {
-        return None;
-    }
-    let x = rescale(&layer.ln1, x);
-    let q = hooks.visit(at(BlockHook::Q), layer.q.forward(x.clone())); // [n, n_heads * d_head]
-    let k = hooks.visit(at(BlockHook::K), layer.k.forward(x.clone())); // [n, n_kv_heads * d_head]
-    let v = hooks.visit(at(BlockHook::V), layer.v.forward(x));
-    if hooks.over(at(BlockHook::V)) {
-        return None;
-    }
-    let z = hooks.visit(at(BlockHook::Z), attend(c, q, k, v, hooks.shape, rotary)); // [n, n_heads * d_head]
-    if hooks.over(at(BlockHook::Z)) {
-        return None;
-    }
-    let attn_out = hooks.visit(at(BlockHook::AttnOut), layer.o.forward(z));
-    let resid = hooks.visit(at(BlockHook::ResidMid), resid + attn_out);
-    if hooks.over(at(BlockHook::ResidMid)) {
-        return None;
-    }
-    let x = hooks.visit(at(BlockHook::Ln2), normalize(c, resid.clone()));
-    if hooks.over(at(BlockHook::Ln2)) {
-        return None;
-    }
-    let x = rescale(&layer.ln2, x);
-    let post = match &layer.gate {
-        Some(gate) => {
-            let pre = hooks.visit(at(BlockHook::MlpPre), gate.forward(x.clone())); // [n, d_mlp]
-            let linear = hooks.visit(at(BlockHook::MlpPreLinear), layer.up.forward(x));
-            activate(c.activation, pre) * linear
+/// One pass under way. Its parts return `None` once everything asked for has been captured.
+struct Pass<'a> {
+    c: &'a ModelConfig,
+    hooks: Hooks<'a>,
+    places: Places,
+    cache: Option<&'a mut Cache>,
+    /// The embeddings that layers have used so far.
+    rotary: Vec<(Rope, Rotary)>,
+}
+
+impl Pass<'_> {
+    fn run(&mut self, w: &Weights, tokens: Tensor<1, Int>) -> Option<Tensor<2>> {
+        let mut embedded = w.embed.clone().select(0, tokens); // [n, d_model]
+        if self.c.embed_scale != 1.0 {
+            embedded = embedded * self.c.embed_scale;
         }
-        None => activate(
-            c.activation,
-            hooks.visit(at(BlockHook::MlpPre), layer.up.forward(x)),
-        ),
-    };
-    let post = hooks.visit(at(BlockHook::MlpPost), post);
-    if hooks.over(at(BlockHook::MlpPost)) {
-        return None;
+        let mut resid = self.hooks.visit(HookPoint::Embed, None, embedded)?;
+        if let Some(table) = &w.positions {
+            let positions = self.positions(table);
+            resid = resid + self.hooks.visit(HookPoint::PosEmbed, None, positions)?;
+        }
+        for (l, layer) in w.layers.iter().enumerate() {
+            resid = self.block(layer, l, resid)?;
+        }
+        let x = self.normalize(resid, HookPoint::FinalNormScale, HookPoint::FinalNorm)?;
+        self.hooks
+            .visit(HookPoint::Logits, None, unembed(self.c, w, x)) // [n, d_vocab]
     }
-    let mlp_out = hooks.visit(at(BlockHook::MlpOut), layer.down.forward(post));
-    let resid = hooks.visit(at(BlockHook::ResidPost), resid + mlp_out);
-    if hooks.over(at(BlockHook::ResidPost)) {
-        None
-    } else {
-        Some(resid)
+
+    /// Position embeddings of all tokens, `[n, d_model]`, from their table `[n_ctx, d_model]`.
+    fn positions(&self, table: &Tensor<2>) -> Tensor<2> {
+        let index: Vec<i32> = self
+            .places
+            .positions()
+            .into_iter()
+            .map(|p| p as i32)
+            .collect();
+        let index = TensorData::new(index.clone(), [index.len()]);
+        let index = Tensor::<1, Int>::from_data(index, &table.device());
+        let positions = table.clone().select(0, index);
+        match self.places.rows() {
+            1 => positions.repeat(&[self.places.batch, 1]),
+            _ => positions,
+        }
+    }
+
+    fn block(&mut self, layer: &Layer, l: usize, resid: Tensor<2>) -> Option<Tensor<2>> {
+        let at = |hook| HookPoint::Block(l, hook);
+        let resid_pre = self.hooks.visit(at(BlockHook::ResidPre), None, resid)?;
+        let attn_out = self.attention(layer, l, resid_pre.clone())?;
+        let attn_out = self.hooks.visit(at(BlockHook::AttnOut), None, attn_out)?;
+        // One after the other the MLP reads what attention wrote, side by side it does not.
+        let (mlp_in, resid) = match self.c.parallel {
+            true => (resid_pre.clone(), resid_pre + attn_out),
+            false => {
+                let mid = resid_pre + attn_out;
+                let mid = self.hooks.visit(at(BlockHook::ResidMid), None, mid)?;
+                (mid.clone(), mid)
+            }
+        };
+        let mlp_in = self.hooks.visit(at(BlockHook::MlpIn), None, mlp_in)?;
+        let mlp_out = self.mlp(layer, l, mlp_in)?;
+        let mlp_out = self.hooks.visit(at(BlockHook::MlpOut), None, mlp_out)?;
+        self.hooks
+            .visit(at(BlockHook::ResidPost), None, resid + mlp_out)
+    }
+
+    fn attention(&mut self, layer: &Layer, l: usize, x: Tensor<2>) -> Option<Tensor<2>> {
+        let at = |hook| HookPoint::Block(l, hook);
+        let c = self.c;
+        let (heads, kv_heads) = (Some(c.n_heads), Some(c.n_kv_heads));
+        let x = self.normalize(x, at(BlockHook::Ln1Scale), at(BlockHook::Ln1))?;
+        let x = rescale(&layer.ln1, x);
+        let q = layer.q.forward(x.clone()); // [n, n_heads * d_head]
+        let mut q = self.hooks.visit(at(BlockHook::Q), heads, q)?;
+        let k = layer.k.forward(x.clone()); // [n, n_kv_heads * d_head]
+        let mut k = self.hooks.visit(at(BlockHook::K), kv_heads, k)?;
+        let v = layer.v.forward(x);
+        let v = self.hooks.visit(at(BlockHook::V), kv_heads, v)?;
+        for (x, norm) in [(&mut q, &layer.q_norm), (&mut k, &layer.k_norm)] {
+            if let Some(norm) = norm {
+                let [n, width] = x.dims();
+                let of_heads = x.clone().reshape([n * width / c.d_head, c.d_head]);
+                let [centred, scale] = norm_parts(c, of_heads);
+                *x = rescale(norm, centred / scale).reshape([n, width]);
+            }
+        }
+        if let Some(rope) = &c.layers[l].rope {
+            q = self.rotate(rope, q, c.n_heads);
+            q = self.hooks.visit(at(BlockHook::RotQ), heads, q)?;
+            k = self.rotate(rope, k, c.n_kv_heads);
+            k = self.hooks.visit(at(BlockHook::RotK), kv_heads, k)?;
+        }
+        let cache = self.cache.as_deref_mut();
+        let z = attend(c, l, [q, k, v], &mut self.places, cache, &mut self.hooks)?;
+        let z = self.hooks.visit(at(BlockHook::Z), heads, z)?;
+        let attn_out = match self.hooks.wants(at(BlockHook::Result)) {
+            false => layer.o.forward(z),
+            true => {
+                let n = z.dims()[0];
+                let z = z.reshape([n, c.n_heads, c.d_head]).swap_dims(0, 1); // [n_heads, n, d_head]
+                let w_o = layer.o.weight.clone();
+                let w_o = w_o.reshape([c.n_heads, c.d_head, c.d_model]);
+                let result = z.matmul(w_o).swap_dims(0, 1); // [n, n_heads, d_model]
+                let result = result.reshape([n, c.n_heads * c.d_model]);
+                let result = self.hooks.visit(at(BlockHook::Result), heads, result)?;
+                let sum = result.reshape([n, c.n_heads, c.d_model]).sum_dim(1);
+                let sum = sum.reshape([n, c.d_model]);
+                match &layer.o.bias {
+                    Some(bias) => sum + bias.clone().unsqueeze(),
+                    None => sum,
+                }
+            }
+        };
+        let points = [BlockHook::Ln1PostScale, BlockHook::Ln1Post].map(at);
+        self.post_norm(layer.ln1_post.as_ref(), points, attn_out)
+    }
+
+    fn mlp(&mut self, layer: &Layer, l: usize, x: Tensor<2>) -> Option<Tensor<2>> {
+        let at = |hook| HookPoint::Block(l, hook);
+        let x = self.normalize(x, at(BlockHook::Ln2Scale), at(BlockHook::Ln2))?;
+        let x = rescale(&layer.ln2, x);
+        let post = match &layer.gate {
+            Some(gate) => {
+                let pre = gate.forward(x.clone()); // [n, d_mlp]
+                let pre = self.hooks.visit(at(BlockHook::MlpPre), None, pre)?;
+                let linear = layer.up.forward(x);
+                let linear = self
+                    .hooks
+                    .visit(at(BlockHook::MlpPreLinear), None, linear)?;
+                activate(self.c.activation, pre) * linear
+            }
+            None => {
+                let pre = layer.up.forward(x);
+                let pre = self.hooks.visit(at(BlockHook::MlpPre), None, pre)?;
+                activate(self.c.activation, pre)
+            }
+        };
+        let post = self.hooks.visit(at(BlockHook::MlpPost), None, post)?;
+        let mlp_out = layer.down.forward(post);
+        let points = [BlockHook::Ln2PostScale, BlockHook::Ln2Post].map(at);
+        self.post_norm(layer.ln2_post.as_ref(), points, mlp_out)
+    }
+
+    /// Normalizes what attention or MLP writes, where the model does.
+    fn post_norm(
+        &mut self,
+        norm: Option<&NormWeights>,
+        [scale, normalized]: [HookPoint; 2],
+        x: Tensor<2>,
+    ) -> Option<Tensor<2>> {
+        let Some(norm) = norm else {
+            return Some(x);
+        };
+        let x = self.normalize(x, scale, normalized)?;
+        Some(rescale(norm, x))
+    }
+
+    /// Normalizes the rows of `x`, `[n, d_model]`; the norm's weight and bias come after.
+    fn normalize(&mut self, x: Tensor<2>, at_scale: HookPoint, at: HookPoint) -> Option<Tensor<2>> {
+        let [x, scale] = norm_parts(self.c, x);
+        let scale = self.hooks.visit(at_scale, None, scale)?;
+        self.hooks.visit(at, None, x / scale)
+    }
+
+    /// Turns the heads of `x`, `[n, heads * d_head]`.
+    fn rotate(&mut self, rope: &Rope, x: Tensor<2>, heads: usize) -> Tensor<2> {
+        let known = self.rotary.iter().position(|(known, _)| known == rope);
+        let i = known.unwrap_or_else(|| {
+            let places = &self.places;
+            let rotary = Rotary::new(rope, &places.positions(), places.rows(), &x.device());
+            self.rotary.push((rope.clone(), rotary));
+            self.rotary.len() - 1
+        });
+        let [n, width] = x.dims();
+        let (batch, pos) = (self.places.batch, self.places.pos);
+        let x = x.reshape([batch, pos, heads, width / heads]);
+        self.rotary[i].1.apply(x).reshape([n, width])
     }
 }
 
@@ -211,107 +261,21 @@ fn activate(kind: Activation, x: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// Normalizes the rows of `x`, `[n, d_model]`; the norm's weight and bias come after.
-fn normalize(c: &ModelConfig, x: Tensor<2>) -> Tensor<2> {
+/// The rows of `x`, `[n, width]`, centred if the norm centres, and what they are divided by, `[n, 1]`.
+fn norm_parts(c: &ModelConfig, x: Tensor<2>) -> [Tensor<2>; 2] {
     let x = match c.norm {
         Norm::Layer => x.clone() - x.mean_dim(1),
         Norm::Rms => x,
     };
-    let scale = (x.clone().square().mean_dim(1) + c.norm_eps).sqrt().recip(); // [n, 1]
-    x * scale
+    let scale = (x.clone().square().mean_dim(1) + c.norm_eps).sqrt();
+    [x, scale]
 }
 
-/// Applies a norm's weight and bias to normalized rows, `[n, d_model]`.
+/// Applies a norm's weight and bias to normalized rows, `[n, width]`.
 fn rescale(w: &NormWeights, x: Tensor<2>) -> Tensor<2> {
     let x = x * w.weight.clone().unsqueeze();
     match &w.bias {
         Some(bias) => x + bias.clone().unsqueeze(),
         None => x,
-    }
-}
-
-/// Causal softmax attention of all heads. Query head `h` reads key-value head `h / (n_heads / n_kv_heads)`.
-fn attend(
-    c: &ModelConfig,
-    q: Tensor<2>,
-    k: Tensor<2>,
-    v: Tensor<2>,
-    [batch, pos]: [usize; 2],
-    rotary: Option<&Rotary>,
-) -> Tensor<2> {
-    let heads = |x: Tensor<2>, n: usize| x.reshape([batch, pos, n, c.d_head]).swap_dims(1, 2); // [batch, n, pos, d_head]
-    let (mut q, mut k, v) = (
-        heads(q, c.n_heads),
-        heads(k, c.n_kv_heads),
-        heads(v, c.n_kv_heads),
-    );
-    if let Some(rotary) = rotary {
-        q = rotary.apply(q);
-        k = rotary.apply(k);
-    }
-    let group = c.n_heads / c.n_kv_heads;
-    let shared = |x: Tensor<4>| {
-        if group == 1 {
-            return x;
-        }
-        let x = x.reshape([batch, c.n_kv_heads, 1, pos, c.d_head]);
-        x.expand([batch, c.n_kv_heads, group, pos, c.d_head])
-            .reshape([batch, c.n_heads, pos, c.d_head])
-    };
-    let (k, v) = (shared(k), shared(v));
-    let options = AttentionModuleOptions {
-        is_causal: true,
-        ..Default::default()
-    };
-    // Burn's fused attention on GPUs may multiply in half precision; the composed one stays in f32.
-    let z = if q.device() == Device::flex() {
-        attention(q, k, v, None, None, options)
-    } else {
-        attention_fallback(q, k, v, None, None, options)
-    };
-    z.swap_dims(1, 2)
-        .reshape([batch * pos, c.n_heads * c.d_head])
-}
-
-/// Rotary position embedding (Su et al. 2021) in the half-split layout that Hugging Face checkpoints use.
-struct Rotary {
-    cos: Tensor<4>, // [1, 1, pos, d_head]
-    sin: Tensor<4>, // [1, 1, pos, d_head], its first half negated
-}
-
-impl Rotary {
-    fn new(theta: f64, d_head: usize, pos: usize, device: &Device) -> Self {
-        let half = d_head / 2;
-        // Frequencies in f32, as the reference implementations have them.
-        let frequency: Vec<f32> = (0..half)
-            .map(|i| theta.powf(-2.0 * i as f64 / d_head as f64) as f32)
-            .collect();
-        let (mut cos, mut sin) = (
-            Vec::with_capacity(pos * d_head),
-            Vec::with_capacity(pos * d_head),
-        );
-        for p in 0..pos {
-            let angles = || frequency.iter().map(move |f| p as f32 * f);
-            cos.extend(angles().chain(angles()).map(f32::cos));
-            sin.extend(angles().map(|a| -a.sin()).chain(angles().map(f32::sin)));
-        }
-        let tensor =
-            |values| Tensor::from_data(TensorData::new(values, [1, 1, pos, d_head]), device);
-        Self {
-            cos: tensor(cos),
-            sin: tensor(sin),
-        }
-    }
-
-    fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let swapped = Tensor::cat(
-            vec![
-                x.clone().narrow(3, half, half),
-                x.clone().narrow(3, 0, half),
-            ],
-            3,
-        );
-        x * self.cos.clone() + swapped * self.sin.clone()
     }
 }

@@ -15,6 +15,8 @@ pub struct Weights {
     pub final_norm: NormWeights,
     /// The unembedding's transpose, `[d_vocab, d_model]`; `None` when tied to `embed`.
     pub unembed: Option<Tensor<2>>,
+    /// Added to the logits, `[d_vocab]` (Phi).
+    pub unembed_bias: Option<Tensor<1>>,
 }
 
 /// One layer's weights.
@@ -28,8 +30,14 @@ pub struct Layer {
     pub k: Linear,
     /// Values, `[d_model, n_kv_heads * d_head]`.
     pub v: Linear,
+    /// Normalizes each head's query, weight `[d_head]`.
+    pub q_norm: Option<NormWeights>,
+    /// Normalizes each head's key, weight `[d_head]`.
+    pub k_norm: Option<NormWeights>,
     /// Heads back to the residual stream, `[n_heads * d_head, d_model]`.
     pub o: Linear,
+    /// The norm of what attention writes.
+    pub ln1_post: Option<NormWeights>,
     /// The norm before the MLP.
     pub ln2: NormWeights,
     /// The gate of a gated MLP, `[d_model, d_mlp]`.
@@ -38,6 +46,8 @@ pub struct Layer {
     pub up: Linear,
     /// Out of the MLP, `[d_mlp, d_model]`.
     pub down: Linear,
+    /// The norm of what the MLP writes.
+    pub ln2_post: Option<NormWeights>,
 }
 
 /// A norm's weight and, for LayerNorm, its bias, both `[d_model]`.
@@ -101,6 +111,9 @@ impl Weights {
             for l in [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o] {
                 linear(l, visit);
             }
+            for n in [&mut layer.q_norm, &mut layer.k_norm, &mut layer.ln1_post] {
+                n.iter_mut().for_each(|n| norm(n, visit));
+            }
             norm(&mut layer.ln2, visit);
             for l in layer
                 .gate
@@ -109,10 +122,14 @@ impl Weights {
             {
                 linear(l, visit);
             }
+            layer.ln2_post.iter_mut().for_each(|n| norm(n, visit));
         }
         norm(&mut self.final_norm, visit);
         if let Some(unembed) = &mut self.unembed {
             visit(Param::Matrix(unembed));
+        }
+        if let Some(bias) = &mut self.unembed_bias {
+            visit(Param::Vector(bias));
         }
     }
 }

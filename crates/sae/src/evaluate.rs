@@ -8,7 +8,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
 use lapidary_activations::TokenBlock;
-use lapidary_model::{HookPoint, HookedRun, LanguageModel};
+use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
 use serde::{Deserialize, Serialize};
 
 use crate::dictionary::Dictionary;
@@ -346,7 +346,7 @@ pub fn evaluate(
                 model.run(
                     input.clone(),
                     &HookedRun {
-                        replace: Some((hook, replacement)),
+                        interventions: &[Intervention::function(hook, replacement)],
                         logits: true,
                         ..Default::default()
                     },

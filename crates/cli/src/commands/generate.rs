@@ -1,16 +1,19 @@
 //! `lapidary generate`.
 
 use crate::arguments::{DeviceArgument, ModelArgument};
-use anyhow::Result;
+use anyhow::{Result, bail};
+use burn::tensor::Tensor;
 use clap::Args;
-use lapidary_model::{Sampling, generate};
+use lapidary_model::{HookPoint, Intervention, LanguageModel, Sampling, TensorFile, generate};
+use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
+use std::path::PathBuf;
 
 /// Continue a text
 #[derive(Args)]
-#[command(
-    after_help = "Example:\n  lapidary generate \"The people of the United States\" --tokens 40"
-)]
+#[command(after_help = "Examples:
+  lapidary generate \"The people of the United States\" --tokens 40
+  lapidary generate \"My fellow citizens\" --dictionary out/dictionary --latent 17 --strength 8")]
 pub struct Generate {
     /// The text to continue
     prompt: String,
@@ -27,6 +30,29 @@ pub struct Generate {
     /// Draw among the likeliest tokens only; 0 means all
     #[arg(long, default_value_t = 40)]
     top_k: usize,
+    /// Draw among the fewest likeliest tokens whose probabilities reach this sum; 1 means all
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Steer with a latent of this dictionary, a folder in SAELens's layout: its decoder row is added at the dictionary's hook point
+    #[arg(long, value_name = "DIR", requires = "latent")]
+    dictionary: Option<PathBuf>,
+    /// Steer with a direction: the one vector of a safetensors file, added at --hook
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "dictionary",
+        requires = "hook"
+    )]
+    direction: Option<PathBuf>,
+    /// Which latent
+    #[arg(long, requires = "dictionary")]
+    latent: Option<usize>,
+    /// Where --direction is added
+    #[arg(long, requires = "direction")]
+    hook: Option<HookPoint>,
+    /// Factor of what is added, which may be negative
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    strength: f32,
     /// Seed of the draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -45,14 +71,16 @@ impl Generate {
             max_tokens: self.tokens,
             temperature: self.temperature,
             top_k: self.top_k,
+            top_p: self.top_p,
             seed: self.seed,
         };
+        let steering = self.steering(&model)?;
         let mut out = stdout();
         write!(out, "{}", self.prompt)?;
         let mut written = Ok(());
         let mut new: Vec<u32> = vec![];
         let mut shown = 0;
-        generate(&model, &prompt, &sampling, &mut |token| {
+        generate(&model, &prompt, &sampling, &steering, &mut |token| {
             new.push(token);
             // A character may take several tokens: show only whole ones.
             let text = tokenizer.decode(&new);
@@ -66,5 +94,38 @@ impl Generate {
         written?;
         writeln!(out)?;
         Ok(())
+    }
+
+    /// The direction that was asked for, as an intervention.
+    fn steering(&self, model: &LanguageModel) -> Result<Vec<Intervention<'static>>> {
+        let (hook, direction) = if let Some(folder) = &self.dictionary {
+            let dictionary = Dictionary::load(folder, model.device())?;
+            let hook = dictionary.hook_point()?;
+            let latent = self.latent.expect("clap requires it");
+            let rows = dictionary.coder.w_dec; // [d_sae, d_in]
+            if latent >= rows.dims()[0] {
+                bail!(
+                    "--latent: found {latent}, latents are 0 to {}",
+                    rows.dims()[0] - 1
+                );
+            }
+            (hook, rows.narrow(0, latent, 1).squeeze_dim(0))
+        } else if let (Some(file), Some(hook)) = (&self.direction, self.hook) {
+            let tensors = TensorFile::open(file)?;
+            let names: Vec<&str> = tensors.tensors().map(|(name, ..)| name).collect();
+            let [name] = names[..] else {
+                bail!(
+                    "{}: found {} tensors, expected one",
+                    file.display(),
+                    names.len()
+                );
+            };
+            let (_, values) = tensors.read(name)?;
+            let direction = Tensor::from_floats(values.as_slice(), model.device());
+            (hook, direction)
+        } else {
+            return Ok(vec![]);
+        };
+        Ok(vec![Intervention::add(hook, direction * self.strength)])
     }
 }

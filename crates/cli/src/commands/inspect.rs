@@ -99,7 +99,7 @@ fn folder(path: &Path) -> Result<()> {
             stdout(),
             "d_model {}, layers {}, heads {} ({} key-value), d_head {}",
             c.d_model,
-            c.n_layers,
+            c.n_layers(),
             c.n_heads,
             c.n_kv_heads,
             c.d_head

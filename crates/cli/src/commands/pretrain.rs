@@ -136,7 +136,7 @@ fn card(
         temperature: 0.7,
         ..Default::default()
     };
-    let text = tokenizer.decode(&generate(model, &tokens, &sampling, &mut |_| ())?);
+    let text = tokenizer.decode(&generate(model, &tokens, &sampling, &[], &mut |_| ())?);
     let bits =
         heldout.loss * heldout.tokens as f64 / std::f64::consts::LN_2 / heldout.bytes.max(1) as f64;
     Ok(format!(
@@ -158,7 +158,7 @@ fn card(
         c.n_params() as f64 / 1e6,
         config.tokens,
         config.corpus,
-        c.n_layers,
+        c.n_layers(),
         c.d_model,
         c.n_heads,
         c.d_mlp,

@@ -185,7 +185,7 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
     stage.done(format!(
         "{}: {} layers, {:.1} M weights; {hook_point} is {width} wide; device {}",
         model.name(),
-        model.config().n_layers,
+        model.config().n_layers(),
         model.config().n_params() as f64 / 1e6,
         device_name(&device),
     ));

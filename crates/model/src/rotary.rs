@@ -1,0 +1,283 @@
+//! Rotary position embedding (Su et al. 2021) in the half-split layout that Hugging Face checkpoints use, on all or the
+//! first dimensions of a head, with the scalings of long-context models: position interpolation (Chen et al. 2023),
+//! Llama 3's, and YaRN (Peng et al. 2023). Source of the formulas: transformers, `modeling_rope_utils.py`.
+
+use crate::ModelError;
+use crate::config::Fields;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde_json::Value;
+
+/// Angles of a rotary embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// The base.
+    pub theta: f64,
+    /// How many of a head's first dimensions turn.
+    pub dims: usize,
+    /// How frequencies are changed for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// How a rotary embedding's frequencies are stretched.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All divided by one factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Each divided by its own factor (GGUF files of Llama 3 have these).
+    Factors(
+        /// The factors, `dims / 2`.
+        Vec<f64>,
+    ),
+    /// Slow ones divided, fast ones kept, the rest in between (Llama 3).
+    Llama3 {
+        /// Divides slow frequencies.
+        factor: f64,
+        /// Turns in the original context below which a frequency is slow.
+        low_freq_factor: f64,
+        /// Turns in the original context above which a frequency is fast.
+        high_freq_factor: f64,
+        /// The original context.
+        original: f64,
+    },
+    /// YaRN: as Llama 3 with a ramp over dimensions, and sines and cosines multiplied.
+    Yarn {
+        /// Divides slow frequencies.
+        factor: f64,
+        /// Turns in the original context above which a frequency is kept.
+        beta_fast: f64,
+        /// Turns in the original context below which a frequency is divided.
+        beta_slow: f64,
+        /// The original context.
+        original: f64,
+        /// Multiplies sines and cosines.
+        attention_factor: f64,
+        /// Whether the ramp's ends are rounded to whole dimensions.
+        truncate: bool,
+    },
+}
+
+impl Rope {
+    /// Reads the rotary embedding of a `config.json`: `rope_theta` and `rope_scaling` up to transformers 4,
+    /// `rope_parameters` from 5 on. What is not implemented is refused, since running it unscaled would be silently
+    /// wrong.
+    pub(crate) fn read(
+        fields: &Fields,
+        d_head: usize,
+        default_theta: f64,
+    ) -> Result<Self, ModelError> {
+        let place = ["rope_parameters", "rope_scaling"]
+            .into_iter()
+            .find(|f| fields.get(f).is_some());
+        let parameters = place.and_then(|f| fields.get(f)).cloned();
+        let theta = fields.number("rope_theta", default_theta)?;
+        let share = fields.number("partial_rotary_factor", 1.0)?;
+        let place = place.unwrap_or("rope_theta");
+        Self::of(fields, place, parameters.as_ref(), theta, share, d_head)
+    }
+
+    /// Reads one set of parameters, `field` of `config.json`; `theta` and `share` hold unless it says otherwise.
+    pub(crate) fn of(
+        fields: &Fields,
+        field: &str,
+        parameters: Option<&Value>,
+        theta: f64,
+        share: f64,
+        d_head: usize,
+    ) -> Result<Self, ModelError> {
+        let get = |name: &str| {
+            parameters
+                .and_then(|p| p.get(name))
+                .filter(|v| !v.is_null())
+        };
+        let number = |name: &str| match get(name) {
+            None => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) if number.is_finite() && number > 0.0 => Ok(Some(number)),
+                _ => Err(fields.wrong(field, &format!("a positive {name}"))),
+            },
+        };
+        let need = |name: &str| {
+            number(name)?.ok_or_else(|| fields.wrong(field, &format!("a positive {name}")))
+        };
+        let theta = number("rope_theta")?.unwrap_or(theta);
+        let share = number("partial_rotary_factor")?.unwrap_or(share);
+        if !(theta.is_finite() && theta > 0.0) {
+            return Err(fields.wrong(field, "a positive base"));
+        }
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(fields.wrong(field, "a share of rotary dimensions in (0, 1]"));
+        }
+        let original = || match number("original_max_position_embeddings")? {
+            Some(n) => Ok::<f64, ModelError>(n),
+            None => Ok(fields.size("max_position_embeddings")? as f64),
+        };
+        let kind = get("rope_type")
+            .or_else(|| get("type"))
+            .map_or(Some("default"), Value::as_str);
+        let scaling = match kind {
+            Some("default") => RopeScaling::None,
+            Some("linear") => RopeScaling::Linear {
+                factor: need("factor")?,
+            },
+            Some("llama3") => {
+                let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
+                if low >= high {
+                    return Err(fields.wrong(field, "low_freq_factor below high_freq_factor"));
+                }
+                RopeScaling::Llama3 {
+                    factor: need("factor")?,
+                    low_freq_factor: low,
+                    high_freq_factor: high,
+                    original: original()?,
+                }
+            }
+            Some("yarn") => {
+                let factor = need("factor")?;
+                let magnitude = |scale: f64| match factor > 1.0 {
+                    true => 0.1 * scale * factor.ln() + 1.0,
+                    false => 1.0,
+                };
+                let by_scales = match (number("mscale")?, number("mscale_all_dim")?) {
+                    (Some(m), Some(all)) => magnitude(m) / magnitude(all),
+                    _ => magnitude(1.0),
+                };
+                RopeScaling::Yarn {
+                    factor,
+                    beta_fast: number("beta_fast")?.unwrap_or(32.0),
+                    beta_slow: number("beta_slow")?.unwrap_or(1.0),
+                    original: original()?,
+                    attention_factor: number("attention_factor")?.unwrap_or(by_scales),
+                    truncate: get("truncate").and_then(Value::as_bool).unwrap_or(true),
+                }
+            }
+            _ => {
+                let expected = "rope_type \"default\", \"linear\", \"llama3\" or \"yarn\"";
+                return Err(fields.wrong(field, expected));
+            }
+        };
+        Ok(Self {
+            theta,
+            dims: (d_head as f64 * share) as usize,
+            scaling,
+        })
+    }
+
+    /// Angles a position, `dims / 2` of them, in f32 as the reference implementations have them.
+    fn frequencies(&self) -> Vec<f32> {
+        let dims = self.dims as f64;
+        let plain = |i: usize| self.theta.powf(-2.0 * i as f64 / dims);
+        let turn = std::f64::consts::TAU;
+        let half = 0..self.dims / 2;
+        match self.scaling {
+            RopeScaling::None => half.map(|i| plain(i) as f32).collect(),
+            RopeScaling::Linear { factor } => half.map(|i| (plain(i) / factor) as f32).collect(),
+            RopeScaling::Factors(ref factors) => half
+                .zip(factors)
+                .map(|(i, factor)| (plain(i) / factor) as f32)
+                .collect(),
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original,
+            } => half
+                .map(|i| {
+                    let frequency = plain(i);
+                    let turns = original * frequency / turn;
+                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    (frequency * (kept + (1.0 - kept) / factor)) as f32
+                })
+                .collect(),
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original,
+                truncate,
+                ..
+            } => {
+                let dimension =
+                    |turns: f64| dims * (original / (turns * turn)).ln() / (2.0 * self.theta.ln());
+                let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+                if truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                let (low, mut high) = (low.max(0.0), high.min(dims - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                half.map(|i| {
+                    let divided = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    (plain(i) * (1.0 - divided + divided / factor)) as f32
+                })
+                .collect()
+            }
+        }
+    }
+}
+
+/// Sines and cosines of the positions of one pass.
+pub(crate) struct Rotary {
+    cos: Tensor<4>, // [1 | batch, pos, 1, dims]
+    sin: Tensor<4>, // the same, its first half negated
+    dims: usize,
+}
+
+impl Rotary {
+    /// For `positions`, `[rows, pos]` row by row: one row that all sequences share, or one each.
+    pub fn new(rope: &Rope, positions: &[usize], rows: usize, device: &Device) -> Self {
+        let (frequency, dims) = (rope.frequencies(), rope.dims);
+        let longest = positions.iter().max().map_or(0, |p| p + 1);
+        let mut tables = [
+            Vec::with_capacity(longest * dims),
+            Vec::with_capacity(longest * dims),
+        ];
+        let factor = match rope.scaling {
+            RopeScaling::Yarn {
+                attention_factor, ..
+            } => attention_factor as f32,
+            _ => 1.0,
+        };
+        for p in 0..longest {
+            let angles = || frequency.iter().map(move |f| p as f32 * f);
+            tables[0].extend(angles().chain(angles()).map(|a| a.cos() * factor));
+            let (negated, kept) = (
+                angles().map(|a| -a.sin() * factor),
+                angles().map(|a| a.sin() * factor),
+            );
+            tables[1].extend(negated.chain(kept));
+        }
+        let index: Vec<i32> = positions.iter().map(|p| *p as i32).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [positions.len()]), device);
+        let [cos, sin] = tables.map(|table| {
+            Tensor::<2>::from_data(TensorData::new(table, [longest, dims]), device)
+                .select(0, index.clone())
+                .reshape([rows, positions.len() / rows, 1, dims])
+        });
+        Self { cos, sin, dims }
+    }
+
+    /// Turns heads, `[batch, pos, heads, d_head]`.
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let [.., d_head] = x.dims();
+        let (dims, half) = (self.dims, self.dims / 2);
+        let turned = x.clone().narrow(3, 0, dims);
+        let swapped = Tensor::cat(
+            vec![
+                x.clone().narrow(3, half, half),
+                x.clone().narrow(3, 0, half),
+            ],
+            3,
+        );
+        let turned = turned * self.cos.clone() + swapped * self.sin.clone();
+        match dims == d_head {
+            true => turned,
+            false => Tensor::cat(vec![turned, x.narrow(3, dims, d_head - dims)], 3),
+        }
+    }
+}

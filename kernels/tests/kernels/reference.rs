@@ -5,12 +5,14 @@ use lapidary_kernels::device::{self, DeviceChoice};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The CPU, and the first graphics adapter if there is one.
+/// The CPU, and the first graphics adapter and the first CUDA card if there are any.
 pub fn devices() -> Vec<Device> {
     let mut devices = vec![Device::flex()];
-    match device::open(DeviceChoice::Wgpu(None)) {
-        Ok(adapter) => devices.push(adapter),
-        Err(error) => println!("skipped on WGPU: {error}"),
+    for choice in [DeviceChoice::Wgpu(None), DeviceChoice::Cuda(None)] {
+        match device::open(choice) {
+            Ok(device) => devices.push(device),
+            Err(error) => println!("skipped: {error}"),
+        }
     }
     devices
 }

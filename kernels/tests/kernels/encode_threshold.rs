@@ -2,7 +2,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_kernels::{SparseCodes, encode_threshold, encode_topk};
 
 use crate::reference::{
-    Matrix, assert_close, devices, floats, ints, pre_activations, random_shapes, ranked,
+    Matrix, assert_gradients, devices, floats, ints, pre_activations, random_shapes, ranked,
 };
 
 fn inputs(seed: u64, [n, d, latents]: [usize; 3]) -> [Matrix; 4] {
@@ -200,17 +200,5 @@ fn gradients_match_finite_differences() {
         floats(tw.grad(&grads).unwrap()),
         floats(tb.grad(&grads).unwrap()),
     ];
-    let step = 1.0 / 1024.0;
-    for (which, found) in found.iter().enumerate() {
-        for (entry, &found) in found.iter().enumerate() {
-            let shifted = |by: f32| {
-                let mut at = at.clone();
-                at[which].numbers[entry] += by;
-                (f64::from(at[which].numbers[entry]), loss(&at))
-            };
-            let ((up_at, up), (down_at, down)) = (shifted(step), shifted(-step));
-            let expected = (up - down) / (up_at - down_at);
-            assert_close(&[found], &[expected], 1e-4);
-        }
-    }
+    assert_gradients(&found, &at, loss);
 }

@@ -2,7 +2,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_kernels::encode_topk;
 
 use crate::reference::{
-    Matrix, assert_close, devices, floats, ints, pre_activations, random_shapes, ranked,
+    Matrix, assert_close, assert_gradients, devices, floats, ints, pre_activations, random_shapes,
+    ranked,
 };
 
 /// n, d, F, k: one latent, one row, k of 1 and of F, and sizes off every tile.
@@ -273,7 +274,7 @@ fn gradients_match_finite_differences() {
     let (x, w_enc) = (Matrix::uniform(10, n, d), Matrix::uniform(11, latents, d));
     let b_enc = Matrix::uniform(12, 1, latents);
     // A loss that is not linear in the codes.
-    let loss = |x: &Matrix, w_enc: &Matrix, b_enc: &Matrix| -> f64 {
+    let loss = |[x, w_enc, b_enc]: &[Matrix; 3]| -> f64 {
         let pre = pre_activations(x, w_enc, b_enc);
         pre.iter()
             .flat_map(|pre| {
@@ -295,26 +296,7 @@ fn gradients_match_finite_differences() {
         floats(tw.grad(&grads).unwrap()),
         floats(tb.grad(&grads).unwrap()),
     ];
-    let at = [x, w_enc, b_enc];
-    let step = 1.0 / 1024.0;
-    for (which, found) in found.iter().enumerate() {
-        for (entry, &found) in found.iter().enumerate() {
-            let shifted = |by: f32| {
-                let mut at = at.clone();
-                at[which].numbers[entry] += by;
-                // The shift as f32 made it.
-                let made = f64::from(at[which].numbers[entry]);
-                (made, loss(&at[0], &at[1], &at[2]))
-            };
-            let ((up_at, up), (down_at, down)) = (shifted(step), shifted(-step));
-            let expected = (up - down) / (up_at - down_at);
-            let error = (f64::from(found) - expected).abs();
-            assert!(
-                error <= 1e-4 * expected.abs().max(1.0),
-                "input {which} entry {entry}: {found} against {expected}"
-            );
-        }
-    }
+    assert_gradients(&found, &[x, w_enc, b_enc], loss);
 }
 
 #[test]

@@ -121,3 +121,30 @@ pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64) {
         );
     }
 }
+
+/// Gradients against central differences of `loss`, entry by entry of each of the first inputs.
+#[track_caller]
+pub fn assert_gradients<const N: usize>(
+    found: &[Vec<f32>],
+    inputs: &[Matrix; N],
+    loss: impl Fn(&[Matrix; N]) -> f64,
+) {
+    let step = 1.0 / 1024.0;
+    for (which, found) in found.iter().enumerate() {
+        for (entry, &found) in found.iter().enumerate() {
+            let shifted = |by: f32| {
+                let mut inputs = inputs.clone();
+                inputs[which].numbers[entry] += by;
+                // The shift as f32 made it.
+                (f64::from(inputs[which].numbers[entry]), loss(&inputs))
+            };
+            let ((up_at, up), (down_at, down)) = (shifted(step), shifted(-step));
+            let expected = (up - down) / (up_at - down_at);
+            let error = (f64::from(found) - expected).abs();
+            assert!(
+                error <= 1e-4 * expected.abs().max(1.0),
+                "input {which} entry {entry}: {found} against {expected}"
+            );
+        }
+    }
+}

@@ -191,7 +191,7 @@ fn rows_a_task(n: usize, most: usize) -> usize {
         .min(most)
 }
 
-/// Leaves each row with the latents that could be among its best.
+/// Leaves each row with the latents that approximate scores do not rule out.
 fn screen(
     level: Level,
     x: &[f32],

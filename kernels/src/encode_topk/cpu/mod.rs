@@ -116,8 +116,8 @@ const MOST_ROWS: usize = 1024;
 #[cfg(target_arch = "x86_64")]
 const SAMPLE: usize = 32;
 
-/// The best of each row of `x`, most rows beginning with the floor that the rows before them ended with, in proportion to their
-/// norms: few latents are then candidates even for a while. A row whose `k`th score does not reach its guess is done again.
+/// The best of each row of `x`, most rows beginning with a floor guessed from the exact `k`th scores of rows before them, in
+/// proportion to their norms: few latents are then candidates even for a while. A row whose `k`th score does not reach its guess is done again.
 #[cfg(target_arch = "x86_64")]
 fn guessing(integers: &int8::Latents, x: &[f32], encoder: Encoder<'_>, best: &mut [Scored]) {
     let Encoder { d, k, b_enc, .. } = encoder;

@@ -34,45 +34,6 @@ pub(crate) fn indices(tensor: &FlexTensor) -> &[i32] {
     tensor.as_slice().expect("contiguous i32")
 }
 
-/// Zeros for an output, in huge pages where Linux gives them: the first touch of a 75 MB gradient in 4 KiB pages takes
-/// longer than computing it.
-pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Vec<T> {
-    let zeros = vec![T::default(); len];
-    #[cfg(all(
-        target_os = "linux",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    ))]
-    advise_huge_pages(&zeros);
-    zeros
-}
-
-#[cfg(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
-fn advise_huge_pages<T>(memory: &[T]) {
-    use std::ffi::{c_int, c_void};
-    const HUGE_PAGE: usize = 2 << 20;
-    const MADV_HUGEPAGE: c_int = 14;
-    unsafe extern "C" {
-        fn madvise(start: *mut c_void, length: usize, advice: c_int) -> c_int;
-    }
-    let bytes = memory.as_ptr_range();
-    let start = bytes.start.addr().next_multiple_of(HUGE_PAGE);
-    let end = bytes.end.addr() & !(HUGE_PAGE - 1);
-    if start < end {
-        // SAFETY: the range lies within memory that we hold, and this advice changes how it is mapped, not what it holds.
-        // A refusal changes nothing, so the result is of no interest.
-        unsafe {
-            madvise(
-                bytes.start.with_addr(start).cast_mut().cast(),
-                end - start,
-                MADV_HUGEPAGE,
-            )
-        };
-    }
-}
-
 pub(crate) fn float_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(burn::tensor::TensorData::new(values, Shape::from(shape)))
 }
@@ -170,19 +131,3 @@ macro_rules! widest_vectors {
     };
 }
 pub(crate) use widest_vectors;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_outputs_start_at_zero_and_hold_what_is_written() {
-        let mut large = zeros::<f32>(5 << 20); // 20 MiB
-        assert!(large.iter().all(|&number| number == 0.0));
-        for (at, number) in large.iter_mut().enumerate() {
-            *number = at as f32;
-        }
-        assert!((0..large.len()).all(|at| large[at] == at as f32));
-        assert!(zeros::<f32>(0).is_empty());
-    }
-}

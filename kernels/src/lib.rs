@@ -32,6 +32,7 @@ mod encode_threshold;
 mod encode_topk;
 mod gpu;
 mod host;
+mod huge_pages;
 mod mapped_file;
 mod sparse_products;
 mod sparse_training;
@@ -43,6 +44,7 @@ pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
 pub use encode_threshold::encode_threshold;
 pub use encode_topk::encode_topk;
+pub use huge_pages::HugePages;
 pub use mapped_file::MappedFile;
 pub use sparse_training::{
     Reconstruction, RowUpdate, SparseGradient, latent_sums, reconstruct, sparse_adam_step,

@@ -9,6 +9,9 @@ mod run_folder;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+#[global_allocator]
+static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
+
 /// Cuts language-model activations into interpretable features.
 ///
 /// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model that the program carries,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::SparseProducts;
 use crate::host::{
     contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, prefetch,
-    widest_vectors, zeros,
+    widest_vectors,
 };
 
 /// Entries between asking for a latent's weights and needing them: they lie anywhere in memory.
@@ -21,7 +21,7 @@ impl SparseProducts for Flex {
         let ([n, k], [_, d]) = (dims2(&indices), dims2(&w));
         let (values, indices, w) = (contiguous(values), contiguous_i32(indices), contiguous(w));
         let (values, indices, w) = (floats(&values), indices_of(&indices), floats(&w));
-        let mut out = zeros(n * d); // [n, d]
+        let mut out = vec![0.0; n * d]; // [n, d]
         if k > 0 && d > 0 {
             out.par_chunks_exact_mut(d)
                 .with_min_len(ROWS_A_TASK)
@@ -63,7 +63,7 @@ impl SparseProducts for Flex {
         let by_latent = ByLatent::new(values, indices, k, latents);
 
         // Zeroed by the system page by page as touched: latents that no row chose cost no write here.
-        let mut out = zeros(latents * d); // [F, d]
+        let mut out = vec![0.0; latents * d]; // [F, d]
         if d > 0 {
             out.par_chunks_exact_mut(d)
                 .with_min_len(ROWS_A_TASK)

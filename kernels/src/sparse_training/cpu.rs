@@ -8,7 +8,6 @@ use super::{How, SparseTraining};
 use crate::adam_step::cpu::{update, whole};
 use crate::host::{
     contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, widest_vectors,
-    zeros,
 };
 use crate::sparse_products::cpu::{ByLatent, axpy, decode_row, dot_row};
 
@@ -31,7 +30,7 @@ impl SparseTraining for Flex {
         let (w_dec, b_dec, target) = (contiguous(w_dec), contiguous(b_dec), contiguous(target));
         let (values, indices) = (floats(&values), indices_of(&indices));
         let (w, b, target) = (floats(&w_dec), floats(&b_dec), floats(&target));
-        let mut error = zeros(n * d); // [n, d]
+        let mut error = vec![0.0; n * d]; // [n, d]
         let mut along = vec![0.0; n * k]; // [n, k]
         let mut squares = vec![0.0; n];
         if k > 0 && d > 0 {

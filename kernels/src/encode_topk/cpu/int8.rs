@@ -6,7 +6,7 @@ use super::LatentsOf;
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
 use super::candidates::{Candidates, SPARE};
 use super::float::largest;
-use crate::host::{widest_vectors, zeros};
+use crate::host::widest_vectors;
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 
@@ -113,7 +113,7 @@ impl Latents {
         let groups = latents.div_ceil(GROUP);
         let steps = d.div_ceil(DEPTH);
         let size = GROUP * steps * DEPTH;
-        let mut integers: Vec<u8> = zeros(groups * size);
+        let mut integers = vec![0u8; groups * size];
         let parts: Vec<(Vec<f32>, LatentBounds)> = integers
             .par_chunks_exact_mut(size)
             .enumerate()

@@ -48,13 +48,27 @@ pub(crate) fn dims2(tensor: &FlexTensor) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
-/// Asks for memory that will soon be read.
+/// Asks for memory that will be read next.
+#[inline]
 pub(crate) fn prefetch(memory: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in memory.chunks(16) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: asking reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = memory;
+}
+
+/// Asks for memory that will be read a while later: it comes as far as the second-level cache.
+#[inline]
+pub(crate) fn prefetch_far(memory: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in memory.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = memory;
@@ -131,3 +145,30 @@ macro_rules! widest_vectors {
     };
 }
 pub(crate) use widest_vectors;
+
+/// Lanes in which a dot product is summed.
+const DOT_LANES: usize = 64;
+
+widest_vectors! {
+    /// `⟨x, w⟩`: 64 interleaved sums, each multiplication and addition rounded, then the sums in pairs, then the rest. That order is
+    /// fixed, so every processor gives the same bits.
+    pub(crate) fn dot(x: &[f32], w: &[f32]) -> f32 {
+        let mut sums = [0.0f32; DOT_LANES];
+        let (x_blocks, x_rest) = x.as_chunks::<DOT_LANES>();
+        let (w_blocks, w_rest) = w.as_chunks::<DOT_LANES>();
+        for (x, w) in x_blocks.iter().zip(w_blocks) {
+            for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {
+                *sum += x * w;
+            }
+        }
+        let mut half = DOT_LANES / 2;
+        while half > 0 {
+            for lane in 0..half {
+                sums[lane] += sums[lane + half];
+            }
+            half /= 2;
+        }
+        let rest: f32 = x_rest.iter().zip(w_rest).map(|(x, w)| x * w).sum();
+        sums[0] + rest
+    }
+}

@@ -40,6 +40,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    MEMORY.keep_freed();
     lapidary_kernels::device::quiet_loader();
     let result = match Cli::parse().command {
         Command::Quickstart(command) => command.run(),

@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::{How, SparseTraining};
 use crate::adam_step::cpu::{update, whole};
 use crate::host::{
-    contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, widest_vectors,
+    contiguous, contiguous_i32, dims2, dot, float_tensor, floats, indices as indices_of,
+    widest_vectors,
 };
 use crate::sparse_products::cpu::{ByLatent, axpy, decode_row, dot_row};
 
@@ -167,21 +168,5 @@ widest_vectors! {
         for (out, (a, b)) in out.iter_mut().zip(a.iter().zip(b)) {
             *out += a - b;
         }
-    }
-}
-
-widest_vectors! {
-    /// In 16 lanes, so that the result does not depend on the machine's vectors.
-    fn dot(a: &[f32], b: &[f32]) -> f32 {
-        const LANES: usize = 16;
-        let mut sums = [0.0f32; LANES];
-        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-        for (a, b) in a.iter().zip(b) {
-            for ((s, a), b) in sums.iter_mut().zip(a).zip(b) {
-                *s += a * b;
-            }
-        }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-        sums.iter().sum::<f32>() + rest
     }
 }

@@ -89,9 +89,4 @@ impl LatentBounds {
         self.per_error.extend(other.per_error);
         self.slack.extend(other.slack);
     }
-
-    /// Half the width of the interval around a row's approximate score for a latent.
-    pub fn half_width(&self, latent: usize, norm: f32, error: f32) -> f32 {
-        norm * self.per_norm[latent] + error * self.per_error[latent] + self.slack[latent]
-    }
 }

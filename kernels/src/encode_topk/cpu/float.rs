@@ -1,11 +1,14 @@
 //! Approximate scores by a dense f32 product, on any processor: right up to the order of summation, so that hardly more
-//! candidates remain than are wanted.
+//! latents are scored than are wanted.
 
 use gemm::Parallelism;
 
+use super::Encoder;
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
-use super::candidates::{Candidate, Candidates};
+use super::exact::score;
+use super::row::Row;
 use crate::host::widest_vectors;
+use rayon::prelude::*;
 
 /// Most rows and latents of a scratch tile: it stays in the second-level cache.
 pub(super) const TILE_ROWS: usize = 256;
@@ -22,50 +25,69 @@ pub(super) fn norms(v: &[f32]) -> Option<Norms> {
     Some(Norms::from_squares(scale, squares(v, 1.0 / scale), 0.0))
 }
 
-/// Offers `latents` to the candidates of each row of `x` `[rows, d]`.
-pub(super) fn screen(
-    x: &[f32],
-    w_enc: &[f32], // [F, d]
-    d: usize,
-    latents: std::ops::Range<usize>,
-    bounds: &LatentBounds,
-    norms: &[Option<Norms>], // [rows]
-    candidates: &mut [Candidates],
-) {
-    let rows = candidates.len();
-    let tile = TILE_LATENTS.min(latents.len());
-    let mut scores = vec![0.0f32; rows * tile];
-    for first in latents.clone().step_by(tile.max(1)) {
-        let width = tile.min(latents.end - first);
-        let w = &w_enc[first * d..][..width * d];
-        product(x, w, [rows, width, d], &mut scores[..rows * width]);
-        for ((scores, candidates), norms) in
-            scores.chunks_exact(width).zip(&mut *candidates).zip(norms)
-        {
-            let Some(norms) = norms.filter(|_| !candidates.hopeless()) else {
-                continue;
-            };
-            let norm = norms.whole();
-            let mut at = 0;
-            while at < width {
-                let end = width.min(at + BLOCK);
-                let here = first + at..first + end;
-                let block = Block {
-                    scores: &scores[at..end],
-                    bias: &bounds.bias[here.clone()],
-                    per_norm: &bounds.per_norm[here.clone()],
-                    slack: &bounds.slack[here],
-                };
-                let mut hits = not_below(&block, norm, candidates.floor());
-                while hits != 0 {
-                    let lane = hits.trailing_zeros() as usize;
-                    let latent = first + at + lane;
-                    let approximate = scores[at + lane] + bounds.bias[latent];
-                    let half = bounds.half_width(latent, norm, 0.0);
-                    candidates.offer(Candidate::around(latent as u32, approximate, half));
-                    hits &= hits - 1;
+/// All latents and what bounds their scores.
+pub(super) struct Latents<'a> {
+    encoder: Encoder<'a>,
+    bounds: LatentBounds,
+}
+
+impl<'a> Latents<'a> {
+    pub fn new(encoder: Encoder<'a>) -> Self {
+        let d = encoder.d;
+        let norms: Vec<Option<Norms>> = encoder.w_enc.par_chunks_exact(d).map(norms).collect();
+        let mut bounds = LatentBounds::default();
+        for (latent, norms) in norms.into_iter().enumerate() {
+            let (bias, over) = encoder.latents.of(latent);
+            bounds.push(norms, bias, over, d);
+        }
+        Self { encoder, bounds }
+    }
+
+    /// Offers those of `latents` that are worth it to the rows of `x` `[rows, d]`.
+    pub fn screen<R: Row>(&self, x: &[f32], latents: std::ops::Range<usize>, rows: &mut [R]) {
+        let Encoder { w_enc, d, .. } = self.encoder;
+        let norms: Vec<Option<Norms>> = x.chunks_exact(d).map(norms).collect();
+        for (row, _) in rows.iter_mut().zip(&norms).filter(|(_, n)| n.is_none()) {
+            row.give_up();
+        }
+        let n = rows.len();
+        let tile = TILE_LATENTS.min(latents.len());
+        let mut scores = vec![0.0f32; n * tile];
+        for first in latents.clone().step_by(tile.max(1)) {
+            let width = tile.min(latents.end - first);
+            let w = &w_enc[first * d..][..width * d];
+            product(x, w, [n, width, d], &mut scores[..n * width]);
+            for (((scores, row), norms), x) in scores
+                .chunks_exact(width)
+                .zip(&mut *rows)
+                .zip(&norms)
+                .zip(x.chunks_exact(d))
+            {
+                if let Some(norms) = norms {
+                    self.offer(x, norms.whole(), first, scores, row);
                 }
-                at = end;
+            }
+        }
+    }
+
+    /// Offers the latents from `first` on, whose approximate scores less bias are `scores`, to one row.
+    fn offer<R: Row>(&self, x: &[f32], norm: f32, first: usize, scores: &[f32], row: &mut R) {
+        let Encoder { w_enc, latents, d } = self.encoder;
+        for (block, scores) in scores.chunks(BLOCK).enumerate() {
+            let first = first + block * BLOCK;
+            let here = first..first + scores.len();
+            let block = Block {
+                scores,
+                bias: &self.bounds.bias[here.clone()],
+                per_norm: &self.bounds.per_norm[here.clone()],
+                slack: &self.bounds.slack[here],
+            };
+            let mut hits = not_below(&block, norm, row.floor());
+            while hits != 0 {
+                let latent = first + hits.trailing_zeros() as usize;
+                let exact = score(x, &w_enc[latent * d..][..d], latents.bias[latent]);
+                row.take(exact, latent as u32);
+                hits &= hits - 1;
             }
         }
     }

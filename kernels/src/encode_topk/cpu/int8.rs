@@ -1,22 +1,22 @@
 //! Approximate scores from 8-bit integers, four times as many a cycle as f32 has: AVX-512 with VNNI. Each row and each latent
 //! has its own scale, its largest magnitude over 127; sums of products are exact in i32. The epilogue compares every score's
-//! upper bound with its row's floor while it is still in registers, so no score is ever stored.
+//! upper bound with its row's floor while it is still in registers, so no score is ever stored. What it does not rule out is
+//! scored exactly group by group, while the group's weights are in cache.
 
-use super::LatentsOf;
+use super::Encoder;
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
-use super::candidates::{Candidates, SPARE};
+use super::exact::score;
 use super::float::largest;
-use crate::host::widest_vectors;
+use super::row::Row;
+use crate::host::{prefetch, prefetch_far, widest_vectors};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
+use std::sync::Mutex;
 
 /// Latents of a vector, vectors of a tile, rows of a tile: 24 sums, 3 weights and an input in 32 registers.
 const LANES: usize = 16;
 const PANELS: usize = 3;
 const ROWS: usize = 8;
-
-// A vector of candidates fits into a list's spare room.
-const _: () = assert!(LANES == SPARE);
 
 /// Latents whose weights lie together.
 const GROUP: usize = LANES * PANELS;
@@ -107,13 +107,30 @@ pub(super) struct Latents {
     d: usize,
 }
 
+/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to clear than to fill.
+static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+impl Drop for Latents {
+    fn drop(&mut self) {
+        if let Ok(mut spare) = SPARE.lock() {
+            *spare = std::mem::take(&mut self.integers);
+        }
+    }
+}
+
 impl Latents {
-    pub fn new(w_enc: &[f32], about: &LatentsOf<'_>, d: usize) -> Self {
+    pub fn new(encoder: Encoder<'_>) -> Self {
+        let Encoder {
+            w_enc,
+            latents: about,
+            d,
+        } = encoder;
         let latents = about.bias.len();
         let groups = latents.div_ceil(GROUP);
         let steps = d.div_ceil(DEPTH);
         let size = GROUP * steps * DEPTH;
-        let mut integers = vec![0u8; groups * size];
+        let mut integers = std::mem::take(&mut *SPARE.lock().expect("never held while panicking"));
+        integers.resize(groups * size, 0);
         let parts: Vec<(Vec<f32>, LatentBounds)> = integers
             .par_chunks_exact_mut(size)
             .enumerate()
@@ -157,61 +174,161 @@ impl Latents {
         all
     }
 
-    /// Offers all latents to the candidates of each row of `x` `[rows, d]`.
-    pub fn screen(&self, x: &[f32], candidates: &mut [Candidates]) {
+    /// Offers all latents that are worth it to the rows of `x` `[rows, d]`. `encoder` is what the integers are made of.
+    pub fn screen<R: Row>(&self, x: &[f32], encoder: Encoder<'_>, rows: &mut [R]) {
         let width = self.steps * DEPTH;
-        let padded = candidates.len().next_multiple_of(ROWS);
+        let padded = rows.len().next_multiple_of(ROWS);
         let mut integers = vec![0i8; padded * width];
-        let mut rows: Vec<Row> = Vec::with_capacity(padded);
-        for ((x, integers), candidates) in x
+        let mut known: Vec<Known> = Vec::with_capacity(padded);
+        for ((x, integers), row) in x
             .chunks_exact(self.d)
             .zip(integers.chunks_exact_mut(width))
-            .zip(&mut *candidates)
+            .zip(&mut *rows)
         {
-            rows.push(match quantize(x, integers) {
-                Some(quantized) => Row {
+            known.push(match quantize(x, integers) {
+                Some(quantized) => Known {
                     scale: quantized.scale,
                     norm: quantized.norms.whole(),
                     error: quantized.norms.error,
                     offset: 128 * integers.iter().map(|q| i32::from(*q)).sum::<i32>(),
                 },
                 None => {
-                    candidates.give_up();
-                    Row::default()
+                    row.give_up();
+                    Known::default()
                 }
             });
         }
-        rows.resize(padded, Row::default());
-        let group_size = GROUP * width;
-        for (group, weights) in self.integers.chunks_exact(group_size).enumerate() {
-            let first = group * GROUP;
-            let here = first..first + GROUP;
-            let tile = Tile {
-                weights,
-                scales: &self.scales[here.clone()],
-                bounds: [
-                    &self.bounds.bias[here.clone()],
-                    &self.bounds.slack[here.clone()],
-                    &self.bounds.per_norm[here.clone()],
-                    &self.bounds.per_error[here],
-                ],
-                first,
-                steps: self.steps,
-            };
-            let blocks = integers
-                .chunks_exact(ROWS * width)
-                .zip(rows.as_chunks::<ROWS>().0);
-            for ((x, rows), candidates) in blocks.zip(candidates.chunks_mut(ROWS)) {
-                // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
-                unsafe { tile.offer(x, rows, candidates) };
+        known.resize(padded, Known::default());
+        let mut hits = Hits::new(rows.len());
+        let set_size = TOGETHER * GROUP * width;
+        for (set, weights) in self.integers.chunks(set_size).enumerate() {
+            let first = set * TOGETHER * GROUP;
+            for (group, weights) in weights.chunks_exact(GROUP * width).enumerate() {
+                let here = first + group * GROUP..first + (group + 1) * GROUP;
+                let tile = Tile {
+                    weights,
+                    scales: &self.scales[here.clone()],
+                    bounds: [
+                        &self.bounds.bias[here.clone()],
+                        &self.bounds.slack[here.clone()],
+                        &self.bounds.per_norm[here.clone()],
+                        &self.bounds.per_error[here.clone()],
+                    ],
+                    steps: self.steps,
+                };
+                let blocks = integers
+                    .chunks_exact(ROWS * width)
+                    .zip(known.as_chunks::<ROWS>().0);
+                // With many rows most latents will be scored for some: their weights come meanwhile, a part with each block.
+                let soon = encoder.w_enc.get(here.start * self.d..).unwrap_or_default();
+                let soon = &soon[..soon.len().min(GROUP * self.d)];
+                let mut parts = match rows.len() >= MANY_ROWS {
+                    true => soon.chunks(soon.len().div_ceil(padded / ROWS).max(1)),
+                    false => [].chunks(1),
+                };
+                for (block, ((x, known), rows)) in blocks.zip(rows.chunks(ROWS)).enumerate() {
+                    prefetch_far(parts.next().unwrap_or_default());
+                    let at = [block * ROWS, group * GROUP];
+                    // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
+                    unsafe { tile.hit(x, known, rows, at, &mut hits) };
+                }
             }
+            hits.score(x, first, encoder, rows);
         }
+    }
+}
+
+/// Groups whose hits are scored together: a row's input is fetched once for all of them, and their weights still fit into
+/// the second-level cache.
+const TOGETHER: usize = 2;
+
+const _: () = assert!(TOGETHER * GROUP <= 256);
+
+/// Rows from which on a group's weights are fetched before it is known which are needed.
+const MANY_ROWS: usize = 256;
+
+/// Hits between asking for a latent's weights and needing them.
+const AHEAD: usize = 2;
+
+/// Latents of a set of groups, to be scored exactly for a row.
+struct Hits {
+    /// `row · 256 + place in the set`, in the order found; as long as all there can be and a vector.
+    pairs: Vec<u32>,
+    len: usize,
+    /// In the order of rows.
+    sorted: Vec<u32>,
+    /// Where each row begins in `sorted`. [rows + 1]
+    starts: Vec<u32>,
+}
+
+impl Hits {
+    fn new(rows: usize) -> Self {
+        Self {
+            pairs: vec![0; rows * TOGETHER * GROUP + LANES],
+            len: 0,
+            sorted: vec![],
+            starts: vec![0; rows + 1],
+        }
+    }
+
+    /// Takes in the places from `first` on that `found` marks.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn push(&mut self, row: usize, first: usize, found: __mmask16) {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let pairs = _mm512_add_epi32(_mm512_set1_epi32((row << 8 | first) as i32), lanes);
+        let spare: Option<&mut [u32; LANES]> = self.pairs[self.len..].first_chunk_mut();
+        let spare = spare.expect("room for a whole vector after all there can be");
+        // SAFETY: LANES integers fit there.
+        unsafe {
+            let pairs = _mm512_maskz_compress_epi32(found, pairs);
+            _mm512_storeu_si512(spare.as_mut_ptr().cast(), pairs);
+        }
+        self.len += found.count_ones() as usize;
+    }
+
+    /// Scores all, gives them to their rows, and is empty again. `first`: the set's first latent.
+    fn score<R: Row>(&mut self, x: &[f32], first: usize, encoder: Encoder<'_>, rows: &mut [R]) {
+        let Encoder { w_enc, latents, d } = encoder;
+        self.sort();
+        let latent = |pair: u32| first + (pair & 255) as usize;
+        let weights = |pair: u32| &w_enc[latent(pair) * d..][..d];
+        for (at, &pair) in self.sorted.iter().enumerate() {
+            if let Some(&soon) = self.sorted.get(at + AHEAD) {
+                prefetch(weights(soon));
+            }
+            let row = (pair >> 8) as usize;
+            let score = score(
+                &x[row * d..][..d],
+                weights(pair),
+                latents.bias[latent(pair)],
+            );
+            rows[row].take(score, latent(pair) as u32);
+        }
+    }
+
+    fn sort(&mut self) {
+        let pairs = &self.pairs[..self.len];
+        self.starts.fill(0);
+        for pair in pairs {
+            self.starts[(pair >> 8) as usize + 1] += 1;
+        }
+        for row in 1..self.starts.len() {
+            self.starts[row] += self.starts[row - 1];
+        }
+        self.sorted.resize(pairs.len(), 0);
+        for pair in pairs {
+            let next = &mut self.starts[(pair >> 8) as usize];
+            self.sorted[*next as usize] = *pair;
+            *next += 1;
+        }
+        self.len = 0;
     }
 }
 
 /// What the epilogue must know of a row.
 #[derive(Debug, Clone, Copy, Default)]
-struct Row {
+struct Known {
     scale: f32,
     norm: f32,
     error: f32,
@@ -224,17 +341,24 @@ struct Tile<'a> {
     scales: &'a [f32],
     /// Bias, slack, per_norm, per_error, [GROUP] each.
     bounds: [&'a [f32]; 4],
-    first: usize,
     steps: usize,
 }
 
 impl Tile<'_> {
-    /// `x` `[ROWS, steps, DEPTH]`; the last block may have fewer candidates than rows.
+    /// Adds to `hits` what the bounds do not rule out of a block of rows. The first row and the first latent have the numbers
+    /// `first`. `x` `[ROWS, steps, DEPTH]`; the last block may have fewer rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn offer(&self, x: &[i8], rows: &[Row; ROWS], candidates: &mut [Candidates]) {
+    fn hit<R: Row>(
+        &self,
+        x: &[i8],
+        known: &[Known; ROWS],
+        rows: &[R],
+        first: [usize; 2],
+        hits: &mut Hits,
+    ) {
         let width = self.steps * DEPTH;
         assert!(x.len() == ROWS * width && self.weights.len() == GROUP * width);
-        let mut sums = [[_mm512_setzero_si512(); PANELS]; ROWS];
+        let mut sums = known.map(|known| [_mm512_set1_epi32(-known.offset); PANELS]);
         for step in 0..self.steps {
             // SAFETY: by the assertion, panel p's step lies within the weights, and row r's within x.
             unsafe {
@@ -250,74 +374,48 @@ impl Tile<'_> {
                 }
             }
         }
-        let [bias, slack, per_norm, per_error] = self.bounds;
-        let mut panels = [Panel::nothing(); PANELS];
-        for (p, panel) in panels.iter_mut().enumerate() {
-            *panel = Panel {
-                scales: load(self.scales, p),
-                middle: _mm512_add_ps(load(bias, p), load(slack, p)),
-                per_norm: load(per_norm, p),
-                per_error: load(per_error, p),
+        // First the bound that holds for every row of the block: it is one number a latent, and rules nearly all out.
+        let largest = |of: fn(&Known) -> f32| known.iter().map(of).fold(0.0, f32::max);
+        let block = Known {
+            norm: largest(|known| known.norm),
+            error: largest(|known| known.error),
+            ..Known::default()
+        };
+        let scales: [__m512; PANELS] = std::array::from_fn(|p| load(self.scales, p));
+        let middles: [__m512; PANELS] = std::array::from_fn(|p| self.most(&block, p));
+        for (r, ((sums, known), row)) in sums.iter().zip(known).zip(rows).enumerate() {
+            if row.wants_nothing() {
+                continue;
+            }
+            let scale = _mm512_set1_ps(known.scale);
+            let floor = _mm512_set1_ps(row.floor());
+            let reach = |p: usize, most: __m512| {
+                let scale = _mm512_mul_ps(scales[p], scale);
+                let upper = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[p]), scale, most);
+                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor)
             };
-        }
-        for ((sums, row), candidates) in sums.iter().zip(rows).zip(candidates) {
-            if candidates.hopeless() {
-                continue;
-            }
-            let offset = _mm512_set1_epi32(row.offset);
-            let scale = _mm512_set1_ps(row.scale);
-            let (norm, error) = (_mm512_set1_ps(row.norm), _mm512_set1_ps(row.error));
-            let floor = _mm512_set1_ps(candidates.floor());
-            let mut uppers = [_mm512_setzero_ps(); PANELS];
-            let mut hits = [0; PANELS];
-            for p in 0..PANELS {
-                let panel = &panels[p];
-                let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[p], offset));
-                let upper = _mm512_fmadd_ps(sum, _mm512_mul_ps(panel.scales, scale), panel.middle);
-                let upper = _mm512_fmadd_ps(norm, panel.per_norm, upper);
-                uppers[p] = _mm512_fmadd_ps(error, panel.per_error, upper);
-                hits[p] = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(uppers[p], floor);
-            }
+            let found: [__mmask16; PANELS] = std::array::from_fn(|p| reach(p, middles[p]));
             // One branch for all panels: most rows have no candidate here.
-            if hits.iter().fold(0, |all, hits| all | hits) == 0 {
+            if found.iter().fold(0, |all, found| all | found) == 0 {
                 continue;
             }
-            for (p, hits) in hits.into_iter().enumerate() {
-                if hits != 0 {
-                    let half = _mm512_fmadd_ps(error, panels[p].per_error, load(slack, p));
-                    let half = _mm512_fmadd_ps(norm, panels[p].per_norm, half);
-                    take(candidates, self.first + p * LANES, hits, uppers[p], half);
-                    if candidates.hopeless() {
-                        break;
-                    }
+            for (p, found) in found.into_iter().enumerate() {
+                if found != 0 {
+                    let found = found & reach(p, self.most(known, p));
+                    hits.push(first[0] + r, first[1] + p * LANES, found);
                 }
             }
         }
     }
-}
 
-/// What the epilogue must know of a vector of latents: the upper bound of a row's score is
-/// `sum · scales · scale + middle + norm · per_norm + error · per_error`.
-#[derive(Clone, Copy)]
-struct Panel {
-    scales: __m512,
-    /// Bias and slack.
-    middle: __m512,
-    per_norm: __m512,
-    per_error: __m512,
-}
-
-impl Panel {
+    /// What a row's scores for a panel exceed the products of their approximations by, at most.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn nothing() -> Self {
-        let nothing = _mm512_setzero_ps();
-        Self {
-            scales: nothing,
-            middle: nothing,
-            per_norm: nothing,
-            per_error: nothing,
-        }
+    fn most(&self, row: &Known, p: usize) -> __m512 {
+        let [bias, slack, per_norm, per_error] = self.bounds;
+        let always = _mm512_add_ps(load(bias, p), load(slack, p));
+        let most = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), load(per_norm, p), always);
+        _mm512_fmadd_ps(_mm512_set1_ps(row.error), load(per_error, p), most)
     }
 }
 
@@ -328,25 +426,4 @@ fn load(v: &[f32], p: usize) -> __m512 {
     let v: &[f32; LANES] = v[p * LANES..][..LANES].try_into().expect("whole panel");
     // SAFETY: LANES floats lie there.
     unsafe { _mm512_loadu_ps(v.as_ptr()) }
-}
-
-/// Takes in those of the vector of latents from `first` on that `hits` marks.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn take(candidates: &mut Candidates, first: usize, hits: __mmask16, upper: __m512, half: __m512) {
-    // Nothing is known of a latent without bounds: both are infinite, and their difference would be NaN.
-    let known = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(half, _mm512_set1_ps(f32::INFINITY));
-    let lower = _mm512_sub_ps(_mm512_sub_ps(upper, half), half);
-    let lower = _mm512_mask_blend_ps(known, _mm512_set1_ps(f32::NEG_INFINITY), lower);
-    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let numbers = _mm512_add_epi32(_mm512_set1_epi32(first as i32), lanes);
-    let (latents, lowers, uppers) = candidates.next();
-    // SAFETY: each has room for a whole vector.
-    unsafe {
-        let here = _mm512_maskz_compress_epi32(hits, numbers);
-        _mm512_storeu_si512(latents.as_mut_ptr().cast(), here);
-        _mm512_storeu_ps(lowers.as_mut_ptr(), _mm512_maskz_compress_ps(hits, lower));
-        _mm512_storeu_ps(uppers.as_mut_ptr(), _mm512_maskz_compress_ps(hits, upper));
-    }
-    candidates.take_in(hits.count_ones() as usize);
 }

@@ -33,38 +33,45 @@ impl Case {
     fn encoder(&self) -> Encoder<'_> {
         Encoder {
             w_enc: &self.w_enc,
-            b_enc: &self.b_enc,
+            latents: LatentsOf {
+                bias: &self.b_enc,
+                threshold: None,
+            },
             d: self.d,
-            k: self.k,
         }
     }
 
-    /// Scores of all latents, the best of each row.
+    /// Exact scores of all latents, best first.
+    fn all_scores(&self, x: &[f32]) -> Vec<Scored> {
+        let weights = self.w_enc.chunks_exact(self.d).zip(&self.b_enc);
+        let mut all: Vec<Scored> = (0..)
+            .zip(weights)
+            .map(|(latent, (w, bias))| Scored::new(exact::score(x, w, *bias), latent))
+            .collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all
+    }
+
+    /// The best of each row.
     fn expected(&self) -> Vec<Scored> {
-        let mut best = Vec::new();
-        for x in self.x.chunks_exact(self.d) {
-            let mut row = best_of_all(x, self.encoder());
-            row.sort_unstable_by(|a, b| b.cmp(a));
-            best.extend(row);
-        }
-        best
+        let rows = self.x.chunks_exact(self.d);
+        rows.flat_map(|x| self.all_scores(x).into_iter().take(self.k))
+            .collect()
     }
 
-    /// Candidates that a row has when approximate scores are done.
-    fn candidates(&self, level: Level) -> usize {
+    /// Latents that are scored exactly a row, without a guess.
+    fn scored(&self, level: Level) -> usize {
         let n = self.x.len() / self.d;
-        let mut lists = empty_lists(n, || Candidates::new(self.k, self.b_enc.len()));
-        let about = LatentsOf::bias(&self.b_enc);
-        screen(level, &self.x, &self.w_enc, &about, self.d, &mut lists);
-        let all = lists.iter_mut().map(|list| list.finish().len());
-        all.sum::<usize>() / n
+        let mut rows: Vec<Counting> = (0..n).map(|_| Counting(Best::new(self.k), 0)).collect();
+        screen(level, &self.x, self.encoder(), &mut rows);
+        rows.iter().map(|row| row.1).sum::<usize>() / n
     }
 
     fn holds(&self, what: &str) {
         let expected = self.expected();
         for level in [Level::Portable, Level::Avx2, Level::Avx512] {
             if level <= Level::detected() {
-                let found = topk_at(level, &self.x, self.encoder());
+                let found = topk_at(level, &self.x, self.encoder(), self.k);
                 let wrong = (0..expected.len()).find(|&at| found[at] != expected[at]);
                 assert_eq!(wrong, None, "{what}, {level:?}: first difference");
             }
@@ -79,11 +86,15 @@ impl Case {
         let scores: Vec<Vec<Scored>> = self
             .x
             .chunks_exact(self.d)
-            .map(|x| above::all_scores(x, self.encoder()))
+            .map(|x| self.all_scores(x))
             .collect();
-        let mut threshold: Vec<f32> = (0..latents)
-            .map(|latent| {
-                let mut of_rows: Vec<f32> = scores.iter().map(|row| row[latent].value()).collect();
+        let mut of_latents = vec![Vec::new(); latents];
+        for scored in scores.iter().flatten() {
+            of_latents[scored.latent() as usize].push(scored.value());
+        }
+        let mut threshold: Vec<f32> = of_latents
+            .into_iter()
+            .map(|mut of_rows| {
                 of_rows.sort_unstable_by(f32::total_cmp);
                 of_rows[(n - 1) - n / 50].max(0.0)
             })
@@ -95,7 +106,6 @@ impl Case {
             .into_iter()
             .map(|mut row| {
                 row.retain(|s| s.value() > threshold[s.latent() as usize]);
-                row.sort_unstable_by(|a, b| b.cmp(a));
                 row
             })
             .collect();
@@ -107,6 +117,29 @@ impl Case {
                 assert_eq!(wrong, None, "{what}, {level:?}: first row that differs");
             }
         }
+    }
+}
+
+/// A row that counts what it is given.
+struct Counting(Best, usize);
+
+impl Row for Counting {
+    fn floor(&self) -> f32 {
+        self.0.floor()
+    }
+    fn take(&mut self, score: f32, latent: u32) {
+        self.0.take(score, latent);
+        self.1 += 1;
+    }
+    fn give_up(&mut self) {
+        self.0.give_up();
+    }
+    fn afresh(&self) -> Self {
+        Self(self.0.afresh(), 0)
+    }
+    fn take_over(&mut self, other: Self) {
+        self.0.take_over(other.0);
+        self.1 += other.1;
     }
 }
 
@@ -229,11 +262,13 @@ fn zeros_and_ties_without_end() {
 
 #[test]
 fn few_latents_are_scored_exactly() {
+    // Scored in random order, 32 (1 + ln(8192 / 32)) = 209 latents beat the 32 best before them. The floor lags by up to 40,
+    // half of them on the mean, and bounds of 8 bits let some three times as many through.
     let case = Case::draw(13, [256, 768, 8192, 32]);
-    for (level, most) in [(Level::Portable, 34), (Level::Avx512, 400)] {
+    for (level, most) in [(Level::Portable, 350), (Level::Avx512, 600)] {
         if level <= Level::detected() {
-            let found = case.candidates(level);
-            println!("{level:?}: {found} candidates a row");
+            let found = case.scored(level);
+            println!("{level:?}: {found} latents scored a row");
             assert!((32..=most).contains(&found), "{level:?}: {found}");
         }
     }

@@ -8,7 +8,7 @@ use crate::rotary::RopeScaling;
 use crate::run::{HookedRun, RunOutput};
 use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{Extras, forward, unembed};
+use crate::transformer::{Extras, Passed, forward, project, unembed};
 use crate::weights::{Param, Weights};
 use crate::{ModelError, embedded, family, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -357,37 +357,55 @@ impl LanguageModel {
         }
         // Elementwise operations on the CPU use one thread each, and small pieces stay in its cache: several passes side
         // by side. Pieces are the same whatever the number of threads, and so are the bits.
-        let (capture, logits, segments) = (run.capture, run.logits, run.segments.as_ref());
+        // The unembedding is one product for all of them: its output is large, and putting pieces together would copy it.
+        let capture = run.capture;
+        let logits = run.logits || capture.contains(&HookPoint::Logits);
+        let before = capture.iter().filter(|at| **at != HookPoint::Logits);
+        let before: Vec<HookPoint> = before.copied().collect();
+        let segments = run.segments.as_ref();
         let starts: Vec<usize> = (0..batch).step_by(few).collect();
-        let outputs: Vec<RunOutput> = starts
+        let outputs: Vec<Passed> = starts
             .into_par_iter()
             .map(|start| {
                 let n = few.min(batch - start);
                 let run = HookedRun {
-                    capture,
+                    capture: &before,
                     logits,
                     interventions: &[],
                     segments: segments.map(|s| s.clone().narrow(0, start, n)),
                 };
                 let tokens = tokens.clone().narrow(0, start, n);
-                forward(&self.config, &self.weights, tokens, &run, Extras::default()).output
+                let extras = Extras {
+                    without_unembedding: true,
+                    ..Default::default()
+                };
+                forward(&self.config, &self.weights, tokens, &run, extras)
             })
             .collect();
-        let mut captured: BTreeMap<HookPoint, Vec<Tensor<3>>> = BTreeMap::new();
-        let mut all_logits = vec![];
-        for output in outputs {
-            for (at, value) in output.captured {
-                captured.entry(at).or_default().push(value);
+        let mut parts: BTreeMap<HookPoint, Vec<Tensor<3>>> = BTreeMap::new();
+        let mut last = vec![];
+        for passed in outputs {
+            for (at, value) in passed.output.captured {
+                parts.entry(at).or_default().push(value);
             }
-            all_logits.extend(output.logits);
+            last.extend(passed.before_unembedding);
         }
-        Ok(RunOutput {
-            captured: captured
-                .into_iter()
+        let whole = parts.into_iter();
+        let mut output = RunOutput {
+            captured: whole
                 .map(|(at, parts)| (at, Tensor::cat(parts, 0)))
                 .collect(),
-            logits: logits.then(|| Tensor::cat(all_logits, 0)),
-        })
+            logits: None,
+        };
+        if logits {
+            let all = project(&self.config, &self.weights, Tensor::cat(last, 0));
+            let all = all.reshape([batch, pos, self.config.d_vocab]);
+            if capture.contains(&HookPoint::Logits) {
+                output.captured.insert(HookPoint::Logits, all.clone());
+            }
+            output.logits = run.logits.then_some(all);
+        }
+        Ok(output)
     }
 
     /// The same for tokens that follow those of `cache`, which takes them up.
@@ -400,7 +418,7 @@ impl LanguageModel {
         self.check(tokens.dims(), run, cache.len)?;
         let extras = Extras {
             cache: Some(cache),
-            differentiate: &[],
+            ..Default::default()
         };
         Ok(forward(&self.config, &self.weights, tokens, run, extras).output)
     }
@@ -448,8 +466,8 @@ impl LanguageModel {
             ..run.clone()
         };
         let extras = Extras {
-            cache: None,
             differentiate: at,
+            ..Default::default()
         };
         let passed = forward(&self.config, &weights, tokens.autodiff(), &run, extras);
         let value = scalar(passed.output.logits.expect("asked for"));

@@ -1,13 +1,10 @@
 //! Gemma 2 (Gemma Team 2024): Llama with scaled embeddings, norms after attention and MLP too, soft caps, and every
 //! other layer seeing a window only. Its norms multiply by 1 + weight. Layout: transformers, `models/gemma2/`.
 
-use super::llama::{self, Layout};
-use super::slide;
+use super::layout::Layout;
+use super::{llama, slide};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
-use crate::tensor_file::TensorFile;
-use crate::weights::Weights;
-use burn::tensor::Device;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     // A soft cap that is absent has its default, one that is null is off.
@@ -39,12 +36,11 @@ pub fn shared(fields: &Fields) -> Result<ModelConfig, ModelError> {
     })
 }
 
-pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
-    let layout = Layout {
-        ln1_post: Some("post_attention_layernorm"),
-        ln2: "pre_feedforward_layernorm",
-        ln2_post: Some("post_feedforward_layernorm"),
+pub fn layout() -> Layout {
+    Layout {
         norm_offset: 1.0,
-    };
-    llama::weights_in(&layout, c, from, device)
+        post_norms: Some(["post_attention_layernorm", "post_feedforward_layernorm"]),
+        ln2: "pre_feedforward_layernorm",
+        ..llama::layout()
+    }
 }

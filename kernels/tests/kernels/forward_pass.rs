@@ -59,7 +59,8 @@ fn rows_are_normalized() {
 
 #[test]
 fn nonlinearities_and_gates() {
-    let functions: [(Nonlinearity, fn(f64) -> f64); 3] = [
+    type Function = fn(f64) -> f64;
+    let functions: [(Nonlinearity, Function); 3] = [
         (Nonlinearity::Silu, |x| x / (1.0 + (-x).exp())),
         (Nonlinearity::GeluTanh, |x| {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));

@@ -243,6 +243,10 @@ impl LanguageModel {
             HookPoint::Block(_, B::ResidMid) if c.parallel => {
                 return absent("its attention and MLP work side by side".into());
             }
+            HookPoint::Block(_, B::AttnIn) if c.n_kv_heads != c.n_heads => {
+                let why = "its heads share keys and values; they have hook_q_input, hook_k_input and hook_v_input";
+                return absent(why.into());
+            }
             HookPoint::Block(_, B::MlpPreLinear) if !c.gated => {
                 return absent("its MLP has no gate".into());
             }
@@ -255,7 +259,8 @@ impl LanguageModel {
                 B::Q | B::Z | B::RotQ => c.n_heads * c.d_head,
                 B::K | B::V | B::RotK => c.n_kv_heads * c.d_head,
                 B::AttnScores | B::Pattern => return Ok(keys.map(|keys| c.n_heads * keys)),
-                B::Result => c.n_heads * c.d_model,
+                B::Result | B::AttnIn | B::QInput => c.n_heads * c.d_model,
+                B::KInput | B::VInput => c.n_kv_heads * c.d_model,
                 B::MlpPre | B::MlpPreLinear | B::MlpPost => c.d_mlp,
                 B::Ln1Scale | B::Ln2Scale | B::Ln1PostScale | B::Ln2PostScale => 1,
                 _ => c.d_model,
@@ -271,10 +276,15 @@ impl LanguageModel {
             return None;
         };
         match hook {
-            B::Q | B::RotQ | B::AttnScores | B::Pattern | B::Z | B::Result => {
-                Some(self.config.n_heads)
-            }
-            B::K | B::RotK | B::V => Some(self.config.n_kv_heads),
+            B::AttnIn
+            | B::QInput
+            | B::Q
+            | B::RotQ
+            | B::AttnScores
+            | B::Pattern
+            | B::Z
+            | B::Result => Some(self.config.n_heads),
+            B::KInput | B::VInput | B::K | B::RotK | B::V => Some(self.config.n_kv_heads),
             _ => None,
         }
     }

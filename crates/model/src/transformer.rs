@@ -11,6 +11,8 @@ use burn::tensor::{Int, Tensor, TensorData, activation};
 use lapidary_kernels::{Nonlinearity, RowNorm, activate, fused_on, normalize_rows, wide_product};
 use std::collections::BTreeMap;
 
+mod split;
+
 /// What a pass needs besides tokens and [`HookedRun`].
 #[derive(Default)]
 pub(crate) struct Extras<'a> {
@@ -166,14 +168,16 @@ impl Pass<'_> {
         let c = self.c;
         let (heads, kv_heads) = (Some(c.n_heads), Some(c.n_kv_heads));
         let (q_width, kv_width) = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
+        let split = split::inputs(self, l, &x)?;
         let points = [BlockHook::Ln1Scale, BlockHook::Ln1].map(at);
         let x = self.normalize(&layer.ln1, points, x)?;
         let qkv = layer.qkv.forward(x); // [n, (n_heads + 2 * n_kv_heads) * d_head]
         let q = qkv.clone().narrow(1, 0, q_width);
-        let mut q = self.hooks.visit(at(BlockHook::Q), heads, q)?;
         let k = qkv.clone().narrow(1, q_width, kv_width);
-        let mut k = self.hooks.visit(at(BlockHook::K), kv_heads, k)?;
         let v = qkv.narrow(1, q_width + kv_width, kv_width);
+        let [q, k, v] = split::outputs(self, layer, split, [q, k, v]);
+        let mut q = self.hooks.visit(at(BlockHook::Q), heads, q)?;
+        let mut k = self.hooks.visit(at(BlockHook::K), kv_heads, k)?;
         let v = self.hooks.visit(at(BlockHook::V), kv_heads, v)?;
         for (x, norm) in [(&mut q, &layer.q_norm), (&mut k, &layer.k_norm)] {
             if let Some(norm) = norm {

@@ -31,7 +31,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`, `model.safetensors` or its
-    /// shards, `tokenizer.json`), a GGUF file of the Llama, Qwen 2 or Qwen 3 architecture, or the name of a model on the Hugging Face hub (fetched once into the hub's own
+    /// shards, `tokenizer.json`), a GGUF file of one of the same families (not OPT, Mistral as Llama), or the name of a model on the Hugging Face hub (fetched once into the hub's own
     /// cache; `HF_HUB_OFFLINE=1` forbids fetching).
     ///
     /// ```

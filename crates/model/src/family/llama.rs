@@ -11,8 +11,13 @@ use burn::tensor::Tensor;
 use serde_json::{Value, json};
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
+    config_with(fields, None)
+}
+
+/// The same with a family's own default of `head_dim`.
+pub fn config_with(fields: &Fields, head_dim: Option<usize>) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
-    let (n_heads, d_head) = match fields.optional_size("head_dim")? {
+    let (n_heads, d_head) = match fields.optional_size("head_dim")?.or(head_dim) {
         Some(size) => (fields.size("num_attention_heads")?, size),
         None => {
             let n_heads = heads(fields, "num_attention_heads", d_model)?;

@@ -27,3 +27,8 @@ pub use tables::{
     DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, example_rows, feature_rows,
     read_examples, read_features, write_examples, write_features,
 };
+
+/// The Rust parts of the tutorial on hooks, run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tutorial-hooks.md")]
+struct TutorialOnHooks;

@@ -59,7 +59,10 @@ mod tests {
             });
             let config = |value| ModelConfig::of_value("config.json".as_ref(), value).unwrap();
             assert_eq!(config(value.clone()).d_head, 256);
-            let dims = config(value.clone()).layers[0].rope.as_ref().map(|rope| rope.dims);
+            let dims = config(value.clone()).layers[0]
+                .rope
+                .as_ref()
+                .map(|rope| rope.dims);
             assert_eq!(dims, Some(256));
             value["head_dim"] = 12.into();
             assert_eq!(config(value).d_head, 12);

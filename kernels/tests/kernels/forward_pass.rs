@@ -142,7 +142,7 @@ fn heads_turn_by_the_angles_of_their_positions() {
 }
 
 #[test]
-fn attention_sees_from_each_querys_first_key_to_its_own() {
+fn attention_sees_from_each_first_key_to_the_own_one() {
     // batch, queries, keys, heads, key-value heads, d_head; windows, soft cap
     for (seed, ([batch, queries, keys, heads, kv_heads, d], window, soft_cap)) in [
         ([1, 1, 1, 1, 1, 1], None, None),

@@ -2,7 +2,9 @@
 """Makes small random GGUF models and what transformers computes with their weights: tests/fixtures/gguf/.
 
 The file is written and its blocks are decoded by llama.cpp's own Python package, gguf; the weights then go through
-transformers in f32. NAME.expected.safetensors has `tokens` and `logits`.
+transformers in f32. NAME.expected.safetensors has `tokens` and `logits`. Llama and Qwen 2 are in blocks of many kinds; of
+the other architectures a transformers model is written in f32 as llama.cpp's converter would write it, names by the gguf
+package.
 """
 
 import argparse
@@ -12,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFReader, GGUFWriter, TokenType
+from gguf import MODEL_ARCH, GGUFReader, GGUFWriter, TokenType, get_tensor_name_map
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel,
+    GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+)
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests/fixtures/gguf"
 WIDTH, VOCABULARY, HEADS, KV_HEADS, D_HEAD, MLP, LAYERS = 256, 24, 4, 2, 16, 32, 1
@@ -123,6 +128,98 @@ def model_of(path, architecture):
     return model.eval()
 
 
+def whole_models():
+    """A model of each other architecture, and what of its configuration the file says."""
+    side = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 4, "max_position_embeddings": 32}
+    gemma = side | {"num_key_value_heads": 2, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 5, "rms_norm_eps": 1e-5}
+    return {
+        "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_inner=40, n_positions=32)),
+        "gptneox": GPTNeoXForCausalLM(GPTNeoXConfig(num_hidden_layers=2, rotary_pct=0.5, **side)),
+        "phi2": PhiForCausalLM(
+            PhiConfig(num_hidden_layers=2, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}, hidden_act="gelu_new", **side)
+        ),
+        "gemma2": Gemma2ForCausalLM(
+            Gemma2Config(num_hidden_layers=2, attn_logit_softcapping=3.0, final_logit_softcapping=4.0, **gemma)
+        ),
+        "gemma3": Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                num_hidden_layers=6, layer_types=["sliding_attention"] * 5 + ["full_attention"],
+                rope_parameters={
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                }, **gemma,
+            )
+        ),
+    }
+
+
+def converted(architecture, name, weight, heads):
+    """A weight as llama.cpp's converter writes it."""
+    if architecture == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+        return weight.T
+    if architecture == "gptneox" and "query_key_value" in name:
+        return weight.reshape(heads, 3, weight.shape[0] // heads // 3, *weight.shape[1:]).swapaxes(0, 1).reshape(weight.shape)
+    if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        return weight + 1
+    return weight
+
+
+def write_whole(path, architecture, model):
+    facts = model.config
+    layers, heads = facts.num_hidden_layers, facts.num_attention_heads
+    writer = GGUFWriter(path, architecture)
+    writer.add_embedding_length(facts.hidden_size)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(getattr(facts, "n_inner", None) or facts.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_context_length(32)
+    if architecture.startswith("gemma"):
+        writer.add_head_count_kv(facts.num_key_value_heads)
+        writer.add_key_length(facts.head_dim)
+        writer.add_value_length(facts.head_dim)
+        writer.add_layer_norm_rms_eps(facts.rms_norm_eps)
+        writer.add_sliding_window(facts.sliding_window)
+    else:
+        writer.add_layer_norm_eps(1e-5)
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(facts.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(facts.final_logit_softcapping)
+    if architecture == "gemma3":
+        writer.add_rope_freq_base(1e6)
+        writer.add_string("gemma3.rope.scaling.type", "linear")
+        writer.add_float32("gemma3.rope.scaling.factor", 8.0)
+    if architecture in ("gptneox", "phi2"):
+        writer.add_rope_dimension_count(facts.hidden_size // heads // 2)
+    if architecture == "gptneox":
+        writer.add_parallel_residual(True)
+    kind = next(kind for kind in MODEL_ARCH if kind.name.lower() == architecture)
+    names = get_tensor_name_map(kind, layers)
+    for name, value in model.state_dict().items():
+        tied = model.config.tie_word_embeddings and name == "lm_head.weight"
+        if tied or name.endswith((".attn.bias", ".masked_bias", "inv_freq")):
+            continue
+        there = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(there, np.ascontiguousarray(converted(architecture, name, value.float().numpy(), heads)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def make_whole(folder, architecture, seed):
+    torch.manual_seed(seed)
+    model = whole_models()[architecture].eval()
+    for name, parameter in sorted(model.named_parameters()):
+        shift = 1.0 if name.endswith("weight") and ("norm" in name or "ln_" in name) and not architecture.startswith("gemma") else 0.0
+        parameter.data = shift + 0.3 * torch.randn(parameter.shape)
+    path = folder / f"{architecture}.gguf"
+    write_whole(path, architecture, model)
+    tokens = torch.randint(VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        logits = model(tokens).logits.contiguous()
+    save_file({"tokens": tokens, "logits": logits}, folder / f"{architecture}.expected.safetensors")
+
+
 def make(folder):
     for seed, architecture in enumerate(KINDS):
         path = folder / f"{architecture}.gguf"
@@ -131,6 +228,8 @@ def make(folder):
         with torch.no_grad():
             logits = model_of(path, architecture)(tokens).logits.contiguous()
         save_file({"tokens": tokens, "logits": logits}, folder / f"{architecture}.expected.safetensors")
+    for seed, architecture in enumerate(whole_models(), 10):
+        make_whole(folder, architecture, seed)
 
 
 def main():

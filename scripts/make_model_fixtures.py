@@ -328,7 +328,7 @@ def make(folder):
         write(models[name], target)
         values = expected(models[name], seed)
         save_file(reduce(values), target / "expected.safetensors")
-        if name in ("gpt2-sharded", "llama-gqa"):
+        if name in LENS:
             write_lens(name, models[name], values["tokens"], folder)
 
     def hub(built, target):
@@ -405,31 +405,75 @@ def check(committed):
             compare(load_file(committed / inside), load_file(path), str(inside))
 
 
-def lens_of(model):
-    """TransformerLens's model of a GPT-2 or Llama, unprocessed, with every hook point on."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights
+def lens_config(model):
+    """TransformerLens's configuration of a model, and its converter of weights."""
+    from transformer_lens.pretrained import weight_conversions as convert
 
     facts = model.config
-    shared = {
-        "n_ctx": 32, "d_vocab": facts.vocab_size, "seed": 0, "device": "cpu", "use_attn_result": True, "use_hook_mlp_in": True,
+    kind = facts.model_type
+    if kind == "gpt2":
+        return {
+            "n_layers": facts.n_layer, "d_model": facts.n_embd, "n_heads": facts.n_head, "d_head": facts.n_embd // facts.n_head,
+            "d_mlp": facts.n_inner or 4 * facts.n_embd, "act_fn": "gelu_new", "eps": facts.layer_norm_epsilon,
+            "normalization_type": "LN",
+        }, convert.convert_gpt2_weights
+    heads = facts.num_attention_heads
+    shape = {
+        "n_layers": facts.num_hidden_layers, "d_model": facts.hidden_size, "n_heads": heads,
+        "d_head": getattr(facts, "head_dim", None) or facts.hidden_size // heads,
+        "d_mlp": facts.ffn_dim if kind == "opt" else facts.intermediate_size,
     }
-    if isinstance(model, GPT2LMHeadModel):
-        config = HookedTransformerConfig(
-            n_layers=facts.n_layer, d_model=facts.n_embd, n_heads=facts.n_head, d_head=facts.n_embd // facts.n_head,
-            d_mlp=facts.n_inner or 4 * facts.n_embd, act_fn="gelu_new", eps=facts.layer_norm_epsilon,
-            normalization_type="LN", **shared,
-        )
-        weights = convert_gpt2_weights(model, config)
+    if kind == "opt":
+        return shape | {"act_fn": "relu", "eps": 1e-5, "normalization_type": "LN"}, convert.convert_opt_weights
+    rope = facts.rope_parameters
+    rotary = {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": False}
+    if kind in ("gpt_neox", "phi"):
+        side = shape | rotary | {
+            "eps": facts.layer_norm_eps, "normalization_type": "LN", "act_fn": facts.hidden_act, "rotary_base": rope["rope_theta"],
+            "rotary_dim": round(rope["partial_rotary_factor"] * shape["d_head"]),
+            "parallel_attn_mlp": getattr(facts, "use_parallel_residual", True),
+        }
+        return side, convert.convert_neox_weights if kind == "gpt_neox" else convert.convert_phi_weights
+    config = shape | rotary | {
+        "n_key_value_heads": facts.num_key_value_heads, "eps": facts.rms_norm_eps, "normalization_type": "RMS", "gated_mlp": True,
+        "final_rms": True, "rotary_dim": shape["d_head"], "act_fn": getattr(facts, "hidden_act", None) or facts.hidden_activation,
+        "use_qk_norm": kind in ("qwen3", "gemma3_text"),
+    }
+    types = getattr(facts, "layer_types", None) or ["sliding_attention" if kind == "mistral" else "full_attention"] * shape["n_layers"]
+    if "sliding_attention" in types:
+        config |= {
+            "use_local_attn": True, "window_size": facts.sliding_window,
+            "attn_types": ["local" if name == "sliding_attention" else "global" for name in types],
+        }
+    if kind.startswith("gemma"):
+        config |= {
+            "act_fn": "gelu_pytorch_tanh", "attn_scale": facts.query_pre_attn_scalar**0.5, "use_normalization_before_and_after": True,
+            "original_architecture": "Gemma2ForCausalLM" if kind == "gemma2" else "Gemma3ForCausalLM",
+        }
+    if kind == "gemma2":
+        config |= {"attn_scores_soft_cap": facts.attn_logit_softcapping, "output_logits_soft_cap": facts.final_logit_softcapping}
+    if kind == "gemma3_text":
+        both = rope["full_attention"], rope["sliding_attention"]
+        config |= {"rotary_base": both[0]["rope_theta"], "rotary_base_local": both[1]["rope_theta"],
+                   "rotary_scaling_factor": both[0]["factor"]}
     else:
-        config = HookedTransformerConfig(
-            n_layers=facts.num_hidden_layers, d_model=facts.hidden_size, n_heads=facts.num_attention_heads,
-            d_head=facts.head_dim, d_mlp=facts.intermediate_size, n_key_value_heads=facts.num_key_value_heads,
-            act_fn="silu", eps=facts.rms_norm_eps, normalization_type="RMS", gated_mlp=True, final_rms=True,
-            positional_embedding_type="rotary", rotary_dim=facts.head_dim, rotary_adjacent_pairs=False,
-            rotary_base=int(facts.rope_parameters["rope_theta"]), **shared,
-        )
-        weights = convert_llama_weights(model, config)
+        config["rotary_base"] = int(rope["rope_theta"])
+    converters = {
+        "llama": convert.convert_llama_weights, "mistral": convert.convert_mistral_weights, "qwen2": convert.convert_qwen2_weights,
+        "qwen3": convert.convert_qwen3_weights, "gemma2": convert.convert_gemma_weights, "gemma3_text": convert.convert_gemma_weights,
+    }
+    return config, converters[kind]
+
+
+def lens_of(model):
+    """TransformerLens's model with the same weights, unprocessed, with every hook point on that does not change others."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes, convert = lens_config(model)
+    config = HookedTransformerConfig(
+        n_ctx=32, d_vocab=model.config.vocab_size, seed=0, device="cpu", use_attn_result=True, use_hook_mlp_in=True, **sizes
+    )
+    weights = convert(model, config)
     lens = HookedTransformer(config)
     lens.load_and_process_state_dict(  # which empties what it is given
         dict(weights), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
@@ -437,24 +481,62 @@ def lens_of(model):
     return lens, weights
 
 
+def edited_heads(lens, tokens):
+    """Logits once single heads of the last layer read something else."""
+    last, d_model = f"blocks.{lens.cfg.n_layers - 1}", lens.cfg.d_model
+    direction = torch.sin(torch.arange(d_model, dtype=torch.float32))
+
+    def query(value, hook):
+        value[:, :, 1] += direction
+        return value
+
+    def key(value, hook):
+        value[:, 2, 0] -= direction
+        return value
+
+    def zero(value, hook):
+        value[:, 3, -1] = 0
+        return value
+
+    with torch.no_grad():
+        lens.set_use_split_qkv_input(True)
+        hooks = [(f"{last}.hook_{letter}_input", edit) for letter, edit in (("q", query), ("k", key), ("v", zero))]
+        values = {"edited.inputs": lens.run_with_hooks(tokens, fwd_hooks=hooks)}
+        lens.set_use_split_qkv_input(False)
+        if not lens.cfg.n_key_value_heads or lens.cfg.n_key_value_heads == lens.cfg.n_heads:
+            lens.set_use_attn_in(True)
+            values["edited.attn_in"] = lens.run_with_hooks(tokens, fwd_hooks=[(f"{last}.hook_attn_in", query)])
+            lens.set_use_attn_in(False)
+    return values
+
+
+# The folders whose every point and simplified weights are kept; of the others the last layer's.
+LENS_WHOLE = ("gpt2-sharded", "llama-gqa")
+LENS = (*LENS_WHOLE, "neox", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "opt", "phi")
+
+
 def write_lens(name, model, tokens, folder):
-    """What TransformerLens alone knows: the rest of its hook points, and its simplified weights."""
+    """What TransformerLens alone knows: the rest of its hook points, heads that read something else, simplified weights."""
     lens, weights = lens_of(model)
     with torch.no_grad():
         _, cache = lens.run_with_cache(tokens)
-    ends = ("hook_scale", "hook_attn_scores", "hook_result", "hook_mlp_in", "hook_rot_q", "hook_rot_k")
-    values = {key: value.contiguous() for key, value in cache.items() if key.endswith(ends)}
-    centring = isinstance(model, GPT2LMHeadModel)
-    lens.load_and_process_state_dict(
-        weights, fold_ln=True, center_writing_weights=centring, center_unembed=True, fold_value_biases=False
-    )
-    kept = ("embed.", "unembed.", "pos_embed.", "blocks.0.attn.", "blocks.0.mlp.")
-    values |= {
-        f"simplified.{key}": value.contiguous()
-        for key, value in lens.state_dict().items()
-        if key.startswith(kept) and not key.endswith(("mask", "IGNORE", "rotary_sin", "rotary_cos")) and value.is_floating_point()
-    }
-    save_file({key: value.clone() for key, value in values.items()}, folder / name / "lens.safetensors")
+    ends = ("hook_scale", "hook_attn_scores", "hook_result")
+    kept = f"blocks.{lens.cfg.n_layers - 1}."
+    if name in LENS_WHOLE:
+        ends, kept = (*ends, "hook_mlp_in", "hook_rot_q", "hook_rot_k"), ""
+    values = {key: value for key, value in cache.items() if key.endswith(ends) and key.startswith(kept) and "k_norm" not in key and "q_norm" not in key}
+    values |= edited_heads(lens, tokens)
+    if name in LENS_WHOLE:
+        lens.load_and_process_state_dict(
+            weights, fold_ln=True, center_writing_weights=name.startswith("gpt2"), center_unembed=True, fold_value_biases=False
+        )
+        roles = ("embed.", "unembed.", "pos_embed.", "blocks.0.attn.", "blocks.0.mlp.")
+        values |= {
+            f"simplified.{key}": value
+            for key, value in lens.state_dict().items()
+            if key.startswith(roles) and not key.endswith(("mask", "IGNORE", "rotary_sin", "rotary_cos")) and value.is_floating_point()
+        }
+    save_file({key: value.clone().contiguous() for key, value in values.items()}, folder / name / "lens.safetensors")
 
 
 def check_transformer_lens(committed):
@@ -462,7 +544,7 @@ def check_transformer_lens(committed):
     with tempfile.TemporaryDirectory() as folder:
         models = make(Path(folder))
     for name, model in models.items():
-        if not (isinstance(model, GPT2LMHeadModel) or name in ("llama-gqa", "llama-tied", "llama-bf16")):
+        if name not in LENS and name not in ("gpt2", "llama-tied", "llama-bf16", "neox-serial"):
             continue
         lens, _ = lens_of(model)
         wanted = load_file(committed / name / "expected.safetensors")
@@ -473,6 +555,8 @@ def check_transformer_lens(committed):
         found = {"logits": logits, **cache}
         if "hook_pos_embed" in wanted:
             wanted["hook_pos_embed"] = wanted["hook_pos_embed"].expand_as(found["hook_pos_embed"])
+        if name == "opt":  # where transformers flattens the MLP's input
+            wanted = {key: value.reshape(found[key].shape) for key, value in wanted.items()}
         compare(found, wanted, f"{name} against TransformerLens")
 
 

@@ -634,3 +634,44 @@ fn generation_is_steered_by_a_direction_and_says_what_does_not_fit() {
         "{error}"
     );
 }
+
+#[test]
+fn generation_is_steered_by_a_latent_of_a_dictionary() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    succeeds(&mut small_train(&run, &[]));
+    let dictionary = run.join("dictionary");
+    let command = |more: &[&str]| {
+        let fixed = ["--device", "cpu", "--temperature", "0", "--tokens", "12"];
+        let mut command = lapidary(&["generate", "The people of"]);
+        command.args(fixed).args(more);
+        command
+    };
+    let text = |latent: &str, more: &[&str]| {
+        let mut command = command(more);
+        command.arg("--dictionary").arg(&dictionary);
+        succeeds(command.args(["--latent", latent]))
+    };
+    let plain = succeeds(&mut command(&[]));
+    assert_eq!(text("3", &["--strength", "0"]), plain);
+    assert_ne!(text("3", &["--strength", "-400"]), plain);
+    assert_ne!(text("3", &["--clamp", "400"]), plain);
+    // A latent off the text is not on: switching it off changes nothing for at least one of many.
+    let off = (0..8).filter(|i| text(&i.to_string(), &["--clamp", "0"]) == plain);
+    assert!(off.count() > 0);
+    let mut wrong = command(&["--latent", "512"]);
+    let error = fails(wrong.arg("--dictionary").arg(&dictionary));
+    assert!(
+        error.contains("found 512; expected a latent from 0 to 511"),
+        "{error}"
+    );
+    let mut both = command(&["--latent", "1", "--clamp", "1", "--strength", "2"]);
+    assert!(
+        !both
+            .arg("--dictionary")
+            .arg(&dictionary)
+            .status()
+            .unwrap()
+            .success()
+    );
+}

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use lapidary_model::{HookedRun, LanguageModel, TensorFile};
+use lapidary_model::{GgufDescription, HookedRun, LanguageModel, TensorFile};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
@@ -70,6 +70,36 @@ fn a_llama_in_nine_encodings_agrees_with_transformers() {
 #[test]
 fn a_qwen2_agrees_with_transformers() {
     agrees("qwen2");
+}
+
+#[test]
+fn other_architectures_agree_with_transformers() {
+    for architecture in ["gpt2", "gptneox", "phi2", "gemma2", "gemma3"] {
+        let model = agrees(architecture);
+        assert!(model.tokenizer().is_err(), "{architecture}");
+    }
+}
+
+#[test]
+fn a_file_describes_itself() {
+    let description = GgufDescription::read(&fixture("gguf/gptneox.gguf")).unwrap();
+    assert_eq!(description.architecture, "gptneox");
+    let field = |name: &str| {
+        let found = description.fields.iter().find(|(field, _)| field == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    assert_eq!(field("gptneox.block_count"), Some("2"));
+    assert_eq!(field("gptneox.use_parallel_residual"), Some("true"));
+    let qkv = (
+        "blk.1.attn_qkv.weight".to_owned(),
+        "F32".to_owned(),
+        vec![96, 32],
+    );
+    assert!(
+        description.tensors.contains(&qkv),
+        "{:?}",
+        description.tensors
+    );
 }
 
 /// What comes of a file: a message, or something that can be read; never a panic, never memory that the file does not fill.

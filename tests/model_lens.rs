@@ -4,8 +4,22 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, activation};
-use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel, Simplify};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Simplify};
 use std::path::{Path, PathBuf};
+
+/// Those that TransformerLens has and we have.
+const FAMILIES: [&str; 10] = [
+    "gpt2-sharded",
+    "llama-gqa",
+    "neox",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "opt",
+    "phi",
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -61,12 +75,13 @@ fn lens(name: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
 
 #[test]
 fn hook_points_are_those_of_transformer_lens() {
-    for name in ["gpt2-sharded", "llama-gqa"] {
+    for name in FAMILIES {
         let model = model(name);
         let mut seen = 0;
         for (key, shape, expected) in lens(name) {
             let Ok(at) = key.parse::<HookPoint>() else {
-                assert!(key.starts_with("simplified."), "{key}");
+                let other = key.starts_with("simplified.") || key.starts_with("edited.");
+                assert!(other, "{key}");
                 continue;
             };
             let run = HookedRun {
@@ -94,7 +109,53 @@ fn hook_points_are_those_of_transformer_lens() {
             close(&found, &expected, &format!("{name}: {key}"));
             seen += 1;
         }
-        assert!(seen >= 11, "{name}: {seen} points");
+        assert!(seen >= 4, "{name}: {seen} points");
+    }
+}
+
+#[test]
+fn single_heads_read_what_they_are_given_as_in_transformer_lens() {
+    for name in FAMILIES {
+        let model = model(name);
+        let (last, d_model) = (model.config().n_layers() - 1, model.config().d_model);
+        let at = |hook| HookPoint::Block(last, hook);
+        let direction: Vec<f32> = (0..d_model).map(|i| (i as f32).sin()).collect();
+        // As wide as the point: of its heads the interventions choose one.
+        let added = |hook: BlockHook, factor: f32| {
+            let heads = model.heads(at(hook)).unwrap();
+            let all = Tensor::<1>::from_floats(direction.repeat(heads).as_slice(), &Device::flex());
+            Intervention::add(at(hook), all * factor)
+        };
+        let kv_heads = model.config().n_kv_heads;
+        let inputs = vec![
+            added(BlockHook::QInput, 1.0).in_heads(&[1]),
+            added(BlockHook::KInput, -1.0)
+                .in_heads(&[0])
+                .at_positions(&[2]),
+            Intervention::zero(at(BlockHook::VInput))
+                .in_heads(&[kv_heads - 1])
+                .at_positions(&[3]),
+        ];
+        let mut cases = vec![("edited.inputs", inputs)];
+        match kv_heads == model.config().n_heads {
+            true => cases.push((
+                "edited.attn_in",
+                vec![added(BlockHook::AttnIn, 1.0).in_heads(&[1])],
+            )),
+            false => assert!(model.width(at(BlockHook::AttnIn)).is_err()),
+        }
+        let values = lens(name);
+        for (key, interventions) in &cases {
+            let run = HookedRun {
+                interventions,
+                logits: true,
+                ..Default::default()
+            };
+            let tokens = model.tokens(&tokens(name)).unwrap();
+            let found = host(model.run(tokens, &run).unwrap().logits.unwrap());
+            let (.., expected) = values.iter().find(|(name, ..)| name == key).unwrap();
+            close(&found, expected, &format!("{name}: {key}"));
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`encode_topk`] and [`decode_sparse`] are a TopK coder's forward pass (Gao et al. 2024) without the `[n, d_sae]` matrix
 //! of pre-activations; [`encode_batch_topk`] is the same for BatchTopK (Bussmann et al. 2024) and [`encode_threshold`] for
 //! JumpReLU (Rajamanoharan et al. 2024); [`adam_step`] updates
-//! parameters in one pass. Every operation has its folder: the contract in `mod.rs`, then `cpu.rs`, `cube.rs` (WGPU and
+//! parameters in one pass; [`causal_attention`] and its kin are what a transformer does beside products. Every operation has its folder: the contract in `mod.rs`, then `cpu.rs`, `cube.rs` (WGPU and
 //! CUDA alike) and `gradient.rs`. Floats are f32 and indices i32 throughout. On one machine the same input gives the
 //! same bits on every run, and on the CPU with any number of threads.
 //!
@@ -30,6 +30,7 @@ pub mod device;
 mod encode_batch_topk;
 mod encode_threshold;
 mod encode_topk;
+mod forward_pass;
 mod gpu;
 mod host;
 mod huge_pages;
@@ -44,6 +45,10 @@ pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
 pub use encode_threshold::encode_threshold;
 pub use encode_topk::encode_topk;
+pub use forward_pass::{
+    Angles, CausalAttention, Nonlinearity, RowNorm, activate, causal_attention, fused_on,
+    normalize_rows, rotate_heads, wide_product,
+};
 pub use huge_pages::HugePages;
 pub use mapped_file::MappedFile;
 pub use sparse_training::{

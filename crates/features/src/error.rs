@@ -10,6 +10,9 @@ pub enum FeaturesError {
     /// The text or the model failed.
     #[error(transparent)]
     Activations(#[from] lapidary_activations::ActivationsError),
+    /// The dictionary failed.
+    #[error(transparent)]
+    Sae(#[from] lapidary_sae::SaeError),
     /// A file or its folder could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

@@ -4,6 +4,7 @@
 //! - [`collect`]: model and dictionary over token blocks; [`summarize_decoder`]: what the weights alone say;
 //! - [`FeatureStatistics`]: one pass over sparse codes, memory independent of the number of tokens;
 //! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`, written and read here;
+//! - [`Steering`] changes what a model does by a latent;
 //! - [`write_report`] makes `report.html`.
 
 mod collect;
@@ -11,6 +12,7 @@ mod error;
 mod finished_file;
 mod report;
 mod statistics;
+mod steering;
 mod tables;
 
 pub use collect::{HostCodes, collect, summarize_decoder};
@@ -20,7 +22,13 @@ pub use statistics::{
     Band, BlockView, Context, FeatureStatistics, LatentStatistics, QUANTILES, StatisticsConfig,
     StatisticsSummary, TokenCount,
 };
+pub use steering::{Steer, Steering};
 pub use tables::{
     DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, example_rows, feature_rows,
     read_examples, read_features, write_examples, write_features,
 };
+
+/// The Rust parts of the tutorial on hooks, run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tutorial-hooks.md")]
+struct TutorialOnHooks;

@@ -4,30 +4,30 @@
 use crate::config::ModelConfig;
 use crate::hook::{BlockHook, HookPoint};
 use crate::run::Hooks;
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, Tensor, TensorData, activation};
+use lapidary_kernels::{CausalAttention, causal_attention, fused_on};
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// Keys (turned) and values of the positions so far, a layer each, `[batch, n_kv_heads, pos, d_head]`.
+/// Keys (turned) and values of the positions so far, a layer each, `[batch, pos, n_kv_heads * d_head]`.
 #[derive(Default)]
 pub(crate) struct Cache {
-    pub layers: Vec<[Tensor<4>; 2]>,
+    pub layers: Vec<[Tensor<3>; 2]>,
     /// Positions held.
     pub len: usize,
 }
 
 impl Cache {
     /// Appends a layer's keys and values and returns all of them.
-    fn extend(&mut self, l: usize, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+    fn extend(&mut self, l: usize, new: [Tensor<3>; 2]) -> [Tensor<3>; 2] {
         if l == self.layers.len() {
             self.layers.push(new);
         } else {
             let [k, v] = new;
             let [past_k, past_v] = self.layers[l].clone();
             self.layers[l] = [
-                Tensor::cat(vec![past_k, k], 2),
-                Tensor::cat(vec![past_v, v], 2),
+                Tensor::cat(vec![past_k, k], 1),
+                Tensor::cat(vec![past_v, v], 1),
             ];
         }
         self.layers[l].clone()
@@ -43,6 +43,7 @@ pub(crate) struct Places {
     /// Document numbers, `[batch, pos]` row by row.
     pub segments: Option<Vec<i64>>,
     masks: HashMap<(bool, Option<usize>), Tensor<4, Bool>>,
+    firsts: HashMap<Option<usize>, Option<Arc<[u32]>>>,
 }
 
 impl Places {
@@ -53,6 +54,7 @@ impl Places {
             offset,
             segments,
             masks: HashMap::new(),
+            firsts: HashMap::new(),
         }
     }
 
@@ -82,40 +84,44 @@ impl Places {
         positions
     }
 
-    /// What queries must not see, `[1 | batch, 1, pos, keys]`; `None` where that is the future alone and whoever asks
-    /// leaves that out anyway.
-    fn mask(
-        &mut self,
-        window: Option<usize>,
-        causal_anyway: bool,
-        device: &Device,
-    ) -> Option<Tensor<4, Bool>> {
+    /// The first key that each query sees, `[rows, pos]`; `None` where that is the first of all. The last is itself.
+    fn first(&mut self, window: Option<usize>) -> Option<Arc<[u32]>> {
         let keys = self.offset + self.pos;
         let window = window.filter(|w| *w < keys);
-        if causal_anyway && window.is_none() && self.segments.is_none() {
+        if window.is_none() && self.segments.is_none() {
             return None;
         }
-        let (rows, pos, offset) = (self.rows(), self.pos, self.offset);
-        let segments = self.segments.as_ref();
-        let mask = self
-            .masks
-            .entry((device.is_autodiff(), window))
-            .or_insert_with(|| {
-                let mut hidden = Vec::with_capacity(rows * pos * keys);
-                for row in 0..rows {
-                    for q in 0..pos {
-                        let at = offset + q;
-                        let first = window.map_or(0, |w| (at + 1).saturating_sub(w));
-                        hidden.extend((0..keys).map(|k| {
-                            let apart = segments
-                                .is_some_and(|s| s[row * pos + q] != s[row * pos + k.min(pos - 1)]);
-                            k > at || k < first || apart
-                        }));
-                    }
+        if let Some(known) = self.firsts.get(&window) {
+            return known.clone();
+        }
+        let positions = self.positions(); // in their documents
+        let first = positions.iter().enumerate().map(|(i, position)| {
+            let at = self.offset + i % self.pos;
+            let seen = window.map_or(position + 1, |w| w.min(position + 1));
+            (at + 1 - seen) as u32
+        });
+        let first: Option<Arc<[u32]>> = Some(first.collect());
+        self.firsts.insert(window, first.clone());
+        first
+    }
+
+    /// What queries must not see, `[1 | batch, 1, pos, keys]`.
+    fn mask(&mut self, window: Option<usize>, device: &Device) -> Tensor<4, Bool> {
+        let first = self.first(window);
+        let (rows, pos, keys) = (self.rows(), self.pos, self.offset + self.pos);
+        let offset = self.offset;
+        let mask = self.masks.entry((device.is_autodiff(), window));
+        let mask = mask.or_insert_with(|| {
+            let mut hidden = Vec::with_capacity(rows * pos * keys);
+            for row in 0..rows {
+                for q in 0..pos {
+                    let first = first.as_ref().map_or(0, |f| f[row * pos + q] as usize);
+                    hidden.extend((0..keys).map(|k| k < first || k > offset + q));
                 }
-                Tensor::from_data(TensorData::new(hidden, [rows, 1, pos, keys]), device)
-            });
-        Some(mask.clone())
+            }
+            Tensor::from_data(TensorData::new(hidden, [rows, 1, pos, keys]), device)
+        });
+        mask.clone()
     }
 }
 
@@ -130,60 +136,59 @@ pub(crate) fn attend(
     hooks: &mut Hooks<'_>,
 ) -> Option<Tensor<2>> {
     let (batch, pos) = (places.batch, places.pos);
-    let split = |x: Tensor<2>, n: usize| x.reshape([batch, pos, n, c.d_head]).swap_dims(1, 2); // [batch, n, pos, d_head]
-    let (q, k, v) = (
-        split(q, c.n_heads),
-        split(k, c.n_kv_heads),
-        split(v, c.n_kv_heads),
-    );
     let [k, v] = match cache {
-        Some(cache) => cache.extend(l, [k, v]),
         None => [k, v],
+        Some(cache) => {
+            let width = k.dims()[1];
+            let all = cache.extend(l, [k, v].map(|x| x.reshape([batch, pos, width])));
+            all.map(|x| {
+                let [_, keys, _] = x.dims();
+                x.reshape([batch * keys, width])
+            })
+        }
     };
     let at = |hook| HookPoint::Block(l, hook);
     let seen = hooks.wants(at(BlockHook::AttnScores)) || hooks.wants(at(BlockHook::Pattern));
     let device = q.device();
     let window = c.layers[l].window;
-    let z = if device == Device::flex() && !seen {
-        let options = AttentionModuleOptions {
-            scale: Some(c.attn_scale),
-            softcap: c.attn_softcap,
-            is_causal: true,
+    if fused_on(&device) && !seen {
+        let how = CausalAttention {
+            batch,
+            d_head: c.d_head,
+            scale: c.attn_scale as f32,
+            soft_cap: c.attn_softcap.map(|cap| cap as f32),
+            first: places.first(window),
         };
-        let mask = places.mask(window, true, &device);
-        attention(q, k, v, mask, None, options)
-    } else {
-        // Burn's fused attention on GPUs may multiply in half precision; composed, it stays in f32.
-        let keys = k.dims()[2];
-        let group = c.n_heads / c.n_kv_heads;
-        let shared = |x: Tensor<4>| match group {
+        return Some(causal_attention(q, k, v, how));
+    }
+    // Burn's fused attention on GPUs may multiply in half precision; composed, it stays in f32.
+    let keys = k.dims()[0] / batch;
+    let group = c.n_heads / c.n_kv_heads;
+    let q = q.reshape([batch, pos, c.n_heads, c.d_head]).swap_dims(1, 2); // [batch, n_heads, pos, d_head]
+    let shared = |x: Tensor<2>| {
+        let x = x
+            .reshape([batch, keys, c.n_kv_heads, c.d_head])
+            .swap_dims(1, 2);
+        match group {
             1 => x,
             _ => x
                 .reshape([batch, c.n_kv_heads, 1, keys, c.d_head])
                 .expand([batch, c.n_kv_heads, group, keys, c.d_head])
                 .reshape([batch, c.n_heads, keys, c.d_head]),
-        };
-        let mut scores = q.matmul(shared(k).swap_dims(2, 3)) * c.attn_scale; // [batch, n_heads, pos, keys]
-        if let Some(cap) = c.attn_softcap {
-            scores = soft_cap(scores, cap);
         }
-        let mask = places
-            .mask(window, false, &device)
-            .expect("the future is hidden");
-        let mask = mask.expand([batch, c.n_heads, pos, keys]);
-        let scores = scores.mask_fill(mask, f32::NEG_INFINITY);
-        let scores = visit_square(hooks, at(BlockHook::AttnScores), scores)?;
-        let pattern = visit_square(
-            hooks,
-            at(BlockHook::Pattern),
-            activation::softmax(scores, 3),
-        )?;
-        pattern.matmul(shared(v))
     };
-    Some(
-        z.swap_dims(1, 2)
-            .reshape([batch * pos, c.n_heads * c.d_head]),
-    )
+    let mut scores = q.matmul(shared(k).swap_dims(2, 3)) * c.attn_scale; // [batch, n_heads, pos, keys]
+    if let Some(cap) = c.attn_softcap {
+        scores = soft_cap(scores, cap);
+    }
+    let mask = places.mask(window, &device);
+    let mask = mask.expand([batch, c.n_heads, pos, keys]);
+    let scores = scores.mask_fill(mask, f32::NEG_INFINITY);
+    let scores = visit_square(hooks, at(BlockHook::AttnScores), scores)?;
+    let pattern = activation::softmax(scores, 3);
+    let pattern = visit_square(hooks, at(BlockHook::Pattern), pattern)?;
+    let z = pattern.matmul(shared(v)).swap_dims(1, 2);
+    Some(z.reshape([batch * pos, c.n_heads * c.d_head]))
 }
 
 /// `cap · tanh(x / cap)`.

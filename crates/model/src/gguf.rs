@@ -3,11 +3,13 @@
 
 use crate::ModelError;
 use crate::encoding::Encoding;
-use crate::tensor_file::{Entry, TensorFile};
+use crate::tensor_file::{Entry, Stored, TensorFile};
 use lapidary_kernels::MappedFile;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+mod architecture;
 
 /// A value of the metadata.
 #[derive(Debug)]
@@ -43,96 +45,21 @@ impl Gguf {
         };
         let (meta, tensors) = reader.header()?;
         let meta = Metadata { path, fields: meta };
-        let architecture = meta.text("general.architecture")?.to_owned();
-        let turned = match architecture.as_str() {
-            "llama" => true,
-            "qwen2" | "qwen3" => false,
-            other => {
-                return Err(meta.wrong(
-                    "general.architecture",
-                    format!("{other:?}"),
-                    "llama, qwen2 or qwen3",
-                ));
-            }
-        };
-        let size = |field: &str| meta.size(&format!("{architecture}.{field}"));
-        let (heads, d_model) = (size("attention.head_count")?, size("embedding_length")?);
-        let kv_heads = match meta.has(&format!("{architecture}.attention.head_count_kv")) {
-            true => size("attention.head_count_kv")?,
-            false => heads,
-        };
-        let head_dim = match meta.has(&format!("{architecture}.attention.key_length")) {
-            true => size("attention.key_length")?,
-            false => d_model / heads.max(1),
-        };
-        let mut entries = BTreeMap::new();
         let mut rope_factors = None;
-        for (name, mut entry) in tensors {
-            if name == "rope_freqs.weight" {
-                if entry.encoding != Ok(Encoding::F32) {
-                    return Err(meta.wrong(&name, format!("{:?}", entry.encoding), "F32"));
-                }
-                let mut factors = vec![0.0; entry.bytes.len() / 4];
-                Encoding::F32.decode(&bytes[entry.bytes.clone()], &mut factors);
-                rope_factors = Some(factors.into_iter().map(f64::from).collect());
+        let mut rest = vec![];
+        for (name, entry) in tensors {
+            if name != "rope_freqs.weight" {
+                rest.push((name, entry));
                 continue;
             }
-            let Some(name_there) = hugging_face_name(&name) else {
-                return Err(meta.wrong(
-                    &name,
-                    "an unknown tensor".into(),
-                    "a tensor of the llama family",
-                ));
-            };
-            // llama.cpp keeps the two rotary halves of a head interleaved for this architecture.
-            if turned && name_there.contains("self_attn.q_proj") {
-                entry.rotary_pairs = Some(heads);
-            } else if turned && name_there.contains("self_attn.k_proj") {
-                entry.rotary_pairs = Some(kv_heads);
+            if entry.encoding != Ok(Encoding::F32) {
+                return Err(meta.wrong(&name, format!("{:?}", entry.encoding), "F32"));
             }
-            entries.insert(name_there, entry);
+            let mut factors = vec![0.0; entry.bytes.len() / 4];
+            Encoding::F32.decode(&bytes[entry.bytes.clone()], &mut factors);
+            rope_factors = Some(factors.into_iter().map(f64::from).collect());
         }
-        let vocabulary = match entries.get("model.embed_tokens.weight") {
-            Some(entry) => entry.shape[0],
-            None => 0,
-        };
-        let number =
-            |field: &str, default: f64| meta.number(&format!("{architecture}.{field}"), default);
-        let token = |field: &str| match meta.has(field) {
-            true => meta.size(field).map(Some),
-            false => Ok(None),
-        };
-        let mut config = json!({
-            "model_type": architecture,
-            "hidden_size": d_model,
-            "num_hidden_layers": size("block_count")?,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "head_dim": head_dim,
-            "intermediate_size": size("feed_forward_length")?,
-            "max_position_embeddings": size("context_length")?,
-            "vocab_size": vocabulary,
-            // Stored as f32: 1e-5 reads back as 9.99999974e-6.
-            "rms_norm_eps": shortest(number("attention.layer_norm_rms_epsilon", 1e-6)?),
-            "rope_theta": number("rope.freq_base", 10000.0)?,
-            "attention_bias": entries.contains_key("model.layers.0.self_attn.q_proj.bias"),
-            "tie_word_embeddings": !entries.contains_key("lm_head.weight"),
-            "bos_token_id": token("tokenizer.ggml.bos_token_id")?,
-            "eos_token_id": token("tokenizer.ggml.eos_token_id")?,
-        });
-        let scaling = format!("{architecture}.rope.scaling.type");
-        if meta.has(&scaling) {
-            match meta.text(&scaling)? {
-                "none" => {}
-                "linear" => {
-                    let factor = number("rope.scaling.factor", 1.0)?;
-                    config["rope_scaling"] = json!({"rope_type": "linear", "factor": factor});
-                }
-                other => {
-                    return Err(meta.wrong(&scaling, format!("{other:?}"), "none or linear"));
-                }
-            }
-        }
+        let (config, entries) = architecture::translate(&meta, rest)?;
         let tokenizer = meta.tokenizer()?;
         let tensors = TensorFile::of_entries(path, bytes, entries);
         Ok(Self {
@@ -144,39 +71,60 @@ impl Gguf {
     }
 }
 
-/// The shortest decimal that an f32 is nearest to.
-fn shortest(value: f64) -> f64 {
-    (value as f32).to_string().parse().unwrap_or(value)
+/// What a GGUF file says of itself, whatever its architecture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GgufDescription {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// The other fields of the metadata with their values, of lists their lengths.
+    pub fields: Vec<(String, String)>,
+    /// Name, encoding and shape of every tensor.
+    pub tensors: Vec<(String, String, Vec<usize>)>,
 }
 
-fn hugging_face_name(name: &str) -> Option<String> {
-    let outer = match name {
-        "token_embd.weight" => "model.embed_tokens.weight",
-        "output_norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => "",
-    };
-    if !outer.is_empty() {
-        return Some(outer.into());
+impl GgufDescription {
+    /// Reads a file's header; no tensor is looked at.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not a whole GGUF file, or has a tensor in an encoding that is not read.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let bytes = MappedFile::open(path).map_err(ModelError::read(path))?;
+        let mut reader = Reader {
+            path,
+            bytes: &bytes,
+            at: 0,
+        };
+        let (fields, tensors) = reader.header()?;
+        let meta = Metadata { path, fields };
+        let architecture = meta.text("general.architecture")?.to_owned();
+        let value = |value: &Meta| match value {
+            Meta::Integer(n) => n.to_string(),
+            Meta::Float(x) => (*x as f32).to_string(),
+            Meta::Flag(flag) => flag.to_string(),
+            Meta::Text(text) => text.clone(),
+            Meta::Texts(list) => format!("{} texts", list.len()),
+            Meta::Numbers(list) => format!("{} numbers", list.len()),
+        };
+        let others = meta
+            .fields
+            .iter()
+            .filter(|(name, _)| *name != "general.architecture");
+        Ok(Self {
+            architecture,
+            fields: others
+                .map(|(name, field)| (name.clone(), value(field)))
+                .collect(),
+            tensors: tensors
+                .into_iter()
+                .map(|(name, entry)| {
+                    let encoding = entry
+                        .encoding
+                        .map_or("unknown".into(), |e| format!("{e:?}"));
+                    (name, encoding, entry.shape)
+                })
+                .collect(),
+        })
     }
-    let mut parts = name.strip_prefix("blk.")?.splitn(3, '.');
-    let (layer, part, kind) = (parts.next()?, parts.next()?, parts.next()?);
-    let layer: usize = layer.parse().ok()?;
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "attn_q_norm" => "self_attn.q_norm",
-        "attn_k_norm" => "self_attn.k_norm",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    matches!(kind, "weight" | "bias").then(|| format!("model.layers.{layer}.{part}.{kind}"))
 }
 
 /// The metadata, with errors that name file and field.
@@ -239,6 +187,14 @@ impl Metadata<'_> {
             Some(Meta::Float(x)) => Ok(*x),
             Some(Meta::Integer(n)) => Ok(*n as f64),
             _ => Err(self.mistaken(field, "a number")),
+        }
+    }
+
+    fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {
+        match self.fields.get(field) {
+            None => Ok(default),
+            Some(Meta::Flag(flag)) => Ok(*flag),
+            _ => Err(self.mistaken(field, "true or false")),
         }
     }
 
@@ -491,7 +447,7 @@ impl Reader<'_> {
                     encoding: Ok(encoding),
                     shape: shape.into_iter().map(|size| size as usize).collect(),
                     bytes: start..end,
-                    rotary_pairs: None,
+                    stored: Stored::AsIs,
                 };
                 Ok((name, entry))
             }

@@ -28,6 +28,15 @@ pub enum HookPoint {
 pub enum BlockHook {
     /// `hook_resid_pre`: the residual stream entering the layer.
     ResidPre,
+    /// `hook_attn_in`: the residual stream as each query head alone reads it, for its query, key and value,
+    /// `n_heads * d_model` wide.
+    AttnIn,
+    /// `hook_q_input`: the same for its query alone, `n_heads * d_model` wide.
+    QInput,
+    /// `hook_k_input`: as each key head alone reads it, `n_kv_heads * d_model` wide.
+    KInput,
+    /// `hook_v_input`: as each value head alone reads it, `n_kv_heads * d_model` wide.
+    VInput,
     /// `ln1.hook_scale`: what attention's input is divided by, 1 wide.
     Ln1Scale,
     /// `ln1.hook_normalized`: attention's input, normalized, before the norm's weight and bias.
@@ -83,8 +92,12 @@ pub enum BlockHook {
 
 impl BlockHook {
     /// Every place inside a layer with its spelling after `blocks.{layer}.`.
-    pub const ALL: [(Self, &'static str); 26] = [
+    pub const ALL: [(Self, &'static str); 30] = [
         (Self::ResidPre, "hook_resid_pre"),
+        (Self::AttnIn, "hook_attn_in"),
+        (Self::QInput, "hook_q_input"),
+        (Self::KInput, "hook_k_input"),
+        (Self::VInput, "hook_v_input"),
         (Self::Ln1Scale, "ln1.hook_scale"),
         (Self::Ln1, "ln1.hook_normalized"),
         (Self::Q, "attn.hook_q"),

@@ -8,7 +8,7 @@ use crate::rotary::RopeScaling;
 use crate::run::{HookedRun, RunOutput};
 use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{Extras, forward, unembed};
+use crate::transformer::{Extras, Passed, forward, project, unembed};
 use crate::weights::{Param, Weights};
 use crate::{ModelError, embedded, family, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -31,7 +31,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`, `model.safetensors` or its
-    /// shards, `tokenizer.json`), a GGUF file of the Llama, Qwen 2 or Qwen 3 architecture, or the name of a model on the Hugging Face hub (fetched once into the hub's own
+    /// shards, `tokenizer.json`), a GGUF file of one of the same families (not OPT, Mistral as Llama), or the name of a model on the Hugging Face hub (fetched once into the hub's own
     /// cache; `HF_HUB_OFFLINE=1` forbids fetching).
     ///
     /// ```
@@ -243,6 +243,10 @@ impl LanguageModel {
             HookPoint::Block(_, B::ResidMid) if c.parallel => {
                 return absent("its attention and MLP work side by side".into());
             }
+            HookPoint::Block(_, B::AttnIn) if c.n_kv_heads != c.n_heads => {
+                let why = "its heads share keys and values; they have hook_q_input, hook_k_input and hook_v_input";
+                return absent(why.into());
+            }
             HookPoint::Block(_, B::MlpPreLinear) if !c.gated => {
                 return absent("its MLP has no gate".into());
             }
@@ -255,7 +259,8 @@ impl LanguageModel {
                 B::Q | B::Z | B::RotQ => c.n_heads * c.d_head,
                 B::K | B::V | B::RotK => c.n_kv_heads * c.d_head,
                 B::AttnScores | B::Pattern => return Ok(keys.map(|keys| c.n_heads * keys)),
-                B::Result => c.n_heads * c.d_model,
+                B::Result | B::AttnIn | B::QInput => c.n_heads * c.d_model,
+                B::KInput | B::VInput => c.n_kv_heads * c.d_model,
                 B::MlpPre | B::MlpPreLinear | B::MlpPost => c.d_mlp,
                 B::Ln1Scale | B::Ln2Scale | B::Ln1PostScale | B::Ln2PostScale => 1,
                 _ => c.d_model,
@@ -271,10 +276,15 @@ impl LanguageModel {
             return None;
         };
         match hook {
-            B::Q | B::RotQ | B::AttnScores | B::Pattern | B::Z | B::Result => {
-                Some(self.config.n_heads)
-            }
-            B::K | B::RotK | B::V => Some(self.config.n_kv_heads),
+            B::AttnIn
+            | B::QInput
+            | B::Q
+            | B::RotQ
+            | B::AttnScores
+            | B::Pattern
+            | B::Z
+            | B::Result => Some(self.config.n_heads),
+            B::KInput | B::VInput | B::K | B::RotK | B::V => Some(self.config.n_kv_heads),
             _ => None,
         }
     }
@@ -357,37 +367,55 @@ impl LanguageModel {
         }
         // Elementwise operations on the CPU use one thread each, and small pieces stay in its cache: several passes side
         // by side. Pieces are the same whatever the number of threads, and so are the bits.
-        let (capture, logits, segments) = (run.capture, run.logits, run.segments.as_ref());
+        // The unembedding is one product for all of them: its output is large, and putting pieces together would copy it.
+        let capture = run.capture;
+        let logits = run.logits || capture.contains(&HookPoint::Logits);
+        let before = capture.iter().filter(|at| **at != HookPoint::Logits);
+        let before: Vec<HookPoint> = before.copied().collect();
+        let segments = run.segments.as_ref();
         let starts: Vec<usize> = (0..batch).step_by(few).collect();
-        let outputs: Vec<RunOutput> = starts
+        let outputs: Vec<Passed> = starts
             .into_par_iter()
             .map(|start| {
                 let n = few.min(batch - start);
                 let run = HookedRun {
-                    capture,
+                    capture: &before,
                     logits,
                     interventions: &[],
                     segments: segments.map(|s| s.clone().narrow(0, start, n)),
                 };
                 let tokens = tokens.clone().narrow(0, start, n);
-                forward(&self.config, &self.weights, tokens, &run, Extras::default()).output
+                let extras = Extras {
+                    without_unembedding: true,
+                    ..Default::default()
+                };
+                forward(&self.config, &self.weights, tokens, &run, extras)
             })
             .collect();
-        let mut captured: BTreeMap<HookPoint, Vec<Tensor<3>>> = BTreeMap::new();
-        let mut all_logits = vec![];
-        for output in outputs {
-            for (at, value) in output.captured {
-                captured.entry(at).or_default().push(value);
+        let mut parts: BTreeMap<HookPoint, Vec<Tensor<3>>> = BTreeMap::new();
+        let mut last = vec![];
+        for passed in outputs {
+            for (at, value) in passed.output.captured {
+                parts.entry(at).or_default().push(value);
             }
-            all_logits.extend(output.logits);
+            last.extend(passed.before_unembedding);
         }
-        Ok(RunOutput {
-            captured: captured
-                .into_iter()
+        let whole = parts.into_iter();
+        let mut output = RunOutput {
+            captured: whole
                 .map(|(at, parts)| (at, Tensor::cat(parts, 0)))
                 .collect(),
-            logits: logits.then(|| Tensor::cat(all_logits, 0)),
-        })
+            logits: None,
+        };
+        if logits {
+            let all = project(&self.config, &self.weights, Tensor::cat(last, 0));
+            let all = all.reshape([batch, pos, self.config.d_vocab]);
+            if capture.contains(&HookPoint::Logits) {
+                output.captured.insert(HookPoint::Logits, all.clone());
+            }
+            output.logits = run.logits.then_some(all);
+        }
+        Ok(output)
     }
 
     /// The same for tokens that follow those of `cache`, which takes them up.
@@ -400,7 +428,7 @@ impl LanguageModel {
         self.check(tokens.dims(), run, cache.len)?;
         let extras = Extras {
             cache: Some(cache),
-            differentiate: &[],
+            ..Default::default()
         };
         Ok(forward(&self.config, &self.weights, tokens, run, extras).output)
     }
@@ -448,8 +476,8 @@ impl LanguageModel {
             ..run.clone()
         };
         let extras = Extras {
-            cache: None,
             differentiate: at,
+            ..Default::default()
         };
         let passed = forward(&self.config, &weights, tokens.autodiff(), &run, extras);
         let value = scalar(passed.output.logits.expect("asked for"));

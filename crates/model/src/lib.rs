@@ -28,6 +28,7 @@ pub use config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 pub use error::ModelError;
 pub use files::write_atomically;
 pub use generate::{Sampling, generate};
+pub use gguf::GgufDescription;
 pub use hook::{BlockHook, HookPoint};
 pub use language_model::{Gradients, LanguageModel};
 pub use roles::Simplify;

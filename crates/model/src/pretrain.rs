@@ -460,7 +460,7 @@ impl Pretrainer {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<(), ModelError> {
         std::fs::create_dir_all(folder).map_err(ModelError::write(folder))?;
-        let tensors: Vec<Outgoing> = family::llama::write_weights(&self.weights)
+        let tensors: Vec<Outgoing> = family::llama::write_weights(&self.model, &self.weights)
             .into_iter()
             .map(|(name, tensor)| {
                 // Norms' weights travel as one-row matrices.
@@ -567,16 +567,13 @@ fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Wei
     let heads = c.n_heads * c.d_head;
     let layers = (0..c.n_layers()).map(|_| Layer {
         ln1: ones(),
-        q: linear([c.d_model, heads], 0.02),
-        k: linear([c.d_model, heads], 0.02),
-        v: linear([c.d_model, heads], 0.02),
+        qkv: Linear::side_by_side((0..3).map(|_| linear([c.d_model, heads], 0.02)).collect()),
         q_norm: None,
         k_norm: None,
         o: linear([heads, c.d_model], residual),
         ln1_post: None,
         ln2: ones(),
-        gate: Some(linear([c.d_model, c.d_mlp], 0.02)),
-        up: linear([c.d_model, c.d_mlp], 0.02),
+        up: Linear::side_by_side((0..2).map(|_| linear([c.d_model, c.d_mlp], 0.02)).collect()),
         down: linear([c.d_mlp, c.d_model], residual),
         ln2_post: None,
     });

@@ -51,17 +51,17 @@ impl LanguageModel {
     /// # Panics
     /// Like all of these, when there is no such layer or head.
     pub fn w_q(&self, l: usize, h: usize) -> Tensor<2> {
-        self.columns(&self.weights().layers[l].q, h)
+        self.head(l, 0, h).weight
     }
 
     /// `W_K` of the key head that query head `h` reads, `[d_model, d_head]`.
     pub fn w_k(&self, l: usize, h: usize) -> Tensor<2> {
-        self.columns(&self.weights().layers[l].k, self.kv_head(h))
+        self.head(l, 1, h).weight
     }
 
     /// `W_V` of the value head that query head `h` reads, `[d_model, d_head]`.
     pub fn w_v(&self, l: usize, h: usize) -> Tensor<2> {
-        self.columns(&self.weights().layers[l].v, self.kv_head(h))
+        self.head(l, 2, h).weight
     }
 
     /// `W_O` of head `h`, `[d_head, d_model]`.
@@ -73,17 +73,17 @@ impl LanguageModel {
 
     /// `b_Q` of query head `h`, `[d_head]`.
     pub fn b_q(&self, l: usize, h: usize) -> Option<Tensor<1>> {
-        self.bias(&self.weights().layers[l].q, h)
+        self.head(l, 0, h).bias
     }
 
     /// `b_K` of the key head that query head `h` reads, `[d_head]`.
     pub fn b_k(&self, l: usize, h: usize) -> Option<Tensor<1>> {
-        self.bias(&self.weights().layers[l].k, self.kv_head(h))
+        self.head(l, 1, h).bias
     }
 
     /// `b_V` of the value head that query head `h` reads, `[d_head]`.
     pub fn b_v(&self, l: usize, h: usize) -> Option<Tensor<1>> {
-        self.bias(&self.weights().layers[l].v, self.kv_head(h))
+        self.head(l, 2, h).bias
     }
 
     /// `b_O` of layer `l`, `[d_model]`.
@@ -93,13 +93,13 @@ impl LanguageModel {
 
     /// `W_in` of layer `l`, `[d_model, d_mlp]`: of a gated MLP the linear branch.
     pub fn w_in(&self, l: usize) -> Tensor<2> {
-        self.weights().layers[l].up.weight.clone()
+        self.linear_branch(l).weight
     }
 
     /// `W_gate` of layer `l`, `[d_model, d_mlp]`, of a gated MLP.
     pub fn w_gate(&self, l: usize) -> Option<Tensor<2>> {
-        let gate = self.weights().layers[l].gate.as_ref();
-        gate.map(|gate| gate.weight.clone())
+        let gate = self.weights().layers[l].up.columns(0..self.config().d_mlp);
+        self.config().gated.then_some(gate.weight)
     }
 
     /// `W_out` of layer `l`, `[d_mlp, d_model]`.
@@ -109,7 +109,7 @@ impl LanguageModel {
 
     /// `b_in` of layer `l`, `[d_mlp]`.
     pub fn b_in(&self, l: usize) -> Option<Tensor<1>> {
-        self.weights().layers[l].up.bias.clone()
+        self.linear_branch(l).bias
     }
 
     /// `b_out` of layer `l`, `[d_model]`.
@@ -121,15 +121,21 @@ impl LanguageModel {
         h / (self.config().n_heads / self.config().n_kv_heads)
     }
 
-    fn columns(&self, linear: &Linear, h: usize) -> Tensor<2> {
-        let d_head = self.config().d_head;
-        linear.weight.clone().narrow(1, h * d_head, d_head)
+    /// The part of layer `l`'s queries (0), keys (1) or values (2) that query head `h` has or reads.
+    fn head(&self, l: usize, part: usize, h: usize) -> Linear {
+        let c = self.config();
+        let head = if part == 0 { h } else { self.kv_head(h) };
+        let parts = self.weights().layers[l].q_k_v(c.n_heads * c.d_head);
+        parts[part].columns(head * c.d_head..(head + 1) * c.d_head)
     }
 
-    fn bias(&self, linear: &Linear, h: usize) -> Option<Tensor<1>> {
-        let d_head = self.config().d_head;
-        let bias = linear.bias.clone();
-        bias.map(|bias| bias.narrow(0, h * d_head, d_head))
+    /// The linear branch of layer `l`'s MLP.
+    fn linear_branch(&self, l: usize) -> Linear {
+        let (up, d_mlp) = (&self.weights().layers[l].up, self.config().d_mlp);
+        match self.config().gated {
+            true => up.columns(d_mlp..2 * d_mlp),
+            false => up.clone(),
+        }
     }
 
     /// The same model with simpler weights, which are copies.
@@ -172,12 +178,8 @@ impl LanguageModel {
         }
         if simplify.fold_norms {
             for layer in &mut w.layers {
-                for read in [&mut layer.q, &mut layer.k, &mut layer.v] {
-                    fold(&layer.ln1, read, c.norm);
-                }
-                for read in layer.gate.iter_mut().chain([&mut layer.up]) {
-                    fold(&layer.ln2, read, c.norm);
-                }
+                fold(&layer.ln1, &mut layer.qkv, c.norm);
+                fold(&layer.ln2, &mut layer.up, c.norm);
                 neutral(&mut layer.ln1);
                 neutral(&mut layer.ln2);
             }

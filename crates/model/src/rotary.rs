@@ -4,8 +4,10 @@
 
 use crate::ModelError;
 use crate::config::Fields;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
+use lapidary_kernels::{Angles, fused_on, rotate_heads};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Angles of a rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -223,61 +225,65 @@ impl Rope {
 
 /// Sines and cosines of the positions of one pass.
 pub(crate) struct Rotary {
-    cos: Tensor<4>, // [1 | batch, pos, 1, dims]
-    sin: Tensor<4>, // the same, its first half negated
-    dims: usize,
+    angles: Arc<Angles>,
+    /// `[1 | batch, pos]`
+    places: [usize; 2],
 }
 
 impl Rotary {
     /// For `positions`, `[rows, pos]` row by row: one row that all sequences share, or one each.
-    pub fn new(rope: &Rope, positions: &[usize], rows: usize, device: &Device) -> Self {
-        let (frequency, dims) = (rope.frequencies(), rope.dims);
-        let longest = positions.iter().max().map_or(0, |p| p + 1);
-        let mut tables = [
-            Vec::with_capacity(longest * dims),
-            Vec::with_capacity(longest * dims),
-        ];
+    pub fn new(rope: &Rope, positions: &[usize], rows: usize) -> Self {
+        let frequency = rope.frequencies();
         let factor = match rope.scaling {
             RopeScaling::Yarn {
                 attention_factor, ..
             } => attention_factor as f32,
             _ => 1.0,
         };
-        for p in 0..longest {
-            let angles = || frequency.iter().map(move |f| p as f32 * f);
-            tables[0].extend(angles().chain(angles()).map(|a| a.cos() * factor));
-            let (negated, kept) = (
-                angles().map(|a| -a.sin() * factor),
-                angles().map(|a| a.sin() * factor),
-            );
-            tables[1].extend(negated.chain(kept));
+        let angles = || {
+            let of = |p: &usize| {
+                frequency.iter().map({
+                    let p = *p as f32;
+                    move |f| p * f
+                })
+            };
+            positions.iter().flat_map(of)
+        };
+        let angles = Angles {
+            cos: angles().map(|a| a.cos() * factor).collect(),
+            sin: angles().map(|a| a.sin() * factor).collect(),
+            dims: rope.dims,
+        };
+        Self {
+            angles: Arc::new(angles),
+            places: [rows, positions.len() / rows],
         }
-        let index: Vec<i32> = positions.iter().map(|p| *p as i32).collect();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [positions.len()]), device);
-        let [cos, sin] = tables.map(|table| {
-            Tensor::<2>::from_data(TensorData::new(table, [longest, dims]), device)
-                .select(0, index.clone())
-                .reshape([rows, positions.len() / rows, 1, dims])
-        });
-        Self { cos, sin, dims }
     }
 
-    /// Turns heads, `[batch, pos, heads, d_head]`.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let [.., d_head] = x.dims();
-        let (dims, half) = (self.dims, self.dims / 2);
-        let turned = x.clone().narrow(3, 0, dims);
-        let swapped = Tensor::cat(
-            vec![
-                x.clone().narrow(3, half, half),
-                x.clone().narrow(3, 0, half),
-            ],
-            3,
-        );
-        let turned = turned * self.cos.clone() + swapped * self.sin.clone();
-        match dims == d_head {
-            true => turned,
-            false => Tensor::cat(vec![turned, x.narrow(3, dims, d_head - dims)], 3),
+    /// Turns heads, `[batch * pos, heads * d_head]`.
+    pub fn apply(&self, x: Tensor<2>, d_head: usize) -> Tensor<2> {
+        if fused_on(&x.device()) {
+            return rotate_heads(x, d_head, self.angles.clone());
         }
+        let ([n, width], [rows, pos]) = (x.dims(), self.places);
+        let (dims, half) = (self.angles.dims, self.angles.dims / 2);
+        let table = |values: &Vec<f32>| {
+            let table = TensorData::new(values.clone(), [rows, pos, 1, half]);
+            Tensor::<4>::from_data(table, &x.device())
+        };
+        let (cos, sin) = (table(&self.angles.cos), table(&self.angles.sin));
+        let x = x.reshape([n / pos, pos, width / d_head, d_head]);
+        let (low, high) = (
+            x.clone().narrow(3, 0, half),
+            x.clone().narrow(3, half, half),
+        );
+        let mut parts = vec![
+            low.clone() * cos.clone() - high.clone() * sin.clone(),
+            high * cos + low * sin,
+        ];
+        if dims < d_head {
+            parts.push(x.narrow(3, dims, d_head - dims));
+        }
+        Tensor::cat(parts, 3).reshape([n, width])
     }
 }

@@ -255,9 +255,17 @@ impl<'a> Hooks<'a> {
 
     /// Whether anybody reads or changes the value there.
     pub fn wants(&self, at: HookPoint) -> bool {
-        self.run.capture.contains(&at)
-            || self.differentiate.contains(&at)
-            || self.run.interventions.iter().any(|i| i.at == at)
+        self.run.capture.contains(&at) || self.differentiate.contains(&at) || self.changes(at)
+    }
+
+    /// Whether an intervention changes the value there.
+    pub fn changes(&self, at: HookPoint) -> bool {
+        self.run.interventions.iter().any(|i| i.at == at)
+    }
+
+    /// Whether the value there is differentiated at.
+    pub fn differentiates(&self, at: HookPoint) -> bool {
+        self.differentiate.contains(&at)
     }
 
     /// Passes a value through a hook point, `[batch * pos, width]` in and out, `heads` heads side by side; `None` once

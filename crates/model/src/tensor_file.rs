@@ -50,9 +50,23 @@ pub(crate) struct Entry {
     pub encoding: Result<Encoding, Dtype>,
     pub shape: Vec<usize>,
     pub bytes: Range<usize>,
+    pub stored: Stored,
+}
+
+/// How a file's numbers differ from what is handed out, which is as a Hugging Face folder has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// Not at all.
+    AsIs,
     /// Rows belong to this many heads, in each of which the two rotary halves alternate; they are handed out one after
     /// the other.
-    pub rotary_pairs: Option<usize>,
+    RotaryPairs(usize),
+    /// Rows are this many heads' queries, then their keys, then their values; they are handed out head by head.
+    HeadsApart(usize),
+    /// Columns are rows.
+    Turned,
+    /// One is handed out less than is stored.
+    OneMore,
 }
 
 /// Numbers decoded at once by a thread.
@@ -193,7 +207,7 @@ impl TensorFile {
                     },
                     shape: info.shape.clone(),
                     bytes,
-                    rotary_pairs: None,
+                    stored: Stored::AsIs,
                 },
             );
         }
@@ -257,14 +271,20 @@ impl TensorFile {
             .par_chunks_mut(blocks * weights)
             .zip(bytes.par_chunks(blocks * size))
             .for_each(|(values, bytes)| encoding.decode(bytes, values));
-        if let Some(heads) = entry.rotary_pairs {
-            values =
-                halves_of_pairs(&values, shape[0], heads).ok_or_else(|| ModelError::Shape {
+        if entry.stored != Stored::AsIs {
+            values = entry.stored.undo(values, shape).ok_or_else(|| {
+                let parts = match entry.stored {
+                    Stored::RotaryPairs(heads) => vec![heads, 2],
+                    Stored::HeadsApart(heads) => vec![3, heads],
+                    _ => vec![],
+                };
+                ModelError::Shape {
                     path: file.path.clone(),
                     tensor: tensor.into(),
                     found: entry.shape.clone(),
-                    expected: vec![heads, 2],
-                })?;
+                    expected: parts,
+                }
+            })?;
         }
         let count = values.iter().filter(|v| !v.is_finite()).count();
         if count > 0 {
@@ -324,22 +344,47 @@ impl TensorFile {
     }
 }
 
-/// Rows whose heads' rotary halves alternate, with the halves one after the other.
-fn halves_of_pairs(values: &[f32], rows: usize, heads: usize) -> Option<Vec<f32>> {
-    if heads == 0 || rows == 0 || !rows.is_multiple_of(2 * heads) {
-        return None;
+impl Stored {
+    /// A file's values as they are handed out, in `shape`; `None` where rows do not divide so.
+    fn undo(self, values: Vec<f32>, shape: &[usize]) -> Option<Vec<f32>> {
+        let rows = *shape.first().filter(|rows| **rows > 0)?;
+        let parts = |n: usize| (n > 0 && rows.is_multiple_of(n)).then(|| rows / n);
+        match self {
+            Self::AsIs => Some(values),
+            Self::OneMore => Some(values.into_iter().map(|x| x - 1.0).collect()),
+            Self::Turned => {
+                let columns = values.len() / rows;
+                let at = |i: usize| values[i % columns * rows + i / columns];
+                Some((0..values.len()).map(at).collect())
+            }
+            Self::RotaryPairs(heads) => {
+                let half = parts(heads.checked_mul(2)?)?;
+                let from = |row: usize| {
+                    let (head, place) = (row / (2 * half), row % (2 * half));
+                    head * 2 * half + 2 * (place % half) + place / half
+                };
+                Some(rows_from(&values, rows, from))
+            }
+            Self::HeadsApart(heads) => {
+                let d_head = parts(heads.checked_mul(3)?)?;
+                let from = |row: usize| {
+                    let (head, place) = (row / (3 * d_head), row % (3 * d_head));
+                    (place / d_head * heads + head) * d_head + place % d_head
+                };
+                Some(rows_from(&values, rows, from))
+            }
+        }
     }
-    let (width, d_head) = (values.len() / rows, rows / heads);
-    let from = |row: usize| {
-        let (head, place) = (row / d_head, row % d_head);
-        let (half, i) = (place / (d_head / 2), place % (d_head / 2));
-        head * d_head + 2 * i + half
-    };
-    let mut turned = Vec::with_capacity(values.len());
+}
+
+/// The rows in another order: row r is the one at `from(r)`.
+fn rows_from(values: &[f32], rows: usize, from: impl Fn(usize) -> usize) -> Vec<f32> {
+    let width = values.len() / rows;
+    let mut ordered = Vec::with_capacity(values.len());
     for row in (0..rows).map(from) {
-        turned.extend_from_slice(&values[row * width..(row + 1) * width]);
+        ordered.extend_from_slice(&values[row * width..(row + 1) * width]);
     }
-    Some(turned)
+    ordered
 }
 
 /// A tensor on its way into a file.

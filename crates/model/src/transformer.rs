@@ -8,7 +8,10 @@ use crate::rotary::{Rope, Rotary};
 use crate::run::{HookedRun, Hooks, RunOutput};
 use crate::weights::{Layer, NormWeights, Weights};
 use burn::tensor::{Int, Tensor, TensorData, activation};
+use lapidary_kernels::{Nonlinearity, RowNorm, activate, fused_on, normalize_rows, wide_product};
 use std::collections::BTreeMap;
+
+mod split;
 
 /// What a pass needs besides tokens and [`HookedRun`].
 #[derive(Default)]
@@ -17,11 +20,15 @@ pub(crate) struct Extras<'a> {
     pub cache: Option<&'a mut Cache>,
     /// Hook points to differentiate at: weights and tokens are on an autodiff device then.
     pub differentiate: &'a [HookPoint],
+    /// Whether the pass hands out what the unembedding would read instead of logits.
+    pub without_unembedding: bool,
 }
 
 /// What a pass comes to: its output, and zeros whose gradients are those of the values at the points to differentiate at.
 pub(crate) struct Passed {
     pub output: RunOutput,
+    /// What the unembedding reads, `[batch * pos, d_model]`, if the pass was to end there.
+    pub before_unembedding: Option<Tensor<2>>,
     pub leaves: BTreeMap<HookPoint, Tensor<3>>,
 }
 
@@ -43,8 +50,16 @@ pub(crate) fn forward(
         places: Places::new(batch, pos, offset, segments),
         cache: extras.cache,
         rotary: vec![],
+        fused: fused_on(&w.embed.device()),
     };
-    let logits = pass.run(w, tokens.reshape([batch * pos]));
+    let last = pass.run(w, tokens.reshape([batch * pos]));
+    let (logits, before_unembedding) = match extras.without_unembedding {
+        true => (None, last),
+        false => (
+            last.and_then(|x| pass.hooks.visit(HookPoint::Logits, None, project(c, w, x))),
+            None,
+        ),
+    };
     if let Some(cache) = pass.cache {
         cache.len += pos;
     }
@@ -53,14 +68,23 @@ pub(crate) fn forward(
             captured: pass.hooks.captured,
             logits: logits.map(|logits| logits.reshape([batch, pos, c.d_vocab])),
         },
+        before_unembedding,
         leaves: pass.hooks.leaves,
     }
 }
 
 /// Logits, `[n, d_vocab]`, of values at `ln_final.hook_normalized`, `[n, d_model]`.
 pub(crate) fn unembed(c: &ModelConfig, w: &Weights, normalized: Tensor<2>) -> Tensor<2> {
+    project(c, w, rescale(&w.final_norm, normalized))
+}
+
+/// Logits, `[n, d_vocab]`, of what the final norm gives, its weight and bias included, `[n, d_model]`.
+pub(crate) fn project(c: &ModelConfig, w: &Weights, x: Tensor<2>) -> Tensor<2> {
     let unembed = w.unembed.as_ref().unwrap_or(&w.embed).clone(); // [d_vocab, d_model]
-    let logits = rescale(&w.final_norm, normalized).matmul(unembed.transpose());
+    let logits = match fused_on(&unembed.device()) {
+        true => wide_product(x, unembed),
+        false => x.matmul(unembed.transpose()),
+    };
     let logits = match &w.unembed_bias {
         Some(bias) => logits + bias.clone().unsqueeze(),
         None => logits,
@@ -79,6 +103,8 @@ struct Pass<'a> {
     cache: Option<&'a mut Cache>,
     /// The embeddings that layers have used so far.
     rotary: Vec<(Rope, Rotary)>,
+    /// Whether the kernels that do several things at once work here.
+    fused: bool,
 }
 
 impl Pass<'_> {
@@ -95,9 +121,8 @@ impl Pass<'_> {
         for (l, layer) in w.layers.iter().enumerate() {
             resid = self.block(layer, l, resid)?;
         }
-        let x = self.normalize(resid, HookPoint::FinalNormScale, HookPoint::FinalNorm)?;
-        self.hooks
-            .visit(HookPoint::Logits, None, unembed(self.c, w, x)) // [n, d_vocab]
+        let points = [HookPoint::FinalNormScale, HookPoint::FinalNorm];
+        self.normalize(&w.final_norm, points, resid)
     }
 
     /// Position embeddings of all tokens, `[n, d_model]`, from their table `[n_ctx, d_model]`.
@@ -142,26 +167,29 @@ impl Pass<'_> {
         let at = |hook| HookPoint::Block(l, hook);
         let c = self.c;
         let (heads, kv_heads) = (Some(c.n_heads), Some(c.n_kv_heads));
-        let x = self.normalize(x, at(BlockHook::Ln1Scale), at(BlockHook::Ln1))?;
-        let x = rescale(&layer.ln1, x);
-        let q = layer.q.forward(x.clone()); // [n, n_heads * d_head]
+        let (q_width, kv_width) = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head);
+        let split = split::inputs(self, l, &x)?;
+        let points = [BlockHook::Ln1Scale, BlockHook::Ln1].map(at);
+        let x = self.normalize(&layer.ln1, points, x)?;
+        let qkv = layer.qkv.forward(x); // [n, (n_heads + 2 * n_kv_heads) * d_head]
+        let q = qkv.clone().narrow(1, 0, q_width);
+        let k = qkv.clone().narrow(1, q_width, kv_width);
+        let v = qkv.narrow(1, q_width + kv_width, kv_width);
+        let [q, k, v] = split::outputs(self, layer, split, [q, k, v]);
         let mut q = self.hooks.visit(at(BlockHook::Q), heads, q)?;
-        let k = layer.k.forward(x.clone()); // [n, n_kv_heads * d_head]
         let mut k = self.hooks.visit(at(BlockHook::K), kv_heads, k)?;
-        let v = layer.v.forward(x);
         let v = self.hooks.visit(at(BlockHook::V), kv_heads, v)?;
         for (x, norm) in [(&mut q, &layer.q_norm), (&mut k, &layer.k_norm)] {
             if let Some(norm) = norm {
                 let [n, width] = x.dims();
                 let of_heads = x.clone().reshape([n * width / c.d_head, c.d_head]);
-                let [centred, scale] = norm_parts(c, of_heads);
-                *x = rescale(norm, centred / scale).reshape([n, width]);
+                *x = self.plainly_normalized(norm, of_heads).reshape([n, width]);
             }
         }
         if let Some(rope) = &c.layers[l].rope {
-            q = self.rotate(rope, q, c.n_heads);
+            q = self.rotate(rope, q);
             q = self.hooks.visit(at(BlockHook::RotQ), heads, q)?;
-            k = self.rotate(rope, k, c.n_kv_heads);
+            k = self.rotate(rope, k);
             k = self.hooks.visit(at(BlockHook::RotK), kv_heads, k)?;
         }
         let cache = self.cache.as_deref_mut();
@@ -191,24 +219,24 @@ impl Pass<'_> {
 
     fn mlp(&mut self, layer: &Layer, l: usize, x: Tensor<2>) -> Option<Tensor<2>> {
         let at = |hook| HookPoint::Block(l, hook);
-        let x = self.normalize(x, at(BlockHook::Ln2Scale), at(BlockHook::Ln2))?;
-        let x = rescale(&layer.ln2, x);
-        let post = match &layer.gate {
-            Some(gate) => {
-                let pre = gate.forward(x.clone()); // [n, d_mlp]
-                let pre = self.hooks.visit(at(BlockHook::MlpPre), None, pre)?;
-                let linear = layer.up.forward(x);
-                let linear = self
-                    .hooks
-                    .visit(at(BlockHook::MlpPreLinear), None, linear)?;
-                activate(self.c.activation, pre) * linear
-            }
-            None => {
-                let pre = layer.up.forward(x);
-                let pre = self.hooks.visit(at(BlockHook::MlpPre), None, pre)?;
-                activate(self.c.activation, pre)
-            }
+        let points = [BlockHook::Ln2Scale, BlockHook::Ln2].map(at);
+        let x = self.normalize(&layer.ln2, points, x)?;
+        let up = layer.up.forward(x); // [n, d_mlp], or twice as wide with a gate
+        let d_mlp = self.c.d_mlp;
+        let pre = match self.c.gated {
+            true => up.clone().narrow(1, 0, d_mlp),
+            false => up.clone(),
         };
+        let pre = self.hooks.visit(at(BlockHook::MlpPre), None, pre)?;
+        let linear = match self.c.gated {
+            true => {
+                let linear = up.narrow(1, d_mlp, d_mlp);
+                let at = at(BlockHook::MlpPreLinear);
+                Some(self.hooks.visit(at, None, linear)?)
+            }
+            false => None,
+        };
+        let post = self.activated(pre, linear);
         let post = self.hooks.visit(at(BlockHook::MlpPost), None, post)?;
         let mlp_out = layer.down.forward(post);
         let points = [BlockHook::Ln2PostScale, BlockHook::Ln2Post].map(at);
@@ -225,39 +253,72 @@ impl Pass<'_> {
         let Some(norm) = norm else {
             return Some(x);
         };
-        let x = self.normalize(x, scale, normalized)?;
+        self.normalize(norm, [scale, normalized], x)
+    }
+
+    /// Normalizes the rows of `x`, `[n, d_model]`, with hook points for what they are divided by and what comes out before
+    /// the norm's weight and bias.
+    fn normalize(
+        &mut self,
+        norm: &NormWeights,
+        [at_scale, at]: [HookPoint; 2],
+        x: Tensor<2>,
+    ) -> Option<Tensor<2>> {
+        if !self.hooks.wants(at_scale) && !self.hooks.wants(at) {
+            return Some(self.plainly_normalized(norm, x));
+        }
+        let [x, scale] = norm_parts(self.c, x);
+        let scale = self.hooks.visit(at_scale, None, scale)?;
+        let x = self.hooks.visit(at, None, x / scale)?;
         Some(rescale(norm, x))
     }
 
-    /// Normalizes the rows of `x`, `[n, d_model]`; the norm's weight and bias come after.
-    fn normalize(&mut self, x: Tensor<2>, at_scale: HookPoint, at: HookPoint) -> Option<Tensor<2>> {
+    /// The same where nobody looks.
+    fn plainly_normalized(&self, norm: &NormWeights, x: Tensor<2>) -> Tensor<2> {
+        if self.fused {
+            let how = RowNorm {
+                centred: self.c.norm == Norm::Layer,
+                eps: self.c.norm_eps as f32,
+            };
+            return normalize_rows(x, norm.weight.clone(), norm.bias.clone(), how);
+        }
         let [x, scale] = norm_parts(self.c, x);
-        let scale = self.hooks.visit(at_scale, None, scale)?;
-        self.hooks.visit(at, None, x / scale)
+        rescale(norm, x / scale)
+    }
+
+    /// The MLP's nonlinearity, times the linear branch of a gated one.
+    fn activated(&self, pre: Tensor<2>, linear: Option<Tensor<2>>) -> Tensor<2> {
+        let nonlinearity = match self.c.activation {
+            Activation::GeluTanh => Some(Nonlinearity::GeluTanh),
+            Activation::Silu => Some(Nonlinearity::Silu),
+            Activation::Relu => Some(Nonlinearity::Relu),
+            Activation::Gelu => None, // Burn's
+        };
+        if let Some(nonlinearity) = nonlinearity.filter(|_| self.fused) {
+            return activate(pre, linear, nonlinearity);
+        }
+        let post = match self.c.activation {
+            Activation::GeluTanh => activation::gelu_approximate(pre),
+            Activation::Gelu => activation::gelu(pre),
+            Activation::Silu => activation::silu(pre),
+            Activation::Relu => activation::relu(pre),
+        };
+        match linear {
+            Some(linear) => post * linear,
+            None => post,
+        }
     }
 
     /// Turns the heads of `x`, `[n, heads * d_head]`.
-    fn rotate(&mut self, rope: &Rope, x: Tensor<2>, heads: usize) -> Tensor<2> {
+    fn rotate(&mut self, rope: &Rope, x: Tensor<2>) -> Tensor<2> {
         let known = self.rotary.iter().position(|(known, _)| known == rope);
         let i = known.unwrap_or_else(|| {
             let places = &self.places;
-            let rotary = Rotary::new(rope, &places.positions(), places.rows(), &x.device());
+            let rotary = Rotary::new(rope, &places.positions(), places.rows());
             self.rotary.push((rope.clone(), rotary));
             self.rotary.len() - 1
         });
-        let [n, width] = x.dims();
-        let (batch, pos) = (self.places.batch, self.places.pos);
-        let x = x.reshape([batch, pos, heads, width / heads]);
-        self.rotary[i].1.apply(x).reshape([n, width])
-    }
-}
-
-fn activate(kind: Activation, x: Tensor<2>) -> Tensor<2> {
-    match kind {
-        Activation::GeluTanh => activation::gelu_approximate(x),
-        Activation::Gelu => activation::gelu(x),
-        Activation::Silu => activation::silu(x),
-        Activation::Relu => activation::relu(x),
+        self.rotary[i].1.apply(x, self.c.d_head)
     }
 }
 

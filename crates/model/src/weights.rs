@@ -1,6 +1,7 @@
 //! The weights of a decoder-only transformer on a device, all in f32. Matrices are `[in, out]`.
 
 use burn::tensor::Tensor;
+use std::ops::Range;
 
 /// Every weight, in forward order.
 #[derive(Debug, Clone)]
@@ -24,12 +25,8 @@ pub struct Weights {
 pub struct Layer {
     /// The norm before attention.
     pub ln1: NormWeights,
-    /// Queries, `[d_model, n_heads * d_head]`.
-    pub q: Linear,
-    /// Keys, `[d_model, n_kv_heads * d_head]`.
-    pub k: Linear,
-    /// Values, `[d_model, n_kv_heads * d_head]`.
-    pub v: Linear,
+    /// Queries, keys and values side by side, `[d_model, (n_heads + 2 * n_kv_heads) * d_head]`: one product makes all.
+    pub qkv: Linear,
     /// Normalizes each head's query, weight `[d_head]`.
     pub q_norm: Option<NormWeights>,
     /// Normalizes each head's key, weight `[d_head]`.
@@ -40,9 +37,8 @@ pub struct Layer {
     pub ln1_post: Option<NormWeights>,
     /// The norm before the MLP.
     pub ln2: NormWeights,
-    /// The gate of a gated MLP, `[d_model, d_mlp]`.
-    pub gate: Option<Linear>,
-    /// Into the MLP, `[d_model, d_mlp]`.
+    /// Into the MLP, `[d_model, d_mlp]`; of a gated one the gate and the linear branch side by side,
+    /// `[d_model, 2 * d_mlp]`.
     pub up: Linear,
     /// Out of the MLP, `[d_mlp, d_model]`.
     pub down: Linear,
@@ -77,6 +73,37 @@ impl Linear {
             None => y,
         }
     }
+
+    /// Some of the columns, which share the memory of all.
+    pub fn columns(&self, columns: Range<usize>) -> Self {
+        let (start, width) = (columns.start, columns.len());
+        Self {
+            weight: self.weight.clone().narrow(1, start, width),
+            bias: self.bias.clone().map(|bias| bias.narrow(0, start, width)),
+        }
+    }
+
+    /// Matrices of one input side by side; either all have biases or none has.
+    pub fn side_by_side(parts: Vec<Self>) -> Self {
+        let (weights, biases): (Vec<_>, Vec<_>) = parts
+            .into_iter()
+            .map(|part| (part.weight, part.bias))
+            .unzip();
+        let biases: Option<Vec<_>> = biases.into_iter().collect();
+        Self {
+            weight: Tensor::cat(weights, 1),
+            bias: biases.map(|biases| Tensor::cat(biases, 0)),
+        }
+    }
+}
+
+impl Layer {
+    /// Queries, keys and values apart, with `n_heads * d_head` columns of the first.
+    pub fn q_k_v(&self, q: usize) -> [Linear; 3] {
+        let all = self.qkv.weight.dims()[1];
+        let kv = (all - q) / 2;
+        [0..q, q..q + kv, q + kv..all].map(|columns| self.qkv.columns(columns))
+    }
 }
 
 /// A weight on its way through [`Weights::each`].
@@ -108,20 +135,14 @@ impl Weights {
         }
         for layer in &mut self.layers {
             norm(&mut layer.ln1, visit);
-            for l in [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o] {
-                linear(l, visit);
-            }
+            linear(&mut layer.qkv, visit);
+            linear(&mut layer.o, visit);
             for n in [&mut layer.q_norm, &mut layer.k_norm, &mut layer.ln1_post] {
                 n.iter_mut().for_each(|n| norm(n, visit));
             }
             norm(&mut layer.ln2, visit);
-            for l in layer
-                .gate
-                .iter_mut()
-                .chain([&mut layer.up, &mut layer.down])
-            {
-                linear(l, visit);
-            }
+            linear(&mut layer.up, visit);
+            linear(&mut layer.down, visit);
             layer.ln2_post.iter_mut().for_each(|n| norm(n, visit));
         }
         norm(&mut self.final_norm, visit);

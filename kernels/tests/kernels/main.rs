@@ -8,5 +8,6 @@ mod decode_sparse;
 mod encode_batch_topk;
 mod encode_threshold;
 mod encode_topk;
+mod forward_pass;
 mod reference;
 mod sparse_training;

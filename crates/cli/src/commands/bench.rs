@@ -1,6 +1,7 @@
 //! `lapidary bench`: what a training step and the encoder cost here, against the floor and against other tools.
 
 use crate::arguments::{DeviceArgument, device_name};
+use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_store;
 use crate::commands::peers::Peers;
 use anyhow::{Result, ensure};
@@ -8,6 +9,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, ValueEnum};
 use lapidary_activations::ActivationMatrix;
 use lapidary_kernels::{AdamStep, Moments, adam_step, encode_topk};
+use lapidary_model::HookPoint;
 use lapidary_sae::{RunConfig, Trainer};
 use serde::Serialize;
 use std::io::{Write, stdout};
@@ -20,7 +22,8 @@ use std::time::Instant;
   lapidary bench
   lapidary bench --vs-peers                  # from a checkout: beside sparsify, SAELens and dictionary_learning
   lapidary bench --device cuda --config G1 --json
-  lapidary bench --store /data               # a store of activations on that disk, beside dd")]
+  lapidary bench --store /data               # a store of activations on that disk, beside dd
+  lapidary bench --model FOLDER --vs-peers   # harvesting and logits of a language model, beside transformers")]
 pub struct Bench {
     #[command(flatten)]
     device: DeviceArgument,
@@ -34,12 +37,25 @@ pub struct Bench {
     /// names an interpreter that has them
     #[arg(long)]
     vs_peers: bool,
-    /// The folder with bench_peers.py and setup_python.sh
+    /// The folder with the peers' scripts and setup_python.sh
     #[arg(long, default_value = "scripts", value_name = "DIR")]
     scripts: PathBuf,
     /// Instead time writing and reading a store of activations in this folder (3.2 GB for a while), beside dd
     #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
     store: Option<PathBuf>,
+    /// Instead time a language model: its activations at --hook, and its logits. --vs-peers then times transformers, which
+    /// needs a folder in Hugging Face layout
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["config", "store"])]
+    model: Option<String>,
+    /// With --model: the hook point to stop at; the middle layer's output if not given
+    #[arg(long, value_name = "HOOK", requires = "model")]
+    hook: Option<HookPoint>,
+    /// With --model: sequences of a pass
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "model")]
+    batch: usize,
+    /// With --model: tokens of a sequence
+    #[arg(long, value_name = "N", default_value_t = 128, requires = "model")]
+    context: usize,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -68,6 +84,17 @@ pub struct Sizes {
     pub d_sae: usize,
     pub k: usize,
     pub batch_tokens: usize,
+}
+
+impl Sizes {
+    fn arguments(self) -> [(&'static str, String); 4] {
+        [
+            ("--d-in", self.d_in.to_string()),
+            ("--d-sae", self.d_sae.to_string()),
+            ("-k", self.k.to_string()),
+            ("--batch-tokens", self.batch_tokens.to_string()),
+        ]
+    }
 }
 
 impl Config {
@@ -131,9 +158,26 @@ impl Bench {
             return bench_store::run(folder, self.steps, self.json);
         }
         let device = self.device.open()?;
+        if let Some(model) = &self.model {
+            let bench = ModelBench {
+                model,
+                hook: self.hook,
+                batch: self.batch,
+                context: self.context,
+                rounds: self.steps,
+                peers: self.vs_peers.then_some(&*self.scripts),
+                json: self.json,
+            };
+            return bench.run(&device);
+        }
         let sizes = self.config.sizes();
         let mut peers = match self.vs_peers {
-            true => Some(Peers::start(&self.scripts, sizes, &device)?),
+            true => Some(Peers::start(
+                &self.scripts,
+                "bench_peers.py",
+                &sizes.arguments(),
+                &device,
+            )?),
             false => None,
         };
         let before = memory::resident();
@@ -387,7 +431,7 @@ impl Findings {
 }
 
 /// This process's memory, as Linux tells it.
-mod memory {
+pub mod memory {
     fn status(field: &str) -> Option<u64> {
         let text = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = text.lines().find(|line| line.starts_with(field))?;

@@ -4,6 +4,7 @@ use crate::arguments::{DeviceArgument, ModelArgument};
 use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use clap::Args;
+use lapidary_features::{Steer, Steering};
 use lapidary_model::{HookPoint, Intervention, LanguageModel, Sampling, TensorFile, generate};
 use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
@@ -13,7 +14,8 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary generate \"The people of the United States\" --tokens 40
-  lapidary generate \"My fellow citizens\" --dictionary out/dictionary --latent 17 --strength 8")]
+  lapidary generate \"My fellow citizens\" --dictionary out/dictionary --latent 17 --strength 8
+  lapidary generate \"My fellow citizens\" --dictionary out/dictionary --latent 17 --clamp 0")]
 pub struct Generate {
     /// The text to continue
     prompt: String,
@@ -33,7 +35,8 @@ pub struct Generate {
     /// Draw among the fewest likeliest tokens whose probabilities reach this sum; 1 means all
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Steer with a latent of this dictionary, a folder in SAELens's layout: its decoder row is added at the dictionary's hook point
+    /// Steer with a latent of this dictionary, a folder in SAELens's layout: its decoder row times --strength is added at the
+    /// dictionary's hook point, or its activation is set to --clamp
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
     /// Steer with a direction: the one vector of a safetensors file, added at --hook
@@ -47,6 +50,15 @@ pub struct Generate {
     /// Which latent
     #[arg(long, requires = "dictionary")]
     latent: Option<usize>,
+    /// Set the latent's activation to this value everywhere; 0 switches it off
+    #[arg(
+        long,
+        value_name = "VALUE",
+        requires = "latent",
+        conflicts_with = "strength",
+        allow_negative_numbers = true
+    )]
+    clamp: Option<f32>,
     /// Where --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
@@ -74,7 +86,9 @@ impl Generate {
             top_p: self.top_p,
             seed: self.seed,
         };
-        let steering = self.steering(&model)?;
+        let latent = self.latent_steering(&model)?;
+        let mut steering = self.direction_steering(&model)?;
+        steering.extend(latent.iter().map(Steering::intervention));
         let mut out = stdout();
         write!(out, "{}", self.prompt)?;
         let mut written = Ok(());
@@ -96,36 +110,35 @@ impl Generate {
         Ok(())
     }
 
-    /// The direction that was asked for, as an intervention.
-    fn steering(&self, model: &LanguageModel) -> Result<Vec<Intervention<'static>>> {
-        let (hook, direction) = if let Some(folder) = &self.dictionary {
-            let dictionary = Dictionary::load(folder, model.device())?;
-            let hook = dictionary.hook_point()?;
-            let latent = self.latent.expect("clap requires it");
-            let rows = dictionary.coder.w_dec; // [d_sae, d_in]
-            if latent >= rows.dims()[0] {
-                bail!(
-                    "--latent: found {latent}, latents are 0 to {}",
-                    rows.dims()[0] - 1
-                );
-            }
-            (hook, rows.narrow(0, latent, 1).squeeze_dim(0))
-        } else if let (Some(file), Some(hook)) = (&self.direction, self.hook) {
-            let tensors = TensorFile::open(file)?;
-            let names: Vec<&str> = tensors.tensors().map(|(name, ..)| name).collect();
-            let [name] = names[..] else {
-                bail!(
-                    "{}: found {} tensors, expected one",
-                    file.display(),
-                    names.len()
-                );
-            };
-            let (_, values) = tensors.read(name)?;
-            let direction = Tensor::from_floats(values.as_slice(), model.device());
-            (hook, direction)
-        } else {
+    /// The latent that was asked for.
+    fn latent_steering(&self, model: &LanguageModel) -> Result<Option<Steering>> {
+        let (Some(folder), Some(latent)) = (&self.dictionary, self.latent) else {
+            return Ok(None);
+        };
+        let dictionary = Dictionary::load(folder, model.device())?;
+        let steer = match self.clamp {
+            Some(value) => Steer::Clamp(value),
+            None => Steer::Add(self.strength),
+        };
+        Ok(Some(Steering::new(&dictionary, latent, steer)?))
+    }
+
+    /// The direction that was asked for.
+    fn direction_steering(&self, model: &LanguageModel) -> Result<Vec<Intervention<'static>>> {
+        let (Some(file), Some(hook)) = (&self.direction, self.hook) else {
             return Ok(vec![]);
         };
+        let tensors = TensorFile::open(file)?;
+        let names: Vec<&str> = tensors.tensors().map(|(name, ..)| name).collect();
+        let [name] = names[..] else {
+            bail!(
+                "{}: found {} tensors, expected one",
+                file.display(),
+                names.len()
+            );
+        };
+        let (_, values) = tensors.read(name)?;
+        let direction = Tensor::<1>::from_floats(values.as_slice(), model.device());
         Ok(vec![Intervention::add(hook, direction * self.strength)])
     }
 }

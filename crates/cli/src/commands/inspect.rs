@@ -7,12 +7,13 @@ use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{Store, StoreDtype, StoreManifest};
 use lapidary_features::{read_examples, read_features};
-use lapidary_model::{ModelConfig, TensorFile};
+use lapidary_model::{GgufDescription, ModelConfig, TensorFile};
 use lapidary_sae::Dictionary;
+use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Say what a file or folder holds: a run, a dictionary, a store of activations, a model, tensors, a table
+/// Say what a file or folder holds: a run, a dictionary, a store of activations, a model, a GGUF file, tensors, a table
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  lapidary inspect out\n  lapidary inspect out/features/features.parquet\n  lapidary inspect x.safetensors\n  lapidary inspect acts --verify"
@@ -47,6 +48,7 @@ impl Inspect {
         match path.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => tensors(path),
             Some("parquet") => table(path),
+            Some("gguf") => gguf(path),
             Some("json" | "jsonl" | "toml") => {
                 write!(
                     stdout(),
@@ -56,7 +58,7 @@ impl Inspect {
                 Ok(())
             }
             _ => bail!(
-                "{}: found another extension, expected .safetensors, .parquet, .json, .jsonl or .toml",
+                "{}: found another extension, expected .safetensors, .gguf, .parquet, .json, .jsonl or .toml",
                 path.display()
             ),
         }
@@ -225,6 +227,38 @@ fn tensors(path: &Path) -> Result<()> {
     let file = TensorFile::open(path)?;
     for (name, dtype, shape) in file.tensors() {
         writeln!(stdout(), "{dtype:<5} {shape:?}  {name}")?;
+    }
+    Ok(())
+}
+
+fn gguf(path: &Path) -> Result<()> {
+    let file = GgufDescription::read(path)?;
+    let mut out = stdout();
+    let weights = |shape: &[usize]| shape.iter().product::<usize>();
+    let all: usize = file.tensors.iter().map(|(.., shape)| weights(shape)).sum();
+    writeln!(
+        out,
+        "GGUF model of the architecture {}, {:.1} M weights in {} tensors",
+        file.architecture,
+        all as f64 / 1e6,
+        file.tensors.len()
+    )?;
+    let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (_, encoding, shape) in &file.tensors {
+        let (tensors, numbers) = kinds.entry(encoding).or_default();
+        *tensors += 1;
+        *numbers += weights(shape);
+    }
+    for (encoding, (tensors, numbers)) in kinds {
+        writeln!(
+            out,
+            "{encoding:<6} {tensors:>5} tensors, {:.1} M weights",
+            numbers as f64 / 1e6
+        )?;
+    }
+    for (field, value) in &file.fields {
+        let line: String = value.chars().take(80).collect();
+        writeln!(out, "{field} = {}", line.replace('\n', "⏎"))?;
     }
     Ok(())
 }

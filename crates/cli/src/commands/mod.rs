@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod bench;
+mod bench_model;
 mod bench_store;
 pub mod devices;
 pub mod encode;

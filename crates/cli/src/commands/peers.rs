@@ -1,6 +1,5 @@
-//! Other tools, timed by scripts/bench_peers.py: it holds their models ready and times one step or encoding at a word.
+//! Other tools, timed by a script of scripts/: it holds their models ready and times what a word names.
 
-use super::bench::Sizes;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use std::io::{BufRead, BufReader, Write};
@@ -16,9 +15,14 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Makes the Python environment if need be, and starts the script at these sizes.
-    pub fn start(scripts: &Path, sizes: Sizes, device: &Device) -> Result<Self> {
-        let script = scripts.join("bench_peers.py");
+    /// Makes the Python environment if need be, and starts the script `name` at these sizes.
+    pub fn start(
+        scripts: &Path,
+        name: &str,
+        sizes: &[(&str, String)],
+        device: &Device,
+    ) -> Result<Self> {
+        let script = scripts.join(name);
         if !script.exists() {
             bail!(
                 "{}: not found; run from a checkout, or name its scripts/ with --scripts",
@@ -40,10 +44,7 @@ impl Peers {
                     "cuda"
                 },
             ])
-            .args(["--d-in", &sizes.d_in.to_string()])
-            .args(["--d-sae", &sizes.d_sae.to_string()])
-            .args(["-k", &sizes.k.to_string()])
-            .args(["--batch-tokens", &sizes.batch_tokens.to_string()])
+            .args(sizes.iter().flat_map(|(name, value)| [*name, value]))
             .args(["--threads", &threads.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -73,7 +74,7 @@ impl Peers {
         &self.tools
     }
 
-    /// Seconds that a tool takes for a "step" or to "encode".
+    /// Seconds that a tool takes for what a word names, such as "step" or "encode".
     pub fn time(&mut self, tool: usize, what: &str) -> Result<f64> {
         let name = &self.tools[tool].0;
         writeln!(self.words, "{name} {what}").context("the peers' script has ended")?;

@@ -1,13 +1,10 @@
 //! Gemma 2 (Gemma Team 2024): Llama with scaled embeddings, norms after attention and MLP too, soft caps, and every
 //! other layer seeing a window only. Its norms multiply by 1 + weight. Layout: transformers, `models/gemma2/`.
 
-use super::llama::{self, Layout};
-use super::slide;
+use super::layout::Layout;
+use super::{llama, slide};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
-use crate::tensor_file::TensorFile;
-use crate::weights::Weights;
-use burn::tensor::Device;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     // A soft cap that is absent has its default, one that is null is off.
@@ -28,7 +25,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
 /// What Gemma 2 and 3 have in common.
 pub fn shared(fields: &Fields) -> Result<ModelConfig, ModelError> {
     fields.only("use_bidirectional_attention", false)?;
-    let c = llama::config(fields)?;
+    let c = llama::config_with(fields, Some(256))?;
     Ok(ModelConfig {
         post_norms: true,
         embed_scale: (c.d_model as f64).sqrt(),
@@ -39,12 +36,36 @@ pub fn shared(fields: &Fields) -> Result<ModelConfig, ModelError> {
     })
 }
 
-pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
-    let layout = Layout {
-        ln1_post: Some("post_attention_layernorm"),
-        ln2: "pre_feedforward_layernorm",
-        ln2_post: Some("post_feedforward_layernorm"),
+pub fn layout() -> Layout {
+    Layout {
         norm_offset: 1.0,
-    };
-    llama::weights_in(&layout, c, from, device)
+        post_norms: Some(["post_attention_layernorm", "post_feedforward_layernorm"]),
+        ln2: "pre_feedforward_layernorm",
+        ..llama::layout()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ModelConfig;
+    use serde_json::json;
+
+    #[test]
+    fn heads_are_256_wide_unless_the_configuration_says_otherwise() {
+        for kind in ["gemma2", "gemma3_text"] {
+            let mut value = json!({
+                "model_type": kind, "hidden_size": 90, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "intermediate_size": 8, "vocab_size": 9, "sliding_window": 4,
+            });
+            let config = |value| ModelConfig::of_value("config.json".as_ref(), value).unwrap();
+            assert_eq!(config(value.clone()).d_head, 256);
+            let dims = config(value.clone()).layers[0]
+                .rope
+                .as_ref()
+                .map(|rope| rope.dims);
+            assert_eq!(dims, Some(256));
+            value["head_dim"] = 12.into();
+            assert_eq!(config(value).d_head, 12);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod gemma2;
 mod gemma3;
 mod gpt2;
+mod layout;
 pub(crate) mod llama;
 mod mistral;
 mod neox;
@@ -15,7 +16,7 @@ use crate::ModelError;
 use crate::config::{Activation, Family, Fields, LayerConfig, ModelConfig, Norm};
 use crate::rotary::Rope;
 use crate::tensor_file::TensorFile;
-use crate::weights::{Linear, NormWeights, Weights};
+use crate::weights::Weights;
 use burn::tensor::Device;
 use serde_json::Value;
 
@@ -47,16 +48,15 @@ pub(crate) fn weights(
     from: &TensorFile,
     device: &Device,
 ) -> Result<Weights, ModelError> {
-    match c.family {
-        Family::Gpt2 => gpt2::weights(c, from, device),
-        Family::NeoX => neox::weights(c, from, device),
-        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => {
-            llama::weights(c, from, device)
-        }
-        Family::Gemma2 | Family::Gemma3 => gemma2::weights(c, from, device),
-        Family::Opt => opt::weights(c, from, device),
-        Family::Phi => phi::weights(c, from, device),
-    }
+    let layout = match c.family {
+        Family::Gpt2 => gpt2::layout(from),
+        Family::NeoX => neox::layout(),
+        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama::layout(),
+        Family::Gemma2 | Family::Gemma3 => gemma2::layout(),
+        Family::Opt => opt::layout(from),
+        Family::Phi => phi::layout(),
+    };
+    layout::weights(&layout, c, from, device)
 }
 
 /// A GPT-like decoder with nothing special about it, from which a family states its differences: LayerNorm, GELU, no
@@ -146,58 +146,4 @@ fn slide(
         }
     }
     Ok(())
-}
-
-/// Reads weights by name from one checkpoint.
-struct Loader<'a> {
-    from: &'a TensorFile,
-    device: &'a Device,
-    /// Before every name.
-    prefix: String,
-    /// Whether matrices are stored as `[out, in]` (`nn.Linear`).
-    turned: bool,
-    /// Whether norms have biases.
-    norm_bias: bool,
-    /// Added to the weights of norms.
-    norm_offset: f32,
-}
-
-impl Loader<'_> {
-    fn norm(&self, name: &str, width: usize) -> Result<NormWeights, ModelError> {
-        let name = format!("{}{name}", self.prefix);
-        let weight = self
-            .from
-            .vector(&format!("{name}.weight"), width, self.device)?;
-        Ok(NormWeights {
-            weight: match self.norm_offset == 0.0 {
-                true => weight,
-                false => weight + self.norm_offset,
-            },
-            bias: match self.norm_bias {
-                true => Some(
-                    self.from
-                        .vector(&format!("{name}.bias"), width, self.device)?,
-                ),
-                false => None,
-            },
-        })
-    }
-
-    fn linear(&self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
-        let name = format!("{}{name}", self.prefix);
-        let weight = format!("{name}.weight");
-        Ok(Linear {
-            weight: match self.turned {
-                true => self.from.transposed(&weight, shape, self.device)?,
-                false => self.from.matrix(&weight, shape, self.device)?,
-            },
-            bias: match bias {
-                true => Some(
-                    self.from
-                        .vector(&format!("{name}.bias"), shape[1], self.device)?,
-                ),
-                false => None,
-            },
-        })
-    }
 }

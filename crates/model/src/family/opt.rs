@@ -1,11 +1,10 @@
 //! OPT (Zhang et al. 2022): GPT-2 with ReLU, and positions that count from 2. Layout: transformers, `models/opt/`.
 
-use super::{Loader, heads, plain};
+use super::layout::{Layout, PLAIN};
+use super::{heads, plain};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
 use crate::tensor_file::TensorFile;
-use crate::weights::{Layer, Weights};
-use burn::tensor::Device;
 
 /// Rows of the position table before the first position.
 const OFFSET: usize = 2;
@@ -39,56 +38,20 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     })
 }
 
-pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
-    // The bare model has one `decoder`, the language model one inside `model`.
-    let prefix = match from.contains("decoder.embed_tokens.weight") {
-        true => "decoder.",
-        false => "model.decoder.",
-    };
-    let load = Loader {
-        from,
-        device,
-        prefix: prefix.into(),
-        turned: true,
-        norm_bias: true,
-        norm_offset: 0.0,
-    };
-    let d = c.d_model;
-    let layers = (0..c.n_layers()).map(|l| {
-        let at = |name: &str| format!("layers.{l}.{name}");
-        let attention =
-            |name: &str, bias| load.linear(&at(&format!("self_attn.{name}")), [d, d], bias);
-        Ok(Layer {
-            ln1: load.norm(&at("self_attn_layer_norm"), d)?,
-            q: attention("q_proj", c.qkv_bias)?,
-            k: attention("k_proj", c.qkv_bias)?,
-            v: attention("v_proj", c.qkv_bias)?,
-            q_norm: None,
-            k_norm: None,
-            o: attention("out_proj", c.o_bias)?,
-            ln1_post: None,
-            ln2: load.norm(&at("final_layer_norm"), d)?,
-            gate: None,
-            up: load.linear(&at("fc1"), [d, c.d_mlp], c.mlp_bias)?,
-            down: load.linear(&at("fc2"), [c.d_mlp, d], c.mlp_bias)?,
-            ln2_post: None,
-        })
-    });
-    let table = format!("{prefix}embed_positions.weight");
-    let positions = from.matrix(&table, [c.n_ctx + OFFSET, d], device)?;
-    Ok(Weights {
-        embed: from.matrix(
-            &format!("{prefix}embed_tokens.weight"),
-            [c.d_vocab, d],
-            device,
-        )?,
-        positions: Some(positions.narrow(0, OFFSET, c.n_ctx)),
-        layers: layers.collect::<Result<_, ModelError>>()?,
-        final_norm: load.norm("final_layer_norm", d)?,
-        unembed: match c.tied {
-            true => None,
-            false => Some(from.matrix("lm_head.weight", [c.d_vocab, d], device)?),
+pub fn layout(from: &TensorFile) -> Layout {
+    Layout {
+        // The bare model has one `decoder`, the language model one inside `model`.
+        prefix: match from.contains("decoder.embed_tokens.weight") {
+            true => "decoder.".into(),
+            false => "model.decoder.".into(),
         },
-        unembed_bias: None,
-    })
+        positions: Some(("embed_positions", OFFSET)),
+        ln1: "self_attn_layer_norm",
+        ln2: "final_layer_norm",
+        o: "self_attn.out_proj",
+        up: "fc1",
+        down: "fc2",
+        final_norm: "final_layer_norm",
+        ..PLAIN
+    }
 }

@@ -1,13 +1,11 @@
 //! Phi-1, 1.5 and 2 (Gunasekar et al. 2023): attention and MLP side by side behind one norm, rotary embedding of a part
 //! of each head, biases everywhere, the unembedding too. Layout: transformers, `models/phi/`.
 
-use super::{Loader, heads, plain, rotate_all};
+use super::layout::{Layout, PLAIN};
+use super::{heads, plain, rotate_all};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
 use crate::rotary::Rope;
-use crate::tensor_file::TensorFile;
-use crate::weights::{Layer, Weights};
-use burn::tensor::Device;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
@@ -47,44 +45,15 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     Ok(c)
 }
 
-pub fn weights(c: &ModelConfig, from: &TensorFile, device: &Device) -> Result<Weights, ModelError> {
-    let load = Loader {
-        from,
-        device,
+pub fn layout() -> Layout {
+    Layout {
         prefix: "model.".into(),
-        turned: true,
-        norm_bias: true,
-        norm_offset: 0.0,
-    };
-    let (d, kv) = (c.d_model, c.n_kv_heads * c.d_head);
-    let layers = (0..c.n_layers()).map(|l| {
-        let at = |name: &str| format!("layers.{l}.{name}");
-        let norm = load.norm(&at("input_layernorm"), d)?;
-        Ok(Layer {
-            ln1: norm.clone(),
-            q: load.linear(&at("self_attn.q_proj"), [d, d], true)?,
-            k: load.linear(&at("self_attn.k_proj"), [d, kv], true)?,
-            v: load.linear(&at("self_attn.v_proj"), [d, kv], true)?,
-            q_norm: None,
-            k_norm: None,
-            o: load.linear(&at("self_attn.dense"), [d, d], true)?,
-            ln1_post: None,
-            ln2: norm,
-            gate: None,
-            up: load.linear(&at("mlp.fc1"), [d, c.d_mlp], true)?,
-            down: load.linear(&at("mlp.fc2"), [c.d_mlp, d], true)?,
-            ln2_post: None,
-        })
-    });
-    Ok(Weights {
-        embed: from.matrix("model.embed_tokens.weight", [c.d_vocab, d], device)?,
-        positions: None,
-        layers: layers.collect::<Result<_, ModelError>>()?,
-        final_norm: load.norm("final_layernorm", d)?,
-        unembed: match c.tied {
-            true => None,
-            false => Some(from.matrix("lm_head.weight", [c.d_vocab, d], device)?),
-        },
-        unembed_bias: Some(from.vector("lm_head.bias", c.d_vocab, device)?),
-    })
+        ln2: PLAIN.ln1,
+        o: "self_attn.dense",
+        up: "mlp.fc1",
+        down: "mlp.fc2",
+        final_norm: "final_layernorm",
+        unembed_bias: Some("lm_head.bias"),
+        ..PLAIN
+    }
 }

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// The corpus that the binary carries: US presidents' State of the Union speeches, in the public domain.
 const STATE_OF_THE_UNION: &[u8] = include_bytes!("../corpus/state_of_the_union.parquet");
 
+/// The field of a text that names no other.
+pub const TEXT_FIELD: &str = "text";
+
 /// Plain text is handed out in documents of at most this many bytes, cut after a line.
 const TEXT_DOCUMENT: usize = 1 << 20;
 
@@ -20,6 +23,7 @@ const ROWS: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Corpus {
     name: String,
+    field: String,
     sources: Vec<Source>,
 }
 
@@ -33,12 +37,13 @@ enum Source {
 
 impl Corpus {
     /// Opens a corpus: `embedded`, `embedded:heldout`, a `.txt`, `.jsonl` or `.parquet` file, or a folder of such files
-    /// (taken in the order of their paths). JSON lines and Parquet have their text in the field `text`.
+    /// (taken in the order of their paths). JSON lines and Parquet have their text in the field, or column, `field`; plain
+    /// text and the embedded corpus have none.
     ///
     /// # Errors
     /// When nothing is there, or nothing that can be read as a corpus.
-    pub fn open(source: &str) -> Result<Self, ActivationsError> {
-        let name = source.to_string();
+    pub fn open(source: &str, field: &str) -> Result<Self, ActivationsError> {
+        let (name, field) = (source.to_string(), field.to_string());
         let split = match source {
             "embedded" => Some("train"),
             "embedded:heldout" => Some("heldout"),
@@ -47,6 +52,7 @@ impl Corpus {
         if let Some(split) = split {
             return Ok(Self {
                 name,
+                field,
                 sources: vec![Source::Embedded { split }],
             });
         }
@@ -66,7 +72,11 @@ impl Corpus {
             });
         }
         sources.shrink_to_fit();
-        Ok(Self { name, sources })
+        Ok(Self {
+            name,
+            field,
+            sources,
+        })
     }
 
     /// What [`Self::open`] was given.
@@ -80,6 +90,7 @@ impl Corpus {
         sources.reverse();
         Documents {
             sources,
+            field: self.field.clone(),
             current: None,
         }
     }
@@ -112,6 +123,7 @@ fn by_extension(file: &Path) -> Option<Source> {
 /// An iterator over a corpus's documents.
 pub struct Documents {
     sources: Vec<Source>, // reversed
+    field: String,
     current: Option<Reader>,
 }
 
@@ -141,13 +153,13 @@ impl Iterator for Documents {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.current.is_none() {
-                match Reader::open(self.sources.pop()?) {
+                match Reader::open(self.sources.pop()?, &self.field) {
                     Ok(reader) => self.current = Some(reader),
                     Err(error) => return Some(Err(error)),
                 }
             }
             let reader = self.current.as_mut().expect("just opened");
-            match reader.next() {
+            match reader.next(&self.field) {
                 Ok(Some(text)) => return Some(Ok(text)),
                 Ok(None) => self.current = None,
                 Err(error) => {
@@ -162,7 +174,7 @@ impl Iterator for Documents {
 }
 
 impl Reader {
-    fn open(source: Source) -> Result<Self, ActivationsError> {
+    fn open(source: Source, field: &str) -> Result<Self, ActivationsError> {
         let file = |path: &Path| {
             let opened = File::open(path).map_err(|source| ActivationsError::Read {
                 path: path.into(),
@@ -191,8 +203,14 @@ impl Reader {
         let rows = match split {
             Some(_) => decoded(|| ParquetReader::new(Cursor::new(STATE_OF_THE_UNION)).num_rows()),
             None => {
-                let file = file(&path)?.into_inner();
-                decoded(|| ParquetReader::new(file).num_rows())
+                let mut reader = ParquetReader::new(file(&path)?.into_inner());
+                decoded(|| Ok((reader.schema()?, reader.num_rows()?))).and_then(|(schema, rows)| {
+                    let fields: Vec<&str> = schema.iter_names().map(|n| n.as_str()).collect();
+                    match fields.contains(&field) {
+                        true => Ok(rows),
+                        false => Err(no_field(field, &fields)),
+                    }
+                })
             }
         };
         let rows = rows.map_err(|problem| ActivationsError::Parquet {
@@ -208,10 +226,10 @@ impl Reader {
         })
     }
 
-    fn next(&mut self) -> Result<Option<String>, ActivationsError> {
+    fn next(&mut self, field: &str) -> Result<Option<String>, ActivationsError> {
         match self {
             Self::Text { path, lines, read } => text_document(path, lines, read),
-            Self::JsonLines { path, lines, line } => json_document(path, lines, line),
+            Self::JsonLines { path, lines, line } => json_document(path, lines, line, field),
             Self::Parquet {
                 path,
                 split,
@@ -225,10 +243,21 @@ impl Reader {
                 if next_row >= rows {
                     return Ok(None);
                 }
-                *ready = parquet_documents(path, *split, *next_row)?.into_iter();
+                *ready = parquet_documents(path, *split, *next_row, field)?.into_iter();
                 *next_row += ROWS;
             },
         }
+    }
+}
+
+/// Says that a field is not among those that there are.
+fn no_field(field: &str, fields: &[&str]) -> String {
+    match fields {
+        [] => format!("found no field, expected `{field}`"),
+        _ => format!(
+            "found the fields {}, expected `{field}`; name the one with the text (text_field)",
+            fields.join(", ")
+        ),
     }
 }
 
@@ -268,6 +297,7 @@ fn json_document(
     path: &Path,
     lines: &mut BufReader<File>,
     line: &mut u64,
+    field: &str,
 ) -> Result<Option<String>, ActivationsError> {
     let mut text = vec![];
     loop {
@@ -293,11 +323,18 @@ fn json_document(
     };
     let value: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
-    match value.get("text").and_then(|t| t.as_str()) {
-        Some(text) => Ok(Some(text.to_string())),
-        None => Err(wrong(
-            "found no field `text` with a string, expected one a line".into(),
-        )),
+    match (value.get(field), value.as_object()) {
+        (Some(serde_json::Value::String(text)), _) => Ok(Some(text.clone())),
+        (Some(other), _) => Err(wrong(format!(
+            "field `{field}`: found {other:.40}, expected a string"
+        ))),
+        (None, Some(object)) => {
+            let fields: Vec<&str> = object.keys().map(String::as_str).collect();
+            Err(wrong(no_field(field, &fields)))
+        }
+        (None, None) => Err(wrong(format!(
+            "found no object, expected one with a field `{field}`"
+        ))),
     }
 }
 
@@ -312,6 +349,7 @@ fn parquet_documents(
     path: &Path,
     split: Option<&str>,
     row: usize,
+    field: &str,
 ) -> Result<Vec<String>, ActivationsError> {
     let slice = Some((row, ROWS));
     let frame = match split {
@@ -328,7 +366,7 @@ fn parquet_documents(
             })?;
             decoded(|| {
                 ParquetReader::new(file)
-                    .with_columns(Some(vec!["text".into()]))
+                    .with_columns(Some(vec![field.into()]))
                     .with_slice(slice)
                     .finish()
             })
@@ -336,7 +374,7 @@ fn parquet_documents(
     };
     let parquet = |problem: String| ActivationsError::Parquet {
         path: path.into(),
-        problem: format!("expected a column `text` of strings; {problem}"),
+        problem: format!("expected a column `{field}` of strings; {problem}"),
     };
     let frame = frame.map_err(parquet)?;
     let column = |name: &str| {
@@ -345,7 +383,7 @@ fn parquet_documents(
             .and_then(|c| c.str())
             .map_err(|e| parquet(e.to_string()))
     };
-    let texts = column("text")?;
+    let texts = column(if split.is_some() { TEXT_FIELD } else { field })?;
     let Some(split) = split else {
         return Ok(texts.iter().flatten().map(String::from).collect());
     };
@@ -365,7 +403,7 @@ mod tests {
     #[test]
     fn the_embedded_corpus_keeps_its_heldout_speeches_apart() {
         let all = |name: &str| {
-            Corpus::open(name)
+            Corpus::open(name, TEXT_FIELD)
                 .unwrap()
                 .documents()
                 .map(Result::unwrap)
@@ -386,7 +424,7 @@ mod tests {
         )
         .unwrap();
         std::fs::write(folder.path().join("ignored.bin"), [0xff]).unwrap();
-        let corpus = Corpus::open(folder.path().to_str().unwrap()).unwrap();
+        let corpus = Corpus::open(folder.path().to_str().unwrap(), TEXT_FIELD).unwrap();
         let texts: Vec<_> = corpus.documents().map(Result::unwrap).collect();
         assert_eq!(texts, ["first", "one and a half", "second\n"]);
     }
@@ -402,7 +440,7 @@ mod tests {
             let mut bytes = sound.clone();
             bytes[i] ^= 0xff;
             std::fs::write(&path, &bytes).unwrap();
-            let corpus = Corpus::open(path.to_str().unwrap()).unwrap();
+            let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD).unwrap();
             if let Err(error) = corpus.documents().collect::<Result<Vec<_>, _>>() {
                 assert!(error.to_string().contains("a.parquet"), "{error}");
             }
@@ -415,7 +453,7 @@ mod tests {
         let error = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            let corpus = Corpus::open(path.to_str().unwrap());
+            let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD);
             let error = corpus
                 .and_then(|c| c.documents().collect::<Result<Vec<_>, _>>())
                 .unwrap_err()
@@ -429,7 +467,7 @@ mod tests {
         assert!(error("a.parquet", b"PAR1not really").contains("Parquet"));
         assert!(error("a.pdf", b"%PDF").contains(".parquet"));
         assert!(
-            Corpus::open("no/such/place")
+            Corpus::open("no/such/place", TEXT_FIELD)
                 .unwrap_err()
                 .to_string()
                 .contains("no/such/place")

@@ -17,7 +17,7 @@ mod store;
 
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock};
 pub use checksum::Checksum;
-pub use corpus::{Corpus, Documents};
+pub use corpus::{Corpus, Documents, TEXT_FIELD};
 pub use error::ActivationsError;
 pub use first_batch::{Dimension, FirstBatch, Outlier};
 pub use harvest::{harvest, harvest_all};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
 use crate::error::SaeError;
+use lapidary_activations::TEXT_FIELD;
 use lapidary_model::settings::Reader;
 
 /// The whole recipe.
@@ -38,10 +39,14 @@ pub struct RunConfig {
 pub struct CorpusConfig {
     /// A text, JSON Lines or Parquet file, or "embedded" (the text inside the program).
     pub path: String,
+    /// The field of JSON lines, or the column of Parquet, that holds the text.
+    pub text_field: String,
     /// Tokens a block: how much context the model sees.
     pub context: usize,
-    /// Whether each block starts with the tokenizer's beginning-of-sequence token.
+    /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
     pub prepend_bos: bool,
+    /// Whether a document's tokens see those of the documents before it in a block.
+    pub attend_across_documents: bool,
 }
 
 /// `[activations]`: from text to shuffled, normalized batches.
@@ -207,8 +212,10 @@ impl RunConfig {
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
                 path: corpus_path,
+                text_field: r.or("corpus.text_field", TEXT_FIELD.to_owned())?,
                 context: r.or("corpus.context", 128)?,
                 prepend_bos: r.or("corpus.prepend_bos", true)?,
+                attend_across_documents: r.or("corpus.attend_across_documents", false)?,
             },
             activations: ActivationsConfig {
                 buffer_tokens: r.or("activations.buffer_tokens", 65_536)?,
@@ -575,7 +582,7 @@ mod tests {
             "--set: unknown key `coder.dsae`; did you mean `coder.d_sae`?"
         );
         assert!(error("[corpus]\nzzz = 2", &[]).ends_with(
-            "unknown key `corpus.zzz`; known there: corpus.path, corpus.context, corpus.prepend_bos"
+            "unknown key `corpus.zzz`; known there: corpus.path, corpus.text_field, corpus.context, corpus.prepend_bos, corpus.attend_across_documents"
         ));
     }
 

@@ -58,8 +58,10 @@ fn settings(
         model_digest: model_digest(model),
         tokenizer_digest: hexadecimal(Checksum::of(tokenizer.to_json()?.as_bytes())),
         corpus: from.corpus.clone(),
+        text_field: from.text_field.clone(),
         context: from.context,
         prepend_bos: from.prepend_bos,
+        attend_across_documents: from.attend_across_documents,
         bos_token: tokenizer.bos().filter(|_| from.prepend_bos),
         batch_blocks: config.batch_blocks,
         hook_points: config
@@ -168,13 +170,14 @@ pub fn harvest_store(
         };
         let tokens: Vec<u32> = batch.iter().flat_map(|b| &b.tokens).copied().collect();
         let places: Vec<(u32, u32)> = batch.iter().flat_map(TokenBlock::places).collect();
+        let positions: Vec<usize> = batch.iter().flat_map(TokenBlock::positions).collect();
         let special = |i: usize| blocks.is_special(tokens[i]);
         if let Some(multiple) = settings.exclude.norm_multiple
             && writer.manifest().norm_limits.is_empty()
         {
             let kept = |i: &usize| {
                 !(settings.exclude.special_tokens && special(*i))
-                    && *i % context >= settings.exclude.first_positions
+                    && positions[*i] >= settings.exclude.first_positions
             };
             let limits = (0..values.len()).map(|hook| {
                 let mut norms: Vec<f32> = (0..length)
@@ -200,7 +203,7 @@ pub fn harvest_store(
                     &settings,
                     &writer.manifest().norm_limits,
                     special(at),
-                    at % context,
+                    positions[at],
                     &rows,
                 );
                 match why(&mut excluded) {

@@ -3,7 +3,7 @@
 
 use super::StoreDtype;
 use super::shard::Layout;
-use crate::ActivationsError;
+use crate::{ActivationsError, TEXT_FIELD};
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -48,12 +48,18 @@ pub struct StoreSettings {
     pub tokenizer_digest: String,
     /// The corpus, as it was named.
     pub corpus: String,
+    /// The field of the corpus that holds the text.
+    #[serde(default = "text")]
+    pub text_field: String,
     /// Tokens a block, BOS included.
     pub context: usize,
-    /// Whether each block begins with BOS.
+    /// Whether each sequence begins with BOS.
     pub prepend_bos: bool,
     /// That token, if it does.
     pub bos_token: Option<u32>,
+    /// Whether a block was one sequence; otherwise each document in it was.
+    #[serde(default = "yes")]
+    pub attend_across_documents: bool,
     /// Blocks that went through the model together.
     pub batch_blocks: usize,
     /// Where activations were taken.
@@ -64,6 +70,15 @@ pub struct StoreSettings {
     pub shard_tokens: u64,
     /// Which tokens are left out.
     pub exclude: Exclusion,
+}
+
+// What stores say that were written before these settings existed.
+fn text() -> String {
+    TEXT_FIELD.into()
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A hook point in a store.
@@ -82,7 +97,7 @@ pub struct StoredHook {
 pub struct Exclusion {
     /// BOS and EOS.
     pub special_tokens: bool,
-    /// So many tokens at the beginning of each block, BOS among them.
+    /// So many tokens at the beginning of each sequence, BOS among them.
     pub first_positions: usize,
     /// Rows with a norm above so many times the median norm at any of the hook points, such as attention sinks. The
     /// median is that of the first batch, tokens left out for another reason not counted.
@@ -95,7 +110,7 @@ pub struct Exclusion {
 pub struct Excluded {
     /// BOS and EOS.
     pub special_tokens: u64,
-    /// The first of a block.
+    /// The first of a sequence.
     pub first_positions: u64,
     /// Too large a norm.
     pub norm: u64,

@@ -120,9 +120,11 @@ fn write(folder: &Path, rows: &[f32]) -> Result<(f64, u64)> {
         model_digest: String::new(),
         tokenizer_digest: String::new(),
         corpus: "random".into(),
+        text_field: "text".into(),
         context: 128,
         prepend_bos: false,
         bos_token: None,
+        attend_across_documents: false,
         batch_blocks: 16,
         hook_points: vec![StoredHook {
             name: HOOK.into(),

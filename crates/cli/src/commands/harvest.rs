@@ -1,6 +1,6 @@
 //! `lapidary harvest`.
 
-use crate::arguments::{DeviceArgument, ModelArgument, device_name};
+use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
 use crate::progress::Stage;
 use anyhow::{Result, ensure};
@@ -31,6 +31,8 @@ pub struct Harvest {
     /// The text: `embedded`, a file or a folder
     #[arg(long, default_value = "embedded")]
     corpus: String,
+    #[command(flatten)]
+    text: TextArgument,
     /// Hook points in TransformerLens's spelling
     #[arg(
         long,
@@ -42,7 +44,7 @@ pub struct Harvest {
     /// Tokens a block, BOS included
     #[arg(long, default_value_t = 128)]
     context: usize,
-    /// Do not begin blocks with the beginning-of-sequence token
+    /// Do not begin sequences with the beginning-of-sequence token
     #[arg(long)]
     no_bos: bool,
     /// How numbers are kept
@@ -63,7 +65,7 @@ pub struct Harvest {
     /// Keep the activations at BOS and EOS too
     #[arg(long)]
     keep_special: bool,
-    /// Leave out so many tokens at the beginning of each block, BOS among them
+    /// Leave out so many tokens at the beginning of each sequence, BOS among them
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
     /// Leave out activations whose norm is above so many times the median norm
@@ -110,8 +112,10 @@ impl Harvest {
         let model = self.model.load(&device)?;
         let from = BlockConfig {
             corpus: self.corpus,
+            text_field: self.text.field(None),
             context: self.context,
             prepend_bos: !self.no_bos,
+            attend_across_documents: self.text.attend_across_documents,
         };
         let blocks = BlockStream::new(model.clone(), &from)?;
         let dtype = StoreDtype::from(self.dtype);

@@ -149,7 +149,7 @@ fn store(path: &Path) -> Result<()> {
         (
             "BOS",
             match s.bos_token {
-                Some(token) => format!("token {token} before each block"),
+                Some(token) => format!("token {token} before each sequence"),
                 None => "none".into(),
             },
         ),
@@ -211,7 +211,7 @@ fn dictionary(path: &Path) -> Result<()> {
         (
             "BOS",
             p.prepend_bos
-                .map(|yes| if yes { "before each block" } else { "none" }.to_string()),
+                .map(|yes| if yes { "before each sequence" } else { "none" }.to_string()),
         ),
     ] {
         if let Some(value) = value {

@@ -120,7 +120,12 @@ impl Recipe {
             format!("model={}", quoted(&s.model)),
             format!("corpus.path={}", quoted(&s.corpus)),
             format!("corpus.context={}", s.context),
+            format!("corpus.text_field={}", quoted(&s.text_field)),
             format!("corpus.prepend_bos={}", s.prepend_bos),
+            format!(
+                "corpus.attend_across_documents={}",
+                s.attend_across_documents
+            ),
         ];
         if let [hook] = s.hook_points.as_slice() {
             beneath.push(format!("hook_point={}", hook.name));
@@ -134,6 +139,16 @@ impl Recipe {
                 "corpus.context",
                 c.context.to_string(),
                 s.context.to_string(),
+            ),
+            (
+                "corpus.text_field",
+                c.text_field.clone(),
+                s.text_field.clone(),
+            ),
+            (
+                "corpus.attend_across_documents",
+                c.attend_across_documents.to_string(),
+                s.attend_across_documents.to_string(),
             ),
             (
                 "corpus.prepend_bos",
@@ -167,8 +182,10 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
     let width = model.width(hook_point)?;
     let block_config = BlockConfig {
         corpus: config.corpus.path.clone(),
+        text_field: config.corpus.text_field.clone(),
         context: config.corpus.context,
         prepend_bos: config.corpus.prepend_bos,
+        attend_across_documents: config.corpus.attend_across_documents,
     };
     // What can be refused is refused before anything is written or any long work begins.
     config.resolve(width)?;

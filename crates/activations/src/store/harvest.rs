@@ -243,7 +243,7 @@ pub fn harvest_store(
     if ended || writer.rows() > resumed {
         writer.set_corpus_ended(ended)?;
     }
-    Ok(writer.manifest().clone())
+    Ok(writer.finish()?.clone())
 }
 
 /// The activations of blocks at every hook point, on the host.

@@ -112,12 +112,19 @@ pub(crate) struct ShardRows {
 }
 
 impl ShardRows {
+    /// Forgets the rows but keeps their memory.
+    pub fn clear(&mut self) {
+        self.rows = 0;
+        self.places.iter_mut().for_each(Vec::clear);
+        self.hooks.iter_mut().for_each(Encoded::clear);
+    }
+
     /// Writes the file, synced; its size and checksum.
     pub fn write(&self, settings: &StoreSettings, file: &mut File) -> std::io::Result<(u64, u64)> {
         let header = Layout::new(settings, self.rows).and_then(|l| l.header());
         let header = header.ok_or_else(|| std::io::Error::other("the shard is too large"))?;
         let scales = self.hooks.iter().map(|h| h.scales.as_slice());
-        let values = self.hooks.iter().map(|h| h.bytes.as_slice());
+        let values = self.hooks.iter().map(Encoded::bytes);
         let parts = std::iter::once(header.as_slice())
             .chain(self.places.iter().map(Vec::as_slice))
             .chain(scales)

@@ -54,7 +54,7 @@ fn filled(folder: &Path, dtype: StoreDtype, rows: u32, shard_tokens: u64) -> Arc
                 .unwrap();
         }
     }
-    drop(writer);
+    writer.finish().unwrap();
     Arc::new(Store::open(folder).unwrap())
 }
 

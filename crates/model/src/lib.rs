@@ -29,6 +29,7 @@ pub use error::ModelError;
 pub use files::write_atomically;
 pub use generate::{Sampling, generate};
 pub use hook::{BlockHook, HookPoint};
+pub use hub::HubDataset;
 pub use language_model::{Gradients, LanguageModel};
 pub use roles::Simplify;
 pub use rotary::{Rope, RopeScaling};

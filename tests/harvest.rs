@@ -240,7 +240,9 @@ fn training_reads_a_store_and_resumes_to_the_same_bits() {
                 "--tokens",
                 "3000",
                 "--corpus",
-                "embedded:heldout"
+                "embedded:heldout",
+                "--skip-first",
+                "2"
             ]
         ))
         .0
@@ -250,7 +252,9 @@ fn training_reads_a_store_and_resumes_to_the_same_bits() {
     assert!(done, "{text}");
     let config = std::fs::read_to_string(whole.join("config.toml")).unwrap();
     assert!(
-        config.contains("path = \"embedded:heldout\"") && config.contains("context = 32"),
+        config.contains("path = \"embedded:heldout\"")
+            && config.contains("context = 32")
+            && config.contains("first_positions = 2"),
         "{config}"
     );
 
@@ -277,6 +281,14 @@ fn training_reads_a_store_and_resumes_to_the_same_bits() {
         (
             ["--set", "corpus.path=embedded"],
             "corpus.path = embedded:heldout",
+        ),
+        (
+            ["--set", "activations.exclude.first_positions=0"],
+            "\"first_positions\":2",
+        ),
+        (
+            ["--set", "corpus.attend_across_documents=true"],
+            "attend_across_documents = false",
         ),
         (["--set", "hook_point=blocks.1.hook_resid_post"], hook),
         (["--set", &model], "settings.model_digest"),

@@ -230,12 +230,12 @@ impl FirstBatch {
         }
         if first > 0 {
             advice.push(format!(
-                "{first} tokens at the beginning of a sequence have outsized norms, as attention sinks do: leave the first out (harvest --skip-first)"
+                "{first} tokens at the beginning of a sequence have outsized norms, as attention sinks do: leave the first out (activations.exclude.first_positions, harvest --skip-first)"
             ));
         }
         if others > 0 {
             advice.push(format!(
-                "{others} tokens elsewhere have norms above {OUTLIER} times the median: leave them out (harvest --max-norm {OUTLIER})"
+                "{others} tokens elsewhere have norms above {OUTLIER} times the median: leave them out (activations.exclude.norm_multiple = {OUTLIER}, harvest --max-norm {OUTLIER})"
             ));
         }
         let share: f64 = self

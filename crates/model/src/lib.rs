@@ -18,6 +18,7 @@ pub mod pretrain;
 mod roles;
 mod rotary;
 mod run;
+mod sample;
 pub mod settings;
 mod tensor_file;
 mod tokenizer;

@@ -177,19 +177,22 @@ fn space(bytes: &mut dyn BufRead) -> io::Result<Option<u8>> {
 
 /// The next element of an array whose bracket was read; none at its end.
 fn element(bytes: &mut dyn BufRead, first: bool) -> Result<Option<Value>, String> {
-    let mut next = || space(&mut *bytes).map_err(|e| e.to_string());
-    let mut mark = next()?;
-    if mark == Some(b',') && !first {
-        bytes.consume(1);
-        mark = space(bytes).map_err(|e| e.to_string())?;
-    } else if mark != Some(b']') && !first {
-        return Err("not JSON: found no `,` or `]` behind an object".into());
-    }
-    match mark {
-        Some(b']') => {
+    let mut next = |consume: bool| {
+        if consume {
             bytes.consume(1);
-            Ok(None)
         }
+        space(bytes).map_err(|e| e.to_string())
+    };
+    let mark = match (next(false)?, first) {
+        (Some(b']'), _) => {
+            bytes.consume(1);
+            return Ok(None);
+        }
+        (mark, true) => mark,
+        (Some(b','), false) => next(true)?,
+        _ => return Err("not JSON: found no `,` or `]` behind an object".into()),
+    };
+    match mark {
         // Objects and strings end with a byte of their own, so that reading them takes nothing of what follows.
         Some(b'{' | b'"') => {
             let mut json = serde_json::Deserializer::from_reader(bytes.take(LONGEST));

@@ -1,6 +1,6 @@
 //! Reading a store: rows by number, and every byte against its checksum.
 
-use super::harvest::model_digest;
+use super::harvest::{first_model_digest, model_digest};
 use super::manifest::{MANIFEST, StoreManifest, hexadecimal, wrong};
 use super::shard::{CHUNK, OpenShard, read_at};
 use super::{RowPlace, StoreDtype, decode};
@@ -70,19 +70,25 @@ impl Store {
     /// # Errors
     /// When their weights differ.
     pub fn check_model(&self, model: &LanguageModel) -> Result<(), ActivationsError> {
-        let (found, settings) = (model_digest(model), &self.manifest.settings);
+        let settings = &self.manifest.settings;
+        let hooks = settings.hook_points.iter().map(|hook| hook.name.parse());
+        let hooks = hooks.collect::<Result<Vec<_>, _>>()?;
+        let found = match self.manifest.is_old() {
+            true => first_model_digest(model),
+            false => model_digest(model, &hooks),
+        };
         if found == settings.model_digest {
             return Ok(());
         }
         let expected = format!(
-            "{}, that of `{}`, which made the store",
+            "{}, that of `{}` whose activations these are",
             settings.model_digest, settings.model
         );
         let path = self.folder.join(MANIFEST);
         Err(wrong(
             &path,
             "settings.model_digest",
-            format!("{found}, that of `{}`", model.name()),
+            format!("{found}, that of the weights of `{}`", model.name()),
             expected,
         ))
     }

@@ -3,11 +3,11 @@
 //! written while the next is filled.
 
 use super::manifest::{
-    Excluded, MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, shard_name,
+    MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, shard_name, wrong,
 };
 use super::shard::ShardRows;
 use super::{Encoded, encode};
-use crate::ActivationsError;
+use crate::{ActivationsError, Excluded};
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,16 @@ impl StoreWriter {
             false => StoreManifest::new(settings.clone()),
         };
         manifest.check(&folder.join(MANIFEST))?;
+        if manifest.is_old() {
+            let expected = "that of this program; this store can be read, but not gone on with";
+            let path = folder.join(MANIFEST);
+            return Err(wrong(
+                &path,
+                "format_version",
+                "an earlier one".into(),
+                expected.into(),
+            ));
+        }
         if let Some((setting, there, here)) = manifest.settings.difference(&settings) {
             return Err(ActivationsError::StoreSettings {
                 path: folder.into(),

@@ -127,6 +127,18 @@ impl Recipe {
                 s.attend_across_documents
             ),
         ];
+        let e = &s.exclude;
+        beneath.push(format!(
+            "activations.exclude.special_tokens={}",
+            e.special_tokens
+        ));
+        beneath.push(format!(
+            "activations.exclude.first_positions={}",
+            e.first_positions
+        ));
+        if let Some(multiple) = e.norm_multiple {
+            beneath.push(format!("activations.exclude.norm_multiple={multiple}"));
+        }
         if let [hook] = s.hook_points.as_slice() {
             beneath.push(format!("hook_point={}", hook.name));
         }
@@ -149,6 +161,11 @@ impl Recipe {
                 "corpus.attend_across_documents",
                 c.attend_across_documents.to_string(),
                 s.attend_across_documents.to_string(),
+            ),
+            (
+                "activations.exclude",
+                serde_json::to_string(&config.activations.exclude)?,
+                serde_json::to_string(&s.exclude)?,
             ),
             (
                 "corpus.prepend_bos",
@@ -358,6 +375,7 @@ impl Source<'_> {
             batch_tokens: batch,
             buffer_tokens: window,
             harvest_blocks: c.activations.harvest_blocks,
+            exclude: c.activations.exclude,
             normalization,
             seed,
         };

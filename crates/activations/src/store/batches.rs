@@ -9,7 +9,7 @@
 use super::manifest::wrong;
 use super::reader::{RawRows, Store};
 use crate::source::{read_json, write_json};
-use crate::{ActivationsError, BatchSource, Checksum, Normalization, NormalizationKind};
+use crate::{ActivationsError, BatchSource, Normalization, NormalizationKind};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -76,7 +76,7 @@ struct State {
 
 impl Plan {
     fn rows(&self) -> u64 {
-        self.store.manifest().rows
+        self.store.rows()
     }
 
     fn windows(&self) -> u64 {
@@ -183,7 +183,7 @@ impl StoreBatches {
         device: &Device,
     ) -> Result<Self, ActivationsError> {
         let (number, d) = store.hook(hook)?;
-        let rows = store.manifest().rows;
+        let rows = store.rows();
         if batch == 0 || rows < batch as u64 {
             return Err(wrong(
                 store.folder(),
@@ -202,7 +202,7 @@ impl StoreBatches {
         // Two windows must fit, and their rows and runs be counted in 32 bits.
         let counted =
             u32::try_from(window_tokens).is_ok() && u32::try_from(rows.div_ceil(run)).is_ok();
-        let bytes = window_tokens as usize * d * store.manifest().settings.dtype.bytes();
+        let bytes = window_tokens as usize * d * store.dtype().bytes();
         if !counted
             || Vec::<u8>::new()
                 .try_reserve_exact(bytes.saturating_mul(2))
@@ -262,11 +262,10 @@ impl StoreBatches {
     }
 
     fn identity(&self) -> (String, String, u64, u64) {
-        let manifest = self.plan.store.manifest();
-        let digest = Checksum::of(manifest.to_json().as_bytes());
-        let hook = manifest.settings.hook_points[self.plan.hook].name.clone();
+        let store = &self.plan.store;
+        let hook = store.hooks()[self.plan.hook].name.clone();
         (
-            super::manifest::hexadecimal(digest),
+            store.digest().into(),
             hook,
             self.plan.seed,
             self.plan.run * self.plan.runs,

@@ -12,6 +12,7 @@ mod dtype;
 mod harvest;
 mod manifest;
 mod reader;
+mod saelens_cache;
 mod shard;
 #[cfg(test)]
 mod tests;

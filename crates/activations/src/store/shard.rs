@@ -8,7 +8,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The three tensors that every shard has.
 pub(crate) const PLACES: [&str; 3] = ["token_ids", "documents", "positions"];
@@ -156,10 +156,13 @@ impl ShardRows {
 /// A shard on disk whose header agrees with the manifest: where its tensors begin.
 #[derive(Debug)]
 pub(crate) struct OpenShard {
+    pub path: PathBuf,
     /// The first row's number in the store.
     pub first: u64,
     pub rows: u64,
-    pub tokens: [u64; 3],
+    /// Where token ids begin, if they are kept; where documents and positions do.
+    pub token_ids: Option<u64>,
+    pub places: Option<[u64; 2]>,
     /// Offsets of values and, for int8, of scales, by hook point.
     pub hooks: Vec<(u64, u64)>,
 }
@@ -269,9 +272,11 @@ impl OpenShard {
             _ => (values[i], 0),
         });
         Ok(Self {
+            path,
             first,
             rows: shard.rows,
-            tokens: [begins[0], begins[1], begins[2]],
+            token_ids: Some(begins[0]),
+            places: Some([begins[1], begins[2]]),
             hooks: hooks.collect(),
         })
     }

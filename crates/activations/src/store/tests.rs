@@ -446,7 +446,7 @@ fn a_store_of_the_first_version_is_read_but_not_gone_on_with() {
     assert_eq!(old.lines().count() + 2, text.lines().count());
     std::fs::write(&path, old).unwrap();
     let store = Store::open(folder.path()).unwrap();
-    assert!(store.manifest().settings.attend_across_documents);
+    assert!(store.manifest().unwrap().settings.attend_across_documents);
     assert_eq!(store.read(HOOKS[0], 7..8).unwrap(), [7.0; 3]);
     let error = StoreWriter::open(folder.path(), settings(StoreDtype::F32, 30));
     let error = error.err().unwrap().to_string();

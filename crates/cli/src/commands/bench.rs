@@ -387,7 +387,7 @@ impl Findings {
 }
 
 /// This process's memory, as Linux tells it.
-mod memory {
+pub mod memory {
     fn status(field: &str) -> Option<u64> {
         let text = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = text.lines().find(|line| line.starts_with(field))?;

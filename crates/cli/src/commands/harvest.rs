@@ -1,5 +1,6 @@
 //! `lapidary harvest`.
 
+use super::bench::memory;
 use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
 use crate::progress::Stage;
@@ -140,7 +141,7 @@ impl Harvest {
         let look = FirstBatch::of(look, &config.hook_points, config.batch_blocks.max(1))?;
         first_batch::show(&look);
         let before = match Store::exists(&self.out) {
-            true => Store::open(&self.out)?.manifest().rows,
+            true => Store::open(&self.out)?.rows(),
             false => 0,
         };
         if before > 0 {
@@ -158,8 +159,11 @@ impl Harvest {
         first_batch::keep(&self.out, &look)?;
         let speed = (manifest.rows - before) as f64 / stage.seconds();
         let left_out = manifest.excluded;
+        let peak = memory::peak().map_or(String::new(), |bytes| {
+            format!("; peak memory {:.2} GB", bytes as f64 / 1e9)
+        });
         stage.done(format!(
-            "{} activations in {} shards, {speed:.0} tokens/s; left out: {} special tokens, {} first positions, {} by norm",
+            "{} activations in {} shards, {speed:.0} tokens/s; left out: {} special tokens, {} first positions, {} by norm{peak}",
             manifest.rows,
             manifest.shards.len(),
             left_out.special_tokens,

@@ -84,7 +84,7 @@ fn folder(path: &Path) -> Result<()> {
     if Dictionary::exists(path) {
         return dictionary(path);
     }
-    if Store::exists(path) {
+    if Store::exists(path) || Store::is_saelens_cache(path) {
         return store(path);
     }
     if path.join("config.json").exists() {
@@ -121,7 +121,9 @@ fn folder(path: &Path) -> Result<()> {
 
 fn store(path: &Path) -> Result<()> {
     let store = Store::open(path)?;
-    let m = store.manifest();
+    let Some(m) = store.manifest() else {
+        return cache(path, &store);
+    };
     let s = &m.settings;
     let bytes: u64 = m.shards.iter().map(|shard| shard.bytes).sum();
     let hooks: Vec<String> = s
@@ -157,6 +159,26 @@ fn store(path: &Path) -> Result<()> {
     ] {
         writeln!(stdout(), "{name:<12} {value}")?;
     }
+    Ok(())
+}
+
+/// What a cache of SAELens tells.
+fn cache(path: &Path, store: &Store) -> Result<()> {
+    writeln!(
+        stdout(),
+        "store        {}, a cache of SAELens",
+        path.display()
+    )?;
+    for hook in store.hooks() {
+        writeln!(stdout(), "hook points  {} ({} wide)", hook.name, hook.d_in)?;
+    }
+    writeln!(
+        stdout(),
+        "rows         {} as {}",
+        store.rows(),
+        dtype_name(store.dtype())
+    )?;
+    writeln!(stdout(), "context      {}", store.context())?;
     Ok(())
 }
 

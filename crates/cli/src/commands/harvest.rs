@@ -29,7 +29,7 @@ interruption or with more --tokens; other settings are refused.")]
 pub struct Harvest {
     #[command(flatten)]
     model: ModelArgument,
-    /// The text: `embedded`, a file or a folder
+    /// The text: `embedded`, a file, a folder, or `hf:OWNER/NAME`, a dataset of the Hugging Face hub
     #[arg(long, default_value = "embedded")]
     corpus: String,
     #[command(flatten)]

@@ -365,10 +365,7 @@ impl Stream {
             }
         };
         let (node, buffer) = columns.first;
-        let each = columns
-            .context
-            .checked_mul(columns.d_in)
-            .unwrap_or(u64::MAX);
+        let each = columns.context.saturating_mul(columns.d_in);
         let bytes = columns.dtype.bytes() as u64;
         let at = values(&columns.hook, (node + 2, buffer + 5), each, bytes)?;
         let tokens = match columns.tokens {

@@ -1,12 +1,12 @@
-//! A model by its hub name: fetched once from a server, then found in the hub's cache without one. The server here is
-//! our own, on loopback, and answers as the hub does.
+//! A model or a dataset by its hub name: fetched once from a server, then found in the hub's cache without one. The server
+//! here is our own, on loopback, and answers as the hub does.
 
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// Serves a folder's files under any repository's `resolve` path until the listener is dropped with the test.
 fn serve(folder: PathBuf) -> String {
@@ -72,29 +72,29 @@ fn answer(stream: TcpStream, folder: &Path) {
     }
 }
 
-fn run(model: &str, home: &Path, endpoint: &str, offline: bool) -> std::process::Output {
+fn run(model: &str, home: &Path, endpoint: &str, offline: bool) -> Output {
+    let command = ["run", "--tokens", "1,2,3", "--capture", "logits"];
+    let mut command = lapidary(&command, home, endpoint, offline);
+    command
+        .args(["--model", model])
+        .arg("--out")
+        .arg(home.join("x.safetensors"));
+    command.output().unwrap()
+}
+
+/// The command with an environment of its own.
+fn lapidary(arguments: &[&str], home: &Path, endpoint: &str, offline: bool) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
     command
-        .args([
-            "run",
-            "--device",
-            "cpu",
-            "--tokens",
-            "1,2,3",
-            "--capture",
-            "logits",
-            "--model",
-            model,
-        ])
-        .arg("--out")
-        .arg(home.join("x.safetensors"))
+        .args(arguments)
+        .args(["--device", "cpu"])
         .env("HF_HOME", home)
         .env("HF_ENDPOINT", endpoint)
         .env_remove("HF_HUB_OFFLINE");
     if offline {
         command.env("HF_HUB_OFFLINE", "1");
     }
-    command.output().unwrap()
+    command
 }
 
 fn fetches_once_and_then_works_offline(fixture: &str) {
@@ -103,8 +103,7 @@ fn fetches_once_and_then_works_offline(fixture: &str) {
         .join("../../tests/fixtures/models")
         .join(fixture);
     let endpoint = serve(folder);
-    let errors =
-        |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let errors = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
 
     let before = run("someone/tiny", home.path(), &endpoint, true);
     assert!(
@@ -168,4 +167,103 @@ fn a_name_that_the_hub_does_not_know_is_one_clear_error() {
         "{errors}"
     );
     assert!(!errors.contains("panicked"), "{errors}");
+}
+
+/// The first shard of a harvest of the corpus, or the error.
+fn harvest(corpus: &str, home: &Path, endpoint: &str, offline: bool) -> Result<Vec<u8>, String> {
+    let out = home.join("store");
+    drop(std::fs::remove_dir_all(&out));
+    let command = [
+        "harvest",
+        "--hook",
+        "blocks.0.hook_resid_pre",
+        "--context",
+        "8",
+    ];
+    let mut command = lapidary(&command, home, endpoint, offline);
+    let output = command
+        .args(["--corpus", corpus, "--out"])
+        .arg(&out)
+        .output();
+    let output = output.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!errors.contains("panicked"), "{errors}");
+    match output.status.success() {
+        true => Ok(std::fs::read(out.join("shard-000000.safetensors")).unwrap()),
+        false => Err(errors),
+    }
+}
+
+/// A server of a dataset with these files, all in one folder; the hub lists them under `names`.
+fn dataset(folder: &Path, names: &[&str]) -> String {
+    for name in names {
+        let text = format!("This is what the file {name} of the dataset says. ").repeat(9);
+        let line = serde_json::json!({ "text": text }).to_string();
+        std::fs::write(folder.join(name.rsplit('/').next().unwrap()), line).unwrap();
+    }
+    let siblings: Vec<_> = names
+        .iter()
+        .map(|name| serde_json::json!({ "rfilename": name }))
+        .collect();
+    let info = serde_json::json!({ "siblings": siblings, "sha": "0123456789abcdef" });
+    // .../api/datasets/OWNER/NAME/revision/main
+    std::fs::write(folder.join("main"), info.to_string()).unwrap();
+    serve(folder.into())
+}
+
+#[test]
+fn a_hub_dataset_is_fetched_once_and_then_works_offline() {
+    let (home, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let names = [
+        "README.md",
+        "data/train-00000-of-00001.jsonl",
+        "data/test-00000-of-00001.jsonl",
+    ];
+    let endpoint = dataset(folder.path(), &names);
+    let read = |corpus: &str, offline| harvest(corpus, home.path(), &endpoint, offline);
+    let error = read("hf:someone/texts", true).unwrap_err();
+    assert!(
+        error.contains("someone/texts") && error.contains("HF_HUB_OFFLINE"),
+        "{error}"
+    );
+    let train = read("hf:someone/texts", false).unwrap();
+    // Only what is read is fetched.
+    let cache = home
+        .path()
+        .join("hub/datasets--someone--texts/snapshots/0123456789abcdef/data");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+    let test = read("hf:someone/texts:test", false).unwrap();
+    assert!(train != test);
+    let nobody = "http://127.0.0.1:9";
+    let cached = |corpus: &str| harvest(corpus, home.path(), nobody, true).unwrap();
+    assert!(cached("hf:someone/texts:train") == train);
+    assert!(cached("hf:someone/texts/data:test") == test);
+    // The cache's folder is a corpus too.
+    assert!(cached(cache.to_str().unwrap()) == train);
+
+    let error = read("hf:someone/texts:dev", false).unwrap_err();
+    assert!(error.contains("the splits test, train"), "{error}");
+    let error = read("hf:someone/texts/no", false).unwrap_err();
+    assert!(error.contains("no corpus file"), "{error}");
+    let error = read("hf:../texts", false).unwrap_err();
+    assert!(error.contains("no name of the hub"), "{error}");
+}
+
+#[test]
+fn a_dataset_file_outside_the_dataset_is_never_asked_for() {
+    let (home, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let endpoint = dataset(folder.path(), &["../../../escaped.jsonl"]);
+    let error = harvest("hf:someone/texts", home.path(), &endpoint, false).unwrap_err();
+    assert!(
+        error.contains("escaped.jsonl") && error.contains("below"),
+        "{error}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let error = harvest(
+        "hf:some/one",
+        home.path(),
+        &serve(empty.path().into()),
+        false,
+    );
+    assert!(error.unwrap_err().contains("some/one"));
 }

@@ -1,8 +1,11 @@
-//! Token blocks: documents tokenized, joined, and cut to one length. A block begins with BOS where asked, once; documents
-//! are separated by the end-of-sequence token, which never begins a block; a text that begins with BOS or ends with EOS
-//! itself gets no second one; nothing of the last, incomplete block is padded, it is left out.
+//! Token blocks: documents tokenized, joined, and cut to one length. What attention may see as one is a sequence: each
+//! document's stretch of a block, or the whole block where documents attend to one another. A sequence begins with BOS where
+//! asked, once; documents are separated by the end-of-sequence token, which never begins a block and is left out where it
+//! is the BOS that follows; a text that begins with BOS or ends with EOS itself gets no second one; nothing of the last,
+//! incomplete block is padded, it is left out.
 
 use crate::{ActivationsError, Corpus, Documents};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::LanguageModel;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +18,15 @@ const DOCUMENTS: usize = 16;
 pub struct BlockConfig {
     /// A corpus as [`Corpus::open`] takes it.
     pub corpus: String,
+    /// The field of JSON lines, or the column of Parquet, that holds the text.
+    pub text_field: String,
     /// Tokens in a block, BOS included.
     pub context: usize,
-    /// Whether each block begins with the beginning-of-sequence token.
+    /// Whether each sequence begins with the beginning-of-sequence token.
     pub prepend_bos: bool,
+    /// Whether a block is one sequence, so that a document's tokens see those of the documents before it. Otherwise each
+    /// document in a block is a sequence of its own.
+    pub attend_across_documents: bool,
 }
 
 /// A sequence of tokens of fixed length.
@@ -28,6 +36,8 @@ pub struct TokenBlock {
     pub tokens: Vec<u32>,
     /// The documents in the block, in order.
     pub segments: Vec<Segment>,
+    /// Whether they make one sequence.
+    pub attend_across_documents: bool,
 }
 
 /// A stretch of one document in a block.
@@ -35,6 +45,8 @@ pub struct TokenBlock {
 pub struct Segment {
     /// Where in the block it begins.
     pub start: usize,
+    /// Whether a BOS that is not the document's own comes first.
+    pub bos: bool,
     /// Which document of the corpus, counted from 0.
     pub document: u32,
     /// How many tokens of the document come before it.
@@ -42,22 +54,60 @@ pub struct Segment {
 }
 
 impl TokenBlock {
+    /// Each segment with the number of its tokens.
+    fn stretches(&self) -> impl Iterator<Item = (&Segment, usize)> {
+        let ends = self.segments.iter().skip(1).map(|next| next.start);
+        let ends = ends.chain([self.tokens.len()]);
+        self.segments
+            .iter()
+            .zip(ends)
+            .map(|(segment, end)| (segment, end - segment.start))
+    }
+
     /// For each token, its document and its position in it; BOS shares those of the token after it.
     pub fn places(&self) -> Vec<(u32, u32)> {
-        let mut places = Vec::with_capacity(self.tokens.len());
-        for (i, segment) in self.segments.iter().enumerate() {
-            let end = self
-                .segments
-                .get(i + 1)
-                .map_or(self.tokens.len(), |next| next.start);
-            if places.is_empty() {
-                places.resize(segment.start, (segment.document, segment.offset));
-            }
-            places.extend(
-                (0..(end - segment.start) as u32).map(|i| (segment.document, segment.offset + i)),
-            );
+        let place = |(segment, n): (&Segment, usize)| {
+            let (document, offset, bos) = (segment.document, segment.offset, segment.bos);
+            (0..n as u32).map(move |i| (document, offset + i.saturating_sub(u32::from(bos))))
+        };
+        self.stretches().flat_map(place).collect()
+    }
+
+    /// Whether the block is more than one sequence.
+    fn is_packed(&self) -> bool {
+        !self.attend_across_documents && self.segments.len() > 1
+    }
+
+    /// For each token, its position in its sequence.
+    pub fn positions(&self) -> Vec<usize> {
+        match self.is_packed() {
+            true => self.stretches().flat_map(|(_, n)| 0..n).collect(),
+            false => (0..self.tokens.len()).collect(),
         }
-        places
+    }
+
+    /// For each token, the number of its sequence, counted from 0.
+    pub fn sequences(&self) -> Vec<i32> {
+        match self.is_packed() {
+            true => {
+                let numbered = self.stretches().zip(0..);
+                numbered
+                    .flat_map(|((_, n), i)| std::iter::repeat_n(i, n))
+                    .collect()
+            }
+            false => vec![0; self.tokens.len()],
+        }
+    }
+
+    /// What [`lapidary_model::HookedRun::segments`] takes for blocks of one length, `[blocks, context]`: nothing where each
+    /// block is one sequence, which a model runs faster.
+    pub fn attention(blocks: &[Self], device: &Device) -> Option<Tensor<2, Int>> {
+        if !blocks.iter().any(Self::is_packed) {
+            return None;
+        }
+        let numbers: Vec<i32> = blocks.iter().flat_map(Self::sequences).collect();
+        let shape = [blocks.len(), numbers.len() / blocks.len()];
+        Some(Tensor::from_data(TensorData::new(numbers, shape), device))
     }
 }
 
@@ -102,8 +152,11 @@ impl BlockStream {
             (true, bos) => bos,
             (false, _) => None,
         };
+        // Where every document begins with BOS, an end of sequence that is the same token would double it.
+        let every_document = bos.filter(|_| !config.attend_across_documents);
         let separator = tokenizer.eos().or(tokenizer.bos());
-        let corpus = Corpus::open(&config.corpus)?;
+        let separator = separator.filter(|s| Some(*s) != every_document);
+        let corpus = Corpus::open(&config.corpus, &config.text_field)?;
         let documents = corpus.documents();
         let config = config.clone();
         let current = (vec![], 0, 0);
@@ -187,6 +240,9 @@ impl BlockStream {
             if let Some(bos) = self.bos {
                 let own = tokens.iter().take_while(|token| **token == bos).count();
                 tokens.drain(..own);
+                while self.separator.is_none() && tokens.last() == Some(&bos) {
+                    tokens.pop();
+                }
             }
             if !tokens.is_empty() && tokens.last().copied() != self.separator {
                 tokens.extend(self.separator);
@@ -201,8 +257,8 @@ impl BlockStream {
         let mut block = TokenBlock {
             tokens: Vec::with_capacity(self.config.context),
             segments: vec![],
+            attend_across_documents: self.config.attend_across_documents,
         };
-        block.tokens.extend(self.bos);
         while block.tokens.len() < self.config.context {
             if !self.advance()? {
                 return Ok(None);
@@ -213,9 +269,14 @@ impl BlockStream {
                 *used += 1; // It would separate nothing, and double a BOS that is the same token.
                 continue;
             }
+            let start = block.tokens.len();
+            let begins = nothing_yet || !self.config.attend_across_documents;
+            let bos = self.bos.filter(|_| begins);
+            block.tokens.extend(bos);
             let n = (self.config.context - block.tokens.len()).min(tokens.len() - *used);
             block.segments.push(Segment {
-                start: block.tokens.len(),
+                start,
+                bos: bos.is_some(),
                 document: *document,
                 offset: *used as u32,
             });
@@ -244,6 +305,19 @@ mod tests {
     use std::path::Path;
 
     fn blocks(model: &Arc<LanguageModel>, folder: &Path, texts: &[&str]) -> Vec<TokenBlock> {
+        let cut = |across| cut(model, folder, texts, across);
+        let (apart, across) = (cut(false), cut(true));
+        // Where BOS is the separator too, the tokens are the same.
+        assert!(apart.iter().zip(&across).all(|(a, b)| a.tokens == b.tokens));
+        apart
+    }
+
+    fn cut(
+        model: &Arc<LanguageModel>,
+        folder: &Path,
+        texts: &[&str],
+        attend_across_documents: bool,
+    ) -> Vec<TokenBlock> {
         let lines: Vec<String> = texts
             .iter()
             .map(|text| serde_json::json!({ "text": text }).to_string())
@@ -252,8 +326,10 @@ mod tests {
         std::fs::write(&corpus, lines.join("\n")).unwrap();
         let config = BlockConfig {
             corpus: corpus.to_str().unwrap().into(),
+            text_field: "text".into(),
             context: 4,
             prepend_bos: true,
+            attend_across_documents,
         };
         let blocks = BlockStream::new(model.clone(), &config).unwrap();
         blocks.map(Result::unwrap).collect()
@@ -291,6 +367,36 @@ mod tests {
             .filter(|t| **t != bos)
             .count();
         assert!(words + 3 > (1..40).sum(), "{words} words came through");
+    }
+
+    #[test]
+    fn each_document_in_a_block_is_a_sequence_with_a_bos_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let texts: Vec<String> = (0..30).map(|n| " the".repeat(1 + n % 3)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let bos = model.config().bos.unwrap();
+        let apart = cut(&model, folder.path(), &texts, false);
+        for block in &apart {
+            let (sequences, positions) = (block.sequences(), block.positions());
+            let places = block.places();
+            for i in 0..4 {
+                assert_eq!(block.tokens[i] == bos, positions[i] == 0, "{block:?}");
+                let begins = i == 0 || sequences[i] != sequences[i - 1];
+                assert_eq!(begins, positions[i] == 0, "{block:?}");
+                assert_eq!(i > 0 && places[i].0 != places[i - 1].0, begins && i > 0);
+                if !begins {
+                    // BOS shares the place of the token after it.
+                    let expected = places[i - 1].1 + u32::from(positions[i] > 1);
+                    assert_eq!(places[i].1, expected, "{block:?}");
+                }
+            }
+        }
+        assert!(apart.iter().any(|b| b.sequences().contains(&1)));
+        assert!(TokenBlock::attention(&apart, &Device::flex()).is_some());
+        let across = cut(&model, folder.path(), &texts, true);
+        assert!(TokenBlock::attention(&across, &Device::flex()).is_none());
+        assert!(across.iter().all(|b| b.positions() == [0, 1, 2, 3]));
     }
 
     #[test]

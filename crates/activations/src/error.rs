@@ -26,7 +26,7 @@ pub enum ActivationsError {
         line: u64,
         problem: String,
     },
-    #[error("{}: not a readable Parquet file: {problem}", path.display())]
+    #[error("Parquet file {}: {problem}", path.display())]
     Parquet { path: PathBuf, problem: String },
     #[error(
         "corpus {corpus} holds {found} blocks of {context} tokens, at least {needed} are needed"

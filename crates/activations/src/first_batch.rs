@@ -60,7 +60,7 @@ pub struct Outlier {
     pub token: u32,
     /// Its text.
     pub text: String,
-    /// Its place in the block, from 0.
+    /// Its place in its sequence, from 0.
     pub position: usize,
     /// Its norm over the median norm.
     pub times_median: f64,
@@ -98,6 +98,7 @@ impl FirstBatch {
         }
         let tokenizer = model.tokenizer()?;
         let tokens: Vec<u32> = blocks.iter().flat_map(|b| &b.tokens).copied().collect();
+        let positions: Vec<usize> = blocks.iter().flat_map(TokenBlock::positions).collect();
         let values = harvest_all(&model, hooks, &blocks)?;
         let report = |(hook, value): (&HookPoint, burn::tensor::Tensor<2>)| {
             let d = value.dims()[1];
@@ -109,7 +110,7 @@ impl FirstBatch {
                 .map(|(i, (values, token))| Row {
                     values,
                     token: *token,
-                    position: i % config.context,
+                    position: positions[i],
                     special: special.contains(&Some(*token)),
                 })
                 .collect();
@@ -229,12 +230,12 @@ impl FirstBatch {
         }
         if first > 0 {
             advice.push(format!(
-                "{first} tokens at the beginning of a block have outsized norms, as attention sinks do: leave the first out (harvest --skip-first)"
+                "{first} tokens at the beginning of a sequence have outsized norms, as attention sinks do: leave the first out (activations.exclude.first_positions, harvest --skip-first)"
             ));
         }
         if others > 0 {
             advice.push(format!(
-                "{others} tokens elsewhere have norms above {OUTLIER} times the median: leave them out (harvest --max-norm {OUTLIER})"
+                "{others} tokens elsewhere have norms above {OUTLIER} times the median: leave them out (activations.exclude.norm_multiple = {OUTLIER}, harvest --max-norm {OUTLIER})"
             ));
         }
         let share: f64 = self

@@ -9,6 +9,7 @@ mod buffer;
 mod checksum;
 mod corpus;
 mod error;
+mod exclusion;
 mod first_batch;
 mod harvest;
 mod normalization;
@@ -17,13 +18,14 @@ mod store;
 
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock};
 pub use checksum::Checksum;
-pub use corpus::{Corpus, Documents};
+pub use corpus::{Corpus, Documents, TEXT_FIELD};
 pub use error::ActivationsError;
+pub use exclusion::{Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};
 pub use harvest::{harvest, harvest_all};
 pub use normalization::{Normalization, NormalizationKind};
 pub use source::{ActivationMatrix, ActivationStream, BatchSource, StreamConfig};
 pub use store::{
-    Excluded, Exclusion, HarvestConfig, HarvestProgress, Place, RowPlace, Shard, Store,
-    StoreBatches, StoreDtype, StoreManifest, StoreSettings, StoreWriter, StoredHook, harvest_store,
+    HarvestConfig, HarvestProgress, Place, RowPlace, Shard, Store, StoreBatches, StoreDtype,
+    StoreManifest, StoreSettings, StoreWriter, StoredHook, harvest_store,
 };

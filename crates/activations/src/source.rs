@@ -1,8 +1,12 @@
 //! Where a trainer's batches come from: the seam between harvesting and training.
 
 use crate::buffer::ShuffleBuffer;
+use crate::exclusion::Candidate;
 use crate::harvest::harvest;
-use crate::{ActivationsError, BlockStream, Normalization, NormalizationKind, TokenBlock};
+use crate::{
+    ActivationsError, BlockStream, Excluded, Exclusion, Normalization, NormalizationKind,
+    TokenBlock,
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_model::{HookPoint, Outgoing, TensorFile, Values, write_tensors};
 use rand::SeedableRng;
@@ -48,20 +52,24 @@ pub struct StreamConfig {
     pub buffer_tokens: usize,
     /// Token blocks that go through the model at once.
     pub harvest_blocks: usize,
+    /// Which tokens are left out.
+    pub exclude: Exclusion,
     /// What to do to the activations.
     pub normalization: NormalizationKind,
     /// Seeds the shuffling.
     pub seed: u64,
 }
 
-/// Activations of a model over a corpus, harvested as they are needed and shuffled through a buffer. Activations at
-/// special tokens (BOS, EOS) are left out. At the corpus's end it starts again.
+/// Activations of a model over a corpus, harvested as they are needed and shuffled through a buffer. At the corpus's end
+/// it starts again.
 pub struct ActivationStream {
     blocks: BlockStream,
     config: StreamConfig,
     buffer: ShuffleBuffer,
     rng: ChaCha8Rng,
     normalization: Normalization,
+    /// By the first blocks, with `exclude.norm_multiple`.
+    norm_limit: Option<f32>,
     /// Blocks read in this pass over the corpus, and passes finished.
     read: u64,
     passes: u64,
@@ -82,6 +90,7 @@ struct StreamState {
     used: usize,
     rng: ChaCha8Rng,
     normalization: Normalization,
+    norm_limit: Option<f32>,
 }
 
 impl ActivationStream {
@@ -119,6 +128,7 @@ impl ActivationStream {
             buffer,
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             normalization: Normalization::identity(d),
+            norm_limit: None,
             read: 0,
             passes: 0,
             device,
@@ -139,7 +149,7 @@ impl ActivationStream {
         loop {
             if self.passes > passes + 1 && self.buffer.used == used {
                 let path = self.blocks.config().corpus.clone().into();
-                let problem = "holds nothing but special tokens".into();
+                let problem = "holds nothing but tokens that are left out".into();
                 return Err(ActivationsError::Corpus { path, problem });
             }
             let helping = self.config.harvest_blocks.min(self.buffer.free() / context);
@@ -156,9 +166,14 @@ impl ActivationStream {
                     count,
                 });
             }
-            let tokens = blocks.iter().flat_map(|block| &block.tokens);
-            for (token, row) in tokens.zip(rows.chunks_exact(self.buffer.d)) {
-                if !self.blocks.is_special(*token) {
+            let (rule, d) = (self.config.exclude, self.buffer.d);
+            let candidates = Candidate::all(&self.blocks, &blocks);
+            self.norm_limit = self
+                .norm_limit
+                .or_else(|| rule.norm_limit(&rows, d, &candidates));
+            let limits = self.norm_limit.as_slice();
+            for (candidate, row) in candidates.iter().zip(rows.chunks_exact(d)) {
+                if rule.keeps(*candidate, &[row], limits, &mut Excluded::default()) {
                     self.buffer.push(row);
                 }
             }
@@ -225,6 +240,7 @@ impl BatchSource for ActivationStream {
             used: self.buffer.used,
             rng: self.rng.clone(),
             normalization: self.normalization.clone(),
+            norm_limit: self.norm_limit,
         };
         write_json(&dir.join("stream.json"), &state)?;
         write_rows(
@@ -282,6 +298,7 @@ impl BatchSource for ActivationStream {
         self.buffer.used = state.used;
         self.rng = state.rng;
         self.normalization = state.normalization;
+        self.norm_limit = state.norm_limit;
         self.read = state.read;
         self.passes = state.passes;
         Ok(())
@@ -429,4 +446,85 @@ fn read_rows(path: &Path, n: usize, d: usize) -> Result<Vec<f32>, ActivationsErr
         });
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BlockConfig, HarvestConfig, Store, StoreDtype, harvest_store};
+    use lapidary_model::LanguageModel;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    const HOOK: &str = "blocks.1.hook_resid_post";
+
+    fn blocks(model: &Arc<LanguageModel>) -> BlockStream {
+        let config = BlockConfig {
+            corpus: "embedded:heldout".into(),
+            text_field: "text".into(),
+            context: 32,
+            prepend_bos: true,
+            attend_across_documents: false,
+        };
+        BlockStream::new(model.clone(), &config).unwrap()
+    }
+
+    #[test]
+    fn a_stream_leaves_out_what_a_store_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let hook = HOOK.parse().unwrap();
+        let exclude = Exclusion {
+            special_tokens: true,
+            first_positions: 3,
+            norm_multiple: Some(1.1),
+        };
+        let config = HarvestConfig {
+            hook_points: vec![hook],
+            dtype: StoreDtype::F32,
+            tokens: 3000,
+            shard_tokens: 3000,
+            batch_blocks: 4,
+            exclude,
+        };
+        let manifest = harvest_store(blocks(&model), &config, folder.path(), &mut |_| {}).unwrap();
+        let excluded = manifest.excluded;
+        assert!(
+            excluded.first_positions > 0 && excluded.norm > 0,
+            "{excluded:?}"
+        );
+        let store = Store::open(folder.path()).unwrap();
+        let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let rows = store.read(HOOK, 0..3000).unwrap();
+        let d = rows.len() / 3000;
+        let stored: BTreeSet<Vec<u32>> = rows.chunks_exact(d).map(bits).collect();
+        let all_stored = |exclude| {
+            let config = StreamConfig {
+                hook_point: hook,
+                batch_tokens: 1000,
+                buffer_tokens: 2000,
+                harvest_blocks: 4,
+                exclude,
+                normalization: NormalizationKind::None,
+                seed: 0,
+            };
+            let batch = ActivationStream::new(blocks(&model), config).unwrap();
+            let batch = { batch }.next_batch().unwrap().into_data();
+            let batch: Vec<f32> = batch.iter::<f32>().collect();
+            batch.chunks_exact(d).all(|row| stored.contains(&bits(row)))
+        };
+        assert!(all_stored(exclude));
+        for looser in [
+            Exclusion {
+                first_positions: 0,
+                ..exclude
+            },
+            Exclusion {
+                norm_multiple: None,
+                ..exclude
+            },
+        ] {
+            assert!(!all_stored(looser), "{looser:?}");
+        }
+    }
 }

@@ -3,8 +3,10 @@
 use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
+use lapidary_activations::TEXT_FIELD;
 use lapidary_kernels::device::{self, DeviceChoice};
 use lapidary_model::LanguageModel;
+use lapidary_sae::CorpusConfig;
 use std::sync::Arc;
 
 /// Where to compute.
@@ -32,6 +34,26 @@ pub struct ModelArgument {
 impl ModelArgument {
     pub fn load(&self, device: &Device) -> Result<Arc<LanguageModel>> {
         Ok(Arc::new(LanguageModel::load(&self.model, device)?))
+    }
+}
+
+/// How a text is read.
+#[derive(Args)]
+pub struct TextArgument {
+    /// The field of JSON lines, or the column of Parquet, that holds the text; default: `text`, or the recipe's
+    #[arg(long, value_name = "NAME")]
+    pub text_field: Option<String>,
+    /// Let a document's tokens see those of the documents before it in a block
+    #[arg(long)]
+    pub attend_across_documents: bool,
+}
+
+impl TextArgument {
+    /// The field's name, that of `recipe` unless one was given.
+    pub fn field(&self, recipe: Option<&CorpusConfig>) -> String {
+        let recipe = recipe.map(|corpus| &corpus.text_field);
+        let given = self.text_field.as_ref().or(recipe);
+        given.cloned().unwrap_or_else(|| TEXT_FIELD.into())
     }
 }
 

@@ -1,9 +1,10 @@
-//! Models by name from the Hugging Face hub, through its shared cache.
+//! Models and datasets by name from the Hugging Face hub, through its shared cache.
 
 use crate::ModelError;
 use crate::tensor_file::Index;
-use hf_hub::{Cache, Repo, api::sync::ApiBuilder};
-use std::path::{Path, PathBuf};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo};
+use std::path::{Component, Path, PathBuf};
 
 /// The folder of a model's files, fetched into the hub's cache unless they are there. `HF_HOME`, `HF_ENDPOINT`,
 /// `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean in Python.
@@ -18,9 +19,7 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
                 .into(),
         ));
     }
-    let offline = std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|v| matches!(v.to_lowercase().as_str(), "1" | "true" | "yes" | "on"));
-    if offline {
+    if offline() {
         let cache = Cache::from_env().repo(Repo::model(name.into()));
         let config = cache.get("config.json").ok_or_else(|| {
             not_found("HF_HUB_OFFLINE forbids fetching and the hub's cache does not hold it".into())
@@ -28,12 +27,7 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
         return folder_of(&config)
             .ok_or_else(|| not_found("its cached config.json lies in no folder".into()));
     }
-    let mut builder = ApiBuilder::from_env().with_progress(true);
-    if let Ok(token) = std::env::var("HF_TOKEN") {
-        builder = builder.with_token(Some(token));
-    }
-    let api = builder.build().map_err(|e| not_found(e.to_string()))?;
-    let repo = api.model(name.into());
+    let repo = api().map_err(not_found)?.model(name.into());
     let fetch = |file: &str| {
         repo.get(file)
             .map_err(|e| not_found(format!("{file}: {e}")))
@@ -52,6 +46,133 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
         }
     }
     folder_of(&config).ok_or_else(|| not_found("its cached config.json lies in no folder".into()))
+}
+
+/// A dataset on the hub: which files it has, fetched into the hub's cache one by one as they are asked for. The environment
+/// variables are those that models know.
+pub struct HubDataset {
+    name: String,
+    files: Vec<String>,
+    /// None: nothing is to be fetched.
+    online: Option<ApiRepo>,
+}
+
+impl HubDataset {
+    /// Asks the hub which files `owner/name` has; with `HF_HUB_OFFLINE` its cache.
+    ///
+    /// # Errors
+    /// When the hub does not know the dataset, or the cache does not hold it.
+    pub fn open(name: &str) -> Result<Self, ModelError> {
+        let not_found = |problem: String| ModelError::Dataset {
+            dataset: name.into(),
+            problem,
+        };
+        if !is_repository_name(name) {
+            let problem = "it is no name of the hub's, such as `owner/name`";
+            return Err(not_found(problem.into()));
+        }
+        let (name, online) = (name.to_owned(), !offline());
+        let (files, online) = match online {
+            true => {
+                let repo = api().map_err(not_found)?.dataset(name.clone());
+                let info = repo.info().map_err(|e| not_found(e.to_string()))?;
+                let names = info.siblings.into_iter().map(|file| file.rfilename);
+                (names.collect(), Some(repo))
+            }
+            false => {
+                let folder = cached_dataset(&name).ok_or_else(|| {
+                    let problem =
+                        "HF_HUB_OFFLINE forbids fetching and the hub's cache does not hold it";
+                    not_found(problem.into())
+                })?;
+                let mut names = vec![];
+                collect(&folder, "", &mut names).map_err(ModelError::read(&folder))?;
+                (names, None)
+            }
+        };
+        // Names become paths in the cache: one that leads out of it is never asked for.
+        if let Some(file) = files.iter().find(|file| !is_below(file)) {
+            return Err(not_found(format!(
+                "found a file named {file:?}, expected a path below the dataset"
+            )));
+        }
+        Ok(Self {
+            name,
+            files,
+            online,
+        })
+    }
+
+    /// Its files, relative paths with `/`.
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// Where a file of it lies on this machine, once it has been fetched.
+    ///
+    /// # Errors
+    /// When it cannot be fetched.
+    pub fn fetch(&self, file: &str) -> Result<PathBuf, ModelError> {
+        let failed = |problem: String| ModelError::Dataset {
+            dataset: self.name.clone(),
+            problem: format!("{file}: {problem}"),
+        };
+        match &self.online {
+            Some(repo) => repo.get(file).map_err(|e| failed(e.to_string())),
+            None => {
+                let folder = cached_dataset(&self.name);
+                let folder =
+                    folder.ok_or_else(|| failed("is in the hub's cache no longer".into()))?;
+                Ok(folder.join(file))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for HubDataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HubDataset({}, {} files)", self.name, self.files.len())
+    }
+}
+
+/// The folder of a dataset's revision `main` in the cache.
+fn cached_dataset(name: &str) -> Option<PathBuf> {
+    let (cache, repo) = (Cache::from_env(), Repo::dataset(name.into()));
+    let reference = cache.path().join(repo.folder_name()).join("refs/main");
+    let revision = std::fs::read_to_string(reference).ok()?;
+    let plain = !revision.is_empty() && revision.bytes().all(|b| b.is_ascii_alphanumeric());
+    let folder = cache.repo(repo).pointer_path(&revision);
+    (plain && folder.is_dir()).then_some(folder)
+}
+
+fn collect(folder: &Path, before: &str, names: &mut Vec<String>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{before}{}", entry.file_name().to_string_lossy());
+        match entry.path().is_dir() {
+            true => collect(&entry.path(), &format!("{name}/"), names)?,
+            false => names.push(name),
+        }
+    }
+    Ok(())
+}
+
+fn is_below(file: &str) -> bool {
+    let mut parts = Path::new(file).components();
+    !file.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|v| matches!(v.to_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+}
+
+fn api() -> Result<Api, String> {
+    let mut builder = ApiBuilder::from_env().with_progress(true);
+    if let Ok(token) = std::env::var("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    builder.build().map_err(|e| e.to_string())
 }
 
 fn folder_of(file: &Path) -> Option<PathBuf> {

@@ -43,7 +43,9 @@ pub(crate) fn forward(
     let [batch, pos] = tokens.dims();
     let offset = extras.cache.as_ref().map_or(0, |cache| cache.len);
     let segments = run.segments.as_ref();
-    let segments = segments.map(|s| s.clone().into_data().iter::<i64>().collect());
+    let segments = segments.map(|s| s.clone().into_data().iter::<i64>().collect::<Vec<_>>());
+    // Where each sequence is one document, no mask is needed.
+    let segments = segments.filter(|s| s.chunks(pos).any(|row| row[0] != row[pos - 1]));
     let mut pass = Pass {
         c,
         hooks: Hooks::new(run, [batch, pos], offset, extras.differentiate),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
 use crate::error::SaeError;
+use lapidary_activations::{Exclusion, TEXT_FIELD};
 use lapidary_model::settings::Reader;
 
 /// The whole recipe.
@@ -38,10 +39,25 @@ pub struct RunConfig {
 pub struct CorpusConfig {
     /// A text, JSON Lines or Parquet file, or "embedded" (the text inside the program).
     pub path: String,
+    /// The field of JSON lines, or the column of Parquet, that holds the text.
+    #[serde(default = "text")]
+    pub text_field: String,
     /// Tokens a block: how much context the model sees.
     pub context: usize,
-    /// Whether each block starts with the tokenizer's beginning-of-sequence token.
+    /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
     pub prepend_bos: bool,
+    /// Whether a document's tokens see those of the documents before it in a block.
+    #[serde(default = "yes")]
+    pub attend_across_documents: bool,
+}
+
+// What recipes in dictionaries meant that were written before these keys existed.
+fn text() -> String {
+    TEXT_FIELD.to_owned()
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// `[activations]`: from text to shuffled, normalized batches.
@@ -56,6 +72,9 @@ pub struct ActivationsConfig {
     /// A store of activations to read instead of running the model on the text; model, hook point and text default to its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// Which tokens' activations are left out of training.
+    #[serde(default)]
+    pub exclude: Exclusion,
 }
 
 /// `[coder]`: the sparse coder.
@@ -207,8 +226,10 @@ impl RunConfig {
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
                 path: corpus_path,
+                text_field: r.or("corpus.text_field", TEXT_FIELD.to_owned())?,
                 context: r.or("corpus.context", 128)?,
                 prepend_bos: r.or("corpus.prepend_bos", true)?,
+                attend_across_documents: r.or("corpus.attend_across_documents", false)?,
             },
             activations: ActivationsConfig {
                 buffer_tokens: r.or("activations.buffer_tokens", 65_536)?,
@@ -219,6 +240,13 @@ impl RunConfig {
                     "unit_norm",
                 )?,
                 store: r.optional("activations.store")?,
+                exclude: Exclusion {
+                    special_tokens: r.or("activations.exclude.special_tokens", true)?,
+                    first_positions: r.or("activations.exclude.first_positions", 0)?,
+                    norm_multiple: r
+                        .optional::<f64>("activations.exclude.norm_multiple")?
+                        .map(|multiple| multiple as f32),
+                },
             },
             training: TrainingConfig {
                 tokens: r.or("training.tokens", 1_000_000)?,
@@ -312,6 +340,11 @@ impl RunConfig {
         }
         if let Some(n) = self.coder.decoder_init_norm {
             real("coder.decoder_init_norm", n, n > 0.0, "more than 0")?;
+        }
+        if let Some(m) = self.activations.exclude.norm_multiple {
+            let positive = m > 0.0 && m.is_finite();
+            let key = "activations.exclude.norm_multiple";
+            real(key, m.into(), positive, "more than 0")?;
         }
         if let Some(lr) = t.lr {
             real("training.lr", lr, lr >= 0.0, "0 or more")?;
@@ -575,7 +608,7 @@ mod tests {
             "--set: unknown key `coder.dsae`; did you mean `coder.d_sae`?"
         );
         assert!(error("[corpus]\nzzz = 2", &[]).ends_with(
-            "unknown key `corpus.zzz`; known there: corpus.path, corpus.context, corpus.prepend_bos"
+            "unknown key `corpus.zzz`; known there: corpus.path, corpus.text_field, corpus.context, corpus.prepend_bos, corpus.attend_across_documents"
         ));
     }
 

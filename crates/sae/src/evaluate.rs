@@ -305,11 +305,14 @@ pub fn evaluate(
                 .collect();
             let input = model.tokens(&tokens)?; // [batch, pos]
             let [b, t] = input.dims();
+            let segments = TokenBlock::attention(part, model.device());
+            let predicts = predicts(part, &counts, &special);
             let original = model.run(
                 input.clone(),
                 &HookedRun {
                     capture: &capture,
                     logits: true,
+                    segments: segments.clone(),
                     ..Default::default()
                 },
             )?;
@@ -348,20 +351,21 @@ pub fn evaluate(
                     &HookedRun {
                         interventions: &[Intervention::function(hook, replacement)],
                         logits: true,
+                        segments: segments.clone(),
                         ..Default::default()
                     },
                 )
             };
             let original = log_probabilities(original.logits)?;
             let sae = log_probabilities(with(&|_| spliced.clone())?.logits)?;
-            predictions.cross_entropy[0] += cross_entropy(&original, &input, &counts)?;
-            predictions.cross_entropy[1] += cross_entropy(&sae, &input, &counts)?;
+            predictions.cross_entropy[0] += cross_entropy(&original, &input, &predicts)?;
+            predictions.cross_entropy[1] += cross_entropy(&sae, &input, &predicts)?;
             predictions.divergence[0] += divergence(&original, sae, &counts)?;
             let ablated = log_probabilities(with(&|x| x.zeros_like())?.logits)?;
-            predictions.cross_entropy[2] += cross_entropy(&ablated, &input, &counts)?;
+            predictions.cross_entropy[2] += cross_entropy(&ablated, &input, &predicts)?;
             predictions.divergence[1] += divergence(&original, ablated, &counts)?;
             predictions.divergence_tokens += counts.iter().filter(|c| **c).count() as u64;
-            predictions.cross_entropy_tokens += counts
+            predictions.cross_entropy_tokens += predicts
                 .chunks(t)
                 .map(|row| row[..t - 1].iter().filter(|c| **c).count() as u64)
                 .sum::<u64>();
@@ -400,6 +404,21 @@ fn metrics(r: &ReconstructionSums, c: &CodeSums, p: &Predictions) -> Metrics {
         relative_reconstruction_bias: r.relative_reconstruction_bias(),
         tokens: r.tokens(),
     }
+}
+
+/// Whether each token's prediction counts: it does where the token does, unless another document's text comes next that
+/// the token's own has nothing to do with. An end or beginning of sequence it does predict.
+fn predicts(blocks: &[TokenBlock], counts: &[bool], special: &[u32]) -> Vec<bool> {
+    let mut predicts = counts.to_vec();
+    let mut i = 0;
+    for block in blocks {
+        for (pair, next) in block.sequences().windows(2).zip(&block.tokens[1..]) {
+            predicts[i] &= pair[0] == pair[1] || special.contains(next);
+            i += 1;
+        }
+        i += 1;
+    }
+    predicts
 }
 
 fn log_probabilities(logits: Option<Tensor<3>>) -> Result<Tensor<3>, SaeError> {

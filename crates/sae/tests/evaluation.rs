@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_activations::TokenBlock;
+use lapidary_activations::{Segment, TokenBlock};
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, evaluate};
 use safetensors::SafeTensors;
@@ -74,6 +74,7 @@ fn run(dictionary: &Dictionary) -> Metrics {
         .map(|tokens| TokenBlock {
             tokens,
             segments: Vec::new(),
+            attend_across_documents: false,
         })
         .collect();
     let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
@@ -122,6 +123,56 @@ fn a_perfect_dictionary_loses_nothing() {
 }
 
 #[test]
+fn documents_packed_into_one_block_have_the_figures_of_each_alone() {
+    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
+    let documents = expected().0;
+    let pos = documents[0].len() / 2;
+    let halves: Vec<&[u32]> = documents.iter().flat_map(|d| d.chunks_exact(pos)).collect();
+    let block = |documents: &[&[u32]], across| TokenBlock {
+        tokens: documents.concat(),
+        segments: (0..documents.len())
+            .map(|i| Segment {
+                start: i * pos,
+                bos: false,
+                document: i as u32,
+                offset: 0,
+            })
+            .collect(),
+        attend_across_documents: across,
+    };
+    let figures =
+        |blocks: &[TokenBlock]| evaluate(&model, &mirror(0.5), hook, blocks, &mut |_| ()).unwrap();
+    let alone: Vec<TokenBlock> = halves.iter().map(|h| block(&[h], false)).collect();
+    let packed = |across| {
+        let pairs = halves.chunks_exact(2);
+        figures(&pairs.map(|pair| block(pair, across)).collect::<Vec<_>>())
+    };
+    let (alone, apart, across) = (figures(&alone), packed(false), packed(true));
+    for (a, b, c) in [
+        (
+            alone.ce_loss_without_sae,
+            apart.ce_loss_without_sae,
+            across.ce_loss_without_sae,
+        ),
+        (
+            alone.ce_loss_with_sae,
+            apart.ce_loss_with_sae,
+            across.ce_loss_with_sae,
+        ),
+        (
+            alone.kl_div_with_sae,
+            apart.kl_div_with_sae,
+            across.kl_div_with_sae,
+        ),
+        (alone.l1, apart.l1, across.l1),
+    ] {
+        assert!((a - b).abs() < 1e-5 * a.abs(), "{a} {b}");
+        assert!((a - c).abs() > 1e-4 * a.abs(), "{a} {c}");
+    }
+}
+
+#[test]
 fn a_dictionary_of_nothing_is_worth_the_ablation() {
     let m = run(&mirror(0.0));
     assert!(
@@ -162,6 +213,7 @@ fn a_dictionary_of_another_width_is_refused() {
     let block = |n| TokenBlock {
         tokens: vec![1; n],
         segments: Vec::new(),
+        attend_across_documents: false,
     };
     let refused = |d: &Dictionary, blocks: &[TokenBlock]| {
         evaluate(&model, d, hook, blocks, &mut |_| ())

@@ -9,7 +9,7 @@
 use super::manifest::wrong;
 use super::reader::{RawRows, Store};
 use crate::source::{read_json, write_json};
-use crate::{ActivationsError, BatchSource, Checksum, Normalization, NormalizationKind};
+use crate::{ActivationsError, BatchSource, Normalization, NormalizationKind};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -23,6 +23,8 @@ use std::thread::JoinHandle;
 
 /// Rows of a run, unless the window holds fewer than [`RUNS`] of those.
 const RUN: u64 = 128;
+/// Rows that a thread decodes at once, at least.
+const ROWS: usize = 64;
 /// Runs that a window has at least, so that a batch is never a piece of text.
 const RUNS: u64 = 64;
 
@@ -74,7 +76,7 @@ struct State {
 
 impl Plan {
     fn rows(&self) -> u64 {
-        self.store.manifest().rows
+        self.store.rows()
     }
 
     fn windows(&self) -> u64 {
@@ -116,14 +118,23 @@ impl Plan {
         Ok(window)
     }
 
-    /// Rows of a window in f32; how many of their values are not finite.
-    fn decode(&self, window: &Window, order: &[u32], out: &mut [f32]) -> usize {
+    /// Rows of a window in f32, normalized; how many of their values are not finite.
+    fn decode(
+        &self,
+        window: &Window,
+        order: &[u32],
+        normalization: &Normalization,
+        out: &mut [f32],
+    ) -> usize {
         out.par_chunks_exact_mut(self.d)
             .zip(order)
+            .with_min_len(ROWS)
             .map(|(row, i)| {
                 self.store
                     .decode_row(self.hook, &window.raw, *i as usize, row);
-                row.iter().filter(|v| !v.is_finite()).count()
+                let count = row.iter().filter(|v| !v.is_finite()).count();
+                normalization.apply(row);
+                count
             })
             .sum()
     }
@@ -150,7 +161,9 @@ impl StoreBatches {
         if normalization != NormalizationKind::None {
             let window = &source.window;
             let mut rows = vec![0.0; window.order.len() * source.plan.d];
-            source.plan.decode(window, &window.order, &mut rows);
+            source
+                .plan
+                .decode(window, &window.order, &source.normalization, &mut rows);
             source.normalization = Normalization::estimate(normalization, &rows, source.plan.d)?;
         }
         source.read_ahead(Window::default());
@@ -170,7 +183,7 @@ impl StoreBatches {
         device: &Device,
     ) -> Result<Self, ActivationsError> {
         let (number, d) = store.hook(hook)?;
-        let rows = store.manifest().rows;
+        let rows = store.rows();
         if batch == 0 || rows < batch as u64 {
             return Err(wrong(
                 store.folder(),
@@ -189,7 +202,7 @@ impl StoreBatches {
         // Two windows must fit, and their rows and runs be counted in 32 bits.
         let counted =
             u32::try_from(window_tokens).is_ok() && u32::try_from(rows.div_ceil(run)).is_ok();
-        let bytes = window_tokens as usize * d * store.manifest().settings.dtype.bytes();
+        let bytes = window_tokens as usize * d * store.dtype().bytes();
         if !counted
             || Vec::<u8>::new()
                 .try_reserve_exact(bytes.saturating_mul(2))
@@ -249,11 +262,10 @@ impl StoreBatches {
     }
 
     fn identity(&self) -> (String, String, u64, u64) {
-        let manifest = self.plan.store.manifest();
-        let digest = Checksum::of(manifest.to_json().as_bytes());
-        let hook = manifest.settings.hook_points[self.plan.hook].name.clone();
+        let store = &self.plan.store;
+        let hook = store.hooks()[self.plan.hook].name.clone();
         (
-            super::manifest::hexadecimal(digest),
+            store.digest().into(),
             hook,
             self.plan.seed,
             self.plan.run * self.plan.runs,
@@ -289,9 +301,9 @@ impl BatchSource for StoreBatches {
             }
             let n = (self.batch - filled).min(self.window.order.len() - self.used);
             let order = &self.window.order[self.used..self.used + n];
-            count += self
-                .plan
-                .decode(&self.window, order, &mut rows[filled * d..(filled + n) * d]);
+            let out = &mut rows[filled * d..(filled + n) * d];
+            let (window, normalization) = (&self.window, &self.normalization);
+            count += self.plan.decode(window, order, normalization, out);
             self.used += n;
             filled += n;
         }
@@ -299,7 +311,6 @@ impl BatchSource for StoreBatches {
             let hook = self.identity().1;
             return Err(ActivationsError::NotFinite { hook, count });
         }
-        self.normalization.apply(&mut rows);
         Ok(Tensor::from_data(
             TensorData::new(rows, [self.batch, d]),
             &self.device,

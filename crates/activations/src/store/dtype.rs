@@ -2,6 +2,7 @@
 
 use crate::ActivationsError;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +41,39 @@ impl StoreDtype {
     }
 }
 
+/// f16 numbers converted at once, by instructions for it where the processor has them.
+const HALVES: usize = 64;
+
 /// Rows encoded, and their scales for int8.
 #[derive(Default, Clone)]
 pub(crate) struct Encoded {
-    pub bytes: Vec<u8>,
+    /// Of these the first `filled` count: memory that was used before is not zeroed again.
+    memory: Vec<u8>,
+    filled: usize,
     pub scales: Vec<u8>,
+}
+
+impl Encoded {
+    /// The rows' bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[..self.filled]
+    }
+
+    /// Forgets the rows but keeps their memory.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+        self.scales.clear();
+    }
+
+    /// So many more bytes, to be written.
+    fn more(&mut self, n: usize) -> &mut [u8] {
+        let start = self.filled;
+        self.filled += n;
+        if self.memory.len() < self.filled {
+            self.memory.resize(self.filled, 0);
+        }
+        &mut self.memory[start..self.filled]
+    }
 }
 
 /// Appends `rows`, `[n, d]` flat, to `out`. The caller has checked that they are finite.
@@ -57,9 +86,8 @@ pub(crate) fn encode(
 ) -> Result<(), ActivationsError> {
     let width = d * dtype.bytes();
     let n = rows.len() / d;
-    let start = out.bytes.len();
-    out.bytes.resize(start + n * width, 0);
-    let targets = out.bytes[start..].par_chunks_exact_mut(width);
+    let mut of_rows = std::mem::take(&mut out.scales);
+    let targets = out.more(n * width).par_chunks_exact_mut(width);
     match dtype {
         StoreDtype::F32 => targets.zip(rows.par_chunks_exact(d)).for_each(|(to, row)| {
             for (to, x) in to.chunks_exact_mut(4).zip(row) {
@@ -76,10 +104,14 @@ pub(crate) fn encode(
                 .zip(rows.par_chunks_exact(d))
                 .map(|(to, row)| {
                     let mut count = 0;
-                    for (to, x) in to.chunks_exact_mut(2).zip(row) {
-                        let half = f16::from_f32(*x);
-                        count += usize::from(half.is_infinite());
-                        to.copy_from_slice(&half.to_le_bytes());
+                    let mut halves = [f16::ZERO; HALVES];
+                    for (to, row) in to.chunks_mut(2 * HALVES).zip(row.chunks(HALVES)) {
+                        let halves = &mut halves[..row.len()];
+                        halves.convert_from_f32_slice(row);
+                        for (to, half) in to.chunks_exact_mut(2).zip(halves) {
+                            count += usize::from(half.is_infinite());
+                            to.copy_from_slice(&half.to_le_bytes());
+                        }
                     }
                     count
                 })
@@ -105,10 +137,10 @@ pub(crate) fn encode(
                     scale
                 })
                 .collect();
-            out.scales
-                .extend(scales.iter().flat_map(|s| s.to_le_bytes()));
+            of_rows.extend(scales.iter().flat_map(|s| s.to_le_bytes()));
         }
     }
+    out.scales = of_rows;
     Ok(())
 }
 
@@ -134,8 +166,13 @@ pub(crate) fn decode(dtype: StoreDtype, bytes: &[u8], scale: f32, out: &mut [f32
             }
         }
         StoreDtype::F16 => {
-            for (x, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *x = f16::from_le_bytes([b[0], b[1]]).to_f32();
+            let mut halves = [f16::ZERO; HALVES];
+            for (out, bytes) in out.chunks_mut(HALVES).zip(bytes.chunks(2 * HALVES)) {
+                let halves = &mut halves[..out.len()];
+                for (half, b) in halves.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *half = f16::from_le_bytes([b[0], b[1]]);
+                }
+                halves.convert_to_f32_slice(out);
             }
         }
         StoreDtype::Int8 => {
@@ -174,7 +211,7 @@ mod tests {
                 let mut back = [0.0; 5];
                 decode(
                     dtype,
-                    &encoded.bytes[i * width..][..width],
+                    &encoded.bytes()[i * width..][..width],
                     scale,
                     &mut back,
                 );

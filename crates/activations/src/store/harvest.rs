@@ -1,10 +1,11 @@
 //! A corpus through a model into a store: one forward pass serves all hook points. Started again it goes on from the last
 //! shard, and the finished store has the same bytes as one that was never interrupted.
 
-use super::manifest::{Excluded, Exclusion, StoreSettings, StoredHook, hexadecimal, wrong};
+use super::manifest::{StoreSettings, StoredHook, hexadecimal, wrong};
 use super::{RowPlace, StoreDtype, StoreManifest, StoreWriter};
+use crate::exclusion::Candidate;
 use crate::harvest::harvest_all;
-use crate::{ActivationsError, BlockStream, Checksum, TokenBlock};
+use crate::{ActivationsError, BlockStream, Checksum, Exclusion, TokenBlock};
 use burn::tensor::Tensor;
 use lapidary_model::{HookPoint, LanguageModel};
 use std::path::Path;
@@ -35,12 +36,6 @@ pub struct HarvestProgress {
     pub resumed: u64,
 }
 
-/// XXH64 of numbers on their device.
-fn digest(sum: &mut Checksum, tensor: Tensor<2>) {
-    let data = tensor.into_data();
-    sum.update(data.as_bytes());
-}
-
 fn settings(
     blocks: &BlockStream,
     config: &HarvestConfig,
@@ -55,11 +50,13 @@ fn settings(
     };
     Ok(StoreSettings {
         model: model.name().into(),
-        model_digest: model_digest(model),
+        model_digest: model_digest(model, &config.hook_points),
         tokenizer_digest: hexadecimal(Checksum::of(tokenizer.to_json()?.as_bytes())),
         corpus: from.corpus.clone(),
+        text_field: from.text_field.clone(),
         context: from.context,
         prepend_bos: from.prepend_bos,
+        attend_across_documents: from.attend_across_documents,
         bos_token: tokenizer.bos().filter(|_| from.prepend_bos),
         batch_blocks: config.batch_blocks,
         hook_points: config
@@ -73,44 +70,20 @@ fn settings(
     })
 }
 
-/// Tells models apart.
-pub(crate) fn model_digest(model: &LanguageModel) -> String {
+/// Tells models apart, by what values at these hook points depend on.
+pub(crate) fn model_digest(model: &LanguageModel, hooks: &[HookPoint]) -> String {
     let mut sum = Checksum::default();
-    digest(&mut sum, model.unembedding());
-    digest(&mut sum, model.final_norm_weight().unsqueeze());
+    model.sample_weights(hooks, &mut |bytes| sum.update(bytes));
     hexadecimal(sum.finish())
 }
 
-/// Why a row is left out.
-fn exclude(
-    settings: &StoreSettings,
-    limits: &[f32],
-    special: bool,
-    position: usize,
-    rows: &[&[f32]],
-) -> fn(&mut Excluded) -> Option<&mut u64> {
-    let rule = &settings.exclude;
-    if rule.special_tokens && special {
-        return |e| Some(&mut e.special_tokens);
+/// What stores of the first format version have in its place: of unembedding and final norm.
+pub(crate) fn first_model_digest(model: &LanguageModel) -> String {
+    let mut sum = Checksum::default();
+    for tensor in [model.unembedding(), model.final_norm_weight().unsqueeze()] {
+        sum.update(tensor.into_data().as_bytes());
     }
-    if position < rule.first_positions {
-        return |e| Some(&mut e.first_positions);
-    }
-    if rows
-        .iter()
-        .zip(limits)
-        .any(|(row, limit)| norm(row) > *limit)
-    {
-        return |e| Some(&mut e.norm);
-    }
-    |_| None
-}
-
-fn norm(row: &[f32]) -> f32 {
-    row.iter()
-        .map(|x| f64::from(*x).powi(2))
-        .sum::<f64>()
-        .sqrt() as f32
+    hexadecimal(sum.finish())
 }
 
 /// Harvests into the store in `folder` until it holds `config.tokens` rows or the corpus ends. A store that is there
@@ -168,25 +141,14 @@ pub fn harvest_store(
         };
         let tokens: Vec<u32> = batch.iter().flat_map(|b| &b.tokens).copied().collect();
         let places: Vec<(u32, u32)> = batch.iter().flat_map(TokenBlock::places).collect();
-        let special = |i: usize| blocks.is_special(tokens[i]);
-        if let Some(multiple) = settings.exclude.norm_multiple
-            && writer.manifest().norm_limits.is_empty()
-        {
-            let kept = |i: &usize| {
-                !(settings.exclude.special_tokens && special(*i))
-                    && *i % context >= settings.exclude.first_positions
+        let candidates = Candidate::all(&blocks, &batch);
+        let rule = settings.exclude;
+        if rule.norm_multiple.is_some() && writer.manifest().norm_limits.is_empty() {
+            let of_hooks = values.iter().zip(&settings.hook_points);
+            let limit = |(rows, hook): (&Vec<f32>, &StoredHook)| {
+                rule.norm_limit(rows, hook.d_in, &candidates)
             };
-            let limits = (0..values.len()).map(|hook| {
-                let mut norms: Vec<f32> = (0..length)
-                    .filter(kept)
-                    .map(|i| norm(row(hook, i)))
-                    .collect();
-                norms.sort_by(f32::total_cmp);
-                norms
-                    .get(norms.len() / 2)
-                    .map_or(f32::MAX, |median| median * multiple)
-            });
-            let limits = limits.collect();
+            let limits = of_hooks.filter_map(limit).collect();
             writer.set_norm_limits(limits);
         }
         let mut at = skip;
@@ -196,25 +158,16 @@ pub fn harvest_store(
             let mut flat: Vec<Vec<f32>> = vec![vec![]; values.len()];
             while at < length && part.len() < room {
                 let rows: Vec<&[f32]> = (0..values.len()).map(|hook| row(hook, at)).collect();
-                let why = exclude(
-                    &settings,
-                    &writer.manifest().norm_limits,
-                    special(at),
-                    at % context,
-                    &rows,
-                );
-                match why(&mut excluded) {
-                    Some(count) => *count += 1,
-                    None => {
-                        let (document, position) = places[at];
-                        part.push(RowPlace {
-                            token: tokens[at],
-                            document,
-                            position,
-                        });
-                        for (flat, row) in flat.iter_mut().zip(rows) {
-                            flat.extend_from_slice(row);
-                        }
+                let limits = &writer.manifest().norm_limits;
+                if rule.keeps(candidates[at], &rows, limits, &mut excluded) {
+                    let (document, position) = places[at];
+                    part.push(RowPlace {
+                        token: tokens[at],
+                        document,
+                        position,
+                    });
+                    for (flat, row) in flat.iter_mut().zip(rows) {
+                        flat.extend_from_slice(row);
                     }
                 }
                 at += 1;
@@ -240,7 +193,7 @@ pub fn harvest_store(
     if ended || writer.rows() > resumed {
         writer.set_corpus_ended(ended)?;
     }
-    Ok(writer.manifest().clone())
+    Ok(writer.finish()?.clone())
 }
 
 /// The activations of blocks at every hook point, on the host.

@@ -3,14 +3,15 @@
 
 use super::StoreDtype;
 use super::shard::Layout;
-use crate::ActivationsError;
+use crate::{ActivationsError, Excluded, Exclusion, TEXT_FIELD};
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "lapidary activation store";
-const FORMAT_VERSION: u64 = 1;
+/// Version 1 knew a model by its unembedding and final norm only.
+const FORMAT_VERSION: u64 = 2;
 /// More than any manifest of ours comes to: ten million shards.
 const LARGEST: u64 = 2 << 30;
 
@@ -42,18 +43,24 @@ pub struct StoreManifest {
 pub struct StoreSettings {
     /// The model's name.
     pub model: String,
-    /// XXH64 of its unembedding and final norm.
+    /// XXH64 of a sample of the weights that the hook points depend on ([`lapidary_model::LanguageModel::sample_weights`]).
     pub model_digest: String,
     /// XXH64 of its tokenizer's JSON.
     pub tokenizer_digest: String,
     /// The corpus, as it was named.
     pub corpus: String,
+    /// The field of the corpus that holds the text.
+    #[serde(default = "text")]
+    pub text_field: String,
     /// Tokens a block, BOS included.
     pub context: usize,
-    /// Whether each block begins with BOS.
+    /// Whether each sequence begins with BOS.
     pub prepend_bos: bool,
     /// That token, if it does.
     pub bos_token: Option<u32>,
+    /// Whether a block was one sequence; otherwise each document in it was.
+    #[serde(default = "yes")]
+    pub attend_across_documents: bool,
     /// Blocks that went through the model together.
     pub batch_blocks: usize,
     /// Where activations were taken.
@@ -66,6 +73,15 @@ pub struct StoreSettings {
     pub exclude: Exclusion,
 }
 
+// What stores say that were written before these settings existed.
+fn text() -> String {
+    TEXT_FIELD.into()
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// A hook point in a store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,31 +90,6 @@ pub struct StoredHook {
     pub name: String,
     /// Width of an activation.
     pub d_in: usize,
-}
-
-/// Which tokens' activations are left out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Exclusion {
-    /// BOS and EOS.
-    pub special_tokens: bool,
-    /// So many tokens at the beginning of each block, BOS among them.
-    pub first_positions: usize,
-    /// Rows with a norm above so many times the median norm at any of the hook points, such as attention sinks. The
-    /// median is that of the first batch, tokens left out for another reason not counted.
-    pub norm_multiple: Option<f32>,
-}
-
-/// How many tokens were left out, each counted under the first reason that applies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Excluded {
-    /// BOS and EOS.
-    pub special_tokens: u64,
-    /// The first of a block.
-    pub first_positions: u64,
-    /// Too large a norm.
-    pub norm: u64,
 }
 
 /// One file of rows.
@@ -188,14 +179,19 @@ impl StoreManifest {
             wrong(path, "manifest", e.to_string(), "a store's manifest".into())
         };
         let version: Version = serde_json::from_slice(bytes).map_err(json)?;
-        if (version.format.as_str(), version.format_version) != (FORMAT, FORMAT_VERSION) {
+        if version.format != FORMAT || !(1..=FORMAT_VERSION).contains(&version.format_version) {
             let found = format!("{:?}, {}", version.format, version.format_version);
-            let expected = format!("{FORMAT:?}, {FORMAT_VERSION}");
+            let expected = format!("{FORMAT:?}, 1 to {FORMAT_VERSION}");
             return Err(wrong(path, "format, format_version", found, expected));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(json)?;
         manifest.check(path)?;
         Ok(manifest)
+    }
+
+    /// Whether an earlier version of this program wrote it: it can be read, but not gone on with.
+    pub(crate) fn is_old(&self) -> bool {
+        self.format_version < FORMAT_VERSION
     }
 
     pub(crate) fn check(&self, path: &Path) -> Result<(), ActivationsError> {

@@ -12,6 +12,7 @@ mod dtype;
 mod harvest;
 mod manifest;
 mod reader;
+mod saelens_cache;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,6 @@ pub use batches::StoreBatches;
 pub use dtype::StoreDtype;
 pub(crate) use dtype::{Encoded, decode, encode};
 pub use harvest::{HarvestConfig, HarvestProgress, harvest_store};
-pub use manifest::{Excluded, Exclusion, Place, Shard, StoreManifest, StoreSettings, StoredHook};
+pub use manifest::{Place, Shard, StoreManifest, StoreSettings, StoredHook};
 pub use reader::Store;
 pub use writer::{RowPlace, StoreWriter};

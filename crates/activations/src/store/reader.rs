@@ -1,9 +1,9 @@
 //! Reading a store: rows by number, and every byte against its checksum.
 
-use super::harvest::model_digest;
-use super::manifest::{MANIFEST, StoreManifest, hexadecimal, wrong};
+use super::harvest::{first_model_digest, model_digest};
+use super::manifest::{MANIFEST, StoreManifest, StoredHook, hexadecimal, wrong};
 use super::shard::{CHUNK, OpenShard, read_at};
-use super::{RowPlace, StoreDtype, decode};
+use super::{RowPlace, StoreDtype, decode, saelens_cache};
 use crate::{ActivationsError, Checksum};
 use lapidary_model::LanguageModel;
 use std::fs::File;
@@ -14,12 +14,25 @@ use std::path::{Path, PathBuf};
 /// Reads that a disk is asked for at once.
 const READERS: usize = 8;
 
-/// A store whose manifest and headers were checked.
+/// A store whose manifest and headers were checked, or a cache that SAELens wrote.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    manifest: StoreManifest,
+    contents: Contents,
+    manifest: Option<StoreManifest>,
     shards: Vec<OpenShard>,
+}
+
+/// What there is to read.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub hooks: Vec<StoredHook>,
+    pub dtype: StoreDtype,
+    pub rows: u64,
+    /// Changes whenever the rows do.
+    pub digest: String,
+    /// Tokens a block.
+    pub context: usize,
 }
 
 /// Rows as the store keeps them.
@@ -30,11 +43,29 @@ pub(crate) struct RawRows {
 }
 
 impl Store {
-    /// Opens the store in a folder. Sizes and headers are checked against the manifest; values are not read.
+    pub(super) fn new(
+        folder: &Path,
+        contents: Contents,
+        manifest: Option<StoreManifest>,
+        shards: Vec<OpenShard>,
+    ) -> Self {
+        Self {
+            folder: folder.into(),
+            contents,
+            manifest,
+            shards,
+        }
+    }
+
+    /// Opens the store in a folder, or the activations that SAELens's `CacheActivationsRunner` left there. Sizes and headers
+    /// are checked against the manifest; values are not read.
     ///
     /// # Errors
     /// When there is no store, or a shard is not what the manifest says.
     pub fn open(folder: &Path) -> Result<Self, ActivationsError> {
+        if !Self::exists(folder) && saelens_cache::exists(folder) {
+            return saelens_cache::open(folder);
+        }
         let manifest = StoreManifest::read(folder)?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first = 0;
@@ -42,17 +73,26 @@ impl Store {
             shards.push(OpenShard::open(folder, &manifest.settings, shard, first)?);
             first += shard.rows;
         }
-        Ok(Self {
-            folder: folder.into(),
-            manifest,
-            shards,
-        })
+        let settings = &manifest.settings;
+        let contents = Contents {
+            hooks: settings.hook_points.clone(),
+            dtype: settings.dtype,
+            rows: manifest.rows,
+            digest: hexadecimal(Checksum::of(manifest.to_json().as_bytes())),
+            context: settings.context,
+        };
+        Ok(Self::new(folder, contents, Some(manifest), shards))
     }
 
-    /// Whether a folder holds a store.
+    /// Whether a folder holds a store of ours.
     pub fn exists(folder: &Path) -> bool {
         // A checkpoint has a manifest too.
         folder.join(MANIFEST).exists() && !folder.join("state.safetensors").exists()
+    }
+
+    /// Whether a folder holds a dataset on disk, as SAELens's caches are.
+    pub fn is_saelens_cache(folder: &Path) -> bool {
+        saelens_cache::exists(folder)
     }
 
     /// Where it is.
@@ -60,29 +100,63 @@ impl Store {
         &self.folder
     }
 
-    /// What it holds.
-    pub fn manifest(&self) -> &StoreManifest {
-        &self.manifest
+    /// Of what it was made; a cache of SAELens does not say.
+    pub fn manifest(&self) -> Option<&StoreManifest> {
+        self.manifest.as_ref()
     }
 
-    /// Refuses a model other than the one that made the store.
+    /// Where its activations were taken.
+    pub fn hooks(&self) -> &[StoredHook] {
+        &self.contents.hooks
+    }
+
+    /// How it keeps numbers.
+    pub fn dtype(&self) -> StoreDtype {
+        self.contents.dtype
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> u64 {
+        self.contents.rows
+    }
+
+    /// Tokens of the blocks whose activations it holds.
+    pub fn context(&self) -> usize {
+        self.contents.context
+    }
+
+    /// Changes whenever the rows do.
+    pub(crate) fn digest(&self) -> &str {
+        &self.contents.digest
+    }
+
+    /// Refuses a model other than the one that made the store, if the store says.
     ///
     /// # Errors
     /// When their weights differ.
     pub fn check_model(&self, model: &LanguageModel) -> Result<(), ActivationsError> {
-        let (found, settings) = (model_digest(model), &self.manifest.settings);
+        let Some(manifest) = &self.manifest else {
+            return Ok(());
+        };
+        let settings = &manifest.settings;
+        let hooks = settings.hook_points.iter().map(|hook| hook.name.parse());
+        let hooks = hooks.collect::<Result<Vec<_>, _>>()?;
+        let found = match manifest.is_old() {
+            true => first_model_digest(model),
+            false => model_digest(model, &hooks),
+        };
         if found == settings.model_digest {
             return Ok(());
         }
         let expected = format!(
-            "{}, that of `{}`, which made the store",
+            "{}, that of `{}` whose activations these are",
             settings.model_digest, settings.model
         );
         let path = self.folder.join(MANIFEST);
         Err(wrong(
             &path,
             "settings.model_digest",
-            format!("{found}, that of `{}`", model.name()),
+            format!("{found}, that of the weights of `{}`", model.name()),
             expected,
         ))
     }
@@ -92,7 +166,7 @@ impl Store {
     /// # Errors
     /// When the store does not hold it; the error names those that it holds.
     pub fn hook(&self, name: &str) -> Result<(usize, usize), ActivationsError> {
-        let hooks = &self.manifest.settings.hook_points;
+        let hooks = self.hooks();
         match hooks.iter().position(|h| h.name == name) {
             Some(i) => Ok((i, hooks[i].d_in)),
             None => {
@@ -111,15 +185,15 @@ impl Store {
     fn parts(
         &self,
         rows: Range<u64>,
-        mut with: impl FnMut(&OpenShard, &Path, u64, u64) -> Result<(), ActivationsError>,
+        mut with: impl FnMut(&OpenShard, u64, u64) -> Result<(), ActivationsError>,
     ) -> Result<(), ActivationsError> {
-        if rows.end > self.manifest.rows || rows.start > rows.end {
+        if rows.end > self.rows() || rows.start > rows.end {
             let found = format!("{} to {}", rows.start, rows.end);
             return Err(wrong(
                 &self.folder,
                 "rows",
                 found,
-                format!("within {}", self.manifest.rows),
+                format!("within {}", self.rows()),
             ));
         }
         let mut at = rows.start;
@@ -127,12 +201,7 @@ impl Store {
         while at < rows.end {
             let shard = &self.shards[i];
             let n = (shard.first + shard.rows).min(rows.end) - at;
-            with(
-                shard,
-                &self.folder.join(&self.manifest.shards[i].file),
-                at - shard.first,
-                n,
-            )?;
+            with(shard, at - shard.first, n)?;
             at += n;
             i += 1;
         }
@@ -141,9 +210,9 @@ impl Store {
 
     /// Bytes of a row's values and of its scale.
     fn row_bytes(&self, hook: usize) -> [usize; 2] {
-        let s = &self.manifest.settings;
-        let scale = if s.dtype == StoreDtype::Int8 { 4 } else { 0 };
-        [s.hook_points[hook].d_in * s.dtype.bytes(), scale]
+        let dtype = self.dtype();
+        let scale = if dtype == StoreDtype::Int8 { 4 } else { 0 };
+        [self.hooks()[hook].d_in * dtype.bytes(), scale]
     }
 
     /// Reads ranges of rows at a hook point, one after the other, as they lie on disk; several at once, since a disk
@@ -189,7 +258,8 @@ impl Store {
     ) -> Result<(), ActivationsError> {
         let [width, scale] = self.row_bytes(hook);
         for range in ranges {
-            self.parts(range.clone(), |shard, path, start, n| {
+            self.parts(range.clone(), |shard, start, n| {
+                let path = &shard.path;
                 let mut file = open(path)?;
                 let offsets = shard.hooks[hook];
                 let (mine, rest) = std::mem::take(&mut bytes).split_at_mut(n as usize * width);
@@ -208,13 +278,12 @@ impl Store {
 
     /// Row `i` of raw rows, in f32.
     pub(crate) fn decode_row(&self, hook: usize, raw: &RawRows, i: usize, out: &mut [f32]) {
-        let settings = &self.manifest.settings;
-        let width = settings.hook_points[hook].d_in * settings.dtype.bytes();
+        let [width, _] = self.row_bytes(hook);
         let scale = raw
             .scales
             .get(4 * i..4 * i + 4)
             .map_or(0.0, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        decode(settings.dtype, &raw.bytes[i * width..][..width], scale, out);
+        decode(self.dtype(), &raw.bytes[i * width..][..width], scale, out);
     }
 
     /// Rows at a hook point in f32, `[n, d_in]` flat.
@@ -224,7 +293,7 @@ impl Store {
     pub fn read(&self, hook: &str, rows: Range<u64>) -> Result<Vec<f32>, ActivationsError> {
         let (hook, d) = self.hook(hook)?;
         let mut raw = RawRows::default();
-        self.parts(rows.clone(), |_, _, _, _| Ok(()))?; // before anything is allocated
+        self.parts(rows.clone(), |_, _, _| Ok(()))?; // before anything is allocated
         self.read_raw(hook, std::slice::from_ref(&rows), &mut raw)?;
         let mut out = vec![0.0; (rows.end - rows.start) as usize * d];
         for (i, row) in out.chunks_exact_mut(d).enumerate() {
@@ -239,10 +308,16 @@ impl Store {
     /// When the store has no such rows, or cannot be read.
     pub fn places(&self, rows: Range<u64>) -> Result<Vec<RowPlace>, ActivationsError> {
         let mut places = vec![];
-        self.parts(rows, |shard, path, start, n| {
+        self.parts(rows, |shard, start, n| {
+            let path = &shard.path;
             let mut file = open(path)?;
             let mut columns: [Vec<u8>; 3] = Default::default();
-            for (column, offset) in columns.iter_mut().zip(shard.tokens) {
+            let (Some(token_ids), Some([documents, positions])) = (shard.token_ids, shard.places)
+            else {
+                let expected = "a store with tokens and places, as harvest writes them".into();
+                return Err(wrong(path, "documents", "none".into(), expected));
+            };
+            for (column, offset) in columns.iter_mut().zip([token_ids, documents, positions]) {
                 append(path, &mut file, offset + 4 * start, 4 * n as usize, column)?;
             }
             let number = |column: usize, i: usize| {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The three tensors that every shard has.
 pub(crate) const PLACES: [&str; 3] = ["token_ids", "documents", "positions"];
@@ -112,12 +112,19 @@ pub(crate) struct ShardRows {
 }
 
 impl ShardRows {
+    /// Forgets the rows but keeps their memory.
+    pub fn clear(&mut self) {
+        self.rows = 0;
+        self.places.iter_mut().for_each(Vec::clear);
+        self.hooks.iter_mut().for_each(Encoded::clear);
+    }
+
     /// Writes the file, synced; its size and checksum.
     pub fn write(&self, settings: &StoreSettings, file: &mut File) -> std::io::Result<(u64, u64)> {
         let header = Layout::new(settings, self.rows).and_then(|l| l.header());
         let header = header.ok_or_else(|| std::io::Error::other("the shard is too large"))?;
         let scales = self.hooks.iter().map(|h| h.scales.as_slice());
-        let values = self.hooks.iter().map(|h| h.bytes.as_slice());
+        let values = self.hooks.iter().map(Encoded::bytes);
         let parts = std::iter::once(header.as_slice())
             .chain(self.places.iter().map(Vec::as_slice))
             .chain(scales)
@@ -149,10 +156,13 @@ impl ShardRows {
 /// A shard on disk whose header agrees with the manifest: where its tensors begin.
 #[derive(Debug)]
 pub(crate) struct OpenShard {
+    pub path: PathBuf,
     /// The first row's number in the store.
     pub first: u64,
     pub rows: u64,
-    pub tokens: [u64; 3],
+    /// Where token ids begin, if they are kept; where documents and positions do.
+    pub token_ids: Option<u64>,
+    pub places: Option<[u64; 2]>,
     /// Offsets of values and, for int8, of scales, by hook point.
     pub hooks: Vec<(u64, u64)>,
 }
@@ -262,9 +272,11 @@ impl OpenShard {
             _ => (values[i], 0),
         });
         Ok(Self {
+            path,
             first,
             rows: shard.rows,
-            tokens: [begins[0], begins[1], begins[2]],
+            token_ids: Some(begins[0]),
+            places: Some([begins[1], begins[2]]),
             hooks: hooks.collect(),
         })
     }

@@ -1,6 +1,6 @@
-use super::manifest::{Exclusion, StoreManifest, StoreSettings, StoredHook};
+use super::manifest::{StoreManifest, StoreSettings, StoredHook};
 use super::*;
-use crate::{BatchSource, NormalizationKind};
+use crate::{BatchSource, Excluded, Exclusion, NormalizationKind};
 use burn::tensor::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,9 +20,11 @@ fn settings(dtype: StoreDtype, shard_tokens: u64) -> StoreSettings {
         model_digest: "0".repeat(16),
         tokenizer_digest: "0".repeat(16),
         corpus: "c".into(),
+        text_field: "text".into(),
         context: 8,
         prepend_bos: false,
         bos_token: None,
+        attend_across_documents: false,
         batch_blocks: 2,
         hook_points: vec![hook((HOOKS[0], 3)), hook((HOOKS[1], 5))],
         dtype,
@@ -52,7 +54,7 @@ fn filled(folder: &Path, dtype: StoreDtype, rows: u32, shard_tokens: u64) -> Arc
                 .unwrap();
         }
     }
-    drop(writer);
+    writer.finish().unwrap();
     Arc::new(Store::open(folder).unwrap())
 }
 
@@ -310,8 +312,8 @@ fn hostile_manifests_are_refused_by_the_field() {
     refused(HOOKS[0], HOOKS[1], "settings.hook_points[1]");
     refused(HOOKS[0], "token_ids", "settings.hook_points[0]");
     refused(
-        "\"format_version\": 1",
         "\"format_version\": 2",
+        "\"format_version\": 3",
         "format_version",
     );
     refused("\"blocks\": 60", "\"blocks\": 30", "shards[1].end");
@@ -429,4 +431,69 @@ fn a_store_is_continued_by_one_writer_with_the_same_settings() {
         .to_string();
     assert!(error.contains("thesis.tex"), "{error}");
     assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_store_of_the_first_version_is_read_but_not_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), StoreDtype::F32, 100, 30);
+    let path = folder.path().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let old = text
+        .replace("\"format_version\": 2", "\"format_version\": 1")
+        .replace("    \"attend_across_documents\": false,\n", "")
+        .replace("    \"text_field\": \"text\",\n", "");
+    assert_eq!(old.lines().count() + 2, text.lines().count());
+    std::fs::write(&path, old).unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    assert!(store.manifest().unwrap().settings.attend_across_documents);
+    assert_eq!(store.read(HOOKS[0], 7..8).unwrap(), [7.0; 3]);
+    let error = StoreWriter::open(folder.path(), settings(StoreDtype::F32, 30));
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("format_version"), "{error}");
+}
+
+/// The digest of a model for a hook point once a byte of a tensor has changed.
+fn digest_after(tensor: &str, hook: &str) -> String {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2");
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    std::fs::copy(fixture.join("config.json"), config).unwrap();
+    let mut bytes = std::fs::read(fixture.join("model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    if !tensor.is_empty() {
+        let begin = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+        bytes[8 + length + begin] ^= 1;
+    }
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let model = lapidary_model::LanguageModel::load(path, &Device::flex()).unwrap();
+    harvest::model_digest(&model, &[hook.parse().unwrap()])
+}
+
+#[test]
+fn a_models_digest_is_of_the_weights_that_the_hook_point_depends_on() {
+    let [embed, first, second] = [
+        "transformer.wte.weight",
+        "transformer.h.0.mlp.c_proj.weight",
+        "transformer.h.1.attn.c_attn.weight",
+    ];
+    for (hook, of) in [
+        ("hook_embed", [true, false, false]),
+        ("blocks.0.hook_resid_pre", [true, false, false]),
+        ("blocks.0.hook_mlp_out", [true, true, false]),
+        ("blocks.1.hook_resid_pre", [true, true, false]),
+        ("blocks.1.attn.hook_q", [true, true, true]),
+        ("ln_final.hook_normalized", [true, true, true]),
+    ] {
+        let sound = digest_after("", hook);
+        for (tensor, changes) in [embed, first, second].into_iter().zip(of) {
+            assert_eq!(
+                digest_after(tensor, hook) != sound,
+                changes,
+                "{hook} {tensor}"
+            );
+        }
+    }
 }

@@ -1,23 +1,32 @@
 //! Writing a store so that it can be killed at any moment. A shard is written under a temporary name, synced and renamed;
-//! then the manifest that names it, likewise. Rows exist once the manifest names their shard, and not before.
+//! then the manifest that names it, likewise. Rows exist once the manifest names their shard, and not before. One shard is
+//! written while the next is filled.
 
 use super::manifest::{
-    Excluded, MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, shard_name,
+    MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, shard_name, wrong,
 };
 use super::shard::ShardRows;
 use super::{Encoded, encode};
-use crate::ActivationsError;
+use crate::{ActivationsError, Excluded};
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 /// A store that grows.
 pub struct StoreWriter {
     folder: PathBuf,
     manifest: StoreManifest,
     rows: ShardRows,
+    /// The shard that is on its way to the disk while the next one is filled.
+    writing: Option<Writing>,
     /// Locked while this lives: two writers would overwrite each other's shards.
     _lock: File,
+}
+
+struct Writing {
+    rows: u64,
+    thread: JoinHandle<Result<(StoreManifest, ShardRows), ActivationsError>>,
 }
 
 /// One token's place in the corpus.
@@ -59,6 +68,16 @@ impl StoreWriter {
             false => StoreManifest::new(settings.clone()),
         };
         manifest.check(&folder.join(MANIFEST))?;
+        if manifest.is_old() {
+            let expected = "that of this program; this store can be read, but not gone on with";
+            let path = folder.join(MANIFEST);
+            return Err(wrong(
+                &path,
+                "format_version",
+                "an earlier one".into(),
+                expected.into(),
+            ));
+        }
         if let Some((setting, there, here)) = manifest.settings.difference(&settings) {
             return Err(ActivationsError::StoreSettings {
                 path: folder.into(),
@@ -86,22 +105,24 @@ impl StoreWriter {
             folder: folder.into(),
             manifest,
             rows: ShardRows::default(),
+            writing: None,
             _lock: lock,
         };
         if !standing {
-            writer.commit()?;
+            commit(folder, &writer.manifest)?;
         }
         Ok(writer)
     }
 
-    /// What is committed.
+    /// What is committed; a shard that is being written is not yet in it.
     pub fn manifest(&self) -> &StoreManifest {
         &self.manifest
     }
 
-    /// Rows committed and waiting.
+    /// Rows committed, being written and waiting.
     pub fn rows(&self) -> u64 {
-        self.manifest.rows + self.rows.rows
+        let written = self.writing.as_ref().map_or(0, |writing| writing.rows);
+        self.manifest.rows + written + self.rows.rows
     }
 
     /// Rows until the shard is full.
@@ -134,21 +155,20 @@ impl StoreWriter {
             assert_eq!(values.len(), places.len() * hook.d_in);
             encode(settings.dtype, values, hook.d_in, &hook.name, out)?;
         }
-        for place in places {
-            let numbers = [place.token, place.document, place.position];
-            for (out, number) in self.rows.places.iter_mut().zip(numbers) {
-                out.extend_from_slice(&number.to_le_bytes());
-            }
+        let columns: [fn(&RowPlace) -> u32; 3] = [|p| p.token, |p| p.document, |p| p.position];
+        for (out, number) in self.rows.places.iter_mut().zip(columns) {
+            out.extend(places.iter().flat_map(|place| number(place).to_le_bytes()));
         }
         self.rows.rows += places.len() as u64;
         Ok(())
     }
 
-    /// Writes the rows that wait as a shard and commits it: it ends before token `tokens` of the batch that follows `blocks`
-    /// blocks, whose digest is `digest`; `excluded` were left out so far.
+    /// Has the rows that wait written as a shard and committed, in the background: it ends before token `tokens` of the batch
+    /// that follows `blocks` blocks, whose digest is `digest`; `excluded` were left out so far. The shard before is
+    /// committed when this returns.
     ///
     /// # Errors
-    /// When the store cannot be written to.
+    /// When the shard before could not be written.
     pub fn close_shard(
         &mut self,
         blocks: u64,
@@ -159,67 +179,107 @@ impl StoreWriter {
         if self.rows.rows == 0 {
             return Ok(());
         }
-        let name = shard_name(self.manifest.shards.len());
-        let mut written = (0, 0);
-        let (rows, settings) = (&self.rows, &self.manifest.settings);
-        self.put(&name, |file| {
-            written = rows.write(settings, file)?;
-            Ok(())
-        })?;
-        self.manifest.rows += self.rows.rows;
-        self.manifest.excluded = excluded;
-        self.manifest.shards.push(Shard {
-            file: name,
-            rows: self.rows.rows,
-            bytes: written.0,
-            xxh64: hexadecimal(written.1),
-            end: Place {
-                blocks,
-                tokens,
-                digest: hexadecimal(digest),
-            },
+        let spare = self.settle()?;
+        let rows = std::mem::replace(&mut self.rows, spare);
+        let end = Place {
+            blocks,
+            tokens,
+            digest: hexadecimal(digest),
+        };
+        let (folder, manifest) = (self.folder.clone(), self.manifest.clone());
+        self.writing = Some(Writing {
+            rows: rows.rows,
+            thread: std::thread::spawn(move || write(&folder, manifest, rows, end, excluded)),
         });
-        // The memory is kept for the next shard.
-        self.rows.rows = 0;
-        self.rows.places.iter_mut().for_each(Vec::clear);
-        for hook in &mut self.rows.hooks {
-            hook.bytes.clear();
-            hook.scales.clear();
-        }
-        self.commit()
+        Ok(())
+    }
+
+    /// Waits until everything that was closed is committed.
+    ///
+    /// # Errors
+    /// When the last shard could not be written.
+    pub fn finish(&mut self) -> Result<&StoreManifest, ActivationsError> {
+        self.settle()?;
+        Ok(&self.manifest)
+    }
+
+    /// Waits for the shard that is being written; its memory, empty.
+    fn settle(&mut self) -> Result<ShardRows, ActivationsError> {
+        let Some(writing) = self.writing.take() else {
+            return Ok(ShardRows::default());
+        };
+        let (manifest, rows) = writing.thread.join().expect("writing does not panic")?;
+        self.manifest = manifest;
+        Ok(rows)
     }
 
     /// Notes whether the corpus is at its end.
     pub(crate) fn set_corpus_ended(&mut self, ended: bool) -> Result<(), ActivationsError> {
+        self.settle()?;
         if self.manifest.corpus_ended == ended {
             return Ok(());
         }
         self.manifest.corpus_ended = ended;
-        self.commit()
+        commit(&self.folder, &self.manifest)
     }
+}
 
-    fn commit(&self) -> Result<(), ActivationsError> {
-        let json = self.manifest.to_json();
-        self.put(MANIFEST, |file| {
-            file.write_all(json.as_bytes())?;
-            file.sync_all()
-        })
+impl Drop for StoreWriter {
+    fn drop(&mut self) {
+        // The lock is held until nothing is written any more.
+        if let Some(writing) = self.writing.take() {
+            drop(writing.thread.join());
+        }
     }
+}
 
-    /// A file that is whole or absent. The temporary name is always the same, so what a kill leaves is overwritten.
-    fn put(
-        &self,
-        name: &str,
-        fill: impl FnOnce(&mut File) -> std::io::Result<()>,
-    ) -> Result<(), ActivationsError> {
-        let path = self.folder.join(name);
-        let scratch = self.folder.join(temporary(name));
-        File::create(&scratch)
-            .and_then(|mut file| fill(&mut file))
-            .and_then(|()| std::fs::rename(&scratch, &path))
-            .and_then(|()| File::open(&self.folder)?.sync_all())
-            .map_err(|source| ActivationsError::Write { path, source })
-    }
+/// Writes a shard and the manifest with it; both and the memory of the rows come back.
+fn write(
+    folder: &Path,
+    mut manifest: StoreManifest,
+    mut rows: ShardRows,
+    end: Place,
+    excluded: Excluded,
+) -> Result<(StoreManifest, ShardRows), ActivationsError> {
+    let file = shard_name(manifest.shards.len());
+    let (bytes, checksum) = put(folder, &file, |file| rows.write(&manifest.settings, file))?;
+    manifest.rows += rows.rows;
+    manifest.excluded = excluded;
+    manifest.shards.push(Shard {
+        file,
+        rows: rows.rows,
+        bytes,
+        xxh64: hexadecimal(checksum),
+        end,
+    });
+    commit(folder, &manifest)?;
+    rows.clear();
+    Ok((manifest, rows))
+}
+
+fn commit(folder: &Path, manifest: &StoreManifest) -> Result<(), ActivationsError> {
+    let json = manifest.to_json();
+    put(folder, MANIFEST, |file| {
+        file.write_all(json.as_bytes())?;
+        file.sync_all()
+    })
+}
+
+/// A file that is whole or absent. The temporary name is always the same, so what a kill leaves is overwritten.
+fn put<T>(
+    folder: &Path,
+    name: &str,
+    fill: impl FnOnce(&mut File) -> std::io::Result<T>,
+) -> Result<T, ActivationsError> {
+    let path = folder.join(name);
+    let scratch = folder.join(temporary(name));
+    let all = || {
+        let filled = fill(&mut File::create(&scratch)?)?;
+        std::fs::rename(&scratch, &path)?;
+        File::open(folder)?.sync_all()?;
+        Ok(filled)
+    };
+    all().map_err(|source| ActivationsError::Write { path, source })
 }
 
 fn temporary(name: &str) -> String {

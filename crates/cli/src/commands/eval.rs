@@ -1,6 +1,6 @@
 //! `lapidary eval`.
 
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, TextArgument};
 use crate::progress::Stage;
 use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
@@ -28,6 +28,8 @@ pub struct Eval {
     /// The text; default: the run's evaluation text
     #[arg(long)]
     corpus: Option<String>,
+    #[command(flatten)]
+    text: TextArgument,
     /// Tokens to evaluate on; default: as the run's recipe says, else 50000
     #[arg(long)]
     tokens: Option<u64>,
@@ -52,7 +54,7 @@ impl Eval {
             .tokens
             .or_else(|| recipe.map(|r| r.evaluation.tokens))
             .unwrap_or(50_000);
-        let blocks = opened.blocks(&corpus, tokens)?;
+        let blocks = opened.blocks(&corpus, &self.text, tokens)?;
         let metrics = measure(&opened.model, &opened.dictionary, &blocks)?;
         let out = self
             .out
@@ -95,7 +97,13 @@ impl Opened {
         })
     }
 
-    pub fn blocks(&self, corpus: &str, tokens: u64) -> Result<Vec<TokenBlock>> {
+    /// Blocks of a text, cut as those of the training were.
+    pub fn blocks(
+        &self,
+        corpus: &str,
+        text: &TextArgument,
+        tokens: u64,
+    ) -> Result<Vec<TokenBlock>> {
         let provenance = &self.dictionary.provenance;
         let context = provenance
             .context
@@ -103,15 +111,16 @@ impl Opened {
             .min(self.model.config().n_ctx);
         let prepend_bos =
             provenance.prepend_bos.unwrap_or(true) && self.model.config().bos.is_some();
-        read_blocks(
-            &self.model,
-            &BlockConfig {
-                corpus: corpus.into(),
-                context,
-                prepend_bos,
-            },
-            tokens,
-        )
+        let recipe = provenance.recipe.as_ref().map(|recipe| &recipe.corpus);
+        let config = BlockConfig {
+            corpus: corpus.into(),
+            text_field: text.field(recipe),
+            context,
+            prepend_bos,
+            attend_across_documents: text.attend_across_documents
+                || recipe.is_some_and(|corpus| corpus.attend_across_documents),
+        };
+        read_blocks(&self.model, &config, tokens)
     }
 }
 

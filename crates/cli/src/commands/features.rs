@@ -1,6 +1,6 @@
 //! `lapidary features`.
 
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, TextArgument};
 use crate::commands::eval::Opened;
 use crate::progress::Stage;
 use crate::run_folder::RunFolder;
@@ -30,6 +30,8 @@ pub struct Features {
     /// The text; default: the text it was trained on
     #[arg(long)]
     corpus: Option<String>,
+    #[command(flatten)]
+    text: TextArgument,
     /// Tokens to read; default: as the run's recipe says, else 200000
     #[arg(long)]
     tokens: Option<u64>,
@@ -61,7 +63,7 @@ impl Features {
             .examples
             .or_else(|| recipe.map(|r| r.features.examples_per_feature))
             .unwrap_or(16);
-        let blocks = opened.blocks(&corpus, tokens)?;
+        let blocks = opened.blocks(&corpus, &self.text, tokens)?;
         let (metrics, log) = match &opened.folder {
             Some(folder) => (folder.read_metrics()?, folder.read_log()),
             None => (None, vec![]),

@@ -1,6 +1,7 @@
 //! `lapidary harvest`.
 
-use crate::arguments::{DeviceArgument, ModelArgument, device_name};
+use super::bench::memory;
+use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
 use crate::progress::Stage;
 use anyhow::{Result, ensure};
@@ -28,9 +29,11 @@ interruption or with more --tokens; other settings are refused.")]
 pub struct Harvest {
     #[command(flatten)]
     model: ModelArgument,
-    /// The text: `embedded`, a file or a folder
+    /// The text: `embedded`, a file, a folder, or `hf:OWNER/NAME`, a dataset of the Hugging Face hub
     #[arg(long, default_value = "embedded")]
     corpus: String,
+    #[command(flatten)]
+    text: TextArgument,
     /// Hook points in TransformerLens's spelling
     #[arg(
         long,
@@ -42,7 +45,7 @@ pub struct Harvest {
     /// Tokens a block, BOS included
     #[arg(long, default_value_t = 128)]
     context: usize,
-    /// Do not begin blocks with the beginning-of-sequence token
+    /// Do not begin sequences with the beginning-of-sequence token
     #[arg(long)]
     no_bos: bool,
     /// How numbers are kept
@@ -63,7 +66,7 @@ pub struct Harvest {
     /// Keep the activations at BOS and EOS too
     #[arg(long)]
     keep_special: bool,
-    /// Leave out so many tokens at the beginning of each block, BOS among them
+    /// Leave out so many tokens at the beginning of each sequence, BOS among them
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
     /// Leave out activations whose norm is above so many times the median norm
@@ -110,8 +113,10 @@ impl Harvest {
         let model = self.model.load(&device)?;
         let from = BlockConfig {
             corpus: self.corpus,
+            text_field: self.text.field(None),
             context: self.context,
             prepend_bos: !self.no_bos,
+            attend_across_documents: self.text.attend_across_documents,
         };
         let blocks = BlockStream::new(model.clone(), &from)?;
         let dtype = StoreDtype::from(self.dtype);
@@ -136,7 +141,7 @@ impl Harvest {
         let look = FirstBatch::of(look, &config.hook_points, config.batch_blocks.max(1))?;
         first_batch::show(&look);
         let before = match Store::exists(&self.out) {
-            true => Store::open(&self.out)?.manifest().rows,
+            true => Store::open(&self.out)?.rows(),
             false => 0,
         };
         if before > 0 {
@@ -154,8 +159,11 @@ impl Harvest {
         first_batch::keep(&self.out, &look)?;
         let speed = (manifest.rows - before) as f64 / stage.seconds();
         let left_out = manifest.excluded;
+        let peak = memory::peak().map_or(String::new(), |bytes| {
+            format!("; peak memory {:.2} GB", bytes as f64 / 1e9)
+        });
         stage.done(format!(
-            "{} activations in {} shards, {speed:.0} tokens/s; left out: {} special tokens, {} first positions, {} by norm",
+            "{} activations in {} shards, {speed:.0} tokens/s; left out: {} special tokens, {} first positions, {} by norm{peak}",
             manifest.rows,
             manifest.shards.len(),
             left_out.special_tokens,

@@ -86,7 +86,7 @@ fn folder(path: &Path) -> Result<()> {
     if Dictionary::exists(path) {
         return dictionary(path);
     }
-    if Store::exists(path) {
+    if Store::exists(path) || Store::is_saelens_cache(path) {
         return store(path);
     }
     if path.join("config.json").exists() {
@@ -123,7 +123,9 @@ fn folder(path: &Path) -> Result<()> {
 
 fn store(path: &Path) -> Result<()> {
     let store = Store::open(path)?;
-    let m = store.manifest();
+    let Some(m) = store.manifest() else {
+        return cache(path, &store);
+    };
     let s = &m.settings;
     let bytes: u64 = m.shards.iter().map(|shard| shard.bytes).sum();
     let hooks: Vec<String> = s
@@ -151,7 +153,7 @@ fn store(path: &Path) -> Result<()> {
         (
             "BOS",
             match s.bos_token {
-                Some(token) => format!("token {token} before each block"),
+                Some(token) => format!("token {token} before each sequence"),
                 None => "none".into(),
             },
         ),
@@ -159,6 +161,26 @@ fn store(path: &Path) -> Result<()> {
     ] {
         writeln!(stdout(), "{name:<12} {value}")?;
     }
+    Ok(())
+}
+
+/// What a cache of SAELens tells.
+fn cache(path: &Path, store: &Store) -> Result<()> {
+    writeln!(
+        stdout(),
+        "store        {}, a cache of SAELens",
+        path.display()
+    )?;
+    for hook in store.hooks() {
+        writeln!(stdout(), "hook points  {} ({} wide)", hook.name, hook.d_in)?;
+    }
+    writeln!(
+        stdout(),
+        "rows         {} as {}",
+        store.rows(),
+        dtype_name(store.dtype())
+    )?;
+    writeln!(stdout(), "context      {}", store.context())?;
     Ok(())
 }
 
@@ -213,7 +235,7 @@ fn dictionary(path: &Path) -> Result<()> {
         (
             "BOS",
             p.prepend_bos
-                .map(|yes| if yes { "before each block" } else { "none" }.to_string()),
+                .map(|yes| if yes { "before each sequence" } else { "none" }.to_string()),
         ),
     ] {
         if let Some(value) = value {

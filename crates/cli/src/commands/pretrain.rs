@@ -4,7 +4,7 @@ use crate::arguments::DeviceArgument;
 use crate::progress::Stage;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lapidary_activations::Corpus;
+use lapidary_activations::{Corpus, TEXT_FIELD};
 use lapidary_model::pretrain::{PretrainConfig, Pretrainer, mean_loss};
 use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate, write_atomically};
 use std::io::{Write, stdout};
@@ -105,7 +105,7 @@ impl Pretrain {
 }
 
 fn documents(corpus: &str) -> Result<Vec<String>> {
-    Ok(Corpus::open(corpus)?
+    Ok(Corpus::open(corpus, TEXT_FIELD)?
         .documents()
         .collect::<Result<_, _>>()?)
 }

@@ -6,12 +6,12 @@ use crate::commands::features;
 use crate::first_batch;
 use crate::progress::Stage;
 use crate::run_folder::{RunFolder, write_json};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
-    ActivationStream, ActivationsError, BatchSource, BlockConfig, BlockStream, FirstBatch, Store,
-    StoreBatches, StreamConfig,
+    ActivationStream, ActivationsError, BatchSource, BlockConfig, BlockStream, Exclusion,
+    FirstBatch, Store, StoreBatches, StreamConfig,
 };
 use lapidary_model::{HookPoint, LanguageModel, write_atomically};
 use lapidary_sae::{RunConfig, Trainer, checkpoint};
@@ -114,38 +114,59 @@ impl Recipe {
         };
         // What the recipe leaves open about model and text is as the store has it; what it says must agree.
         let store = Store::open(Path::new(folder))?;
-        let s = &store.manifest().settings;
         let quoted = |text: &str| toml::Value::from(text).to_string();
-        let mut beneath = vec![
-            format!("model={}", quoted(&s.model)),
-            format!("corpus.path={}", quoted(&s.corpus)),
-            format!("corpus.context={}", s.context),
-            format!("corpus.prepend_bos={}", s.prepend_bos),
+        let settings = store.manifest().map(|manifest| &manifest.settings);
+        // A cache of SAELens holds every token, and does not say of which model and text.
+        let exclude = settings.map_or(
+            Exclusion {
+                special_tokens: false,
+                ..Exclusion::default()
+            },
+            |s| s.exclude,
+        );
+        let mut said = vec![
+            format!("corpus.context={}", store.context()),
+            format!(
+                "activations.exclude.special_tokens={}",
+                exclude.special_tokens
+            ),
+            format!(
+                "activations.exclude.first_positions={}",
+                exclude.first_positions
+            ),
         ];
-        if let [hook] = s.hook_points.as_slice() {
-            beneath.push(format!("hook_point={}", hook.name));
+        if let Some(multiple) = exclude.norm_multiple {
+            said.push(format!("activations.exclude.norm_multiple={multiple}"));
         }
+        if let Some(s) = settings {
+            said.extend([
+                format!("corpus.path={}", quoted(&s.corpus)),
+                format!("corpus.text_field={}", quoted(&s.text_field)),
+                format!("corpus.prepend_bos={}", s.prepend_bos),
+                format!(
+                    "corpus.attend_across_documents={}",
+                    s.attend_across_documents
+                ),
+            ]);
+        }
+        let model = settings.map(|s| format!("model={}", quoted(&s.model)));
+        let hook = match store.hooks() {
+            [hook] => Some(format!("hook_point={}", hook.name)),
+            _ => None,
+        };
+        let beneath: Vec<String> = said.iter().cloned().chain(model).chain(hook).collect();
         let set = RunConfig::set_beneath(file, text, &set, &beneath)?;
         let config = RunConfig::parse(file, text, &set)?;
-        let c = &config.corpus;
-        for (key, here, there) in [
-            ("corpus.path", c.path.clone(), s.corpus.clone()),
-            (
-                "corpus.context",
-                c.context.to_string(),
-                s.context.to_string(),
-            ),
-            (
-                "corpus.prepend_bos",
-                c.prepend_bos.to_string(),
-                s.prepend_bos.to_string(),
-            ),
-        ] {
-            if here != there {
-                bail!(
-                    "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
-                );
-            }
+        let over: Vec<String> = set.iter().chain(&said).cloned().collect();
+        let stored = RunConfig::parse(file, text, &over)?;
+        let multiple = |e: &Exclusion| format!("{:?}", e.norm_multiple);
+        let (there, here) = (multiple(&exclude), multiple(&config.activations.exclude));
+        let norms = ("activations.exclude.norm_multiple".to_owned(), there, here);
+        let norms = Some(norms).filter(|(_, there, here)| there != here);
+        if let Some((key, there, here)) = stored.training_difference(&config).or(norms) {
+            bail!(
+                "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
+            );
         }
         store.hook(&config.hook_point)?;
         Ok(Self {
@@ -165,10 +186,21 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
     }
     let hook_point: HookPoint = config.hook_point.parse()?;
     let width = model.width(hook_point)?;
+    if let Some(store) = &store {
+        let (_, kept) = store.hook(&config.hook_point)?;
+        ensure!(
+            kept == width,
+            "{}: the activations at {hook_point} are {kept} wide, those of model `{}` {width}",
+            store.folder().display(),
+            model.name()
+        );
+    }
     let block_config = BlockConfig {
         corpus: config.corpus.path.clone(),
+        text_field: config.corpus.text_field.clone(),
         context: config.corpus.context,
         prepend_bos: config.corpus.prepend_bos,
+        attend_across_documents: config.corpus.attend_across_documents,
     };
     // What can be refused is refused before anything is written or any long work begins.
     config.resolve(width)?;
@@ -341,6 +373,7 @@ impl Source<'_> {
             batch_tokens: batch,
             buffer_tokens: window,
             harvest_blocks: c.activations.harvest_blocks,
+            exclude: c.activations.exclude,
             normalization,
             seed,
         };

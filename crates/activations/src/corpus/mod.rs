@@ -1,0 +1,200 @@
+//! Documents out of text files: plain text, JSON and Parquet, a file, a folder or a dataset of the Hugging Face hub, read as
+//! they are needed.
+
+mod files;
+mod lines;
+mod parquet;
+#[cfg(test)]
+mod tests;
+
+use crate::ActivationsError;
+use files::{Files, Format};
+use lapidary_model::HubDataset;
+use lines::Lines;
+use parquet::Rows;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The field of a text that names no other.
+pub const TEXT_FIELD: &str = "text";
+
+/// Where documents come from.
+#[derive(Debug, Clone)]
+pub struct Corpus {
+    name: String,
+    field: String,
+    sources: Vec<Source>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Embedded {
+        split: &'static str,
+    },
+    File(PathBuf, Format),
+    /// A file of a dataset on the hub, fetched when it is its turn.
+    Hub(Arc<HubDataset>, String, Format),
+}
+
+impl Corpus {
+    /// Opens a corpus: `embedded`, `embedded:heldout`, a file, a folder, `hf:OWNER/NAME` (a dataset on the Hugging Face hub,
+    /// fetched file by file into the hub's cache) or `hf:OWNER/NAME/FOLDER`. A folder's or a dataset's files are taken in the order of their
+    /// paths; `:SPLIT` behind it chooses those of one split, and without it the split `train` is taken where there is
+    /// one. JSON and Parquet have their text in the field, or column, `field`; plain text and the embedded corpus have
+    /// none.
+    ///
+    /// # Errors
+    /// When nothing is there, or nothing that can be read as a corpus.
+    pub fn open(source: &str, field: &str) -> Result<Self, ActivationsError> {
+        let sources = match source {
+            "embedded" => vec![Source::Embedded { split: "train" }],
+            "embedded:heldout" => vec![Source::Embedded { split: "heldout" }],
+            _ => match source.strip_prefix("hf:") {
+                Some(name) => of_hub(source, name)?,
+                None => of_disk(source)?,
+            },
+        };
+        Ok(Self {
+            name: source.into(),
+            field: field.into(),
+            sources,
+        })
+    }
+
+    /// What [`Self::open`] was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The documents, in order.
+    pub fn documents(&self) -> Documents {
+        let mut sources = self.sources.clone();
+        sources.reverse();
+        Documents {
+            sources,
+            field: self.field.clone(),
+            current: None,
+        }
+    }
+}
+
+fn of_disk(source: &str) -> Result<Vec<Source>, ActivationsError> {
+    let path = Path::new(source);
+    // A colon may be part of a path that exists.
+    let (path, split) = match source.rsplit_once(':') {
+        Some((folder, split)) if !path.exists() && Path::new(folder).is_dir() => {
+            (Path::new(folder), Some(split))
+        }
+        _ => (path, None),
+    };
+    let read = |source| ActivationsError::Read {
+        path: path.into(),
+        source,
+    };
+    if !std::fs::metadata(path).map_err(read)?.is_dir() {
+        return match Format::of(source) {
+            Some(format) => Ok(vec![Source::File(path.into(), format)]),
+            None => Err(ActivationsError::Corpus {
+                path: path.into(),
+                problem: format!("found another extension, expected {}", files::EXTENSIONS),
+            }),
+        };
+    }
+    let folder = files::snapshot(path)?;
+    let files = Files::below(&folder)?.of_split(source, split)?;
+    let file = |(name, format)| Source::File(folder.join(name), format);
+    Ok(files.into_iter().map(file).collect())
+}
+
+fn of_hub(source: &str, name: &str) -> Result<Vec<Source>, ActivationsError> {
+    let (name, split) = match name.split_once(':') {
+        Some((name, split)) => (name, Some(split)),
+        None => (name, None),
+    };
+    let (name, folder) = match name.match_indices('/').nth(1) {
+        Some((end, _)) => (&name[..end], name[end + 1..].trim_end_matches('/')),
+        None => (name, ""),
+    };
+    let dataset = Arc::new(HubDataset::open(name)?);
+    let inside = |file: &&String| {
+        let rest = file.strip_prefix(folder);
+        folder.is_empty() || rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    let names = dataset.files().iter().filter(inside).cloned();
+    let files = Files::new(names.collect()).of_split(source, split)?;
+    let file = |(name, format)| Source::Hub(dataset.clone(), name, format);
+    Ok(files.into_iter().map(file).collect())
+}
+
+/// An iterator over a corpus's documents.
+pub struct Documents {
+    sources: Vec<Source>, // reversed
+    field: String,
+    current: Option<Reader>,
+}
+
+enum Reader {
+    Lines(Lines),
+    Rows(Rows),
+}
+
+impl Reader {
+    fn open(source: Source, field: &str) -> Result<Self, ActivationsError> {
+        let (path, format) = match source {
+            Source::Embedded { split } => return Ok(Self::Rows(Rows::embedded(split)?)),
+            Source::File(path, format) => (path, format),
+            Source::Hub(dataset, file, format) => (dataset.fetch(&file)?, format),
+        };
+        Ok(match format {
+            Format::Parquet => Self::Rows(Rows::open(path, field)?),
+            Format::Text(packing) => Self::Lines(Lines::text(path, packing)?),
+            Format::Json(packing) => Self::Lines(Lines::json(path, packing, field)?),
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<String>, ActivationsError> {
+        match self {
+            Self::Lines(lines) => lines.document(),
+            Self::Rows(rows) => rows.document(),
+        }
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Result<String, ActivationsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.current.is_none() {
+                match Reader::open(self.sources.pop()?, &self.field) {
+                    Ok(reader) => self.current = Some(reader),
+                    Err(error) => {
+                        self.sources.clear();
+                        return Some(Err(error));
+                    }
+                }
+            }
+            match self.current.as_mut().expect("just opened").next() {
+                Ok(Some(text)) => return Some(Ok(text)),
+                Ok(None) => self.current = None,
+                Err(error) => {
+                    // After an error the rest cannot be trusted.
+                    self.current = None;
+                    self.sources.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Says that a field is not among those that there are.
+fn no_field(field: &str, fields: &[&str]) -> String {
+    match fields {
+        [] => format!("found no field, expected `{field}`"),
+        _ => format!(
+            "found the fields {}, expected `{field}`; name the one with the text (text_field)",
+            fields.join(", ")
+        ),
+    }
+}

@@ -190,11 +190,9 @@ impl RunConfig {
     /// As [`RunConfig::load`].
     pub fn parse(file: &str, text: &str, set: &[String]) -> Result<Self, SaeError> {
         let mut r = Reader::new(file, text, set)?;
-        let architecture = r.one_of(
-            "coder.architecture",
-            &["standard", "topk", "batchtopk"],
-            "topk",
-        )?;
+        let architecture = r.one_of("coder.architecture", &Architecture::trainable(), "topk")?;
+        let named = Architecture::named(&architecture).expect("one of those that can be trained");
+        let frees_decoder_norm = named.method().frees_decoder_norm();
         let corpus_path = r.or("corpus.path", "embedded".to_owned())?;
         let evaluation_corpus = if corpus_path == "embedded" {
             "embedded:heldout".to_owned()
@@ -238,11 +236,7 @@ impl RunConfig {
                 decoder_norm: r.one_of(
                     "training.decoder_norm",
                     &["unit", "free"],
-                    if architecture == "standard" {
-                        "free"
-                    } else {
-                        "unit"
-                    },
+                    if frees_decoder_norm { "free" } else { "unit" },
                 )?,
                 clip_grad_norm: r.or("training.clip_grad_norm", 0.0)?,
                 threshold_decay: r.or("training.threshold_decay", 0.99)?,
@@ -393,7 +387,7 @@ impl RunConfig {
             self.check_k(file, d_sae)?;
         }
         let free = t.decoder_norm == "free";
-        if free && self.coder.architecture != "standard" {
+        if free && !self.architecture().method().frees_decoder_norm() {
             return contradiction(format!(
                 "`training.decoder_norm` = \"free\" does not go with `coder.architecture` = \"{}\": \
                  the k largest activations are comparable only if all decoder rows have one norm",
@@ -411,7 +405,7 @@ impl RunConfig {
     }
 
     fn check_k(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
-        if self.coder.architecture != "standard" && self.coder.k > d_sae {
+        if self.architecture().takes_k() && self.coder.k > d_sae {
             return Err(SaeError::Config {
                 place: place.to_owned(),
                 message: format!(
@@ -437,19 +431,13 @@ impl RunConfig {
         c.coder.d_sae = Some(d_sae);
         c.coder.expansion_factor = None;
         c.check_k("configuration", d_sae)?;
-        let standard = self.architecture() == Architecture::Standard;
+        let method = self.architecture().method();
         let free = self.training.decoder_norm == "free";
         c.coder
             .decoder_init_norm
             .get_or_insert(if free { 0.1 } else { 1.0 });
         let t = &mut c.training;
-        t.lr.get_or_insert_with(|| {
-            if standard {
-                3e-4
-            } else {
-                2e-4 / (d_sae as f64 / 16_384.0).sqrt()
-            }
-        });
+        t.lr.get_or_insert_with(|| method.default_lr(d_sae));
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
         t.l1_warmup_steps.get_or_insert(steps / 20);
         t.aux_k.get_or_insert(d_in / 2);
@@ -461,11 +449,7 @@ impl RunConfig {
     /// The architecture as an enum.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
-        match self.coder.architecture.as_str() {
-            "standard" => Architecture::Standard,
-            "batchtopk" => Architecture::BatchTopK,
-            _ => Architecture::TopK,
-        }
+        Architecture::named(&self.coder.architecture).unwrap_or(Architecture::TopK)
     }
 
     /// Training steps: whole batches in `training.tokens`.

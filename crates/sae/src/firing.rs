@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::coder::Codes;
+use crate::coders::Codes;
 use crate::error::SaeError;
 
 /// Firing record of every latent.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder};
+use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
@@ -24,9 +24,19 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
 
 fn dictionary(architecture: Architecture) -> Dictionary {
     let device = Device::flex();
-    let matrix = |seed| Tensor::from_data(TensorData::new(numbers(F * D, seed), [F, D]), &device);
+    let matrix =
+        |seed| Tensor::<2>::from_data(TensorData::new(numbers(F * D, seed), [F, D]), &device);
     let vector =
-        |n: usize, seed| Tensor::from_data(TensorData::new(numbers(n, seed), [n]), &device);
+        |n: usize, seed| Tensor::<1>::from_data(TensorData::new(numbers(n, seed), [n]), &device);
+    let mut weights = Weights::new([
+        ("w_enc", matrix(1).into()),
+        ("b_enc", vector(F, 2).into()),
+        ("w_dec", matrix(3).into()),
+        ("b_dec", vector(D, 4).into()),
+    ]);
+    if architecture == Architecture::JumpRelu {
+        weights = weights.with("threshold", vector(F, 5).abs());
+    }
     Dictionary {
         coder: SparseCoder {
             architecture,
@@ -36,11 +46,7 @@ fn dictionary(architecture: Architecture) -> Dictionary {
                 6
             },
             apply_b_dec_to_input: true,
-            w_enc: matrix(1),
-            b_enc: vector(F, 2),
-            w_dec: matrix(3),
-            b_dec: vector(D, 4),
-            threshold: (architecture == Architecture::JumpRelu).then(|| vector(F, 5).abs()),
+            weights,
         },
         provenance: Provenance {
             model_name: Some("gpt2".into()),
@@ -76,13 +82,13 @@ fn a_dictionary_reads_back_as_it_was_written() {
         assert_eq!(read.provenance, written.provenance);
         assert_eq!(read.coder.architecture, architecture);
         assert_eq!(read.coder.k, written.coder.k);
-        assert_eq!(host(&read.coder.w_enc), host(&written.coder.w_enc));
-        assert_eq!(host(&read.coder.b_enc), host(&written.coder.b_enc));
-        assert_eq!(host(&read.coder.w_dec), host(&written.coder.w_dec));
-        assert_eq!(host(&read.coder.b_dec), host(&written.coder.b_dec));
+        assert_eq!(host(&read.coder.w_enc()), host(&written.coder.w_enc()));
+        assert_eq!(host(&read.coder.b_enc()), host(&written.coder.b_enc()));
+        assert_eq!(host(&read.coder.w_dec()), host(&written.coder.w_dec()));
+        assert_eq!(host(&read.coder.b_dec()), host(&written.coder.b_dec()));
         assert_eq!(
-            read.coder.threshold.as_ref().map(host),
-            written.coder.threshold.as_ref().map(host)
+            read.coder.threshold().as_ref().map(host),
+            written.coder.threshold().as_ref().map(host)
         );
         // On disk the encoder is transposed: W_enc[j, i] = w_enc[i, j].
         let bytes = fs::read(place.join("sae_weights.safetensors")).unwrap();
@@ -90,7 +96,7 @@ fn a_dictionary_reads_back_as_it_was_written() {
         let view = file.tensor("W_enc").unwrap();
         assert_eq!(view.shape(), [D, F]);
         let third = f32::from_le_bytes(view.data()[(2 * F + 1) * 4..][..4].try_into().unwrap());
-        assert_eq!(third, host(&written.coder.w_enc)[D + 2]);
+        assert_eq!(third, host(&written.coder.w_enc())[D + 2]);
     }
     let names: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
@@ -106,8 +112,8 @@ fn standard_codes_are_as_wide_as_the_densest_row() {
     let x: Tensor<2> =
         Tensor::from_data(TensorData::new(numbers(9 * D, 8), [9, D]), &Device::flex());
     let codes = d.coder.encode(x.clone());
-    let pre = (x - d.coder.b_dec.clone().unsqueeze()).matmul(d.coder.w_enc.clone().transpose())
-        + d.coder.b_enc.clone().unsqueeze();
+    let pre = (x - d.coder.b_dec().unsqueeze()).matmul(d.coder.w_enc().transpose())
+        + d.coder.b_enc().unsqueeze();
     let active: Vec<f32> = host(&pre.clone().greater_elem(0.0).float().sum_dim(1));
     assert_eq!(
         codes.values.dims()[1] as f32,
@@ -123,7 +129,8 @@ fn standard_codes_are_as_wide_as_the_densest_row() {
 fn each_latent_has_its_own_jumprelu_threshold() {
     let mut d = dictionary(Architecture::JumpRelu);
     let thresholds = [0.5f32, 3.0, f32::INFINITY, 0.0, 1.5, 2.0];
-    d.coder.threshold = Some(Tensor::from_floats(thresholds, &Device::flex()));
+    let tensor = Tensor::<1>::from_floats(thresholds, &Device::flex());
+    d.coder.weights = d.coder.weights.with("threshold", tensor);
     d.coder.k = 1; // the width must grow on its own
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("d");
@@ -139,7 +146,11 @@ fn each_latent_has_its_own_jumprelu_threshold() {
         host(&codes.values),
         codes.indices.try_into_vec_as().unwrap(),
     );
-    let (w, b, b_dec) = (host(&coder.w_enc), host(&coder.b_enc), host(&coder.b_dec));
+    let (w, b, b_dec) = (
+        host(&coder.w_enc()),
+        host(&coder.b_enc()),
+        host(&coder.b_dec()),
+    );
     let mut seen = 0;
     for row in 0..9 {
         let mut expected: Vec<(f32, i32)> = (0..F)
@@ -251,8 +262,8 @@ fn half_precision_files_are_read() {
         }
     }
     let found = f.load().unwrap();
-    assert_eq!(host(&found.coder.w_enc), host(&expected.coder.w_enc));
-    assert_eq!(host(&found.coder.b_dec), host(&expected.coder.b_dec));
+    assert_eq!(host(&found.coder.w_enc()), host(&expected.coder.w_enc()));
+    assert_eq!(host(&found.coder.b_dec()), host(&expected.coder.b_dec()));
 }
 
 #[test]
@@ -277,13 +288,17 @@ fn decoder_norms_of_a_rescaled_topk_are_folded() {
     let d = f.load().unwrap();
     let plain = foreign().load().unwrap();
     let norm = |t: &Tensor<2>| -> Vec<f32> { host(&t.clone().square().sum_dim(1).sqrt()) };
-    assert!(norm(&d.coder.w_dec).iter().all(|n| (n - 1.0).abs() < 1e-6));
-    let expected: Vec<f32> = host(&plain.coder.b_enc)
+    assert!(
+        norm(&d.coder.w_dec())
+            .iter()
+            .all(|n| (n - 1.0).abs() < 1e-6)
+    );
+    let expected: Vec<f32> = host(&plain.coder.b_enc())
         .iter()
-        .zip(norm(&plain.coder.w_dec))
+        .zip(norm(&plain.coder.w_dec()))
         .map(|(b, n)| b * n)
         .collect();
-    for (a, b) in host(&d.coder.b_enc).iter().zip(expected) {
+    for (a, b) in host(&d.coder.b_enc()).iter().zip(expected) {
         assert!((a - b).abs() < 1e-5);
     }
 }
@@ -310,7 +325,7 @@ fn a_hostile_file_is_one_clear_error() {
     );
     assert_eq!(
         refused(&|f| f.cfg["architecture"] = json!("gated")),
-        "DIR/cfg.json: architecture: found \"gated\", expected \"standard\", \"topk\" or \"jumprelu\""
+        "DIR/cfg.json: architecture: found \"gated\", expected one of \"standard\", \"topk\", \"jumprelu\""
     );
     assert_eq!(
         refused(&|f| {

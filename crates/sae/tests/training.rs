@@ -63,7 +63,7 @@ fn run(trainer: &mut Trainer) -> Vec<StepReport> {
 
 /// Mean over true directions of the best cosine among decoder rows.
 fn mean_max_cosine(dictionary: &Dictionary, directions: &[f32]) -> f64 {
-    let rows: Vec<f32> = dictionary.coder.w_dec.clone().try_into_vec_as().unwrap();
+    let rows: Vec<f32> = dictionary.coder.w_dec().try_into_vec_as().unwrap();
     let cosine = |a: &[f32], b: &[f32]| {
         let dot =
             |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
@@ -156,7 +156,7 @@ fn standard_finds_planted_features_and_its_penalty_makes_them_sparse() {
     // Norms are folded in: every row has norm 1.
     let norms: Vec<f32> = dictionary
         .coder
-        .w_dec
+        .w_dec()
         .square()
         .sum_dim(1)
         .sqrt()
@@ -386,21 +386,19 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             // The same with the trained weights, by plain dense arithmetic.
             let x_norm = normalized(raw.clone(), &normalization);
             let centred = if apply {
-                x_norm.clone() - coder.b_dec.clone().unsqueeze()
+                x_norm.clone() - coder.b_dec().unsqueeze()
             } else {
                 x_norm
             };
-            let pre =
-                centred.matmul(coder.w_enc.clone().transpose()) + coder.b_enc.clone().unsqueeze();
-            let norms = coder.w_dec.clone().square().sum_dim(1).sqrt().transpose(); // [1, d_sae]
+            let pre = centred.matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze();
+            let norms = coder.w_dec().square().sum_dim(1).sqrt().transpose(); // [1, d_sae]
             let least = match architecture {
                 // Of each row the third largest value is the smallest that stays.
                 "topk" => pre.clone().topk(3, 1).min_dim(1).clamp_min(1e-30),
                 "batchtopk" => {
                     let t: Vec<f32> = dictionary
                         .coder
-                        .threshold
-                        .clone()
+                        .threshold()
                         .unwrap()
                         .try_into_vec_as()
                         .unwrap();
@@ -415,7 +413,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             };
             let silent = pre.clone().lower(least.expand([2048, 96]));
             let latents = pre.mask_fill(silent, 0.0);
-            let hat = latents.matmul(coder.w_dec.clone()) + coder.b_dec.clone().unsqueeze();
+            let hat = latents.matmul(coder.w_dec()) + coder.b_dec().unsqueeze();
             let mean = Tensor::<1>::from_data(
                 TensorData::new(normalization.mean.clone(), [D]),
                 &Device::flex(),

@@ -102,7 +102,7 @@ impl Generate {
             let dictionary = Dictionary::load(folder, model.device())?;
             let hook = dictionary.hook_point()?;
             let latent = self.latent.expect("clap requires it");
-            let rows = dictionary.coder.w_dec; // [d_sae, d_in]
+            let rows = dictionary.coder.w_dec(); // [d_sae, d_in]
             if latent >= rows.dims()[0] {
                 bail!(
                     "--latent: found {latent}, latents are 0 to {}",

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
+use crate::coders::{JumpReluConfig, MatryoshkaConfig};
 use crate::error::SaeError;
 use lapidary_model::settings::Reader;
 
@@ -61,7 +62,8 @@ pub struct ActivationsConfig {
 /// `[coder]`: the sparse coder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CoderConfig {
-    /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch) or "standard" (ReLU with an L1 penalty).
+    /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch), "matryoshka" (the same, with prefixes that
+    /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent) or "gated".
     pub architecture: String,
     /// Number of latents; absent: `expansion_factor` times the activation's width.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,8 +71,10 @@ pub struct CoderConfig {
     /// Latents for each dimension of the activation; used if `d_sae` is absent. Default 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expansion_factor: Option<f64>,
-    /// Active latents a token ("topk": exactly, "batchtopk": on average; "standard" ignores it).
+    /// Active latents a token ("topk": exactly, "batchtopk" and "matryoshka": on average; others ignore it).
     pub k: usize,
+    /// "topk": whether what 4k latents leave unexplained counts too, an eighth.
+    pub multi_topk: bool,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
     /// Initial `b_dec`: "geometric_median" or "mean" of the first batch, or "zeros".
@@ -78,6 +82,12 @@ pub struct CoderConfig {
     /// Initial norm of the rows of `W_dec` (and of `W_enc`, which starts as its copy); absent: 1, or 0.1 with `decoder_norm = "free"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decoder_init_norm: Option<f64>,
+    /// What only "jumprelu" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jumprelu: Option<JumpReluConfig>,
+    /// What only "matryoshka" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matryoshka: Option<MatryoshkaConfig>,
 }
 
 /// `[training]`: the optimization.
@@ -104,9 +114,9 @@ pub struct TrainingConfig {
     /// Weight of the L1 penalty ("standard" only), against the squared error summed over dimensions. SAELens scales
     /// activations to norm sqrt(d): its coefficient over sqrt(d) is this one.
     pub l1_coefficient: f64,
-    /// Steps over which the L1 weight rises from 0; absent: a twentieth of all.
+    /// Steps over which the weight of the sparsity penalty rises from 0; absent: a twentieth of all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub l1_warmup_steps: Option<u64>,
+    pub sparsity_warmup_steps: Option<u64>,
     /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux_k: Option<usize>,
@@ -190,9 +200,16 @@ impl RunConfig {
     /// As [`RunConfig::load`].
     pub fn parse(file: &str, text: &str, set: &[String]) -> Result<Self, SaeError> {
         let mut r = Reader::new(file, text, set)?;
-        let architecture = r.one_of("coder.architecture", &Architecture::trainable(), "topk")?;
-        let named = Architecture::named(&architecture).expect("one of those that can be trained");
+        let architecture = r.one_of(
+            "coder.architecture",
+            &Architecture::ALL.map(Architecture::name),
+            "topk",
+        )?;
+        let named = Architecture::named(&architecture).expect("one of these names");
         let frees_decoder_norm = named.method().frees_decoder_norm();
+        // All tables are read, so that a mistake in one shows, but a recipe keeps its coder's only.
+        let jumprelu = JumpReluConfig::read(&mut r)?;
+        let matryoshka = MatryoshkaConfig::read(&mut r)?;
         let corpus_path = r.or("corpus.path", "embedded".to_owned())?;
         let evaluation_corpus = if corpus_path == "embedded" {
             "embedded:heldout".to_owned()
@@ -228,7 +245,7 @@ impl RunConfig {
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
-                l1_warmup_steps: r.optional("training.l1_warmup_steps")?,
+                sparsity_warmup_steps: r.optional("training.sparsity_warmup_steps")?,
                 aux_k: r.optional("training.aux_k")?,
                 aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,
                 dead_after_tokens: r.optional("training.dead_after_tokens")?,
@@ -255,6 +272,9 @@ impl RunConfig {
                     "geometric_median",
                 )?,
                 decoder_init_norm: r.optional("coder.decoder_init_norm")?,
+                multi_topk: r.or("coder.multi_topk", false)?,
+                jumprelu: Some(jumprelu).filter(|_| named == Architecture::JumpRelu),
+                matryoshka: Some(matryoshka).filter(|_| named == Architecture::Matryoshka),
             },
             evaluation: EvaluationConfig {
                 corpus: r.or("evaluation.corpus", evaluation_corpus)?,
@@ -384,7 +404,7 @@ impl RunConfig {
             );
         }
         if let Some(d_sae) = self.coder.d_sae {
-            self.check_k(file, d_sae)?;
+            self.check_latents(file, d_sae)?;
         }
         let free = t.decoder_norm == "free";
         if free && !self.architecture().method().frees_decoder_norm() {
@@ -404,7 +424,11 @@ impl RunConfig {
         Ok(())
     }
 
-    fn check_k(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
+    fn check_latents(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
+        if let Some(message) = self.architecture().method().contradiction(self, d_sae) {
+            let place = place.to_owned();
+            return Err(SaeError::Config { place, message });
+        }
         if self.architecture().takes_k() && self.coder.k > d_sae {
             return Err(SaeError::Config {
                 place: place.to_owned(),
@@ -430,7 +454,7 @@ impl RunConfig {
         });
         c.coder.d_sae = Some(d_sae);
         c.coder.expansion_factor = None;
-        c.check_k("configuration", d_sae)?;
+        c.check_latents("configuration", d_sae)?;
         let method = self.architecture().method();
         let free = self.training.decoder_norm == "free";
         c.coder
@@ -439,7 +463,7 @@ impl RunConfig {
         let t = &mut c.training;
         t.lr.get_or_insert_with(|| method.default_lr(d_sae));
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
-        t.l1_warmup_steps.get_or_insert(steps / 20);
+        t.sparsity_warmup_steps.get_or_insert(steps / 20);
         t.aux_k.get_or_insert(d_in / 2);
         t.dead_after_tokens
             .get_or_insert((self.training.tokens / 10).min(10_000_000));
@@ -515,6 +539,8 @@ mod tests {
         for text in [
             "",
             "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5",
+            "coder.architecture = 'matryoshka'\ncoder.matryoshka.widths = [8, 100]",
+            "[coder]\narchitecture = 'jumprelu'\njumprelu = { penalty = 'quadratic', target_l0 = 20 }",
         ] {
             let c = RunConfig::parse("run.toml", text, &[])
                 .unwrap()
@@ -579,7 +605,7 @@ mod tests {
         );
         assert_eq!(
             error("[coder]\narchitecture = 'top-k'", &[]),
-            "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\""
+            "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\", \"matryoshka\", \"jumprelu\", \"gated\""
         );
         assert_eq!(
             error("[training]\nlr = nan", &[]),
@@ -587,6 +613,31 @@ mod tests {
         );
         assert!(error("k = = 3", &[]).starts_with("run.toml: not valid TOML: "));
         assert!(error("", &["training.lr"]).starts_with("--set: `training.lr`: found no `=`"));
+    }
+
+    #[test]
+    fn the_tables_of_coders_are_checked_whichever_is_chosen() {
+        assert_eq!(
+            error("coder.jumprelu.bandwidth = 0", &[]),
+            "run.toml: `coder.jumprelu.bandwidth`: found 0, expected more than 0"
+        );
+        assert_eq!(
+            error("coder.jumprelu.penalty = 'quadratic'", &[]),
+            "run.toml: `coder.jumprelu.target_l0`: found nothing, expected a number of latents, which penalty = \"quadratic\" needs"
+        );
+        assert_eq!(
+            error("coder.matryoshka.widths = [8, 8]", &[]),
+            "run.toml: `coder.matryoshka.widths`: found [8, 8], expected numbers of latents from 1 on, ascending"
+        );
+        assert!(
+            error("coder.matryoshka.widths = 'all'", &[])
+                .ends_with("a list of whole numbers, 0 or more")
+        );
+        let text = "[coder]\narchitecture = 'matryoshka'\nd_sae = 64\nmatryoshka.widths = [16, 64]";
+        assert!(error(text, &[]).contains("goes up to 64, but below d_sae = 64"));
+        // Whoever is not chosen leaves nothing in the resolved recipe.
+        let c = RunConfig::parse("run.toml", "coder.jumprelu.bandwidth = 1", &[]).unwrap();
+        assert!(!c.to_toml().contains("jumprelu"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod train;
 mod weights;
 
 pub use coder::{Architecture, SparseCoder, Weight, Weights};
+pub use coders::{JumpReluConfig, MatryoshkaConfig};
 pub use config::{
     ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, FeaturesConfig, RunConfig,
     TrainingConfig,

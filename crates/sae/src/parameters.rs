@@ -117,6 +117,13 @@ impl Parameters {
         counts.reduce(|a, b| a + b).expect("a coder has weights")
     }
 
+    /// Changes the vector of this name.
+    pub(crate) fn map_vector(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
+        if let AnyParameter::Vector(p) = self.named(name) {
+            p.map(f);
+        }
+    }
+
     fn named(&mut self, name: &str) -> &mut AnyParameter {
         let found = self.0.iter_mut().find(|(n, _)| *n == name);
         &mut found.expect("gradients have the names of weights").1

@@ -8,22 +8,53 @@ use crate::coder::SparseCoder;
 use crate::coders::{Codes, Gradient, Learned, Now, Terms};
 use crate::losses;
 
-/// `fvu + coefficient * aux` and its gradients for the batch `x` `[n, d_in]`, whose codes are those of `centred`, what the encoder
-/// reads; nothing tracks gradients. The auxiliary loss is AuxK, where there are dead latents.
+/// One of the reconstructions that a loss compares with the batch.
+pub(crate) struct Part {
+    /// 1 for the codes that take part, `[n, k]`; `None`: all do.
+    pub(crate) on: Option<Tensor<2>>,
+    /// What its fraction of variance unexplained is multiplied with.
+    pub(crate) weight: f64,
+}
+
+impl Part {
+    /// All codes, once.
+    pub(crate) const WHOLE: Self = Self {
+        on: None,
+        weight: 1.0,
+    };
+
+    fn of(&self, codes: &SparseCodes) -> SparseCodes {
+        match &self.on {
+            None => codes.clone(),
+            Some(on) => SparseCodes {
+                values: codes.values.clone() * on.clone(),
+                indices: codes.indices.clone(),
+            },
+        }
+    }
+}
+
+/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch `x` `[n, d_in]`, whose codes are those of `centred`, what the encoder
+/// reads; nothing tracks gradients. The first part is the coder's own reconstruction: what is reported, and what AuxK, the auxiliary loss
+/// where there are dead latents, takes the rest of.
 pub(crate) fn sparse_step(
     coder: &SparseCoder,
     x: Tensor<2>,
     centred: Tensor<2>,
     codes: SparseCodes,
+    parts: &[Part],
     now: &Now<'_>,
 ) -> Learned {
+    let (own, others) = parts.split_first().expect("a loss has a reconstruction");
+    let all = codes;
+    let codes = own.of(&all);
     let n = x.dims()[0].max(1) as f64;
     let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), x.clone());
-    let variance = losses::batch_variance(x);
+    let variance = losses::batch_variance(x.clone());
     let mse = found.squares.sum() / n;
     let fvu = mse.clone() / variance.clone();
     // The gradient of fvu in the reconstruction is `error · factor`.
-    let factor = (variance.recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
+    let factor = (variance.clone().recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
     let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_in]
     // A latent that is off passes nothing on.
     let on = codes.values.clone().greater_elem(0.0).float();
@@ -43,6 +74,26 @@ pub(crate) fn sparse_step(
     };
 
     let mut total = fvu.clone();
+    for part in others {
+        let codes = part.of(&all);
+        let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), x.clone());
+        total = total + found.squares.sum() / n / variance.clone() * part.weight;
+        let factor = (variance.clone().recip() * (2.0 / n * part.weight)).unsqueeze::<2>();
+        b_dec = b_dec + found.error.clone().sum_dim(0) * factor.clone();
+        let on = codes.values.clone().greater_elem(0.0).float();
+        w_enc.codes.values = w_enc.codes.values + found.along * on * factor.clone();
+        w_dec = both(
+            &w_dec,
+            SparseGradient {
+                codes: SparseCodes {
+                    values: codes.values * factor,
+                    indices: codes.indices,
+                },
+                rows: found.error,
+            },
+        );
+    }
+
     let training = &now.config.training;
     let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
     let wanted = k_aux > 0 && coefficient > 0.0;

@@ -40,10 +40,10 @@ pub struct StepReport {
     /// Active latents a token.
     #[serde(deserialize_with = "nan_if_null")]
     pub l0: f64,
-    /// L1 penalty before its coefficient; 0 except for "standard".
-    #[serde(deserialize_with = "nan_if_null")]
-    pub l1: f64,
-    /// Auxiliary loss before its coefficient; 0 while nothing is dead.
+    /// Sparsity penalty before its coefficient: "standard" and "gated" L1, "jumprelu" its own; 0 for those that count latents.
+    #[serde(deserialize_with = "nan_if_null", alias = "l1")]
+    pub penalty: f64,
+    /// Auxiliary loss before its coefficient; 0 while nothing is dead, but "gated" has one of its own.
     #[serde(deserialize_with = "nan_if_null")]
     pub aux: f64,
     /// Dead latents, as of the last count.
@@ -230,6 +230,8 @@ impl Trainer {
             step: step + 1,
         };
         self.parameters.update(gradients, &adam, scale, unit);
+        let method = self.config.architecture().method();
+        method.project(&mut self.parameters);
 
         self.progress.step += 1;
         self.progress.tokens += n as u64;
@@ -254,7 +256,7 @@ impl Trainer {
             mse: scalar(terms.mse)?,
             fvu: scalar(terms.fvu)?,
             l0: l0.map_or(Ok(0.0), scalar)? / n.max(1) as f64,
-            l1: terms.penalty.map_or(Ok(0.0), scalar)?,
+            penalty: terms.penalty.map_or(Ok(0.0), scalar)?,
             aux: terms.aux.map_or(Ok(0.0), scalar)?,
             dead: self.firing.dead.len() as u64,
             lr,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weight, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
@@ -36,6 +36,16 @@ fn dictionary(architecture: Architecture) -> Dictionary {
     ]);
     if architecture == Architecture::JumpRelu {
         weights = weights.with("threshold", vector(F, 5).abs());
+    }
+    if architecture == Architecture::Gated {
+        weights = Weights::new([
+            ("w_enc", matrix(1).into()),
+            ("b_gate", vector(F, 2).into()),
+            ("b_mag", vector(F, 5).into()),
+            ("r_mag", (vector(F, 6) / 4.0).into()),
+            ("w_dec", matrix(3).into()),
+            ("b_dec", vector(D, 4).into()),
+        ]);
     }
     Dictionary {
         coder: SparseCoder {
@@ -73,6 +83,7 @@ fn a_dictionary_reads_back_as_it_was_written() {
         Architecture::Standard,
         Architecture::TopK,
         Architecture::JumpRelu,
+        Architecture::Gated,
     ] {
         let place = dir.path().join(architecture.name());
         let written = dictionary(architecture);
@@ -82,14 +93,15 @@ fn a_dictionary_reads_back_as_it_was_written() {
         assert_eq!(read.provenance, written.provenance);
         assert_eq!(read.coder.architecture, architecture);
         assert_eq!(read.coder.k, written.coder.k);
-        assert_eq!(host(&read.coder.w_enc()), host(&written.coder.w_enc()));
-        assert_eq!(host(&read.coder.b_enc()), host(&written.coder.b_enc()));
-        assert_eq!(host(&read.coder.w_dec()), host(&written.coder.w_dec()));
-        assert_eq!(host(&read.coder.b_dec()), host(&written.coder.b_dec()));
-        assert_eq!(
-            read.coder.threshold().as_ref().map(host),
-            written.coder.threshold().as_ref().map(host)
-        );
+        let weights = |d: &Dictionary| -> Vec<(&str, Vec<usize>, Vec<f32>)> {
+            let all = d.coder.weights.iter();
+            all.map(|(name, w)| match w {
+                Weight::Matrix(t) => (name, w.dims(), host(t)),
+                Weight::Vector(t) => (name, w.dims(), host(t)),
+            })
+            .collect()
+        };
+        assert_eq!(weights(&read), weights(&written));
         // On disk the encoder is transposed: W_enc[j, i] = w_enc[i, j].
         let bytes = fs::read(place.join("sae_weights.safetensors")).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -102,7 +114,7 @@ fn a_dictionary_reads_back_as_it_was_written() {
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(names.len(), 3, "no temporary folder stays: {names:?}");
+    assert_eq!(names.len(), 4, "no temporary folder stays: {names:?}");
 }
 
 #[test]
@@ -324,8 +336,8 @@ fn a_hostile_file_is_one_clear_error() {
         "DIR/cfg.json: d_in: found \"4\", expected a whole number from 1 to 2147483647"
     );
     assert_eq!(
-        refused(&|f| f.cfg["architecture"] = json!("gated")),
-        "DIR/cfg.json: architecture: found \"gated\", expected one of \"standard\", \"topk\", \"jumprelu\""
+        refused(&|f| f.cfg["architecture"] = json!("temporal")),
+        "DIR/cfg.json: architecture: found \"temporal\", expected one of \"standard\", \"topk\", \"jumprelu\", \"gated\""
     );
     assert_eq!(
         refused(&|f| {

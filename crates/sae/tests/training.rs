@@ -165,6 +165,87 @@ fn standard_finds_planted_features_and_its_penalty_makes_them_sparse() {
     assert!(norms.iter().all(|n| (n - 1.0).abs() < 1e-5));
 }
 
+/// Trains, prints what came of it, and holds it to what the others reach.
+fn finds_planted_features(
+    architecture: &str,
+    tokens: u64,
+    extra: &str,
+    least: f64,
+) -> (Dictionary, StepReport) {
+    let (x, directions) = planted(8192, 1);
+    let text =
+        recipe(architecture, extra).replace("tokens = 153_600", &format!("tokens = {tokens}"));
+    let mut t = trainer(&text, &x);
+    let last = run(&mut t).pop().unwrap();
+    let dictionary = t.finish().unwrap();
+    let found = mean_max_cosine(&dictionary, &directions);
+    println!(
+        "{architecture}: mean max cosine {found:.4}, fvu {:.4}, l0 {:.2}",
+        last.fvu, last.l0
+    );
+    assert!(found >= least, "mean max cosine {found}");
+    (dictionary, last)
+}
+
+#[test]
+fn jumprelu_finds_planted_features_with_each_penalty() {
+    for penalty in [
+        "penalty = 'step'\nl0_coefficient = 0.5",
+        "penalty = 'quadratic'\ntarget_l0 = 3\nl0_coefficient = 0.1",
+        "penalty = 'tanh'\nl0_coefficient = 0.5\ntanh_scale = 1",
+    ] {
+        let extra =
+            format!("[coder.jumprelu]\nbandwidth = 1.0\ninitial_threshold = 0.3\n{penalty}");
+        let (dictionary, last) = finds_planted_features("jumprelu", 153_600, &extra, 0.9);
+        assert!(last.l0 < 5.0, "{last:?}");
+        let thresholds: Vec<f32> = dictionary
+            .coder
+            .threshold()
+            .unwrap()
+            .try_into_vec_as()
+            .unwrap();
+        let moved = thresholds.iter().filter(|t| **t > 0.3).count();
+        assert!(moved > 48, "{moved} thresholds rose");
+    }
+}
+
+#[test]
+fn gated_finds_planted_features() {
+    let (dictionary, last) = finds_planted_features("gated", 512_000, "l1_coefficient = 1.0", 0.9);
+    assert!(last.l0 < 6.0, "{last:?}");
+    assert_eq!(dictionary.coder.architecture, Architecture::Gated);
+}
+
+#[test]
+fn matryoshka_finds_planted_features_and_ends_as_a_jumprelu() {
+    let extra = "[coder.matryoshka]\nwidths = [24, 48]";
+    let (dictionary, _) = finds_planted_features("matryoshka", 153_600, extra, 0.85);
+    assert_eq!(dictionary.coder.architecture, Architecture::JumpRelu);
+    let trained = dictionary.provenance.training_architecture;
+    assert_eq!(trained.as_deref(), Some("matryoshka"));
+}
+
+#[test]
+fn multi_topk_reconstructs_better_with_another_k() {
+    let (x, _) = planted(8192, 1);
+    let fvu = |multi: bool| {
+        let text = recipe("topk", "").replace("k = 3", &format!("k = 3\nmulti_topk = {multi}"));
+        let mut t = trainer(&text, &x);
+        run(&mut t);
+        let mut coder = t.coder();
+        coder.k = 8;
+        let rows = matrix(&x);
+        let hat = coder.decode(coder.encode(rows.clone()));
+        let square = |t: Tensor<2>| t.square().sum().into_scalar::<f32>();
+        square(hat - rows.clone()) / square(rows)
+    };
+    let (plain, multi) = (fvu(false), fvu(true));
+    println!(
+        "topk with k 3, used with k 8: unexplained {plain:.4}, trained as Multi-TopK {multi:.4}"
+    );
+    assert!(multi < 0.8 * plain, "{multi} {plain}");
+}
+
 #[test]
 fn the_loss_of_a_run_away_is_an_error_and_not_a_dictionary_of_nans() {
     let (x, _) = planted(1024, 1);
@@ -238,7 +319,14 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
     let (x, _) = planted(1000, 2);
-    for architecture in ["topk", "batchtopk", "standard"] {
+    for architecture in [
+        "topk",
+        "batchtopk",
+        "standard",
+        "matryoshka",
+        "jumprelu",
+        "gated",
+    ] {
         // Whoever is silent for one batch counts as dead, so that AuxK takes part.
         let text = recipe(
             architecture,
@@ -270,7 +358,7 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         reports.extend(run(&mut second));
 
         assert_eq!(reports, all, "{architecture}");
-        if architecture != "standard" {
+        if !["standard", "jumprelu"].contains(&architecture) {
             assert!(all.iter().any(|r| r.aux > 0.0), "AuxK took part");
         }
         let (a, b) = (files(&whole), files(&stopped));
@@ -358,7 +446,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
         .chunks(D)
         .flat_map(|r| r.iter().enumerate().map(|(j, v)| 7.0 * v + j as f32))
         .collect();
-    for architecture in ["topk", "batchtopk", "standard"] {
+    for architecture in ["topk", "batchtopk", "standard", "jumprelu", "gated"] {
         for apply in [true, false] {
             let normalization = Normalization {
                 kind: NormalizationKind::MeanCentred,
@@ -390,7 +478,17 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             } else {
                 x_norm
             };
-            let pre = centred.matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze();
+            let vector = |name: &str| coder.weights.vector(name).unwrap().clone();
+            let products = centred.matmul(coder.w_enc().transpose());
+            let mut pre = match architecture {
+                "gated" => {
+                    let gates = products.clone() + vector("b_gate").unsqueeze();
+                    let values =
+                        products * vector("r_mag").exp().unsqueeze() + vector("b_mag").unsqueeze();
+                    values * gates.greater_elem(0.0).float()
+                }
+                _ => products + coder.b_enc().unsqueeze(),
+            };
             let norms = coder.w_dec().square().sum_dim(1).sqrt().transpose(); // [1, d_sae]
             let least = match architecture {
                 // Of each row the third largest value is the smallest that stays.
@@ -408,6 +506,11 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
                             / norms.clone().slice([0..1, 0..1]).into_scalar::<f32>(),
                         &Device::flex(),
                     )
+                }
+                "jumprelu" => {
+                    let silent = pre.clone().lower_equal(vector("threshold").unsqueeze());
+                    pre = pre.mask_fill(silent, 0.0);
+                    Tensor::full([2048, 1], 1e-30, &Device::flex())
                 }
                 _ => Tensor::full([2048, 1], 1e-30, &Device::flex()),
             };

@@ -10,7 +10,7 @@ use crate::coder::{Architecture, SparseCoder};
 use crate::coders::{Learned, Method, Now};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
-use crate::sparse_step::sparse_step;
+use crate::sparse_step::{Part, sparse_step};
 
 pub(crate) struct BatchTopK;
 
@@ -26,7 +26,7 @@ impl Method for BatchTopK {
     fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
         let centred = coder.centre(x.clone());
         let batch = encode_batch(coder, centred.clone());
-        let mut learned = sparse_step(coder, x, centred, batch.codes, now);
+        let mut learned = sparse_step(coder, x, centred, batch.codes, &[Part::WHOLE], now);
         learned.terms.threshold = Some(batch.threshold);
         learned
     }
@@ -53,7 +53,7 @@ impl Method for BatchTopK {
 }
 
 /// The batch `x` `[n, d_in]`, centred: codes and the smallest value kept.
-fn encode_batch(coder: &SparseCoder, x: Tensor<2>) -> Batch {
+pub(crate) fn encode_batch(coder: &SparseCoder, x: Tensor<2>) -> Batch {
     let k = coder.k.min(coder.d_sae());
     encode_batch_topk(x, coder.w_enc(), coder.b_enc(), k)
 }

@@ -2,7 +2,11 @@
 //! it is stored, and what it asks of a recipe. Trainer, checkpoint, evaluation and tables go through [`Method`].
 
 mod batchtopk;
+mod gated;
+#[cfg(test)]
+mod gradients;
 mod jumprelu;
+mod matryoshka;
 pub(crate) mod standard;
 mod topk;
 
@@ -18,8 +22,11 @@ use crate::config::RunConfig;
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
+use crate::parameters::Parameters;
 
 pub(crate) use batchtopk::ThresholdAverage;
+pub use jumprelu::JumpReluConfig;
+pub use matryoshka::MatryoshkaConfig;
 
 /// How a coder chooses which latents are active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +37,24 @@ pub enum Architecture {
     TopK,
     /// The n·k largest positive pre-activations of a batch of n tokens: only in training. Finished, it is a [`Self::JumpRelu`].
     BatchTopK,
+    /// As BatchTopK, but prefixes of the latents reconstruct by themselves: only in training.
+    Matryoshka,
     /// Every latent whose pre-activation is above its threshold.
     JumpRelu,
+    /// Every latent whose gate is open, with a value of its own.
+    Gated,
 }
 
 impl Architecture {
     /// All there are.
-    pub(crate) const ALL: [Self; 4] = [Self::Standard, Self::TopK, Self::BatchTopK, Self::JumpRelu];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Standard,
+        Self::TopK,
+        Self::BatchTopK,
+        Self::Matryoshka,
+        Self::JumpRelu,
+        Self::Gated,
+    ];
 
     /// What makes it: the one place that asks which it is.
     pub(crate) fn method(self) -> &'static dyn Method {
@@ -44,7 +62,9 @@ impl Architecture {
             Self::Standard => &standard::Standard,
             Self::TopK => &topk::TopK,
             Self::BatchTopK => &batchtopk::BatchTopK,
+            Self::Matryoshka => &matryoshka::Matryoshka,
             Self::JumpRelu => &jumprelu::JumpRelu,
+            Self::Gated => &gated::Gated,
         }
     }
 
@@ -63,12 +83,6 @@ impl Architecture {
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.name() == name)
     }
-
-    /// Names of those that can be trained.
-    pub(crate) fn trainable() -> Vec<&'static str> {
-        let all = Self::ALL.into_iter().map(Self::method);
-        all.filter(|m| m.trainable()).map(Method::name).collect()
-    }
 }
 
 impl fmt::Display for Architecture {
@@ -82,11 +96,6 @@ pub(crate) trait Method: Sync {
     /// The name in recipes and in `cfg.json`.
     fn name(&self) -> &'static str;
 
-    /// Whether a recipe can ask for it.
-    fn trainable(&self) -> bool {
-        true
-    }
-
     /// Whether `coder.k` means something to it.
     fn takes_k(&self) -> bool {
         true
@@ -95,6 +104,11 @@ pub(crate) trait Method: Sync {
     /// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.
     fn frees_decoder_norm(&self) -> bool {
         false
+    }
+
+    /// What in a recipe cannot be with `d_sae` latents of this kind, if anything.
+    fn contradiction(&self, _config: &RunConfig, _d_sae: usize) -> Option<String> {
+        None
     }
 
     /// Peak learning rate where the recipe has none.
@@ -129,6 +143,9 @@ pub(crate) trait Method: Sync {
 
     /// Loss and gradients of the batch `x` `[n, d_in]`; nothing tracks gradients.
     fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned;
+
+    /// Brings weights back to where they mean something, after each update.
+    fn project(&self, _parameters: &mut Parameters) {}
 
     /// The coder that does to raw activations what `coder` does to normalized ones; `threshold` is the moving average of what
     /// [`Terms::threshold`] said.

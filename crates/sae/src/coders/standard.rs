@@ -43,7 +43,7 @@ impl Method for Standard {
         let fvu = mse.clone() / losses::batch_variance(x);
         let penalty = losses::l1(latents.clone(), coder.w_dec());
         let training = &now.config.training;
-        let warmup = training.l1_warmup_steps.expect("resolved");
+        let warmup = training.sparsity_warmup_steps.expect("resolved");
         let weight = training.l1_coefficient * rise(now.step, warmup);
         let total = mse.clone() + penalty.clone() * weight;
         Learned {

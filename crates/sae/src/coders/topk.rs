@@ -11,7 +11,12 @@ use crate::coders::{Learned, Method, Now};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
-use crate::sparse_step::sparse_step;
+use crate::sparse_step::{Part, sparse_step};
+
+/// Multi-TopK (appendix of that paper, for reconstructions that hold with another k): what 4k latents leave unexplained counts an
+/// eighth, as in sparsify.
+const MULTI: usize = 4;
+const MULTI_WEIGHT: f64 = 1.0 / 8.0;
 
 pub(crate) struct TopK;
 
@@ -31,8 +36,32 @@ impl Method for TopK {
 
     fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
         let centred = coder.centre(x.clone());
-        let codes = self.encode(coder, centred.clone());
-        sparse_step(coder, x, centred, codes, now)
+        if !now.config.coder.multi_topk {
+            let codes = self.encode(coder, centred.clone());
+            return sparse_step(coder, x, centred, codes, &[Part::WHOLE], now);
+        }
+        // Codes descend, so the k largest of the 4k are the first columns.
+        let k = coder.k.min(coder.d_sae());
+        let wide = SparseCoder {
+            k: MULTI * coder.k,
+            ..coder.clone()
+        };
+        let codes = self.encode(&wide, centred.clone());
+        let [n, width] = codes.indices.dims();
+        let device = codes.values.device();
+        let first = vec![
+            Tensor::<2>::ones([n, k], &device),
+            Tensor::zeros([n, width - k], &device),
+        ];
+        let own = Part {
+            on: Some(Tensor::cat(first, 1)),
+            weight: 1.0,
+        };
+        let wider = Part {
+            on: None,
+            weight: MULTI_WEIGHT,
+        };
+        sparse_step(coder, x, centred, codes, &[own, wider], now)
     }
 
     /// Rows keep their norms, which are 1 from training: dividing by them would change which latents are the largest.

@@ -12,7 +12,8 @@ pub use crate::weights::{Weight, Weights};
 pub struct SparseCoder {
     /// How it chooses its latents.
     pub architecture: Architecture,
-    /// TopK: active latents a token; BatchTopK: on average. Others have as many as they have.
+    /// TopK: active latents a token; BatchTopK: on average; matching pursuit: steps, which may be others than in
+    /// training. Others have as many as they have.
     pub k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
@@ -32,10 +33,11 @@ impl SparseCoder {
         found.expect("an architecture has its weights").clone()
     }
 
-    /// The encoder, `[d_sae, d_in]`.
+    /// The encoder, `[d_sae, d_in]`; matching pursuit reads with its decoder rows.
     #[must_use]
     pub fn w_enc(&self) -> Tensor<2> {
-        self.matrix("w_enc")
+        let own = self.weights.matrix("w_enc").cloned();
+        own.unwrap_or_else(|| self.w_dec())
     }
 
     /// The encoder's bias, `[d_sae]`.

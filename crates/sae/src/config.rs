@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
-use crate::coders::{JumpReluConfig, MatryoshkaConfig};
+use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit};
 use crate::error::SaeError;
+use crate::pursuit::Pursuit;
 use lapidary_model::settings::Reader;
 
 /// The whole recipe.
@@ -63,7 +64,8 @@ pub struct ActivationsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CoderConfig {
     /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch), "matryoshka" (the same, with prefixes that
-    /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent) or "gated".
+    /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent), "gated" or
+    /// "matching_pursuit" (decoder rows taken away one after the other).
     pub architecture: String,
     /// Number of latents; absent: `expansion_factor` times the activation's width.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +73,8 @@ pub struct CoderConfig {
     /// Latents for each dimension of the activation; used if `d_sae` is absent. Default 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expansion_factor: Option<f64>,
-    /// Active latents a token ("topk": exactly, "batchtopk" and "matryoshka": on average; others ignore it).
+    /// Active latents a token ("topk": exactly, "batchtopk" and "matryoshka": on average, "matching_pursuit":
+    /// steps; others ignore it).
     pub k: usize,
     /// "topk": whether what 4k latents leave unexplained counts too, an eighth.
     pub multi_topk: bool,
@@ -88,6 +91,9 @@ pub struct CoderConfig {
     /// What only "matryoshka" has; there if the coder is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matryoshka: Option<MatryoshkaConfig>,
+    /// What only "matching_pursuit" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matching_pursuit: Option<Pursuit>,
 }
 
 /// `[training]`: the optimization.
@@ -210,6 +216,8 @@ impl RunConfig {
         // All tables are read, so that a mistake in one shows, but a recipe keeps its coder's only.
         let jumprelu = JumpReluConfig::read(&mut r)?;
         let matryoshka = MatryoshkaConfig::read(&mut r)?;
+        let pursuit = matching_pursuit::read(&mut r)?;
+        let pursues = matches!(named, Architecture::MatchingPursuit(_));
         let corpus_path = r.or("corpus.path", "embedded".to_owned())?;
         let evaluation_corpus = if corpus_path == "embedded" {
             "embedded:heldout".to_owned()
@@ -275,6 +283,7 @@ impl RunConfig {
                 multi_topk: r.or("coder.multi_topk", false)?,
                 jumprelu: Some(jumprelu).filter(|_| named == Architecture::JumpRelu),
                 matryoshka: Some(matryoshka).filter(|_| named == Architecture::Matryoshka),
+                matching_pursuit: Some(pursuit).filter(|_| pursues),
             },
             evaluation: EvaluationConfig {
                 corpus: r.or("evaluation.corpus", evaluation_corpus)?,
@@ -429,7 +438,8 @@ impl RunConfig {
             let place = place.to_owned();
             return Err(SaeError::Config { place, message });
         }
-        if self.architecture().takes_k() && self.coder.k > d_sae {
+        let method = self.architecture().method();
+        if method.takes_k() && !method.repeats() && self.coder.k > d_sae {
             return Err(SaeError::Config {
                 place: place.to_owned(),
                 message: format!(
@@ -457,9 +467,11 @@ impl RunConfig {
         c.check_latents("configuration", d_sae)?;
         let method = self.architecture().method();
         let free = self.training.decoder_norm == "free";
-        c.coder
-            .decoder_init_norm
-            .get_or_insert(if free { 0.1 } else { 1.0 });
+        c.coder.decoder_init_norm.get_or_insert(if free {
+            method.free_initial_norm()
+        } else {
+            1.0
+        });
         let t = &mut c.training;
         t.lr.get_or_insert_with(|| method.default_lr(d_sae));
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
@@ -473,7 +485,7 @@ impl RunConfig {
     /// The architecture as an enum.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
-        Architecture::named(&self.coder.architecture).unwrap_or(Architecture::TopK)
+        Architecture::of(&self.coder)
     }
 
     /// Training steps: whole batches in `training.tokens`.
@@ -605,7 +617,8 @@ mod tests {
         );
         assert_eq!(
             error("[coder]\narchitecture = 'top-k'", &[]),
-            "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\", \"matryoshka\", \"jumprelu\", \"gated\""
+            "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\", \"matryoshka\", \"jumprelu\", \"gated\", \
+             \"matching_pursuit\""
         );
         assert_eq!(
             error("[training]\nlr = nan", &[]),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weight, Weights};
+use lapidary_sae::{Architecture, Dictionary, Provenance, Pursuit, SparseCoder, Weight, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
@@ -47,6 +47,9 @@ fn dictionary(architecture: Architecture) -> Dictionary {
             ("b_dec", vector(D, 4).into()),
         ]);
     }
+    if let Architecture::MatchingPursuit(_) = architecture {
+        weights = Weights::new([("w_dec", matrix(3).into()), ("b_dec", vector(D, 4).into())]);
+    }
     Dictionary {
         coder: SparseCoder {
             architecture,
@@ -79,13 +82,24 @@ fn host<const N: usize>(t: &Tensor<N>) -> Vec<f32> {
 #[test]
 fn a_dictionary_reads_back_as_it_was_written() {
     let dir = tempfile::tempdir().unwrap();
+    let pursuit = Pursuit {
+        residual_threshold: 0.25,
+        stop_on_duplicate_support: true,
+        signed: false,
+        refit: true,
+    };
     for architecture in [
         Architecture::Standard,
         Architecture::TopK,
         Architecture::JumpRelu,
         Architecture::Gated,
+        Architecture::MatchingPursuit(pursuit),
+        Architecture::MatchingPursuit(Pursuit {
+            signed: true,
+            ..pursuit
+        }),
     ] {
-        let place = dir.path().join(architecture.name());
+        let place = dir.path().join(format!("{architecture:?}"));
         let written = dictionary(architecture);
         written.save(&place).unwrap();
         written.save(&place).unwrap(); // replaces itself
@@ -105,7 +119,12 @@ fn a_dictionary_reads_back_as_it_was_written() {
         // On disk the encoder is transposed: W_enc[j, i] = w_enc[i, j].
         let bytes = fs::read(place.join("sae_weights.safetensors")).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let view = file.tensor("W_enc").unwrap();
+        let Ok(view) = file.tensor("W_enc") else {
+            // SAELens must not take for its own what it would do otherwise.
+            let cfg = fs::read_to_string(place.join("cfg.json")).unwrap();
+            assert!(cfg.contains("\"architecture\": \"lapidary_matching_pursuit\""));
+            continue;
+        };
         assert_eq!(view.shape(), [D, F]);
         let third = f32::from_le_bytes(view.data()[(2 * F + 1) * 4..][..4].try_into().unwrap());
         assert_eq!(third, host(&written.coder.w_enc())[D + 2]);
@@ -114,7 +133,7 @@ fn a_dictionary_reads_back_as_it_was_written() {
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(names.len(), 4, "no temporary folder stays: {names:?}");
+    assert_eq!(names.len(), 6, "no temporary folder stays: {names:?}");
 }
 
 #[test]
@@ -337,7 +356,7 @@ fn a_hostile_file_is_one_clear_error() {
     );
     assert_eq!(
         refused(&|f| f.cfg["architecture"] = json!("temporal")),
-        "DIR/cfg.json: architecture: found \"temporal\", expected one of \"standard\", \"topk\", \"jumprelu\", \"gated\""
+        "DIR/cfg.json: architecture: found \"temporal\", expected one of \"standard\", \"topk\", \"jumprelu\", \"gated\", \"matching_pursuit\""
     );
     assert_eq!(
         refused(&|f| {

@@ -190,12 +190,11 @@ fn finds_planted_features(
 #[test]
 fn jumprelu_finds_planted_features_with_each_penalty() {
     for penalty in [
-        "penalty = 'step'\nl0_coefficient = 0.5",
-        "penalty = 'quadratic'\ntarget_l0 = 3\nl0_coefficient = 0.1",
-        "penalty = 'tanh'\nl0_coefficient = 0.5\ntanh_scale = 1",
+        "penalty = 'step'\nl0_coefficient = 0.5\ninitial_threshold = 0.3",
+        "penalty = 'quadratic'\ntarget_l0 = 3\nl0_coefficient = 0.1\ninitial_threshold = 0.5",
+        "penalty = 'tanh'\nl0_coefficient = 0.5\ntanh_scale = 1\ninitial_threshold = 0.5",
     ] {
-        let extra =
-            format!("[coder.jumprelu]\nbandwidth = 1.0\ninitial_threshold = 0.3\n{penalty}");
+        let extra = format!("[coder.jumprelu]\nbandwidth = 1.0\n{penalty}");
         let (dictionary, last) = finds_planted_features("jumprelu", 153_600, &extra, 0.9);
         assert!(last.l0 < 5.0, "{last:?}");
         let thresholds: Vec<f32> = dictionary
@@ -214,6 +213,21 @@ fn gated_finds_planted_features() {
     let (dictionary, last) = finds_planted_features("gated", 512_000, "l1_coefficient = 1.0", 0.9);
     assert!(last.l0 < 6.0, "{last:?}");
     assert_eq!(dictionary.coder.architecture, Architecture::Gated);
+}
+
+#[test]
+fn matching_pursuit_finds_planted_features_of_raw_activations() {
+    let (dictionary, last) = finds_planted_features("matching_pursuit", 153_600, "", 0.9);
+    assert!(last.fvu < 0.15 && last.l0 <= 3.0, "{last:?}");
+    let norms: Vec<f32> = dictionary
+        .coder
+        .w_dec()
+        .square()
+        .sum_dim(1)
+        .to_data()
+        .iter()
+        .collect();
+    assert!(norms.iter().all(|n| (n - 1.0).abs() < 1e-4));
 }
 
 #[test]
@@ -326,6 +340,7 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         "matryoshka",
         "jumprelu",
         "gated",
+        "matching_pursuit",
     ] {
         // Whoever is silent for one batch counts as dead, so that AuxK takes part.
         let text = recipe(
@@ -358,7 +373,7 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         reports.extend(run(&mut second));
 
         assert_eq!(reports, all, "{architecture}");
-        if !["standard", "jumprelu"].contains(&architecture) {
+        if ["topk", "batchtopk", "matryoshka", "gated"].contains(&architecture) {
             assert!(all.iter().any(|r| r.aux > 0.0), "AuxK took part");
         }
         let (a, b) = (files(&whole), files(&stopped));
@@ -548,4 +563,41 @@ fn every_recipe_in_configs_is_whole() {
         }
     }
     assert!(read >= 4, "{read} recipes");
+}
+
+#[test]
+fn a_pursuit_of_raw_activations_ends_where_one_of_normalized_ones_did() {
+    let (x, _) = planted(2048, 3);
+    let normalization = Normalization {
+        kind: NormalizationKind::MeanCentred,
+        mean: (0..D).map(|j| j as f32 + 0.5).collect(),
+        scale: 0.31,
+    };
+    let text = recipe("matching_pursuit", "decoder_norm = 'unit'")
+        .replace("tokens = 153_600", "tokens = 25_600")
+        + "\n[coder.matching_pursuit]\nresidual_threshold = 0.4";
+    let source = Normalized {
+        inner: ActivationMatrix::new(matrix(&x), 256, 5).unwrap(),
+        normalization: normalization.clone(),
+    };
+    let mut t = Trainer::new(config(&text), Box::new(source), &Device::flex()).unwrap();
+    run(&mut t);
+    let (coder, dictionary) = (t.coder(), t.finish().unwrap());
+    let x_norm = normalized(matrix(&x), &normalization);
+    let hat = coder.decode(coder.encode(x_norm)) / normalization.scale;
+    let mean = Tensor::<1>::from_floats(normalization.mean.as_slice(), &Device::flex());
+    let raw = dictionary.coder.encode(matrix(&x));
+    let active: f32 = raw
+        .values
+        .clone()
+        .greater_elem(0.0)
+        .float()
+        .sum()
+        .into_scalar();
+    assert!(active < 2.9 * 2048.0, "the threshold stops some rows");
+    let wrong = dictionary.coder.decode(raw) - (hat + mean.unsqueeze());
+    let wrong: Vec<f32> = wrong.abs().max_dim(1).try_into_vec_as().unwrap();
+    // Rounding may flip a choice between two nearly equal atoms in very few rows.
+    let off = wrong.iter().filter(|w| **w > 1e-3).count();
+    assert!(off <= 4, "{off} rows differ");
 }

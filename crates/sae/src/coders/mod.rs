@@ -6,6 +6,7 @@ mod gated;
 #[cfg(test)]
 mod gradients;
 mod jumprelu;
+pub(crate) mod matching_pursuit;
 mod matryoshka;
 pub(crate) mod standard;
 mod topk;
@@ -18,18 +19,19 @@ use lapidary_kernels::{SparseCodes, SparseGradient};
 use serde_json::Value;
 
 use crate::coder::{SparseCoder, Weight, Weights};
-use crate::config::RunConfig;
+use crate::config::{CoderConfig, RunConfig};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
 use crate::parameters::Parameters;
+use crate::pursuit::Pursuit;
 
 pub(crate) use batchtopk::ThresholdAverage;
 pub use jumprelu::JumpReluConfig;
 pub use matryoshka::MatryoshkaConfig;
 
 /// How a coder chooses which latents are active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Architecture {
     /// Every latent with a positive pre-activation; sparse because of an L1 penalty in training.
     Standard,
@@ -43,17 +45,20 @@ pub enum Architecture {
     JumpRelu,
     /// Every latent whose gate is open, with a value of its own.
     Gated,
+    /// Decoder rows taken away one after the other, as the pursuit says.
+    MatchingPursuit(Pursuit),
 }
 
 impl Architecture {
     /// All there are.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Standard,
         Self::TopK,
         Self::BatchTopK,
         Self::Matryoshka,
         Self::JumpRelu,
         Self::Gated,
+        Self::MatchingPursuit(Pursuit::PLAIN),
     ];
 
     /// What makes it: the one place that asks which it is.
@@ -65,6 +70,7 @@ impl Architecture {
             Self::Matryoshka => &matryoshka::Matryoshka,
             Self::JumpRelu => &jumprelu::JumpRelu,
             Self::Gated => &gated::Gated,
+            Self::MatchingPursuit(_) => &matching_pursuit::MatchingPursuit,
         }
     }
 
@@ -78,6 +84,14 @@ impl Architecture {
     #[must_use]
     pub fn takes_k(self) -> bool {
         self.method().takes_k()
+    }
+
+    /// That of a recipe, with what the recipe says of it.
+    pub(crate) fn of(coder: &CoderConfig) -> Self {
+        match (Self::named(&coder.architecture), coder.matching_pursuit) {
+            (Some(Self::MatchingPursuit(_)), Some(how)) => Self::MatchingPursuit(how),
+            (found, _) => found.expect("recipes are checked when they are read"),
+        }
     }
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -101,9 +115,19 @@ pub(crate) trait Method: Sync {
         true
     }
 
+    /// Whether `coder.k` may exceed the number of latents, since one may be taken again.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.
     fn frees_decoder_norm(&self) -> bool {
         false
+    }
+
+    /// Norm of decoder rows at the start, where they may have any and the recipe has none.
+    fn free_initial_norm(&self) -> f64 {
+        0.1
     }
 
     /// What in a recipe cannot be with `d_sae` latents of this kind, if anything.
@@ -166,6 +190,11 @@ pub(crate) trait Method: Sync {
     /// What `cfg.json` says of such a coder beyond what it says of every one.
     fn cfg(&self, _coder: &SparseCoder) -> Vec<(&'static str, Value)> {
         vec![]
+    }
+
+    /// Names besides its own under which `cfg.json` may have it.
+    fn other_names(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Reads back what [`Method::cfg`] wrote into `coder`, whose weights are as they stand in the file.

@@ -173,6 +173,20 @@ impl Cfg {
         }
     }
 
+    pub(crate) fn has(&self, field: &str) -> bool {
+        !matches!(self.top.get(field), None | Some(Value::Null))
+    }
+
+    pub(crate) fn number(&self, field: &str, default: f64) -> Result<f64, SaeError> {
+        match self.top.get(field) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|v| v.is_finite() && *v >= 0.0)
+                .ok_or_else(|| self.wrong(field, "a number, 0 or more")),
+        }
+    }
+
     fn only(&self, field: &str, accepted: &[&str]) -> Result<(), SaeError> {
         match self.top.get(field) {
             None | Some(Value::Null | Value::Bool(false)) => Ok(()),
@@ -225,10 +239,17 @@ impl Cfg {
                 .into_iter()
                 .filter(|a| a.method().not_stored().is_none())
         };
-        stored().find(|a| Some(a.name()) == name).ok_or_else(|| {
-            let names: Vec<String> = stored().map(|a| format!("{:?}", a.name())).collect();
-            self.wrong("architecture", &format!("one of {}", names.join(", ")))
-        })
+        stored()
+            .find(|a| {
+                let others = a.method().other_names().iter().copied();
+                std::iter::once(a.name())
+                    .chain(others)
+                    .any(|n| Some(n) == name)
+            })
+            .ok_or_else(|| {
+                let names: Vec<String> = stored().map(|a| format!("{:?}", a.name())).collect();
+                self.wrong("architecture", &format!("one of {}", names.join(", ")))
+            })
     }
 
     fn provenance(&self) -> Provenance {

@@ -37,9 +37,8 @@ impl HostCodes {
         let indices = indices
             .iter::<i32>()
             .zip(&values)
-            .map(|(i, v)| if *v > 0.0 { i } else { -1 })
+            .map(|(i, v)| if *v != 0.0 { i } else { -1 })
             .collect();
-        let values = values.iter().map(|v| v.max(0.0)).collect();
         Self { values, indices, k }
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
 pub use crate::coders::Architecture;
+use crate::error::SaeError;
 pub use crate::weights::{Weight, Weights};
 
 /// A sparse coder.
@@ -94,6 +95,28 @@ impl SparseCoder {
     #[must_use]
     pub fn decode(&self, codes: SparseCodes) -> Tensor<2> {
         decode_sparse(codes, self.w_dec()) + self.b_dec().unsqueeze()
+    }
+
+    /// The same coder with another `k`: TopK's active latents, or matching pursuit's steps.
+    ///
+    /// # Errors
+    /// Its architecture has no `k`, or there are fewer latents.
+    pub fn with_k(self, k: usize) -> Result<Self, SaeError> {
+        let method = self.architecture.method();
+        let refuse = |message: String| {
+            let place = "k".to_owned();
+            Err(SaeError::Config { place, message })
+        };
+        if !method.takes_k() {
+            return refuse(format!(
+                "a {} coder has as many active latents as it has",
+                self.architecture
+            ));
+        }
+        if k == 0 || (k > self.d_sae() && !method.repeats()) {
+            return refuse(format!("found {k}, expected 1 to {} latents", self.d_sae()));
+        }
+        Ok(Self { k, ..self })
     }
 
     /// `x - b_dec` if this coder encodes that, otherwise `x`.

@@ -355,7 +355,7 @@ fn active(codes: &Codes) -> Tensor<1> {
         Codes::Sparse(c) => c.values.clone(),
         Codes::Dense(latents) => latents.clone(),
     };
-    values.inner().greater_elem(0.0).float().sum()
+    values.inner().not_equal_elem(0.0).float().sum()
 }
 
 fn scalar(tensor: Tensor<1>) -> Result<f64, SaeError> {

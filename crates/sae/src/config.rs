@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
-use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit};
+use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit, proximal};
 use crate::error::SaeError;
+use crate::penalty::Penalty;
 use crate::pursuit::Pursuit;
 use lapidary_model::settings::Reader;
 
@@ -64,8 +65,8 @@ pub struct ActivationsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CoderConfig {
     /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch), "matryoshka" (the same, with prefixes that
-    /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent), "gated" or
-    /// "matching_pursuit" (decoder rows taken away one after the other).
+    /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent), "gated",
+    /// "matching_pursuit" (decoder rows taken away one after the other) or "proximal" (a penalty's proximal operator).
     pub architecture: String,
     /// Number of latents; absent: `expansion_factor` times the activation's width.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +95,9 @@ pub struct CoderConfig {
     /// What only "matching_pursuit" has; there if the coder is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matching_pursuit: Option<Pursuit>,
+    /// What only "proximal" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proximal: Option<Penalty>,
 }
 
 /// `[training]`: the optimization.
@@ -218,6 +222,8 @@ impl RunConfig {
         let matryoshka = MatryoshkaConfig::read(&mut r)?;
         let pursuit = matching_pursuit::read(&mut r)?;
         let pursues = matches!(named, Architecture::MatchingPursuit(_));
+        let penalty = proximal::read(&mut r)?;
+        let shrinks = matches!(named, Architecture::Proximal(_));
         let corpus_path = r.or("corpus.path", "embedded".to_owned())?;
         let evaluation_corpus = if corpus_path == "embedded" {
             "embedded:heldout".to_owned()
@@ -284,6 +290,7 @@ impl RunConfig {
                 jumprelu: Some(jumprelu).filter(|_| named == Architecture::JumpRelu),
                 matryoshka: Some(matryoshka).filter(|_| named == Architecture::Matryoshka),
                 matching_pursuit: Some(pursuit).filter(|_| pursues),
+                proximal: Some(penalty).filter(|_| shrinks),
             },
             evaluation: EvaluationConfig {
                 corpus: r.or("evaluation.corpus", evaluation_corpus)?,
@@ -618,7 +625,7 @@ mod tests {
         assert_eq!(
             error("[coder]\narchitecture = 'top-k'", &[]),
             "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\", \"matryoshka\", \"jumprelu\", \"gated\", \
-             \"matching_pursuit\""
+             \"matching_pursuit\", \"proximal\""
         );
         assert_eq!(
             error("[training]\nlr = nan", &[]),

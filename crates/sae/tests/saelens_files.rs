@@ -9,7 +9,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use lapidary_sae::{Architecture, Dictionary, Provenance, Pursuit, SparseCoder, Weight, Weights};
+use lapidary_sae::{
+    Architecture, Dictionary, Penalty, Provenance, Pursuit, Shape, SparseCoder, Weight, Weights,
+};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
@@ -98,6 +100,11 @@ fn a_dictionary_reads_back_as_it_was_written() {
             signed: true,
             ..pursuit
         }),
+        Architecture::Proximal(Penalty {
+            shape: Shape::Scad,
+            weight: 0.5,
+            bend: 3.0,
+        }),
     ] {
         let place = dir.path().join(format!("{architecture:?}"));
         let written = dictionary(architecture);
@@ -133,7 +140,7 @@ fn a_dictionary_reads_back_as_it_was_written() {
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(names.len(), 6, "no temporary folder stays: {names:?}");
+    assert_eq!(names.len(), 7, "no temporary folder stays: {names:?}");
 }
 
 #[test]
@@ -356,7 +363,7 @@ fn a_hostile_file_is_one_clear_error() {
     );
     assert_eq!(
         refused(&|f| f.cfg["architecture"] = json!("temporal")),
-        "DIR/cfg.json: architecture: found \"temporal\", expected one of \"standard\", \"topk\", \"jumprelu\", \"gated\", \"matching_pursuit\""
+        "DIR/cfg.json: architecture: found \"temporal\", expected one of \"standard\", \"topk\", \"jumprelu\", \"gated\", \"matching_pursuit\", \"proximal\""
     );
     assert_eq!(
         refused(&|f| {

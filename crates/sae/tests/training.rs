@@ -240,6 +240,25 @@ fn matryoshka_finds_planted_features_and_ends_as_a_jumprelu() {
 }
 
 #[test]
+fn proximal_finds_planted_features_with_each_penalty_and_is_stored_as_what_it_is() {
+    for (penalty, coefficient, stored) in [
+        ("l1", 0.1, "standard"),
+        ("l0", 0.18, "jumprelu"),
+        ("cel0", 0.18, "jumprelu"),
+        ("l_half", 0.2, "proximal"),
+        ("log_sum", 0.15, "proximal"),
+        ("scad", 0.3, "proximal"),
+        ("mcp", 0.4, "proximal"),
+    ] {
+        let extra = format!("[coder.proximal]\nshape = '{penalty}'\nweight = {coefficient}");
+        println!("{penalty}:");
+        let (dictionary, last) = finds_planted_features("proximal", 256_000, &extra, 0.8);
+        assert_eq!(dictionary.coder.architecture.name(), stored);
+        assert!(last.fvu < 0.3, "{last:?}");
+    }
+}
+
+#[test]
 fn multi_topk_reconstructs_better_with_another_k() {
     let (x, _) = planted(8192, 1);
     let fvu = |multi: bool| {
@@ -341,6 +360,7 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         "jumprelu",
         "gated",
         "matching_pursuit",
+        "proximal",
     ] {
         // Whoever is silent for one batch counts as dead, so that AuxK takes part.
         let text = recipe(
@@ -461,7 +481,14 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
         .chunks(D)
         .flat_map(|r| r.iter().enumerate().map(|(j, v)| 7.0 * v + j as f32))
         .collect();
-    for architecture in ["topk", "batchtopk", "standard", "jumprelu", "gated"] {
+    for architecture in [
+        "topk",
+        "batchtopk",
+        "standard",
+        "jumprelu",
+        "gated",
+        "proximal",
+    ] {
         for apply in [true, false] {
             let normalization = Normalization {
                 kind: NormalizationKind::MeanCentred,
@@ -521,6 +548,11 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
                             / norms.clone().slice([0..1, 0..1]).into_scalar::<f32>(),
                         &Device::flex(),
                     )
+                }
+                "proximal" => {
+                    // MCP with λ 0.01 and γ 2: nothing up to λ, twice what is above up to 2λ, then all.
+                    pre = pre.clone().min_pair((pre - 0.01) * 2.0);
+                    Tensor::full([2048, 1], 1e-30, &Device::flex())
                 }
                 "jumprelu" => {
                     let silent = pre.clone().lower_equal(vector("threshold").unsqueeze());

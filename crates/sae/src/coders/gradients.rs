@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::coder::{Architecture, SparseCoder, Weight};
 use crate::coders::{Gradient, Learned, Now};
 use crate::config::RunConfig;
+use crate::penalty::{Penalty, Shape};
 
 const D: usize = 5;
 const F: usize = 16;
@@ -408,5 +409,37 @@ fn multi_topk_equals_its_two_reconstructions() {
     assert!((scalar(&learned.terms.fvu) - own(&world)).abs() < 1e-4);
     for name in ["w_enc", "b_enc", "w_dec", "b_dec"] {
         world.check(&learned, name, loss);
+    }
+}
+
+#[test]
+fn proximal_equals_its_loss_with_each_penalty() {
+    for (shape, weight, bend) in [
+        (Shape::L1, 0.2, 0.0),
+        (Shape::L0, 0.1, 0.0),
+        (Shape::LHalf, 0.1, 0.0),
+        (Shape::LogSum, 0.2, 0.5),
+        (Shape::Cel0, 0.1, 0.0),
+        (Shape::Scad, 0.2, 3.7),
+        (Shape::Mcp, 0.2, 2.0),
+    ] {
+        let penalty = Penalty {
+            shape,
+            weight,
+            bend,
+        };
+        let world = World::new(Architecture::Proximal(penalty), 6);
+        let learned = world.learn("");
+        let loss = |w: &World| {
+            let pre = w.pre("b_enc");
+            let shrink = |row: &Vec<f64>| row.iter().map(|u| penalty.prox(*u)).collect();
+            let codes: Matrix = pre.iter().map(shrink).collect();
+            let cost: f64 = codes.iter().flatten().map(|x| penalty.value(*x)).sum();
+            w.mse(&codes) + 2.0 * cost / N as f64
+        };
+        assert!((scalar(&learned.terms.total) - loss(&world)).abs() < 1e-4);
+        for name in ["w_enc", "b_enc", "w_dec", "b_dec"] {
+            world.check(&learned, name, loss);
+        }
     }
 }

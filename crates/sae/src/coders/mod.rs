@@ -8,6 +8,7 @@ mod gradients;
 mod jumprelu;
 pub(crate) mod matching_pursuit;
 mod matryoshka;
+pub(crate) mod proximal;
 pub(crate) mod standard;
 mod topk;
 
@@ -24,6 +25,7 @@ use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
 use crate::parameters::Parameters;
+use crate::penalty::Penalty;
 use crate::pursuit::Pursuit;
 
 pub(crate) use batchtopk::ThresholdAverage;
@@ -47,11 +49,13 @@ pub enum Architecture {
     Gated,
     /// Decoder rows taken away one after the other, as the pursuit says.
     MatchingPursuit(Pursuit),
+    /// What a penalty's proximal operator makes of pre-activations.
+    Proximal(Penalty),
 }
 
 impl Architecture {
     /// All there are.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Standard,
         Self::TopK,
         Self::BatchTopK,
@@ -59,6 +63,7 @@ impl Architecture {
         Self::JumpRelu,
         Self::Gated,
         Self::MatchingPursuit(Pursuit::PLAIN),
+        Self::Proximal(proximal::DEFAULT),
     ];
 
     /// What makes it: the one place that asks which it is.
@@ -71,6 +76,7 @@ impl Architecture {
             Self::JumpRelu => &jumprelu::JumpRelu,
             Self::Gated => &gated::Gated,
             Self::MatchingPursuit(_) => &matching_pursuit::MatchingPursuit,
+            Self::Proximal(_) => &proximal::Proximal,
         }
     }
 
@@ -88,9 +94,13 @@ impl Architecture {
 
     /// That of a recipe, with what the recipe says of it.
     pub(crate) fn of(coder: &CoderConfig) -> Self {
-        match (Self::named(&coder.architecture), coder.matching_pursuit) {
-            (Some(Self::MatchingPursuit(_)), Some(how)) => Self::MatchingPursuit(how),
-            (found, _) => found.expect("recipes are checked when they are read"),
+        let found = Self::named(&coder.architecture);
+        match found.expect("recipes are checked when they are read") {
+            Self::MatchingPursuit(usual) => {
+                Self::MatchingPursuit(coder.matching_pursuit.unwrap_or(usual))
+            }
+            Self::Proximal(usual) => Self::Proximal(coder.proximal.unwrap_or(usual)),
+            found => found,
         }
     }
 

@@ -177,6 +177,11 @@ impl Cfg {
         !matches!(self.top.get(field), None | Some(Value::Null))
     }
 
+    /// The field as `T`, if it is one.
+    pub(crate) fn read_as<T: serde::de::DeserializeOwned>(&self, field: &str) -> Option<T> {
+        serde_json::from_value(self.top.get(field)?.clone()).ok()
+    }
+
     pub(crate) fn number(&self, field: &str, default: f64) -> Result<f64, SaeError> {
         match self.top.get(field) {
             None | Some(Value::Null) => Ok(default),

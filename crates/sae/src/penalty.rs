@@ -1,7 +1,7 @@
 //! Sparsity penalties of one number and their proximal operators: `prox(u)` is the x of least ½(x − u)² + penalty(x). Here all
 //! numbers are at least 0, as activations are.
 //!
-//! l0, l1; l½ (Xu, Chang, Xu, Zhang 2012); log-sum (Candès, Wakin, Boyd 2008); CEL0, the tightest continuous relaxation of l0 (Soubies,
+//! l0, l1; l½ (Xu, Chang, Xu, Zhang 2012); log-sum (Candès et al. 2008); CEL0, the tightest continuous relaxation of l0 (Soubies,
 //! Blanc-Féraud, Aubert 2015), for atoms of norm 1; SCAD (Fan, Li 2001); MCP (Zhang 2010).
 
 use serde::{Deserialize, Serialize};

@@ -81,6 +81,9 @@ def boundary(sae, theirs):
         return np.sort(theirs, axis=1)[:, -sae.cfg.k][:, None]
     if sae.cfg.architecture() == "jumprelu":
         return sae.threshold.detach().numpy()[None, :]
+    if sae.cfg.architecture() == "gated":  # where its gate opens
+        least = sae.b_mag - torch.exp(sae.r_mag) * sae.b_gate
+        return np.maximum(least.detach().numpy(), 0)[None, :]
     return np.zeros((1, 1), np.float32)
 
 

@@ -37,9 +37,8 @@ impl HostCodes {
         let indices = indices
             .iter::<i32>()
             .zip(&values)
-            .map(|(i, v)| if *v > 0.0 { i } else { -1 })
+            .map(|(i, v)| if *v != 0.0 { i } else { -1 })
             .collect();
-        let values = values.iter().map(|v| v.max(0.0)).collect();
         Self { values, indices, k }
     }
 }
@@ -112,7 +111,7 @@ pub fn summarize_decoder(
     top: usize,
 ) -> Result<DecoderSummary, FeaturesError> {
     let coder = dictionary.coder.clone().to_device(model.device());
-    let (w_enc, w_dec) = (coder.w_enc.clone(), coder.w_dec.clone()); // [d_sae, d_in]
+    let (w_enc, w_dec) = (coder.w_enc(), coder.w_dec()); // [d_sae, d_in]
     let d_sae = coder.d_sae();
     let norm = |w: &Tensor<2>| w.clone().square().sum_dim(1).sqrt(); // [d_sae, 1]
     let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<f32>>();
@@ -191,7 +190,7 @@ fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use lapidary_sae::{Architecture, Provenance};
+    use lapidary_sae::{Architecture, Provenance, Weights};
 
     /// A final LayerNorm takes the mean away, so what is the same in every dimension cannot reach the logits.
     #[test]
@@ -211,11 +210,12 @@ mod tests {
                 architecture: Architecture::Standard,
                 k: 2,
                 apply_b_dec_to_input: true,
-                w_enc: w_dec.clone(),
-                b_enc: Tensor::zeros([2], &device),
-                w_dec,
-                b_dec: Tensor::zeros([d], &device),
-                threshold: None,
+                weights: Weights::new([
+                    ("w_enc", w_dec.clone().into()),
+                    ("b_enc", Tensor::<1>::zeros([2], &device).into()),
+                    ("w_dec", w_dec.into()),
+                    ("b_dec", Tensor::<1>::zeros([d], &device).into()),
+                ]),
             },
             provenance: Provenance::default(),
         };

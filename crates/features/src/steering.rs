@@ -48,7 +48,7 @@ impl Steering {
             });
         }
         let at = dictionary.hook_point()?;
-        let row = coder.w_dec.clone().narrow(0, latent, 1); // [1, d_in]
+        let row = coder.w_dec().narrow(0, latent, 1); // [1, d_in]
         let edit: Box<dyn Fn(Tensor<3>) -> Tensor<3>> = match steer {
             Steer::Add(factor) => {
                 let direction = row * factor;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use burn::tensor::{Device, Distribution};
     use lapidary_model::{HookedRun, LanguageModel};
-    use lapidary_sae::{Architecture, Provenance};
+    use lapidary_sae::{Architecture, Provenance, Weights};
 
     const AT: &str = "blocks.1.hook_resid_post";
 
@@ -118,11 +118,12 @@ mod tests {
                 architecture,
                 k: 8,
                 apply_b_dec_to_input: true,
-                w_enc: normal([d_sae, d_in]),
-                b_enc: vector(d_sae),
-                w_dec: normal([d_sae, d_in]),
-                b_dec: vector(d_in),
-                threshold: None,
+                weights: Weights::new([
+                    ("w_enc", normal([d_sae, d_in]).into()),
+                    ("b_enc", vector(d_sae).into()),
+                    ("w_dec", normal([d_sae, d_in]).into()),
+                    ("b_dec", vector(d_in).into()),
+                ]),
             },
             provenance: Provenance {
                 hook_point: Some(AT.into()),
@@ -155,7 +156,7 @@ mod tests {
     fn adding_moves_every_position_along_the_decoder_row() {
         let dictionary = dictionary(Architecture::TopK);
         let steering = Steering::new(&dictionary, 11, Steer::Add(-3.0)).unwrap();
-        let row = dictionary.coder.w_dec.narrow(0, 11, 1).into_data();
+        let row = dictionary.coder.w_dec().narrow(0, 11, 1).into_data();
         let row: Vec<f32> = row.iter::<f32>().collect();
         let plain = steered(&[]);
         let expected = plain.iter().enumerate();
@@ -193,8 +194,8 @@ mod tests {
                     .for_each(|a| *a = value);
                 let decoded = |codes: &[f32]| {
                     let codes = Tensor::<1>::from_floats(codes, &Device::flex());
-                    codes.reshape([6, 64]).matmul(coder.w_dec.clone())
-                        + coder.b_dec.clone().unsqueeze()
+                    codes.reshape([6, 64]).matmul(coder.w_dec())
+                        + coder.b_dec().unsqueeze()
                 };
                 let error = x.clone() - decoded(&before);
                 let expected = (decoded(&after) + error).into_data();

@@ -93,6 +93,13 @@ impl FromToml for bool {
     }
 }
 
+impl FromToml for Vec<usize> {
+    const EXPECTED: &'static str = "a list of whole numbers, 0 or more";
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(usize::from_toml).collect()
+    }
+}
+
 impl FromToml for String {
     const EXPECTED: &'static str = "a string";
     fn from_toml(value: &Value) -> Option<Self> {

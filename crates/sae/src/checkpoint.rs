@@ -12,13 +12,14 @@ use lapidary_activations::BatchSource;
 use lapidary_kernels::Moments;
 use serde::{Deserialize, Serialize};
 
-use crate::batchtopk::ThresholdAverage;
+use crate::coders::ThresholdAverage;
 use crate::config::RunConfig;
 use crate::error::SaeError;
 use crate::files::{replace_folder, standing, write_synced};
 use crate::firing::Firing;
+use crate::parameters::{AnyParameter, Parameter, Parameters};
 use crate::tensors::{TensorReader, TensorWriter, Tensors};
-use crate::train::{Parameter, Parameters, Progress, Trainer};
+use crate::train::{Progress, Trainer};
 
 /// Version of the folder's layout.
 const FORMAT_VERSION: u64 = 1;
@@ -59,8 +60,8 @@ pub fn config(dir: &Path) -> Result<RunConfig, SaeError> {
 }
 
 pub(crate) fn save(trainer: &Trainer, dir: &Path) -> Result<(), SaeError> {
-    let p = &trainer.parameters;
-    let [d_sae, d_in] = p.w_dec.parts().0.dims();
+    let coder = trainer.coder();
+    let (d_sae, d_in) = (coder.d_sae(), coder.d_in());
     let manifest = Manifest {
         format: FORMAT.to_owned(),
         format_version: FORMAT_VERSION,
@@ -71,10 +72,12 @@ pub(crate) fn save(trainer: &Trainer, dir: &Path) -> Result<(), SaeError> {
         d_sae,
     };
     let mut state = TensorWriter::default();
-    write_parameter(&mut state, "w_enc", &p.w_enc)?;
-    write_parameter(&mut state, "b_enc", &p.b_enc)?;
-    write_parameter(&mut state, "w_dec", &p.w_dec)?;
-    write_parameter(&mut state, "b_dec", &p.b_dec)?;
+    for (name, parameter) in trainer.parameters.iter() {
+        match parameter {
+            AnyParameter::Matrix(p) => write_parameter(&mut state, name, p)?,
+            AnyParameter::Vector(p) => write_parameter(&mut state, name, p)?,
+        }
+    }
     let t = trainer.progress.threshold;
     state.f64("threshold_average", &[t.sum, t.weight]);
     state.u64("tokens_since_fired", &trainer.firing.since);
@@ -161,12 +164,18 @@ pub(crate) fn load(
     let state_path = dir.join("state.safetensors");
     let file = TensorReader::open(&state_path)?;
     let tensors = file.tensors()?;
-    let parameters = Parameters {
-        w_enc: read_parameter(&tensors, "w_enc", [d_sae, d_in], device)?,
-        b_enc: read_parameter(&tensors, "b_enc", [d_sae], device)?,
-        w_dec: read_parameter(&tensors, "w_dec", [d_sae, d_in], device)?,
-        b_dec: read_parameter(&tensors, "b_dec", [d_in], device)?,
+    let shapes = config.architecture().method().shapes(d_in, d_sae);
+    let read = |(name, shape): (&'static str, Vec<usize>)| {
+        let parameter = match shape[..] {
+            [rows, columns] => {
+                AnyParameter::Matrix(read_parameter(&tensors, name, [rows, columns], device)?)
+            }
+            [length] => AnyParameter::Vector(read_parameter(&tensors, name, [length], device)?),
+            _ => unreachable!("weights are matrices and vectors"),
+        };
+        Ok::<_, SaeError>((name, parameter))
     };
+    let parameters = shapes.into_iter().map(read).collect::<Result<_, _>>()?;
     let threshold = tensors.f64("threshold_average", 2)?;
     let since = tensors.u64("tokens_since_fired", d_sae)?;
     let dead_count = tensors.shape("dead").map_or(0, |s| s.iter().product());

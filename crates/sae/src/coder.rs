@@ -1,83 +1,86 @@
 //! The sparse coder: activations `[n, d]` to a few latents each and back. What is common to all architectures is
-//! here; how each chooses its latents stands in `standard.rs`, `topk.rs`, `batchtopk.rs` and `jumprelu.rs`.
-
-use std::fmt;
+//! here; what makes each stands in its file in `coders/`.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
-use crate::{batchtopk, jumprelu, topk};
+pub use crate::coders::Architecture;
+use crate::error::SaeError;
+pub use crate::weights::{Weight, Weights};
 
-/// How a coder chooses which latents are active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// Every latent with a positive pre-activation; sparse because of an L1 penalty in training.
-    Standard,
-    /// The k largest pre-activations of each token, if positive.
-    TopK,
-    /// The n·k largest positive pre-activations of a batch of n tokens: only in training. Finished, it is a [`Self::JumpRelu`].
-    BatchTopK,
-    /// Every latent whose pre-activation is above its threshold.
-    JumpRelu,
-}
-
-impl Architecture {
-    /// The name in recipes and in `cfg.json`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Standard => "standard",
-            Self::TopK => "topk",
-            Self::BatchTopK => "batchtopk",
-            Self::JumpRelu => "jumprelu",
-        }
-    }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A sparse coder. One row of `w_enc` and one of `w_dec` belong to each latent.
+/// A sparse coder.
 #[derive(Clone, Debug)]
 pub struct SparseCoder {
-    /// How latents are chosen.
+    /// How it chooses its latents.
     pub architecture: Architecture,
-    /// TopK: active latents a token; BatchTopK: on average. Standard and JumpReLU have as many as they have.
+    /// TopK: active latents a token; BatchTopK: on average; matching pursuit: steps, which may be others than in
+    /// training. Others have as many as they have.
     pub k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
-    /// Encoder, `[d_sae, d_in]`.
-    pub w_enc: Tensor<2>,
-    /// Encoder bias, `[d_sae]`.
-    pub b_enc: Tensor<1>,
-    /// Decoder, `[d_sae, d_in]`.
-    pub w_dec: Tensor<2>,
-    /// Decoder bias, `[d_in]`.
-    pub b_dec: Tensor<1>,
-    /// JumpReLU: smallest pre-activation (exclusive) at which a latent is active, `[d_sae]`, none below 0.
-    pub threshold: Option<Tensor<1>>,
+    /// The weights that its architecture has: always `w_dec` `[d_sae, d_in]` and `b_dec` `[d_in]`, mostly `w_enc` `[d_sae, d_in]` and
+    /// `b_enc` `[d_sae]`. One row of `w_enc` and one of `w_dec` belong to each latent.
+    pub weights: Weights,
 }
 
 impl SparseCoder {
+    fn matrix(&self, name: &str) -> Tensor<2> {
+        let found = self.weights.matrix(name);
+        found.expect("an architecture has its weights").clone()
+    }
+
+    pub(crate) fn vector(&self, name: &str) -> Tensor<1> {
+        let found = self.weights.vector(name);
+        found.expect("an architecture has its weights").clone()
+    }
+
+    /// The encoder, `[d_sae, d_in]`; matching pursuit reads with its decoder rows.
+    #[must_use]
+    pub fn w_enc(&self) -> Tensor<2> {
+        let own = self.weights.matrix("w_enc").cloned();
+        own.unwrap_or_else(|| self.w_dec())
+    }
+
+    /// The encoder's bias, `[d_sae]`.
+    #[must_use]
+    pub fn b_enc(&self) -> Tensor<1> {
+        self.vector("b_enc")
+    }
+
+    /// The decoder, `[d_sae, d_in]`.
+    #[must_use]
+    pub fn w_dec(&self) -> Tensor<2> {
+        self.matrix("w_dec")
+    }
+
+    /// The decoder's bias, `[d_in]`.
+    #[must_use]
+    pub fn b_dec(&self) -> Tensor<1> {
+        self.vector("b_dec")
+    }
+
+    /// JumpReLU: smallest pre-activation (exclusive) at which a latent is active, `[d_sae]`, none below 0.
+    #[must_use]
+    pub fn threshold(&self) -> Option<Tensor<1>> {
+        self.weights.vector("threshold").cloned()
+    }
+
     /// Width of the activations.
     #[must_use]
     pub fn d_in(&self) -> usize {
-        self.w_dec.dims()[1]
+        self.w_dec().dims()[1]
     }
 
     /// Number of latents.
     #[must_use]
     pub fn d_sae(&self) -> usize {
-        self.w_dec.dims()[0]
+        self.w_dec().dims()[0]
     }
 
     /// The device that holds the weights.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.w_dec.device()
+        self.w_dec().device()
     }
 
     /// Active latents of each row of `x` `[n, d_in]`, descending by value, inactive places filled with value 0 (their
@@ -85,23 +88,41 @@ impl SparseCoder {
     #[must_use]
     pub fn encode(&self, x: Tensor<2>) -> SparseCodes {
         let x = self.centre(x);
-        match self.architecture {
-            Architecture::TopK => topk::encode(self, x),
-            Architecture::BatchTopK => batchtopk::encode(self, x).codes,
-            Architecture::Standard | Architecture::JumpRelu => jumprelu::encode(self, x),
-        }
+        self.architecture.method().encode(self, x)
     }
 
     /// The activations that `codes` stand for: `sum_j values_j * w_dec[indices_j] + b_dec`, `[n, d_in]`.
     #[must_use]
     pub fn decode(&self, codes: SparseCodes) -> Tensor<2> {
-        decode_sparse(codes, self.w_dec.clone()) + self.b_dec.clone().unsqueeze()
+        decode_sparse(codes, self.w_dec()) + self.b_dec().unsqueeze()
+    }
+
+    /// The same coder with another `k`: TopK's active latents, or matching pursuit's steps.
+    ///
+    /// # Errors
+    /// Its architecture has no `k`, or there are fewer latents.
+    pub fn with_k(self, k: usize) -> Result<Self, SaeError> {
+        let method = self.architecture.method();
+        let refuse = |message: String| {
+            let place = "k".to_owned();
+            Err(SaeError::Config { place, message })
+        };
+        if !method.takes_k() {
+            return refuse(format!(
+                "a {} coder has as many active latents as it has",
+                self.architecture
+            ));
+        }
+        if k == 0 || (k > self.d_sae() && !method.repeats()) {
+            return refuse(format!("found {k}, expected 1 to {} latents", self.d_sae()));
+        }
+        Ok(Self { k, ..self })
     }
 
     /// `x - b_dec` if this coder encodes that, otherwise `x`.
     pub(crate) fn centre(&self, x: Tensor<2>) -> Tensor<2> {
         if self.apply_b_dec_to_input {
-            x - self.b_dec.clone().unsqueeze()
+            x - self.b_dec().unsqueeze()
         } else {
             x
         }
@@ -109,41 +130,18 @@ impl SparseCoder {
 
     /// The same weights as leaves of a gradient graph.
     pub(crate) fn tracked(&self) -> Self {
-        let mut coder = self.clone();
-        coder.w_enc = coder.w_enc.autodiff().require_grad();
-        coder.b_enc = coder.b_enc.autodiff().require_grad();
-        coder.w_dec = coder.w_dec.autodiff().require_grad();
-        coder.b_dec = coder.b_dec.autodiff().require_grad();
-        coder
+        Self {
+            weights: self.weights.tracked(),
+            ..*self
+        }
     }
 
     /// The same coder on another device.
     #[must_use]
     pub fn to_device(self, device: &Device) -> Self {
         Self {
-            w_enc: self.w_enc.to_device(device),
-            b_enc: self.b_enc.to_device(device),
-            w_dec: self.w_dec.to_device(device),
-            b_dec: self.b_dec.to_device(device),
-            threshold: self.threshold.map(|t| t.to_device(device)),
+            weights: self.weights.to_device(device),
             ..self
         }
     }
-}
-
-/// What a training step needs from an architecture.
-pub(crate) struct Forward {
-    /// `[n, d_in]`
-    pub(crate) reconstruction: Tensor<2>,
-    /// What fired.
-    pub(crate) codes: Codes,
-}
-
-/// Activations of latents, in the form in which an architecture has them.
-#[allow(clippy::large_enum_variant)] // one lives at a time, and both are handles to a device's memory
-pub(crate) enum Codes {
-    /// `[n, k]` values and indices.
-    Sparse(SparseCodes),
-    /// `[n, d_sae]`
-    Dense(Tensor<2>),
 }

@@ -7,7 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::coder::Architecture;
+use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit, proximal};
 use crate::error::SaeError;
+use crate::penalty::Penalty;
+use crate::pursuit::Pursuit;
 use lapidary_activations::{Exclusion, TEXT_FIELD};
 use lapidary_model::settings::Reader;
 
@@ -80,7 +83,9 @@ pub struct ActivationsConfig {
 /// `[coder]`: the sparse coder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CoderConfig {
-    /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch) or "standard" (ReLU with an L1 penalty).
+    /// "topk" (the k largest a token), "batchtopk" (k a token on average over the batch), "matryoshka" (the same, with prefixes that
+    /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent), "gated",
+    /// "matching_pursuit" (decoder rows taken away one after the other) or "proximal" (a penalty's proximal operator).
     pub architecture: String,
     /// Number of latents; absent: `expansion_factor` times the activation's width.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,8 +93,11 @@ pub struct CoderConfig {
     /// Latents for each dimension of the activation; used if `d_sae` is absent. Default 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expansion_factor: Option<f64>,
-    /// Active latents a token ("topk": exactly, "batchtopk": on average; "standard" ignores it).
+    /// Active latents a token ("topk": exactly, "batchtopk" and "matryoshka": on average, "matching_pursuit":
+    /// steps; others ignore it).
     pub k: usize,
+    /// "topk": whether what 4k latents leave unexplained counts too, an eighth.
+    pub multi_topk: bool,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
     /// Initial `b_dec`: "geometric_median" or "mean" of the first batch, or "zeros".
@@ -97,6 +105,18 @@ pub struct CoderConfig {
     /// Initial norm of the rows of `W_dec` (and of `W_enc`, which starts as its copy); absent: 1, or 0.1 with `decoder_norm = "free"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decoder_init_norm: Option<f64>,
+    /// What only "jumprelu" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jumprelu: Option<JumpReluConfig>,
+    /// What only "matryoshka" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matryoshka: Option<MatryoshkaConfig>,
+    /// What only "matching_pursuit" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matching_pursuit: Option<Pursuit>,
+    /// What only "proximal" has; there if the coder is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proximal: Option<Penalty>,
 }
 
 /// `[training]`: the optimization.
@@ -123,9 +143,9 @@ pub struct TrainingConfig {
     /// Weight of the L1 penalty ("standard" only), against the squared error summed over dimensions. SAELens scales
     /// activations to norm sqrt(d): its coefficient over sqrt(d) is this one.
     pub l1_coefficient: f64,
-    /// Steps over which the L1 weight rises from 0; absent: a twentieth of all.
+    /// Steps over which the weight of the sparsity penalty rises from 0; absent: a twentieth of all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub l1_warmup_steps: Option<u64>,
+    pub sparsity_warmup_steps: Option<u64>,
     /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux_k: Option<usize>,
@@ -211,9 +231,18 @@ impl RunConfig {
         let mut r = Reader::new(file, text, set)?;
         let architecture = r.one_of(
             "coder.architecture",
-            &["standard", "topk", "batchtopk"],
+            &Architecture::ALL.map(Architecture::name),
             "topk",
         )?;
+        let named = Architecture::named(&architecture).expect("one of these names");
+        let frees_decoder_norm = named.method().frees_decoder_norm();
+        // All tables are read, so that a mistake in one shows, but a recipe keeps its coder's only.
+        let jumprelu = JumpReluConfig::read(&mut r)?;
+        let matryoshka = MatryoshkaConfig::read(&mut r)?;
+        let pursuit = matching_pursuit::read(&mut r)?;
+        let pursues = matches!(named, Architecture::MatchingPursuit(_));
+        let penalty = proximal::read(&mut r)?;
+        let shrinks = matches!(named, Architecture::Proximal(_));
         let corpus_path = r.or("corpus.path", "embedded".to_owned())?;
         let evaluation_corpus = if corpus_path == "embedded" {
             "embedded:heldout".to_owned()
@@ -258,7 +287,7 @@ impl RunConfig {
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
-                l1_warmup_steps: r.optional("training.l1_warmup_steps")?,
+                sparsity_warmup_steps: r.optional("training.sparsity_warmup_steps")?,
                 aux_k: r.optional("training.aux_k")?,
                 aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,
                 dead_after_tokens: r.optional("training.dead_after_tokens")?,
@@ -266,11 +295,7 @@ impl RunConfig {
                 decoder_norm: r.one_of(
                     "training.decoder_norm",
                     &["unit", "free"],
-                    if architecture == "standard" {
-                        "free"
-                    } else {
-                        "unit"
-                    },
+                    if frees_decoder_norm { "free" } else { "unit" },
                 )?,
                 clip_grad_norm: r.or("training.clip_grad_norm", 0.0)?,
                 threshold_decay: r.or("training.threshold_decay", 0.99)?,
@@ -289,6 +314,11 @@ impl RunConfig {
                     "geometric_median",
                 )?,
                 decoder_init_norm: r.optional("coder.decoder_init_norm")?,
+                multi_topk: r.or("coder.multi_topk", false)?,
+                jumprelu: Some(jumprelu).filter(|_| named == Architecture::JumpRelu),
+                matryoshka: Some(matryoshka).filter(|_| named == Architecture::Matryoshka),
+                matching_pursuit: Some(pursuit).filter(|_| pursues),
+                proximal: Some(penalty).filter(|_| shrinks),
             },
             evaluation: EvaluationConfig {
                 corpus: r.or("evaluation.corpus", evaluation_corpus)?,
@@ -423,10 +453,10 @@ impl RunConfig {
             );
         }
         if let Some(d_sae) = self.coder.d_sae {
-            self.check_k(file, d_sae)?;
+            self.check_latents(file, d_sae)?;
         }
         let free = t.decoder_norm == "free";
-        if free && self.coder.architecture != "standard" {
+        if free && !self.architecture().method().frees_decoder_norm() {
             return contradiction(format!(
                 "`training.decoder_norm` = \"free\" does not go with `coder.architecture` = \"{}\": \
                  the k largest activations are comparable only if all decoder rows have one norm",
@@ -443,8 +473,13 @@ impl RunConfig {
         Ok(())
     }
 
-    fn check_k(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
-        if self.coder.architecture != "standard" && self.coder.k > d_sae {
+    fn check_latents(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
+        if let Some(message) = self.architecture().method().contradiction(self, d_sae) {
+            let place = place.to_owned();
+            return Err(SaeError::Config { place, message });
+        }
+        let method = self.architecture().method();
+        if method.takes_k() && !method.repeats() && self.coder.k > d_sae {
             return Err(SaeError::Config {
                 place: place.to_owned(),
                 message: format!(
@@ -469,22 +504,18 @@ impl RunConfig {
         });
         c.coder.d_sae = Some(d_sae);
         c.coder.expansion_factor = None;
-        c.check_k("configuration", d_sae)?;
-        let standard = self.architecture() == Architecture::Standard;
+        c.check_latents("configuration", d_sae)?;
+        let method = self.architecture().method();
         let free = self.training.decoder_norm == "free";
-        c.coder
-            .decoder_init_norm
-            .get_or_insert(if free { 0.1 } else { 1.0 });
-        let t = &mut c.training;
-        t.lr.get_or_insert_with(|| {
-            if standard {
-                3e-4
-            } else {
-                2e-4 / (d_sae as f64 / 16_384.0).sqrt()
-            }
+        c.coder.decoder_init_norm.get_or_insert(if free {
+            method.free_initial_norm()
+        } else {
+            1.0
         });
+        let t = &mut c.training;
+        t.lr.get_or_insert_with(|| method.default_lr(d_sae));
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
-        t.l1_warmup_steps.get_or_insert(steps / 20);
+        t.sparsity_warmup_steps.get_or_insert(steps / 20);
         t.aux_k.get_or_insert(d_in / 2);
         t.dead_after_tokens
             .get_or_insert((self.training.tokens / 10).min(10_000_000));
@@ -494,11 +525,7 @@ impl RunConfig {
     /// The architecture as an enum.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
-        match self.coder.architecture.as_str() {
-            "standard" => Architecture::Standard,
-            "batchtopk" => Architecture::BatchTopK,
-            _ => Architecture::TopK,
-        }
+        Architecture::of(&self.coder)
     }
 
     /// Training steps: whole batches in `training.tokens`.
@@ -538,143 +565,4 @@ impl RunConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str, set: &[&str]) -> String {
-        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-        RunConfig::parse("run.toml", text, &set)
-            .expect_err("must be refused")
-            .to_string()
-    }
-
-    #[test]
-    fn an_empty_file_is_a_whole_recipe() {
-        let c = RunConfig::parse("run.toml", "", &[]).unwrap();
-        assert_eq!(c.model, "embedded");
-        assert_eq!(c.evaluation.corpus, "embedded:heldout");
-        let r = c.resolve(256).unwrap();
-        assert_eq!(r.coder.d_sae, Some(4096));
-        assert!((r.training.lr.unwrap() - 4e-4).abs() < 1e-12);
-        assert_eq!(r.training.aux_k, Some(128));
-    }
-
-    #[test]
-    fn a_resolved_recipe_reads_back_as_itself() {
-        for text in [
-            "",
-            "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5",
-        ] {
-            let c = RunConfig::parse("run.toml", text, &[])
-                .unwrap()
-                .resolve(96)
-                .unwrap();
-            let again = RunConfig::parse("again.toml", &c.to_toml(), &[]).unwrap();
-            assert_eq!(c, again);
-            assert_eq!(again.resolve(96).unwrap(), c);
-        }
-    }
-
-    #[test]
-    fn set_wins_over_the_file_and_is_typed() {
-        let c = RunConfig::parse(
-            "run.toml",
-            "[training]\nlr = 1.0\ntokens = 1e6",
-            &[
-                "training.lr=1e-3".into(),
-                "coder.architecture=batchtopk".into(),
-                "model = my/folder".into(),
-            ],
-        )
-        .unwrap();
-        assert_eq!(c.training.lr, Some(1e-3));
-        assert_eq!(c.training.tokens, 1_000_000);
-        assert_eq!(c.coder.architecture, "batchtopk");
-        assert_eq!(c.model, "my/folder");
-    }
-
-    #[test]
-    fn an_unknown_key_names_the_file_and_what_was_meant() {
-        assert_eq!(
-            error("[training]\nlog_evry_steps = 2", &[]),
-            "run.toml: unknown key `training.log_evry_steps`; did you mean `training.log_every_steps`?"
-        );
-        assert_eq!(
-            error("d_sae = 2048", &[]),
-            "run.toml: unknown key `d_sae`; did you mean `coder.d_sae`?"
-        );
-        assert_eq!(
-            error("", &["coder.dsae=3"]),
-            "--set: unknown key `coder.dsae`; did you mean `coder.d_sae`?"
-        );
-        assert!(error("[corpus]\nzzz = 2", &[]).ends_with(
-            "unknown key `corpus.zzz`; known there: corpus.path, corpus.text_field, corpus.context, corpus.prepend_bos, corpus.attend_across_documents"
-        ));
-    }
-
-    #[test]
-    fn a_wrong_type_names_file_key_found_and_expected() {
-        assert_eq!(
-            error("[coder]\nk = 'many'", &[]),
-            "run.toml: `coder.k`: found string \"many\", expected a whole number, 0 or more"
-        );
-        assert_eq!(
-            error("", &["training.tokens=-5"]),
-            "--set: `training.tokens`: found integer -5, expected a whole number, 0 or more"
-        );
-        assert_eq!(
-            error("training = 3", &[]),
-            "run.toml: `training`: found integer 3, expected a table [training]"
-        );
-        assert_eq!(
-            error("[coder]\narchitecture = 'top-k'", &[]),
-            "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\""
-        );
-        assert_eq!(
-            error("[training]\nlr = nan", &[]),
-            "run.toml: `training.lr`: found float nan, expected a finite number"
-        );
-        assert!(error("k = = 3", &[]).starts_with("run.toml: not valid TOML: "));
-        assert!(error("", &["training.lr"]).starts_with("--set: `training.lr`: found no `=`"));
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        assert!(
-            error("[coder]\nk = 33\nd_sae = 32", &[])
-                .contains("`coder.k` = 33 is more than the number of latents")
-        );
-        assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
-        assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
-        assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));
-        assert!(
-            error("[training]\nbatch_tokens = 0", &[])
-                .contains("`training.batch_tokens`: found 0, expected at least 1")
-        );
-        assert!(error("[training]\nadam_beta2 = 1.0", &[]).contains("expected 0 to below 1"));
-        let c = RunConfig::parse("run.toml", "coder.expansion_factor = 1", &[]).unwrap();
-        assert!(
-            c.resolve(16)
-                .unwrap_err()
-                .to_string()
-                .contains("`coder.k` = 32")
-        );
-    }
-
-    #[test]
-    fn a_resumed_run_may_log_more_often_but_not_learn_faster() {
-        let a = RunConfig::parse("a", "", &[]).unwrap();
-        let b = RunConfig::parse(
-            "b",
-            "[training]\nlog_every_steps = 1\n[features]\ntokens = 0",
-            &[],
-        )
-        .unwrap();
-        assert_eq!(a.training_difference(&b), None);
-        let c = RunConfig::parse("c", "[training]\nadam_beta1 = 0.5", &[]).unwrap();
-        assert_eq!(
-            a.training_difference(&c),
-            Some(("training.adam_beta1".into(), "0.9".into(), "0.5".into()))
-        );
-    }
-}
+mod tests;

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use lapidary_activations::Normalization;
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
 
-use crate::coder::{Architecture, SparseCoder};
+use crate::coder::SparseCoder;
 use crate::config::RunConfig;
 use crate::error::SaeError;
 use crate::formats::saelens;
-use crate::tensors::host;
 
 /// What a dictionary was trained on. What a foreign file does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,106 +93,23 @@ impl Dictionary {
         config: &RunConfig,
         (steps, tokens): (u64, u64),
     ) -> Result<Self, SaeError> {
-        let batch = coder.architecture == Architecture::BatchTopK;
+        let trained = coder.architecture;
+        let coder = trained.method().finish(coder, threshold, normalization)?;
         Ok(Self {
-            coder: fold(coder, threshold, normalization)?,
             provenance: Provenance {
                 model_name: Some(config.model.clone()),
                 hook_point: Some(config.hook_point.clone()),
                 context: Some(config.corpus.context),
                 prepend_bos: Some(config.corpus.prepend_bos),
                 corpus: Some(config.corpus.path.clone()),
-                training_architecture: batch.then(|| Architecture::BatchTopK.name().to_owned()),
+                training_architecture: (trained != coder.architecture)
+                    .then(|| trained.name().to_owned()),
                 steps: Some(steps),
                 tokens: Some(tokens),
                 normalization: Some(config.activations.normalization.clone()),
                 recipe: Some(config.clone()),
             },
+            coder,
         })
     }
-}
-
-/// A coder for raw `x` that does what `coder` does for `x' = (x - mean) * scale`, codes and reconstruction divided by
-/// `scale`; its decoder rows have norm 1 (but for TopK, whose choice of latents that would change; its rows have norm
-/// 1 from training). BatchTopK becomes JumpReLU with `threshold`.
-///
-/// With r = scale, a = a' / r: pre' = (x' - b_dec) W + b_enc = r [ (x - mean - b_dec / r) W + b_enc / r ], hence
-/// b_dec becomes mean + b_dec / r, b_enc becomes b_enc / r (less mean W if b_dec is not subtracted), W stays.
-pub(crate) fn fold(
-    coder: &SparseCoder,
-    threshold: f64,
-    normalization: &Normalization,
-) -> Result<SparseCoder, SaeError> {
-    let device = coder.device();
-    let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
-    if normalization.mean.len() != d_in {
-        return Err(SaeError::Shape {
-            what: "length of the normalization's mean",
-            found: normalization.mean.len(),
-            expected: d_in,
-        });
-    }
-    let scale = f64::from(normalization.scale);
-    let mut w_enc = host(&coder.w_enc)?;
-    let mut w_dec = host(&coder.w_dec)?;
-    let mut b_enc: Vec<f64> = host(&coder.b_enc)?
-        .iter()
-        .map(|b| f64::from(*b) / scale)
-        .collect();
-    let b_dec: Vec<f32> = host(&coder.b_dec)?
-        .iter()
-        .zip(&normalization.mean)
-        .map(|(b, m)| (f64::from(*m) + f64::from(*b) / scale) as f32)
-        .collect();
-    if !coder.apply_b_dec_to_input {
-        for (b, row) in b_enc.iter_mut().zip(w_enc.chunks_exact(d_in)) {
-            *b -= row
-                .iter()
-                .zip(&normalization.mean)
-                .map(|(w, m)| f64::from(*w) * f64::from(*m))
-                .sum::<f64>();
-        }
-    }
-    let mut thresholds = vec![threshold / scale; d_sae];
-    if coder.architecture != Architecture::TopK {
-        for latent in 0..d_sae {
-            let row = latent * d_in..(latent + 1) * d_in;
-            let norm = w_dec[row.clone()]
-                .iter()
-                .map(|w| f64::from(*w).powi(2))
-                .sum::<f64>()
-                .sqrt();
-            if norm == 0.0 {
-                continue;
-            }
-            for w in &mut w_dec[row.clone()] {
-                *w = (f64::from(*w) / norm) as f32;
-            }
-            for w in &mut w_enc[row] {
-                *w = (f64::from(*w) * norm) as f32;
-            }
-            b_enc[latent] *= norm;
-            thresholds[latent] *= norm;
-        }
-    }
-    let narrow = |v: &[f64]| -> Vec<f32> { v.iter().map(|x| *x as f32).collect() };
-    let vector = |v: Vec<f32>| {
-        let n = v.len();
-        Tensor::from_data(TensorData::new(v, [n]), &device)
-    };
-    let jump = coder.architecture == Architecture::BatchTopK;
-    Ok(SparseCoder {
-        architecture: if jump {
-            Architecture::JumpRelu
-        } else {
-            coder.architecture
-        },
-        k: coder.k,
-        apply_b_dec_to_input: coder.apply_b_dec_to_input,
-        w_enc: Tensor::from_data(TensorData::new(w_enc, [d_sae, d_in]), &device),
-        b_enc: vector(narrow(&b_enc)),
-        w_dec: Tensor::from_data(TensorData::new(w_dec, [d_sae, d_in]), &device),
-        b_dec: vector(b_dec),
-        threshold: jump.then(|| vector(narrow(&thresholds))),
-    })
 }

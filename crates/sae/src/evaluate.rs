@@ -214,7 +214,7 @@ impl CodeSums {
         for ((values, indices), _) in rows.zip(counts).filter(|(_, c)| **c) {
             self.tokens += 1;
             for (value, index) in values.iter().zip(indices) {
-                if *value > 0.0 {
+                if *value != 0.0 {
                     self.active += 1;
                     self.total += f64::from(*value);
                     if let Some(f) = usize::try_from(*index)

@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::coder::Codes;
+use crate::coders::Codes;
 use crate::error::SaeError;
 
 /// Firing record of every latent.
@@ -54,7 +54,7 @@ impl Firing {
         let fired = match codes {
             Codes::Sparse(c) => {
                 let values = c.values.clone().inner();
-                let silent = values.lower_equal_elem(0.0);
+                let silent = values.equal_elem(0.0);
                 Fired::Indices(c.indices.clone().inner().mask_fill(silent, -1))
             }
             Codes::Dense(latents) => {

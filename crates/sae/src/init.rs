@@ -1,11 +1,11 @@
-//! Initial weights: decoder rows in random directions, encoder rows equal to them, the decoder bias at the centre of
-//! the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the geometric median).
+//! Initial weights: decoder rows in random directions, from which an architecture makes the rest, the decoder bias at the
+//! centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the geometric median).
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::coder::{Architecture, SparseCoder};
+use crate::coder::SparseCoder;
 use crate::config::RunConfig;
 use crate::error::SaeError;
 
@@ -42,20 +42,13 @@ pub(crate) fn coder(
             geometric_median(&rows[..n.min(MEDIAN_ROWS) * d_in], d_in)
         }
     };
+    let b_dec = Tensor::from_data(TensorData::new(b_dec, [d_in]), device);
     let architecture = config.architecture();
     Ok(SparseCoder {
         architecture,
-        k: if architecture == Architecture::Standard {
-            64
-        } else {
-            config.coder.k
-        },
+        k: config.coder.k,
         apply_b_dec_to_input: config.coder.apply_b_dec_to_input,
-        w_enc: w_dec.clone(),
-        b_enc: Tensor::zeros([d_sae], device),
-        w_dec,
-        b_dec: Tensor::from_data(TensorData::new(b_dec, [d_in]), device),
-        threshold: None,
+        weights: architecture.method().init(w_dec, b_dec, &config),
     })
 }
 

@@ -13,7 +13,7 @@ mod tests {
 
     #[test]
     fn what_is_written_with_nan_is_read_again() {
-        let report = r#"{"step":1,"tokens":2,"loss":null,"mse":1.5,"fvu":null,"l0":3.0,"l1":0.0,"aux":0.0,"dead":0,
+        let report = r#"{"step":1,"tokens":2,"loss":null,"mse":1.5,"fvu":null,"l0":3.0,"penalty":0.0,"aux":0.0,"dead":0,
                          "lr":0.1,"grad_norm":null}"#;
         let report: StepReport = serde_json::from_str(report).unwrap();
         assert!(report.fvu.is_nan() && report.mse == 1.5);

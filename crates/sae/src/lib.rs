@@ -3,9 +3,9 @@
 //! A [`RunConfig`] says what to do, a [`Trainer`] does it on a source of activations, and [`Trainer::finish`] gives a
 //! [`Dictionary`] that explains activations as the model makes them.
 
-mod batchtopk;
 pub mod checkpoint;
 mod coder;
+mod coders;
 mod config;
 mod decoder_norm;
 mod dictionary;
@@ -13,19 +13,22 @@ mod error;
 pub mod evaluate;
 mod files;
 mod firing;
+mod fold;
 mod formats;
 mod init;
 mod json;
-mod jumprelu;
 pub mod losses;
+mod parameters;
+mod penalty;
+mod pursuit;
 pub mod schedule;
 mod sparse_step;
-mod standard;
 mod tensors;
-mod topk;
 mod train;
+mod weights;
 
-pub use coder::{Architecture, SparseCoder};
+pub use coder::{Architecture, SparseCoder, Weight, Weights};
+pub use coders::{JumpReluConfig, MatryoshkaConfig};
 pub use config::{
     ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, FeaturesConfig, RunConfig,
     TrainingConfig,
@@ -34,4 +37,6 @@ pub use dictionary::{Dictionary, Provenance};
 pub use error::SaeError;
 pub use evaluate::{Metrics, evaluate};
 pub use files::remove_folder;
+pub use penalty::{Penalty, Shape};
+pub use pursuit::Pursuit;
 pub use train::{StepReport, Trainer};

@@ -47,11 +47,11 @@ pub fn aux_k(
     let scale = (n_dead as f64 / k_aux as f64).min(1.0);
     let codes: SparseCodes = encode_topk(
         x,
-        coder.w_enc.clone().select(0, dead.clone()), // [n_dead, d]
-        coder.b_enc.clone().select(0, dead.clone()), // [n_dead]
+        coder.w_enc().select(0, dead.clone()), // [n_dead, d]
+        coder.b_enc().select(0, dead.clone()), // [n_dead]
         k,
     );
-    let guess = decode_sparse(codes, coder.w_dec.clone().select(0, dead)); // [n, d]
+    let guess = decode_sparse(codes, coder.w_dec().select(0, dead)); // [n, d]
     let variance = batch_variance(residual.clone());
     mse(residual, guess) / variance * scale
 }
@@ -68,8 +68,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::coder::{Architecture, Codes};
-    use crate::{batchtopk, standard, topk};
+    use crate::coder::{Architecture, Weights};
+    use crate::coders::standard;
 
     const D: usize = 5;
     const F: usize = 12;
@@ -132,15 +132,18 @@ mod tests {
         fn coder(&self, architecture: Architecture) -> SparseCoder {
             let device = Device::flex();
             let [w_enc, b_enc, w_dec, b_dec] = self.weights.clone();
+            let matrix = |v| Tensor::<2>::from_data(TensorData::new(v, [F, D]), &device).into();
+            let vector = |v, n| Tensor::<1>::from_data(TensorData::new(v, [n]), &device).into();
             SparseCoder {
                 architecture,
                 k: K,
                 apply_b_dec_to_input: true,
-                w_enc: Tensor::from_data(TensorData::new(w_enc, [F, D]), &device),
-                b_enc: Tensor::from_data(TensorData::new(b_enc, [F]), &device),
-                w_dec: Tensor::from_data(TensorData::new(w_dec, [F, D]), &device),
-                b_dec: Tensor::from_data(TensorData::new(b_dec, [D]), &device),
-                threshold: None,
+                weights: Weights::new([
+                    ("w_enc", matrix(w_enc)),
+                    ("b_enc", vector(b_enc, F)),
+                    ("w_dec", matrix(w_dec)),
+                    ("b_dec", vector(b_dec, D)),
+                ]),
             }
         }
 
@@ -176,25 +179,14 @@ mod tests {
     ) {
         let coder = case.coder(architecture).tracked();
         let gradients = loss(&coder, case.x()).backward();
-        let found: [Vec<f32>; 4] = [
-            coder
-                .w_enc
-                .grad(&gradients)
-                .map(|g| g.try_into_vec_as().unwrap()),
-            coder
-                .b_enc
-                .grad(&gradients)
-                .map(|g| g.try_into_vec_as().unwrap()),
-            coder
-                .w_dec
-                .grad(&gradients)
-                .map(|g| g.try_into_vec_as().unwrap()),
-            coder
-                .b_dec
-                .grad(&gradients)
-                .map(|g| g.try_into_vec_as().unwrap()),
-        ]
-        .map(Option::unwrap_or_default);
+        let found: [Vec<f32>; 4] = SHAPES.map(|(name, _)| {
+            let matrix = coder.weights.matrix(name);
+            let found = match matrix {
+                Some(t) => t.grad(&gradients).map(Tensor::into_data),
+                None => coder.vector(name).grad(&gradients).map(Tensor::into_data),
+            };
+            found.map_or(vec![], |data| data.try_into_vec_as().unwrap())
+        });
         for (p, (name, size)) in SHAPES.into_iter().enumerate() {
             let found = if found[p].is_empty() {
                 vec![0.0; size]
@@ -227,13 +219,8 @@ mod tests {
     }
 
     fn reconstruction(coder: &SparseCoder, x: Tensor<2>) -> Tensor<1> {
-        let centred = coder.centre(x.clone());
-        let forward = match coder.architecture {
-            Architecture::TopK => topk::forward(coder, centred),
-            Architecture::BatchTopK => batchtopk::forward(coder, centred),
-            _ => standard::forward(coder, centred),
-        };
-        mse(x.clone(), forward.reconstruction) / batch_variance(x)
+        let reconstruction = coder.decode(coder.encode(x.clone()));
+        mse(x.clone(), reconstruction) / batch_variance(x)
     }
 
     #[test]
@@ -268,6 +255,10 @@ mod tests {
     #[test]
     fn standard_reconstruction_has_the_right_gradient() {
         let mut case = with_margin(away_from_zero);
+        let reconstruction = |coder: &SparseCoder, x: Tensor<2>| {
+            let (_, reconstruction) = standard::forward(coder, coder.centre(x.clone()));
+            mse(x.clone(), reconstruction) / batch_variance(x)
+        };
         check(&mut case, Architecture::Standard, [true; 4], reconstruction);
     }
 
@@ -275,11 +266,8 @@ mod tests {
     fn l1_weighs_latents_by_decoder_norm_and_has_the_right_gradient() {
         let mut case = with_margin(away_from_zero);
         let penalty = |coder: &SparseCoder, x: Tensor<2>| {
-            let forward = standard::forward(coder, coder.centre(x));
-            let Codes::Dense(latents) = forward.codes else {
-                unreachable!("standard is dense")
-            };
-            l1(latents, coder.w_dec.clone())
+            let (latents, _) = standard::forward(coder, coder.centre(x));
+            l1(latents, coder.w_dec())
         };
         let expected: f64 = case
             .pre()
@@ -327,7 +315,7 @@ mod tests {
         let coder = case.coder(Architecture::TopK).tracked();
         let gradients = term(&coder, case.x()).backward();
         let rows: Vec<f32> = coder
-            .w_enc
+            .w_enc()
             .grad(&gradients)
             .unwrap()
             .try_into_vec_as()

@@ -1,51 +1,60 @@
 //! Loss and gradients of TopK and BatchTopK coders, written out: their gradients are sparse by latent, and automatic
 //! differentiation would make them dense. The tests hold them against automatic differentiation of the same loss.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use lapidary_kernels::{SparseCodes, SparseGradient, encode_topk, latent_sums, reconstruct};
 
-use crate::coder::{Architecture, SparseCoder};
-use crate::{batchtopk, losses, topk};
+use crate::coder::SparseCoder;
+use crate::coders::{Codes, Gradient, Learned, Now, Terms};
+use crate::losses;
 
-/// AuxK, where there are dead latents.
-pub(crate) struct Aux {
-    pub(crate) dead: Tensor<1, Int>,
-    pub(crate) k: usize,
-    pub(crate) coefficient: f64,
+/// One of the reconstructions that a loss compares with the batch.
+pub(crate) struct Part {
+    /// 1 for the codes that take part, `[n, k]`; `None`: all do.
+    pub(crate) on: Option<Tensor<2>>,
+    /// What its fraction of variance unexplained is multiplied with.
+    pub(crate) weight: f64,
 }
 
-/// One batch's loss, `fvu + coefficient * aux`, and its gradients.
-pub(crate) struct SparseStep {
-    pub(crate) total: Tensor<1>,
-    pub(crate) mse: Tensor<1>,
-    pub(crate) fvu: Tensor<1>,
-    pub(crate) aux: Option<Tensor<1>>,
-    pub(crate) codes: SparseCodes,
-    /// BatchTopK: smallest value kept in this batch, 0 if none.
-    pub(crate) threshold: Option<f32>,
-    pub(crate) w_enc: SparseGradient,
-    pub(crate) b_enc: Tensor<1>,
-    pub(crate) w_dec: SparseGradient,
-    pub(crate) b_dec: Tensor<1>,
-}
-
-/// `x` `[n, d_in]`; nothing tracks gradients.
-pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -> SparseStep {
-    let n = x.dims()[0].max(1) as f64;
-    let centred = coder.centre(x.clone());
-    let (codes, threshold) = match coder.architecture {
-        Architecture::BatchTopK => {
-            let batch = batchtopk::encode(coder, centred.clone());
-            (batch.codes, Some(batch.threshold))
-        }
-        _ => (topk::encode(coder, centred.clone()), None),
+impl Part {
+    /// All codes, once.
+    pub(crate) const WHOLE: Self = Self {
+        on: None,
+        weight: 1.0,
     };
-    let found = reconstruct(&codes, coder.w_dec.clone(), coder.b_dec.clone(), x.clone());
-    let variance = losses::batch_variance(x);
+
+    fn of(&self, codes: &SparseCodes) -> SparseCodes {
+        match &self.on {
+            None => codes.clone(),
+            Some(on) => SparseCodes {
+                values: codes.values.clone() * on.clone(),
+                indices: codes.indices.clone(),
+            },
+        }
+    }
+}
+
+/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch `x` `[n, d_in]`, whose codes are those of `centred`, what the encoder
+/// reads; nothing tracks gradients. The first part is the coder's own reconstruction: what is reported, and what AuxK, the auxiliary loss
+/// where there are dead latents, takes the rest of.
+pub(crate) fn sparse_step(
+    coder: &SparseCoder,
+    x: Tensor<2>,
+    centred: Tensor<2>,
+    codes: SparseCodes,
+    parts: &[Part],
+    now: &Now<'_>,
+) -> Learned {
+    let (own, others) = parts.split_first().expect("a loss has a reconstruction");
+    let all = codes;
+    let codes = own.of(&all);
+    let n = x.dims()[0].max(1) as f64;
+    let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), x.clone());
+    let variance = losses::batch_variance(x.clone());
     let mse = found.squares.sum() / n;
     let fvu = mse.clone() / variance.clone();
     // The gradient of fvu in the reconstruction is `error · factor`.
-    let factor = (variance.recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
+    let factor = (variance.clone().recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
     let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_in]
     // A latent that is off passes nothing on.
     let on = codes.values.clone().greater_elem(0.0).float();
@@ -65,25 +74,48 @@ pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -
     };
 
     let mut total = fvu.clone();
-    let aux = aux.map(|aux| {
-        let n_dead = aux.dead.dims()[0];
-        let k = aux.k.min(n_dead);
-        let scale = (n_dead as f64 / aux.k as f64).min(1.0);
+    for part in others {
+        let codes = part.of(&all);
+        let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), x.clone());
+        total = total + found.squares.sum() / n / variance.clone() * part.weight;
+        let factor = (variance.clone().recip() * (2.0 / n * part.weight)).unsqueeze::<2>();
+        b_dec = b_dec + found.error.clone().sum_dim(0) * factor.clone();
+        let on = codes.values.clone().greater_elem(0.0).float();
+        w_enc.codes.values = w_enc.codes.values + found.along * on * factor.clone();
+        w_dec = both(
+            &w_dec,
+            SparseGradient {
+                codes: SparseCodes {
+                    values: codes.values * factor,
+                    indices: codes.indices,
+                },
+                rows: found.error,
+            },
+        );
+    }
+
+    let training = &now.config.training;
+    let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
+    let wanted = k_aux > 0 && coefficient > 0.0;
+    let aux = now.dead.clone().filter(|_| wanted).map(|dead| {
+        let n_dead = dead.dims()[0];
+        let k = k_aux.min(n_dead);
+        let scale = (n_dead as f64 / k_aux as f64).min(1.0);
         let residual = found.error.neg();
-        let w_dead = coder.w_dec.clone().select(0, aux.dead.clone()); // [n_dead, d_in]
+        let w_dead = coder.w_dec().select(0, dead.clone()); // [n_dead, d_in]
         let codes = encode_topk(
             centred.clone(),
-            coder.w_enc.clone().select(0, aux.dead.clone()),
-            coder.b_enc.clone().select(0, aux.dead.clone()),
+            coder.w_enc().select(0, dead.clone()),
+            coder.b_enc().select(0, dead.clone()),
             k,
         );
-        let miss = reconstruct(&codes, w_dead, coder.b_dec.zeros_like(), residual.clone());
+        let miss = reconstruct(&codes, w_dead, coder.b_dec().zeros_like(), residual.clone());
         let variance = losses::batch_variance(residual);
         let term = miss.squares.sum() / n / variance.clone() * scale;
-        total = total.clone() + term.clone() * aux.coefficient;
-        let factor = (variance.recip() * (2.0 / n * scale * aux.coefficient)).unsqueeze::<2>();
+        total = total.clone() + term.clone() * coefficient;
+        let factor = (variance.recip() * (2.0 / n * scale * coefficient)).unsqueeze::<2>();
         let [rows, k] = codes.indices.dims();
-        let indices = aux.dead.select(0, codes.indices.reshape([rows * k]));
+        let indices = dead.select(0, codes.indices.reshape([rows * k]));
         let of_dead = |values: Tensor<2>| SparseCodes {
             values,
             indices: indices.clone().reshape([rows, k]),
@@ -108,19 +140,24 @@ pub(crate) fn sparse_step(coder: &SparseCoder, x: Tensor<2>, aux: Option<Aux>) -
     let b_enc = latent_sums(&w_enc.codes, coder.d_sae());
     if coder.apply_b_dec_to_input {
         // The input is x - b_dec: each pre-activation's gradient comes back through its encoder row.
-        b_dec = b_dec - b_enc.clone().unsqueeze::<2>().matmul(coder.w_enc.clone());
+        b_dec = b_dec - b_enc.clone().unsqueeze::<2>().matmul(coder.w_enc());
     }
-    SparseStep {
-        total,
-        mse,
-        fvu,
-        aux,
-        codes,
-        threshold,
-        w_enc,
-        b_enc,
-        w_dec,
-        b_dec: b_dec.squeeze_dim(0),
+    Learned {
+        terms: Terms {
+            total,
+            mse,
+            fvu,
+            penalty: None,
+            aux,
+            codes: Codes::Sparse(codes),
+            threshold: None,
+        },
+        gradients: vec![
+            ("w_enc", Gradient::Rows(w_enc)),
+            ("b_enc", Gradient::Vector(b_enc)),
+            ("w_dec", Gradient::Rows(w_dec)),
+            ("b_dec", Gradient::Vector(b_dec.squeeze_dim(0))),
+        ],
     }
 }
 
@@ -154,7 +191,9 @@ fn both(a: &SparseGradient, b: SparseGradient) -> SparseGradient {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Distribution};
+    use crate::coder::{Architecture, Weights};
+    use crate::config::RunConfig;
+    use burn::tensor::{Device, Distribution, Int};
 
     const N: usize = 24;
     const D: usize = 20;
@@ -202,66 +241,60 @@ mod tests {
                 architecture,
                 k: 4,
                 apply_b_dec_to_input: centred,
-                w_enc: normal([F, D], 0.3),
-                b_enc: normal([1, F], 0.2).squeeze_dim(0),
-                w_dec: normal([F, D], 0.3),
-                b_dec: normal([1, D], 0.2).squeeze_dim(0),
-                threshold: None,
+                weights: Weights::new([
+                    ("w_enc", normal([F, D], 0.3).into()),
+                    ("b_enc", normal([1, F], 0.2).squeeze_dim::<1>(0).into()),
+                    ("w_dec", normal([F, D], 0.3).into()),
+                    ("b_dec", normal([1, D], 0.2).squeeze_dim::<1>(0).into()),
+                ]),
             };
             let x = normal([N, D], 1.0);
             let dead = Tensor::<1, Int>::from_ints([3, 9, 11, 40, 41, 42, 69], &device);
-            let aux = || Aux {
-                dead: dead.clone(),
-                k: 9,
-                coefficient: 0.4,
+            let mut config = RunConfig::with_defaults(&[]).unwrap();
+            config.training.aux_k = Some(9);
+            config.training.aux_k_coefficient = 0.4;
+            let now = Now {
+                config: &config,
+                step: 0,
+                dead: with_aux.then(|| dead.clone()),
             };
-            let step = sparse_step(&coder, x.clone(), with_aux.then(aux));
+            let method = architecture.method();
+            let step = method.learn(&coder, x.clone(), &now);
 
             let tracked = coder.tracked();
             let x = x.autodiff();
             let input = tracked.centre(x.clone());
-            let forward = match architecture {
-                Architecture::BatchTopK => batchtopk::forward(&tracked, input.clone()),
-                _ => topk::forward(&tracked, input.clone()),
-            };
-            let mut total = losses::mse(x.clone(), forward.reconstruction.clone())
-                / losses::batch_variance(x.clone());
+            let reconstruction = tracked.decode(method.encode(&tracked, input.clone()));
+            let mut total =
+                losses::mse(x.clone(), reconstruction.clone()) / losses::batch_variance(x.clone());
             if with_aux {
-                let residual = (x - forward.reconstruction).detach();
+                let residual = (x - reconstruction).detach();
                 let term = losses::aux_k(&tracked, input, residual, dead.clone(), 9);
                 total = total + term * 0.4;
             }
             let gradients = total.backward();
             let what = format!("{architecture}, centred {centred}, aux {with_aux}");
-            let host = |t: Option<Tensor<2>>| -> Vec<f32> { t.unwrap().to_data().iter().collect() };
-            let vector =
-                |t: Option<Tensor<1>>| -> Vec<f32> { t.unwrap().to_data().iter().collect() };
-            let ours = |t: &Tensor<1>| -> Vec<f32> { t.to_data().iter().collect() };
+            let host = |t: &Tensor<1>| -> Vec<f32> { t.to_data().iter().collect() };
             close(
                 &format!("{what}: loss"),
-                &ours(&step.total),
-                &ours(&total.inner()),
+                &host(&step.terms.total),
+                &host(&total.inner()),
             );
-            close(
-                &format!("{what}: w_enc"),
-                &dense(&step.w_enc),
-                &host(tracked.w_enc.grad(&gradients)),
-            );
-            close(
-                &format!("{what}: w_dec"),
-                &dense(&step.w_dec),
-                &host(tracked.w_dec.grad(&gradients)),
-            );
-            close(
-                &format!("{what}: b_enc"),
-                &ours(&step.b_enc),
-                &vector(tracked.b_enc.grad(&gradients)),
-            );
-            close(
-                &format!("{what}: b_dec"),
-                &ours(&step.b_dec),
-                &vector(tracked.b_dec.grad(&gradients)),
-            );
+            for (name, gradient) in &step.gradients {
+                let found = match gradient {
+                    Gradient::Rows(rows) => dense(rows),
+                    Gradient::Vector(t) => host(t),
+                    Gradient::Matrix(_) => panic!("{what}: {name} is dense"),
+                };
+                let expected: Vec<f32> =
+                    match (tracked.weights.matrix(name), tracked.weights.vector(name)) {
+                        (Some(t), _) => t.grad(&gradients).unwrap().to_data().iter().collect(),
+                        (_, Some(t)) => t.grad(&gradients).unwrap().to_data().iter().collect(),
+                        _ => panic!("{name} is no weight"),
+                    };
+                close(&format!("{what}: {name}"), &found, &expected);
+            }
+            assert_eq!(step.gradients.len(), 4);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{Segment, TokenBlock};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, evaluate};
+use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, Weights, evaluate};
 use safetensors::SafeTensors;
 
 const D: usize = 48;
@@ -27,11 +27,12 @@ fn mirror(factor: f32) -> Dictionary {
             architecture: Architecture::Standard,
             k: 4,
             apply_b_dec_to_input: true,
-            w_enc: both.clone(),
-            b_enc: Tensor::zeros([2 * D], &device),
-            w_dec: both * factor,
-            b_dec: Tensor::zeros([D], &device),
-            threshold: None,
+            weights: Weights::new([
+                ("w_enc", both.clone().into()),
+                ("b_enc", Tensor::<1>::zeros([2 * D], &device).into()),
+                ("w_dec", (both * factor).into()),
+                ("b_dec", Tensor::<1>::zeros([D], &device).into()),
+            ]),
         },
         provenance: Provenance::default(),
     }
@@ -207,7 +208,8 @@ fn a_shrinking_dictionary_shows_as_bias() {
 #[test]
 fn a_dictionary_of_another_width_is_refused() {
     let mut d = mirror(1.0);
-    d.coder.w_dec = Tensor::from_data(TensorData::zeros::<f32, _>([6, 7]), &Device::flex());
+    let narrow = Tensor::<2>::zeros([6, 7], &Device::flex());
+    d.coder.weights = d.coder.weights.with("w_dec", narrow);
     let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
     let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
     let block = |n| TokenBlock {

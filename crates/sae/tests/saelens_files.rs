@@ -9,7 +9,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder};
+use lapidary_sae::{
+    Architecture, Dictionary, Penalty, Provenance, Pursuit, Shape, SparseCoder, Weight, Weights,
+};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
@@ -24,9 +26,32 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
 
 fn dictionary(architecture: Architecture) -> Dictionary {
     let device = Device::flex();
-    let matrix = |seed| Tensor::from_data(TensorData::new(numbers(F * D, seed), [F, D]), &device);
+    let matrix =
+        |seed| Tensor::<2>::from_data(TensorData::new(numbers(F * D, seed), [F, D]), &device);
     let vector =
-        |n: usize, seed| Tensor::from_data(TensorData::new(numbers(n, seed), [n]), &device);
+        |n: usize, seed| Tensor::<1>::from_data(TensorData::new(numbers(n, seed), [n]), &device);
+    let mut weights = Weights::new([
+        ("w_enc", matrix(1).into()),
+        ("b_enc", vector(F, 2).into()),
+        ("w_dec", matrix(3).into()),
+        ("b_dec", vector(D, 4).into()),
+    ]);
+    if architecture == Architecture::JumpRelu {
+        weights = weights.with("threshold", vector(F, 5).abs());
+    }
+    if architecture == Architecture::Gated {
+        weights = Weights::new([
+            ("w_enc", matrix(1).into()),
+            ("b_gate", vector(F, 2).into()),
+            ("b_mag", vector(F, 5).into()),
+            ("r_mag", (vector(F, 6) / 4.0).into()),
+            ("w_dec", matrix(3).into()),
+            ("b_dec", vector(D, 4).into()),
+        ]);
+    }
+    if let Architecture::MatchingPursuit(_) = architecture {
+        weights = Weights::new([("w_dec", matrix(3).into()), ("b_dec", vector(D, 4).into())]);
+    }
     Dictionary {
         coder: SparseCoder {
             architecture,
@@ -36,11 +61,7 @@ fn dictionary(architecture: Architecture) -> Dictionary {
                 6
             },
             apply_b_dec_to_input: true,
-            w_enc: matrix(1),
-            b_enc: vector(F, 2),
-            w_dec: matrix(3),
-            b_dec: vector(D, 4),
-            threshold: (architecture == Architecture::JumpRelu).then(|| vector(F, 5).abs()),
+            weights,
         },
         provenance: Provenance {
             model_name: Some("gpt2".into()),
@@ -63,12 +84,29 @@ fn host<const N: usize>(t: &Tensor<N>) -> Vec<f32> {
 #[test]
 fn a_dictionary_reads_back_as_it_was_written() {
     let dir = tempfile::tempdir().unwrap();
+    let pursuit = Pursuit {
+        residual_threshold: 0.25,
+        stop_on_duplicate_support: true,
+        signed: false,
+        refit: true,
+    };
     for architecture in [
         Architecture::Standard,
         Architecture::TopK,
         Architecture::JumpRelu,
+        Architecture::Gated,
+        Architecture::MatchingPursuit(pursuit),
+        Architecture::MatchingPursuit(Pursuit {
+            signed: true,
+            ..pursuit
+        }),
+        Architecture::Proximal(Penalty {
+            shape: Shape::Scad,
+            weight: 0.5,
+            bend: 3.0,
+        }),
     ] {
-        let place = dir.path().join(architecture.name());
+        let place = dir.path().join(format!("{architecture:?}"));
         let written = dictionary(architecture);
         written.save(&place).unwrap();
         written.save(&place).unwrap(); // replaces itself
@@ -76,27 +114,33 @@ fn a_dictionary_reads_back_as_it_was_written() {
         assert_eq!(read.provenance, written.provenance);
         assert_eq!(read.coder.architecture, architecture);
         assert_eq!(read.coder.k, written.coder.k);
-        assert_eq!(host(&read.coder.w_enc), host(&written.coder.w_enc));
-        assert_eq!(host(&read.coder.b_enc), host(&written.coder.b_enc));
-        assert_eq!(host(&read.coder.w_dec), host(&written.coder.w_dec));
-        assert_eq!(host(&read.coder.b_dec), host(&written.coder.b_dec));
-        assert_eq!(
-            read.coder.threshold.as_ref().map(host),
-            written.coder.threshold.as_ref().map(host)
-        );
+        let weights = |d: &Dictionary| -> Vec<(&str, Vec<usize>, Vec<f32>)> {
+            let all = d.coder.weights.iter();
+            all.map(|(name, w)| match w {
+                Weight::Matrix(t) => (name, w.dims(), host(t)),
+                Weight::Vector(t) => (name, w.dims(), host(t)),
+            })
+            .collect()
+        };
+        assert_eq!(weights(&read), weights(&written));
         // On disk the encoder is transposed: W_enc[j, i] = w_enc[i, j].
         let bytes = fs::read(place.join("sae_weights.safetensors")).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let view = file.tensor("W_enc").unwrap();
+        let Ok(view) = file.tensor("W_enc") else {
+            // SAELens must not take for its own what it would do otherwise.
+            let cfg = fs::read_to_string(place.join("cfg.json")).unwrap();
+            assert!(cfg.contains("\"architecture\": \"lapidary_matching_pursuit\""));
+            continue;
+        };
         assert_eq!(view.shape(), [D, F]);
         let third = f32::from_le_bytes(view.data()[(2 * F + 1) * 4..][..4].try_into().unwrap());
-        assert_eq!(third, host(&written.coder.w_enc)[D + 2]);
+        assert_eq!(third, host(&written.coder.w_enc())[D + 2]);
     }
     let names: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(names.len(), 3, "no temporary folder stays: {names:?}");
+    assert_eq!(names.len(), 7, "no temporary folder stays: {names:?}");
 }
 
 #[test]
@@ -106,8 +150,8 @@ fn standard_codes_are_as_wide_as_the_densest_row() {
     let x: Tensor<2> =
         Tensor::from_data(TensorData::new(numbers(9 * D, 8), [9, D]), &Device::flex());
     let codes = d.coder.encode(x.clone());
-    let pre = (x - d.coder.b_dec.clone().unsqueeze()).matmul(d.coder.w_enc.clone().transpose())
-        + d.coder.b_enc.clone().unsqueeze();
+    let pre = (x - d.coder.b_dec().unsqueeze()).matmul(d.coder.w_enc().transpose())
+        + d.coder.b_enc().unsqueeze();
     let active: Vec<f32> = host(&pre.clone().greater_elem(0.0).float().sum_dim(1));
     assert_eq!(
         codes.values.dims()[1] as f32,
@@ -123,7 +167,8 @@ fn standard_codes_are_as_wide_as_the_densest_row() {
 fn each_latent_has_its_own_jumprelu_threshold() {
     let mut d = dictionary(Architecture::JumpRelu);
     let thresholds = [0.5f32, 3.0, f32::INFINITY, 0.0, 1.5, 2.0];
-    d.coder.threshold = Some(Tensor::from_floats(thresholds, &Device::flex()));
+    let tensor = Tensor::<1>::from_floats(thresholds, &Device::flex());
+    d.coder.weights = d.coder.weights.with("threshold", tensor);
     d.coder.k = 1; // the width must grow on its own
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("d");
@@ -139,7 +184,11 @@ fn each_latent_has_its_own_jumprelu_threshold() {
         host(&codes.values),
         codes.indices.try_into_vec_as().unwrap(),
     );
-    let (w, b, b_dec) = (host(&coder.w_enc), host(&coder.b_enc), host(&coder.b_dec));
+    let (w, b, b_dec) = (
+        host(&coder.w_enc()),
+        host(&coder.b_enc()),
+        host(&coder.b_dec()),
+    );
     let mut seen = 0;
     for row in 0..9 {
         let mut expected: Vec<(f32, i32)> = (0..F)
@@ -251,8 +300,8 @@ fn half_precision_files_are_read() {
         }
     }
     let found = f.load().unwrap();
-    assert_eq!(host(&found.coder.w_enc), host(&expected.coder.w_enc));
-    assert_eq!(host(&found.coder.b_dec), host(&expected.coder.b_dec));
+    assert_eq!(host(&found.coder.w_enc()), host(&expected.coder.w_enc()));
+    assert_eq!(host(&found.coder.b_dec()), host(&expected.coder.b_dec()));
 }
 
 #[test]
@@ -277,13 +326,17 @@ fn decoder_norms_of_a_rescaled_topk_are_folded() {
     let d = f.load().unwrap();
     let plain = foreign().load().unwrap();
     let norm = |t: &Tensor<2>| -> Vec<f32> { host(&t.clone().square().sum_dim(1).sqrt()) };
-    assert!(norm(&d.coder.w_dec).iter().all(|n| (n - 1.0).abs() < 1e-6));
-    let expected: Vec<f32> = host(&plain.coder.b_enc)
+    assert!(
+        norm(&d.coder.w_dec())
+            .iter()
+            .all(|n| (n - 1.0).abs() < 1e-6)
+    );
+    let expected: Vec<f32> = host(&plain.coder.b_enc())
         .iter()
-        .zip(norm(&plain.coder.w_dec))
+        .zip(norm(&plain.coder.w_dec()))
         .map(|(b, n)| b * n)
         .collect();
-    for (a, b) in host(&d.coder.b_enc).iter().zip(expected) {
+    for (a, b) in host(&d.coder.b_enc()).iter().zip(expected) {
         assert!((a - b).abs() < 1e-5);
     }
 }
@@ -309,8 +362,8 @@ fn a_hostile_file_is_one_clear_error() {
         "DIR/cfg.json: d_in: found \"4\", expected a whole number from 1 to 2147483647"
     );
     assert_eq!(
-        refused(&|f| f.cfg["architecture"] = json!("gated")),
-        "DIR/cfg.json: architecture: found \"gated\", expected \"standard\", \"topk\" or \"jumprelu\""
+        refused(&|f| f.cfg["architecture"] = json!("temporal")),
+        "DIR/cfg.json: architecture: found \"temporal\", expected one of \"standard\", \"topk\", \"jumprelu\", \"gated\", \"matching_pursuit\", \"proximal\""
     );
     assert_eq!(
         refused(&|f| {

@@ -314,7 +314,7 @@ impl Ours {
     fn encode(&self) -> Result<f64> {
         let coder = self.trainer.coder();
         let start = Instant::now();
-        let codes = encode_topk(self.x.clone(), coder.w_enc, coder.b_enc, self.k);
+        let codes = encode_topk(self.x.clone(), coder.w_enc(), coder.b_enc(), self.k);
         self.device.sync()?;
         let seconds = start.elapsed().as_secs_f64();
         drop(codes);

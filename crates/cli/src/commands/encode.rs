@@ -30,6 +30,9 @@ pub struct Encode {
     /// Which of its tensors; needed if there are several and none is the dictionary's hook point
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
+    /// Active latents a token (TopK) or steps (matching pursuit) instead of the dictionary's
+    #[arg(long)]
+    k: Option<usize>,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -40,7 +43,10 @@ pub struct Encode {
 impl Encode {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let dictionary = Dictionary::load(&self.dictionary, &device)?;
+        let mut dictionary = Dictionary::load(&self.dictionary, &device)?;
+        if let Some(k) = self.k {
+            dictionary.coder = dictionary.coder.with_k(k)?;
+        }
         let file = TensorFile::open(&self.activations)?;
         let name = self.tensor_name(&file, &dictionary)?;
         let (shape, rows) = file.read(&name)?;

@@ -33,6 +33,9 @@ pub struct Eval {
     /// Tokens to evaluate on; default: as the run's recipe says, else 50000
     #[arg(long)]
     tokens: Option<u64>,
+    /// Active latents a token (TopK) or steps (matching pursuit) instead of the dictionary's; figures are then not kept in a run's folder
+    #[arg(long)]
+    k: Option<usize>,
     /// Where to write the figures; default: metrics.json in a run's folder, else standard output only
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -43,7 +46,11 @@ pub struct Eval {
 impl Eval {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let mut opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        if let Some(k) = self.k {
+            opened.dictionary.coder = opened.dictionary.coder.with_k(k)?;
+            opened.folder = None; // whose figures are those of its own k
+        }
         let recipe = opened.dictionary.provenance.recipe.as_ref();
         let corpus = self
             .corpus

@@ -168,7 +168,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
         "k",
         p.recipe
             .as_ref()
-            .filter(|r| r.coder.architecture != "standard")
+            .filter(|r| r.architecture().takes_k())
             .map(|r| r.coder.k.to_string()),
     );
     row(

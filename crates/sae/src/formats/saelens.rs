@@ -1,5 +1,5 @@
-//! SAELens 6: a folder with `cfg.json` and `sae_weights.safetensors`, tensors `W_enc [d_in, d_sae]`, `b_enc [d_sae]`,
-//! `W_dec [d_sae, d_in]`, `b_dec [d_in]`, and for jumprelu `threshold [d_sae]`. Checked against SAELens 6.54, which
+//! SAELens 6: a folder with `cfg.json` and `sae_weights.safetensors`, tensors `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`,
+//! `b_dec [d_in]` and whatever else an architecture has, under our names. Checked against SAELens 6.54, which
 //! reads what is written here without a warning. Flat `cfg.json` files from before version 6 are read too.
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
-use crate::coder::{Architecture, SparseCoder};
+use crate::coder::{Architecture, SparseCoder, Weight};
 use crate::config::RunConfig;
 use crate::dictionary::{Dictionary, Provenance};
 use crate::error::SaeError;
@@ -23,15 +23,15 @@ const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
 /// Widest activation and largest dictionary that a file may claim; far above any that fits a machine.
 const LARGEST: u64 = 1 << 31;
+/// `k` of a coder that has none.
+const UNKNOWN_K: usize = 64;
 
 pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> {
     let coder = &dictionary.coder;
-    if coder.architecture == Architecture::BatchTopK {
+    if let Some(why) = coder.architecture.method().not_stored() {
         return Err(SaeError::Config {
             place: dir.display().to_string(),
-            message:
-                "a BatchTopK coder is stored as the JumpReLU that it becomes when training finishes"
-                    .to_owned(),
+            message: why.to_owned(),
         });
     }
     let is_ours = dir.join(CONFIG).exists() || !dir.exists();
@@ -44,21 +44,33 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
             "a new folder, an empty one, or an old dictionary to replace",
         ));
     }
-    let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
     let mut weights = TensorWriter::default();
-    let w_enc = transpose(&host(&coder.w_enc)?, d_sae, d_in);
-    weights.f32("W_enc", &[d_in, d_sae], &w_enc);
-    weights.tensor("b_enc", &coder.b_enc)?;
-    weights.tensor("W_dec", &coder.w_dec)?;
-    weights.tensor("b_dec", &coder.b_dec)?;
-    if let Some(threshold) = &coder.threshold {
-        weights.tensor("threshold", threshold)?;
+    for (name, weight) in coder.weights.iter() {
+        let there = stored_name(name);
+        match weight {
+            Weight::Matrix(t) if name == ENCODER => {
+                let [rows, columns] = t.dims();
+                let values = transpose(&host(t)?, rows, columns);
+                weights.f32(&there, &[columns, rows], &values);
+            }
+            Weight::Matrix(t) => weights.tensor(&there, t)?,
+            Weight::Vector(t) => weights.tensor(&there, t)?,
+        }
     }
     let text = serde_json::to_string_pretty(&cfg(dictionary)).expect("JSON values");
     replace_folder(dir, |folder| {
         weights.write(&folder.join(WEIGHTS), None)?;
         write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
     })
+}
+
+/// The one weight that is transposed in the file.
+const ENCODER: &str = "w_enc";
+
+/// `w_enc` is called `W_enc` there; vectors have the same names.
+fn stored_name(name: &str) -> String {
+    name.strip_prefix("w_")
+        .map_or(name.to_owned(), |rest| format!("W_{rest}"))
 }
 
 fn cfg(dictionary: &Dictionary) -> Value {
@@ -93,15 +105,14 @@ fn cfg(dictionary: &Dictionary) -> Value {
             },
         },
     });
-    if coder.architecture == Architecture::TopK {
-        cfg["k"] = json!(coder.k);
-        cfg["rescale_acts_by_decoder_norm"] = json!(false);
+    for (key, value) in coder.architecture.method().cfg(coder) {
+        cfg[key] = value;
     }
     cfg
 }
 
 /// `cfg.json`, asked field by field.
-struct Cfg {
+pub(crate) struct Cfg {
     path: PathBuf,
     top: Map<String, Value>,
     metadata: Map<String, Value>,
@@ -140,12 +151,12 @@ impl Cfg {
         })
     }
 
-    fn wrong(&self, field: &str, expected: &str) -> SaeError {
+    pub(crate) fn wrong(&self, field: &str, expected: &str) -> SaeError {
         let found = self.top.get(field).map_or("nothing".to_owned(), show);
         SaeError::format(&self.path, field, found, expected)
     }
 
-    fn size(&self, field: &str) -> Result<usize, SaeError> {
+    pub(crate) fn size(&self, field: &str) -> Result<usize, SaeError> {
         self.top
             .get(field)
             .and_then(Value::as_u64)
@@ -154,11 +165,30 @@ impl Cfg {
             .ok_or_else(|| self.wrong(field, "a whole number from 1 to 2147483647"))
     }
 
-    fn flag(&self, field: &str, default: bool) -> Result<bool, SaeError> {
+    pub(crate) fn flag(&self, field: &str, default: bool) -> Result<bool, SaeError> {
         match self.top.get(field) {
             None | Some(Value::Null) => Ok(default),
             Some(Value::Bool(b)) => Ok(*b),
             Some(_) => Err(self.wrong(field, "true or false")),
+        }
+    }
+
+    pub(crate) fn has(&self, field: &str) -> bool {
+        !matches!(self.top.get(field), None | Some(Value::Null))
+    }
+
+    /// The field as `T`, if it is one.
+    pub(crate) fn read_as<T: serde::de::DeserializeOwned>(&self, field: &str) -> Option<T> {
+        serde_json::from_value(self.top.get(field)?.clone()).ok()
+    }
+
+    pub(crate) fn number(&self, field: &str, default: f64) -> Result<f64, SaeError> {
+        match self.top.get(field) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|v| v.is_finite() && *v >= 0.0)
+                .ok_or_else(|| self.wrong(field, "a number, 0 or more")),
         }
     }
 
@@ -177,30 +207,54 @@ impl Cfg {
             .map(str::to_owned)
     }
 
-    fn architecture(&self) -> Result<(Architecture, usize), SaeError> {
-        let activation = ["activation_fn", "activation_fn_str"]
-            .iter()
-            .find_map(|n| Some((*n, self.top.get(*n)?.as_str()?)));
-        let name = self.top.get("architecture").and_then(Value::as_str);
-        match (name, activation) {
-            (Some("standard") | None, Some((_, "topk"))) => {
-                let k = self
-                    .top
-                    .get("activation_fn_kwargs")
-                    .and_then(|v| v.get("k"))
-                    .and_then(Value::as_u64)
-                    .filter(|k| (1..LARGEST).contains(k))
-                    .ok_or_else(|| {
-                        self.wrong("activation_fn_kwargs", "an object with a whole number k")
-                    })?;
-                Ok((Architecture::TopK, k as usize))
-            }
-            (Some("standard"), None | Some((_, "relu"))) => Ok((Architecture::Standard, 64)),
-            (Some("standard"), Some((field, _))) => Err(self.wrong(field, "\"relu\" or \"topk\"")),
-            (Some("jumprelu"), _) => Ok((Architecture::JumpRelu, 64)),
-            (Some("topk"), _) => Ok((Architecture::TopK, self.size("k")?)),
-            _ => Err(self.wrong("architecture", "\"standard\", \"topk\" or \"jumprelu\"")),
+    /// The activation function and the key that names it, in files from before version 6.
+    fn activation(&self) -> Option<(&'static str, &str)> {
+        ["activation_fn", "activation_fn_str"]
+            .into_iter()
+            .find_map(|n| Some((n, self.top.get(n)?.as_str()?)))
+    }
+
+    /// `k` of a TopK coder in a file from before version 6; none in later ones.
+    pub(crate) fn old_k(&self) -> Result<Option<usize>, SaeError> {
+        let named = self.top.get("architecture").and_then(Value::as_str);
+        if named == Some("topk") || !matches!(self.activation(), Some((_, "topk"))) {
+            return Ok(None);
         }
+        let k = self
+            .top
+            .get("activation_fn_kwargs")
+            .and_then(|v| v.get("k"))
+            .and_then(Value::as_u64)
+            .filter(|k| (1..LARGEST).contains(k))
+            .ok_or_else(|| self.wrong("activation_fn_kwargs", "an object with a whole number k"))?;
+        Ok(Some(k as usize))
+    }
+
+    fn architecture(&self) -> Result<Architecture, SaeError> {
+        let name = self.top.get("architecture").and_then(Value::as_str);
+        match (name, self.activation()) {
+            (Some("standard") | None, Some((_, "topk"))) => return Ok(Architecture::TopK),
+            (Some("standard"), Some((field, other))) if other != "relu" => {
+                return Err(self.wrong(field, "\"relu\" or \"topk\""));
+            }
+            _ => {}
+        }
+        let stored = || {
+            Architecture::ALL
+                .into_iter()
+                .filter(|a| a.method().not_stored().is_none())
+        };
+        stored()
+            .find(|a| {
+                let others = a.method().other_names().iter().copied();
+                std::iter::once(a.name())
+                    .chain(others)
+                    .any(|n| Some(n) == name)
+            })
+            .ok_or_else(|| {
+                let names: Vec<String> = stored().map(|a| format!("{:?}", a.name())).collect();
+                self.wrong("architecture", &format!("one of {}", names.join(", ")))
+            })
     }
 
     fn provenance(&self) -> Provenance {
@@ -250,28 +304,33 @@ pub(crate) fn exists(dir: &Path) -> bool {
 pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
     let dir = &standing(dir, CONFIG);
     let cfg = Cfg::read(dir.join(CONFIG))?;
-    let (architecture, k) = cfg.architecture()?;
+    let architecture = cfg.architecture()?;
+    let method = architecture.method();
     let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);
-    if architecture == Architecture::TopK && k > d_sae {
-        return Err(cfg.wrong("k", &format!("at most d_sae = {d_sae}")));
-    }
     cfg.only("normalize_activations", &["none"])?;
     cfg.only("reshape_activations", &["none", "hook_z"])?;
     let apply_b_dec_to_input = cfg.flag("apply_b_dec_to_input", true)?;
-    let rescale =
-        architecture == Architecture::TopK && cfg.flag("rescale_acts_by_decoder_norm", false)?;
 
     let path = dir.join(WEIGHTS);
     let file = TensorReader::open(&path)?;
     let tensors = file.tensors()?;
-    let mut w_enc = transpose(&tensors.f32("W_enc", &[d_in, d_sae])?, d_in, d_sae);
-    let mut b_enc = tensors.f32("b_enc", &[d_sae])?;
-    let mut w_dec = tensors.f32("W_dec", &[d_sae, d_in])?;
-    let b_dec = tensors.f32("b_dec", &[d_in])?;
-    let threshold = match architecture {
-        Architecture::JumpRelu => Some(thresholds(&tensors, d_sae)?),
-        _ => None,
+    let read = |(name, shape): (&'static str, Vec<usize>)| {
+        let weight = match shape[..] {
+            [rows, columns] if name == ENCODER => {
+                let values = tensors.f32(&stored_name(name), &[columns, rows])?;
+                matrix(transpose(&values, columns, rows), [rows, columns], device)
+            }
+            [rows, columns] => {
+                let values = tensors.f32(&stored_name(name), &shape)?;
+                matrix(values, [rows, columns], device)
+            }
+            _ if name == "threshold" => vector(thresholds(&tensors, &shape)?, device),
+            _ => vector(tensors.f32(name, &shape)?, device),
+        };
+        Ok::<_, SaeError>((name, weight))
     };
+    let shapes = method.shapes(d_in, d_sae);
+    let weights = shapes.into_iter().map(read).collect::<Result<_, _>>()?;
     if tensors.has("scaling_factor")
         && tensors
             .f32("scaling_factor", &[d_sae])?
@@ -285,47 +344,34 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
             "none, or all 1",
         ));
     }
-    if rescale {
-        // Latents were compared after multiplication by their decoder norm; with that folded in they are as they are.
-        let rows = w_enc
-            .chunks_exact_mut(d_in)
-            .zip(w_dec.chunks_exact_mut(d_in));
-        for ((w_enc, w_dec), b_enc) in rows.zip(&mut b_enc) {
-            let norm = w_dec.iter().map(|w| w * w).sum::<f32>().sqrt();
-            w_enc.iter_mut().for_each(|w| *w *= norm);
-            *b_enc *= norm;
-            if norm > 0.0 {
-                w_dec.iter_mut().for_each(|w| *w /= norm);
-            }
-        }
-    }
-    let vector = |v: Vec<f32>| {
-        let n = v.len();
-        Tensor::<1>::from_data(TensorData::new(v, [n]), device)
+    let coder = SparseCoder {
+        architecture,
+        k: UNKNOWN_K.min(d_sae),
+        apply_b_dec_to_input,
+        weights,
     };
-    let matrix = |v: Vec<f32>| Tensor::<2>::from_data(TensorData::new(v, [d_sae, d_in]), device);
     Ok(Dictionary {
-        coder: SparseCoder {
-            architecture,
-            k: k.min(d_sae),
-            apply_b_dec_to_input,
-            w_enc: matrix(w_enc),
-            b_enc: vector(b_enc),
-            w_dec: matrix(w_dec),
-            b_dec: vector(b_dec),
-            threshold: threshold.map(vector),
-        },
+        coder: method.read_cfg(&cfg, coder)?,
         provenance: cfg.provenance(),
     })
 }
 
+fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Weight {
+    Tensor::<2>::from_data(TensorData::new(values, shape), device).into()
+}
+
+fn vector(values: Vec<f32>, device: &Device) -> Weight {
+    let n = values.len();
+    Tensor::<1>::from_data(TensorData::new(values, [n]), device).into()
+}
+
 /// Thresholds may be infinite (a latent that never fires), and old training files hold their logarithm.
-fn thresholds(tensors: &Tensors<'_>, d_sae: usize) -> Result<Vec<f32>, SaeError> {
+fn thresholds(tensors: &Tensors<'_>, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
     if !tensors.has("threshold") && tensors.has("log_threshold") {
-        let logs = tensors.f32("log_threshold", &[d_sae])?;
+        let logs = tensors.f32("log_threshold", shape)?;
         return Ok(logs.iter().map(|t| t.exp()).collect());
     }
-    tensors.f32_or_infinite("threshold", &[d_sae])
+    tensors.f32_or_infinite("threshold", shape)
 }
 
 /// `[rows, columns]` to `[columns, rows]`.

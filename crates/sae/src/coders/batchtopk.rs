@@ -3,26 +3,59 @@
 //! one threshold is the moving average of the smallest value that a training batch kept.
 
 use burn::tensor::Tensor;
-use lapidary_kernels::{BatchTopK, encode_batch_topk};
+use lapidary_activations::Normalization;
+use lapidary_kernels::{BatchTopK as Batch, SparseCodes, encode_batch_topk};
 
-use crate::coder::SparseCoder;
-#[cfg(test)]
-use crate::coder::{Codes, Forward};
+use crate::coder::{Architecture, SparseCoder};
+use crate::coders::{Learned, Method, Now};
+use crate::error::SaeError;
+use crate::fold::{Fold, fold};
+use crate::sparse_step::{Part, sparse_step};
 
-/// Codes of the batch `x` `[n, d_in]`, centred.
-pub(crate) fn encode(coder: &SparseCoder, x: Tensor<2>) -> BatchTopK {
-    let k = coder.k.min(coder.d_sae());
-    encode_batch_topk(x, coder.w_enc.clone(), coder.b_enc.clone(), k)
+pub(crate) struct BatchTopK;
+
+impl Method for BatchTopK {
+    fn name(&self) -> &'static str {
+        "batchtopk"
+    }
+
+    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
+        encode_batch(coder, x).codes
+    }
+
+    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
+        let centred = coder.centre(x.clone());
+        let batch = encode_batch(coder, centred.clone());
+        let mut learned = sparse_step(coder, x, centred, batch.codes, &[Part::WHOLE], now);
+        learned.terms.threshold = Some(batch.threshold);
+        learned
+    }
+
+    fn finish(
+        &self,
+        coder: &SparseCoder,
+        threshold: f64,
+        normalization: &Normalization,
+    ) -> Result<SparseCoder, SaeError> {
+        let how = Fold {
+            threshold: Some(threshold),
+            ..Fold::default()
+        };
+        Ok(SparseCoder {
+            architecture: Architecture::JumpRelu,
+            ..fold(coder, normalization, how)?
+        })
+    }
+
+    fn not_stored(&self) -> Option<&'static str> {
+        Some("a BatchTopK coder is stored as the JumpReLU that it becomes when training finishes")
+    }
 }
 
-/// A training pass over `x`, centred, for automatic differentiation: what `sparse_step.rs` is tested against.
-#[cfg(test)]
-pub(crate) fn forward(coder: &SparseCoder, x: Tensor<2>) -> Forward {
-    let batch = encode(coder, x);
-    Forward {
-        reconstruction: coder.decode(batch.codes.clone()),
-        codes: Codes::Sparse(batch.codes),
-    }
+/// The batch `x` `[n, d_in]`, centred: codes and the smallest value kept.
+pub(crate) fn encode_batch(coder: &SparseCoder, x: Tensor<2>) -> Batch {
+    let k = coder.k.min(coder.d_sae());
+    encode_batch_topk(x, coder.w_enc(), coder.b_enc(), k)
 }
 
 /// Moving average of the batches' thresholds, corrected for its start at 0 as Adam's moments are.

@@ -1,0 +1,182 @@
+//! Matching pursuit: the encoder takes away, one after the other, the decoder rows that fit best what is left (Costa, Fel,
+//! Lubana, Tolooshams, Ba 2025, "From flat to hierarchical: extracting sparse representations with matching pursuit"). There is no
+//! other encoder, and the number of steps can be another after training.
+
+use burn::tensor::Tensor;
+use lapidary_activations::Normalization;
+use lapidary_kernels::SparseCodes;
+use lapidary_model::settings::{Reader, SettingsError};
+use serde_json::{Value, json};
+
+use crate::coder::{Architecture, SparseCoder, Weights};
+use crate::coders::{Codes, Gradient, Learned, Method, Now, Terms};
+use crate::config::RunConfig;
+use crate::error::SaeError;
+use crate::fold::{Fold, fold};
+use crate::formats::saelens::Cfg;
+use crate::losses;
+use crate::pursuit::{Pursuit, Row, codes, gradient, pursue};
+
+/// Reads `[coder.matching_pursuit]`.
+pub(crate) fn read(r: &mut Reader) -> Result<Pursuit, SettingsError> {
+    let threshold = "coder.matching_pursuit.residual_threshold";
+    let read = Pursuit {
+        residual_threshold: r.or(threshold, 0.0)?,
+        stop_on_duplicate_support: r
+            .or("coder.matching_pursuit.stop_on_duplicate_support", false)?,
+        signed: r.or("coder.matching_pursuit.signed", false)?,
+        refit: r.or("coder.matching_pursuit.refit", false)?,
+    };
+    match read.residual_threshold >= 0.0 {
+        true => Ok(read),
+        false => Err(r.wrong(threshold, read.residual_threshold, "0 or more")),
+    }
+}
+
+pub(crate) struct MatchingPursuit;
+
+/// What SAELens would not do as it is done here bears another name, which it refuses.
+const OURS: &str = "lapidary_matching_pursuit";
+
+impl Method for MatchingPursuit {
+    fn name(&self) -> &'static str {
+        "matching_pursuit"
+    }
+
+    fn repeats(&self) -> bool {
+        true
+    }
+
+    fn frees_decoder_norm(&self) -> bool {
+        true
+    }
+
+    fn free_initial_norm(&self) -> f64 {
+        1.0
+    }
+
+    fn contradiction(&self, config: &RunConfig, _d_sae: usize) -> Option<String> {
+        (!config.coder.apply_b_dec_to_input).then(|| {
+            "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\": what is pursued is what \
+             `b_dec` leaves"
+                .to_owned()
+        })
+    }
+
+    fn shapes(&self, d_in: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+        vec![("w_dec", vec![d_sae, d_in]), ("b_dec", vec![d_in])]
+    }
+
+    fn init(&self, w_dec: Tensor<2>, b_dec: Tensor<1>, _config: &RunConfig) -> Weights {
+        Weights::new([("w_dec", w_dec.into()), ("b_dec", b_dec.into())])
+    }
+
+    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
+        let how = how(coder);
+        let rows = pursue(x.clone(), coder.w_dec(), coder.k, &how);
+        codes(&rows, coder.d_sae(), &x)
+    }
+
+    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, _now: &Now<'_>) -> Learned {
+        let how = how(coder);
+        let n = x.dims()[0].max(1) as f64;
+        let device = x.device();
+        let rows = pursue(coder.centre(x.clone()), coder.w_dec(), coder.k, &how);
+        let codes = codes(&rows, coder.d_sae(), &x);
+        let variance = losses::batch_variance(x);
+        let mse = rows.iter().map(Row::square).sum::<f64>() / n;
+        let mse = Tensor::<1>::from_floats([mse as f32], &device);
+        let fvu = mse.clone() / variance.clone();
+        let (w_dec, starts) = gradient(&rows, &coder.w_dec(), how.refit, 1.0);
+        let factor = (variance * n).recip(); // the loss is fvu
+        let gradients = vec![
+            (
+                "w_dec",
+                Gradient::Matrix(w_dec * factor.clone().unsqueeze()),
+            ),
+            // What is pursued is x − b_dec.
+            ("b_dec", Gradient::Vector(starts.neg() * factor)),
+        ];
+        Learned {
+            terms: Terms {
+                total: fvu.clone(),
+                mse,
+                fvu,
+                penalty: None,
+                aux: None,
+                codes: Codes::Sparse(codes),
+                threshold: None,
+            },
+            gradients,
+        }
+    }
+
+    /// Atoms get norm 1; the threshold is one of raw activations then.
+    fn finish(
+        &self,
+        coder: &SparseCoder,
+        _threshold: f64,
+        normalization: &Normalization,
+    ) -> Result<SparseCoder, SaeError> {
+        let folded = fold(coder, normalization, Fold::default())?;
+        let mut how = how(coder);
+        how.residual_threshold /= f64::from(normalization.scale);
+        let weights = [
+            ("w_dec", folded.w_dec().into()),
+            ("b_dec", folded.b_dec().into()),
+        ];
+        Ok(SparseCoder {
+            architecture: Architecture::MatchingPursuit(how),
+            weights: Weights::new(weights),
+            ..folded
+        })
+    }
+
+    fn cfg(&self, coder: &SparseCoder) -> Vec<(&'static str, Value)> {
+        let how = how(coder);
+        let mut cfg = vec![
+            ("residual_threshold", json!(how.residual_threshold)),
+            ("max_iterations", json!(coder.k)),
+            (
+                "stop_on_duplicate_support",
+                json!(how.stop_on_duplicate_support),
+            ),
+        ];
+        if how.signed || how.refit {
+            cfg.extend([
+                ("architecture", json!(OURS)),
+                ("signed", json!(how.signed)),
+                ("refit", json!(how.refit)),
+            ]);
+        }
+        cfg
+    }
+
+    fn other_names(&self) -> &'static [&'static str] {
+        &[OURS]
+    }
+
+    fn read_cfg(&self, cfg: &Cfg, mut coder: SparseCoder) -> Result<SparseCoder, SaeError> {
+        if !coder.apply_b_dec_to_input {
+            return Err(cfg.wrong("apply_b_dec_to_input", "true"));
+        }
+        coder.k = match cfg.has("max_iterations") {
+            true => cfg.size("max_iterations")?,
+            false => coder.d_in(), // SAELens's default
+        };
+        coder.architecture = Architecture::MatchingPursuit(Pursuit {
+            residual_threshold: cfg.number("residual_threshold", 1e-2)?,
+            stop_on_duplicate_support: cfg.flag("stop_on_duplicate_support", true)?,
+            signed: cfg.flag("signed", false)?,
+            refit: cfg.flag("refit", false)?,
+        });
+        Ok(coder)
+    }
+}
+
+fn how(coder: &SparseCoder) -> Pursuit {
+    match coder.architecture {
+        Architecture::MatchingPursuit(how) => how,
+        _ => Pursuit::PLAIN,
+    }
+}

@@ -1,0 +1,290 @@
+//! What makes one architecture differ from another, one file each: its weights, how it encodes, what it minimizes, how
+//! it is stored, and what it asks of a recipe. Trainer, checkpoint, evaluation and tables go through [`Method`].
+
+mod batchtopk;
+mod gated;
+#[cfg(test)]
+mod gradients;
+mod jumprelu;
+pub(crate) mod matching_pursuit;
+mod matryoshka;
+pub(crate) mod proximal;
+pub(crate) mod standard;
+mod topk;
+
+use std::fmt;
+
+use burn::tensor::{Int, Tensor};
+use lapidary_activations::Normalization;
+use lapidary_kernels::{SparseCodes, SparseGradient};
+use serde_json::Value;
+
+use crate::coder::{SparseCoder, Weight, Weights};
+use crate::config::{CoderConfig, RunConfig};
+use crate::error::SaeError;
+use crate::fold::{Fold, fold};
+use crate::formats::saelens::Cfg;
+use crate::parameters::Parameters;
+use crate::penalty::Penalty;
+use crate::pursuit::Pursuit;
+
+pub(crate) use batchtopk::ThresholdAverage;
+pub use jumprelu::JumpReluConfig;
+pub use matryoshka::MatryoshkaConfig;
+
+/// How a coder chooses which latents are active.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Architecture {
+    /// Every latent with a positive pre-activation; sparse because of an L1 penalty in training.
+    Standard,
+    /// The k largest pre-activations of each token, if positive.
+    TopK,
+    /// The n·k largest positive pre-activations of a batch of n tokens: only in training. Finished, it is a [`Self::JumpRelu`].
+    BatchTopK,
+    /// As BatchTopK, but prefixes of the latents reconstruct by themselves: only in training.
+    Matryoshka,
+    /// Every latent whose pre-activation is above its threshold.
+    JumpRelu,
+    /// Every latent whose gate is open, with a value of its own.
+    Gated,
+    /// Decoder rows taken away one after the other, as the pursuit says.
+    MatchingPursuit(Pursuit),
+    /// What a penalty's proximal operator makes of pre-activations.
+    Proximal(Penalty),
+}
+
+impl Architecture {
+    /// All there are.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Standard,
+        Self::TopK,
+        Self::BatchTopK,
+        Self::Matryoshka,
+        Self::JumpRelu,
+        Self::Gated,
+        Self::MatchingPursuit(Pursuit::PLAIN),
+        Self::Proximal(proximal::DEFAULT),
+    ];
+
+    /// What makes it: the one place that asks which it is.
+    pub(crate) fn method(self) -> &'static dyn Method {
+        match self {
+            Self::Standard => &standard::Standard,
+            Self::TopK => &topk::TopK,
+            Self::BatchTopK => &batchtopk::BatchTopK,
+            Self::Matryoshka => &matryoshka::Matryoshka,
+            Self::JumpRelu => &jumprelu::JumpRelu,
+            Self::Gated => &gated::Gated,
+            Self::MatchingPursuit(_) => &matching_pursuit::MatchingPursuit,
+            Self::Proximal(_) => &proximal::Proximal,
+        }
+    }
+
+    /// The name in recipes and in `cfg.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.method().name()
+    }
+
+    /// Whether a recipe's `k` means something to it.
+    #[must_use]
+    pub fn takes_k(self) -> bool {
+        self.method().takes_k()
+    }
+
+    /// That of a recipe, with what the recipe says of it.
+    pub(crate) fn of(coder: &CoderConfig) -> Self {
+        let found = Self::named(&coder.architecture);
+        match found.expect("recipes are checked when they are read") {
+            Self::MatchingPursuit(usual) => {
+                Self::MatchingPursuit(coder.matching_pursuit.unwrap_or(usual))
+            }
+            Self::Proximal(usual) => Self::Proximal(coder.proximal.unwrap_or(usual)),
+            found => found,
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.name() == name)
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An architecture.
+pub(crate) trait Method: Sync {
+    /// The name in recipes and in `cfg.json`.
+    fn name(&self) -> &'static str;
+
+    /// Whether `coder.k` means something to it.
+    fn takes_k(&self) -> bool {
+        true
+    }
+
+    /// Whether `coder.k` may exceed the number of latents, since one may be taken again.
+    fn repeats(&self) -> bool {
+        false
+    }
+
+    /// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.
+    fn frees_decoder_norm(&self) -> bool {
+        false
+    }
+
+    /// Norm of decoder rows at the start, where they may have any and the recipe has none.
+    fn free_initial_norm(&self) -> f64 {
+        0.1
+    }
+
+    /// What in a recipe cannot be with `d_sae` latents of this kind, if anything.
+    fn contradiction(&self, _config: &RunConfig, _d_sae: usize) -> Option<String> {
+        None
+    }
+
+    /// Peak learning rate where the recipe has none.
+    fn default_lr(&self, d_sae: usize) -> f64 {
+        2e-4 / (d_sae as f64 / 16_384.0).sqrt()
+    }
+
+    /// Names and shapes of the weights, as they are inside: `[d_sae, d_in]` for encoder and decoder.
+    fn shapes(&self, d_in: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+        vec![
+            ("w_enc", vec![d_sae, d_in]),
+            ("b_enc", vec![d_sae]),
+            ("w_dec", vec![d_sae, d_in]),
+            ("b_dec", vec![d_in]),
+        ]
+    }
+
+    /// Weights to start from: decoder rows in random directions `w_dec`, `b_dec` at the centre of the data. Here the encoder starts as
+    /// the decoder's copy and its bias at 0.
+    fn init(&self, w_dec: Tensor<2>, b_dec: Tensor<1>, _config: &RunConfig) -> Weights {
+        let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
+        Weights::new([
+            ("w_enc", w_dec.clone().into()),
+            ("b_enc", b_enc.into()),
+            ("w_dec", w_dec.into()),
+            ("b_dec", b_dec.into()),
+        ])
+    }
+
+    /// Codes of `x` `[n, d_in]`, from which `b_dec` is already subtracted where it must be.
+    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes;
+
+    /// Loss and gradients of the batch `x` `[n, d_in]`; nothing tracks gradients.
+    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned;
+
+    /// Brings weights back to where they mean something, after each update.
+    fn project(&self, _parameters: &mut Parameters) {}
+
+    /// The coder that does to raw activations what `coder` does to normalized ones; `threshold` is the moving average of what
+    /// [`Terms::threshold`] said.
+    fn finish(
+        &self,
+        coder: &SparseCoder,
+        _threshold: f64,
+        normalization: &Normalization,
+    ) -> Result<SparseCoder, SaeError> {
+        fold(coder, normalization, Fold::default())
+    }
+
+    /// Why a coder of this kind is not stored as it is, if it is not.
+    fn not_stored(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What `cfg.json` says of such a coder beyond what it says of every one.
+    fn cfg(&self, _coder: &SparseCoder) -> Vec<(&'static str, Value)> {
+        vec![]
+    }
+
+    /// Names besides its own under which `cfg.json` may have it.
+    fn other_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Reads back what [`Method::cfg`] wrote into `coder`, whose weights are as they stand in the file.
+    fn read_cfg(&self, _cfg: &Cfg, coder: SparseCoder) -> Result<SparseCoder, SaeError> {
+        Ok(coder)
+    }
+}
+
+/// Where training stands when a batch comes.
+pub(crate) struct Now<'a> {
+    /// The resolved recipe.
+    pub(crate) config: &'a RunConfig,
+    /// Steps done.
+    pub(crate) step: u64,
+    /// The dead latents, ascending, if there are any.
+    pub(crate) dead: Option<Tensor<1, Int>>,
+}
+
+/// What came of a batch.
+pub(crate) struct Learned {
+    pub(crate) terms: Terms,
+    pub(crate) gradients: Vec<(&'static str, Gradient)>,
+}
+
+/// The loss and its parts, each `[1]`.
+pub(crate) struct Terms {
+    /// What is minimized.
+    pub(crate) total: Tensor<1>,
+    /// Squared error of a token.
+    pub(crate) mse: Tensor<1>,
+    /// The same over the batch's variance.
+    pub(crate) fvu: Tensor<1>,
+    /// Sparsity penalty before its coefficient.
+    pub(crate) penalty: Option<Tensor<1>>,
+    /// Auxiliary loss before its coefficient.
+    pub(crate) aux: Option<Tensor<1>>,
+    /// What fired.
+    pub(crate) codes: Codes,
+    /// The smallest value kept in this batch, 0 if none, where that is averaged.
+    pub(crate) threshold: Option<f32>,
+}
+
+/// The gradient of one weight.
+#[allow(clippy::large_enum_variant)] // as with codes
+pub(crate) enum Gradient {
+    Matrix(Tensor<2>),
+    /// Sparse by latent.
+    Rows(SparseGradient),
+    Vector(Tensor<1>),
+}
+
+/// Activations of latents, in the form in which an architecture has them.
+#[allow(clippy::large_enum_variant)] // one lives at a time, and both are handles to a device's memory
+pub(crate) enum Codes {
+    /// `[n, k]` values and indices.
+    Sparse(SparseCodes),
+    /// `[n, d_sae]`
+    Dense(Tensor<2>),
+}
+
+/// The gradients of `loss` in the tracked weights of `coder`, zeros where it does not touch them.
+pub(crate) fn differentiate(
+    coder: &SparseCoder,
+    loss: &Tensor<1>,
+) -> Vec<(&'static str, Gradient)> {
+    let mut gradients = loss.backward();
+    let weights = coder.weights.iter();
+    weights
+        .map(|(name, weight)| {
+            let gradient = match weight {
+                Weight::Matrix(t) => Gradient::Matrix(
+                    t.grad_remove(&mut gradients)
+                        .unwrap_or_else(|| t.clone().inner().zeros_like()),
+                ),
+                Weight::Vector(t) => Gradient::Vector(
+                    t.grad_remove(&mut gradients)
+                        .unwrap_or_else(|| t.clone().inner().zeros_like()),
+                ),
+            };
+            (name, gradient)
+        })
+        .collect()
+}

@@ -1,0 +1,194 @@
+//! Weights with their Adam moments, and the update of all of them by a batch's gradients.
+
+use burn::tensor::Tensor;
+use lapidary_kernels::{
+    AdamStep, Moments, RowUpdate, SparseGradient, adam_step, sparse_adam_step, squared_norm,
+};
+
+use crate::coder::{Weight, Weights};
+use crate::coders::Gradient;
+use crate::decoder_norm;
+
+/// The weight whose rows are kept at norm 1 if the recipe wants it.
+const DECODER: &str = "w_dec";
+
+/// A weight with its Adam moments. Empty only inside its methods, which need to own what they change in place.
+pub(crate) struct Parameter<const D: usize>(Option<(Tensor<D>, Moments<D>)>);
+
+impl<const D: usize> Parameter<D> {
+    pub(crate) fn new(value: Tensor<D>, moments: Moments<D>) -> Self {
+        Self(Some((value, moments)))
+    }
+
+    fn fresh(value: Tensor<D>) -> Self {
+        let moments = Moments {
+            m: value.zeros_like(),
+            v: value.zeros_like(),
+        };
+        Self::new(value, moments)
+    }
+
+    pub(crate) fn parts(&self) -> &(Tensor<D>, Moments<D>) {
+        self.0.as_ref().expect("only empty inside its methods")
+    }
+
+    fn value(&self) -> Tensor<D> {
+        self.parts().0.clone()
+    }
+
+    fn change(&mut self, f: impl FnOnce(Tensor<D>, Moments<D>) -> (Tensor<D>, Moments<D>)) {
+        let (value, moments) = self.0.take().expect("only empty inside its methods");
+        self.0 = Some(f(value, moments));
+    }
+
+    fn update(&mut self, grad: Tensor<D>, adam: &AdamStep, scale: f64) {
+        let grad = if scale == 1.0 { grad } else { grad * scale };
+        self.change(|value, moments| adam_step(value, grad, moments, adam));
+    }
+
+    fn map(&mut self, f: impl FnOnce(Tensor<D>) -> Tensor<D>) {
+        self.change(|value, moments| (f(value), moments));
+    }
+
+    /// The number of values that are not finite, `[1]`: infinity and NaN alike turn `0 * x` into NaN, which is not itself.
+    fn not_finite(&self) -> Tensor<1> {
+        let (value, moments) = self.parts();
+        let count = |t: &Tensor<D>| {
+            let zero = t.clone() * 0.0;
+            zero.equal_elem(0.0).bool_not().float().sum()
+        };
+        count(value) + count(&moments.m) + count(&moments.v)
+    }
+}
+
+impl Parameter<2> {
+    fn update_rows(&mut self, gradient: SparseGradient, how: &RowUpdate) {
+        self.change(|value, moments| sparse_adam_step(value, gradient, moments, how));
+    }
+}
+
+/// A parameter of either shape.
+pub(crate) enum AnyParameter {
+    Matrix(Parameter<2>),
+    Vector(Parameter<1>),
+}
+
+/// The weights of a coder in training, by name.
+pub(crate) struct Parameters(Vec<(&'static str, AnyParameter)>);
+
+impl FromIterator<(&'static str, AnyParameter)> for Parameters {
+    fn from_iter<I: IntoIterator<Item = (&'static str, AnyParameter)>>(parameters: I) -> Self {
+        Self(parameters.into_iter().collect())
+    }
+}
+
+impl Parameters {
+    /// With moments of zeros.
+    pub(crate) fn fresh(weights: &Weights) -> Self {
+        let parameters = weights.iter().map(|(name, weight)| {
+            let parameter = match weight {
+                Weight::Matrix(t) => AnyParameter::Matrix(Parameter::fresh(t.clone())),
+                Weight::Vector(t) => AnyParameter::Vector(Parameter::fresh(t.clone())),
+            };
+            (name, parameter)
+        });
+        parameters.collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &AnyParameter)> {
+        self.0.iter().map(|(name, parameter)| (*name, parameter))
+    }
+
+    /// The weights as they stand.
+    pub(crate) fn weights(&self) -> Weights {
+        let weights = self.iter().map(|(name, parameter)| match parameter {
+            AnyParameter::Matrix(p) => (name, p.value().into()),
+            AnyParameter::Vector(p) => (name, p.value().into()),
+        });
+        weights.collect()
+    }
+
+    /// How many values of weights and moments are not finite, `[1]`.
+    pub(crate) fn not_finite(&self) -> Tensor<1> {
+        let counts = self.0.iter().map(|(_, parameter)| match parameter {
+            AnyParameter::Matrix(p) => p.not_finite(),
+            AnyParameter::Vector(p) => p.not_finite(),
+        });
+        counts.reduce(|a, b| a + b).expect("a coder has weights")
+    }
+
+    /// Changes the vector of this name.
+    pub(crate) fn map_vector(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
+        if let AnyParameter::Vector(p) = self.named(name) {
+            p.map(f);
+        }
+    }
+
+    fn named(&mut self, name: &str) -> &mut AnyParameter {
+        let found = self.0.iter_mut().find(|(n, _)| *n == name);
+        &mut found.expect("gradients have the names of weights").1
+    }
+
+    /// Takes from the decoder's gradient what lies along its rows, if it is dense; what is sparse loses it in the update.
+    pub(crate) fn remove_parallel(&mut self, gradients: &mut [(&'static str, Gradient)]) {
+        for (name, gradient) in gradients {
+            if let (DECODER, Gradient::Matrix(grad)) = (*name, gradient)
+                && let AnyParameter::Matrix(rows) = self.named(DECODER)
+            {
+                let along = grad.clone();
+                rows.map(|rows| {
+                    let (left, rows) = decoder_norm::remove_parallel(along, rows);
+                    *grad = left;
+                    rows
+                });
+            }
+        }
+    }
+
+    /// The squared norm of all gradients, `[1]`; `unit`: of the decoder's what is left beside its rows.
+    pub(crate) fn squares(&self, gradients: &[(&'static str, Gradient)], unit: bool) -> Tensor<1> {
+        let squares = gradients.iter().map(|(name, gradient)| match gradient {
+            Gradient::Matrix(t) => t.clone().square().sum(),
+            Gradient::Vector(t) => t.clone().square().sum(),
+            Gradient::Rows(rows) => {
+                let found = self.0.iter().find(|(n, _)| n == name);
+                let Some((_, AnyParameter::Matrix(p))) = found else {
+                    unreachable!("only matrices have rows");
+                };
+                squared_norm(&p.parts().0, rows, unit && *name == DECODER)
+            }
+        });
+        squares.reduce(|a, b| a + b).expect("a coder has weights")
+    }
+
+    /// Adam's step by the gradients times `scale`; `unit`: decoder rows are scaled back to norm 1.
+    pub(crate) fn update(
+        &mut self,
+        gradients: Vec<(&'static str, Gradient)>,
+        adam: &AdamStep,
+        scale: f64,
+        unit: bool,
+    ) {
+        for (name, gradient) in gradients {
+            let unit_rows = unit && name == DECODER;
+            match (self.named(name), gradient) {
+                (AnyParameter::Matrix(p), Gradient::Matrix(grad)) => {
+                    p.update(grad, adam, scale);
+                    if unit_rows {
+                        p.map(decoder_norm::unit_rows);
+                    }
+                }
+                (AnyParameter::Matrix(p), Gradient::Rows(rows)) => {
+                    let how = RowUpdate {
+                        adam: *adam,
+                        scale: scale as f32,
+                        unit_rows,
+                    };
+                    p.update_rows(rows, &how);
+                }
+                (AnyParameter::Vector(p), Gradient::Vector(grad)) => p.update(grad, adam, scale),
+                _ => unreachable!("a gradient has the shape of its weight"),
+            }
+        }
+    }
+}

@@ -194,12 +194,19 @@ def write_whole(path, architecture, model):
         writer.add_parallel_residual(True)
     kind = next(kind for kind in MODEL_ARCH if kind.name.lower() == architecture)
     names = get_tensor_name_map(kind, layers)
+    together = {}  # older files of Phi have queries, keys and values in one tensor: the last layer here has
     for name, value in model.state_dict().items():
         tied = model.config.tie_word_embeddings and name == "lm_head.weight"
         if tied or name.endswith((".attn.bias", ".masked_bias", "inv_freq")):
             continue
         there = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if architecture == "phi2" and name.startswith(f"model.layers.{layers - 1}.self_attn.") and "dense" not in name:
+            together.setdefault(name.rsplit(".")[-1], []).append((name, value.float().numpy()))
+            continue
         writer.add_tensor(there, np.ascontiguousarray(converted(architecture, name, value.float().numpy(), heads)))
+    for which, parts in together.items():
+        order = [next(value for name, value in parts if f"{letter}_proj" in name) for letter in "qkv"]
+        writer.add_tensor(f"blk.{layers - 1}.attn_qkv.{which}", np.concatenate(order))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -154,6 +154,8 @@ fn thousands_of_broken_files_end_in_messages() {
     let files = [
         ("gguf/llama.gguf", 1600),
         ("gguf/qwen2.gguf", 1600),
+        ("gguf/phi2.gguf", 2200),
+        ("gguf/gemma2.gguf", 2200),
         ("models/llama-bf16/model.safetensors", 2200),
         ("models/gpt2-sharded/model-00001-of-00002.safetensors", 2200),
     ];
@@ -162,13 +164,13 @@ fn thousands_of_broken_files_end_in_messages() {
         let target = folder.path().join(Path::new(name).file_name().unwrap());
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
         let mut refused = 0;
-        for _ in 0..1500 {
+        for _ in 0..1200 {
             let mut bytes = whole.clone();
             mutate(&mut bytes, header, &mut rng);
             std::fs::write(&target, bytes).unwrap();
             refused += u32::from(!survives(&target));
         }
-        assert!(refused > 500, "{name}: {refused} of 1500 refused");
+        assert!(refused > 400, "{name}: {refused} of 1200 refused");
     }
 }
 

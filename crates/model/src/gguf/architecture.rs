@@ -192,17 +192,20 @@ fn split(
 ) -> Result<(), ModelError> {
     let (q, kv) = (shape.heads * shape.d_head, shape.kv_heads * shape.d_head);
     let rows = entry.shape[0];
-    if rows != q + 2 * kv {
-        return Err(meta.wrong(
-            name,
-            format!("{rows} rows"),
-            &format!("{} rows", q + 2 * kv),
-        ));
+    // Rows are whole blocks in a matrix; in a vector only plain floats are.
+    let divisible = match (entry.shape.len(), entry.encoding) {
+        (1, Ok(encoding)) => encoding.block().0 == 1,
+        (2, Ok(_)) => true,
+        _ => false,
+    };
+    if rows != q + 2 * kv || !divisible {
+        let found = format!("shape {:?} as {:?}", entry.shape, entry.encoding);
+        let expected = format!("{} rows that can be taken apart", q + 2 * kv);
+        return Err(meta.wrong(name, found, &expected));
     }
     let Some((module, which)) = there.rsplit_once('.') else {
         return Err(meta.wrong(name, "no kind".into(), "weight or bias"));
     };
-    // A row is whole blocks, except in a vector, which is of plain floats.
     let row = entry.bytes.len() / rows.max(1);
     let mut first = 0;
     for (letter, n) in [("q", q), ("k", kv), ("v", kv)] {

@@ -111,7 +111,7 @@ mod tests {
         device.seed(3);
         let normal =
             |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 0.1), &device);
-        let vector = |n: usize| normal([1, n]).squeeze_dim(0);
+        let vector = |n: usize| normal([1, n]).squeeze_dim::<1>(0);
         let (d_in, d_sae) = (256, 64);
         Dictionary {
             coder: SparseCoder {

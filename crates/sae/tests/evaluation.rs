@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use lapidary_activations::{Segment, TokenBlock};
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, Weights, evaluate};

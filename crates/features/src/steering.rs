@@ -194,8 +194,7 @@ mod tests {
                     .for_each(|a| *a = value);
                 let decoded = |codes: &[f32]| {
                     let codes = Tensor::<1>::from_floats(codes, &Device::flex());
-                    codes.reshape([6, 64]).matmul(coder.w_dec())
-                        + coder.b_dec().unsqueeze()
+                    codes.reshape([6, 64]).matmul(coder.w_dec()) + coder.b_dec().unsqueeze()
                 };
                 let error = x.clone() - decoded(&before);
                 let expected = (decoded(&after) + error).into_data();

@@ -17,11 +17,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HugePages;
 
-/// From here on memory comes straight from the operating system, so that no small neighbour shares its pages.
+/// From here on an allocation has whole huge pages.
 const LARGE: usize = 4 << 20; // bytes
 
 impl HugePages {
-    /// Asks the system's allocator to keep up to 64 MiB that were freed, for batches and gradients that come again with every
+    /// Asks the system's allocator to keep some 64 MiB that were freed (of each arena), for batches and gradients that come again with every
     /// step: fresh pages are cleared first, which takes longer than filling them. For programs to call once, at their start.
     /// Does nothing where the allocator is not glibc's.
     pub fn keep_freed(self) {

@@ -97,6 +97,7 @@ pub struct CoderConfig {
     /// steps; others ignore it).
     pub k: usize,
     /// "topk": whether what 4k latents leave unexplained counts too, an eighth.
+    #[serde(default)]
     pub multi_topk: bool,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
@@ -144,7 +145,7 @@ pub struct TrainingConfig {
     /// activations to norm sqrt(d): its coefficient over sqrt(d) is this one.
     pub l1_coefficient: f64,
     /// Steps over which the weight of the sparsity penalty rises from 0; absent: a twentieth of all.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "l1_warmup_steps", skip_serializing_if = "Option::is_none")]
     pub sparsity_warmup_steps: Option<u64>,
     /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -454,6 +455,12 @@ impl RunConfig {
         }
         if let Some(d_sae) = self.coder.d_sae {
             self.check_latents(file, d_sae)?;
+        }
+        if self.coder.multi_topk && self.coder.architecture != "topk" {
+            return contradiction(format!(
+                "`coder.multi_topk` does not go with `coder.architecture` = \"{}\": it is an option of \"topk\"",
+                self.coder.architecture
+            ));
         }
         let free = t.decoder_norm == "free";
         if free && !self.architecture().method().frees_decoder_norm() {

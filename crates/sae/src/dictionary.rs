@@ -102,7 +102,7 @@ impl Dictionary {
                 context: Some(config.corpus.context),
                 prepend_bos: Some(config.corpus.prepend_bos),
                 corpus: Some(config.corpus.path.clone()),
-                training_architecture: (trained != coder.architecture)
+                training_architecture: (trained.name() != coder.architecture.name())
                     .then(|| trained.name().to_owned()),
                 steps: Some(steps),
                 tokens: Some(tokens),

@@ -10,7 +10,8 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use lapidary_sae::{
-    Architecture, Dictionary, Penalty, Provenance, Pursuit, Shape, SparseCoder, Weight, Weights,
+    Architecture, Dictionary, Penalty, Provenance, Pursuit, RunConfig, Shape, SparseCoder, Weight,
+    Weights,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -455,4 +456,37 @@ fn saving_never_replaces_a_folder_that_is_not_a_dictionary() {
         "{error}"
     );
     assert!(dir.path().join("thesis.tex").exists());
+}
+
+#[test]
+fn recipes_of_other_versions_are_read_or_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = RunConfig::parse("run.toml", "training.sparsity_warmup_steps = 3", &[]).unwrap();
+    let mut written = dictionary(Architecture::TopK);
+    written.provenance.recipe = Some(recipe.clone());
+    let place = dir.path().join("dictionary");
+    written.save(&place).unwrap();
+    let path = place.join("cfg.json");
+    let recipe_of = |change: fn(&mut Value)| {
+        let mut cfg: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut cfg["metadata"]["lapidary"]["recipe"]);
+        fs::write(&path, cfg.to_string()).unwrap();
+        let read = Dictionary::load(&place, &Device::flex()).unwrap();
+        read.provenance.recipe
+    };
+    assert_eq!(recipe_of(|_| ()).as_ref(), Some(&recipe));
+    // An older one has another name for a key, and has not heard of another.
+    let older = recipe_of(|recipe| {
+        recipe["coder"]
+            .as_object_mut()
+            .unwrap()
+            .remove("multi_topk");
+        let training = recipe["training"].as_object_mut().unwrap();
+        let steps = training.remove("sparsity_warmup_steps").unwrap();
+        training.insert("l1_warmup_steps".into(), steps);
+    });
+    assert_eq!(older.as_ref(), Some(&recipe));
+    // A newer one may have a coder that is not known here.
+    let newer = recipe_of(|recipe| recipe["coder"]["architecture"] = json!("facets"));
+    assert_eq!(newer, None);
 }

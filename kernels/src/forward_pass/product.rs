@@ -7,24 +7,26 @@ use rayon::prelude::*;
 use super::Rows;
 use crate::host::float_tensor;
 
-/// Rows and columns of a tile. A tile is made in cache and copied out: written in place, its rows would lie a whole row of
+/// Most rows, and the columns of a tile. A tile is made in cache and copied out: written in place, its rows would lie a whole row of
 /// the result apart, which for vocabularies of round sizes is always the same few sets of the cache.
 const ROWS: usize = 128;
 const COLUMNS: usize = 512;
 
-/// `x · wᵀ` for `x` `[n, d]` and `w` `[m, d]`, a task for every [`ROWS`] rows of `x`.
+/// `x · wᵀ` for `x` `[n, d]` and `w` `[m, d]`, a task for every [`ROWS`] rows of `x`, or a quarter of them where there are few. How
+/// rows are divided depends on `n` alone, so that any number of threads gives the same bits.
 pub(super) fn wide(x: FlexTensor, w: FlexTensor) -> FlexTensor {
     let (x, w) = (Rows::of(x), Rows::of(w));
     let (n, d, m) = (x.n, x.width, w.n);
+    let together = (n / 4).next_multiple_of(8).clamp(8, ROWS);
     let mut out = vec![0.0; n * m]; // [n, m]
-    out.par_chunks_mut((ROWS * m).max(1))
+    out.par_chunks_mut((together * m).max(1))
         .enumerate()
         .for_each_init(
-            || vec![0.0; ROWS * COLUMNS],
+            || vec![0.0; together * COLUMNS],
             |tile, (block, out)| {
                 let rows = out.len() / m;
                 let x = Matrix {
-                    data: &x.data()[block * ROWS * x.stride..],
+                    data: &x.data()[block * together * x.stride..],
                     row: x.stride,
                     column: 1,
                 };

@@ -62,7 +62,6 @@ impl SparseProducts for Flex {
         let (values, indices, rows) = (floats(&values), indices_of(&indices), floats(&rows));
         let by_latent = ByLatent::new(values, indices, k, latents);
 
-        // Zeroed by the system page by page as touched: latents that no row chose cost no write here.
         let mut out = vec![0.0; latents * d]; // [F, d]
         if d > 0 {
             out.par_chunks_exact_mut(d)

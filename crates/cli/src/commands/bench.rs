@@ -237,15 +237,22 @@ impl Bench {
     }
 }
 
-/// Ours and every peer, one after the other, round after round.
+/// Ours and every peer, one after the other, round after round. In its turn each does a thing twice and the second time
+/// counts, since in training a step follows a step: the first finds the caches and cores as another program left them.
 fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: usize) -> Result<Vec<InTurn>> {
     let mut times = vec![[vec![], vec![]]; 1 + peers.tools().len()];
     for round in 0..=rounds {
         for (tool, times) in times.iter_mut().enumerate() {
-            let [step, encode] = match tool.checked_sub(1) {
-                None => [ours.step()?, ours.encode()?],
-                Some(peer) => [peers.time(peer, "step")?, peers.time(peer, "encode")?],
+            let mut twice = |what: &str| {
+                let mut once = || match tool.checked_sub(1) {
+                    None if what == "step" => ours.step(),
+                    None => ours.encode(),
+                    Some(peer) => peers.time(peer, what),
+                };
+                once()?;
+                once()
             };
+            let [step, encode] = [twice("step")?, twice("encode")?];
             // The first round warms everybody up.
             if round > 0 {
                 times[0].push(step);

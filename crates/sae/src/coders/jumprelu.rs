@@ -2,7 +2,7 @@
 //! al. 2024, "Jumping ahead", arXiv 2407.14435). Thresholds are trained by a straight-through gradient: that of the loss
 //! smoothed over a window of `bandwidth` around the threshold. Penalties: the number of active latents ("step", of that
 //! paper), its square distance from a target ("quadratic", Gemma Scope 2), or a tanh of the activations (Anthropic's
-//! January 2025 update, whose loss on the pre-activations of dead latents is there too). Names and defaults are SAELens's.
+//! January 2025 update, whose loss on the pre-activations of dead latents is there too).
 
 use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_kernels::{SparseCodes, encode_threshold};

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::coder::{Architecture, SparseCoder};
 use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
+use crate::config::RunConfig;
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
@@ -21,7 +22,7 @@ use crate::schedule::rise;
 const SHAPES: [(&str, Shape, f64); 7] = [
     ("mcp", Shape::Mcp, 2.0),
     ("scad", Shape::Scad, 3.7),
-    ("log_sum", Shape::LogSum, 0.1),
+    ("log_sum", Shape::LogSum, 0.05),
     ("l_half", Shape::LHalf, 0.0),
     ("l0", Shape::L0, 0.0),
     ("cel0", Shape::Cel0, 0.0),
@@ -81,6 +82,17 @@ impl Method for Proximal {
 
     fn takes_k(&self) -> bool {
         false
+    }
+
+    /// The penalty is part of how codes are found, so it must have its whole weight before training ends.
+    fn contradiction(&self, config: &RunConfig, _d_sae: usize) -> Option<String> {
+        let (rises, steps) = (config.training.sparsity_warmup_steps?, config.steps());
+        (rises > 0 && rises >= steps).then(|| {
+            format!(
+                "`training.sparsity_warmup_steps` = {rises} is not less than the {steps} steps of the run: the penalty would never \
+                 have its whole weight, with which a \"proximal\" coder encodes"
+            )
+        })
     }
 
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {

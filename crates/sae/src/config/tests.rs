@@ -128,6 +128,17 @@ fn the_tables_of_coders_are_checked_whichever_is_chosen() {
 #[test]
 fn contradictions_are_refused() {
     assert!(
+        error("[coder]\narchitecture = 'gated'\nmulti_topk = true", &[])
+            .contains("option of \"topk\"")
+    );
+    assert!(
+        error(
+            "[coder]\narchitecture = 'proximal'\nd_sae = 64\n[training]\ntokens = 20480\nsparsity_warmup_steps = 10",
+            &[]
+        )
+        .contains("not less than the 10 steps")
+    );
+    assert!(
         error("[coder]\nk = 33\nd_sae = 32", &[])
             .contains("`coder.k` = 33 is more than the number of latents")
     );

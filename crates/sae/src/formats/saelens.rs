@@ -283,7 +283,9 @@ impl Cfg {
                 .map(str::to_owned),
             recipe: ours
                 .get("recipe")
-                .and_then(|r| serde_json::from_value::<RunConfig>(r.clone()).ok()),
+                .and_then(|r| serde_json::from_value::<RunConfig>(r.clone()).ok())
+                // One of a newer version may have a coder that this one does not know.
+                .filter(|r| Architecture::named(&r.coder.architecture).is_some()),
         }
     }
 }

@@ -74,7 +74,8 @@ impl LatentBounds {
         });
     }
 
-    /// A place that is no latent: no bound of it compares with anything.
+    /// A place that is no latent, in vectors of integers: no bound of it compares with anything.
+    #[cfg(target_arch = "x86_64")]
     pub fn push_padding(&mut self) {
         self.per_norm.push(0.0);
         self.per_error.push(0.0);
@@ -83,6 +84,7 @@ impl LatentBounds {
     }
 
     /// Takes in the latents that come after these.
+    #[cfg(target_arch = "x86_64")]
     pub fn append(&mut self, other: Self) {
         self.bias.extend(other.bias);
         self.per_norm.extend(other.per_norm);

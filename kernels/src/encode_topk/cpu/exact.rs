@@ -1,4 +1,4 @@
-//! The score itself: one definition, whatever instructions found the candidates.
+//! The score itself: one definition, whatever instructions ruled the others out.
 
 use crate::host::dot;
 

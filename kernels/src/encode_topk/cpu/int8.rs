@@ -107,7 +107,8 @@ pub(super) struct Latents {
     d: usize,
 }
 
-/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to clear than to fill.
+/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to clear than to fill. It
+/// is kept until the process ends, a byte a weight.
 static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 impl Drop for Latents {
@@ -130,7 +131,10 @@ impl Latents {
         let steps = d.div_ceil(DEPTH);
         let size = GROUP * steps * DEPTH;
         let mut integers = std::mem::take(&mut *SPARE.lock().expect("never held while panicking"));
-        integers.resize(groups * size, 0);
+        match integers.capacity() >= groups * size {
+            true => integers.resize(groups * size, 0),
+            false => integers = vec![0; groups * size],
+        }
         let parts: Vec<(Vec<f32>, LatentBounds)> = integers
             .par_chunks_exact_mut(size)
             .enumerate()
@@ -257,7 +261,7 @@ struct Hits {
     len: usize,
     /// In the order of rows.
     sorted: Vec<u32>,
-    /// Where each row begins in `sorted`. [rows + 1]
+    /// Where each row's next hit goes in `sorted`. [rows + 1]
     starts: Vec<u32>,
 }
 
@@ -395,7 +399,7 @@ impl Tile<'_> {
                 _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor)
             };
             let found: [__mmask16; PANELS] = std::array::from_fn(|p| reach(p, middles[p]));
-            // One branch for all panels: most rows have no candidate here.
+            // One branch for all panels: most rows have no hit here.
             if found.iter().fold(0, |all, found| all | found) == 0 {
                 continue;
             }

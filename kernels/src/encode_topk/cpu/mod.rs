@@ -105,6 +105,7 @@ fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>, k: usize) -> Vec<Score
 }
 
 /// Most rows of a task of integers: latents' weights come from memory once for all of them.
+#[cfg(target_arch = "x86_64")]
 const MOST_ROWS: usize = 1024;
 
 /// Rows whose results say what to expect of the rest.

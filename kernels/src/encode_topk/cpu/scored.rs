@@ -33,7 +33,7 @@ impl Scored {
     }
 }
 
-/// Cuts `list` to its `k` best, the least of them last.
+/// Cuts `list` to its `k` best, the least of them last where some were cut.
 pub(super) fn keep_best(list: &mut Vec<Scored>, k: usize) {
     if list.len() > k {
         list.select_nth_unstable_by(k - 1, |a, b| b.cmp(a));

@@ -7,7 +7,7 @@ mod activate;
 mod attention;
 mod exponential;
 mod normalize;
-mod product;
+pub(crate) mod product;
 mod rotate;
 
 use burn::backend::tensor::FloatTensor;

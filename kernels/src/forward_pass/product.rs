@@ -50,13 +50,22 @@ pub(super) fn wide(x: FlexTensor, w: FlexTensor) -> FlexTensor {
 
 /// Numbers with a distance between rows and one between columns.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     pub data: &'a [f32],
     pub row: usize,
     pub column: usize,
 }
 
 impl Matrix<'_> {
+    /// Rows for columns.
+    pub fn transposed(self) -> Self {
+        Self {
+            row: self.column,
+            column: self.row,
+            ..self
+        }
+    }
+
     fn holds(&self, rows: usize, columns: usize) -> bool {
         rows == 0
             || columns == 0
@@ -65,7 +74,7 @@ impl Matrix<'_> {
 }
 
 /// `out = a · b` for `a` `[n, m]` and `b` `[m, p]`; rows of `out` are `row` apart.
-pub(super) fn product(
+pub(crate) fn product(
     a: Matrix<'_>,
     b: Matrix<'_>,
     [n, m, p]: [usize; 3],

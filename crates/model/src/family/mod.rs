@@ -112,6 +112,21 @@ fn heads(fields: &Fields, field: &str, d_model: usize) -> Result<usize, ModelErr
     }
 }
 
+/// A rotary embedding of a part of each head, scaled as the configuration says under the name of transformers 5 or, without it,
+/// under the older one.
+fn scaled_rope(
+    fields: &Fields,
+    base: f64,
+    fraction: f64,
+    d_head: usize,
+) -> Result<Rope, ModelError> {
+    let field = match fields.get("rope_parameters") {
+        Some(_) => "rope_parameters",
+        None => "rope_scaling",
+    };
+    Rope::of(fields, field, fields.get(field), base, fraction, d_head)
+}
+
 /// Gives every layer this rotary embedding.
 fn rotate_all(c: &mut ModelConfig, rope: &Rope) {
     for layer in &mut c.layers {

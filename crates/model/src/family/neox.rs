@@ -3,10 +3,9 @@
 //! stand in one matrix, head by head.
 
 use super::layout::{Layout, PLAIN, QkvNames};
-use super::{heads, plain, rotate_all};
+use super::{heads, plain, rotate_all, scaled_rope};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
-use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
@@ -27,18 +26,9 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         tied: fields.flag("tie_word_embeddings", false)?,
         ..plain(Family::NeoX, fields, n_layers, d_model, n_heads)?
     };
-    let field = match fields.get("rope_parameters") {
-        Some(_) => "rope_parameters",
-        None => "rope_scaling",
-    };
-    let rope = Rope::of(
-        fields,
-        field,
-        fields.get(field),
-        fields.number("rotary_emb_base", 10000.0)?,
-        fields.number("rotary_pct", 0.25)?,
-        c.d_head,
-    )?;
+    let base = fields.number("rotary_emb_base", 10000.0)?;
+    let fraction = fields.number("rotary_pct", 0.25)?;
+    let rope = scaled_rope(fields, base, fraction, c.d_head)?;
     rotate_all(&mut c, &rope);
     Ok(c)
 }

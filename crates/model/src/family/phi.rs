@@ -2,10 +2,9 @@
 //! of each head, biases everywhere, the unembedding too. Layout: transformers, `models/phi/`.
 
 use super::layout::{Layout, PLAIN};
-use super::{heads, plain, rotate_all};
+use super::{heads, plain, rotate_all, scaled_rope};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
-use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
@@ -29,18 +28,9 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         tied: fields.flag("tie_word_embeddings", false)?,
         ..plain(Family::Phi, fields, n_layers, d_model, n_heads)?
     };
-    let field = match fields.get("rope_parameters") {
-        Some(_) => "rope_parameters",
-        None => "rope_scaling",
-    };
-    let rope = Rope::of(
-        fields,
-        field,
-        fields.get(field),
-        fields.number("rope_theta", 10000.0)?,
-        fields.number("partial_rotary_factor", 0.5)?,
-        c.d_head,
-    )?;
+    let base = fields.number("rope_theta", 10000.0)?;
+    let fraction = fields.number("partial_rotary_factor", 0.5)?;
+    let rope = scaled_rope(fields, base, fraction, c.d_head)?;
     rotate_all(&mut c, &rope);
     Ok(c)
 }

@@ -1,12 +1,11 @@
 //! Approximate scores by a dense f32 product, on any processor: right up to the order of summation, so that hardly more
 //! latents are scored than are wanted.
 
-use gemm::Parallelism;
-
 use super::Encoder;
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
 use super::exact::score;
 use super::row::Row;
+use crate::forward_pass::product::{Matrix, product};
 use crate::host::widest_vectors;
 use rayon::prelude::*;
 
@@ -56,7 +55,19 @@ impl<'a> Latents<'a> {
         for first in latents.clone().step_by(tile.max(1)) {
             let width = tile.min(latents.end - first);
             let w = &w_enc[first * d..][..width * d];
-            product(x, w, [n, width, d], &mut scores[..n * width]);
+            let rows_of = |data| Matrix {
+                data,
+                row: d,
+                column: 1,
+            };
+            let scores = &mut scores[..n * width];
+            product(
+                rows_of(x),
+                rows_of(w).transposed(),
+                [n, d, width],
+                scores,
+                width,
+            );
             for (((scores, row), norms), x) in scores
                 .chunks_exact(width)
                 .zip(&mut *rows)
@@ -148,35 +159,5 @@ widest_vectors! {
         }
         let rest = rest.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0);
         f32::from_bits(largest.into_iter().max().unwrap_or(0).max(rest))
-    }
-}
-
-/// `out = x · wᵀ` for `x` `[rows, d]` and `w` `[width, d]`.
-fn product(x: &[f32], w: &[f32], [rows, width, d]: [usize; 3], out: &mut [f32]) {
-    assert!(x.len() == rows * d && w.len() == width * d && out.len() == rows * width);
-    // SAFETY: as asserted, x, w and out hold [rows, d], [width, d] and [rows, width] row-major floats, which is what the
-    // strides say; out is exclusively ours and is only written.
-    unsafe {
-        gemm::gemm(
-            rows,
-            width,
-            d,
-            out.as_mut_ptr(),
-            1,
-            width as isize,
-            false,
-            x.as_ptr(),
-            1,
-            d as isize,
-            w.as_ptr(),
-            d as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
     }
 }

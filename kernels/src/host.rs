@@ -62,14 +62,16 @@ pub(crate) fn prefetch(memory: &[f32]) {
 }
 
 /// Asks for memory that will be read a while later: it comes as far as the second-level cache.
-#[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn prefetch_far(memory: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
     for line in memory.chunks(16) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = memory;
 }
 
 /// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less than the processor has, to

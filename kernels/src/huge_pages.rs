@@ -42,26 +42,56 @@ impl HugePages {
     }
 }
 
-// SAFETY: every method hands its arguments to the system's allocator and returns what that returned.
+/// From here on an allocation begins with a cache line, so that no vector of the widest kind lies across two.
+const ALIGNED: usize = 64 << 10; // bytes
+
+/// The bytes of a cache line.
+const LINE: usize = 64;
+
+/// What is asked of the system for `layout`: the same, aligned to cache lines if it is large.
+fn aligned(layout: Layout) -> Layout {
+    if layout.size() < ALIGNED {
+        return layout;
+    }
+    layout.align_to(LINE).unwrap_or(layout)
+}
+
+// SAFETY: every method hands its arguments to the system's allocator and returns what that returned. The layout that it hands
+// over depends on the caller's alone, so that the system gets back the layout that it was asked for.
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's contract is this method's.
-        ask(unsafe { System.alloc(layout) }, layout.size())
+        ask(unsafe { System.alloc(aligned(layout)) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        ask(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        let start = unsafe { System.alloc_zeroed(aligned(layout)) };
+        ask(start, layout.size())
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above.
-        ask(unsafe { System.realloc(start, layout, size) }, size)
+        // SAFETY: the caller's sizes are valid with the caller's alignment.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        let (before, wanted) = (aligned(layout), aligned(wanted));
+        if before.align() == wanted.align() {
+            // SAFETY: as above.
+            return ask(unsafe { System.realloc(start, before, size) }, size);
+        }
+        // SAFETY: both blocks have as many bytes as are copied, and the old one is freed with its layout, once the new one stands.
+        unsafe {
+            let new = ask(System.alloc(wanted), size);
+            if !new.is_null() {
+                new.copy_from_nonoverlapping(start, before.size().min(size));
+                System.dealloc(start, before);
+            }
+            new
+        }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         // SAFETY: as above.
-        unsafe { System.dealloc(start, layout) }
+        unsafe { System.dealloc(start, aligned(layout)) }
     }
 }
 
@@ -115,25 +145,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn memory_holds_what_is_written_through_growing_and_shrinking() {
+    /// Memory that is asked for with `align` and grows and shrinks past both limits.
+    fn grow_and_shrink(align: usize) {
         const SMALL: usize = 1000;
         const BIG: usize = 20 << 20;
-        let layout = |size| Layout::from_size_align(size, 64).unwrap();
+        let layout = |size| Layout::from_size_align(size, align).unwrap();
+        let check = |start: *mut u8| assert!(start.addr().is_multiple_of(LINE), "{start:?}");
         // SAFETY: sizes are not zero, each pointer is freed once with the layout it last had, and slices end before that.
         unsafe {
             let start = HugePages.alloc_zeroed(layout(BIG));
+            check(start);
             let bytes = std::slice::from_raw_parts_mut(start, BIG);
             assert!(bytes.iter().all(|&byte| byte == 0));
             fill(bytes, 0);
             let start = HugePages.realloc(start, layout(BIG), 2 * BIG);
+            check(start);
             fill(std::slice::from_raw_parts_mut(start, 2 * BIG), BIG);
             let start = HugePages.realloc(start, layout(2 * BIG), SMALL);
-            let start = HugePages.realloc(start, layout(SMALL), BIG);
+            let start = HugePages.realloc(start, layout(SMALL), ALIGNED);
+            check(start);
+            let start = HugePages.realloc(start, layout(ALIGNED), BIG);
+            check(start);
             let bytes = std::slice::from_raw_parts_mut(start, BIG);
             fill(bytes, SMALL);
             assert!((0..BIG).all(|at| bytes[at] == (at % 251) as u8));
             HugePages.dealloc(start, layout(BIG));
+        }
+    }
+
+    #[test]
+    fn memory_holds_what_is_written_through_growing_and_shrinking() {
+        for align in [1, 8, 64, 4096] {
+            grow_and_shrink(align);
         }
     }
 

@@ -47,9 +47,38 @@ pub(crate) fn whole(tensor: FlexTensor) -> FlexTensor {
 widest_vectors! {
     pub(crate) fn update(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
         for (((param, &grad), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
-            *m = f.beta1 * *m + f.one_minus_beta1 * grad;
-            *v = f.beta2 * *v + f.one_minus_beta2 * grad * grad;
-            *param = f.shrink * *param - f.rate * *m / (v.sqrt() * f.root_scale + f.eps);
+            update_one(param, grad, m, v, f);
         }
     }
+}
+
+widest_vectors! {
+    /// The same for the gradient `grad - along * param`; the new parameters' sum of squares.
+    pub(crate) fn update_along(
+        param: &mut [f32],
+        grad: &[f32],
+        along: f32,
+        m: &mut [f32],
+        v: &mut [f32],
+        f: Factors,
+    ) -> f32 {
+        const LANES: usize = 32;
+        let mut squares = [0.0f32; LANES];
+        let blocks = param.chunks_mut(LANES).zip(grad.chunks(LANES));
+        for (((param, grad), m), v) in blocks.zip(m.chunks_mut(LANES)).zip(v.chunks_mut(LANES)) {
+            let numbers = param.iter_mut().zip(grad).zip(m).zip(v);
+            for ((((param, &grad), m), v), square) in numbers.zip(&mut squares) {
+                update_one(param, grad - along * *param, m, v, f);
+                *square += *param * *param;
+            }
+        }
+        squares.iter().sum()
+    }
+}
+
+#[inline(always)]
+fn update_one(param: &mut f32, grad: f32, m: &mut f32, v: &mut f32, f: Factors) {
+    *m = f.beta1 * *m + f.one_minus_beta1 * grad;
+    *v = f.beta2 * *v + f.one_minus_beta2 * grad * grad;
+    *param = f.shrink * *param - f.rate * *m / (v.sqrt() * f.root_scale + f.eps);
 }

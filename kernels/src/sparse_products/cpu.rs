@@ -7,11 +7,14 @@ use rayon::prelude::*;
 use super::SparseProducts;
 use crate::host::{
     contiguous, contiguous_i32, dims2, float_tensor, floats, indices as indices_of, prefetch,
-    widest_vectors,
+    prefetch_far, widest_vectors,
 };
 
 /// Entries between asking for a latent's weights and needing them: they lie anywhere in memory.
 const AHEAD: usize = 2;
+
+/// The same where they need only come as far as the second-level cache, which can wait for more at a time.
+const FAR_AHEAD: usize = 6;
 
 /// Output rows that one task takes at least: enough work to pay for handing it out.
 const ROWS_A_TASK: usize = 8;
@@ -130,8 +133,8 @@ widest_vectors! {
     pub(crate) fn decode_row(values: &[f32], indices: &[i32], w: &[f32], out: &mut [f32]) {
         let d = out.len();
         for (at, (&value, &latent)) in values.iter().zip(indices).enumerate() {
-            if let Some(&soon) = indices.get(at + AHEAD) {
-                prefetch(&w[soon as usize * d..][..d]);
+            if let Some(&soon) = indices.get(at + FAR_AHEAD) {
+                prefetch_far(&w[soon as usize * d..][..d]);
             }
             if value != 0.0 {
                 let row = &w[latent as usize * d..][..d];

@@ -5,7 +5,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{How, SparseTraining};
-use crate::adam_step::cpu::{update, whole};
+use crate::adam_step::cpu::{update, update_along, whole};
 use crate::host::{
     contiguous, contiguous_i32, dims2, dot, float_tensor, floats, indices as indices_of,
     widest_vectors,
@@ -84,7 +84,8 @@ impl SparseTraining for Flex {
                 || vec![0.0; d],
                 |scratch, (latent, square)| {
                     let row = &floats(&w)[latent * d..][..d];
-                    gradient.of_latent(latent, unit_rows.then_some(row), scratch);
+                    let along = gradient.of_latent(latent, unit_rows.then_some(row), scratch);
+                    axpy(-along, row, scratch);
                     *square = dot(scratch, scratch);
                 },
             );
@@ -114,14 +115,17 @@ impl SparseTraining for Flex {
                 .for_each_init(
                     || vec![0.0; d],
                     |scratch, (latent, ((w, m), v))| {
-                        gradient.of_latent(latent, how.unit_rows.then_some(w), scratch);
+                        let along = gradient.of_latent(latent, how.unit_rows.then_some(w), scratch);
                         if how.scale != 1.0 {
                             scratch.iter_mut().for_each(|g| *g *= how.scale);
                         }
-                        update(w, scratch, m, v, how.factors);
                         if how.unit_rows {
-                            let factor = 1.0 / dot(w, w).sqrt().max(1e-12);
+                            let squares =
+                                update_along(w, scratch, how.scale * along, m, v, how.factors);
+                            let factor = 1.0 / squares.sqrt().max(1e-12);
                             w.iter_mut().for_each(|w| *w *= factor);
+                        } else {
+                            update(w, scratch, m, v, how.factors);
                         }
                     },
                 );
@@ -134,31 +138,45 @@ impl SparseTraining for Flex {
 struct Gradient {
     by_latent: ByLatent,
     rows: FlexTensor, // [n, d]
-    d: usize,
 }
 
 impl Gradient {
     fn new(values: FlexTensor, indices: FlexTensor, rows: FlexTensor, latents: usize) -> Self {
-        let ([_, k], [_, d]) = (dims2(&indices), dims2(&rows));
+        let [_, k] = dims2(&indices);
         let (values, indices) = (contiguous(values), contiguous_i32(indices));
         Self {
             by_latent: ByLatent::new(floats(&values), indices_of(&indices), k, latents),
             rows: contiguous(rows),
-            d,
         }
     }
 
-    /// Writes the gradient of one latent's row, less its part along `unit` (norm 1) if given.
-    fn of_latent(&self, latent: usize, unit: Option<&[f32]>, out: &mut [f32]) {
-        out.fill(0.0);
-        let entries = self.by_latent.entries(latent);
-        let rows = floats(&self.rows);
-        for &(row, value) in entries {
-            axpy(value, &rows[row as usize * self.d..][..self.d], out);
+    /// Writes the gradient of one latent's row; what of it lies along `unit` (norm 1) if given, otherwise 0.
+    fn of_latent(&self, latent: usize, unit: Option<&[f32]>, out: &mut [f32]) -> f32 {
+        sum_rows(self.by_latent.entries(latent), floats(&self.rows), out);
+        unit.map_or(0.0, |unit| dot(out, unit))
+    }
+}
+
+widest_vectors! {
+    /// The sum of rows times their values.
+    fn sum_rows(entries: &[(u32, f32)], rows: &[f32], out: &mut [f32]) {
+        const LANES: usize = 64;
+        let d = out.len();
+        let (blocks, rest) = out.as_chunks_mut::<LANES>();
+        let first_of_rest = blocks.len() * LANES;
+        for (block, out) in blocks.iter_mut().enumerate() {
+            let mut sums = [0.0f32; LANES];
+            for &(row, value) in entries {
+                let row = &rows[row as usize * d + block * LANES..][..LANES];
+                for (sum, x) in sums.iter_mut().zip(row) {
+                    *sum += value * x;
+                }
+            }
+            *out = sums;
         }
-        if let Some(unit) = unit.filter(|_| !entries.is_empty()) {
-            let along = dot(out, unit);
-            axpy(-along, unit, out);
+        for (at, out) in rest.iter_mut().enumerate() {
+            let column = first_of_rest + at;
+            *out = entries.iter().map(|&(row, value)| value * rows[row as usize * d + column]).sum();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Approximate scores from 8-bit integers, four times as many a cycle as f32 has: AVX-512 with VNNI. Each row and each latent
 //! has its own scale, its largest magnitude over 127; sums of products are exact in i32. The epilogue compares every score's
-//! upper bound with its row's floor while it is still in registers, so no score is ever stored. What it does not rule out is
-//! scored exactly group by group, while the group's weights are in cache.
+//! upper bound with its row's floor while it is still in registers, so no score is ever stored. The few that it does not rule
+//! out are looked at again with eight more bits of the input, whose error nearly vanishes from the bound, and what is then
+//! left is scored exactly, set by set, while the set's weights are in cache.
 
 use super::Encoder;
 use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
@@ -13,13 +14,18 @@ use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::sync::Mutex;
 
-/// Latents of a vector, vectors of a tile, rows of a tile: 24 sums, 3 weights and an input in 32 registers.
+/// Rows of a vector, most vectors of a tile, latents of a tile: 24 sums, 3 inputs and a weight in 32 registers.
 const LANES: usize = 16;
 const PANELS: usize = 3;
-const ROWS: usize = 8;
+const LATENTS: usize = 8;
 
-/// Latents whose weights lie together.
-const GROUP: usize = LANES * PANELS;
+/// Most rows of a tile.
+const BLOCK: usize = LANES * PANELS;
+
+/// Latents whose hits are scored together: their weights fit into the second-level cache.
+pub(super) const SET: usize = 96;
+
+const _: () = assert!(SET <= 256 && SET.is_multiple_of(LATENTS));
 
 /// Products that one instruction adds up in a lane.
 const DEPTH: usize = 4;
@@ -30,6 +36,15 @@ const WIDEST: usize = 1 << 16;
 /// Fewest rows that pay for going over the weights once more.
 const FEWEST_ROWS: usize = 64;
 
+/// Rows from which on a set's weights are fetched before it is known which are needed.
+const MANY_ROWS: usize = 256;
+
+/// Hits between asking for a latent's weights and needing them.
+const AHEAD: usize = 2;
+
+/// The same for a row's input, which comes from farther away and only as far as the second-level cache.
+const FAR_AHEAD: usize = 6;
+
 /// Whether this way is open for `n` rows of width `d`.
 pub(super) fn serves(n: usize, d: usize) -> bool {
     n >= FEWEST_ROWS && (LANES..=WIDEST).contains(&d)
@@ -39,45 +54,57 @@ pub(super) fn serves(n: usize, d: usize) -> bool {
 struct Quantized {
     scale: f32,
     norms: Norms,
+    /// At least what is missing with the second integers, `v ≈ scale · (integers + second / 254)`.
+    second_error: f32,
 }
 
-/// Writes integers from -127 to 127; None if there are numbers beyond any bound, and the integers are then 0.
-fn quantize(v: &[f32], integers: &mut [i8]) -> Option<Quantized> {
+/// The scale of `v`, once `round` has written integers for the factor it is given and returned sums of squares: of the
+/// integers, of what rounding took away, and of what is missing with the second integers. None if there are numbers beyond
+/// any bound; `round` is not called then, nor where all numbers count as 0.
+fn quantize(v: &[f32], round: impl FnOnce(f32) -> [f32; 3]) -> Option<Quantized> {
     let largest = largest(v);
-    integers.fill(0);
     if largest.is_nan() || largest > LARGEST {
         return None;
     }
     if largest < SMALLEST {
         let all = largest * (v.len() as f32).sqrt() * 1.01;
-        let norms = Norms {
-            approximate: 0.0,
-            error: all,
-        };
-        return Some(Quantized { scale: 0.0, norms });
+        return Some(Quantized {
+            scale: 0.0,
+            norms: Norms {
+                approximate: 0.0,
+                error: all,
+            },
+            second_error: all,
+        });
     }
     let scale = largest / 127.0;
-    let mut squares = [0.0; 2];
-    round(v, 127.0 / largest, integers, &mut squares);
-    // v / scale is itself rounded, by less than 127 · 2⁻²² a number.
-    let [approximate, error] = squares;
+    let [approximate, error, second] = round(127.0 / largest);
+    // v / scale is itself rounded, and so is what the second integers are made of: by less than 127 · 2⁻²² a number.
     let inexact = v.len() as f32 * (127.0 * 2.0 * f32::EPSILON).powi(2);
+    let inexact = scale * inexact.sqrt() * 1.01;
     let mut norms = Norms::from_squares(scale, approximate, error);
-    norms.error += scale * inexact.sqrt() * 1.01;
-    Some(Quantized { scale, norms })
+    norms.error += inexact;
+    Some(Quantized {
+        scale,
+        norms,
+        second_error: Norms::from_squares(scale, 0.0, second).error + inexact,
+    })
 }
 
+/// Adding this leaves the nearest integer in the last bits.
+const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
+
+/// Numbers that are rounded together.
+const WIDTH: usize = 16;
+
 widest_vectors! {
-    /// Rounds to the nearest integer; sums of squares of the integers and of what rounding took away.
-    fn round(v: &[f32], factor: f32, integers: &mut [i8], squares: &mut [f32; 2]) {
-        // Adding this leaves the nearest integer in the last bits.
-        const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
-        const WIDTH: usize = 16;
+    /// Rounds to the nearest integer and adds 128; sums of squares as [`quantize`] wants them, with no second integers.
+    fn round(v: &[f32], factor: f32, integers: &mut [u8]) -> [f32; 3] {
         let mut sums = [[0.0f32; WIDTH]; 2];
-        let mut one = |v: f32, integer: &mut i8, lane: usize| {
+        let mut one = |v: f32, integer: &mut u8, lane: usize| {
             let scaled = v * factor;
             let shifted = scaled + SHIFT;
-            *integer = shifted.to_bits() as i8;
+            *integer = (shifted.to_bits() as u8).wrapping_add(128);
             let near = shifted - SHIFT;
             sums[0][lane] += near * near;
             sums[1][lane] += (scaled - near) * (scaled - near);
@@ -92,15 +119,50 @@ widest_vectors! {
         for (v, integer) in rest.iter().zip(out_rest) {
             one(*v, integer, 0);
         }
-        *squares = sums.map(|lanes| lanes.iter().sum());
+        let [approximate, error] = sums.map(|lanes| lanes.iter().sum());
+        [approximate, error, error]
     }
 }
 
-/// All latents in integers, groups of [`GROUP`]; within a group panel after panel, each `[steps, LANES, DEPTH]`, 128 added so
-/// that they are unsigned.
+widest_vectors! {
+    /// Rounds to the nearest integer, and what is left to the nearest 254th.
+    fn round_twice(v: &[f32], factor: f32, integers: &mut [i8], second: &mut [i8]) -> [f32; 3] {
+        let mut sums = [[0.0f32; WIDTH]; 3];
+        let mut one = |v: f32, integer: &mut i8, second: &mut i8, lane: usize| {
+            let scaled = v * factor;
+            let shifted = scaled + SHIFT;
+            *integer = shifted.to_bits() as i8;
+            let near = shifted - SHIFT;
+            let left = scaled - near;
+            let shifted = left * PARTS + SHIFT;
+            *second = shifted.to_bits() as i8;
+            let missing = left - (shifted - SHIFT) * (1.0 / PARTS);
+            sums[0][lane] += near * near;
+            sums[1][lane] += left * left;
+            sums[2][lane] += missing * missing;
+        };
+        let (blocks, rest) = v.as_chunks::<WIDTH>();
+        let (out, out_rest) = integers[..v.len()].as_chunks_mut::<WIDTH>();
+        let (second, second_rest) = second[..v.len()].as_chunks_mut::<WIDTH>();
+        for ((v, integers), second) in blocks.iter().zip(out).zip(second) {
+            for lane in 0..WIDTH {
+                one(v[lane], &mut integers[lane], &mut second[lane], lane);
+            }
+        }
+        for ((v, integer), second) in rest.iter().zip(out_rest).zip(second_rest) {
+            one(*v, integer, second, 0);
+        }
+        sums.map(|lanes| lanes.iter().sum())
+    }
+}
+
+/// Second integers count parts of the first: half of one is 127 of them.
+const PARTS: f32 = 254.0;
+
+/// All latents in integers, 128 added so that they are unsigned; padded to whole tiles.
 pub(super) struct Latents {
-    integers: Vec<u8>,
-    scales: Vec<f32>, // [F], padded
+    integers: Vec<u8>, // [F, steps, DEPTH]
+    scales: Vec<f32>,  // [F]
     bounds: LatentBounds,
     /// Times [`DEPTH`], the width with its padding.
     steps: usize,
@@ -127,46 +189,39 @@ impl Latents {
             d,
         } = encoder;
         let latents = about.bias.len();
-        let groups = latents.div_ceil(GROUP);
+        let padded = latents.next_multiple_of(LATENTS);
         let steps = d.div_ceil(DEPTH);
-        let size = GROUP * steps * DEPTH;
+        let width = steps * DEPTH;
         let mut integers = std::mem::take(&mut *SPARE.lock().expect("never held while panicking"));
-        match integers.capacity() >= groups * size {
-            true => integers.resize(groups * size, 0),
-            false => integers = vec![0; groups * size],
+        match integers.capacity() >= padded * width {
+            true => integers.resize(padded * width, 0),
+            false => integers = vec![0; padded * width],
         }
         let parts: Vec<(Vec<f32>, LatentBounds)> = integers
-            .par_chunks_exact_mut(size)
+            .par_chunks_mut(SET * width)
             .enumerate()
-            .map(|(group, integers)| {
-                let mut row = vec![0i8; steps * DEPTH];
-                let mut scales = Vec::with_capacity(GROUP);
+            .map(|(set, integers)| {
+                let mut scales = Vec::with_capacity(SET);
                 let mut bounds = LatentBounds::default();
-                for place in 0..GROUP {
-                    let latent = group * GROUP + place;
-                    let panel = &mut integers[place / LANES * LANES * steps * DEPTH..];
-                    let lane = place % LANES;
+                for (latent, integers) in (set * SET..).zip(integers.chunks_exact_mut(width)) {
                     if latent >= latents {
                         scales.push(0.0);
                         bounds.push_padding();
                         continue;
                     }
                     let (bias, threshold) = about.of(latent);
-                    let quantized = quantize(&w_enc[latent * d..][..d], &mut row);
+                    let w = &w_enc[latent * d..][..d];
+                    // Whatever stands where nothing is written counts as 0: by the scale, and by the inputs' padding.
+                    let quantized = quantize(w, |factor| round(w, factor, integers));
                     scales.push(quantized.as_ref().map_or(0.0, |q| q.scale));
                     bounds.push(quantized.map(|q| q.norms), bias, threshold, d);
-                    let steps = panel.as_chunks_mut::<{ LANES * DEPTH }>().0;
-                    for (step, four) in steps.iter_mut().zip(row.as_chunks::<DEPTH>().0) {
-                        step[lane * DEPTH..][..DEPTH]
-                            .copy_from_slice(&four.map(|q| (q as u8).wrapping_add(128)));
-                    }
                 }
                 (scales, bounds)
             })
             .collect();
         let mut all = Self {
             integers,
-            scales: Vec::with_capacity(groups * GROUP),
+            scales: Vec::with_capacity(padded),
             bounds: LatentBounds::default(),
             steps,
             d,
@@ -178,256 +233,325 @@ impl Latents {
         all
     }
 
-    /// Offers all latents that are worth it to the rows of `x` `[rows, d]`. `encoder` is what the integers are made of.
-    pub fn screen<R: Row>(&self, x: &[f32], encoder: Encoder<'_>, rows: &mut [R]) {
-        let width = self.steps * DEPTH;
-        let padded = rows.len().next_multiple_of(ROWS);
-        let mut integers = vec![0i8; padded * width];
-        let mut known: Vec<Known> = Vec::with_capacity(padded);
-        for ((x, integers), row) in x
-            .chunks_exact(self.d)
-            .zip(integers.chunks_exact_mut(width))
-            .zip(&mut *rows)
-        {
-            known.push(match quantize(x, integers) {
-                Some(quantized) => Known {
-                    scale: quantized.scale,
-                    norm: quantized.norms.whole(),
-                    error: quantized.norms.error,
-                    offset: 128 * integers.iter().map(|q| i32::from(*q)).sum::<i32>(),
-                },
-                None => {
-                    row.give_up();
-                    Known::default()
-                }
-            });
-        }
-        known.resize(padded, Known::default());
-        let mut hits = Hits::new(rows.len());
-        let set_size = TOGETHER * GROUP * width;
-        for (set, weights) in self.integers.chunks(set_size).enumerate() {
-            let first = set * TOGETHER * GROUP;
-            for (group, weights) in weights.chunks_exact(GROUP * width).enumerate() {
-                let here = first + group * GROUP..first + (group + 1) * GROUP;
-                let tile = Tile {
-                    weights,
-                    scales: &self.scales[here.clone()],
-                    bounds: [
-                        &self.bounds.bias[here.clone()],
-                        &self.bounds.slack[here.clone()],
-                        &self.bounds.per_norm[here.clone()],
-                        &self.bounds.per_error[here.clone()],
-                    ],
-                    steps: self.steps,
-                };
-                let blocks = integers
-                    .chunks_exact(ROWS * width)
-                    .zip(known.as_chunks::<ROWS>().0);
-                // With many rows most latents will be scored for some: their weights come meanwhile, a part with each block.
-                let soon = encoder.w_enc.get(here.start * self.d..).unwrap_or_default();
-                let soon = &soon[..soon.len().min(GROUP * self.d)];
-                let mut parts = match rows.len() >= MANY_ROWS {
-                    true => soon.chunks(soon.len().div_ceil(padded / ROWS).max(1)),
-                    false => [].chunks(1),
-                };
-                for (block, ((x, known), rows)) in blocks.zip(rows.chunks(ROWS)).enumerate() {
-                    prefetch_far(parts.next().unwrap_or_default());
-                    let at = [block * ROWS, group * GROUP];
-                    // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
-                    unsafe { tile.hit(x, known, rows, at, &mut hits) };
+    /// Offers those of `latents` that are worth it to the rows of `x` `[rows, d]`. They begin with a multiple of [`SET`], and end
+    /// with one or with the last; `encoder` is what the integers are made of.
+    pub fn screen<R: Row>(
+        &self,
+        x: &[f32],
+        encoder: Encoder<'_>,
+        latents: std::ops::Range<usize>,
+        rows: &mut [R],
+    ) {
+        let mut inputs = Inputs::new(x, self.d, self.steps, rows);
+        let mut hits = Hits::default();
+        let mut left = Vec::new();
+        let blocks = rows.len().div_ceil(BLOCK);
+        assert!(latents.start.is_multiple_of(SET));
+        for first in latents.clone().step_by(SET) {
+            let tiles = (latents.end - first).min(SET).next_multiple_of(LATENTS);
+            // With many rows most latents will be scored for some: their weights come meanwhile, a part with each block.
+            let soon = encoder.w_enc.get(first * self.d..).unwrap_or_default();
+            let soon = &soon[..soon.len().min(SET * self.d)];
+            let mut parts = match rows.len() >= MANY_ROWS {
+                true => soon.chunks(soon.len().div_ceil(blocks).max(1)),
+                false => [].chunks(1),
+            };
+            for row in (0..rows.len()).step_by(BLOCK) {
+                prefetch_far(parts.next().unwrap_or_default());
+                // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
+                unsafe {
+                    for tile in (0..tiles).step_by(LATENTS) {
+                        match (rows.len() - row).div_ceil(LANES) {
+                            1 => self.hit::<1>(&inputs, row, [first, tile], &mut hits),
+                            2 => self.hit::<2>(&inputs, row, [first, tile], &mut hits),
+                            _ => self.hit::<3>(&inputs, row, [first, tile], &mut hits),
+                        }
+                    }
+                    self.look_again(&inputs, first, &mut hits, &mut left);
                 }
             }
-            hits.score(x, first, encoder, rows);
+            left.sort_unstable();
+            score_all(&left, x, first, encoder, rows, &mut inputs.floor);
+            left.clear();
         }
     }
 }
 
-/// Groups whose hits are scored together: a row's input is fetched once for all of them, and their weights still fit into
-/// the second-level cache.
-const TOGETHER: usize = 2;
+/// Rows of inputs in integers, padded to whole vectors.
+struct Inputs {
+    panels: Vec<i8>, // [rows / LANES, steps, LANES, DEPTH]
+    second: Vec<i8>, // [rows, steps, DEPTH]
+    scale: Vec<f32>,
+    norm: Vec<f32>,
+    error: Vec<f32>,
+    second_error: Vec<f32>,
+    /// Largest norm and error of each block of rows.
+    largest: Vec<[f32; 2]>,
+    /// What adding 128 to the weights adds to a sum of products.
+    offset: Vec<i32>,
+    second_offset: Vec<i32>,
+    /// What a latent must reach, NaN where none is wanted.
+    floor: Vec<f32>,
+}
 
-const _: () = assert!(TOGETHER * GROUP <= 256);
+impl Inputs {
+    /// Those of `x` `[rows, d]`; rows that cannot be had in integers give up.
+    fn new<R: Row>(x: &[f32], d: usize, steps: usize, rows: &mut [R]) -> Self {
+        let padded = rows.len().next_multiple_of(LANES);
+        let width = steps * DEPTH;
+        let zeros = vec![0.0f32; padded];
+        let mut all = Self {
+            panels: vec![0; padded * width],
+            second: vec![0; padded * width],
+            scale: zeros.clone(),
+            norm: zeros.clone(),
+            error: zeros.clone(),
+            second_error: zeros,
+            largest: vec![[0.0; 2]; padded.div_ceil(BLOCK)],
+            offset: vec![0; padded],
+            second_offset: vec![0; padded],
+            floor: vec![f32::NAN; padded],
+        };
+        let mut integers = vec![0i8; width];
+        let sum = |integers: &[i8]| 128 * integers.iter().map(|q| i32::from(*q)).sum::<i32>();
+        for (at, (x, row)) in x.chunks_exact(d).zip(rows).enumerate() {
+            integers.fill(0);
+            let second = &mut all.second[at * width..][..width];
+            let Some(known) = quantize(x, |factor| round_twice(x, factor, &mut integers, second))
+            else {
+                row.give_up();
+                continue;
+            };
+            all.scale[at] = known.scale;
+            all.norm[at] = known.norms.whole();
+            all.error[at] = known.norms.error;
+            all.second_error[at] = known.second_error;
+            let [norm, error] = &mut all.largest[at / BLOCK];
+            *norm = norm.max(all.norm[at]);
+            *error = error.max(all.error[at]);
+            all.offset[at] = sum(&integers);
+            all.second_offset[at] = sum(second);
+            all.floor[at] = floor(row);
+            let panel = &mut all.panels[at / LANES * LANES * width..][..LANES * width];
+            let places = panel.as_chunks_mut::<{ LANES * DEPTH }>().0.iter_mut();
+            for (place, four) in places.zip(integers.as_chunks::<DEPTH>().0) {
+                place[at % LANES * DEPTH..][..DEPTH].copy_from_slice(four);
+            }
+        }
+        all
+    }
+}
 
-/// Rows from which on a group's weights are fetched before it is known which are needed.
-const MANY_ROWS: usize = 256;
+/// See [`Inputs::floor`].
+fn floor<R: Row>(row: &R) -> f32 {
+    match row.wants_nothing() {
+        true => f32::NAN,
+        false => row.floor(),
+    }
+}
 
-/// Hits between asking for a latent's weights and needing them.
-const AHEAD: usize = 2;
-
-/// Latents of a set of groups, to be scored exactly for a row.
+/// Latents of a set that bounds do not rule out for a row of a block, with their sums of products.
 struct Hits {
-    /// `row · 256 + place in the set`, in the order found; as long as all there can be and a vector.
+    /// `row · 256 + place in the set`, as long as all there can be and a vector.
     pairs: Vec<u32>,
+    sums: Vec<i32>,
     len: usize,
-    /// In the order of rows.
-    sorted: Vec<u32>,
-    /// Where each row's next hit goes in `sorted`. [rows + 1]
-    starts: Vec<u32>,
+}
+
+impl Default for Hits {
+    fn default() -> Self {
+        Self {
+            pairs: vec![0; BLOCK * SET + LANES],
+            sums: vec![0; BLOCK * SET + LANES],
+            len: 0,
+        }
+    }
 }
 
 impl Hits {
-    fn new(rows: usize) -> Self {
-        Self {
-            pairs: vec![0; rows * TOGETHER * GROUP + LANES],
-            len: 0,
-            sorted: vec![],
-            starts: vec![0; rows + 1],
-        }
-    }
-
-    /// Takes in the places from `first` on that `found` marks.
+    /// Takes in the rows from `row` on that `found` marks.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn push(&mut self, row: usize, first: usize, found: __mmask16) {
+    fn push(&mut self, row: usize, place: usize, found: __mmask16, sums: __m512i) {
         let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let pairs = _mm512_add_epi32(_mm512_set1_epi32((row << 8 | first) as i32), lanes);
+        let rows = _mm512_add_epi32(_mm512_set1_epi32(row as i32), lanes);
+        let pairs = _mm512_or_epi32(
+            _mm512_slli_epi32::<8>(rows),
+            _mm512_set1_epi32(place as i32),
+        );
         let spare: Option<&mut [u32; LANES]> = self.pairs[self.len..].first_chunk_mut();
-        let spare = spare.expect("room for a whole vector after all there can be");
+        let pairs_spare = spare.expect("room for a whole vector after all there can be");
+        let spare: Option<&mut [i32; LANES]> = self.sums[self.len..].first_chunk_mut();
+        let sums_spare = spare.expect("as long as the pairs");
         // SAFETY: LANES integers fit there.
         unsafe {
             let pairs = _mm512_maskz_compress_epi32(found, pairs);
-            _mm512_storeu_si512(spare.as_mut_ptr().cast(), pairs);
+            _mm512_storeu_si512(pairs_spare.as_mut_ptr().cast(), pairs);
+            let sums = _mm512_maskz_compress_epi32(found, sums);
+            _mm512_storeu_si512(sums_spare.as_mut_ptr().cast(), sums);
         }
         self.len += found.count_ones() as usize;
     }
-
-    /// Scores all, gives them to their rows, and is empty again. `first`: the set's first latent.
-    fn score<R: Row>(&mut self, x: &[f32], first: usize, encoder: Encoder<'_>, rows: &mut [R]) {
-        let Encoder { w_enc, latents, d } = encoder;
-        self.sort();
-        let latent = |pair: u32| first + (pair & 255) as usize;
-        let weights = |pair: u32| &w_enc[latent(pair) * d..][..d];
-        for (at, &pair) in self.sorted.iter().enumerate() {
-            if let Some(&soon) = self.sorted.get(at + AHEAD) {
-                prefetch(weights(soon));
-            }
-            let row = (pair >> 8) as usize;
-            let score = score(
-                &x[row * d..][..d],
-                weights(pair),
-                latents.bias[latent(pair)],
-            );
-            rows[row].take(score, latent(pair) as u32);
-        }
-    }
-
-    fn sort(&mut self) {
-        let pairs = &self.pairs[..self.len];
-        self.starts.fill(0);
-        for pair in pairs {
-            self.starts[(pair >> 8) as usize + 1] += 1;
-        }
-        for row in 1..self.starts.len() {
-            self.starts[row] += self.starts[row - 1];
-        }
-        self.sorted.resize(pairs.len(), 0);
-        for pair in pairs {
-            let next = &mut self.starts[(pair >> 8) as usize];
-            self.sorted[*next as usize] = *pair;
-            *next += 1;
-        }
-        self.len = 0;
-    }
 }
 
-/// What the epilogue must know of a row.
-#[derive(Debug, Clone, Copy, Default)]
-struct Known {
-    scale: f32,
-    norm: f32,
-    error: f32,
-    /// What adding 128 to the weights adds to a sum of products.
-    offset: i32,
-}
-
-struct Tile<'a> {
-    weights: &'a [u8], // [PANELS, steps, LANES, DEPTH]
-    scales: &'a [f32],
-    /// Bias, slack, per_norm, per_error, [GROUP] each.
-    bounds: [&'a [f32]; 4],
-    steps: usize,
-}
-
-impl Tile<'_> {
-    /// Adds to `hits` what the bounds do not rule out of a block of rows. The first row and the first latent have the numbers
-    /// `first`. `x` `[ROWS, steps, DEPTH]`; the last block may have fewer rows.
+impl Latents {
+    /// Adds to `hits` what the bounds do not rule out of the [`LATENTS`] latents that stand at `[first of the set, place in
+    /// it]`, for the `P` vectors of rows from `row` on.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn hit<R: Row>(
+    fn hit<const P: usize>(
         &self,
-        x: &[i8],
-        known: &[Known; ROWS],
-        rows: &[R],
-        first: [usize; 2],
+        inputs: &Inputs,
+        row: usize,
+        [first, place]: [usize; 2],
         hits: &mut Hits,
     ) {
         let width = self.steps * DEPTH;
-        assert!(x.len() == ROWS * width && self.weights.len() == GROUP * width);
-        let mut sums = known.map(|known| [_mm512_set1_epi32(-known.offset); PANELS]);
+        let weights = &self.integers[(first + place) * width..][..LATENTS * width];
+        let x = &inputs.panels[row * width..][..P * LANES * width];
+        let offsets: [__m512i; P] = std::array::from_fn(|p| {
+            let offset: &[i32; LANES] = vector(&inputs.offset, row, p);
+            // SAFETY: LANES integers lie there.
+            let offset = unsafe { _mm512_loadu_si512(offset.as_ptr().cast()) };
+            _mm512_sub_epi32(_mm512_setzero_si512(), offset)
+        });
+        let mut sums = [offsets; LATENTS];
         for step in 0..self.steps {
-            // SAFETY: by the assertion, panel p's step lies within the weights, and row r's within x.
+            // SAFETY: panel p's step lies within x, and latent l's within the weights.
             unsafe {
-                let at = self.weights.as_ptr().add(step * LANES * DEPTH);
-                let weights: [__m512i; PANELS] =
+                let at = x.as_ptr().add(step * LANES * DEPTH);
+                let x: [__m512i; P] =
                     std::array::from_fn(|p| _mm512_loadu_si512(at.add(p * LANES * width).cast()));
-                let x = x.as_ptr().add(step * DEPTH);
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let four = _mm512_set1_epi32(x.add(r * width).cast::<i32>().read_unaligned());
-                    for (sum, weights) in sums.iter_mut().zip(&weights) {
-                        *sum = _mm512_dpbusd_epi32(*sum, *weights, four);
+                let weights = weights.as_ptr().add(step * DEPTH);
+                for (l, sums) in sums.iter_mut().enumerate() {
+                    let four = weights.add(l * width).cast::<i32>().read_unaligned();
+                    let four = _mm512_set1_epi32(four);
+                    for (sum, x) in sums.iter_mut().zip(&x) {
+                        *sum = _mm512_dpbusd_epi32(*sum, four, *x);
                     }
                 }
             }
         }
-        // First the bound that holds for every row of the block: it is one number a latent, and rules nearly all out.
-        let largest = |of: fn(&Known) -> f32| known.iter().map(of).fold(0.0, f32::max);
-        let block = Known {
-            norm: largest(|known| known.norm),
-            error: largest(|known| known.error),
-            ..Known::default()
+        let of_rows = |v: &[f32], p: usize| -> __m512 {
+            let v: &[f32; LANES] = vector(v, row, p);
+            // SAFETY: LANES floats lie there.
+            unsafe { _mm512_loadu_ps(v.as_ptr()) }
         };
-        let scales: [__m512; PANELS] = std::array::from_fn(|p| load(self.scales, p));
-        let middles: [__m512; PANELS] = std::array::from_fn(|p| self.most(&block, p));
-        for (r, ((sums, known), row)) in sums.iter().zip(known).zip(rows).enumerate() {
-            if row.wants_nothing() {
-                continue;
-            }
-            let scale = _mm512_set1_ps(known.scale);
-            let floor = _mm512_set1_ps(row.floor());
+        // First the bound that holds for every row of the block: it is one number a latent, and rules nearly all out.
+        let scale: [__m512; P] = std::array::from_fn(|p| of_rows(&inputs.scale, p));
+        let floor: [__m512; P] = std::array::from_fn(|p| of_rows(&inputs.floor, p));
+        let [norm, error] = inputs.largest[row / BLOCK];
+        let bounds = &self.bounds;
+        for (l, sums) in sums.iter().enumerate() {
+            let latent = first + place + l;
+            let always = bounds.bias[latent] + bounds.slack[latent];
+            let (per_norm, per_error) = (bounds.per_norm[latent], bounds.per_error[latent]);
+            let most = _mm512_set1_ps(always + norm * per_norm + error * per_error);
+            let latent_scale = _mm512_set1_ps(self.scales[latent]);
             let reach = |p: usize, most: __m512| {
-                let scale = _mm512_mul_ps(scales[p], scale);
+                let scale = _mm512_mul_ps(scale[p], latent_scale);
                 let upper = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[p]), scale, most);
-                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor)
+                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, floor[p])
             };
-            let found: [__mmask16; PANELS] = std::array::from_fn(|p| reach(p, middles[p]));
-            // One branch for all panels: most rows have no hit here.
+            let found: [__mmask16; P] = std::array::from_fn(|p| reach(p, most));
+            // One branch for all vectors: most latents have no hit here.
             if found.iter().fold(0, |all, found| all | found) == 0 {
                 continue;
             }
             for (p, found) in found.into_iter().enumerate() {
                 if found != 0 {
-                    let found = found & reach(p, self.most(known, p));
-                    hits.push(first[0] + r, first[1] + p * LANES, found);
+                    let (norm, error) = (of_rows(&inputs.norm, p), of_rows(&inputs.error, p));
+                    let most = _mm512_set1_ps(always);
+                    let most = _mm512_fmadd_ps(norm, _mm512_set1_ps(per_norm), most);
+                    let most = _mm512_fmadd_ps(error, _mm512_set1_ps(per_error), most);
+                    let found = found & reach(p, most);
+                    hits.push(row + p * LANES, place + l, found, sums[p]);
                 }
             }
         }
     }
 
-    /// What a row's scores for a panel exceed the products of their approximations by, at most.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn most(&self, row: &Known, p: usize) -> __m512 {
-        let [bias, slack, per_norm, per_error] = self.bounds;
-        let always = _mm512_add_ps(load(bias, p), load(slack, p));
-        let most = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), load(per_norm, p), always);
-        _mm512_fmadd_ps(_mm512_set1_ps(row.error), load(per_error, p), most)
+    /// Empties `hits`, and adds to `left` those that are not ruled out with the second integers of the inputs either.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn look_again(&self, inputs: &Inputs, first: usize, hits: &mut Hits, left: &mut Vec<u32>) {
+        let width = self.steps * DEPTH;
+        let found = hits.pairs[..hits.len].iter().zip(&hits.sums);
+        let mut len = left.len();
+        left.resize(len + hits.len, 0);
+        for (&pair, &sum) in found {
+            let (row, latent) = ((pair >> 8) as usize, first + (pair & 255) as usize);
+            let second = products(
+                &self.integers[latent * width..][..width],
+                &inputs.second[row * width..][..width],
+            );
+            let second = second - inputs.second_offset[row];
+            let scale = inputs.scale[row] * self.scales[latent];
+            let bounds = &self.bounds;
+            let upper = (sum as f32 + second as f32 / PARTS) * scale
+                + bounds.bias[latent]
+                + bounds.slack[latent]
+                + inputs.norm[row] * bounds.per_norm[latent]
+                + inputs.second_error[row] * bounds.per_error[latent];
+            // Without a branch, which would be taken as often as not.
+            left[len] = pair;
+            len += usize::from(upper >= inputs.floor[row]);
+        }
+        left.truncate(len);
+        hits.len = 0;
     }
 }
 
-/// Panel `p` of what is known of a group of latents.
+/// The sum of products of unsigned and signed integers.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn load(v: &[f32], p: usize) -> __m512 {
-    let v: &[f32; LANES] = v[p * LANES..][..LANES].try_into().expect("whole panel");
-    // SAFETY: LANES floats lie there.
-    unsafe { _mm512_loadu_ps(v.as_ptr()) }
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn products(a: &[u8], b: &[i8]) -> i32 {
+    const BYTES: usize = LANES * DEPTH;
+    let mut sum = _mm512_setzero_si512();
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<BYTES>(), b.as_chunks::<BYTES>());
+    for (a, b) in a.iter().zip(b) {
+        // SAFETY: that many bytes lie in each.
+        let (a, b) = unsafe {
+            (
+                _mm512_loadu_si512(a.as_ptr().cast()),
+                _mm512_loadu_si512(b.as_ptr().cast()),
+            )
+        };
+        sum = _mm512_dpbusd_epi32(sum, a, b);
+    }
+    let rest = a_rest.iter().zip(b_rest);
+    let rest: i32 = rest.map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
+    _mm512_reduce_add_epi32(sum) + rest
+}
+
+/// The `p`th vector of numbers from `row` on.
+#[inline(always)]
+fn vector<T>(v: &[T], row: usize, p: usize) -> &[T; LANES] {
+    let v = v[row + p * LANES..].first_chunk();
+    v.expect("rows are padded to whole vectors")
+}
+
+/// Scores those `left` (as [`Hits`] has them) of the set that begins at the latent `first`, and gives them to their rows.
+fn score_all<R: Row>(
+    left: &[u32],
+    x: &[f32],
+    first: usize,
+    encoder: Encoder<'_>,
+    rows: &mut [R],
+    floors: &mut [f32],
+) {
+    let Encoder { w_enc, latents, d } = encoder;
+    let latent = |pair: u32| first + (pair & 255) as usize;
+    let weights = |pair: u32| &w_enc[latent(pair) * d..][..d];
+    let input = |pair: u32| &x[(pair >> 8) as usize * d..][..d];
+    for (at, &pair) in left.iter().enumerate() {
+        if let Some(&soon) = left.get(at + AHEAD) {
+            prefetch(weights(soon));
+        }
+        if let Some(&soon) = left.get(at + FAR_AHEAD) {
+            prefetch_far(input(soon));
+        }
+        let score = score(input(pair), weights(pair), latents.bias[latent(pair)]);
+        let row = (pair >> 8) as usize;
+        rows[row].take(score, latent(pair) as u32);
+        floors[row] = floor(&rows[row]);
+    }
 }

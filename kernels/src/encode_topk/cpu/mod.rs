@@ -87,11 +87,7 @@ fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>, k: usize) -> Vec<Score
     }
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 && int8::serves(n, d) {
-        let integers = int8::Latents::new(encoder);
-        let rows = rows_a_task(n, MOST_ROWS);
-        best.par_chunks_mut(rows * k)
-            .zip(x.par_chunks(rows * d))
-            .for_each(|(best, x)| guessing(&integers, x, encoder, k, best));
+        guessing(&int8::Latents::new(encoder), x, encoder, k, &mut best);
         return best;
     }
     let mut rows = Vec::new();
@@ -108,11 +104,17 @@ fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>, k: usize) -> Vec<Score
 #[cfg(target_arch = "x86_64")]
 const MOST_ROWS: usize = 1024;
 
+/// Where latents are split among threads, a part has a multiple of these.
+const FEWEST_LATENTS: usize = 384;
+
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(FEWEST_LATENTS.is_multiple_of(int8::SET));
+
 /// Rows whose results say what to expect of the rest.
 #[cfg(target_arch = "x86_64")]
 const SAMPLE: usize = 32;
 
-/// The best of each row of `x`, most rows beginning with a floor guessed from the exact `k`th scores of rows before them, in
+/// The best of each row of `x`, most rows beginning with a floor guessed from the exact `k`th scores of the first rows, in
 /// proportion to their norms: few latents are then scored even at first. A row whose `k`th score does not reach its guess is
 /// done again.
 #[cfg(target_arch = "x86_64")]
@@ -125,11 +127,11 @@ fn guessing(
 ) {
     let d = encoder.d;
     let best_of = |x: &[f32], mut rows: Vec<Best>, best: &mut [Scored]| {
-        integers.screen(x, encoder, &mut rows);
-        let rows = rows.into_iter().zip(x.chunks_exact(d));
-        for ((row, x), best) in rows.zip(best.chunks_exact_mut(k)) {
-            row.finish(x, encoder, best);
-        }
+        screen_integers(integers, x, encoder, &mut rows);
+        rows.into_par_iter()
+            .zip(x.par_chunks_exact(d))
+            .zip(best.par_chunks_exact_mut(k))
+            .for_each(|((row, x), best)| row.finish(x, encoder, best));
     };
     let plain = |n| (0..n).map(|_| Best::new(k)).collect();
     let n = x.len() / d;
@@ -145,12 +147,13 @@ fn guessing(
         .filter_map(|(best, x)| Some(best[k - 1].value() / norm(x)?))
         .filter(|reached| reached.is_finite())
         .collect();
-    let least = reached.iter().copied().fold(f32::INFINITY, f32::min);
-    let mean = reached.iter().sum::<f32>() / reached.len() as f32;
-    // A little below the least of the sample: of many more rows some are lower.
-    let guess = least - 0.25 * (mean - least);
+    let count = reached.len() as f32;
+    let mean = reached.iter().sum::<f32>() / count;
+    let variance = reached.iter().map(|r| (r - mean).powi(2)).sum::<f32>() / (count - 1.0);
+    // Were they normal, one row in two thousand would lie below.
+    let guess = mean - 3.4 * variance.sqrt();
     let guesses: Vec<f32> = rest_x
-        .chunks_exact(d)
+        .par_chunks_exact(d)
         .map(|x| norm(x).map_or(f32::NEG_INFINITY, |norm| guess * norm))
         .map(|guess| {
             if guess.is_finite() {
@@ -181,6 +184,19 @@ fn guessing(
     }
 }
 
+/// [`int8::Latents::screen`] with all threads.
+#[cfg(target_arch = "x86_64")]
+fn screen_integers<R: Row>(
+    integers: &int8::Latents,
+    x: &[f32],
+    encoder: Encoder<'_>,
+    rows: &mut [R],
+) {
+    in_parts(x, encoder, rows, MOST_ROWS, |x, latents, rows| {
+        integers.screen(x, encoder, latents, rows);
+    });
+}
+
 /// Rows that one task takes: `most`, or fewer so that every thread has some.
 fn rows_a_task(n: usize, most: usize) -> usize {
     n.div_ceil(rayon::current_num_threads())
@@ -190,31 +206,42 @@ fn rows_a_task(n: usize, most: usize) -> usize {
 
 /// Offers each row the exact scores of all latents that approximate ones do not rule out.
 fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R]) {
-    let (n, d, latents) = (rows.len(), encoder.d, encoder.latents.bias.len());
-    if n == 0 {
-        return;
-    }
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && int8::serves(n, d) {
+    if level == Level::Avx512 && int8::serves(rows.len(), encoder.d) {
         let integers = int8::Latents::new(encoder);
-        let some = rows_a_task(n, MOST_ROWS);
-        rows.par_chunks_mut(some)
-            .zip(x.par_chunks(some * d))
-            .for_each(|(rows, x)| integers.screen(x, encoder, rows));
+        screen_integers(&integers, x, encoder, rows);
         return;
     }
     let _ = level;
     let floats = float::Latents::new(encoder);
-    // Few rows leave threads idle, so the latents are split too.
-    let some = rows_a_task(n, float::TILE_ROWS);
+    in_parts(x, encoder, rows, float::TILE_ROWS, |x, latents, rows| {
+        floats.screen(x, latents, rows);
+    });
+}
+
+/// Has `screen` offer the latents of a range to some rows of `x`, in tasks of `most` rows; where that leaves threads idle the
+/// latents are split too.
+fn in_parts<R: Row>(
+    x: &[f32],
+    encoder: Encoder<'_>,
+    rows: &mut [R],
+    most: usize,
+    screen: impl Fn(&[f32], std::ops::Range<usize>, &mut [R]) + Sync,
+) {
+    let (n, d, latents) = (rows.len(), encoder.d, encoder.latents.bias.len());
+    if n == 0 {
+        return;
+    }
+    let some = rows_a_task(n, most);
     let tasks = n.div_ceil(some);
     let threads = rayon::current_num_threads();
-    let part = latents.div_ceil(threads.div_ceil(tasks)).max(256);
+    let part = latents.div_ceil(threads.div_ceil(tasks));
+    let part = part.next_multiple_of(FEWEST_LATENTS);
     rows.par_chunks_mut(some)
         .zip(x.par_chunks(some * d))
         .for_each(|(rows, x)| {
             if part >= latents {
-                floats.screen(x, 0..latents, rows);
+                screen(x, 0..latents, rows);
                 return;
             }
             let parts: Vec<Vec<R>> = (0..latents)
@@ -222,7 +249,7 @@ fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R])
                 .step_by(part)
                 .map(|first| {
                     let mut rows: Vec<R> = rows.iter().map(R::afresh).collect();
-                    floats.screen(x, first..latents.min(first + part), &mut rows);
+                    screen(x, first..latents.min(first + part), &mut rows);
                     rows
                 })
                 .collect();

@@ -46,8 +46,8 @@ impl Best {
 
     /// Starts with a floor that is only guessed: whether `k` latents reach it must be asked of the result.
     pub fn guessing(k: usize, floor: f32) -> Self {
-        // A cut looks at all of them, and raises the floor; it comes after every k + 8.
-        let room = 2 * k + 8;
+        // A cut looks at all of them, and raises the floor.
+        let room = k + k / 4 + 8;
         Self {
             scored: Vec::with_capacity(room),
             room,

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{Segment, TokenBlock};
+use lapidary_evaluation::{Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, Weights, evaluate};
+use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::SafeTensors;
 
 const D: usize = 48;

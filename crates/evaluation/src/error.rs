@@ -14,6 +14,9 @@ pub enum EvaluationError {
         /// What would be right.
         expected: String,
     },
+    /// A recipe cannot be read.
+    #[error(transparent)]
+    Settings(#[from] lapidary_model::settings::SettingsError),
     /// The dictionary failed.
     #[error(transparent)]
     Sae(#[from] lapidary_sae::SaeError),

@@ -465,13 +465,13 @@ def lens_config(model):
     return config, converters[kind]
 
 
-def lens_of(model):
+def lens_of(model, n_ctx=32):
     """TransformerLens's model with the same weights, unprocessed, with every hook point on that does not change others."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     sizes, convert = lens_config(model)
     config = HookedTransformerConfig(
-        n_ctx=32, d_vocab=model.config.vocab_size, seed=0, device="cpu", use_attn_result=True, use_hook_mlp_in=True, **sizes
+        n_ctx=n_ctx, d_vocab=model.config.vocab_size, seed=0, device="cpu", use_attn_result=True, use_hook_mlp_in=True, **sizes
     )
     weights = convert(model, config)
     lens = HookedTransformer(config)

@@ -144,7 +144,7 @@ fn a_run_leaves_dictionary_figures_tables_and_report() {
 
     // Evaluating again gives the same figures, also if the program once died while it replaced the dictionary.
     std::fs::rename(out.join("dictionary"), out.join(".dictionary.previous")).unwrap();
-    let again = succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
+    let again = succeeds(lapidary(&["eval", "--json", "--device", "cpu"]).arg(&out));
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&again).unwrap(),
         metrics

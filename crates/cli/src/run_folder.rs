@@ -12,8 +12,9 @@
 //! ```
 
 use anyhow::{Context, Result, bail};
+use lapidary_evaluation::Metrics;
 use lapidary_model::write_atomically;
-use lapidary_sae::{Dictionary, Metrics, StepReport, checkpoint, remove_folder};
+use lapidary_sae::{Dictionary, StepReport, checkpoint, remove_folder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::OpenOptions;

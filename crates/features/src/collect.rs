@@ -7,7 +7,7 @@ use crate::{
 };
 use burn::tensor::{Int, Tensor};
 use lapidary_activations::{ActivationsError, TokenBlock, harvest};
-use lapidary_kernels::SparseCodes;
+use lapidary_evaluation::HostCodes;
 use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
 use lapidary_sae::{Dictionary, SparseCoder};
 use rayon::prelude::*;
@@ -17,31 +17,6 @@ const BLOCKS: usize = 16;
 
 /// Latents whose logits are computed at once.
 const LATENTS: usize = 512;
-
-/// Sparse codes on the host: `[n, k]` row-major, 0 and -1 where nothing is active.
-pub struct HostCodes {
-    /// Activations.
-    pub values: Vec<f32>,
-    /// Latents.
-    pub indices: Vec<i32>,
-    /// Entries a row.
-    pub k: usize,
-}
-
-impl HostCodes {
-    /// Reads codes from their device; entries that are not active get index -1.
-    pub fn read(codes: SparseCodes) -> Self {
-        let k = codes.values.dims()[1];
-        let values: Vec<f32> = codes.values.into_data().iter::<f32>().collect();
-        let indices = codes.indices.into_data();
-        let indices = indices
-            .iter::<i32>()
-            .zip(&values)
-            .map(|(i, v)| if *v != 0.0 { i } else { -1 })
-            .collect();
-        Self { values, indices, k }
-    }
-}
 
 /// Runs model and dictionary over `blocks` and gathers statistics. `on_progress` hears the number of blocks done.
 ///

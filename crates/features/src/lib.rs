@@ -15,7 +15,7 @@ mod statistics;
 mod steering;
 mod tables;
 
-pub use collect::{HostCodes, collect, summarize_decoder};
+pub use collect::{collect, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
 pub use statistics::{
@@ -25,7 +25,7 @@ pub use statistics::{
 pub use steering::{Steer, Steering};
 pub use tables::{
     DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, example_rows, feature_rows,
-    read_examples, read_features, write_examples, write_features,
+    read_examples, read_features, write_examples, write_features, write_latents,
 };
 
 /// The Rust parts of the tutorial on hooks, run as doc tests.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use read::{read_examples, read_features};
-pub use write::{write_examples, write_features};
+pub use write::{write_examples, write_features, write_latents};
 
 use crate::FeaturesError;
 use crate::statistics::{Band, StatisticsSummary};

@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Deserializer};
 
-/// Reads a number, `null` as NaN.
-pub(crate) fn nan_if_null<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
+/// Reads a number, `null` as NaN: `#[serde(deserialize_with = "nan_if_null")]`.
+///
+/// # Errors
+/// Neither a number nor `null`.
+pub fn nan_if_null<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(value)?.unwrap_or(f64::NAN))
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{Metrics, StepReport};
+    use crate::StepReport;
 
     #[test]
     fn what_is_written_with_nan_is_read_again() {
@@ -19,30 +22,5 @@ mod tests {
         assert!(report.fvu.is_nan() && report.mse == 1.5);
         let text = serde_json::to_string(&report).unwrap();
         assert!(text.contains("\"fvu\":null"), "{text}");
-        let fields = [
-            "fvu",
-            "explained_variance",
-            "explained_variance_legacy",
-            "l0",
-            "ce_loss_score",
-            "kl_div_score",
-            "frac_alive",
-            "ce_loss_with_sae",
-            "ce_loss_without_sae",
-            "ce_loss_with_ablation",
-            "kl_div_with_sae",
-            "kl_div_with_ablation",
-            "l1",
-            "cossim",
-            "l2_ratio",
-            "relative_reconstruction_bias",
-        ];
-        let mut object: serde_json::Map<_, _> = fields
-            .iter()
-            .map(|f| ((*f).to_owned(), serde_json::Value::Null))
-            .collect();
-        object.insert("tokens".into(), 0.into());
-        let metrics: Metrics = serde_json::from_value(object.into()).unwrap();
-        assert!(metrics.ce_loss_score.is_nan());
     }
 }

@@ -1,4 +1,4 @@
-//! Sparse coders: architectures, losses, trainer, checkpoints, figures of merit, and dictionaries on disk.
+//! Sparse coders: architectures, losses, trainer, checkpoints, and dictionaries on disk.
 //!
 //! A [`RunConfig`] says what to do, a [`Trainer`] does it on a source of activations, and [`Trainer::finish`] gives a
 //! [`Dictionary`] that explains activations as the model makes them.
@@ -10,7 +10,6 @@ mod config;
 mod decoder_norm;
 mod dictionary;
 mod error;
-pub mod evaluate;
 mod files;
 mod firing;
 mod fold;
@@ -35,8 +34,9 @@ pub use config::{
 };
 pub use dictionary::{Dictionary, Provenance};
 pub use error::SaeError;
-pub use evaluate::{Metrics, evaluate};
 pub use files::remove_folder;
+pub use json::nan_if_null;
 pub use penalty::{Penalty, Shape};
 pub use pursuit::Pursuit;
+pub use tensors::{host, host_int};
 pub use train::{StepReport, Trainer};

@@ -72,23 +72,29 @@ impl TensorWriter {
 }
 
 /// Values of a tensor on the host.
-pub(crate) fn host<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, SaeError> {
+///
+/// # Errors
+/// The device cannot give them back.
+pub fn host<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, SaeError> {
     tensor
         .clone()
         .try_into_vec_as::<f32>()
         .map_err(|e| SaeError::Device {
-            what: "a weight",
+            what: "a tensor",
             message: format!("{e:?}"),
         })
 }
 
 /// Values of an integer tensor on the host.
-pub(crate) fn host_int<const D: usize>(tensor: &Tensor<D, Int>) -> Result<Vec<i32>, SaeError> {
+///
+/// # Errors
+/// The device cannot give them back.
+pub fn host_int<const D: usize>(tensor: &Tensor<D, Int>) -> Result<Vec<i32>, SaeError> {
     tensor
         .clone()
         .try_into_vec_as::<i32>()
         .map_err(|e| SaeError::Device {
-            what: "a list of indices",
+            what: "a tensor of integers",
             message: format!("{e:?}"),
         })
 }

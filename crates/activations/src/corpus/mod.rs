@@ -30,6 +30,7 @@ pub struct Corpus {
 enum Source {
     Embedded {
         split: &'static str,
+        field: String,
     },
     File(PathBuf, Format),
     /// A file of a dataset on the hub, fetched when it is its turn.
@@ -46,9 +47,13 @@ impl Corpus {
     /// # Errors
     /// When nothing is there, or nothing that can be read as a corpus.
     pub fn open(source: &str, field: &str) -> Result<Self, ActivationsError> {
+        let embedded = |split| Source::Embedded {
+            split,
+            field: TEXT_FIELD.into(),
+        };
         let sources = match source {
-            "embedded" => vec![Source::Embedded { split: "train" }],
-            "embedded:heldout" => vec![Source::Embedded { split: "heldout" }],
+            "embedded" => vec![embedded("train")],
+            "embedded:heldout" => vec![embedded("heldout")],
             _ => match source.strip_prefix("hf:") {
                 Some(name) => of_hub(source, name)?,
                 None => of_disk(source)?,
@@ -59,6 +64,23 @@ impl Corpus {
             field: field.into(),
             sources,
         })
+    }
+
+    /// As [`Self::open`], but what stands beside the texts: their classes, say. The embedded corpus has `title` and `president`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn beside(source: &str, field: &str) -> Result<Self, ActivationsError> {
+        let mut corpus = Self::open(source, field)?;
+        for source in &mut corpus.sources {
+            if let Source::Embedded {
+                field: of_embedded, ..
+            } = source
+            {
+                field.clone_into(of_embedded);
+            }
+        }
+        Ok(corpus)
     }
 
     /// What [`Self::open`] was given.
@@ -141,7 +163,9 @@ enum Reader {
 impl Reader {
     fn open(source: Source, field: &str) -> Result<Self, ActivationsError> {
         let (path, format) = match source {
-            Source::Embedded { split } => return Ok(Self::Rows(Rows::embedded(split)?)),
+            Source::Embedded { split, field } => {
+                return Ok(Self::Rows(Rows::embedded(split, &field)?));
+            }
             Source::File(path, format) => (path, format),
             Source::Hub(dataset, file, format) => (dataset.fetch(&file)?, format),
         };

@@ -1,6 +1,6 @@
 //! Documents out of a column of a Parquet file, some rows at a time.
 
-use super::{TEXT_FIELD, no_field};
+use super::no_field;
 use crate::ActivationsError;
 use polars::io::mmap::MmapBytesReader;
 use polars::prelude::{ParquetReader, PolarsResult, SerReader};
@@ -36,8 +36,8 @@ fn decoded<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T, String> {
 
 impl Rows {
     /// A split of the embedded corpus.
-    pub fn embedded(split: &'static str) -> Result<Self, ActivationsError> {
-        Self::new(None, TEXT_FIELD, Some(split))
+    pub fn embedded(split: &'static str, field: &str) -> Result<Self, ActivationsError> {
+        Self::new(None, field, Some(split))
     }
 
     /// A file, whose texts stand in the column `field`.

@@ -4,7 +4,7 @@ use crate::arguments::DeviceArgument;
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
-use lapidary_features::HostCodes;
+use lapidary_evaluation::HostCodes;
 use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
 use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};

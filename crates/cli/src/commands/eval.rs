@@ -1,5 +1,6 @@
 //! `lapidary eval`.
 
+use super::figures::table;
 use crate::arguments::{DeviceArgument, TextArgument};
 use crate::progress::Stage;
 use crate::run_folder::{RunFolder, write_json};
@@ -7,8 +8,10 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{BlockConfig, BlockStream, TokenBlock};
+use lapidary_evaluation::{Evaluation, evaluate};
+use lapidary_features::write_latents;
 use lapidary_model::LanguageModel;
-use lapidary_sae::{Dictionary, Metrics, evaluate};
+use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +20,8 @@ use std::sync::Arc;
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary eval out
+  lapidary eval out --json | jq .ce_loss_score
+  lapidary eval out --latents latents.parquet
   lapidary eval my-dictionary --model ./smollm2 --corpus heldout.jsonl --tokens 100000")]
 pub struct Eval {
     /// A run's folder, or a dictionary in SAELens's layout
@@ -39,6 +44,12 @@ pub struct Eval {
     /// Where to write the figures; default: metrics.json in a run's folder, else standard output only
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Print the figures as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Also write the figures of each latent to this Parquet table
+    #[arg(long, value_name = "FILE")]
+    latents: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgument,
 }
@@ -62,14 +73,21 @@ impl Eval {
             .or_else(|| recipe.map(|r| r.evaluation.tokens))
             .unwrap_or(50_000);
         let blocks = opened.blocks(&corpus, &self.text, tokens)?;
-        let metrics = measure(&opened.model, &opened.dictionary, &blocks)?;
+        let Evaluation { metrics, latents } = measure(&opened.model, &opened.dictionary, &blocks)?;
         let out = self
             .out
             .or_else(|| opened.folder.map(|folder| folder.metrics()));
         if let Some(path) = out {
             write_json(&path, &metrics)?;
         }
-        writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
+        if let Some(path) = self.latents {
+            write_latents(&path, &latents)?;
+        }
+        if self.json {
+            writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
+        } else {
+            write!(stdout(), "{}", table(&metrics))?;
+        }
         Ok(())
     }
 }
@@ -104,6 +122,17 @@ impl Opened {
         })
     }
 
+    /// Tokens of context in training, and the BOS that each sequence began with.
+    pub fn context(&self) -> (usize, Option<u32>) {
+        let provenance = &self.dictionary.provenance;
+        let context = provenance.context.unwrap_or(128);
+        let bos = self.model.config().bos;
+        (
+            context.min(self.model.config().n_ctx),
+            bos.filter(|_| provenance.prepend_bos.unwrap_or(true)),
+        )
+    }
+
     /// Blocks of a text, cut as those of the training were.
     pub fn blocks(
         &self,
@@ -111,19 +140,18 @@ impl Opened {
         text: &TextArgument,
         tokens: u64,
     ) -> Result<Vec<TokenBlock>> {
-        let provenance = &self.dictionary.provenance;
-        let context = provenance
-            .context
-            .unwrap_or(128)
-            .min(self.model.config().n_ctx);
-        let prepend_bos =
-            provenance.prepend_bos.unwrap_or(true) && self.model.config().bos.is_some();
-        let recipe = provenance.recipe.as_ref().map(|recipe| &recipe.corpus);
+        let (context, bos) = self.context();
+        let recipe = self
+            .dictionary
+            .provenance
+            .recipe
+            .as_ref()
+            .map(|recipe| &recipe.corpus);
         let config = BlockConfig {
             corpus: corpus.into(),
             text_field: text.field(recipe),
             context,
-            prepend_bos,
+            prepend_bos: bos.is_some(),
             attend_across_documents: text.attend_across_documents
                 || recipe.is_some_and(|corpus| corpus.attend_across_documents),
         };
@@ -154,12 +182,13 @@ pub fn measure(
     model: &LanguageModel,
     dictionary: &Dictionary,
     blocks: &[TokenBlock],
-) -> Result<Metrics> {
+) -> Result<Evaluation> {
     let stage = Stage::new("evaluate", blocks.len() as u64);
     let hook = dictionary.hook_point()?;
-    let metrics = evaluate(model, dictionary, hook, blocks, &mut |done| {
+    let evaluation = evaluate(model, dictionary, hook, blocks, &mut |done| {
         stage.at(done as u64, format!("{done} blocks"));
     })?;
+    let metrics = &evaluation.metrics;
     stage.done(format!(
         "CE-loss score {:.4}, FVU {:.4}, L0 {:.1}, alive {:.1} % on {} tokens",
         metrics.ce_loss_score,
@@ -168,5 +197,5 @@ pub fn measure(
         100.0 * metrics.frac_alive,
         metrics.tokens
     ));
-    Ok(metrics)
+    Ok(evaluation)
 }

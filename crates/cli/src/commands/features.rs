@@ -7,12 +7,13 @@ use crate::run_folder::RunFolder;
 use anyhow::{Context, Result};
 use clap::Args;
 use lapidary_activations::TokenBlock;
+use lapidary_evaluation::Metrics;
 use lapidary_features::{
     Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, summarize_decoder,
     write_examples, write_features, write_report,
 };
 use lapidary_model::LanguageModel;
-use lapidary_sae::{Dictionary, Metrics, StepReport};
+use lapidary_sae::{Dictionary, StepReport};
 use std::path::PathBuf;
 
 /// Write the feature tables and the report of a dictionary

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod absorption;
 pub mod bench;
 mod bench_model;
 mod bench_store;
@@ -7,10 +8,13 @@ pub mod devices;
 pub mod encode;
 pub mod eval;
 pub mod features;
+mod figures;
 pub mod generate;
 pub mod harvest;
 pub mod inspect;
 mod peers;
 pub mod pretrain;
+pub mod probe;
 pub mod run;
+pub mod synthetic;
 pub mod train;

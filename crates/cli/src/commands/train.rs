@@ -317,7 +317,8 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
                 &model,
                 &dictionary,
                 &read_blocks(&model, &held_out, tokens)?,
-            )?;
+            )?
+            .metrics;
             write_json(&folder.metrics(), &metrics)?;
             Some(metrics)
         }

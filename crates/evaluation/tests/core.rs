@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{Segment, TokenBlock};
+use lapidary_evaluation::{Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{Architecture, Dictionary, Metrics, Provenance, SparseCoder, Weights, evaluate};
+use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::SafeTensors;
 
 const D: usize = 48;
@@ -82,7 +83,7 @@ fn run(dictionary: &Dictionary) -> Metrics {
     let mut heard = 0;
     let metrics = evaluate(&model, dictionary, hook, &blocks, &mut |done| heard = done).unwrap();
     assert_eq!(heard, blocks.len());
-    metrics
+    metrics.metrics
 }
 
 #[test]
@@ -142,8 +143,11 @@ fn documents_packed_into_one_block_have_the_figures_of_each_alone() {
             .collect(),
         attend_across_documents: across,
     };
-    let figures =
-        |blocks: &[TokenBlock]| evaluate(&model, &mirror(0.5), hook, blocks, &mut |_| ()).unwrap();
+    let figures = |blocks: &[TokenBlock]| {
+        evaluate(&model, &mirror(0.5), hook, blocks, &mut |_| ())
+            .unwrap()
+            .metrics
+    };
     let alone: Vec<TokenBlock> = halves.iter().map(|h| block(&[h], false)).collect();
     let packed = |across| {
         let pairs = halves.chunks_exact(2);

@@ -1,0 +1,309 @@
+//! `lapidary probe`.
+
+use super::eval::Opened;
+use super::figures::number;
+use crate::arguments::DeviceArgument;
+use crate::progress::Stage;
+use crate::run_folder::write_json;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lapidary_activations::Corpus;
+use lapidary_evaluation::probing::{
+    ProbeConfig, ProbeResult, Reading, Represented, Rows, Task, represent, sparse_probing,
+};
+use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_sae::SparseCoder;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+/// Sparse probing: how well a few latents tell classes of texts apart
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary probe out --task embedded --label-field president --passages 40
+  lapidary probe out --task reviews.jsonl --label-field sentiment --k 1,2,5
+  lapidary probe my-dictionary --model ./smollm2 --task news.parquet --label-field topic --out probe.json
+
+Each class is probed against as many texts of the others, so chance is 0.5. A text is the mean over its tokens. Of the latents the k are
+taken with the largest difference of class means; beside them stand k dimensions of the activation, and either as a whole.")]
+pub struct Probe {
+    /// A run's folder, or a dictionary in SAELens's layout
+    #[arg(value_name = "DIR")]
+    dictionary: PathBuf,
+    /// Texts with labels: JSON Lines or Parquet, a file, a folder or a dataset of the hub, or `embedded`
+    #[arg(long, value_name = "TEXTS")]
+    task: String,
+    /// The field or column that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_field: String,
+    /// The field or column that holds the class, as a string
+    #[arg(long, value_name = "NAME", default_value = "label")]
+    label_field: String,
+    /// The model; default: the one that the dictionary names
+    #[arg(long)]
+    model: Option<String>,
+    /// Numbers of latents, with commas between
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 5], value_name = "K")]
+    k: Vec<usize>,
+    /// Classes to probe: the most frequent ones
+    #[arg(long, default_value_t = 5)]
+    classes: usize,
+    /// Passages taken of a long text, each as long as the dictionary's context; all are for training, or all for testing
+    #[arg(long, default_value_t = 1)]
+    passages: usize,
+    /// Samples of a class, at most
+    #[arg(long, default_value_t = 2500)]
+    samples: usize,
+    /// Share of the texts to test on
+    #[arg(long, default_value_t = 0.2)]
+    test_share: f64,
+    /// Seed of every choice
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Also write the figures to this JSON file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Also write samples and classes to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Print the figures as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+/// A passage's tokens and its class.
+type Sample = (Vec<u32>, usize);
+
+impl Probe {
+    pub fn run(self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.test_share) || self.test_share == 0.0 {
+            bail!(
+                "--test-share: found {}, expected more than 0 and less than 1",
+                self.test_share
+            );
+        }
+        let device = self.device.open()?;
+        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let d_sae = opened.dictionary.coder.d_sae();
+        if let Some(k) = self.k.iter().find(|k| **k == 0 || **k > d_sae) {
+            bail!("--k: found {k}, expected 1 to {d_sae}, the number of latents");
+        }
+        let (classes, train, test) = self.read(&opened)?;
+        let coder = opened.dictionary.coder.clone().to_device(&device);
+        let train_classes = train.iter().map(|(_, class)| *class).collect();
+        let test_classes = test.iter().map(|(_, class)| *class).collect();
+        let task = Task {
+            classes,
+            train: self.represent(&opened, &coder, train)?,
+            train_classes,
+            test: self.represent(&opened, &coder, test)?,
+            test_classes,
+        };
+        let config = ProbeConfig {
+            ks: self.k.clone(),
+            seed: self.seed,
+            ..ProbeConfig::default()
+        };
+        let stage = Stage::new("probe", task.classes.len() as u64);
+        let found = sparse_probing(&task, &config, &mut |n| {
+            stage.at(n as u64, format!("{n} classes"));
+        })?;
+        stage.done(format!("{} classes", found.len()));
+        if let Some(path) = &self.data {
+            write_data(path, &task, &found)?;
+        }
+        if let Some(path) = &self.out {
+            write_json(path, &found)?;
+        }
+        if self.json {
+            writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
+        } else {
+            write!(stdout(), "{}", table(&found))?;
+        }
+        Ok(())
+    }
+
+    /// Names of the classes, samples to train on and to test on.
+    fn read(&self, opened: &Opened) -> Result<(Vec<String>, Vec<Sample>, Vec<Sample>)> {
+        let texts = Corpus::open(&self.task, &self.text_field)?.documents();
+        let labels = Corpus::beside(&self.task, &self.label_field)?.documents();
+        let mut of_class: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (text, label) in texts.zip(labels) {
+            of_class.entry(label?).or_default().push(text?);
+        }
+        // The most frequent first, of equal ones by name.
+        let mut classes: Vec<(String, Vec<String>)> = of_class.into_iter().collect();
+        classes.sort_by_key(|(_, texts)| std::cmp::Reverse(texts.len()));
+        classes.truncate(self.classes.max(2));
+        if classes.len() < 2 {
+            bail!(
+                "{}: `{}`: found {} classes, expected at least 2",
+                self.task,
+                self.label_field,
+                classes.len()
+            );
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let tokenizer = opened.model.tokenizer()?;
+        let (context, bos) = opened.context();
+        let (mut train, mut test) = (Vec::new(), Vec::new());
+        for (class, (name, texts)) in classes.iter_mut().enumerate() {
+            texts.shuffle(&mut rng);
+            let tested = ((texts.len() as f64 * self.test_share).round() as usize).max(1);
+            if tested >= texts.len() {
+                let name: String = name.chars().take(40).collect(); // the wrong field may hold whole texts
+                bail!(
+                    "{}: class `{name}` has {} texts, expected at least 2",
+                    self.task,
+                    texts.len()
+                );
+            }
+            for (text, whole) in texts.iter().enumerate() {
+                let part = if text < tested { &mut test } else { &mut train };
+                let tokens = tokenizer.encode(whole)?;
+                let bos = bos.into_iter().collect::<Vec<u32>>();
+                let passages = tokens.chunks(context - bos.len()).take(self.passages);
+                part.extend(passages.map(|passage| ([&bos, passage].concat(), class)));
+            }
+        }
+        for part in [&mut train, &mut test] {
+            part.shuffle(&mut rng);
+            let mut taken = vec![0; classes.len()];
+            part.retain(|(_, class)| {
+                taken[*class] += 1;
+                taken[*class] <= self.samples
+            });
+        }
+        Ok((
+            classes.into_iter().map(|(name, _)| name).collect(),
+            train,
+            test,
+        ))
+    }
+
+    fn represent(
+        &self,
+        opened: &Opened,
+        coder: &SparseCoder,
+        samples: Vec<Sample>,
+    ) -> Result<Represented> {
+        let texts: Vec<_> = samples
+            .into_iter()
+            .map(|(tokens, _)| (tokens, Reading::Mean))
+            .collect();
+        let stage = Stage::new("represent", texts.len() as u64);
+        let hook = opened.dictionary.hook_point()?;
+        let (context, _) = opened.context();
+        let represented = represent(&opened.model, coder, hook, &texts, context, &mut |n| {
+            stage.at(n as u64, format!("{n} texts"));
+        })?;
+        stage.done(format!("{} texts", texts.len()));
+        Ok(represented)
+    }
+}
+
+/// Dense samples and classes, and which of them each class was probed on, for a notebook.
+fn write_data(path: &Path, task: &Task, results: &[ProbeResult]) -> Result<()> {
+    let mut tensors = Vec::new();
+    let parts = [
+        ("train", &task.train, &task.train_classes),
+        ("test", &task.test, &task.test_classes),
+    ];
+    for (name, part, classes) in parts {
+        for (kind, rows) in [
+            ("activations", &part.activations),
+            ("latents", &part.latents),
+        ] {
+            tensors.push(Outgoing {
+                name: format!("{name}.{kind}"),
+                shape: vec![rows.len(), rows.columns()],
+                values: Values::F32(dense(rows).with_context(|| path.display().to_string())?),
+            });
+        }
+        tensors.push(Outgoing {
+            name: format!("{name}.classes"),
+            shape: vec![classes.len()],
+            values: Values::I32(classes.iter().map(|c| *c as i32).collect()),
+        });
+    }
+    for (class, result) in results.iter().enumerate() {
+        for (part, samples) in ["train", "test"].into_iter().zip(&result.samples) {
+            tensors.push(Outgoing {
+                name: format!("{part}.samples.{class}"),
+                shape: vec![samples.len()],
+                values: Values::I32(samples.iter().map(|i| *i as i32).collect()),
+            });
+        }
+    }
+    Ok(write_tensors(path, &tensors, None)?)
+}
+
+/// Largest matrix that is written densely: 4 GiB.
+const MOST_VALUES: usize = 1 << 30;
+
+fn dense(rows: &Rows) -> Result<Vec<f32>> {
+    let size = rows.len() * rows.columns();
+    if size > MOST_VALUES {
+        bail!(
+            "found {} samples of {} latents, expected at most {MOST_VALUES} values",
+            rows.len(),
+            rows.columns()
+        );
+    }
+    let mut values = vec![0.0; size];
+    for (i, row) in values.chunks_exact_mut(rows.columns()).enumerate() {
+        rows.row(i).iter().for_each(|(j, v)| row[*j as usize] = *v);
+    }
+    Ok(values)
+}
+
+fn table(results: &[ProbeResult]) -> String {
+    let mut text = String::from(
+        "  class                        texts    k   latents   dimensions   the latents\n",
+    );
+    for r in results {
+        let name: String = r.class.chars().take(26).collect();
+        for top in &r.top_k {
+            let latents: Vec<String> = top.latents.iter().map(usize::to_string).collect();
+            text += &format!(
+                "  {name:<26} {:>7} {:>4} {:>9} {:>12}   {}\n",
+                r.test_texts,
+                top.k,
+                number(top.sae_test_accuracy),
+                number(top.llm_test_accuracy),
+                latents.join(" ")
+            );
+        }
+        text += &format!(
+            "  {name:<26} {:>7}  all {:>9} {:>12}\n",
+            r.test_texts,
+            number(r.sae_test_accuracy),
+            number(r.llm_test_accuracy)
+        );
+    }
+    let mean = |of: &dyn Fn(&ProbeResult) -> f64| {
+        number(results.iter().map(of).sum::<f64>() / results.len().max(1) as f64)
+    };
+    for (place, k) in results
+        .first()
+        .map(|r| &r.top_k)
+        .into_iter()
+        .flatten()
+        .map(|t| t.k)
+        .enumerate()
+    {
+        text += &format!(
+            "  {:<26} {:>7} {k:>4} {:>9} {:>12}\n",
+            "mean",
+            "",
+            mean(&|r| r.top_k[place].sae_test_accuracy),
+            mean(&|r| r.top_k[place].llm_test_accuracy)
+        );
+    }
+    text
+}

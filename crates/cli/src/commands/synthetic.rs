@@ -1,0 +1,221 @@
+//! `lapidary synthetic`.
+
+use super::figures::number;
+use crate::arguments::DeviceArgument;
+use crate::progress::Stage;
+use crate::run_folder::write_json;
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use clap::Args;
+use lapidary_evaluation::synthetic::{
+    Recovery, Sample, Synthetic as Features, SyntheticSource, read_recipe, recovery,
+};
+use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_sae::{Dictionary, RunConfig, Trainer};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+/// Train a coder on activations whose features are known, and say which it found
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary synthetic configs/synthetic-topk.toml
+  lapidary synthetic configs/synthetic-topk.toml --set synthetic.kind=correlated --set coder.k=8
+  lapidary synthetic configs/synthetic-topk.toml --out out --data data.safetensors
+  lapidary synthetic configs/synthetic-topk.toml --dictionary trained-elsewhere
+
+The table [synthetic] says which features there are (independent, correlated or hierarchical); [coder] and [training] are those of
+`lapidary train`. Features and batches follow from `seed`. With --data another program can train on the same activations.")]
+pub struct Synthetic {
+    /// The recipe
+    #[arg(value_name = "CONFIG")]
+    recipe: PathBuf,
+    /// Change a key of the recipe, as in `synthetic.density=0.05`; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Measure this dictionary instead of training one
+    #[arg(long, value_name = "DIR")]
+    dictionary: Option<PathBuf>,
+    /// Rows to measure on
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rows: u32,
+    /// Where to write dictionary/ and recovery.json; default: nowhere
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Also write the features' directions and the rows measured on to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Print the figures as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Synthetic {
+    pub fn run(self) -> Result<()> {
+        let device = self.device.open()?;
+        let place = self.recipe.display().to_string();
+        let text = std::fs::read_to_string(&self.recipe).with_context(|| place.clone())?;
+        let (config, run) = read_recipe(&place, &text, &self.set)?;
+        let seed = run.seed;
+        let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;
+        let dictionary = match &self.dictionary {
+            Some(folder) => Dictionary::load(folder, &device)?,
+            None => train(&features, run, &device)?,
+        };
+
+        // Not the rows of the training, nor the numbers that made the directions.
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(2));
+        let sample = features.sample(self.rows as usize, &mut rng);
+        let stage = Stage::new("measure", sample.features.len() as u64);
+        let coder = dictionary.coder.clone().to_device(&device);
+        let found = recovery(&features, &sample, &coder, &mut |rows| {
+            stage.at(rows as u64, format!("{rows} rows"));
+        })?;
+        stage.done(format!(
+            "MCC {:.4}, F1 {:.4} of {} features, {} latents",
+            found.mcc, found.f1_score, found.n_features, found.d_sae
+        ));
+        if let Some(path) = &self.data {
+            write_data(path, &features, &sample)?;
+        }
+        if let Some(folder) = &self.out {
+            if self.dictionary.is_none() {
+                dictionary.save(&folder.join("dictionary"))?;
+            }
+            write_json(&folder.join("recovery.json"), &found)?;
+        }
+        if self.json {
+            writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
+        } else {
+            write!(stdout(), "{}", table(&found))?;
+        }
+        Ok(())
+    }
+}
+
+fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Dictionary> {
+    let source = SyntheticSource::new(
+        features.clone(),
+        run.training.batch_tokens,
+        run.seed.wrapping_add(1),
+        device,
+    );
+    let mut trainer = Trainer::new(run, Box::new(source), device)?;
+    let stage = Stage::new("train", trainer.total_steps());
+    trainer.run(&mut |report| {
+        stage.at(
+            report.step,
+            format!(
+                "loss {:.4}  FVU {:.3}  L0 {:.1}",
+                report.loss, report.fvu, report.l0
+            ),
+        );
+    })?;
+    stage.done(format!("{} steps", trainer.step_count()));
+    let mut dictionary = trainer.finish()?;
+    // It belongs to no model and no text, whatever a recipe's defaults are.
+    dictionary.provenance.model_name = None;
+    dictionary.provenance.hook_point = None;
+    dictionary.provenance.corpus = Some("synthetic".to_owned());
+    dictionary.provenance.recipe = None;
+    Ok(dictionary)
+}
+
+fn write_data(path: &Path, features: &Features, sample: &Sample) -> Result<()> {
+    let (rows, d) = (sample.features.len(), features.d_in());
+    let directions: Vec<f32> = features
+        .directions()
+        .iter()
+        .flatten()
+        .map(|v| *v as f32)
+        .collect();
+    let most = sample
+        .features
+        .iter()
+        .map(Vec::len)
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    let mut values = vec![0.0f32; rows * most];
+    let mut indices = vec![-1i32; rows * most];
+    for (row, fired) in sample.features.iter().enumerate() {
+        for (place, (feature, size)) in fired.iter().enumerate() {
+            indices[row * most + place] = *feature as i32;
+            values[row * most + place] = *size;
+        }
+    }
+    let tensor = |name: &str, shape: Vec<usize>, values| Outgoing {
+        name: name.into(),
+        shape,
+        values,
+    };
+    let tensors = [
+        tensor(
+            "directions",
+            vec![features.directions().len(), d],
+            Values::F32(directions),
+        ),
+        tensor("activations", vec![rows, d], Values::F32(sample.x.clone())),
+        tensor("feature_values", vec![rows, most], Values::F32(values)),
+        tensor("feature_indices", vec![rows, most], Values::I32(indices)),
+    ];
+    Ok(write_tensors(path, &tensors, None)?)
+}
+
+fn table(r: &Recovery) -> String {
+    let mut rows = vec![
+        ("mcc", r.mcc, "mean |cosine| of matched features and rows"),
+        ("matched_cosine", r.matched_cosine, "the same with its sign"),
+        (
+            "mean_max_cosine",
+            r.mean_max_cosine,
+            "of a feature and its nearest row",
+        ),
+        (
+            "uniqueness",
+            r.uniqueness,
+            "features that are a row's nearest, over rows",
+        ),
+        (
+            "precision",
+            r.precision,
+            "of latents as detectors of their nearest features",
+        ),
+        ("recall", r.recall, ""),
+        ("f1_score", r.f1_score, ""),
+        ("accuracy", r.accuracy, ""),
+        (
+            "matched_f1",
+            r.matched_f1,
+            "F1 of features by their matched latents",
+        ),
+        (
+            "support_f1",
+            r.support_f1,
+            "F1 of the sets of firing features",
+        ),
+        ("true_l0", r.true_l0, "features that fire in a row"),
+        ("l0", r.l0, "latents that fire in a row"),
+        ("dead_latents", r.dead_latents as f64, "never fired"),
+        (
+            "shrinkage",
+            r.shrinkage,
+            "norm of reconstruction over that of the row",
+        ),
+        ("fvu", r.fvu, "fraction of variance unexplained"),
+    ];
+    if let Some(cosine) = r.parent_child_cosine {
+        rows.push((
+            "parent_child_cosine",
+            cosine,
+            "of the rows of parents and children; 0 in truth",
+        ));
+    }
+    let line = |(name, value, meaning): (&str, f64, &str)| {
+        format!("  {name:<20} {:>11}  {meaning}\n", number(value))
+    };
+    rows.into_iter().map(line).collect()
+}

@@ -1,0 +1,258 @@
+//! Figures of merit of a dictionary on text, best on text that it was not trained on, each under the name and with the meaning that the field gives
+//! it. Sums run in f64 on the host.
+//!
+//! Sources: SAEBench `evals/core/main.py` (`l0`, `l1`, `cossim`, `l2_ratio`, `relative_reconstruction_bias`,
+//! `explained_variance_legacy`, `ce_loss_score`, `kl_div_score`, `frac_alive`), SAELens 6 (`explained_variance`),
+//! sparsify (`fvu`). Special tokens (beginning and end of sequence) count nowhere and keep their activation when the
+//! reconstruction is spliced in, as SAEBench recommends.
+
+use burn::tensor::{Tensor, TensorData};
+use lapidary_activations::TokenBlock;
+use lapidary_model::{HookedRun, Intervention, LanguageModel};
+use lapidary_sae::{Dictionary, SparseCoder, host, host_int};
+
+use crate::codes::CodeSums;
+use crate::cosines::{BABEL, DecoderCosines, co_selected, pairs, unit};
+use crate::error::EvaluationError;
+use crate::hooks::Hooks;
+use crate::latents::LatentFigures;
+use crate::metrics::Metrics;
+use crate::predictions::{Predictions, cross_entropy, divergence, log_probabilities, predicts};
+use crate::reconstruction::ReconstructionSums;
+
+/// Blocks that make one batch, over which the means of `explained_variance_legacy` and
+/// `relative_reconstruction_bias` are taken: SAEBench's batch.
+pub const BATCH_BLOCKS: usize = 16;
+
+/// Largest number of log-probabilities held at once.
+const MOST_LOGITS: usize = 1 << 24;
+
+/// Tokens whose active latents are looked at together, about.
+const CO_SELECTED_TOKENS: u64 = 2048;
+
+/// What [`evaluate`] found.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The figures of the dictionary.
+    pub metrics: Metrics,
+    /// Those of each latent.
+    pub latents: LatentFigures,
+}
+
+/// Evaluates `dictionary` at `hooks` of `model` on `blocks`, all of one length. `on_progress` hears the number of
+/// blocks done.
+///
+/// # Errors
+/// The dictionary does not fit the hook points, or the model fails.
+pub fn evaluate(
+    model: &LanguageModel,
+    dictionary: &Dictionary,
+    hooks: impl Into<Hooks>,
+    blocks: &[TokenBlock],
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Evaluation, EvaluationError> {
+    let Some(first) = blocks.first() else {
+        return Err(EvaluationError::input(
+            "text to evaluate on",
+            "no text",
+            "at least one block",
+        ));
+    };
+    let context = first.tokens.len();
+    if let Some(other) = blocks.iter().find(|b| b.tokens.len() != context) {
+        return Err(EvaluationError::input(
+            "length of a block of tokens",
+            other.tokens.len(),
+            context,
+        ));
+    }
+    let tokens = (blocks.len() * context) as u64;
+    let coder = dictionary.coder.clone().to_device(model.device());
+    let mut sums = Sums {
+        model,
+        hooks: hooks.into(),
+        special: special_tokens(model),
+        reconstruction: ReconstructionSums::default(),
+        codes: CodeSums::new(coder.d_sae(), tokens.div_ceil(CO_SELECTED_TOKENS)),
+        predictions: Predictions::default(),
+        blocks: 0,
+        coder,
+    };
+    let at_once = (MOST_LOGITS / (context * model.config().d_vocab).max(1)).max(1);
+    let mut done = 0;
+    for batch in blocks.chunks(BATCH_BLOCKS) {
+        let mut reconstructed = Reconstructed::default();
+        for part in batch.chunks(at_once) {
+            sums.observe(part, &mut reconstructed)?;
+        }
+        let Reconstructed {
+            y,
+            y_hat,
+            counts,
+            width,
+        } = reconstructed;
+        sums.reconstruction.observe(&y, &y_hat, width, &counts);
+        done += batch.len();
+        on_progress(done);
+    }
+    sums.figures()
+}
+
+/// Tokens that count nowhere: beginning and end of sequence.
+pub(crate) fn special_tokens(model: &LanguageModel) -> Vec<u32> {
+    let tokenizer = model.tokenizer().ok();
+    tokenizer
+        .map(|t| t.bos().into_iter().chain(t.eos()).collect())
+        .unwrap_or_default()
+}
+
+/// The running sums of an evaluation, and what they are of.
+struct Sums<'a> {
+    model: &'a LanguageModel,
+    coder: SparseCoder,
+    hooks: Hooks,
+    special: Vec<u32>,
+    reconstruction: ReconstructionSums,
+    codes: CodeSums,
+    predictions: Predictions,
+    blocks: u64,
+}
+
+/// One batch's activations at the target and their reconstructions, `[n, width]` row by row.
+#[derive(Default)]
+struct Reconstructed {
+    y: Vec<f32>,
+    y_hat: Vec<f32>,
+    counts: Vec<bool>,
+    width: usize,
+}
+
+impl Sums<'_> {
+    /// Runs the model on some blocks: as it is, with the reconstruction, and with zeros.
+    fn observe(
+        &mut self,
+        part: &[TokenBlock],
+        all: &mut Reconstructed,
+    ) -> Result<(), EvaluationError> {
+        let (model, Hooks { source, target }) = (self.model, self.hooks);
+        let tokens: Vec<&[u32]> = part.iter().map(|b| b.tokens.as_slice()).collect();
+        let counts: Vec<bool> = tokens
+            .iter()
+            .flat_map(|t| t.iter().map(|t| !self.special.contains(t)))
+            .collect();
+        let input = model.tokens(&tokens)?; // [batch, pos]
+        let [b, t] = input.dims();
+        let segments = TokenBlock::attention(part, model.device());
+        let predicts = predicts(part, &counts, &self.special);
+        let capture = if source == target {
+            vec![source]
+        } else {
+            vec![source, target]
+        };
+        let original = model.run(
+            input.clone(),
+            &HookedRun {
+                capture: &capture,
+                logits: true,
+                segments: segments.clone(),
+                ..Default::default()
+            },
+        )?;
+        let captured = |hook| {
+            let found = original.captured.get(&hook);
+            found.ok_or_else(|| EvaluationError::input("captured activations", "nothing", hook))
+        };
+        let (x, y) = (captured(source)?, captured(target)?);
+        let [_, _, d_in] = x.dims();
+        let [_, _, d_out] = y.dims();
+        if d_in != self.coder.d_in() {
+            return Err(EvaluationError::input(
+                "width of the activations at the hook point (against the dictionary's d_in)",
+                d_in,
+                self.coder.d_in(),
+            ));
+        }
+        let y = y.clone().reshape([b * t, d_out]);
+        let z = self.coder.encode(x.clone().reshape([b * t, d_in]));
+        let y_hat = self.coder.decode(z.clone()); // [b * t, d_out]
+        if y_hat.dims()[1] != d_out {
+            return Err(EvaluationError::input(
+                "width of the activations at the target hook point (against the dictionary's d_out)",
+                d_out,
+                y_hat.dims()[1],
+            ));
+        }
+        let k = z.values.dims()[1];
+        let (values, indices) = (host(&z.values)?, host_int(&z.indices)?);
+        for (i, counts) in counts.chunks_exact(t).enumerate() {
+            let rows = i * t * k..(i + 1) * t * k;
+            self.codes.observe(
+                &values[rows.clone()],
+                &indices[rows],
+                k,
+                counts,
+                self.blocks,
+            );
+            self.blocks += 1;
+        }
+
+        let keep: Vec<f32> = counts.iter().map(|c| f32::from(u8::from(!*c))).collect();
+        let keep = Tensor::<1>::from_data(TensorData::new(keep, [b * t]), model.device())
+            .reshape([b * t, 1])
+            .greater_elem(0.5)
+            .expand([b * t, d_out]);
+        let spliced = y_hat
+            .clone()
+            .mask_where(keep, y.clone())
+            .reshape([b, t, d_out]);
+        let with = |replacement: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+            model.run(
+                input.clone(),
+                &HookedRun {
+                    interventions: &[Intervention::function(target, replacement)],
+                    logits: true,
+                    segments: segments.clone(),
+                    ..Default::default()
+                },
+            )
+        };
+        let sums = &mut self.predictions;
+        let original = log_probabilities(original.logits)?;
+        let coded = log_probabilities(with(&|_| spliced.clone())?.logits)?;
+        sums.cross_entropy[0] += cross_entropy(&original, &input, &predicts)?;
+        sums.cross_entropy[1] += cross_entropy(&coded, &input, &predicts)?;
+        sums.divergence[0] += divergence(&original, coded, &counts)?;
+        let ablated = log_probabilities(with(&|x| x.zeros_like())?.logits)?;
+        sums.cross_entropy[2] += cross_entropy(&ablated, &input, &predicts)?;
+        sums.divergence[1] += divergence(&original, ablated, &counts)?;
+        sums.divergence_tokens += counts.iter().filter(|c| **c).count() as u64;
+        sums.cross_entropy_tokens += predicts
+            .chunks(t)
+            .map(|row| row[..t - 1].iter().filter(|c| **c).count() as u64)
+            .sum::<u64>();
+
+        all.y.extend(host(&y)?);
+        all.y_hat.extend(host(&y_hat)?);
+        all.counts.extend(counts);
+        all.width = d_out;
+        Ok(())
+    }
+
+    fn figures(self) -> Result<Evaluation, EvaluationError> {
+        let w_dec = self.coder.w_dec();
+        let encoder = pairs(&unit(self.coder.w_enc()), 0)?;
+        let decoder = pairs(&unit(w_dec.clone()), BABEL)?;
+        let latents = LatentFigures::new(&self.coder, &self.codes, &encoder, &decoder)?;
+        let together = co_selected(w_dec.clone(), self.codes.supports(), BABEL)?;
+        let [n, d] = w_dec.dims();
+        let decoder = DecoderCosines::new(decoder, (n, d), together);
+        let metrics = Metrics::new(
+            &self.reconstruction,
+            &self.codes,
+            &self.predictions,
+            &latents,
+            decoder,
+        );
+        Ok(Evaluation { metrics, latents })
+    }
+}

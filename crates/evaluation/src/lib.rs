@@ -1,0 +1,34 @@
+//! Figures of merit of a dictionary: how well it reconstructs, what its reconstruction costs the model, how its latents fire.
+//!
+//! - [`evaluate`]: model and dictionary over token blocks, every figure in one pass, as [`Metrics`] and [`LatentFigures`];
+//! - [`babel`], [`co_selected`]: how alike the directions of a dictionary are;
+//! - [`synthetic`]: activations whose features are known, and what a coder makes of them;
+//! - [`probing`]: k-sparse probes, feature absorption, shares of a representation;
+//! - [`ReconstructionSums`], [`CodeSums`]: the running sums by themselves, for activations that come from elsewhere.
+
+mod codes;
+mod core;
+mod cosines;
+mod density;
+mod error;
+mod hooks;
+mod latents;
+mod matching;
+mod metrics;
+#[cfg(test)]
+mod numbers;
+mod predictions;
+pub mod probing;
+mod reconstruction;
+pub mod synthetic;
+
+pub use crate::core::{BATCH_BLOCKS, Evaluation, evaluate};
+pub use codes::{CodeSums, HostCodes};
+pub use cosines::{BABEL, CoSelected, DecoderCosines, babel, co_selected};
+pub use density::DensityHistogram;
+pub use error::EvaluationError;
+pub use hooks::Hooks;
+pub use latents::LatentFigures;
+pub use matching::best_matching;
+pub use metrics::Metrics;
+pub use reconstruction::ReconstructionSums;

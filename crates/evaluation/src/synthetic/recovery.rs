@@ -1,0 +1,405 @@
+//! What a coder makes of features that are known: how near its rows come to their directions, and how well its latents tell when
+//! they fire. Names and definitions are those of SAELens's `synthetic/evals.py` where it has the figure.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_sae::{SparseCoder, host, host_int, nan_if_null};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Sample, Synthetic};
+use crate::cosines::unit;
+use crate::error::EvaluationError;
+use crate::matching::best_matching;
+use crate::reconstruction::ReconstructionSums;
+
+/// Rows encoded at once.
+const ROWS: usize = 4096;
+
+/// What a coder makes of known features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Rows that the figures are of.
+    pub rows: u64,
+    /// Number of features.
+    pub n_features: u64,
+    /// Number of latents.
+    pub d_sae: u64,
+    /// Mean |cosine| of features and decoder rows in the one-to-one matching that makes it largest (Hungarian method), over as many
+    /// pairs as there can be.
+    pub mcc: f64,
+    /// Mean cosine, with its sign, of the pairs that make this largest.
+    pub matched_cosine: f64,
+    /// Mean over features of the largest |cosine| with any row.
+    pub mean_max_cosine: f64,
+    /// Features that are the nearest of some row, over the number of rows.
+    pub uniqueness: f64,
+    /// Mean over latents, each a detector of the feature nearest to its row: share of its firings in which the feature fires.
+    pub precision: f64,
+    /// The same: share of the feature's firings in which the latent fires.
+    pub recall: f64,
+    /// The same: harmonic mean of precision and recall.
+    pub f1_score: f64,
+    /// The same: share of rows on which they agree.
+    pub accuracy: f64,
+    /// Mean over features of F1 of the latent matched with it; 0 for a feature without.
+    pub matched_f1: f64,
+    /// F1 of the sets of firing features of all rows together, a latent standing for the feature matched with it; latents without one
+    /// count as wrong.
+    pub support_f1: f64,
+    /// Features that fire in a row.
+    pub true_l0: f64,
+    /// Latents that fire in a row.
+    pub l0: f64,
+    /// Latents that never fired.
+    pub dead_latents: u64,
+    /// Mean |x̂| / |x| over rows that are not 0.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub shrinkage: f64,
+    /// Fraction of variance unexplained.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub fvu: f64,
+    /// In a hierarchy, mean cosine of the rows matched with a parent and its child; theirs is about 0. Only where all are matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_child_cosine: Option<f64>,
+}
+
+/// Compares `coder` with the features of `synthetic` on `sample`, which is of them.
+///
+/// # Errors
+/// The coder is of another width, or the device fails.
+pub fn recovery(
+    synthetic: &Synthetic,
+    sample: &Sample,
+    coder: &SparseCoder,
+    on_progress: &mut dyn FnMut(usize),
+) -> Result<Recovery, EvaluationError> {
+    let (d, n) = (synthetic.d_in(), synthetic.directions().len());
+    if coder.d_in() != d {
+        return Err(EvaluationError::input(
+            "width of the synthetic activations (against the coder's d_in)",
+            d,
+            coder.d_in(),
+        ));
+    }
+    let device = coder.device();
+    let rows = matrix(synthetic.directions(), d, &device);
+    let cosines = host(&rows.matmul(unit(coder.w_dec()).transpose()))?; // [n_features, d_sae]
+    let geometry = Geometry::new(&cosines, n, coder.d_sae());
+
+    let mut counts = Counts::new(n, coder.d_sae(), &geometry);
+    let mut sums = ReconstructionSums::default();
+    let (mut ratio, mut nonzero) = (0.0, 0u64);
+    let mut done = 0;
+    for (x, features) in sample.x.chunks(ROWS * d).zip(sample.features.chunks(ROWS)) {
+        let shape = [features.len(), d];
+        let codes = coder.encode(Tensor::<2>::from_data(
+            TensorData::new(x.to_vec(), shape),
+            &device,
+        ));
+        let x_hat = host(&coder.decode(codes.clone()))?;
+        let k = codes.values.dims()[1];
+        let (values, indices) = (host(&codes.values)?, host_int(&codes.indices)?);
+        for (row, features) in features.iter().enumerate() {
+            let of = row * k..(row + 1) * k;
+            let fires = values[of.clone()]
+                .iter()
+                .zip(&indices[of])
+                .filter(|(v, _)| **v != 0.0);
+            counts.observe(fires.map(|(_, i)| *i as usize), features);
+        }
+        sums.observe(x, &x_hat, d, &vec![true; features.len()]);
+        for (x, x_hat) in x.chunks_exact(d).zip(x_hat.chunks_exact(d)) {
+            let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            if norm(x) > 1e-6 {
+                ratio += norm(x_hat) / norm(x);
+                nonzero += 1;
+            }
+        }
+        done += features.len();
+        on_progress(done);
+    }
+    let detectors = counts.detectors(&geometry);
+    let parent_child_cosine = parent_child(synthetic, coder, &geometry)?;
+    Ok(Recovery {
+        rows: counts.rows,
+        n_features: n as u64,
+        d_sae: coder.d_sae() as u64,
+        mcc: geometry.mcc,
+        matched_cosine: geometry.matched_cosine,
+        mean_max_cosine: geometry.mean_max_cosine,
+        uniqueness: geometry.uniqueness,
+        precision: detectors[0],
+        recall: detectors[1],
+        f1_score: detectors[2],
+        accuracy: detectors[3],
+        matched_f1: counts.matched_f1(&geometry),
+        support_f1: counts.support_f1(),
+        true_l0: counts.features.iter().sum::<u64>() as f64 / counts.rows as f64,
+        l0: counts.latents.iter().sum::<u64>() as f64 / counts.rows as f64,
+        dead_latents: counts.latents.iter().filter(|c| **c == 0).count() as u64,
+        shrinkage: ratio / nonzero as f64,
+        fvu: sums.fvu(),
+        parent_child_cosine,
+    })
+}
+
+fn matrix(rows: &[Vec<f64>], d: usize, device: &Device) -> Tensor<2> {
+    let values: Vec<f32> = rows.iter().flatten().map(|v| *v as f32).collect();
+    Tensor::from_data(TensorData::new(values, [rows.len(), d]), device)
+}
+
+/// What the cosines of features and rows say.
+struct Geometry {
+    mcc: f64,
+    matched_cosine: f64,
+    mean_max_cosine: f64,
+    uniqueness: f64,
+    /// Of each latent the feature nearest to its row.
+    nearest: Vec<usize>,
+    /// Of each feature its latent in the matching by |cosine|.
+    latent_of: Vec<Option<usize>>,
+    /// The same by cosine.
+    signed_latent_of: Vec<Option<usize>>,
+}
+
+impl Geometry {
+    /// From cosines `[n, m]` of n features and m rows.
+    fn new(cosines: &[f32], n: usize, m: usize) -> Self {
+        let absolute: Vec<f32> = cosines.iter().map(|c| c.abs()).collect();
+        let ((mcc, latent_of), (matched_cosine, signed_latent_of)) =
+            rayon::join(|| matched(&absolute, n, m), || matched(cosines, n, m));
+        let nearest: Vec<usize> = (0..m)
+            .into_par_iter()
+            .map(|j| {
+                let of = |i: &usize| absolute[i * m + j];
+                // Of equal ones the first.
+                (0..n)
+                    .reduce(|a, b| if of(&b) > of(&a) { b } else { a })
+                    .unwrap_or(0)
+            })
+            .collect();
+        let mut unique = nearest.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        let max = |row: &[f32]| f64::from(row.iter().copied().fold(0.0, f32::max));
+        Self {
+            mcc,
+            matched_cosine,
+            mean_max_cosine: absolute.chunks(m).map(max).sum::<f64>() / n as f64,
+            uniqueness: unique.len() as f64 / m as f64,
+            nearest,
+            latent_of,
+            signed_latent_of,
+        }
+    }
+}
+
+/// The mean gain of the best matching of `n` features and `m` latents, and each feature's latent.
+fn matched(gain: &[f32], n: usize, m: usize) -> (f64, Vec<Option<usize>>) {
+    let value = |i: usize, j: usize| f64::from(gain[i * m + j]);
+    let mut latent_of = vec![None; n];
+    if n <= m {
+        let gain: Vec<Vec<f64>> = (0..n)
+            .map(|i| (0..m).map(|j| value(i, j)).collect())
+            .collect();
+        for (i, j) in best_matching(&gain).into_iter().enumerate() {
+            latent_of[i] = Some(j);
+        }
+    } else {
+        let gain: Vec<Vec<f64>> = (0..m)
+            .map(|j| (0..n).map(|i| value(i, j)).collect())
+            .collect();
+        for (j, i) in best_matching(&gain).into_iter().enumerate() {
+            latent_of[i] = Some(j);
+        }
+    }
+    let pairs = latent_of
+        .iter()
+        .enumerate()
+        .filter_map(|(i, j)| j.map(|j| value(i, j)));
+    (pairs.sum::<f64>() / n.min(m) as f64, latent_of)
+}
+
+/// How often features and latents fired, alone and together.
+struct Counts {
+    rows: u64,
+    features: Vec<u64>,
+    latents: Vec<u64>,
+    /// Of each latent with the feature nearest to it.
+    with_nearest: Vec<u64>,
+    /// Of each feature with its latent.
+    with_latent: Vec<u64>,
+    nearest: Vec<usize>,
+    feature_of: Vec<Option<usize>>,
+    /// Firing pairs of a feature and its latent, latents that fired, features that fired.
+    supports: [u64; 3],
+    active: Vec<bool>,
+}
+
+impl Counts {
+    fn new(n: usize, m: usize, geometry: &Geometry) -> Self {
+        let mut feature_of = vec![None; m];
+        for (i, latent) in geometry.latent_of.iter().enumerate() {
+            if let Some(j) = latent {
+                feature_of[*j] = Some(i);
+            }
+        }
+        Self {
+            rows: 0,
+            features: vec![0; n],
+            latents: vec![0; m],
+            with_nearest: vec![0; m],
+            with_latent: vec![0; n],
+            nearest: geometry.nearest.clone(),
+            feature_of,
+            supports: [0; 3],
+            active: vec![false; n],
+        }
+    }
+
+    /// One row: the latents that fire, and the features.
+    fn observe(&mut self, latents: impl Iterator<Item = usize>, features: &[(u32, f32)]) {
+        self.rows += 1;
+        for (i, _) in features {
+            self.active[*i as usize] = true;
+            self.features[*i as usize] += 1;
+            self.supports[2] += 1;
+        }
+        for j in latents {
+            self.latents[j] += 1;
+            self.supports[1] += 1;
+            self.with_nearest[j] += u64::from(self.active[self.nearest[j]]);
+            if let Some(i) = self.feature_of[j].filter(|i| self.active[*i]) {
+                self.with_latent[i] += 1;
+                self.supports[0] += 1;
+            }
+        }
+        for (i, _) in features {
+            self.active[*i as usize] = false;
+        }
+    }
+
+    /// Means over latents of precision, recall, F1 and accuracy.
+    fn detectors(&self, geometry: &Geometry) -> [f64; 4] {
+        let mut sums = [0.0; 4];
+        for (j, nearest) in geometry.nearest.iter().enumerate() {
+            let (both, latent, feature) = (
+                self.with_nearest[j],
+                self.latents[j],
+                self.features[*nearest],
+            );
+            let (precision, recall) = (ratio(both, latent), ratio(both, feature));
+            let wrong = (latent - both) + (feature - both);
+            let each = [
+                precision,
+                recall,
+                f1(both, latent, feature),
+                ratio(self.rows - wrong, self.rows),
+            ];
+            sums.iter_mut().zip(each).for_each(|(s, v)| *s += v);
+        }
+        sums.map(|s| s / geometry.nearest.len() as f64)
+    }
+
+    fn matched_f1(&self, geometry: &Geometry) -> f64 {
+        let of = |(i, latent): (usize, &Option<usize>)| {
+            latent.map_or(0.0, |j| {
+                f1(self.with_latent[i], self.latents[j], self.features[i])
+            })
+        };
+        geometry.latent_of.iter().enumerate().map(of).sum::<f64>() / self.features.len() as f64
+    }
+
+    fn support_f1(&self) -> f64 {
+        let [both, latents, features] = self.supports;
+        f1(both, latents, features)
+    }
+}
+
+/// 0 if there is nothing to divide by.
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+/// Harmonic mean of both / found and both / wanted.
+fn f1(both: u64, found: u64, wanted: u64) -> f64 {
+    ratio(2 * both, found + wanted)
+}
+
+/// Mean cosine of the rows of parents and of their children.
+fn parent_child(
+    synthetic: &Synthetic,
+    coder: &SparseCoder,
+    geometry: &Geometry,
+) -> Result<Option<f64>, EvaluationError> {
+    let families = synthetic.families();
+    let rows = host(&unit(coder.w_dec()))?;
+    let row =
+        |i: usize| geometry.signed_latent_of[i].map(|j| &rows[j * coder.d_in()..][..coder.d_in()]);
+    let cosines: Option<Vec<f64>> = families
+        .iter()
+        .map(|(parent, child)| {
+            let (a, b) = row(*parent).zip(row(*child))?;
+            Some(a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum())
+        })
+        .collect();
+    Ok(cosines
+        .filter(|c| !c.is_empty())
+        .map(|c| c.iter().sum::<f64>() / c.len() as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three features and four latents, on four rows.
+    #[test]
+    fn detectors_and_supports_are_counted_as_by_hand() {
+        #[rustfmt::skip]
+        let cosines = [
+            0.9, 0.75, 0.0, 0.1,
+            0.0, 0.1, -0.7, 0.0,
+            0.3, 0.0, 0.2, 0.2,
+        ];
+        let geometry = Geometry::new(&cosines, 3, 4);
+        assert_eq!(geometry.nearest, [0, 0, 1, 2]);
+        // By |cosine| the pairs are 0-0, 1-2, 2-3; with signs 0-0, 1-1, 2-2 (or 2-3) gain most.
+        assert_eq!(geometry.latent_of, [Some(0), Some(2), Some(3)]);
+        assert!((geometry.mcc - (0.9 + 0.7 + 0.2) / 3.0).abs() < 1e-6);
+        assert!((geometry.matched_cosine - (0.9 + 0.1 + 0.2) / 3.0).abs() < 1e-6);
+        assert!((geometry.mean_max_cosine - (0.9 + 0.7 + 0.3) / 3.0).abs() < 1e-6);
+        assert!((geometry.uniqueness - 0.75).abs() < 1e-12);
+
+        let mut counts = Counts::new(3, 4, &geometry);
+        let rows = [
+            (vec![0, 2], vec![(0, 1.0), (1, 1.0)]),
+            (vec![0, 1], vec![(1, 1.0)]),
+            (vec![3], vec![(2, 1.0)]),
+            (vec![], vec![(0, 1.0)]),
+        ];
+        for (latents, features) in rows {
+            counts.observe(latents.into_iter(), &features);
+        }
+        // Latent 0 (feature 0): TP 1, FP 1, FN 1. Latent 1 (feature 0): TP 0, FP 1, FN 2. Latent 2 (feature 1): TP 1, FN 1.
+        // Latent 3 (feature 2): TP 1.
+        let [precision, recall, f1, accuracy] = counts.detectors(&geometry);
+        assert!((precision - (0.5 + 0.0 + 1.0 + 1.0) / 4.0).abs() < 1e-12);
+        assert!((recall - (0.5 + 0.0 + 0.5 + 1.0) / 4.0).abs() < 1e-12);
+        assert!((f1 - (0.5 + 0.0 + 2.0 / 3.0 + 1.0) / 4.0).abs() < 1e-12);
+        assert!((accuracy - (0.5 + 0.25 + 0.75 + 1.0) / 4.0).abs() < 1e-12);
+        assert!((counts.matched_f1(&geometry) - (0.5 + 2.0 / 3.0 + 1.0) / 3.0).abs() < 1e-12);
+        // 3 of the 5 firings of latents are of a feature that fires; 5 features fire.
+        assert!((counts.support_f1() - 0.6).abs() < 1e-12);
+    }
+
+    #[test]
+    fn more_features_than_latents_leave_some_without() {
+        let geometry = Geometry::new(&[0.2, 0.9, 0.5], 3, 1);
+        assert_eq!(geometry.latent_of, [None, Some(0), None]);
+        assert!((geometry.mcc - 0.9).abs() < 1e-6);
+    }
+}

@@ -11,6 +11,7 @@ mod decoder_norm;
 mod dictionary;
 mod error;
 pub mod evaluate;
+mod fields;
 mod files;
 mod firing;
 mod fold;
@@ -23,7 +24,7 @@ mod penalty;
 mod pursuit;
 pub mod schedule;
 mod sparse_step;
-mod tensors;
+pub mod tensors;
 mod train;
 mod weights;
 
@@ -36,7 +37,8 @@ pub use config::{
 pub use dictionary::{Dictionary, Provenance};
 pub use error::SaeError;
 pub use evaluate::{Metrics, evaluate};
-pub use files::remove_folder;
+pub use fields::Fields;
+pub use files::{remove_folder, replace_folder, standing, write_synced};
 pub use penalty::{Penalty, Shape};
 pub use pursuit::Pursuit;
 pub use train::{StepReport, Trainer};

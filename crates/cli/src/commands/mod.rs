@@ -3,6 +3,7 @@
 pub mod bench;
 mod bench_model;
 mod bench_store;
+pub mod convert;
 pub mod devices;
 pub mod encode;
 pub mod eval;

@@ -15,7 +15,7 @@ pub const SAMPLE: &str = "lapidary_sample.safetensors";
 const ROWS: usize = 5;
 const LATENTS: usize = 6;
 const GROWTH: f32 = 4.0;
-/// How far values may lie apart, in the largest of their kind.
+/// How far values of a row may lie apart, in the largest of them.
 const TOLERANCE: f32 = 1e-3;
 /// Latents that may be chosen otherwise, one in so many: a value may lie on a boundary.
 const EITHER_WAY: usize = 50;
@@ -111,41 +111,46 @@ pub(crate) fn check(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> 
         let expected = "what the dictionary gives: it was not read as it was written, or its weights were changed since (then remove this file)";
         SaeError::format(&path, field, found, expected)
     };
-    let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let mut otherwise = 0;
-    let mut active = 0;
+    let (mut otherwise, mut active) = (0, 0);
     for (row, found) in codes.rows.iter().enumerate() {
         let stored = (row * width..(row + 1) * width)
             .map(|i| (indices[i], values[i]))
             .filter(|(_, v)| *v != 0.0);
         let stored: Vec<(u64, f32)> = stored.collect();
         active += stored.len().max(found.len());
-        otherwise += stored.len().abs_diff(found.len());
+        otherwise += found.len().saturating_sub(stored.len());
+        let near = TOLERANCE * largest(stored.iter().map(|(_, v)| *v));
+        let mut same = found.len() == stored.len();
         for (latent, value) in &stored {
             match found.iter().find(|(l, _)| *l as u64 == *latent) {
-                None => otherwise += 1,
-                Some((_, v)) if (v - value).abs() > TOLERANCE * largest => {
-                    return Err(wrong(
-                        "values",
-                        format!("{value} for latent {latent}, not {v}"),
-                    ));
+                None => {
+                    otherwise += 1;
+                    same = false;
+                }
+                Some((_, v)) if (v - value).abs() > near => {
+                    let found = format!("{value} for latent {latent} of row {row}, not {v}");
+                    return Err(wrong("values", found));
                 }
                 Some(_) => {}
             }
         }
+        // A latent on the boundary moves the reconstruction by its value.
+        let back = &reconstruction[row * d_in..(row + 1) * d_in];
+        let ours = &codes.reconstruction[row * d_in..(row + 1) * d_in];
+        let apart = largest(ours.iter().zip(back).map(|(a, b)| a - b));
+        let size = largest(back.iter().copied());
+        if same && apart > TOLERANCE * size {
+            let found = format!("{apart} apart in row {row}, of {size}");
+            return Err(wrong("reconstruction", found));
+        }
     }
     if otherwise > 1 + active / EITHER_WAY {
-        return Err(wrong(
-            "indices",
-            format!("{otherwise} of {active} latents otherwise"),
-        ));
-    }
-    let size = reconstruction.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let apart = codes.reconstruction.iter().zip(&reconstruction);
-    let apart = apart.fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-    // A latent on the boundary moves the reconstruction by its smallest values.
-    if otherwise == 0 && apart > TOLERANCE * size {
-        return Err(wrong("reconstruction", format!("{apart} apart, of {size}")));
+        let found = format!("{otherwise} of {active} latents otherwise");
+        return Err(wrong("indices", found));
     }
     Ok(())
+}
+
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |most, v| most.max(v.abs()))
 }

@@ -17,6 +17,9 @@ use super::damaged;
 /// Arrays that an archive may hold, and bytes that the header of one may have.
 const MOST_ARRAYS: usize = 1024;
 const LONGEST_HEADER: usize = 4096;
+/// Above this many bytes an array may not have been compressed to less than one in so many: weights are not zeros.
+const MUCH: u64 = 1 << 24;
+const DENSEST: u64 = 64;
 
 /// An opened file.
 pub(crate) struct NpzFile {
@@ -62,6 +65,10 @@ impl NpzFile {
                 return Err(wrong("another file".into(), "a name that ends in .npy"));
             };
             let size = entry.size();
+            if size > MUCH && size / DENSEST > entry.compressed_size() {
+                let found = format!("{size} bytes out of {}", entry.compressed_size());
+                return Err(wrong(found, "what weights are compressed to"));
+            }
             let text = read_header(&mut entry).map_err(|e| wrong(e, "the header of an array"))?;
             let header = parse(&text.1).map_err(|e| wrong(e, "floats or integers, C order"))?;
             let elements = header

@@ -50,6 +50,18 @@ impl TorchFile {
             return Err(damaged(path, "something that is no dictionary", EXPECTED));
         };
         let tensors = reader.into_tensors();
+        // A view can repeat a few elements as often as it likes; weights never do.
+        let length = std::fs::metadata(path)
+            .map_err(|e| SaeError::read(path, e))?
+            .len();
+        if let Some((name, t)) = tensors.iter().find(|(_, t)| t.byte_len() as u64 > length) {
+            return Err(SaeError::format(
+                path,
+                format!("tensor `{name}`"),
+                format!("shape {:?}, {} bytes", t.shape(), t.byte_len()),
+                format!("no more than the file's {length}"),
+            ));
+        }
         let others = top
             .into_iter()
             .filter(|(name, _)| name != METADATA && !tensors.contains_key(name));

@@ -164,7 +164,7 @@ impl Method for MatchingPursuit {
             return Err(cfg.wrong("apply_b_dec_to_input", "true"));
         }
         coder.k = match cfg.has("max_iterations") {
-            true => cfg.size_up_to("max_iterations", MOST_STEPS, "the most steps")?,
+            true => cfg.size_up_to("max_iterations", MOST_STEPS, "steps")?,
             false => coder.d_in(), // SAELens's default
         };
         coder.architecture = Architecture::MatchingPursuit(Pursuit {

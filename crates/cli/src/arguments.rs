@@ -53,7 +53,7 @@ pub struct DictionaryArgument {
 }
 
 impl DictionaryArgument {
-    /// Reads a dictionary of any format: a folder, a file of it, or a run's folder.
+    /// Reads a dictionary of any format: a folder, a file of it, a run's folder, or `hf:OWNER/NAME/PATH` of the hub.
     pub fn open(&self, path: &Path, device: &Device) -> Result<Dictionary> {
         open_dictionary(path, self.format, self.hook_point, device)
     }
@@ -67,12 +67,11 @@ pub fn open_dictionary(
     device: &Device,
 ) -> Result<Dictionary> {
     let in_run = RunFolder::new(path).dictionary();
-    let path = if Dictionary::exists(&in_run) {
-        &in_run
-    } else {
-        path
+    let place = match Dictionary::exists(&in_run) {
+        true => in_run,
+        false => lapidary_formats::local(path)?,
     };
-    let mut dictionary = lapidary_formats::open(path, format, device)?;
+    let mut dictionary = lapidary_formats::open(&place, format, device)?;
     if let Some(hook) = hook_point {
         dictionary.provenance.hook_point = Some(hook.to_string());
     }

@@ -19,6 +19,7 @@ mod error;
 mod format;
 mod gemma_scope;
 mod hooks;
+mod hub;
 mod llama_scope;
 mod llamascopium;
 mod openai;
@@ -36,6 +37,7 @@ use lapidary_sae::{Dictionary, SaeError, replace_folder};
 
 pub use error::FormatError;
 pub use format::Format;
+pub use hub::local;
 pub use sample::SAMPLE;
 
 use place::Place;

@@ -15,12 +15,12 @@ use std::path::PathBuf;
   lapidary convert --from out --to sparsify/layers.2 --format sparsify
   lapidary convert --from out --to trainer_0 --format dictionary_learning
   lapidary convert --from trainer_0/checkpoints/ae_5000.pt --to my-dictionary --format saelens
-  lapidary convert --from layer_20/width_16k/average_l0_71 --to my-dictionary --format saelens --hook-point blocks.20.hook_resid_post
+  lapidary convert --from hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --to my-dictionary --format saelens
 
 Written are saelens, sparsify and dictionary_learning; circuit_tracer, gemma_scope, llama_scope, llamascopium and openai are read only.
 What is written is read again, and must give the codes of the dictionary that was read.")]
 pub struct Convert {
-    /// The dictionary to read: a folder of any format, a file of it, or a run's folder
+    /// The dictionary to read: a folder of any format, a file of it, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     /// The folder to write

@@ -22,7 +22,7 @@ const ROWS: usize = 8192;
 The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
 active latents, and `reconstruction` [n, d].")]
 pub struct Encode {
-    /// A dictionary of any format, or a run's folder
+    /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]

@@ -19,7 +19,7 @@ use std::sync::Arc;
   lapidary eval out
   lapidary eval my-dictionary --model ./smollm2 --corpus heldout.jsonl --tokens 100000")]
 pub struct Eval {
-    /// A run's folder, or a dictionary of any format
+    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]

@@ -21,7 +21,7 @@ use std::path::PathBuf;
   lapidary features out
   lapidary features my-dictionary --model ./smollm2 --corpus text.jsonl --tokens 500000 --out my-features")]
 pub struct Features {
-    /// A run's folder, or a dictionary of any format
+    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]

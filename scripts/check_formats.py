@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the formats of dictionaries against the libraries that they belong to.
 
-Small random coders are made and saved by SAELens, sparsify and dictionary_learning themselves, and in the layouts of the
+Small random coders are made and saved by SAELens, sparsify, dictionary_learning and Llamascopium themselves, and in the layouts of
 releases that SAELens's own loaders read (Gemma Scope, Llama Scope). For each, `lapidary encode` must give the library's codes and
 reconstructions within 1e-4 of the largest value. Then `lapidary convert` writes it in each format that can hold such a coder; the
 library of that format must load it and give the same codes and reconstructions, and so must `lapidary encode` again. Where a
@@ -38,6 +38,7 @@ with warnings.catch_warnings():
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
     from dictionary_learning.trainers.top_k import AutoEncoderTopK
     from dictionary_learning.utils import load_dictionary
+    from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
     from sae_lens.loading import pretrained_sae_loaders
     from sae_lens.registry import get_sae_class
 
@@ -261,6 +262,32 @@ def llama_scope(folder):
     return through_saelens(loader, write_llama_scope, D_IN**0.5 / NORM)(folder)
 
 
+def llamascopium(act_fn):
+    def make(folder):
+        folder.mkdir()
+        places = {"hook_point_in": HOOK, "hook_point_out": HOOK}
+        facts = {"d_model": D_IN, "expansion_factor": D_SAE / D_IN, "act_fn": act_fn, "top_k": K, "norm_activation": "dataset-wise"}
+        sae = SparseAutoEncoder(SAEConfig(dtype=torch.float32, device="cpu", **places, **facts))
+        randomize(sae)
+        if act_fn == "jumprelu":
+            sae.activation_function.log_jumprelu_threshold.data.log_()
+        sae.set_dataset_average_activation_norm({HOOK: NORM})
+        sae.save_pretrained(folder)
+        sae.cfg.save_hyperparameters(folder)
+
+        def run(x):
+            batch, scales = sae.normalize_activations({HOOK: x}, return_scale_factor=True)
+            codes = sae.encode(batch[HOOK])
+            back = sae.denormalize_activations({HOOK: sae.decode(codes)}, scales)[HOOK]
+            # Ours are codes of raw activations, and a TopK's are larger by the norms that it chooses by.
+            weights = sae.decoder_norm() if act_fn == "topk" else 1.0
+            return codes * weights / scales[HOOK], back
+
+        return run
+
+    return make
+
+
 def openai(folder):
     """By its README's equations: their package is not on PyPI."""
     folder.mkdir()
@@ -299,6 +326,9 @@ CODERS = {
     "dictionary_learning JumpReluAutoEncoder": (learned(lambda: learning.JumpReluAutoEncoder(D_IN, D_SAE)), EVERY - {"sparsify"}),
     "Gemma Scope": (gemma_scope, EVERY - {"sparsify"}),
     "Llama Scope": (llama_scope, EVERY - {"sparsify"}),
+    "Llamascopium relu": (llamascopium("relu"), EVERY - {"sparsify"}),
+    "Llamascopium jumprelu": (llamascopium("jumprelu"), EVERY - {"sparsify"}),
+    "Llamascopium topk": (llamascopium("topk"), EVERY),
     "OpenAI ReLU": (openai, EVERY - {"sparsify"}),
 }
 

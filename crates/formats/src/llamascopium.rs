@@ -1,5 +1,5 @@
 //! Llamascopium (once Language-Model-SAEs): `config.json` with `sae_type`, and `sae_weights.safetensors` with `W_E`
-//! `[d_model, d_sae]` and `W_D` `[d_sae, d_model]`. Read only; read against llamascopium 2.0.0b34.
+//! `[d_model, d_sae]` and `W_D` `[d_sae, d_model]`. Read only; checked against llamascopium 2.0.0b34.
 //!
 //! `b_D` is not subtracted before encoding. With `sparsity_include_decoder_norm` latents are chosen by their pre-activation times the
 //! norm of their decoder row. Weights of `norm_activation` "dataset-wise" take activations scaled to the norm √d_model; the scale

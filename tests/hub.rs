@@ -267,3 +267,99 @@ fn a_dataset_file_outside_the_dataset_is_never_asked_for() {
     );
     assert!(error.unwrap_err().contains("some/one"));
 }
+
+/// A server of a repository whose files lie in one folder; the hub lists them under `names`.
+fn repository(folder: &Path, names: &[&str]) -> String {
+    let siblings: Vec<_> = names
+        .iter()
+        .map(|name| serde_json::json!({ "rfilename": name }))
+        .collect();
+    let info = serde_json::json!({ "siblings": siblings, "sha": "0123456789abcdef" });
+    std::fs::write(folder.join("main"), info.to_string()).unwrap();
+    serve(folder.into())
+}
+
+#[test]
+fn a_hub_dictionary_is_fetched_once_and_then_works_offline() {
+    let (home, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/dictionaries");
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    put(
+        "params.npz",
+        &std::fs::read(fixtures.join("gemma_scope.npz")).unwrap(),
+    );
+    put(
+        "ae.pt",
+        &std::fs::read(fixtures.join("jumprelu.pt")).unwrap(),
+    );
+    put("layer_0.safetensors", b"");
+    put(
+        "config.json",
+        b"{\"trainer\": {\"dict_class\": \"JumpReluAutoEncoder\"}}",
+    );
+    let endpoint = repository(
+        folder.path(),
+        &[
+            "README.md",
+            "layer_3/width_16k/average_l0_71/params.npz",
+            "trainer_0/config.json",
+            "trainer_0/checkpoints/ae_100.pt",
+            "trainer_0/ae.pt",
+            "set/layer_0.safetensors",
+            "set/layer_1.safetensors",
+        ],
+    );
+    let convert = |from: &str, offline: bool| {
+        let out = home.path().join("converted");
+        drop(std::fs::remove_dir_all(&out));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+        command
+            .args(["convert", "--format", "saelens", "--from", from, "--to"])
+            .arg(&out)
+            .env("HF_HOME", home.path())
+            .env(
+                "HF_ENDPOINT",
+                if offline {
+                    "http://127.0.0.1:9"
+                } else {
+                    &endpoint
+                },
+            )
+            .env_remove("HF_HUB_OFFLINE");
+        if offline {
+            command.env("HF_HUB_OFFLINE", "1");
+        }
+        let output = command.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!errors.contains("panicked"), "{errors}");
+        match output.status.success() {
+            true => Ok(std::fs::read(out.join("cfg.json")).unwrap()),
+            false => Err(errors),
+        }
+    };
+    let scope = "hf:someone/gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_71";
+    let error = convert(scope, true).unwrap_err();
+    assert!(error.contains("HF_HUB_OFFLINE forbids"), "{error}");
+    let fetched = convert(scope, false).unwrap();
+    let text = String::from_utf8(fetched.clone()).unwrap();
+    assert!(text.contains("blocks.3.hook_resid_post") && text.contains("google/gemma-2-2b"));
+    // Only what is read is fetched.
+    let cache = home
+        .path()
+        .join("hub/models--someone--gemma-scope-2b-pt-res/snapshots/0123456789abcdef");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+    assert!(convert(scope, true).unwrap() == fetched);
+    let file = format!("hf://{}/params.npz", &scope[3..]);
+    assert!(convert(&file, true).unwrap() == fetched);
+
+    convert("hf:someone/other/trainer_0", false).unwrap();
+    let error = convert("hf:someone/other/set", false).unwrap_err();
+    assert!(
+        error.contains("found 2 of weights, set/layer_0.safetensors among them"),
+        "{error}"
+    );
+    let error = convert("hf:someone/other/nothing", false).unwrap_err();
+    assert!(error.contains("found none of weights"), "{error}");
+    let error = convert("hf:someone/other@../../x", false).unwrap_err();
+    assert!(error.contains("is no name of a revision"), "{error}");
+}

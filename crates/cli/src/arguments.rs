@@ -1,12 +1,15 @@
 //! Arguments that several commands share.
 
+use crate::run_folder::RunFolder;
 use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::TEXT_FIELD;
+use lapidary_formats::Format;
 use lapidary_kernels::device::{self, DeviceChoice};
-use lapidary_model::LanguageModel;
-use lapidary_sae::CorpusConfig;
+use lapidary_model::{HookPoint, LanguageModel};
+use lapidary_sae::{CorpusConfig, Dictionary};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where to compute.
@@ -35,6 +38,44 @@ impl ModelArgument {
     pub fn load(&self, device: &Device) -> Result<Arc<LanguageModel>> {
         Ok(Arc::new(LanguageModel::load(&self.model, device)?))
     }
+}
+
+/// What a dictionary's files may leave open.
+#[derive(Args)]
+pub struct DictionaryArgument {
+    /// The dictionary's format where its files could be several: saelens, sparsify, dictionary_learning, circuit_tracer,
+    /// gemma_scope, llama_scope, llamascopium or openai
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// The hook point that the dictionary explains, where its files do not say
+    #[arg(long, value_name = "HOOK")]
+    hook_point: Option<HookPoint>,
+}
+
+impl DictionaryArgument {
+    /// Reads a dictionary of any format: a folder, a file of it, a run's folder, or `hf:OWNER/NAME/PATH` of the hub.
+    pub fn open(&self, path: &Path, device: &Device) -> Result<Dictionary> {
+        open_dictionary(path, self.format, self.hook_point, device)
+    }
+}
+
+/// As [`DictionaryArgument::open`], with what it was given.
+pub fn open_dictionary(
+    path: &Path,
+    format: Option<Format>,
+    hook_point: Option<HookPoint>,
+    device: &Device,
+) -> Result<Dictionary> {
+    let in_run = RunFolder::new(path).dictionary();
+    let place = match Dictionary::exists(&in_run) {
+        true => in_run,
+        false => lapidary_formats::local(path)?,
+    };
+    let mut dictionary = lapidary_formats::open(&place, format, device)?;
+    if let Some(hook) = hook_point {
+        dictionary.provenance.hook_point = Some(hook.to_string());
+    }
+    Ok(dictionary)
 }
 
 /// How a text is read.

@@ -64,8 +64,12 @@ pub enum ModelError {
     Tokenizer { path: PathBuf, problem: String },
     #[error("model `{model}` has no tokenizer: {} is missing", path.display())]
     NoTokenizer { model: String, path: PathBuf },
-    #[error("dataset `{dataset}` of the hub: {problem}")]
-    Dataset { dataset: String, problem: String },
+    #[error("{kind} `{name}` of the hub: {problem}")]
+    Repository {
+        kind: &'static str,
+        name: String,
+        problem: String,
+    },
     #[error("model `{model}` was not found: {problem}")]
     NotFound { model: String, problem: String },
     #[error("hook point `{found}` is unknown{}", hint(.closest))]

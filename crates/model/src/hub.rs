@@ -3,7 +3,7 @@
 use crate::ModelError;
 use crate::tensor_file::Index;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo};
+use hf_hub::{Cache, Repo, RepoType};
 use std::path::{Component, Path, PathBuf};
 
 /// The folder of a model's files, fetched into the hub's cache unless they are there. `HF_HOME`, `HF_ENDPOINT`,
@@ -48,39 +48,63 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
     folder_of(&config).ok_or_else(|| not_found("its cached config.json lies in no folder".into()))
 }
 
-/// A dataset on the hub: which files it has, fetched into the hub's cache one by one as they are asked for. The environment
+/// A repository on the hub: which files it has, fetched into the hub's cache one by one as they are asked for. The environment
 /// variables are those that models know.
-pub struct HubDataset {
+pub struct HubRepository {
+    repo: Repo,
     name: String,
+    kind: &'static str,
     files: Vec<String>,
     /// None: nothing is to be fetched.
     online: Option<ApiRepo>,
 }
 
-impl HubDataset {
-    /// Asks the hub which files `owner/name` has; with `HF_HUB_OFFLINE` its cache.
+impl HubRepository {
+    /// Asks the hub which files the dataset `owner/name` has; with `HF_HUB_OFFLINE` its cache.
     ///
     /// # Errors
     /// When the hub does not know the dataset, or the cache does not hold it.
-    pub fn open(name: &str) -> Result<Self, ModelError> {
-        let not_found = |problem: String| ModelError::Dataset {
-            dataset: name.into(),
+    pub fn dataset(name: &str) -> Result<Self, ModelError> {
+        Self::open(name, "main", RepoType::Dataset, "dataset")
+    }
+
+    /// The same of a repository of models, dictionaries among them, at a branch, tag or commit.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn model(name: &str, revision: Option<&str>) -> Result<Self, ModelError> {
+        let revision = revision.unwrap_or("main");
+        Self::open(name, revision, RepoType::Model, "repository")
+    }
+
+    fn open(
+        name: &str,
+        revision: &str,
+        of: RepoType,
+        kind: &'static str,
+    ) -> Result<Self, ModelError> {
+        let not_found = |problem: String| ModelError::Repository {
+            kind,
+            name: name.into(),
             problem,
         };
         if !is_repository_name(name) {
             let problem = "it is no name of the hub's, such as `owner/name`";
             return Err(not_found(problem.into()));
         }
-        let (name, online) = (name.to_owned(), !offline());
-        let (files, online) = match online {
+        if !is_plain(revision) {
+            return Err(not_found(format!("{revision:?} is no name of a revision")));
+        }
+        let repo = Repo::with_revision(name.to_owned(), of, revision.to_owned());
+        let (files, online) = match !offline() {
             true => {
-                let repo = api().map_err(not_found)?.dataset(name.clone());
-                let info = repo.info().map_err(|e| not_found(e.to_string()))?;
+                let online = api().map_err(not_found)?.repo(repo.clone());
+                let info = online.info().map_err(|e| not_found(e.to_string()))?;
                 let names = info.siblings.into_iter().map(|file| file.rfilename);
-                (names.collect(), Some(repo))
+                (names.collect(), Some(online))
             }
             false => {
-                let folder = cached_dataset(&name).ok_or_else(|| {
+                let folder = cached(&repo).ok_or_else(|| {
                     let problem =
                         "HF_HUB_OFFLINE forbids fetching and the hub's cache does not hold it";
                     not_found(problem.into())
@@ -93,11 +117,13 @@ impl HubDataset {
         // Names become paths in the cache: one that leads out of it is never asked for.
         if let Some(file) = files.iter().find(|file| !is_below(file)) {
             return Err(not_found(format!(
-                "found a file named {file:?}, expected a path below the dataset"
+                "found a file named {file:?}, expected a path below the {kind}"
             )));
         }
         Ok(Self {
-            name,
+            repo,
+            name: name.into(),
+            kind,
             files,
             online,
         })
@@ -113,14 +139,15 @@ impl HubDataset {
     /// # Errors
     /// When it cannot be fetched.
     pub fn fetch(&self, file: &str) -> Result<PathBuf, ModelError> {
-        let failed = |problem: String| ModelError::Dataset {
-            dataset: self.name.clone(),
+        let failed = |problem: String| ModelError::Repository {
+            kind: self.kind,
+            name: self.name.clone(),
             problem: format!("{file}: {problem}"),
         };
         match &self.online {
             Some(repo) => repo.get(file).map_err(|e| failed(e.to_string())),
             None => {
-                let folder = cached_dataset(&self.name);
+                let folder = cached(&self.repo);
                 let folder =
                     folder.ok_or_else(|| failed("is in the hub's cache no longer".into()))?;
                 Ok(folder.join(file))
@@ -129,20 +156,32 @@ impl HubDataset {
     }
 }
 
-impl std::fmt::Debug for HubDataset {
+impl std::fmt::Debug for HubRepository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HubDataset({}, {} files)", self.name, self.files.len())
+        write!(
+            f,
+            "HubRepository({}, {} files)",
+            self.name,
+            self.files.len()
+        )
     }
 }
 
-/// The folder of a dataset's revision `main` in the cache.
-fn cached_dataset(name: &str) -> Option<PathBuf> {
-    let (cache, repo) = (Cache::from_env(), Repo::dataset(name.into()));
-    let reference = cache.path().join(repo.folder_name()).join("refs/main");
-    let revision = std::fs::read_to_string(reference).ok()?;
-    let plain = !revision.is_empty() && revision.bytes().all(|b| b.is_ascii_alphanumeric());
-    let folder = cache.repo(repo).pointer_path(&revision);
-    (plain && folder.is_dir()).then_some(folder)
+/// The folder of a repository's revision in the cache.
+fn cached(repo: &Repo) -> Option<PathBuf> {
+    let cache = Cache::from_env();
+    let folder = cache.path().join(repo.folder_name());
+    let named = std::fs::read_to_string(folder.join("refs").join(repo.revision()));
+    // A commit is called by its own name.
+    let commit = named.unwrap_or_else(|_| repo.revision().to_owned());
+    let found = folder.join("snapshots").join(&commit);
+    (is_plain(&commit) && found.is_dir()).then_some(found)
+}
+
+/// A branch, tag or commit that is a single name in the hub's alphabet.
+fn is_plain(revision: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !revision.is_empty() && !revision.starts_with('.') && revision.chars().all(fits)
 }
 
 fn collect(folder: &Path, before: &str, names: &mut Vec<String>) -> std::io::Result<()> {

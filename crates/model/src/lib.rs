@@ -31,7 +31,7 @@ pub use files::write_atomically;
 pub use generate::{Sampling, generate};
 pub use gguf::GgufDescription;
 pub use hook::{BlockHook, HookPoint};
-pub use hub::HubDataset;
+pub use hub::HubRepository;
 pub use language_model::{Gradients, LanguageModel};
 pub use roles::Simplify;
 pub use rotary::{Rope, RopeScaling};

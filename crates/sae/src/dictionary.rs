@@ -6,8 +6,9 @@ use burn::tensor::Device;
 use lapidary_activations::Normalization;
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::coder::SparseCoder;
+use crate::coder::{Architecture, SparseCoder};
 use crate::config::RunConfig;
 use crate::error::SaeError;
 use crate::formats::saelens;
@@ -35,6 +36,24 @@ pub struct Provenance {
     pub normalization: Option<String>,
     /// The whole resolved recipe, seed included.
     pub recipe: Option<RunConfig>,
+}
+
+impl Provenance {
+    /// What was serialized; none if it is something else. A recipe of a newer version is left out.
+    #[must_use]
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let mut fields = value.as_object()?.clone();
+        let recipe = fields.remove("recipe");
+        let mut read: Self = serde_json::from_value(fields.into()).ok()?;
+        read.recipe = recipe.as_ref().and_then(recipe_of);
+        Some(read)
+    }
+}
+
+/// The recipe in a dictionary's file, if this version can read it: a newer one may have a coder that this one does not know.
+pub(crate) fn recipe_of(value: &Value) -> Option<RunConfig> {
+    let recipe = serde_json::from_value::<RunConfig>(value.clone()).ok();
+    recipe.filter(|r| Architecture::named(&r.coder.architecture).is_some())
 }
 
 /// A trained sparse coder with its provenance.

@@ -93,7 +93,8 @@ pub enum SaeError {
 
 impl SaeError {
     /// A [`SaeError::Read`].
-    pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
+    #[must_use]
+    pub fn read(path: &Path, source: std::io::Error) -> Self {
         Self::Read {
             path: path.to_path_buf(),
             source,
@@ -101,7 +102,8 @@ impl SaeError {
     }
 
     /// A [`SaeError::Write`].
-    pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
+    #[must_use]
+    pub fn write(path: &Path, source: std::io::Error) -> Self {
         Self::Write {
             path: path.to_path_buf(),
             source,
@@ -109,7 +111,8 @@ impl SaeError {
     }
 
     /// A [`SaeError::Format`].
-    pub(crate) fn format(
+    #[must_use]
+    pub fn format(
         path: &Path,
         field: impl Into<String>,
         found: impl Into<String>,

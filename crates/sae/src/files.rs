@@ -22,7 +22,10 @@ impl Drop for Scratch {
 }
 
 /// Writes `bytes` to the new file `path` and forces them to the disk.
-pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -36,7 +39,8 @@ pub(crate) fn previous(folder: &Path) -> PathBuf {
 
 /// The folder to read: `folder`, or its predecessor if the program died while replacing it. `marker` is a file that every
 /// whole folder of the kind has.
-pub(crate) fn standing(folder: &Path, marker: &str) -> PathBuf {
+#[must_use]
+pub fn standing(folder: &Path, marker: &str) -> PathBuf {
     let old = previous(folder);
     if !folder.join(marker).exists() && old.join(marker).exists() {
         old
@@ -68,7 +72,10 @@ fn beside(folder: &Path, what: &str) -> PathBuf {
 }
 
 /// Makes `folder` with what `fill` writes into the (temporary) folder it is given, in place of what stood there.
-pub(crate) fn replace_folder(
+///
+/// # Errors
+/// When something cannot be written, or `fill` fails; what stood there stands there still.
+pub fn replace_folder(
     folder: &Path,
     fill: impl FnOnce(&Path) -> Result<(), SaeError>,
 ) -> Result<(), SaeError> {

@@ -10,6 +10,7 @@ mod config;
 mod decoder_norm;
 mod dictionary;
 mod error;
+mod fields;
 mod files;
 mod firing;
 mod fold;
@@ -22,7 +23,7 @@ mod penalty;
 mod pursuit;
 pub mod schedule;
 mod sparse_step;
-mod tensors;
+pub mod tensors;
 mod train;
 mod weights;
 
@@ -34,7 +35,8 @@ pub use config::{
 };
 pub use dictionary::{Dictionary, Provenance};
 pub use error::SaeError;
-pub use files::remove_folder;
+pub use fields::Fields;
+pub use files::{remove_folder, replace_folder, standing, write_synced};
 pub use json::nan_if_null;
 pub use penalty::{Penalty, Shape};
 pub use pursuit::Pursuit;

@@ -1,7 +1,10 @@
-//! Named tensors in a safetensors file, read as if an enemy had written it: every shape is checked against what the
-//! caller expects before anything is allocated, and an error names file, tensor, what was found and what was expected.
+//! Named tensors in a file, read as if an enemy had written it: every shape is checked against what the caller expects before
+//! anything is allocated, and an error names file, tensor, what was found and what was expected. Files of our own are
+//! safetensors; whoever reads another container hands over what it lists.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -13,13 +16,13 @@ use crate::files::write_synced;
 
 /// Tensors to be written, as bytes.
 #[derive(Default)]
-pub(crate) struct TensorWriter {
+pub struct TensorWriter {
     tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
 }
 
 impl TensorWriter {
     /// Adds numbers with a shape.
-    pub(crate) fn f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    pub fn f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.tensors
             .push((name.to_owned(), Dtype::F32, shape.to_vec(), bytes));
@@ -33,14 +36,17 @@ impl TensorWriter {
     }
 
     /// Adds whole numbers.
-    pub(crate) fn u64(&mut self, name: &str, values: &[u64]) {
+    pub fn u64(&mut self, name: &str, values: &[u64]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.tensors
             .push((name.to_owned(), Dtype::U64, vec![values.len()], bytes));
     }
 
     /// Adds a tensor, read from its device.
-    pub(crate) fn tensor<const D: usize>(
+    ///
+    /// # Errors
+    /// When the device does not give it back.
+    pub fn tensor<const D: usize>(
         &mut self,
         name: &str,
         tensor: &Tensor<D>,
@@ -51,7 +57,10 @@ impl TensorWriter {
     }
 
     /// Writes the file.
-    pub(crate) fn write(
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(
         &self,
         path: &Path,
         metadata: Option<HashMap<String, String>>,
@@ -66,7 +75,7 @@ impl TensorWriter {
             })
             .collect();
         let bytes = safetensors::serialize(views, metadata)
-            .map_err(|e| SaeError::write(path, std::io::Error::other(e.to_string())))?;
+            .map_err(|e| SaeError::write(path, io::Error::other(e.to_string())))?;
         write_synced(path, &bytes).map_err(|e| SaeError::write(path, e))
     }
 }
@@ -100,20 +109,41 @@ pub fn host_int<const D: usize>(tensor: &Tensor<D, Int>) -> Result<Vec<i32>, Sae
 }
 
 /// A safetensors file in memory.
-pub(crate) struct TensorReader {
+pub struct TensorReader {
     path: PathBuf,
     bytes: Vec<u8>,
 }
 
-/// The tensors of a [`TensorReader`].
-pub(crate) struct Tensors<'a> {
+/// The tensors of a file.
+pub struct Tensors<'a> {
     path: &'a Path,
-    tensors: SafeTensors<'a>,
+    entries: BTreeMap<String, Entry<'a>>,
+}
+
+/// A tensor as a file lists it.
+pub struct Entry<'a> {
+    /// Type of an element.
+    pub dtype: Dtype,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its elements, little-endian, the last index running fastest.
+    pub data: Data<'a>,
+}
+
+/// The elements of an [`Entry`].
+pub enum Data<'a> {
+    /// They lie in memory.
+    There(&'a [u8]),
+    /// They are read when they are asked for.
+    Later(Box<dyn Fn() -> io::Result<Vec<u8>> + 'a>),
 }
 
 impl TensorReader {
     /// Reads the whole file.
-    pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, SaeError> {
         let bytes = std::fs::read(path).map_err(|e| SaeError::read(path, e))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -122,7 +152,10 @@ impl TensorReader {
     }
 
     /// Its tensors; the header is checked against the file's length.
-    pub(crate) fn tensors(&self) -> Result<Tensors<'_>, SaeError> {
+    ///
+    /// # Errors
+    /// When it is no safetensors file.
+    pub fn tensors(&self) -> Result<Tensors<'_>, SaeError> {
         let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| {
             SaeError::format(
                 &self.path,
@@ -131,19 +164,62 @@ impl TensorReader {
                 "a safetensors file whose header matches its length",
             )
         })?;
-        Ok(Tensors {
-            path: &self.path,
-            tensors,
-        })
+        let entries = tensors.iter().map(|(name, view)| {
+            let entry = Entry {
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                data: Data::There(view.data()),
+            };
+            (name.to_owned(), entry)
+        });
+        Ok(Tensors::new(&self.path, entries.collect()))
     }
 }
 
-impl Tensors<'_> {
-    fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, SaeError> {
-        let view = self.tensors.tensor(name).map_err(|_| {
-            let mut names = self.tensors.names();
-            names.sort_unstable();
-            names.truncate(12);
+impl<'a> Tensors<'a> {
+    /// Those that the file `path` lists.
+    #[must_use]
+    pub fn new(path: &'a Path, entries: BTreeMap<String, Entry<'a>>) -> Self {
+        Self { path, entries }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.path
+    }
+
+    /// Their names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Their names, sorted, each with its type and sizes.
+    pub fn described(&self) -> impl Iterator<Item = (&str, String, &[usize])> {
+        let each = self.entries.iter();
+        each.map(|(name, e)| (name.as_str(), format!("{:?}", e.dtype), &e.shape[..]))
+    }
+
+    /// Refuses a tensor that is not among `known`: what it would change is not known.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn only(&self, known: &[&str]) -> Result<(), SaeError> {
+        let foreign = self.names().find(|name| !known.contains(name));
+        match foreign {
+            None => Ok(()),
+            Some(name) => Err(SaeError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                "a tensor that means nothing here",
+                format!("only [{}]", known.join(", ")),
+            )),
+        }
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry<'a>, SaeError> {
+        let entry = self.entries.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.names().take(12).collect();
             SaeError::format(
                 self.path,
                 format!("tensor `{name}`"),
@@ -151,40 +227,80 @@ impl Tensors<'_> {
                 format!("{name} {shape:?}"),
             )
         })?;
-        if view.shape() != shape {
+        if entry.shape != shape {
+            let turned = entry.shape.iter().rev().eq(shape);
+            let note = if turned {
+                " (this one lies transposed)"
+            } else {
+                ""
+            };
             return Err(SaeError::format(
                 self.path,
                 format!("tensor `{name}`"),
-                format!("shape {:?}", view.shape()),
-                format!("shape {shape:?}"),
+                format!("shape {:?}", entry.shape),
+                format!("shape {shape:?}{note}"),
             ));
         }
-        Ok(view)
+        Ok(entry)
+    }
+
+    /// The bytes of a tensor, as many as its type and shape need.
+    fn bytes(&self, name: &str, entry: &Entry<'a>) -> Result<Cow<'_, [u8]>, SaeError> {
+        let wrong = |found: String, expected: String| {
+            SaeError::format(self.path, format!("tensor `{name}`"), found, expected)
+        };
+        let count = entry
+            .shape
+            .iter()
+            .try_fold(1, |n: usize, d| n.checked_mul(*d));
+        let size = count.and_then(|n| n.checked_mul(entry.dtype.bitsize()));
+        let size = size.map(|bits| bits / 8).ok_or_else(|| {
+            wrong(
+                format!("shape {:?}", entry.shape),
+                "one that fits memory".into(),
+            )
+        })?;
+        let bytes = match &entry.data {
+            Data::There(bytes) => Cow::Borrowed(*bytes),
+            Data::Later(read) => {
+                let read = read().map_err(|e| wrong(e.to_string(), "its elements".into()))?;
+                Cow::Owned(read)
+            }
+        };
+        if bytes.len() == size {
+            Ok(bytes)
+        } else {
+            Err(wrong(format!("{} bytes", bytes.len()), format!("{size}")))
+        }
     }
 
     /// Whether there is a tensor of this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.tensors.tensor(name).is_ok()
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
     }
 
     /// The shape of a tensor, if it is there.
-    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.tensor(name).ok().map(|v| v.shape().to_vec())
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.entries.get(name).map(|e| e.shape.clone())
     }
 
     /// Finite numbers of a tensor of exactly this shape; stored as F32, F16, BF16 or F64.
-    pub(crate) fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
+    ///
+    /// # Errors
+    /// When there is none, or it has another shape or type, or a value is not finite.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
         let values = self.numbers(name, shape)?;
         self.refuse(name, &values, "finite numbers", |v| v.is_finite())?;
         Ok(values)
     }
 
     /// As [`Tensors::f32`], but infinity is a value too.
-    pub(crate) fn f32_or_infinite(
-        &self,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<Vec<f32>, SaeError> {
+    ///
+    /// # Errors
+    /// As there.
+    pub fn f32_or_infinite(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
         let values = self.numbers(name, shape)?;
         self.refuse(name, &values, "numbers", |v| !v.is_nan())?;
         Ok(values)
@@ -209,10 +325,20 @@ impl Tensors<'_> {
     }
 
     fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
-        let view = self.view(name, shape)?;
-        let data = view.data();
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => chunks(data).map(f32::from_le_bytes).collect(),
+        let entry = self.entry(name, shape)?;
+        if !matches!(
+            entry.dtype,
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64
+        ) {
+            return Err(SaeError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                format!("type {:?}", entry.dtype),
+                "F32, F16, BF16 or F64",
+            ));
+        }
+        let data = &*self.bytes(name, entry)?;
+        Ok(match entry.dtype {
             Dtype::F16 => chunks(data)
                 .map(|b| f16::from_le_bytes(b).to_f32())
                 .collect(),
@@ -220,41 +346,85 @@ impl Tensors<'_> {
                 .map(|b| bf16::from_le_bytes(b).to_f32())
                 .collect(),
             Dtype::F64 => chunks(data).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            other => {
-                return Err(SaeError::format(
-                    self.path,
-                    format!("tensor `{name}`"),
-                    format!("type {other:?}"),
-                    "F32, F16, BF16 or F64",
-                ));
-            }
+            _ => chunks(data).map(f32::from_le_bytes).collect(),
+        })
+    }
+
+    /// The one whole number of a tensor `[]` or `[1]` of any integer type.
+    ///
+    /// # Errors
+    /// When there is none, or several, or it is below 0.
+    pub fn whole(&self, name: &str) -> Result<u64, SaeError> {
+        let shape = self.shape(name).unwrap_or_default();
+        let expected = match shape.iter().all(|d| *d == 1) {
+            true => &shape[..],
+            false => &[],
         };
-        Ok(values)
+        Ok(self.integers(name, expected)?[0])
+    }
+
+    /// The whole numbers of a vector of any integer type, `most` at most.
+    ///
+    /// # Errors
+    /// When it is no such vector, or a number is below 0.
+    pub fn wholes(&self, name: &str, most: usize) -> Result<Vec<u64>, SaeError> {
+        let shape = self.shape(name).unwrap_or_default();
+        let expected = match shape[..] {
+            [n] => n.min(most),
+            _ => most,
+        };
+        self.integers(name, &[expected])
+    }
+
+    fn integers(&self, name: &str, shape: &[usize]) -> Result<Vec<u64>, SaeError> {
+        let entry = self.entry(name, shape)?;
+        let wrong = |found: String| {
+            let expected = "whole numbers, 0 or more";
+            SaeError::format(self.path, format!("tensor `{name}`"), found, expected)
+        };
+        let data = self.bytes(name, entry)?;
+        let values: Vec<i64> = match entry.dtype {
+            Dtype::I64 => chunks(&data).map(i64::from_le_bytes).collect(),
+            Dtype::I32 => chunks(&data)
+                .map(|b| i32::from_le_bytes(b).into())
+                .collect(),
+            Dtype::I16 => chunks(&data)
+                .map(|b| i16::from_le_bytes(b).into())
+                .collect(),
+            Dtype::U8 => data.iter().map(|b| (*b).into()).collect(),
+            other => return Err(wrong(format!("type {other:?}"))),
+        };
+        let each = values.into_iter();
+        each.map(|v| u64::try_from(v).map_err(|_| wrong(v.to_string())))
+            .collect()
     }
 
     /// f64 numbers, exactly as stored.
     pub(crate) fn f64(&self, name: &str, count: usize) -> Result<Vec<f64>, SaeError> {
-        let view = self.typed(name, count, Dtype::F64)?;
-        Ok(chunks(view.data()).map(f64::from_le_bytes).collect())
+        let data = self.typed(name, count, Dtype::F64)?;
+        Ok(chunks(&data).map(f64::from_le_bytes).collect())
     }
 
     /// Whole numbers; `count` of them if given.
-    pub(crate) fn u64(&self, name: &str, count: usize) -> Result<Vec<u64>, SaeError> {
-        let view = self.typed(name, count, Dtype::U64)?;
-        Ok(chunks(view.data()).map(u64::from_le_bytes).collect())
+    ///
+    /// # Errors
+    /// When it is no such vector.
+    pub fn u64(&self, name: &str, count: usize) -> Result<Vec<u64>, SaeError> {
+        let data = self.typed(name, count, Dtype::U64)?;
+        Ok(chunks(&data).map(u64::from_le_bytes).collect())
     }
 
-    fn typed(&self, name: &str, count: usize, dtype: Dtype) -> Result<TensorView<'_>, SaeError> {
-        let view = self.view(name, &[count])?;
-        if view.dtype() != dtype {
+    fn typed(&self, name: &str, count: usize, dtype: Dtype) -> Result<Cow<'_, [u8]>, SaeError> {
+        let entry = self.entry(name, &[count])?;
+        if entry.dtype != dtype {
             return Err(SaeError::format(
                 self.path,
                 format!("tensor `{name}`"),
-                format!("type {:?}", view.dtype()),
+                format!("type {:?}", entry.dtype),
                 format!("{dtype:?}"),
             ));
         }
-        Ok(view)
+        self.bytes(name, entry)
     }
 
     /// A tensor of exactly this shape on `device`.
@@ -272,4 +442,22 @@ impl Tensors<'_> {
 /// Little-endian elements of `N` bytes.
 fn chunks<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     data.as_chunks::<N>().0.iter().copied()
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+#[must_use]
+pub fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; data.len()];
+    // Tiles keep both sides in cache.
+    const TILE: usize = 32;
+    for r0 in (0..rows).step_by(TILE) {
+        for c0 in (0..columns).step_by(TILE) {
+            for r in r0..(r0 + TILE).min(rows) {
+                for c in c0..(c0 + TILE).min(columns) {
+                    out[c * rows + r] = data[r * columns + c];
+                }
+            }
+        }
+    }
+    out
 }

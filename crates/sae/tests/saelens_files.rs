@@ -409,6 +409,43 @@ fn a_hostile_file_is_one_clear_error() {
         )
     );
     assert_eq!(
+        refused(&|f| {
+            f.tensors.get_mut("W_enc").unwrap().1 = vec![F, D];
+        }),
+        format!(
+            "{weights}: tensor `W_enc`: found shape [6, 4], expected shape [4, 6] (this one lies transposed)"
+        )
+    );
+    assert_eq!(
+        refused(&|f| {
+            let skip = (Dtype::F32, vec![D, D], f32s(&numbers(D * D, 5)));
+            f.tensors.insert("W_skip", skip);
+        }),
+        format!(
+            "{weights}: tensor `W_skip`: found a tensor that means nothing here, expected only [W_enc, b_enc, W_dec, b_dec, scaling_factor, log_threshold]"
+        )
+    );
+    assert_eq!(
+        refused(&|f| {
+            let eighth = (Dtype::F8_E4M3, vec![F, D], vec![0x38; F * D]);
+            f.tensors.insert("W_dec", eighth);
+        }),
+        format!("{weights}: tensor `W_dec`: found type F8_E4M3, expected F32, F16, BF16 or F64")
+    );
+    let pursuit = |steps: u64| {
+        let mut f = foreign();
+        f.cfg["architecture"] = json!("matching_pursuit");
+        f.cfg["max_iterations"] = json!(steps);
+        f.tensors
+            .retain(|name, _| ["W_dec", "b_dec"].contains(name));
+        f.load().map(|d| d.coder.k)
+    };
+    assert_eq!(pursuit(65_536), Ok(65_536));
+    assert_eq!(
+        pursuit(65_537).unwrap_err(),
+        "DIR/cfg.json: max_iterations: found 65537, expected at most steps = 65536"
+    );
+    assert_eq!(
         refused(&|f| f.cfg = json!([1])),
         "DIR/cfg.json: file: found [1], expected a JSON object"
     );

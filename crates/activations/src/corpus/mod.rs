@@ -9,7 +9,7 @@ mod tests;
 
 use crate::ActivationsError;
 use files::{Files, Format};
-use lapidary_model::HubDataset;
+use lapidary_model::HubRepository;
 use lines::Lines;
 use parquet::Rows;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ enum Source {
     },
     File(PathBuf, Format),
     /// A file of a dataset on the hub, fetched when it is its turn.
-    Hub(Arc<HubDataset>, String, Format),
+    Hub(Arc<HubRepository>, String, Format),
 }
 
 impl Corpus {
@@ -137,7 +137,7 @@ fn of_hub(source: &str, name: &str) -> Result<Vec<Source>, ActivationsError> {
         Some((end, _)) => (&name[..end], name[end + 1..].trim_end_matches('/')),
         None => (name, ""),
     };
-    let dataset = Arc::new(HubDataset::open(name)?);
+    let dataset = Arc::new(HubRepository::dataset(name)?);
     let inside = |file: &&String| {
         let rest = file.strip_prefix(folder);
         folder.is_empty() || rest.is_some_and(|rest| rest.starts_with('/'))

@@ -2,7 +2,7 @@
 
 use super::eval::Opened;
 use super::figures::number;
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
 use anyhow::{Result, bail};
@@ -22,9 +22,11 @@ use std::path::PathBuf;
 The task is made of the model's own vocabulary: words of one token after ten examples (\"word has the first letter: W\"). A letter
 counts if a probe on the activations finds it with an F1 above 0.6.")]
 pub struct Absorption {
-    /// A run's folder, or a dictionary in SAELens's layout
+    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
@@ -47,7 +49,7 @@ pub struct Absorption {
 impl Absorption {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let hook = opened.dictionary.hook_point()?;
         let coder = opened.dictionary.coder.clone().to_device(&device);
         let task = first_letter_task(&opened.model, self.words, self.seed)?;

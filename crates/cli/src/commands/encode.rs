@@ -1,6 +1,6 @@
 //! `lapidary encode`.
 
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, DictionaryArgument};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
@@ -15,15 +15,18 @@ const ROWS: usize = 8192;
 
 /// Encode stored activations with a dictionary
 #[derive(Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   lapidary encode --dictionary out/dictionary --activations x.safetensors --out codes.safetensors
+  lapidary encode --dictionary trainer_0/ae.pt --activations x.safetensors --out codes.safetensors
 
 The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
 active latents, and `reconstruction` [n, d].")]
 pub struct Encode {
-    /// A dictionary in SAELens's layout (cfg.json and sae_weights.safetensors)
+    /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
     dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
     /// A safetensors file with activations, [n, d] or [.., d]
     #[arg(long, value_name = "FILE")]
     activations: PathBuf,
@@ -43,7 +46,7 @@ pub struct Encode {
 impl Encode {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let mut dictionary = Dictionary::load(&self.dictionary, &device)?;
+        let mut dictionary = self.from.open(&self.dictionary, &device)?;
         if let Some(k) = self.k {
             dictionary.coder = dictionary.coder.with_k(k)?;
         }

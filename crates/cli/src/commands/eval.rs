@@ -1,7 +1,7 @@
 //! `lapidary eval`.
 
 use super::figures::table;
-use crate::arguments::{DeviceArgument, TextArgument};
+use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Stage;
 use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
@@ -24,9 +24,11 @@ use std::sync::Arc;
   lapidary eval out --latents latents.parquet
   lapidary eval my-dictionary --model ./smollm2 --corpus heldout.jsonl --tokens 100000")]
 pub struct Eval {
-    /// A run's folder, or a dictionary in SAELens's layout
+    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
@@ -57,7 +59,7 @@ pub struct Eval {
 impl Eval {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let mut opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let mut opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         if let Some(k) = self.k {
             opened.dictionary.coder = opened.dictionary.coder.with_k(k)?;
             opened.folder = None; // whose figures are those of its own k
@@ -101,17 +103,15 @@ pub struct Opened {
 }
 
 impl Opened {
-    pub fn new(path: &Path, model: Option<&str>, device: &Device) -> Result<Self> {
+    pub fn new(
+        path: &Path,
+        from: &DictionaryArgument,
+        model: Option<&str>,
+        device: &Device,
+    ) -> Result<Self> {
         let folder = RunFolder::new(path);
         let in_run = Dictionary::exists(&folder.dictionary());
-        let dictionary = Dictionary::load(
-            &if in_run {
-                folder.dictionary()
-            } else {
-                path.into()
-            },
-            device,
-        )?;
+        let dictionary = from.open(path, device)?;
         let named = model.or(dictionary.provenance.model_name.as_deref());
         let named = named.context("the dictionary does not name its model: give --model")?;
         let model = Arc::new(LanguageModel::load(named, device)?);

@@ -1,10 +1,10 @@
 //! `lapidary features`.
 
-use crate::arguments::{DeviceArgument, TextArgument};
+use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::commands::eval::Opened;
 use crate::progress::Stage;
 use crate::run_folder::RunFolder;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::TokenBlock;
 use lapidary_evaluation::Metrics;
@@ -22,9 +22,11 @@ use std::path::PathBuf;
   lapidary features out
   lapidary features my-dictionary --model ./smollm2 --corpus text.jsonl --tokens 500000 --out my-features")]
 pub struct Features {
-    /// A run's folder, or a dictionary in SAELens's layout
+    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
@@ -49,7 +51,7 @@ pub struct Features {
 impl Features {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let recipe = opened.dictionary.provenance.recipe.as_ref();
         let corpus = self
             .corpus
@@ -72,6 +74,9 @@ impl Features {
         let folder = match (&self.out, opened.folder) {
             (Some(out), _) => RunFolder::new(out),
             (None, Some(folder)) => folder,
+            (None, None) if self.dictionary.is_file() => {
+                bail!("give --out: {} is a file", self.dictionary.display())
+            }
             (None, None) => RunFolder::new(&self.dictionary),
         };
         write(

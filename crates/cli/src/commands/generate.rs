@@ -1,12 +1,11 @@
 //! `lapidary generate`.
 
-use crate::arguments::{DeviceArgument, ModelArgument};
+use crate::arguments::{DeviceArgument, DictionaryArgument, ModelArgument};
 use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use clap::Args;
 use lapidary_features::{Steer, Steering};
 use lapidary_model::{HookPoint, Intervention, LanguageModel, Sampling, TensorFile, generate};
-use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -35,10 +34,12 @@ pub struct Generate {
     /// Draw among the fewest likeliest tokens whose probabilities reach this sum; 1 means all
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Steer with a latent of this dictionary, a folder in SAELens's layout: its decoder row times --strength is added at the
+    /// Steer with a latent of this dictionary, of any format: its decoder row times --strength is added at the
     /// dictionary's hook point, or its activation is set to --clamp
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
+    #[command(flatten)]
+    from: DictionaryArgument,
     /// Steer with a direction: the one vector of a safetensors file, added at --hook
     #[arg(
         long,
@@ -115,7 +116,7 @@ impl Generate {
         let (Some(folder), Some(latent)) = (&self.dictionary, self.latent) else {
             return Ok(None);
         };
-        let dictionary = Dictionary::load(folder, model.device())?;
+        let dictionary = self.from.open(folder, model.device())?;
         let steer = match self.clamp {
             Some(value) => Steer::Clamp(value),
             None => Steer::Add(self.strength),

@@ -7,7 +7,8 @@ use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{Store, StoreDtype, StoreManifest};
 use lapidary_features::{read_examples, read_features};
-use lapidary_model::{GgufDescription, ModelConfig, TensorFile};
+use lapidary_formats::container::Container;
+use lapidary_model::{GgufDescription, ModelConfig};
 use lapidary_sae::Dictionary;
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
@@ -46,7 +47,7 @@ impl Inspect {
             bail!("{}: there is nothing", path.display());
         }
         match path.extension().and_then(|e| e.to_str()) {
-            Some("safetensors") => tensors(path),
+            Some("safetensors" | "pt" | "npz") => tensors(path),
             Some("parquet") => table(path),
             Some("gguf") => gguf(path),
             Some("json" | "jsonl" | "toml") => {
@@ -58,7 +59,7 @@ impl Inspect {
                 Ok(())
             }
             _ => bail!(
-                "{}: found another extension, expected .safetensors, .gguf, .parquet, .json, .jsonl or .toml",
+                "{}: found another extension, expected .safetensors, .pt, .npz, .gguf, .parquet, .json, .jsonl or .toml",
                 path.display()
             ),
         }
@@ -83,7 +84,7 @@ fn folder(path: &Path) -> Result<()> {
         }
         return Ok(());
     }
-    if Dictionary::exists(path) {
+    if lapidary_formats::exists(path) {
         return dictionary(path);
     }
     if Store::exists(path) || Store::is_saelens_cache(path) {
@@ -116,7 +117,7 @@ fn folder(path: &Path) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "{}: found neither a run (dictionary/), a dictionary (cfg.json), a store (manifest.json) nor a model (config.json)",
+        "{}: found neither a run (dictionary/), a dictionary, a store (manifest.json) nor a model (config.json)",
         path.display()
     )
 }
@@ -215,9 +216,11 @@ fn verify(path: &Path) -> Result<()> {
 }
 
 fn dictionary(path: &Path) -> Result<()> {
-    let dictionary = Dictionary::load(path, &Device::flex())?;
+    let format = lapidary_formats::detect(path)?;
+    let dictionary = lapidary_formats::open(path, Some(format), &Device::flex())?;
     let (coder, p) = (&dictionary.coder, &dictionary.provenance);
     writeln!(stdout(), "dictionary   {}", path.display())?;
+    writeln!(stdout(), "format       {format}")?;
     writeln!(stdout(), "architecture {}", coder.architecture.name())?;
     writeln!(
         stdout(),
@@ -246,8 +249,9 @@ fn dictionary(path: &Path) -> Result<()> {
 }
 
 fn tensors(path: &Path) -> Result<()> {
-    let file = TensorFile::open(path)?;
-    for (name, dtype, shape) in file.tensors() {
+    let file = Container::open(path)?;
+    let tensors = file.tensors()?;
+    for (name, dtype, shape) in tensors.described() {
         writeln!(stdout(), "{dtype:<5} {shape:?}  {name}")?;
     }
     Ok(())

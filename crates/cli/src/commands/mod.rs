@@ -4,6 +4,7 @@ pub mod absorption;
 pub mod bench;
 mod bench_model;
 mod bench_store;
+pub mod convert;
 pub mod devices;
 pub mod encode;
 pub mod eval;

@@ -2,7 +2,7 @@
 
 use super::eval::Opened;
 use super::figures::number;
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
 use anyhow::{Context, Result, bail};
@@ -30,9 +30,11 @@ use std::path::{Path, PathBuf};
 Each class is probed against as many texts of the others, so chance is 0.5. A text is the mean over its tokens. Of the latents the k are
 taken with the largest difference of class means; beside them stand k dimensions of the activation, and either as a whole.")]
 pub struct Probe {
-    /// A run's folder, or a dictionary in SAELens's layout
+    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
     /// Texts with labels: JSON Lines or Parquet, a file, a folder or a dataset of the hub, or `embedded`
     #[arg(long, value_name = "TEXTS")]
     task: String,
@@ -88,7 +90,7 @@ impl Probe {
             );
         }
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, self.model.as_deref(), &device)?;
+        let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let d_sae = opened.dictionary.coder.d_sae();
         if let Some(k) = self.k.iter().find(|k| **k == 0 || **k > d_sae) {
             bail!("--k: found {k}, expected 1 to {d_sae}, the number of latents");

@@ -35,6 +35,9 @@ pub(crate) fn read(r: &mut Reader) -> Result<Pursuit, SettingsError> {
 
 pub(crate) struct MatchingPursuit;
 
+/// Steps that a file may ask for: each takes time, and room in the codes.
+const MOST_STEPS: usize = 1 << 16;
+
 /// What SAELens would not do as it is done here bears another name, which it refuses.
 const OURS: &str = "lapidary_matching_pursuit";
 
@@ -161,7 +164,7 @@ impl Method for MatchingPursuit {
             return Err(cfg.wrong("apply_b_dec_to_input", "true"));
         }
         coder.k = match cfg.has("max_iterations") {
-            true => cfg.size("max_iterations")?,
+            true => cfg.size_up_to("max_iterations", MOST_STEPS, "steps")?,
             false => coder.d_in(), // SAELens's default
         };
         coder.architecture = Architecture::MatchingPursuit(Pursuit {

@@ -86,6 +86,12 @@ impl Architecture {
         self.method().name()
     }
 
+    /// Why a coder of this kind is not stored as it is, if it is not.
+    #[must_use]
+    pub fn not_stored(self) -> Option<&'static str> {
+        self.method().not_stored()
+    }
+
     /// Whether a recipe's `k` means something to it.
     #[must_use]
     pub fn takes_k(self) -> bool {

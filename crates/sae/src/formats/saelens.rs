@@ -3,17 +3,18 @@
 //! reads what is written here without a warning. Flat `cfg.json` files from before version 6 are read too.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::coder::{Architecture, SparseCoder, Weight};
-use crate::config::RunConfig;
-use crate::dictionary::{Dictionary, Provenance};
+use crate::dictionary::{Dictionary, Provenance, recipe_of};
 use crate::error::SaeError;
+use crate::fields::Fields;
 use crate::files::{replace_folder, standing, write_synced};
-use crate::tensors::{TensorReader, TensorWriter, Tensors, host};
+use crate::tensors::{TensorReader, TensorWriter, Tensors, host, transpose};
 
 /// The SAELens whose layout this is.
 const SAE_LENS_VERSION: &str = "6.54.12";
@@ -21,8 +22,6 @@ const SAE_LENS_VERSION: &str = "6.54.12";
 const FORMAT_VERSION: u64 = 1;
 const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
-/// Widest activation and largest dictionary that a file may claim; far above any that fits a machine.
-const LARGEST: u64 = 1 << 31;
 /// `k` of a coder that has none.
 const UNKNOWN_K: usize = 64;
 
@@ -63,6 +62,9 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
         write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
     })
 }
+
+/// Tensors that are looked at when they are there: a scale, which must be 1, and thresholds as their logarithms.
+const HARMLESS: [&str; 2] = ["scaling_factor", "log_threshold"];
 
 /// The one weight that is transposed in the file.
 const ENCODER: &str = "w_enc";
@@ -113,97 +115,34 @@ fn cfg(dictionary: &Dictionary) -> Value {
 
 /// `cfg.json`, asked field by field.
 pub(crate) struct Cfg {
-    path: PathBuf,
-    top: Map<String, Value>,
-    metadata: Map<String, Value>,
+    top: Fields,
+    metadata: Fields,
+}
+
+impl Deref for Cfg {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.top
+    }
 }
 
 impl Cfg {
     fn read(path: PathBuf) -> Result<Self, SaeError> {
-        let text = fs::read_to_string(&path).map_err(|e| SaeError::read(&path, e))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| SaeError::format(&path, "file", e.to_string(), "a JSON object"))?;
-        let Value::Object(top) = value else {
-            return Err(SaeError::format(
-                &path,
-                "file",
-                show(&value),
-                "a JSON object",
-            ));
-        };
+        let top = Fields::read(&path)?;
+        let metadata = top.inner("metadata")?;
         // From before version 6 the same facts stand at the top level.
-        let metadata = match top.get("metadata") {
-            Some(Value::Object(m)) if m.contains_key("sae_lens_version") => m.clone(),
-            None | Some(Value::Null | Value::Object(_)) => top.clone(),
-            Some(other) => {
-                return Err(SaeError::format(
-                    &path,
-                    "metadata",
-                    show(other),
-                    "an object",
-                ));
-            }
+        let metadata = match metadata.has("sae_lens_version") {
+            true => metadata,
+            false => top.clone(),
         };
-        Ok(Self {
-            path,
-            top,
-            metadata,
-        })
+        Ok(Self { top, metadata })
     }
 
-    pub(crate) fn wrong(&self, field: &str, expected: &str) -> SaeError {
-        let found = self.top.get(field).map_or("nothing".to_owned(), show);
-        SaeError::format(&self.path, field, found, expected)
-    }
-
-    pub(crate) fn size(&self, field: &str) -> Result<usize, SaeError> {
-        self.top
-            .get(field)
-            .and_then(Value::as_u64)
-            .filter(|v| (1..LARGEST).contains(v))
-            .and_then(|v| usize::try_from(v).ok())
-            .ok_or_else(|| self.wrong(field, "a whole number from 1 to 2147483647"))
-    }
-
-    pub(crate) fn flag(&self, field: &str, default: bool) -> Result<bool, SaeError> {
-        match self.top.get(field) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(b)) => Ok(*b),
-            Some(_) => Err(self.wrong(field, "true or false")),
-        }
-    }
-
-    pub(crate) fn has(&self, field: &str) -> bool {
-        !matches!(self.top.get(field), None | Some(Value::Null))
-    }
-
-    /// The field as `T`, if it is one.
-    pub(crate) fn read_as<T: serde::de::DeserializeOwned>(&self, field: &str) -> Option<T> {
-        serde_json::from_value(self.top.get(field)?.clone()).ok()
-    }
-
-    pub(crate) fn number(&self, field: &str, default: f64) -> Result<f64, SaeError> {
-        match self.top.get(field) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => value
-                .as_f64()
-                .filter(|v| v.is_finite() && *v >= 0.0)
-                .ok_or_else(|| self.wrong(field, "a number, 0 or more")),
-        }
-    }
-
-    fn only(&self, field: &str, accepted: &[&str]) -> Result<(), SaeError> {
-        match self.top.get(field) {
-            None | Some(Value::Null | Value::Bool(false)) => Ok(()),
-            Some(Value::String(s)) if accepted.contains(&s.as_str()) => Ok(()),
-            Some(_) => Err(self.wrong(field, &format!("one of {accepted:?}"))),
-        }
-    }
-
-    fn text(&self, names: &[&str]) -> Option<String> {
+    fn metadata_text(&self, names: &[&str]) -> Option<String> {
         names
             .iter()
-            .find_map(|n| self.metadata.get(*n).and_then(Value::as_str))
+            .find_map(|n| self.metadata.text(n))
             .map(str::to_owned)
     }
 
@@ -211,27 +150,20 @@ impl Cfg {
     fn activation(&self) -> Option<(&'static str, &str)> {
         ["activation_fn", "activation_fn_str"]
             .into_iter()
-            .find_map(|n| Some((n, self.top.get(n)?.as_str()?)))
+            .find_map(|n| Some((n, self.top.text(n)?)))
     }
 
     /// `k` of a TopK coder in a file from before version 6; none in later ones.
     pub(crate) fn old_k(&self) -> Result<Option<usize>, SaeError> {
-        let named = self.top.get("architecture").and_then(Value::as_str);
+        let named = self.top.text("architecture");
         if named == Some("topk") || !matches!(self.activation(), Some((_, "topk"))) {
             return Ok(None);
         }
-        let k = self
-            .top
-            .get("activation_fn_kwargs")
-            .and_then(|v| v.get("k"))
-            .and_then(Value::as_u64)
-            .filter(|k| (1..LARGEST).contains(k))
-            .ok_or_else(|| self.wrong("activation_fn_kwargs", "an object with a whole number k"))?;
-        Ok(Some(k as usize))
+        self.top.inner("activation_fn_kwargs")?.size("k").map(Some)
     }
 
     fn architecture(&self) -> Result<Architecture, SaeError> {
-        let name = self.top.get("architecture").and_then(Value::as_str);
+        let name = self.top.text("architecture");
         match (name, self.activation()) {
             (Some("standard") | None, Some((_, "topk"))) => return Ok(Architecture::TopK),
             (Some("standard"), Some((field, other))) if other != "relu" => {
@@ -265,37 +197,24 @@ impl Cfg {
             .unwrap_or(Value::Null);
         let number = |field: &str| ours.get(field).and_then(Value::as_u64);
         Provenance {
-            model_name: self.text(&["model_name"]),
-            hook_point: self.text(&["hook_name", "hook_point"]),
+            model_name: self.metadata_text(&["model_name"]),
+            hook_point: self.metadata_text(&["hook_name", "hook_point"]),
             context: self
                 .metadata
                 .get("context_size")
                 .and_then(Value::as_u64)
                 .and_then(|v| usize::try_from(v).ok()),
             prepend_bos: self.metadata.get("prepend_bos").and_then(Value::as_bool),
-            corpus: self.text(&["dataset_path"]),
-            training_architecture: self.text(&["training_architecture"]),
+            corpus: self.metadata_text(&["dataset_path"]),
+            training_architecture: self.metadata_text(&["training_architecture"]),
             steps: number("steps"),
             tokens: number("tokens"),
             normalization: ours
                 .get("normalization")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
-            recipe: ours
-                .get("recipe")
-                .and_then(|r| serde_json::from_value::<RunConfig>(r.clone()).ok())
-                // One of a newer version may have a coder that this one does not know.
-                .filter(|r| Architecture::named(&r.coder.architecture).is_some()),
+            recipe: ours.get("recipe").and_then(recipe_of),
         }
-    }
-}
-
-fn show(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() > 60 {
-        format!("{}…", text.chars().take(60).collect::<String>())
-    } else {
-        text
     }
 }
 
@@ -332,6 +251,9 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         Ok::<_, SaeError>((name, weight))
     };
     let shapes = method.shapes(d_in, d_sae);
+    let names: Vec<String> = shapes.iter().map(|(name, _)| stored_name(name)).collect();
+    let known = names.iter().map(String::as_str).chain(HARMLESS);
+    tensors.only(&known.collect::<Vec<_>>())?;
     let weights = shapes.into_iter().map(read).collect::<Result<_, _>>()?;
     if tensors.has("scaling_factor")
         && tensors
@@ -374,21 +296,4 @@ fn thresholds(tensors: &Tensors<'_>, shape: &[usize]) -> Result<Vec<f32>, SaeErr
         return Ok(logs.iter().map(|t| t.exp()).collect());
     }
     tensors.f32_or_infinite("threshold", shape)
-}
-
-/// `[rows, columns]` to `[columns, rows]`.
-fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut out = vec![0.0; data.len()];
-    // Tiles keep both sides in cache.
-    const TILE: usize = 32;
-    for r0 in (0..rows).step_by(TILE) {
-        for c0 in (0..columns).step_by(TILE) {
-            for r in r0..(r0 + TILE).min(rows) {
-                for c in c0..(c0 + TILE).min(columns) {
-                    out[c * rows + r] = data[r * columns + c];
-                }
-            }
-        }
-    }
-    out
 }

@@ -1,0 +1,68 @@
+//! Files with named tensors: safetensors, PyTorch's zip archives and NumPy's, read without running any code of theirs.
+
+mod npz;
+mod torch;
+
+use std::path::Path;
+
+use lapidary_sae::SaeError;
+use lapidary_sae::tensors::{TensorReader, Tensors};
+
+pub(crate) use torch::{Stored, write as write_torch};
+
+/// A file with named tensors.
+pub struct Container(Kind);
+
+enum Kind {
+    Safetensors(TensorReader),
+    Torch(torch::TorchFile),
+    Npz(npz::NpzFile),
+}
+
+impl Container {
+    /// Opens `.safetensors`, `.pt` (or `.pth`) or `.npz`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not what its ending says.
+    pub fn open(path: &Path) -> Result<Self, SaeError> {
+        let kind = match path.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => Kind::Safetensors(TensorReader::open(path)?),
+            Some("pt" | "pth") => Kind::Torch(torch::TorchFile::open(path)?),
+            Some("npz") => Kind::Npz(npz::NpzFile::open(path)?),
+            _ => {
+                return Err(SaeError::format(
+                    path,
+                    "name",
+                    "another ending",
+                    ".safetensors, .pt, .pth or .npz",
+                ));
+            }
+        };
+        Ok(Self(kind))
+    }
+
+    /// Its tensors.
+    ///
+    /// # Errors
+    /// When what it lists is damaged.
+    pub fn tensors(&self) -> Result<Tensors<'_>, SaeError> {
+        match &self.0 {
+            Kind::Safetensors(file) => file.tensors(),
+            Kind::Torch(file) => Ok(file.tensors()),
+            Kind::Npz(file) => Ok(file.tensors()),
+        }
+    }
+
+    /// What else than tensors a PyTorch file holds at its top, by name.
+    pub(crate) fn others(&self) -> Vec<(&str, &torch::Value)> {
+        match &self.0 {
+            Kind::Torch(file) => file.others(),
+            _ => vec![],
+        }
+    }
+}
+
+/// The error of an archive.
+fn damaged(path: &Path, found: impl ToString, expected: &str) -> SaeError {
+    SaeError::format(path, "archive", found.to_string(), expected)
+}

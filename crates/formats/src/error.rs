@@ -1,0 +1,51 @@
+//! Everything that can go wrong in this crate, each as one sentence.
+
+use std::path::PathBuf;
+
+use lapidary_sae::SaeError;
+
+use crate::format::Format;
+
+/// Error of reading or writing a dictionary in some format.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// A file is wrong, or cannot be read or written.
+    #[error(transparent)]
+    Sae(#[from] SaeError),
+    /// Nothing that is known lies there.
+    #[error("{}: found {found}, expected the files of a dictionary: {}", path.display(), Format::signatures())]
+    Unknown {
+        /// The place.
+        path: PathBuf,
+        /// What lies there.
+        found: String,
+    },
+    /// It could be several formats.
+    #[error("{}: this could be {candidates}: name the format", path.display())]
+    Ambiguous {
+        /// The place.
+        path: PathBuf,
+        /// The formats, each with its signs.
+        candidates: String,
+    },
+    /// The format has no place for what the coder is.
+    #[error("{}: the format {format} cannot hold {what}", path.display())]
+    CannotHold {
+        /// Where it was to be written.
+        path: PathBuf,
+        /// The format.
+        format: Format,
+        /// What it cannot hold.
+        what: String,
+    },
+    /// The file holds something that no coder here does.
+    #[error("{}: found {found}, which cannot be done exactly here: {why}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// Why not.
+        why: String,
+    },
+}

@@ -1,0 +1,145 @@
+//! Google's Gemma Scope: `params.npz` with `W_enc` `[d_in, d_sae]` and `W_dec` `[d_sae, d_in]`, and Gemma Scope 2's
+//! `params.safetensors`, which spells them `w_enc` and `w_dec`. JumpReLU coders of raw activations, from which `b_dec` is not
+//! subtracted. Read only.
+//!
+//! Nothing in the file says where it belongs; the folders of the release do: `gemma-scope-2b-pt-res/layer_20/width_16k/…`.
+//! Transcoders have the same tensors, so those are known by the release's name alone.
+
+use burn::tensor::Device;
+use lapidary_model::{BlockHook, HookPoint};
+use lapidary_sae::{Architecture, Dictionary, Provenance, SaeError};
+
+use crate::container::Container;
+use crate::error::FormatError;
+use crate::format::Layout;
+use crate::parts::{Latents, NO_K, Parts, latents, sizes, thresholds};
+use crate::place::Place;
+
+const SECOND: &str = "params.safetensors";
+
+pub(crate) struct GemmaScope;
+
+impl Layout for GemmaScope {
+    fn name(&self) -> &'static str {
+        "gemma_scope"
+    }
+
+    fn signature(&self) -> &'static str {
+        "params.npz or params.safetensors"
+    }
+
+    fn signs(&self, place: &Place) -> Result<Option<String>, FormatError> {
+        let npz = !place.ending(".npz").is_empty();
+        let there = npz || place.means(SECOND);
+        Ok(there.then(|| if npz { "a file .npz" } else { SECOND }.into()))
+    }
+
+    fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        let fits = |name: &str| name.ends_with(".npz") || name == SECOND;
+        let path = place.only("one file of parameters", fits)?;
+        let file = Container::open(&path)?;
+        let tensors = file.tensors()?;
+        let foreign = |found: &str| FormatError::Foreign {
+            path: path.clone(),
+            found: found.into(),
+            why: "coders that read one place and write another are not there yet".into(),
+        };
+        if tensors.has("affine_skip_connection") {
+            return Err(foreign("a transcoder (tensor `affine_skip_connection`)"));
+        }
+        let folders = place.components();
+        if folders.iter().any(|name| name.contains("transcoder")) {
+            return Err(foreign("a transcoder (by its folder)"));
+        }
+        let [enc, dec] = match tensors.has("W_enc") {
+            true => ["W_enc", "W_dec"],
+            false => ["w_enc", "w_dec"],
+        };
+        tensors.only(&[enc, dec, "b_enc", "b_dec", "threshold", "scaling_factor"])?;
+        let shape = sizes(&tensors, enc, Latents::Columns)?;
+        let [d_sae, d_in] = shape;
+        if tensors.has("scaling_factor") {
+            let all = tensors.f32("scaling_factor", &[d_sae])?;
+            if all.iter().any(|s| (s - 1.0).abs() > 1e-5) {
+                let field = "array `scaling_factor`";
+                return Err(SaeError::format(&path, field, "factors other than 1", "all 1").into());
+            }
+        }
+        let parts = Parts {
+            architecture: Architecture::JumpRelu,
+            k: NO_K.min(d_sae),
+            apply_b_dec_to_input: false,
+            w_enc: latents(&tensors, enc, shape, Latents::Columns)?,
+            w_dec: latents(&tensors, dec, shape, Latents::Rows)?,
+            b_dec: tensors.f32("b_dec", &[d_in])?,
+            vectors: vec![
+                ("b_enc", tensors.f32("b_enc", &[d_sae])?),
+                ("threshold", thresholds(&tensors, "threshold", d_sae)?),
+            ],
+        };
+        Ok(Dictionary {
+            coder: parts.coder(device),
+            provenance: of_release(&folders),
+        })
+    }
+}
+
+/// What the release's folders say, innermost first.
+fn of_release(folders: &[String]) -> Provenance {
+    let layer = folders
+        .iter()
+        .find_map(|name| name.strip_prefix("layer_")?.parse::<usize>().ok());
+    let release = folders.iter().find(|name| name.contains("gemma-scope-"));
+    let release = release.map_or("", String::as_str);
+    let site = match release.rsplit('-').next() {
+        Some("res") => Some(BlockHook::ResidPost),
+        Some("mlp") => Some(BlockHook::MlpOut),
+        Some("att") => Some(BlockHook::Z),
+        _ => None,
+    };
+    let hook = site.zip(layer).map(|(site, l)| HookPoint::Block(l, site));
+    let model = release
+        .split_once("gemma-scope-")
+        .and_then(|(_, rest)| rest.split_once('-'))
+        .filter(|(size, _)| matches!(*size, "2b" | "9b" | "27b"))
+        .map(|(size, rest)| match rest.starts_with("it") {
+            true => format!("google/gemma-2-{size}-it"),
+            false => format!("google/gemma-2-{size}"),
+        });
+    Provenance {
+        hook_point: hook.map(|h| h.to_string()),
+        context: model.as_ref().map(|_| 1024),
+        prepend_bos: model.as_ref().map(|_| true),
+        model_name: model,
+        training_architecture: None,
+        ..Provenance::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_says_model_and_hook_point() {
+        let of = |path: &str| {
+            let folders: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
+            let from = of_release(&folders);
+            (from.model_name, from.hook_point)
+        };
+        assert_eq!(
+            of(
+                "hub/models--google--gemma-scope-2b-pt-res/snapshots/0/layer_20/width_16k/average_l0_71"
+            ),
+            (
+                Some("google/gemma-2-2b".into()),
+                Some("blocks.20.hook_resid_post".into())
+            )
+        );
+        assert_eq!(
+            of("gemma-scope-9b-it-mlp/layer_3/width_16k").0.as_deref(),
+            Some("google/gemma-2-9b-it")
+        );
+        assert_eq!(of("layer_3/width_16k"), (None, None));
+    }
+}

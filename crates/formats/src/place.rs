@@ -1,0 +1,154 @@
+//! Where a dictionary lies: a folder, or one file in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lapidary_sae::{SaeError, standing};
+
+use crate::container::Container;
+use crate::error::FormatError;
+
+/// A folder with the names in it, and the file that was meant if it was one.
+pub(crate) struct Place {
+    /// As it was given.
+    pub(crate) path: PathBuf,
+    pub(crate) folder: PathBuf,
+    /// The file that was given; none if a folder was.
+    file: Option<String>,
+    /// Names of the folder's files, sorted.
+    names: Vec<String>,
+}
+
+/// Names that an error shows of a folder.
+const SHOWN: usize = 12;
+
+impl Place {
+    pub(crate) fn new(path: &Path) -> Result<Self, FormatError> {
+        let is_file = path.is_file();
+        let folder = match is_file {
+            true => match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+                _ => PathBuf::from("."),
+            },
+            // A folder of ours that was being replaced when the program died.
+            false => standing(path, "cfg.json"),
+        };
+        let listed = fs::read_dir(&folder).map_err(|e| SaeError::read(path, e))?;
+        let mut names = vec![];
+        for entry in listed {
+            let entry = entry.map_err(|e| SaeError::read(&folder, e))?;
+            if entry.path().is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        let file = path.file_name().filter(|_| is_file);
+        Ok(Self {
+            path: path.to_path_buf(),
+            folder,
+            file: file.map(|name| name.to_string_lossy().into_owned()),
+            names,
+        })
+    }
+
+    /// Whether the folder has a file of this name, be it the one that was given or not.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|n| n == name)
+    }
+
+    /// Whether this file of weights is meant: it is the one that was given, or lies in the folder that was.
+    pub(crate) fn means(&self, name: &str) -> bool {
+        match &self.file {
+            Some(file) => file == name,
+            None => self.has(name),
+        }
+    }
+
+    /// The files that may be meant: the one that was given, or all of the folder.
+    pub(crate) fn meant(&self) -> &[String] {
+        match &self.file {
+            Some(file) => std::slice::from_ref(file),
+            None => &self.names,
+        }
+    }
+
+    /// The files that may be meant, with this ending.
+    pub(crate) fn ending(&self, extension: &str) -> Vec<&str> {
+        let names = self.meant().iter().map(String::as_str);
+        names.filter(|n| n.ends_with(extension)).collect()
+    }
+
+    /// The file that is meant among those that `fits`, when it can be only one; `what` is what it is called.
+    pub(crate) fn only(
+        &self,
+        what: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<PathBuf, SaeError> {
+        let names = self.meant().iter().filter(|n| fits(n));
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        match names[..] {
+            [name] => Ok(self.join(name)),
+            [] => Err(SaeError::format(&self.path, "files", self.describe(), what)),
+            _ => Err(SaeError::format(
+                &self.path,
+                "files",
+                format!("{} of them, [{}]", names.len(), shown(&names)),
+                format!(
+                    "{what}: name one, such as {}",
+                    self.join(names[0]).display()
+                ),
+            )),
+        }
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// `name` in the folder, or else in the one above.
+    pub(crate) fn here_or_above(&self, name: &str) -> Option<PathBuf> {
+        let above = fs::canonicalize(&self.folder).ok();
+        let above = above
+            .as_deref()
+            .and_then(Path::parent)
+            .map(|p| p.join(name));
+        [Some(self.join(name)), above]
+            .into_iter()
+            .flatten()
+            .find(|path| path.is_file())
+    }
+
+    /// The parts of the folder's whole path, from the last to the first.
+    pub(crate) fn components(&self) -> Vec<String> {
+        let whole = fs::canonicalize(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        let parts = whole.components().rev();
+        parts
+            .map(|c| c.as_os_str().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// Names of the tensors in the one file of PyTorch that is meant; none if there is none, or several.
+    pub(crate) fn torch_names(&self) -> Result<Option<Vec<String>>, FormatError> {
+        let [name] = self.ending(".pt")[..] else {
+            return Ok(None);
+        };
+        let file = Container::open(&self.join(name))?;
+        let tensors = file.tensors()?;
+        Ok(Some(tensors.names().map(str::to_owned).collect()))
+    }
+
+    /// What lies there, in words.
+    pub(crate) fn describe(&self) -> String {
+        let names: Vec<&str> = self.meant().iter().map(String::as_str).collect();
+        match names.is_empty() {
+            true => "no file".into(),
+            false => format!("[{}]", shown(&names)),
+        }
+    }
+}
+
+fn shown(names: &[&str]) -> String {
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    let first: Vec<&str> = names.iter().copied().take(SHOWN).collect();
+    format!("{}{more}", first.join(", "))
+}

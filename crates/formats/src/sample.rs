@@ -1,0 +1,156 @@
+//! A sample beside a dictionary: a few inputs with their codes and reconstructions, by which whoever opens it sees that it was
+//! read as it was meant.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_kernels::SparseCodes;
+use lapidary_sae::tensors::{TensorReader, TensorWriter, host};
+use lapidary_sae::{SaeError, SparseCoder};
+
+/// The sample's file. Whoever changes the weights on purpose removes it.
+pub const SAMPLE: &str = "lapidary_sample.safetensors";
+
+/// Inputs in a sample: decoder rows added up, each input larger than the one before, since thresholds are not known.
+const ROWS: usize = 5;
+const LATENTS: usize = 6;
+const GROWTH: f32 = 4.0;
+/// How far values of a row may lie apart, in the largest of them.
+const TOLERANCE: f32 = 1e-3;
+/// Latents that may be chosen otherwise, one in so many: a value may lie on a boundary.
+const EITHER_WAY: usize = 50;
+
+/// What a coder makes of inputs, on the host.
+struct Codes {
+    /// Latent and value of each row, values not 0.
+    rows: Vec<Vec<(usize, f32)>>,
+    reconstruction: Vec<f32>,
+}
+
+fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), SaeError> {
+    let codes = coder.encode(x);
+    let reconstruction = host(&coder.decode(codes.clone()))?;
+    let width = codes.values.dims()[1].max(1);
+    let values = host(&codes.values)?;
+    let indices = codes.indices.clone().into_data().convert::<i64>();
+    let indices: Vec<i64> = indices.iter().collect();
+    let pairs: Vec<(usize, f32)> = indices
+        .into_iter()
+        .map(|i| usize::try_from(i).unwrap_or_default())
+        .zip(values)
+        .collect();
+    let rows = pairs
+        .chunks(width)
+        .map(|row| row.iter().copied().filter(|(_, v)| *v != 0.0).collect());
+    let read = Codes {
+        rows: rows.collect(),
+        reconstruction,
+    };
+    Ok((codes, read))
+}
+
+/// Writes a coder's sample into a folder.
+pub(crate) fn write(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> {
+    let (w_dec, b_dec) = (host(&coder.w_dec())?, host(&coder.b_dec())?);
+    let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
+    let mut x = Vec::with_capacity(ROWS * d_in);
+    let mut scale = 1.0;
+    for row in 0..ROWS {
+        let mut input = b_dec.clone();
+        for i in 0..LATENTS {
+            let latent = (row * LATENTS + i) * 7919 % d_sae; // a prime: latents from everywhere
+            let atom = &w_dec[latent * d_in..][..d_in];
+            for (sum, w) in input.iter_mut().zip(atom) {
+                *sum += scale * w;
+            }
+        }
+        x.extend(input);
+        scale *= GROWTH;
+    }
+    let input = Tensor::<2>::from_data(TensorData::new(x.clone(), [ROWS, d_in]), &coder.device());
+    let (_, codes) = encode(coder, input)?;
+    let width = codes.rows.iter().map(Vec::len).max().unwrap_or_default();
+    let (mut values, mut indices) = (vec![], vec![]);
+    for row in &codes.rows {
+        let padding = std::iter::repeat_n((0, 0.0), width - row.len());
+        for (latent, value) in row.iter().copied().chain(padding) {
+            indices.push(latent as u64);
+            values.push(value);
+        }
+    }
+    let mut file = TensorWriter::default();
+    file.f32("x", &[ROWS, d_in], &x);
+    file.f32("values", &[ROWS, width], &values);
+    file.u64("indices", &indices);
+    file.f32("reconstruction", &[ROWS, d_in], &codes.reconstruction);
+    file.write(&folder.join(SAMPLE), None)
+}
+
+/// Checks a coder against the sample in a folder, if there is one.
+pub(crate) fn check(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> {
+    let path = folder.join(SAMPLE);
+    if !path.is_file() {
+        return Ok(());
+    }
+    let file = TensorReader::open(&path)?;
+    let tensors = file.tensors()?;
+    let (n, width) = match tensors.shape("values").as_deref() {
+        Some([n, width]) if *n <= 1024 => (*n, *width),
+        _ => (ROWS, 1),
+    };
+    let d_in = coder.d_in();
+    let x = tensors.f32("x", &[n, d_in])?;
+    let values = tensors.f32("values", &[n, width])?;
+    let indices = tensors.u64("indices", n * width)?;
+    let reconstruction = tensors.f32("reconstruction", &[n, d_in])?;
+
+    let device: Device = coder.device();
+    let input = Tensor::<2>::from_data(TensorData::new(x, [n, d_in]), &device);
+    let (_, codes) = encode(coder, input)?;
+    let wrong = |field: &str, found: String| {
+        let expected = "what the dictionary gives: it was not read as it was written, or its weights were changed since (then remove this file)";
+        SaeError::format(&path, field, found, expected)
+    };
+    let (mut otherwise, mut active) = (0, 0);
+    for (row, found) in codes.rows.iter().enumerate() {
+        let stored = (row * width..(row + 1) * width)
+            .map(|i| (indices[i], values[i]))
+            .filter(|(_, v)| *v != 0.0);
+        let stored: Vec<(u64, f32)> = stored.collect();
+        active += stored.len().max(found.len());
+        otherwise += found.len().saturating_sub(stored.len());
+        let near = TOLERANCE * largest(stored.iter().map(|(_, v)| *v));
+        let mut same = found.len() == stored.len();
+        for (latent, value) in &stored {
+            match found.iter().find(|(l, _)| *l as u64 == *latent) {
+                None => {
+                    otherwise += 1;
+                    same = false;
+                }
+                Some((_, v)) if (v - value).abs() > near => {
+                    let found = format!("{value} for latent {latent} of row {row}, not {v}");
+                    return Err(wrong("values", found));
+                }
+                Some(_) => {}
+            }
+        }
+        // A latent on the boundary moves the reconstruction by its value.
+        let back = &reconstruction[row * d_in..(row + 1) * d_in];
+        let ours = &codes.reconstruction[row * d_in..(row + 1) * d_in];
+        let apart = largest(ours.iter().zip(back).map(|(a, b)| a - b));
+        let size = largest(back.iter().copied());
+        if same && apart > TOLERANCE * size {
+            let found = format!("{apart} apart in row {row}, of {size}");
+            return Err(wrong("reconstruction", found));
+        }
+    }
+    if otherwise > 1 + active / EITHER_WAY {
+        let found = format!("{otherwise} of {active} latents otherwise");
+        return Err(wrong("indices", found));
+    }
+    Ok(())
+}
+
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |most, v| most.max(v.abs()))
+}

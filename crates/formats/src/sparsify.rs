@@ -1,0 +1,150 @@
+//! EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module, under a folder with the run's
+//! `config.json`. Checked against eai-sparsify 1.3.3.
+//!
+//! Encoder and decoder are `[num_latents, d_in]` both. The coder is a TopK on `x − b_dec`; whether rows were kept at norm 1
+//! (`normalize_decoder`) is a matter of training alone.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use lapidary_sae::tensors::TensorWriter;
+use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, write_synced};
+use serde_json::json;
+
+use crate::container::Container;
+use crate::error::FormatError;
+use crate::format::Layout;
+use crate::parts::{Latents, Parts, latents};
+use crate::place::Place;
+use crate::{hooks, provenance};
+
+const CONFIG: &str = "cfg.json";
+const WEIGHTS: &str = "sae.safetensors";
+
+pub(crate) struct Sparsify;
+
+impl Layout for Sparsify {
+    fn name(&self) -> &'static str {
+        "sparsify"
+    }
+
+    fn signature(&self) -> &'static str {
+        "cfg.json with sae.safetensors"
+    }
+
+    fn signs(&self, place: &Place) -> Result<Option<String>, FormatError> {
+        let there = place.has(CONFIG) && place.means(WEIGHTS);
+        Ok(there.then(|| self.signature().into()))
+    }
+
+    fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        let cfg = Fields::read(&place.join(CONFIG))?;
+        let foreign = |found: &str, why: &str| FormatError::Foreign {
+            path: place.join(CONFIG),
+            found: found.into(),
+            why: why.into(),
+        };
+        match cfg.text("activation") {
+            Some("topk") => {}
+            None if !cfg.has("activation") => {} // older files have no other
+            Some("groupmax") => {
+                let why = "the largest latent of each of k groups is no TopK";
+                return Err(foreign("activation \"groupmax\"", why));
+            }
+            _ => return Err(cfg.wrong("activation", "\"topk\" or \"groupmax\"").into()),
+        }
+        if cfg.flag("signed", false)? {
+            return Err(foreign("signed true", "latents below 0 are no TopK's"));
+        }
+        if cfg.flag("transcode", false)? || cfg.flag("skip_connection", false)? {
+            let why = "coders that read one place and write another are not there yet";
+            return Err(foreign("a transcoder", why));
+        }
+        let d_in = cfg.size("d_in")?;
+        let d_sae = match cfg.number("num_latents", 0.0)? == 0.0 {
+            true => d_in
+                .checked_mul(cfg.size("expansion_factor")?)
+                .ok_or_else(|| cfg.wrong("expansion_factor", "one that fits memory"))?,
+            false => cfg.size("num_latents")?,
+        };
+        let k = cfg.size_up_to("k", d_sae, "num_latents")?;
+
+        let file = Container::open(&place.join(WEIGHTS))?;
+        let tensors = file.tensors()?;
+        tensors.only(&["encoder.weight", "encoder.bias", "W_dec", "b_dec"])?;
+        let shape = [d_sae, d_in];
+        let parts = Parts {
+            architecture: Architecture::TopK,
+            k,
+            apply_b_dec_to_input: true,
+            w_enc: latents(&tensors, "encoder.weight", shape, Latents::Rows)?,
+            w_dec: latents(&tensors, "W_dec", shape, Latents::Rows)?,
+            b_dec: tensors.f32("b_dec", &[d_in])?,
+            vectors: vec![("b_enc", tensors.f32("encoder.bias", &[d_sae])?)],
+        };
+        Ok(Dictionary {
+            coder: parts.coder(device),
+            provenance: match provenance::read(&cfg)? {
+                Some(ours) => ours,
+                None => of_run(place)?,
+            },
+        })
+    }
+
+    fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
+        match dictionary.coder.architecture {
+            Architecture::TopK => None,
+            other => Some(format!("a {other} coder: its coders are TopK")),
+        }
+    }
+
+    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
+        let parts = Parts::of(&dictionary.coder)?.subtracting(true);
+        let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
+        let mut tensors = TensorWriter::default();
+        tensors.f32("encoder.weight", &[d_sae, d_in], &parts.w_enc);
+        tensors.f32("encoder.bias", &[d_sae], &parts.vector("b_enc"));
+        tensors.f32("W_dec", &[d_sae, d_in], &parts.w_dec);
+        tensors.f32("b_dec", &[d_in], &parts.b_dec);
+        tensors.write(&folder.join(WEIGHTS), None)?;
+        let unit = parts.decoder_norms().iter().all(|n| (n - 1.0).abs() < 1e-3);
+        let recipe = dictionary.provenance.recipe.as_ref();
+        let mut cfg = json!({
+            "activation": "topk",
+            "expansion_factor": d_sae.div_ceil(d_in),
+            "normalize_decoder": unit,
+            "num_latents": d_sae,
+            "k": parts.k,
+            "multi_topk": recipe.is_some_and(|r| r.coder.multi_topk),
+            "skip_connection": false,
+            "transcode": false,
+            "d_in": d_in,
+        });
+        let (key, ours) = provenance::written(&dictionary.provenance);
+        cfg[key] = ours;
+        let text = serde_json::to_string_pretty(&cfg).expect("JSON values");
+        write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
+    }
+}
+
+/// What the run's configuration, a folder above, and the folder's own name say.
+fn of_run(place: &Place) -> Result<Provenance, FormatError> {
+    let above = place.join("..").join("config.json");
+    let run = match above.is_file() {
+        true => Some(Fields::read(&above)?),
+        false => None,
+    };
+    let text = |field: &str| run.as_ref().and_then(|r| r.text(field)).map(str::to_owned);
+    let model = text("model");
+    let module = place.components().into_iter().next().unwrap_or_default();
+    Ok(Provenance {
+        hook_point: hooks::of_module(&module, model.as_deref()).map(|h| h.to_string()),
+        context: match &run {
+            Some(run) if run.has("ctx_len") => Some(run.size("ctx_len")?),
+            _ => None,
+        },
+        corpus: text("dataset"),
+        model_name: model,
+        ..Provenance::default()
+    })
+}

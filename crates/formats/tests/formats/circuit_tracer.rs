@@ -1,0 +1,1 @@
+//! circuit-tracer's sets of transcoders.

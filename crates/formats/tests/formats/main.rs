@@ -1,0 +1,12 @@
+//! Dictionaries of other programs: told apart, read right or refused with the reason. The libraries themselves are asked by
+//! `scripts/check_formats.py`.
+
+#![allow(clippy::unwrap_used)]
+
+mod circuit_tracer;
+mod detection;
+mod dictionary_learning;
+mod folder;
+mod releases;
+mod round_trip;
+mod sparsify;

@@ -1,0 +1,378 @@
+#!/usr/bin/env python3
+"""Checks the formats of dictionaries against the libraries that they belong to.
+
+Small random coders are made and saved by SAELens, sparsify, dictionary_learning and Llamascopium themselves, and in the layouts of
+releases that SAELens's own loaders read (Gemma Scope, Llama Scope). For each, `lapidary encode` must give the library's codes and
+reconstructions within 1e-4 of the largest value. Then `lapidary convert` writes it in each format that can hold such a coder; the
+library of that format must load it and give the same codes and reconstructions, and so must `lapidary encode` again. Where a
+format cannot hold the coder, `convert` must say so.
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import types
+import warnings
+from pathlib import Path
+
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels need a GPU
+# dictionary_learning imports it for activations, which are not asked for here.
+nnsight = types.ModuleType("nnsight")
+nnsight.LanguageModel = object
+sys.modules["nnsight"] = nnsight
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import dictionary_learning.dictionary as learning
+    import sae_lens
+    import sparsify
+    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+    from dictionary_learning.utils import load_dictionary
+    from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+    from sae_lens.loading import pretrained_sae_loaders
+    from sae_lens.registry import get_sae_class
+
+logging.getLogger("simple_parsing").setLevel(logging.ERROR)  # tells which of our keys sparsify passes over
+
+TOLERANCE = 1e-4
+D_IN, D_SAE, K, ROWS = 12, 40, 5, 64
+HOOK = "blocks.1.hook_resid_post"
+failed = False
+
+
+def require(good, what):
+    global failed
+    if not good:
+        print(f"    {what}   MISMATCH")
+        failed = True
+
+
+def compare(what, found, wanted):
+    """Codes and reconstructions, each within the tolerance."""
+    for part, a, b in zip(["codes", "reconstructions"], found, wanted):
+        if a.shape != b.shape:
+            require(False, f"{what}: {part} of shape {list(a.shape)}, expected {list(b.shape)}")
+            continue
+        scale = float(np.abs(b).max()) or 1.0
+        apart = float(np.abs(a - b).max()) / scale
+        require(apart <= TOLERANCE, f"{what}: {part} {apart:.1e} of {scale:.3g} apart")
+
+
+class Lapidary:
+    """The command."""
+
+    def __init__(self, binary, scratch, activations):
+        self.binary, self.scratch, self.activations = binary, scratch, activations
+
+    def run(self, *command):
+        command = [str(part) for part in (self.binary, *command)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def encode(self, dictionary, *options):
+        """Codes [n, d_sae] and reconstructions [n, d_in]."""
+        out = self.scratch / "codes.safetensors"
+        done = self.run("encode", "--dictionary", dictionary, "--activations", self.activations, "--out", out, *options)
+        if done.returncode != 0:
+            sys.exit(f"check_formats: {done.stderr}")
+        file = load_file(out)
+        codes = np.zeros((len(file["values"]), D_SAE), np.float32)
+        used = file["indices"] >= 0
+        rows = np.broadcast_to(np.arange(len(codes))[:, None], used.shape)[used]
+        np.add.at(codes, (rows, file["indices"][used]), file["values"][used])
+        return codes, file["reconstruction"]
+
+
+# What the libraries make of a folder: a function from activations to codes and reconstructions.
+
+
+def of_saelens(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sae = sae_lens.SAE.load_from_disk(str(folder))
+
+    def run(x):
+        codes = sae.encode(x)
+        return codes, sae.decode(codes)
+
+    return run
+
+
+def of_sparsify(folder):
+    coder = sparsify.SparseCoder.load_from_disk(folder)
+
+    def run(x):
+        found = coder.encode(x)
+        codes = torch.zeros(len(x), coder.num_latents).scatter_add_(1, found.top_indices, found.top_acts)
+        return codes, coder.decode(found.top_acts, found.top_indices)
+
+    return run
+
+
+def of_learning(folder):
+    trainer = json.loads(Path(folder, "config.json").read_text())["trainer"]
+    if trainer["dict_class"] == "AutoEncoder":
+        # load_dictionary scales latents by the norms of their decoder rows; the product stays.
+        ae = learning.AutoEncoder.from_pretrained(f"{folder}/ae.pt", normalize_decoder=False)
+    else:
+        ae, _ = load_dictionary(str(folder), "cpu")
+
+    def run(x):
+        codes = ae.encode(x)
+        return codes, ae.decode(codes)
+
+    return run
+
+
+LIBRARIES = {"saelens": of_saelens, "sparsify": of_sparsify, "dictionary_learning": of_learning}
+
+
+def host(run, x):
+    with torch.no_grad():
+        return tuple(part.numpy() for part in run(torch.from_numpy(x)))
+
+
+# Coders, each saved by its library.
+
+
+def randomize(module):
+    """Random numbers in every weight, decoder rows of norms that differ."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, p in sorted(module.named_parameters()):
+            p.copy_(torch.randn(p.shape, generator=generator) * (0.3 if p.ndim == 2 else 0.1))
+            if "threshold" in name:
+                p.abs_().add_(0.2)
+
+
+def saelens(kind, **settings):
+    def make(folder):
+        metadata = sae_lens.saes.sae.SAEMetadata(model_name="gpt2", hook_name=HOOK)
+        plain = {"d_in": D_IN, "d_sae": D_SAE, "metadata": metadata, "apply_b_dec_to_input": True, **settings}
+        config = get_sae_class(kind)[1](**plain)
+        sae = get_sae_class(kind)[0](config)
+        randomize(sae)
+        sae.save_model(folder)
+        return of_saelens(folder)
+
+    return make
+
+
+def sparsify_topk(folder):
+    coder = sparsify.SparseCoder(D_IN, sparsify.SparseCoderConfig(num_latents=D_SAE, k=K))
+    randomize(coder)
+    coder.save_to_disk(folder)
+    return of_sparsify(folder)
+
+
+def learned(make_coder, **trainer):
+    def make(folder):
+        folder.mkdir()
+        coder = make_coder()
+        randomize(coder)
+        if hasattr(coder, "k"):
+            coder.threshold.fill_(0.4)
+        torch.save({name: value.cpu() for name, value in coder.state_dict().items()}, folder / "ae.pt")  # as its trainer does
+        name = type(coder).__name__
+        facts = {"dict_class": name, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "gpt2"}
+        facts |= {"submodule_name": "resid_post_layer_1", **trainer}
+        (folder / "config.json").write_text(json.dumps({"trainer": facts, "buffer": {"ctx_len": 128}}))
+        return of_learning(folder)
+
+    return make
+
+
+def through_saelens(loader, write, scale=None):
+    """A release's layout, as SAELens's loader for it reads it."""
+
+    def make(folder):
+        folder.mkdir()
+        write(folder)
+
+        def here(*names, filename=None, subfolder="", **_):
+            name = filename or names[-1]
+            return str(folder / name if subfolder == "." else folder / subfolder.removeprefix("./") / name.removeprefix("./"))
+
+        was = pretrained_sae_loaders.hf_hub_download
+        pretrained_sae_loaders.hf_hub_download = here
+        try:
+            config, state, _ = loader("release", ".", device="cpu", cfg_overrides={"dtype": "float32"})
+        finally:
+            pretrained_sae_loaders.hf_hub_download = was
+        class_of, config_of = get_sae_class(config["architecture"])
+        plain = {"d_in": D_IN, "d_sae": D_SAE, "apply_b_dec_to_input": config["apply_b_dec_to_input"]}
+        sae = class_of(config_of(**plain))
+        sae.process_state_dict_for_loading(state)
+        sae.load_state_dict({name: value.float() for name, value in state.items()})
+        if scale is not None:
+            sae.fold_activation_norm_scaling_factor(scale)
+
+        def run(x):
+            codes = sae.encode(x)
+            return codes, sae.decode(codes)
+
+        return run
+
+    return make
+
+
+def numbers(seed, *shape):
+    return (np.random.default_rng(seed).normal(size=shape) * (0.3 if len(shape) == 2 else 0.1)).astype(np.float32)
+
+
+def write_gemma_scope(folder):
+    arrays = {"W_enc": numbers(1, D_IN, D_SAE), "W_dec": numbers(2, D_SAE, D_IN), "b_enc": numbers(3, D_SAE)}
+    np.savez(folder / "params.npz", b_dec=numbers(4, D_IN), threshold=np.abs(numbers(5, D_SAE)) + 0.2, **arrays)
+
+
+NORM = 2.5
+
+
+def write_llama_scope(folder):
+    facts = {"d_model": D_IN, "d_sae": D_SAE, "jump_relu_threshold": 0.3, "hook_point_in": HOOK, "hook_point_out": HOOK}
+    facts |= {"act_fn": "jumprelu", "norm_activation": "dataset-wise", "dataset_average_activation_norm": {"in": NORM, "out": NORM}}
+    (folder / "hyperparams.json").write_text(json.dumps(facts))
+    (folder / "checkpoints").mkdir()
+    weights = {"encoder.weight": numbers(1, D_SAE, D_IN), "encoder.bias": numbers(3, D_SAE)}
+    weights |= {"decoder.weight": numbers(2, D_IN, D_SAE), "decoder.bias": numbers(4, D_IN)}
+    save_file(weights, folder / "checkpoints" / "final.safetensors")
+
+
+def gemma_2_config(*names, **_):
+    return {"architecture": "jumprelu", "apply_b_dec_to_input": False, "d_in": D_IN, "finetuning_scaling_factor": False}
+
+
+def gemma_scope(folder):
+    pretrained_sae_loaders.get_gemma_2_config_from_hf = gemma_2_config  # which takes sizes from the release's names
+    loader = pretrained_sae_loaders.gemma_2_sae_huggingface_loader
+    return through_saelens(loader, write_gemma_scope)(folder)
+
+
+def llama_scope(folder):
+    loader = pretrained_sae_loaders.llama_scope_sae_huggingface_loader
+    return through_saelens(loader, write_llama_scope, D_IN**0.5 / NORM)(folder)
+
+
+def llamascopium(act_fn):
+    def make(folder):
+        folder.mkdir()
+        places = {"hook_point_in": HOOK, "hook_point_out": HOOK}
+        facts = {"d_model": D_IN, "expansion_factor": D_SAE / D_IN, "act_fn": act_fn, "top_k": K, "norm_activation": "dataset-wise"}
+        sae = SparseAutoEncoder(SAEConfig(dtype=torch.float32, device="cpu", **places, **facts))
+        randomize(sae)
+        if act_fn == "jumprelu":
+            sae.activation_function.log_jumprelu_threshold.data.log_()
+        sae.set_dataset_average_activation_norm({HOOK: NORM})
+        sae.save_pretrained(folder)
+        sae.cfg.save_hyperparameters(folder)
+
+        def run(x):
+            batch, scales = sae.normalize_activations({HOOK: x}, return_scale_factor=True)
+            codes = sae.encode(batch[HOOK])
+            back = sae.denormalize_activations({HOOK: sae.decode(codes)}, scales)[HOOK]
+            # Ours are codes of raw activations, and a TopK's are larger by the norms that it chooses by.
+            weights = sae.decoder_norm() if act_fn == "topk" else 1.0
+            return codes * weights / scales[HOOK], back
+
+        return run
+
+    return make
+
+
+def openai(folder):
+    """By its README's equations: their package is not on PyPI."""
+    folder.mkdir()
+    w_enc, w_dec = torch.from_numpy(numbers(1, D_SAE, D_IN)), torch.from_numpy(numbers(2, D_IN, D_SAE))
+    pre_bias, latent_bias = torch.from_numpy(numbers(4, D_IN)), torch.from_numpy(numbers(3, D_SAE))
+    state = {"pre_bias": pre_bias, "encoder.weight": w_enc, "latent_bias": latent_bias, "decoder.weight": w_dec}
+    state |= {"stats_last_nonzero": torch.zeros(D_SAE, dtype=torch.long), "activation": "ReLU", "activation_state_dict": {}}
+    torch.save(state, folder / "autoencoder.pt")
+
+    def run(x):
+        codes = torch.relu((x - pre_bias) @ w_enc.T + latent_bias)
+        return codes, codes @ w_dec.T + pre_bias
+
+    return run
+
+
+EVERY = {"saelens", "sparsify", "dictionary_learning"}
+CODERS = {
+    "SAELens standard": (saelens("standard"), EVERY - {"sparsify"}),
+    "SAELens standard, b_dec not subtracted": (saelens("standard", apply_b_dec_to_input=False), EVERY - {"sparsify"}),
+    "SAELens topk": (saelens("topk", k=K), EVERY),
+    "SAELens topk, b_dec not subtracted": (saelens("topk", k=K, apply_b_dec_to_input=False), EVERY),
+    "SAELens jumprelu": (saelens("jumprelu"), EVERY - {"sparsify"}),
+    "SAELens gated": (saelens("gated"), EVERY - {"sparsify"}),
+    "SAELens matching_pursuit": (saelens("matching_pursuit", max_iterations=K), {"saelens"}),
+    "sparsify topk": (sparsify_topk, EVERY),
+    "dictionary_learning AutoEncoder": (learned(lambda: learning.AutoEncoder(D_IN, D_SAE)), EVERY - {"sparsify"}),
+    "dictionary_learning AutoEncoderNew": (learned(lambda: learning.AutoEncoderNew(D_IN, D_SAE)), EVERY - {"sparsify"}),
+    "dictionary_learning GatedAutoEncoder": (learned(lambda: learning.GatedAutoEncoder(D_IN, D_SAE)), EVERY - {"sparsify"}),
+    "dictionary_learning AutoEncoderTopK": (learned(lambda: AutoEncoderTopK(D_IN, D_SAE, K), k=K), EVERY),
+    "dictionary_learning BatchTopKSAE": (learned(lambda: BatchTopKSAE(D_IN, D_SAE, K), k=K), EVERY - {"sparsify"}),
+    "dictionary_learning MatryoshkaBatchTopKSAE": (
+        learned(lambda: MatryoshkaBatchTopKSAE(D_IN, D_SAE, K, [10, 30]), k=K),
+        EVERY - {"sparsify"},
+    ),
+    "dictionary_learning JumpReluAutoEncoder": (learned(lambda: learning.JumpReluAutoEncoder(D_IN, D_SAE)), EVERY - {"sparsify"}),
+    "Gemma Scope": (gemma_scope, EVERY - {"sparsify"}),
+    "Llama Scope": (llama_scope, EVERY - {"sparsify"}),
+    "Llamascopium relu": (llamascopium("relu"), EVERY - {"sparsify"}),
+    "Llamascopium jumprelu": (llamascopium("jumprelu"), EVERY - {"sparsify"}),
+    "Llamascopium topk": (llamascopium("topk"), EVERY),
+    "OpenAI ReLU": (openai, EVERY - {"sparsify"}),
+}
+
+
+def check(name, make, holders, lapidary, x):
+    print(f"{name}:")
+    source = lapidary.scratch / name.replace(" ", "-").replace(",", "")
+    theirs = host(make(source), x)
+    active = (theirs[0] != 0).sum(1).mean()
+    require(0 < active < D_SAE, f"{active} latents are active")
+    compare("lapidary encode", lapidary.encode(source), theirs)
+    for format, load in LIBRARIES.items():
+        to = lapidary.scratch / f"{source.name}-{format}"
+        done = lapidary.run("convert", "--from", source, "--to", to, "--format", format, "--hook-point", HOOK)
+        if format not in holders:
+            refused = done.returncode == 1 and "cannot hold" in done.stderr and not to.exists()
+            require(refused, f"{format}: was not refused: {done.stdout}{done.stderr}")
+            continue
+        require(done.returncode == 0, f"{format}: {done.stderr}")
+        if done.returncode == 0:
+            compare(f"{format} loads what was written", host(load(to), x), theirs)
+            compare(f"lapidary encode from {format}", lapidary.encode(to), theirs)
+    print(f"  {active:.1f} latents active; the same in {', '.join(sorted(holders))}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python scripts/check_formats.py --lapidary target/debug/lapidary",
+    )
+    parser.add_argument("--lapidary", type=Path, default="lapidary", help="the binary (default: the one on the path)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only coders whose name has this in it")
+    arguments = parser.parse_args()
+    x = np.random.default_rng(0).normal(size=(ROWS, D_IN)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as scratch:
+        activations = Path(scratch, "x.safetensors")
+        save_file({"x": x}, activations)
+        lapidary = Lapidary(arguments.lapidary, Path(scratch), activations)
+        for name, (make, holders) in CODERS.items():
+            if arguments.only in name:
+                check(name, make, holders, lapidary, x)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 //! and depend on the model (`d_sae`, `lr`, ..) are filled in by [`RunConfig::resolve`], and the resolved recipe
 //! travels with the checkpoint and the dictionary.
 
+mod difference;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ pub struct RunConfig {
     pub model: String,
     /// Where the activations are taken, in TransformerLens spelling.
     pub hook_point: String,
-    /// Seed of everything random: initial weights, order of the activations.
+    /// Seed of everything random: initial weights and, unless it has its own, the order of the activations.
     pub seed: u64,
     /// The text.
     pub corpus: CorpusConfig,
@@ -75,6 +77,9 @@ pub struct ActivationsConfig {
     /// A store of activations to read instead of running the model on the text; model, hook point and text default to its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// Seed of the order of the activations; absent: `seed`. Coders of one run share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Which tokens' activations are left out of training.
     #[serde(default)]
     pub exclude: Exclusion,
@@ -270,6 +275,7 @@ impl RunConfig {
                     "unit_norm",
                 )?,
                 store: r.optional("activations.store")?,
+                seed: r.optional("activations.seed")?,
                 exclude: Exclusion {
                     special_tokens: r.or("activations.exclude.special_tokens", true)?,
                     first_positions: r.or("activations.exclude.first_positions", 0)?,
@@ -509,6 +515,7 @@ impl RunConfig {
             let factor = self.coder.expansion_factor.unwrap_or(16.0);
             ((factor * d_in as f64).round() as usize).max(1)
         });
+        c.activations.seed = Some(self.order_seed());
         c.coder.d_sae = Some(d_sae);
         c.coder.expansion_factor = None;
         c.check_latents("configuration", d_sae)?;
@@ -535,6 +542,12 @@ impl RunConfig {
         Architecture::of(&self.coder)
     }
 
+    /// The seed of the order of the activations.
+    #[must_use]
+    pub fn order_seed(&self) -> u64 {
+        self.activations.seed.unwrap_or(self.seed)
+    }
+
     /// Training steps: whole batches in `training.tokens`.
     #[must_use]
     pub fn steps(&self) -> u64 {
@@ -545,29 +558,6 @@ impl RunConfig {
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is made of tables, strings and numbers")
-    }
-
-    /// The first key in which two recipes differ, with both values: what a resumed run must not change. How often to
-    /// log, to checkpoint, and what happens after training may change.
-    #[must_use]
-    pub fn training_difference(&self, other: &Self) -> Option<(String, String, String)> {
-        let plain = |c: &Self| {
-            let mut c = c.clone();
-            c.training.log_every_steps = 1;
-            c.training.checkpoint_every_steps = 0;
-            c.evaluation = self.evaluation.clone();
-            c.features = self.features.clone();
-            c.to_toml()
-        };
-        let (a, b) = (plain(self), plain(other));
-        let keys = |text: &str| Reader::new("", text, &[]).ok().map(Reader::into_values);
-        let (a, b) = (keys(&a)?, keys(&b)?);
-        a.keys().chain(b.keys()).find_map(|key| {
-            let show = |m: &std::collections::BTreeMap<String, toml::Value>| {
-                m.get(key).map_or("absent".to_owned(), ToString::to_string)
-            };
-            (a.get(key) != b.get(key)).then(|| (key.clone(), show(&a), show(&b)))
-        })
     }
 }
 

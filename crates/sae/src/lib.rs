@@ -1,7 +1,7 @@
 //! Sparse coders: architectures, losses, trainer, checkpoints, figures of merit, and dictionaries on disk.
 //!
-//! A [`RunConfig`] says what to do, a [`Trainer`] does it on a source of activations, and [`Trainer::finish`] gives a
-//! [`Dictionary`] that explains activations as the model makes them.
+//! A [`RunConfig`] says what to do, a [`TrainingRun`] does it for one recipe or several on one source of activations, and
+//! [`TrainingRun::finish`] gives a [`Dictionary`] that explains activations as the model makes them.
 
 pub mod checkpoint;
 mod coder;
@@ -21,6 +21,7 @@ pub mod losses;
 mod parameters;
 mod penalty;
 mod pursuit;
+mod run;
 pub mod schedule;
 mod sparse_step;
 mod tensors;
@@ -39,4 +40,5 @@ pub use evaluate::{Metrics, evaluate};
 pub use files::remove_folder;
 pub use penalty::{Penalty, Shape};
 pub use pursuit::Pursuit;
+pub use run::{TrainingRun, hook_points};
 pub use train::{StepReport, Trainer};

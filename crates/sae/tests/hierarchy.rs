@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
-use lapidary_sae::{Architecture, RunConfig, SparseCoder, Trainer};
+use lapidary_sae::{Architecture, RunConfig, SparseCoder, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -157,7 +157,7 @@ struct Found {
     l0: f64,
 }
 
-fn found(recipe: &str, rho: f64, seed: u64) -> (Found, Trainer, Tensor<2>) {
+fn found(recipe: &str, rho: f64, seed: u64) -> (Found, TrainingRun, Tensor<2>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let f = directions(rho, &mut rng);
     let matrix = |values: Vec<f32>| {
@@ -167,10 +167,11 @@ fn found(recipe: &str, rho: f64, seed: u64) -> (Found, Trainer, Tensor<2>) {
     let source = ActivationMatrix::new(matrix(samples(&f, 200_000, &mut rng)), BATCH, seed);
     let recipe = format!("seed = {seed}\nactivations.normalization = 'none'\n{recipe}");
     let config = RunConfig::parse("toy", &recipe, &[]).unwrap();
-    let mut trainer = Trainer::new(config, Box::new(source.unwrap()), &Device::flex()).unwrap();
-    trainer.run(&mut |_| ()).unwrap();
+    let mut trainer =
+        TrainingRun::new(&[config], Box::new(source.unwrap()), &Device::flex()).unwrap();
+    trainer.run(&mut |_, _| ()).unwrap();
 
-    let coder = trainer.finish().unwrap().coder;
+    let coder = trainer.finish(0).unwrap().coder;
     let x = matrix(samples(&f, 4000, &mut rng));
     let codes = coder.encode(x.clone());
     let active = codes.values.clone().not_equal_elem(0.0).float().sum();
@@ -254,7 +255,7 @@ fn more_steps_never_raise_the_error_and_beat_one_shot() {
         let text = recipe("matching_pursuit", &coder, "clip_grad_norm = 0.4")
             .replace("tokens = 1000000", "tokens = 100000");
         let (_, trainer, x) = found(&text, 0.4, 0);
-        let mut coder = trainer.finish().unwrap().coder;
+        let mut coder = trainer.finish(0).unwrap().coder;
         let error = |coder: &SparseCoder| {
             let left = coder.decode(coder.encode(x.clone())) - x.clone();
             left.square().sum().into_scalar::<f32>()

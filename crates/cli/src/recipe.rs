@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use lapidary_activations::{Exclusion, Store};
-use lapidary_sae::RunConfig;
+use lapidary_sae::{RunConfig, hook_points};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -236,7 +236,9 @@ impl Recipe {
                 "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
             );
         }
-        store.hook(&config.hook_point)?;
+        for hook in hook_points(std::slice::from_ref(&config)) {
+            store.hook(&hook)?;
+        }
         Ok(Self {
             name,
             config,

@@ -13,6 +13,7 @@ use lapidary_activations::BatchSource;
 use lapidary_kernels::Moments;
 use serde::{Deserialize, Serialize};
 
+use crate::coder::SKIP;
 use crate::coders::ThresholdAverage;
 use crate::config::RunConfig;
 use crate::error::SaeError;
@@ -48,6 +49,7 @@ struct CoderManifest {
     step: u64,
     tokens: u64,
     d_in: usize,
+    d_out: usize,
     d_sae: usize,
 }
 
@@ -98,6 +100,7 @@ pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
             step: trainer.progress.step,
             tokens: trainer.progress.tokens,
             d_in: coder.d_in(),
+            d_out: coder.d_out(),
             d_sae: coder.d_sae(),
         }
     });
@@ -165,12 +168,12 @@ fn read_parameter<const D: usize>(
     Ok(Parameter::new(read(name)?, moments))
 }
 
-/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths`; the source is brought
+/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths`, read and reconstructed; the source is brought
 /// to where it was.
 pub(crate) fn load(
     dir: &Path,
     recipes: Vec<RunConfig>,
-    widths: &[usize],
+    widths: &[[usize; 2]],
     source: &mut dyn BatchSource,
     device: &Device,
 ) -> Result<Vec<Trainer>, SaeError> {
@@ -191,10 +194,10 @@ fn load_coder(
     number: usize,
     manifest: &CoderManifest,
     config: RunConfig,
-    width: usize,
+    widths: [usize; 2],
     device: &Device,
 ) -> Result<Trainer, SaeError> {
-    let (d_in, d_sae) = (manifest.d_in, manifest.d_sae);
+    let (d_in, d_out, d_sae) = (manifest.d_in, manifest.d_out, manifest.d_sae);
     let check = |field: &str, found: usize, expected: usize| {
         if found == expected {
             return Ok(());
@@ -206,7 +209,8 @@ fn load_coder(
             expected.to_string(),
         ))
     };
-    check("d_in", d_in, width)?;
+    check("d_in", d_in, widths[0])?;
+    check("d_out", d_out, widths[1])?;
     check(
         "d_sae",
         d_sae,
@@ -216,7 +220,10 @@ fn load_coder(
     let state_path = coder_folder(dir, number).join("state.safetensors");
     let file = TensorReader::open(&state_path)?;
     let tensors = file.tensors()?;
-    let shapes = config.architecture().method().shapes(d_in, d_sae);
+    let mut shapes = config.architecture().method().shapes(d_in, d_out, d_sae);
+    if config.coder.skip_connection {
+        shapes.push((SKIP, vec![d_out, d_in]));
+    }
     let read = |(name, shape): (&'static str, Vec<usize>)| {
         let parameter = match shape[..] {
             [rows, columns] => {

@@ -256,7 +256,8 @@ struct Predictions {
     divergence_tokens: u64,
 }
 
-/// Evaluates `dictionary` at `hook` of `model` on `blocks`, all of one length. `on_progress` hears the number of
+/// Evaluates `dictionary`, which reads at `hook` of `model`, on `blocks`, all of one length. What it reconstructs is spliced in
+/// where it belongs: at `hook`, or for a transcoder at the hook point that the dictionary says. `on_progress` hears the number of
 /// blocks done.
 ///
 /// # Errors
@@ -283,7 +284,11 @@ pub fn evaluate(
         });
     }
     let coder = dictionary.coder.clone().to_device(model.device());
-    let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
+    let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
+    let written = match dictionary.transcodes() {
+        true => dictionary.hook_point_out()?,
+        false => hook,
+    };
     let special: Vec<u32> = model
         .tokenizer()
         .ok()
@@ -292,11 +297,12 @@ pub fn evaluate(
     let mut reconstruction = ReconstructionSums::default();
     let mut codes = CodeSums::new(d_sae);
     let mut predictions = Predictions::default();
-    let capture = [hook];
+    let mut capture = vec![hook];
+    capture.extend((written != hook).then_some(written));
     let mut done = 0;
     for batch in blocks.chunks(BATCH_BLOCKS) {
         let at_once = (MOST_LOGITS / (context * model.config().d_vocab).max(1)).max(1);
-        let (mut xs, mut hats, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ys, mut hats, mut counted) = (Vec::new(), Vec::new(), Vec::new());
         for part in batch.chunks(at_once) {
             let tokens: Vec<&[u32]> = part.iter().map(|b| b.tokens.as_slice()).collect();
             let counts: Vec<bool> = tokens
@@ -316,23 +322,29 @@ pub fn evaluate(
                     ..Default::default()
                 },
             )?;
-            let Some(x) = original.captured.get(&hook) else {
-                return Err(SaeError::Config {
-                    place: "evaluation".to_owned(),
-                    message: format!("the model did not return {hook}"),
-                });
+            let at = |hook: HookPoint, expected: usize, what: &'static str| {
+                let Some(value) = original.captured.get(&hook) else {
+                    return Err(SaeError::Config {
+                        place: "evaluation".to_owned(),
+                        message: format!("the model did not return {hook}"),
+                    });
+                };
+                match value.dims()[2] {
+                    found if found == expected => Ok(value.clone().reshape([b * t, expected])),
+                    found => Err(SaeError::Shape {
+                        what,
+                        found,
+                        expected,
+                    }),
+                }
             };
-            let width = x.dims()[2];
-            if width != d_in {
-                return Err(SaeError::Shape {
-                    what: "width of the activations at the hook point (against the dictionary's d_in)",
-                    found: width,
-                    expected: d_in,
-                });
-            }
-            let x = x.clone().reshape([b * t, d_in]);
+            let input_width =
+                "width of the activations at the hook point (against the dictionary's d_in)";
+            let x = at(hook, d_in, input_width)?;
             let z = coder.encode(x.clone());
-            let x_hat = coder.decode(z.clone()); // [b * t, d_in]
+            let y_hat = coder.reconstruct(z.clone(), x); // [b * t, d_out]
+            let output_width = "width of the activations at the hook point to reconstruct (against the dictionary's d_out)";
+            let y = at(written, d_out, output_width)?;
             let k = z.values.dims()[1];
             codes.observe(&host(&z.values)?, &host_int(&z.indices)?, k, &counts);
 
@@ -340,16 +352,16 @@ pub fn evaluate(
             let keep = Tensor::<1>::from_data(TensorData::new(keep, [b * t]), model.device())
                 .reshape([b * t, 1])
                 .greater_elem(0.5)
-                .expand([b * t, d_in]);
-            let spliced = x_hat
+                .expand([b * t, d_out]);
+            let spliced = y_hat
                 .clone()
-                .mask_where(keep, x.clone())
-                .reshape([b, t, d_in]);
+                .mask_where(keep, y.clone())
+                .reshape([b, t, d_out]);
             let with = |replacement: &dyn Fn(Tensor<3>) -> Tensor<3>| {
                 model.run(
                     input.clone(),
                     &HookedRun {
-                        interventions: &[Intervention::function(hook, replacement)],
+                        interventions: &[Intervention::function(written, replacement)],
                         logits: true,
                         segments: segments.clone(),
                         ..Default::default()
@@ -370,11 +382,11 @@ pub fn evaluate(
                 .map(|row| row[..t - 1].iter().filter(|c| **c).count() as u64)
                 .sum::<u64>();
 
-            xs.extend(host(&x)?);
-            hats.extend(host(&x_hat)?);
+            ys.extend(host(&y)?);
+            hats.extend(host(&y_hat)?);
             counted.extend(counts);
         }
-        reconstruction.observe(&xs, &hats, d_in, &counted);
+        reconstruction.observe(&ys, &hats, d_out, &counted);
         done += batch.len();
         on_progress(done);
     }

@@ -9,6 +9,7 @@ mod coders;
 mod config;
 mod decoder_norm;
 mod dictionary;
+mod ends;
 mod error;
 pub mod evaluate;
 mod files;
@@ -35,6 +36,7 @@ pub use config::{
     TrainingConfig,
 };
 pub use dictionary::{Dictionary, Provenance};
+pub use ends::{Batch, Scaling};
 pub use error::SaeError;
 pub use evaluate::{Metrics, evaluate};
 pub use files::remove_folder;

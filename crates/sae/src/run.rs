@@ -9,6 +9,7 @@ use lapidary_activations::BatchSource;
 use crate::checkpoint;
 use crate::config::RunConfig;
 use crate::dictionary::Dictionary;
+use crate::ends::Ends;
 use crate::error::SaeError;
 use crate::train::{StepReport, Trainer};
 
@@ -16,18 +17,20 @@ use crate::train::{StepReport, Trainer};
 pub struct TrainingRun {
     pub(crate) source: Box<dyn BatchSource>,
     pub(crate) trainers: Vec<Trainer>,
-    /// Which of the source's hook points each coder reads.
-    ends: Vec<usize>,
+    /// Which of the source's hook points are each coder's.
+    ends: Vec<Ends>,
     checkpoint: Option<PathBuf>,
 }
 
-/// The hook points that `recipes` read, each once: those that the source of their run gives, in this order.
+/// The hook points of `recipes`, each once: those that the source of their run gives, in this order.
 #[must_use]
 pub fn hook_points(recipes: &[RunConfig]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for recipe in recipes {
-        if !found.contains(&recipe.hook_point) {
-            found.push(recipe.hook_point.clone());
+        for hook in [&recipe.hook_point, recipe.written_hook_point()] {
+            if !found.contains(hook) {
+                found.push(hook.clone());
+            }
         }
     }
     found
@@ -49,7 +52,7 @@ impl TrainingRun {
         let trainers = recipes
             .iter()
             .zip(&ends)
-            .map(|(recipe, end)| Trainer::new(recipe, first[*end].clone(), device))
+            .map(|(recipe, ends)| Trainer::new(recipe, &ends.batch(&first), device))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             source,
@@ -71,10 +74,9 @@ impl TrainingRun {
     ) -> Result<Self, SaeError> {
         let recipes = checkpoint::recipes(dir)?;
         let ends = ends(&recipes, source.as_ref())?;
-        let widths: Vec<usize> = ends
-            .iter()
-            .map(|end| source.normalizations()[*end].mean.len())
-            .collect();
+        let width = |end: usize| source.normalizations()[end].mean.len();
+        let widths = ends.iter().map(|e| [width(e.read), width(e.written)]);
+        let widths: Vec<[usize; 2]> = widths.collect();
         let trainers = checkpoint::load(dir, recipes, &widths, source.as_mut(), device)?;
         Ok(Self {
             source,
@@ -132,11 +134,11 @@ impl TrainingRun {
         let batch: Vec<Tensor<2>> = self.source.next_batch()?;
         let several = self.trainers.len() > 1;
         let mut reports = Vec::with_capacity(self.trainers.len());
-        for (number, (trainer, end)) in self.trainers.iter_mut().zip(&self.ends).enumerate() {
+        for (number, (trainer, ends)) in self.trainers.iter_mut().zip(&self.ends).enumerate() {
             reports.push(match trainer.is_done() {
                 true => None,
                 false => trainer
-                    .step(batch[*end].clone())
+                    .step(&ends.batch(&batch))
                     .map_err(|e| of_coder(several, number, e))?,
             });
         }
@@ -191,8 +193,8 @@ impl TrainingRun {
     /// # Panics
     /// When there is no coder of this number.
     pub fn finish(&self, number: usize) -> Result<Dictionary, SaeError> {
-        let normalization = &self.source.normalizations()[self.ends[number]];
-        self.trainers[number].finish(normalization)
+        let scaling = self.ends[number].scaling(self.source.normalizations());
+        self.trainers[number].finish(&scaling)
     }
 }
 
@@ -208,7 +210,7 @@ fn of_coder(several: bool, number: usize, error: SaeError) -> SaeError {
 }
 
 /// Where in the source's batches each recipe finds its activations.
-fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<usize>, SaeError> {
+fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, SaeError> {
     let place = || "recipes".to_owned();
     let Some(first) = recipes.first() else {
         let message = "a run has at least one".to_owned();
@@ -235,6 +237,13 @@ fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<usize>, S
             expected: hooks.len(),
         });
     }
-    let place = |recipe: &RunConfig| hooks.iter().position(|hook| *hook == recipe.hook_point);
-    Ok(recipes.iter().filter_map(place).collect())
+    let place = |wanted: &String| {
+        let found = hooks.iter().position(|hook| hook == wanted);
+        found.expect("the hook points are those of the recipes")
+    };
+    let ends = |recipe: &RunConfig| Ends {
+        read: place(&recipe.hook_point),
+        written: place(recipe.written_hook_point()),
+    };
+    Ok(recipes.iter().map(ends).collect())
 }

@@ -2,7 +2,6 @@
 //! asked for a number only when a line is logged.
 
 use burn::tensor::{Device, Tensor};
-use lapidary_activations::Normalization;
 use lapidary_kernels::AdamStep;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +9,7 @@ use crate::coder::SparseCoder;
 use crate::coders::{Codes, Learned, Now, ThresholdAverage};
 use crate::config::RunConfig;
 use crate::dictionary::Dictionary;
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
@@ -73,12 +73,12 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A coder not yet trained. The batch `first` `[n, d_in]` decides where `b_dec` starts and is not to be trained on.
+    /// A coder not yet trained. The batch `first` decides where `b_dec` starts and is not to be trained on.
     ///
     /// # Errors
     /// The recipe does not fit the width of `first`.
-    pub fn new(config: &RunConfig, first: Tensor<2>, device: &Device) -> Result<Self, SaeError> {
-        let config = config.resolve(first.dims()[1])?;
+    pub fn new(config: &RunConfig, first: &Batch, device: &Device) -> Result<Self, SaeError> {
+        let config = config.resolve(first.x.dims()[1])?;
         let coder = init::coder(&config, first, device)?;
         let parameters = Parameters::fresh(&coder.weights);
         let d_sae = coder.d_sae();
@@ -139,12 +139,12 @@ impl Trainer {
         }
     }
 
-    /// One step on the batch `x` `[n, d_in]`. A report comes back on the first step, every `log_every_steps`, and on the last.
+    /// One step on a batch. A report comes back on the first step, every `log_every_steps`, and on the last.
     ///
     /// # Errors
     /// The batch has another width, the device fails, or the loss of a logged step is not finite.
-    pub fn step(&mut self, x: Tensor<2>) -> Result<Option<StepReport>, SaeError> {
-        let n = x.dims()[0];
+    pub fn step(&mut self, batch: &Batch) -> Result<Option<StepReport>, SaeError> {
+        let n = batch.x.dims()[0];
         let step = self.progress.step;
         let total_steps = self.total_steps();
         let training = self.config.training.clone();
@@ -155,7 +155,7 @@ impl Trainer {
         let Learned {
             terms,
             mut gradients,
-        } = self.learn(x)?;
+        } = self.learn(batch)?;
         self.firing.record(&terms.codes, n as u64);
         let l0 = log.then(|| active(&terms.codes));
 
@@ -231,22 +231,28 @@ impl Trainer {
     }
 
     /// The batch's loss and gradients.
-    fn learn(&self, x: Tensor<2>) -> Result<Learned, SaeError> {
+    fn learn(&self, batch: &Batch) -> Result<Learned, SaeError> {
         let coder = self.coder();
-        let d_in = coder.d_in();
-        if x.dims()[1] != d_in {
-            return Err(SaeError::Shape {
-                what: "width of a batch of activations",
-                found: x.dims()[1],
-                expected: d_in,
-            });
+        for (part, expected) in [(&batch.x, coder.d_in()), (&batch.y, coder.d_out())] {
+            let found = part.dims()[1];
+            if found != expected {
+                return Err(SaeError::Shape {
+                    what: "width of a batch of activations",
+                    found,
+                    expected,
+                });
+            }
         }
         let now = Now {
             config: &self.config,
             step: self.progress.step,
             dead: self.firing.dead_tensor(),
         };
-        Ok(coder.architecture.method().learn(&coder, x.inner(), &now))
+        let batch = Batch {
+            x: batch.x.clone().inner(),
+            y: batch.y.clone().inner(),
+        };
+        Ok(coder.architecture.method().learn(&coder, &batch, &now))
     }
 
     /// A run that has diverged must neither replace a sound checkpoint nor pass for a dictionary.
@@ -266,17 +272,17 @@ impl Trainer {
         self.check_finite()
     }
 
-    /// The dictionary, for activations as the model makes them: decoder norms and the `normalization` that the batches
-    /// had are folded in.
+    /// The dictionary, for activations as the model makes them: decoder norms and how the batches were normalized are
+    /// folded in.
     ///
     /// # Errors
     /// The device fails, or a weight is not finite.
-    pub fn finish(&self, normalization: &Normalization) -> Result<Dictionary, SaeError> {
+    pub fn finish(&self, scaling: &Scaling) -> Result<Dictionary, SaeError> {
         self.check_finite()?;
         Dictionary::from_training(
             &self.coder(),
             self.progress.threshold.value(),
-            normalization,
+            scaling,
             &self.config,
             (self.progress.step, self.progress.tokens),
         )

@@ -13,6 +13,8 @@ use rand_chacha::ChaCha8Rng;
 
 const D: usize = 16;
 const HOOKS: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"];
+/// One of another width.
+const WIDE: &str = "blocks.1.mlp.hook_post";
 
 fn recipe(settings: &[&str]) -> RunConfig {
     let text = format!(
@@ -38,6 +40,7 @@ fn recipe(settings: &[&str]) -> RunConfig {
 /// Recipes that may share batches and have nothing else in common.
 fn company() -> Vec<RunConfig> {
     let elsewhere = format!("hook_point={}", HOOKS[1]);
+    let across = format!("hook_point_out={WIDE}");
     vec![
         recipe(&[]),
         recipe(&["seed=9", "coder.k=7"]),
@@ -45,15 +48,22 @@ fn company() -> Vec<RunConfig> {
         recipe(&["coder.architecture=standard", "coder.d_sae=24"]),
         recipe(&["coder.architecture=matching_pursuit", &elsewhere]),
         recipe(&["training.clip_grad_norm=0.01", &elsewhere]),
+        recipe(&[&across, "coder.skip_connection=true"]),
+        recipe(&[
+            &across,
+            &format!("hook_point={}", HOOKS[1]),
+            "coder.architecture=batchtopk",
+        ]),
     ]
 }
 
 fn source(recipes: &[RunConfig]) -> Box<ActivationMatrix> {
     let rows = hook_points(recipes).into_iter().map(|hook| {
-        let seed = HOOKS.iter().position(|known| *known == hook).unwrap();
+        let seed = HOOKS.iter().position(|known| *known == hook).unwrap_or(9);
+        let d = if hook == WIDE { D + 3 } else { D };
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
-        let values: Vec<f32> = (0..300 * D).map(|_| rng.random::<f32>() - 0.5).collect();
-        Tensor::from_data(TensorData::new(values, [300, D]), &Device::flex())
+        let values: Vec<f32> = (0..300 * d).map(|_| rng.random::<f32>() - 0.5).collect();
+        Tensor::from_data(TensorData::new(values, [300, d]), &Device::flex())
     });
     Box::new(ActivationMatrix::aligned(rows.collect(), 64, 3).unwrap())
 }
@@ -118,7 +128,7 @@ fn all_coders_of_a_run_resume_to_the_same_bits() {
             assert!(resumed.1 == whole.1, "coder {number}: other bits");
         }
         let error = resume(&place, &recipes[..1]).err().unwrap().to_string();
-        assert!(error.contains("found 1, expected 2"), "{error}");
+        assert!(error.contains("found 1, expected 3"), "{error}");
     }
 }
 

@@ -135,8 +135,6 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
     let first = &recipes[0].config;
     let model = Arc::new(LanguageModel::load(&first.model, &device)?);
-    let hooks = hook_points(&configs);
-    let hooks: Vec<HookPoint> = hooks.iter().map(|h| h.parse()).collect::<Result<_, _>>()?;
     let block_config = BlockConfig {
         corpus: first.corpus.path.clone(),
         text_field: first.corpus.text_field.clone(),
@@ -149,6 +147,8 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
     for recipe in &recipes {
         widths.push(check(recipe, &model, &block_config)?);
     }
+    let hooks = hook_points(&configs);
+    let hooks: Vec<HookPoint> = hooks.iter().map(|h| h.parse()).collect::<Result<_, _>>()?;
     let blocks = BlockStream::new(model.clone(), &block_config)?;
     let wide = |(hook, width)| format!("{hook} is {width} wide");
     let places: Vec<String> = hooks
@@ -224,18 +224,21 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
 /// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its activations.
 fn check(recipe: &Recipe, model: &Arc<LanguageModel>, blocks: &BlockConfig) -> Result<usize> {
     let config = &recipe.config;
-    let hook_point: HookPoint = config.hook_point.parse()?;
-    let width = model.width(hook_point)?;
     if let Some(store) = &recipe.store {
         store.check_model(model)?;
-        let (_, kept) = store.hook(&config.hook_point)?;
+    }
+    for hook in hook_points(std::slice::from_ref(config)) {
+        let width = model.width(hook.parse()?)?;
+        let Some(store) = &recipe.store else { continue };
+        let (_, kept) = store.hook(&hook)?;
         ensure!(
             kept == width,
-            "{}: the activations at {hook_point} are {kept} wide, those of model `{}` {width}",
+            "{}: the activations at {hook} are {kept} wide, those of model `{}` {width}",
             store.folder().display(),
             model.name()
         );
     }
+    let width = model.width(config.hook_point.parse()?)?;
     config.resolve(width)?;
     if config.evaluation.tokens > 0 {
         let held_out = BlockConfig {

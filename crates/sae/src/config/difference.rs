@@ -55,7 +55,7 @@ impl RunConfig {
         ordered(self).difference(&ordered(other), |key| {
             key == "model"
                 || key == "training.batch_tokens"
-                || (key == "hook_point" && by_norm)
+                || (key.starts_with("hook_point") && by_norm)
                 || key.starts_with("corpus.")
                 || key.starts_with("activations.")
         })

@@ -58,7 +58,7 @@ def activations_of(path, d_in, hook):
 
 
 def encode(binary, dictionary, activations, folder):
-    """What `lapidary encode` says: latents [n, d_sae] made dense, reconstruction [n, d_in]."""
+    """What `lapidary encode` says: latents [n, d_sae] made dense, reconstruction [n, d_out]."""
     out = Path(folder, "codes.safetensors")
     run([binary, "encode", "--dictionary", dictionary, "--activations", activations, "--out", out])
     codes = load_file(out)
@@ -79,7 +79,7 @@ def boundary(sae, theirs):
     """The value that a latent of each row must exceed to be chosen. [n, d_sae] or a shape that broadcasts to it."""
     if sae.cfg.architecture() == "topk":
         return np.sort(theirs, axis=1)[:, -sae.cfg.k][:, None]
-    if sae.cfg.architecture() == "jumprelu":
+    if sae.cfg.architecture() in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
         return sae.threshold.detach().numpy()[None, :]
     if sae.cfg.architecture() == "gated":  # where its gate opens
         least = sae.b_mag - torch.exp(sae.r_mag) * sae.b_gate
@@ -114,7 +114,10 @@ def check(sae, rows, codes, verdict):
     with torch.no_grad():
         theirs = sae.encode(torch.from_numpy(rows)).numpy()
         ours = dense(values, indices, sae.cfg.d_sae)
-        decoded = sae.decode(torch.from_numpy(ours)).numpy()
+        decoded = sae.decode(torch.from_numpy(ours))
+        if hasattr(sae, "W_skip"):  # `decode` has no input to skip with: what `forward` adds
+            decoded = decoded + torch.from_numpy(rows) @ sae.W_skip.T
+        decoded, whole = decoded.numpy(), sae.forward(torch.from_numpy(rows)).numpy()
 
     scale = float(np.abs(theirs).max()) or 1.0
     near = np.abs(np.maximum(ours, theirs) - boundary(sae, theirs)) <= TOLERANCE * scale
@@ -125,6 +128,8 @@ def check(sae, rows, codes, verdict):
     verdict.require(either.sum() <= 1 + active // 1000, f"{int(either.sum())} of {active} latents on the boundary")
     verdict.compare("encode", np.where(either, theirs, ours), theirs)
     verdict.compare("decode", reconstruction, decoded)
+    if not either.any():
+        verdict.compare("both", reconstruction, whole)
 
 
 def check_directory(directory, arguments, scratch, verdict):

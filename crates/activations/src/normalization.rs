@@ -38,29 +38,29 @@ impl Normalization {
         }
     }
 
-    /// Estimated in f64 from `rows`, `[n, d]` flat.
+    /// Estimated in f64 from `rows` of width `d`.
     ///
     /// # Errors
     /// When there are no rows, or all are the same point, so that no scale fits.
-    pub fn estimate(
+    pub fn estimate<'a>(
         kind: NormalizationKind,
-        rows: &[f32],
+        rows: impl Iterator<Item = &'a [f32]> + Clone,
         d: usize,
     ) -> Result<Self, ActivationsError> {
         if kind == NormalizationKind::None {
             return Ok(Self::identity(d));
         }
-        let n = (rows.len() / d) as f64;
+        let n = rows.clone().count() as f64;
         let mut mean = vec![0.0_f64; d];
         if kind == NormalizationKind::MeanCentred {
-            for row in rows.chunks_exact(d) {
+            for row in rows.clone() {
                 for (m, x) in mean.iter_mut().zip(row) {
                     *m += f64::from(*x) / n;
                 }
             }
         }
         let mut square = 0.0;
-        for row in rows.chunks_exact(d) {
+        for row in rows {
             square += row
                 .iter()
                 .zip(&mean)
@@ -105,7 +105,7 @@ mod tests {
     fn each_kind_does_what_it_says() {
         let rows = [3.0, 4.0, 0.0, 0.0, 3.0, 0.0];
         let mean_square = |kind| {
-            let n = Normalization::estimate(kind, &rows, 2).unwrap();
+            let n = Normalization::estimate(kind, rows.chunks_exact(2), 2).unwrap();
             let mut out = rows.to_vec();
             n.apply(&mut out);
             let mean: f32 = out.iter().sum();
@@ -115,6 +115,8 @@ mod tests {
         let (square, mean) = mean_square(NormalizationKind::MeanCentred);
         assert!((square - 1.0).abs() < 1e-6 && mean.abs() < 1e-6);
         assert_eq!(mean_square(NormalizationKind::None).0, 34.0 / 3.0);
-        assert!(Normalization::estimate(NormalizationKind::UnitNorm, &[0.0, 0.0], 2).is_err());
+        let zeros = [[0.0, 0.0].as_slice()];
+        let estimate = Normalization::estimate(NormalizationKind::UnitNorm, zeros.into_iter(), 2);
+        assert!(estimate.is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::buffer::ShuffleBuffer;
 use crate::exclusion::Candidate;
-use crate::harvest::harvest;
+use crate::harvest::harvest_all;
 use crate::{
     ActivationsError, BlockStream, Excluded, Exclusion, Normalization, NormalizationKind,
     TokenBlock,
@@ -14,19 +14,17 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// A source of shuffled, normalized batches that can be stopped and resumed to the same bits.
+/// A source of shuffled, normalized batches that can be stopped and resumed to the same bits. It gives activations at one
+/// hook point or at several, of the same tokens.
 pub trait BatchSource {
-    /// Width of an activation.
-    fn d_in(&self) -> usize;
+    /// What was done to the activations, one a hook point; a mean is as long as the activations there are wide.
+    fn normalizations(&self) -> &[Normalization];
 
-    /// What was done to the activations.
-    fn normalization(&self) -> &Normalization;
-
-    /// The next batch, `[batch_tokens, d_in]`, normalized.
+    /// The next batch: of each hook point `[batch_tokens, width]`, normalized, tokens in one order.
     ///
     /// # Errors
     /// When the corpus or the model fails.
-    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError>;
+    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError>;
 
     /// Writes everything that decides the batches to come into a folder.
     ///
@@ -44,8 +42,8 @@ pub trait BatchSource {
 /// How an [`ActivationStream`] harvests and shuffles.
 #[derive(Debug, Clone)]
 pub struct StreamConfig {
-    /// Which activations.
-    pub hook_point: HookPoint,
+    /// Which activations; no point twice.
+    pub hook_points: Vec<HookPoint>,
     /// Tokens a batch.
     pub batch_tokens: usize,
     /// Tokens that the shuffle buffer holds; at least twice a batch.
@@ -67,9 +65,10 @@ pub struct ActivationStream {
     config: StreamConfig,
     buffer: ShuffleBuffer,
     rng: ChaCha8Rng,
-    normalization: Normalization,
-    /// By the first blocks, with `exclude.norm_multiple`.
-    norm_limit: Option<f32>,
+    /// One a hook point.
+    normalizations: Vec<Normalization>,
+    /// One a hook point by the first blocks, with `exclude.norm_multiple`.
+    norm_limits: Vec<f32>,
     /// Blocks read in this pass over the corpus, and passes finished.
     read: u64,
     passes: u64,
@@ -81,7 +80,7 @@ pub struct ActivationStream {
 struct StreamState {
     corpus: String,
     context: usize,
-    hook_point: String,
+    hook_points: Vec<String>,
     read: u64,
     /// [`BlockStream::digest`] after `read` blocks.
     digest: u64,
@@ -89,8 +88,8 @@ struct StreamState {
     places: Vec<u32>,
     used: usize,
     rng: ChaCha8Rng,
-    normalization: Normalization,
-    norm_limit: Option<f32>,
+    normalizations: Vec<Normalization>,
+    norm_limits: Vec<f32>,
 }
 
 impl ActivationStream {
@@ -101,9 +100,10 @@ impl ActivationStream {
     pub fn new(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let mut stream = Self::unfilled(blocks, config)?;
         stream.fill()?;
-        let d = stream.buffer.d;
-        let rows = &stream.buffer.rows[..stream.buffer.used * d];
-        stream.normalization = Normalization::estimate(stream.config.normalization, rows, d)?;
+        let (kind, buffer) = (stream.config.normalization, &stream.buffer);
+        let estimate = |(end, d)| Normalization::estimate(kind, buffer.part(end), d);
+        let widths = buffer.widths.iter().copied().enumerate();
+        stream.normalizations = widths.map(estimate).collect::<Result<_, _>>()?;
         Ok(stream)
     }
 
@@ -113,22 +113,26 @@ impl ActivationStream {
     /// When the buffer does not fit into memory.
     pub fn unfilled(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let model = blocks.model();
-        let d = model.width(config.hook_point)?;
+        let widths = config.hook_points.iter().map(|hook| model.width(*hook));
+        let widths: Vec<usize> = widths.collect::<Result<_, _>>()?;
         let device = model.device().clone();
         // Filling stops when less than one block fits: what is then in use must still make a batch.
         let least = config
             .batch_tokens
             .saturating_add(blocks.config().context.max(config.batch_tokens));
         let capacity = config.buffer_tokens.max(least);
-        let buffer = ShuffleBuffer::new(capacity, d).ok_or(ActivationsError::Buffer {
+        let normalizations = widths.iter().copied().map(Normalization::identity);
+        let normalizations = normalizations.collect();
+        let d_in = widths.iter().sum();
+        let buffer = ShuffleBuffer::new(capacity, widths).ok_or(ActivationsError::Buffer {
             tokens: capacity,
-            d_in: d,
+            d_in,
         })?;
         Ok(Self {
             buffer,
             rng: ChaCha8Rng::seed_from_u64(config.seed),
-            normalization: Normalization::identity(d),
-            norm_limit: None,
+            normalizations,
+            norm_limits: vec![],
             read: 0,
             passes: 0,
             device,
@@ -140,6 +144,11 @@ impl ActivationStream {
     /// Passes over the corpus so far.
     pub fn passes(&self) -> u64 {
         self.passes
+    }
+
+    fn hook_names(&self) -> Vec<String> {
+        let hooks = self.config.hook_points.iter();
+        hooks.map(ToString::to_string).collect()
     }
 
     /// Harvests until less than one helping fits.
@@ -157,24 +166,33 @@ impl ActivationStream {
                 return Ok(());
             }
             let blocks = self.next_blocks(helping)?;
-            let rows = harvest(self.blocks.model(), self.config.hook_point, &blocks)?;
-            let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
-            let count = rows.iter().filter(|v| !v.is_finite()).count();
-            if count > 0 {
-                return Err(ActivationsError::NotFinite {
-                    hook: self.config.hook_point.to_string(),
-                    count,
-                });
+            let hooks = &self.config.hook_points;
+            let mut parts: Vec<Vec<f32>> = Vec::with_capacity(hooks.len());
+            for (hook, rows) in hooks
+                .iter()
+                .zip(harvest_all(self.blocks.model(), hooks, &blocks)?)
+            {
+                let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
+                let count = rows.iter().filter(|v| !v.is_finite()).count();
+                if count > 0 {
+                    let hook = hook.to_string();
+                    return Err(ActivationsError::NotFinite { hook, count });
+                }
+                parts.push(rows);
             }
-            let (rule, d) = (self.config.exclude, self.buffer.d);
+            let rule = self.config.exclude;
             let candidates = Candidate::all(&self.blocks, &blocks);
-            self.norm_limit = self
-                .norm_limit
-                .or_else(|| rule.norm_limit(&rows, d, &candidates));
-            let limits = self.norm_limit.as_slice();
-            for (candidate, row) in candidates.iter().zip(rows.chunks_exact(d)) {
-                if rule.keeps(*candidate, &[row], limits, &mut Excluded::default()) {
-                    self.buffer.push(row);
+            if self.norm_limits.is_empty() {
+                let ends = parts.iter().zip(&self.buffer.widths);
+                let limit = |(rows, d): (&Vec<f32>, &usize)| rule.norm_limit(rows, *d, &candidates);
+                self.norm_limits = ends.filter_map(limit).collect();
+            }
+            for (i, candidate) in candidates.iter().enumerate() {
+                let ends = parts.iter().zip(&self.buffer.widths);
+                let row: Vec<&[f32]> = ends.map(|(rows, d)| &rows[i * d..][..*d]).collect();
+                let limits = &self.norm_limits;
+                if rule.keeps(*candidate, &row, limits, &mut Excluded::default()) {
+                    self.buffer.push(&row);
                 }
             }
         }
@@ -208,45 +226,46 @@ impl ActivationStream {
 }
 
 impl BatchSource for ActivationStream {
-    fn d_in(&self) -> usize {
-        self.buffer.d
+    fn normalizations(&self) -> &[Normalization] {
+        &self.normalizations
     }
 
-    fn normalization(&self) -> &Normalization {
-        &self.normalization
-    }
-
-    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
         if self.buffer.used < (self.buffer.places.len() / 2).max(self.config.batch_tokens) {
             self.fill()?;
         }
-        let mut rows = self.buffer.take(self.config.batch_tokens, &mut self.rng);
-        self.normalization.apply(&mut rows);
-        Ok(Tensor::from_data(
-            TensorData::new(rows, [self.config.batch_tokens, self.buffer.d]),
-            &self.device,
-        ))
+        let parts = self.buffer.take(self.config.batch_tokens, &mut self.rng);
+        let tensor = |(mut rows, normalization): (Vec<f32>, &Normalization)| {
+            normalization.apply(&mut rows);
+            let shape = [self.config.batch_tokens, normalization.mean.len()];
+            Tensor::from_data(TensorData::new(rows, shape), &self.device)
+        };
+        Ok(parts
+            .into_iter()
+            .zip(&self.normalizations)
+            .map(tensor)
+            .collect())
     }
 
     fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
         let state = StreamState {
             corpus: self.blocks.config().corpus.clone(),
             context: self.blocks.config().context,
-            hook_point: self.config.hook_point.to_string(),
+            hook_points: self.hook_names(),
             read: self.read,
             digest: self.blocks.digest(),
             passes: self.passes,
             places: self.buffer.places.clone(),
             used: self.buffer.used,
             rng: self.rng.clone(),
-            normalization: self.normalization.clone(),
-            norm_limit: self.norm_limit,
+            normalizations: self.normalizations.clone(),
+            norm_limits: self.norm_limits.clone(),
         };
         write_json(&dir.join("stream.json"), &state)?;
         write_rows(
             &dir.join("buffer.safetensors"),
             &self.buffer.rows,
-            self.buffer.d,
+            self.buffer.d(),
         )
     }
 
@@ -257,18 +276,18 @@ impl BatchSource for ActivationStream {
         let here = (
             blocks.corpus.as_str(),
             blocks.context,
-            self.config.hook_point.to_string(),
+            self.hook_names(),
             self.buffer.places.len(),
         );
         let there = (
             state.corpus.as_str(),
             state.context,
-            state.hook_point.clone(),
+            state.hook_points.clone(),
             state.places.len(),
         );
         if here != there {
             let problem = format!(
-                "was written by a run on corpus, context, hook point, buffer = {there:?}; this run has {here:?}"
+                "was written by a run on corpus, context, hook points, buffer = {there:?}; this run has {here:?}"
             );
             return Err(ActivationsError::Checkpoint { path, problem });
         }
@@ -278,7 +297,8 @@ impl BatchSource for ActivationStream {
             seen.get_mut(p as usize)
                 .is_some_and(|s| !std::mem::replace(s, true))
         });
-        if !once || state.used > capacity || state.normalization.mean.len() != self.buffer.d {
+        let widths = state.normalizations.iter().map(|n| n.mean.len());
+        if !once || state.used > capacity || !widths.eq(self.buffer.widths.iter().copied()) {
             return Err(ActivationsError::Checkpoint {
                 path,
                 problem: "its places do not fit its buffer".into(),
@@ -293,22 +313,22 @@ impl BatchSource for ActivationStream {
             );
             return Err(ActivationsError::Checkpoint { path, problem });
         }
-        self.buffer.rows = read_rows(&dir.join("buffer.safetensors"), capacity, self.buffer.d)?;
+        self.buffer.rows = read_rows(&dir.join("buffer.safetensors"), capacity, self.buffer.d())?;
         self.buffer.places = state.places;
         self.buffer.used = state.used;
         self.rng = state.rng;
-        self.normalization = state.normalization;
-        self.norm_limit = state.norm_limit;
+        self.normalizations = state.normalizations;
+        self.norm_limits = state.norm_limits;
         self.read = state.read;
         self.passes = state.passes;
         Ok(())
     }
 }
 
-/// Activations that are already there, `[n, d_in]`: every pass hands each row out once, shuffled.
+/// Activations that are already there: every pass hands each row out once, shuffled.
 pub struct ActivationMatrix {
     buffer: ShuffleBuffer,
-    normalization: Normalization,
+    normalizations: Vec<Normalization>,
     batch: usize,
     rng: ChaCha8Rng,
     device: Device,
@@ -322,30 +342,53 @@ struct MatrixState {
 }
 
 impl ActivationMatrix {
-    /// Batches of `batch` rows, unnormalized.
+    /// Batches of `batch` of the rows `[n, d_in]`, unnormalized.
     ///
     /// # Errors
     /// When there are fewer rows than one batch takes.
     pub fn new(rows: Tensor<2>, batch: usize, seed: u64) -> Result<Self, ActivationsError> {
-        let [n, d] = rows.dims();
-        if batch == 0 || n < batch {
-            let problem = format!("holds {n} rows, a batch takes {batch}");
-            return Err(ActivationsError::Corpus {
-                path: "activations".into(),
-                problem,
-            });
+        Self::aligned(vec![rows], batch, seed)
+    }
+
+    /// The same at several hook points, `[n, width]` each, row by row of one token.
+    ///
+    /// # Errors
+    /// When there are no hook points or fewer rows than one batch takes, or not as many at all of them.
+    pub fn aligned(
+        parts: Vec<Tensor<2>>,
+        batch: usize,
+        seed: u64,
+    ) -> Result<Self, ActivationsError> {
+        let wrong = |problem| ActivationsError::Corpus {
+            path: "activations".into(),
+            problem,
+        };
+        let (Some(n), Some(device)) = (
+            parts.first().map(|rows| rows.dims()[0]),
+            parts.first().map(Tensor::device),
+        ) else {
+            return Err(wrong("are of no hook point".into()));
+        };
+        if let Some(other) = parts.iter().find(|rows| rows.dims()[0] != n) {
+            let problem = format!("hold {n} rows and {} rows", other.dims()[0]);
+            return Err(wrong(problem));
         }
-        let device = rows.device();
+        if batch == 0 || n < batch {
+            return Err(wrong(format!("holds {n} rows, a batch takes {batch}")));
+        }
+        let widths: Vec<usize> = parts.iter().map(|rows| rows.dims()[1]).collect();
+        // One hook point's rows already lie as the buffer has them.
+        let rows = Tensor::cat(parts, 1);
         let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
-        let places = (0..n as u32).collect();
+        let normalizations = widths.iter().copied().map(Normalization::identity);
         Ok(Self {
+            normalizations: normalizations.collect(),
             buffer: ShuffleBuffer {
                 rows,
-                d,
-                places,
+                widths,
+                places: (0..n as u32).collect(),
                 used: n,
             },
-            normalization: Normalization::identity(d),
             batch,
             rng: ChaCha8Rng::seed_from_u64(seed),
             device,
@@ -354,23 +397,23 @@ impl ActivationMatrix {
 }
 
 impl BatchSource for ActivationMatrix {
-    fn d_in(&self) -> usize {
-        self.buffer.d
+    fn normalizations(&self) -> &[Normalization] {
+        &self.normalizations
     }
 
-    fn normalization(&self) -> &Normalization {
-        &self.normalization
-    }
-
-    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
         if self.buffer.used < self.batch {
             self.buffer.used = self.buffer.places.len();
         }
-        let rows = self.buffer.take(self.batch, &mut self.rng);
-        Ok(Tensor::from_data(
-            TensorData::new(rows, [self.batch, self.buffer.d]),
-            &self.device,
-        ))
+        let parts = self.buffer.take(self.batch, &mut self.rng);
+        let tensor = |(rows, width): (Vec<f32>, &usize)| {
+            Tensor::from_data(TensorData::new(rows, [self.batch, *width]), &self.device)
+        };
+        Ok(parts
+            .into_iter()
+            .zip(&self.buffer.widths)
+            .map(tensor)
+            .collect())
     }
 
     fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
@@ -500,7 +543,7 @@ mod tests {
         let stored: BTreeSet<Vec<u32>> = rows.chunks_exact(d).map(bits).collect();
         let all_stored = |exclude| {
             let config = StreamConfig {
-                hook_point: hook,
+                hook_points: vec![hook],
                 batch_tokens: 1000,
                 buffer_tokens: 2000,
                 harvest_blocks: 4,
@@ -509,7 +552,7 @@ mod tests {
                 seed: 0,
             };
             let batch = ActivationStream::new(blocks(&model), config).unwrap();
-            let batch = { batch }.next_batch().unwrap().into_data();
+            let batch = { batch }.next_batch().unwrap().remove(0).into_data();
             let batch: Vec<f32> = batch.iter::<f32>().collect();
             batch.chunks_exact(d).all(|row| stored.contains(&bits(row)))
         };

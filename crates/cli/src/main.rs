@@ -4,7 +4,9 @@ mod arguments;
 mod commands;
 mod first_batch;
 mod progress;
+mod recipe;
 mod run_folder;
+mod summary;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -173,8 +173,9 @@ impl Sums<'_> {
             ));
         }
         let y = y.clone().reshape([b * t, d_out]);
-        let z = self.coder.encode(x.clone().reshape([b * t, d_in]));
-        let y_hat = self.coder.decode(z.clone()); // [b * t, d_out]
+        let x = x.clone().reshape([b * t, d_in]);
+        let z = self.coder.encode(x.clone());
+        let y_hat = self.coder.reconstruct(z.clone(), x); // [b * t, d_out]
         if y_hat.dims()[1] != d_out {
             return Err(EvaluationError::input(
                 "width of the activations at the target hook point (against the dictionary's d_out)",

@@ -8,7 +8,7 @@ use lapidary_activations::ActivationMatrix;
 use lapidary_evaluation::probing::{
     ProbeConfig, Represented, Rows, Task, feature_shares, sparse_probing,
 };
-use lapidary_sae::{RunConfig, Trainer, host, host_int};
+use lapidary_sae::{RunConfig, TrainingRun, host, host_int};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -146,9 +146,9 @@ fn best_latents(representation: &[f32], labels: &[Vec<f64>], seed: u64) -> [f64;
         "[coder]\nd_sae = 64\nk = 4\n[training]\nbatch_tokens = 256\ntokens = 200000\nlr = 2e-3";
     let config = RunConfig::parse("biased", &format!("seed = {seed}\n{recipe}"), &[]).unwrap();
     let source = ActivationMatrix::new(x.clone(), 256, seed).unwrap();
-    let mut trainer = Trainer::new(config, Box::new(source), &device).unwrap();
-    trainer.run(&mut |_| ()).unwrap();
-    let codes = trainer.finish().unwrap().coder.encode(x);
+    let mut trainer = TrainingRun::new(&[config], Box::new(source), &device).unwrap();
+    trainer.run(&mut |_, _| ()).unwrap();
+    let codes = trainer.finish(0).unwrap().coder.encode(x);
     let k = codes.values.dims()[1];
     let (values, indices) = (
         host(&codes.values).unwrap(),

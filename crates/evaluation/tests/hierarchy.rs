@@ -6,7 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
 use lapidary_evaluation::synthetic::{Recovery, Synthetic, SyntheticConfig, recovery};
-use lapidary_sae::{Architecture, RunConfig, SparseCoder, Trainer};
+use lapidary_sae::{Architecture, RunConfig, SparseCoder, TrainingRun};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -14,7 +14,7 @@ const N: usize = 20;
 const BATCH: usize = 200;
 
 /// What a trained dictionary makes of the toy; the trainer; other samples.
-fn found(recipe: &str, rho: f64, seed: u64) -> (Recovery, Trainer, Tensor<2>) {
+fn found(recipe: &str, rho: f64, seed: u64) -> (Recovery, TrainingRun, Tensor<2>) {
     let text = format!(
         "synthetic = {{ kind = 'hierarchical', child_cosine = {rho}, root_cosine = {rho} }}"
     );
@@ -30,11 +30,11 @@ fn found(recipe: &str, rho: f64, seed: u64) -> (Recovery, Trainer, Tensor<2>) {
     let source = ActivationMatrix::new(x, BATCH, seed).unwrap();
     let recipe = format!("seed = {seed}\nactivations.normalization = 'none'\n{recipe}");
     let config = RunConfig::parse("toy", &recipe, &[]).unwrap();
-    let mut trainer = Trainer::new(config, Box::new(source), &device).unwrap();
-    trainer.run(&mut |_| ()).unwrap();
+    let mut trainer = TrainingRun::new(&[config], Box::new(source), &device).unwrap();
+    trainer.run(&mut |_, _| ()).unwrap();
 
     let sample = synthetic.sample(4000, &mut rng);
-    let coder = trainer.finish().unwrap().coder;
+    let coder = trainer.finish(0).unwrap().coder;
     let result = recovery(&synthetic, &sample, &coder, &mut |_| ()).unwrap();
     let x = matrix(sample.x);
     (result, trainer, x)
@@ -92,7 +92,7 @@ fn more_steps_never_raise_the_error_and_beat_one_shot() {
         let text = recipe("matching_pursuit", &coder, "clip_grad_norm = 0.4")
             .replace("tokens = 1000000", "tokens = 100000");
         let (_, trainer, x) = found(&text, 0.4, 0);
-        let mut coder = trainer.finish().unwrap().coder;
+        let mut coder = trainer.finish(0).unwrap().coder;
         let error = |coder: &SparseCoder| {
             let left = coder.decode(coder.encode(x.clone())) - x.clone();
             left.square().sum().into_scalar::<f32>()

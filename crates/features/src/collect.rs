@@ -73,7 +73,7 @@ pub fn collect(
     Ok(statistics.finish())
 }
 
-/// What each latent's decoder row does to the logits by itself, for hook points in the residual stream's space: the row
+/// What each latent's decoder row does to the logits by itself, if it writes at `hook`, for hook points in the residual stream's space: the row
 /// (less its mean, where the final norm takes the mean away) times the final norm's weight times the unembedding, the
 /// norm's scale left out. Elsewhere the lists stay empty.
 ///
@@ -86,15 +86,18 @@ pub fn summarize_decoder(
     top: usize,
 ) -> Result<DecoderSummary, FeaturesError> {
     let coder = dictionary.coder.clone().to_device(model.device());
-    let (w_enc, w_dec) = (coder.w_enc(), coder.w_dec()); // [d_sae, d_in]
+    let (w_enc, w_dec) = (coder.w_enc(), coder.w_dec()); // [d_sae, d_in], [d_sae, d_out]
     let d_sae = coder.d_sae();
     let norm = |w: &Tensor<2>| w.clone().square().sum_dim(1).sqrt(); // [d_sae, 1]
     let host = |t: Tensor<2>| t.into_data().iter::<f32>().collect::<Vec<f32>>();
-    let cosine = (w_enc.clone() * w_dec.clone()).sum_dim(1)
-        / (norm(&w_enc) * norm(&w_dec)).clamp_min(f32::MIN_POSITIVE);
+    // A transcoder's rows live in two spaces.
+    let cosine = (!dictionary.transcodes()).then(|| {
+        (w_enc.clone() * w_dec.clone()).sum_dim(1)
+            / (norm(&w_enc) * norm(&w_dec)).clamp_min(f32::MIN_POSITIVE)
+    });
     let mut summary = DecoderSummary {
         decoder_norm: host(norm(&w_dec)),
-        encoder_decoder_cosine: Some(host(cosine)),
+        encoder_decoder_cosine: cosine.map(host),
         promoted: vec![vec![]; d_sae],
         suppressed: vec![vec![]; d_sae],
     };

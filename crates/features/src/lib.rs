@@ -24,8 +24,9 @@ pub use statistics::{
 };
 pub use steering::{Steer, Steering};
 pub use tables::{
-    DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, example_rows, feature_rows,
-    read_examples, read_features, write_examples, write_features, write_latents,
+    DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, example_rows,
+    feature_rows, read_examples, read_features, write_examples, write_features, write_latents,
+    write_runs,
 };
 
 /// The Rust parts of the tutorial on hooks, run as doc tests.

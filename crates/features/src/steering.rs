@@ -15,7 +15,7 @@ pub enum Steer {
     Clamp(f32),
 }
 
-/// A change at a dictionary's hook point.
+/// A change at the hook point where a dictionary writes.
 pub struct Steering {
     at: HookPoint,
     edit: Box<dyn Fn(Tensor<3>) -> Tensor<3>>,
@@ -47,7 +47,15 @@ impl Steering {
                 expected: "a finite number".into(),
             });
         }
-        let at = dictionary.hook_point()?;
+        if let (Steer::Clamp(value), true) = (steer, dictionary.transcodes()) {
+            return Err(FeaturesError::Input {
+                field: "steering",
+                found: format!("a transcoder's latent to be clamped to {value}"),
+                expected: "an autoencoder's, whose activation can be read where it is changed; or a factor to add"
+                    .into(),
+            });
+        }
+        let at = dictionary.hook_point_out()?;
         let row = coder.w_dec().narrow(0, latent, 1); // [1, d_in]
         let edit: Box<dyn Fn(Tensor<3>) -> Tensor<3>> = match steer {
             Steer::Add(factor) => {

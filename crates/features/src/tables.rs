@@ -1,15 +1,18 @@
-//! `features.parquet`, one row a latent, and `examples.parquet`, one row a context: what notebooks read.
+//! `features.parquet`, one row a latent, `examples.parquet`, one row a context, and `runs.parquet`, one row a coder of a run
+//! of several: what notebooks read.
 //!
-//! Both are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns is the documentation
+//! All are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns of the first two is the documentation
 //! of [`FeatureRow`] and [`ExampleRow`], whose fields are the columns.
 
 mod read;
+mod runs;
 mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use read::{read_examples, read_features};
+pub use runs::{RunRow, write_runs};
 pub use write::{write_examples, write_features, write_latents};
 
 use crate::FeaturesError;

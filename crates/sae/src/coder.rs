@@ -1,4 +1,4 @@
-//! The sparse coder: activations `[n, d]` to a few latents each and back. What is common to all architectures is
+//! The sparse coder: activations `[n, d_in]` to a few latents each, and from these to `[n, d_out]`, mostly the same again. What is common to all architectures is
 //! here; what makes each stands in its file in `coders/`.
 
 use burn::tensor::{Device, Tensor};
@@ -7,6 +7,9 @@ use lapidary_kernels::{SparseCodes, decode_sparse};
 pub use crate::coders::Architecture;
 use crate::error::SaeError;
 pub use crate::weights::{Weight, Weights};
+
+/// The weight of a skip connection.
+pub(crate) const SKIP: &str = "w_skip";
 
 /// A sparse coder.
 #[derive(Clone, Debug)]
@@ -18,8 +21,9 @@ pub struct SparseCoder {
     pub k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
-    /// The weights that its architecture has: always `w_dec` `[d_sae, d_in]` and `b_dec` `[d_in]`, mostly `w_enc` `[d_sae, d_in]` and
-    /// `b_enc` `[d_sae]`. One row of `w_enc` and one of `w_dec` belong to each latent.
+    /// The weights that its architecture has: always `w_dec` `[d_sae, d_out]` and `b_dec` `[d_out]`, mostly `w_enc` `[d_sae, d_in]` and
+    /// `b_enc` `[d_sae]`. One row of `w_enc` and one of `w_dec` belong to each latent. `w_skip` `[d_out, d_in]` is there if a
+    /// linear map of the input is part of the reconstruction.
     pub weights: Weights,
 }
 
@@ -47,13 +51,13 @@ impl SparseCoder {
         self.vector("b_enc")
     }
 
-    /// The decoder, `[d_sae, d_in]`.
+    /// The decoder, `[d_sae, d_out]`.
     #[must_use]
     pub fn w_dec(&self) -> Tensor<2> {
         self.matrix("w_dec")
     }
 
-    /// The decoder's bias, `[d_in]`.
+    /// The decoder's bias, `[d_out]`.
     #[must_use]
     pub fn b_dec(&self) -> Tensor<1> {
         self.vector("b_dec")
@@ -65,9 +69,21 @@ impl SparseCoder {
         self.weights.vector("threshold").cloned()
     }
 
-    /// Width of the activations.
+    /// The skip connection, `[d_out, d_in]`, if there is one.
+    #[must_use]
+    pub fn w_skip(&self) -> Option<Tensor<2>> {
+        self.weights.matrix(SKIP).cloned()
+    }
+
+    /// Width of the activations that it reads.
     #[must_use]
     pub fn d_in(&self) -> usize {
+        self.w_enc().dims()[1]
+    }
+
+    /// Width of those that it reconstructs.
+    #[must_use]
+    pub fn d_out(&self) -> usize {
         self.w_dec().dims()[1]
     }
 
@@ -91,10 +107,25 @@ impl SparseCoder {
         self.architecture.method().encode(self, x)
     }
 
-    /// The activations that `codes` stand for: `sum_j values_j * w_dec[indices_j] + b_dec`, `[n, d_in]`.
+    /// The activations that `codes` stand for: `sum_j values_j * w_dec[indices_j] + b_dec`, `[n, d_out]`.
     #[must_use]
     pub fn decode(&self, codes: SparseCodes) -> Tensor<2> {
         decode_sparse(codes, self.w_dec()) + self.b_dec().unsqueeze()
+    }
+
+    /// What it makes of `x` `[n, d_in]`, whose codes are `codes`: these decoded, and `x` through the skip connection if
+    /// there is one, `[n, d_out]`.
+    #[must_use]
+    pub fn reconstruct(&self, codes: SparseCodes, x: Tensor<2>) -> Tensor<2> {
+        self.with_skip(self.decode(codes), x)
+    }
+
+    /// `decoded` with what the skip connection makes of `x`.
+    pub(crate) fn with_skip(&self, decoded: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        match self.w_skip() {
+            Some(w_skip) => decoded + x.matmul(w_skip.transpose()),
+            None => decoded,
+        }
     }
 
     /// The same coder with another `k`: TopK's active latents, or matching pursuit's steps.

@@ -2,6 +2,8 @@
 //! and depend on the model (`d_sae`, `lr`, ..) are filled in by [`RunConfig::resolve`], and the resolved recipe
 //! travels with the checkpoint and the dictionary.
 
+mod difference;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,10 @@ pub struct RunConfig {
     pub model: String,
     /// Where the activations are taken, in TransformerLens spelling.
     pub hook_point: String,
-    /// Seed of everything random: initial weights, order of the activations.
+    /// Where those are taken that a transcoder reconstructs; absent: where it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_point_out: Option<String>,
+    /// Seed of everything random: initial weights and, unless it has its own, the order of the activations.
     pub seed: u64,
     /// The text.
     pub corpus: CorpusConfig,
@@ -75,6 +80,9 @@ pub struct ActivationsConfig {
     /// A store of activations to read instead of running the model on the text; model, hook point and text default to its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// Seed of the order of the activations; absent: `seed`. Coders of one run share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Which tokens' activations are left out of training.
     #[serde(default)]
     pub exclude: Exclusion,
@@ -99,7 +107,10 @@ pub struct CoderConfig {
     /// "topk": whether what 4k latents leave unexplained counts too, an eighth.
     #[serde(default)]
     pub multi_topk: bool,
-    /// Whether `b_dec` is subtracted before encoding.
+    /// Whether a linear map of what a transcoder reads is part of what it reconstructs.
+    #[serde(default)]
+    pub skip_connection: bool,
+    /// Whether `b_dec` is subtracted before encoding; never in a transcoder.
     pub apply_b_dec_to_input: bool,
     /// Initial `b_dec`: "geometric_median" or "mean" of the first batch, or "zeros".
     pub b_dec_init: String,
@@ -236,7 +247,11 @@ impl RunConfig {
             "topk",
         )?;
         let named = Architecture::named(&architecture).expect("one of these names");
-        let frees_decoder_norm = named.method().frees_decoder_norm();
+        let hook_point = r.or("hook_point", "blocks.2.hook_resid_post".to_owned())?;
+        let hook_point_out: Option<String> = r.optional("hook_point_out")?;
+        let hook_point_out = hook_point_out.filter(|out| *out != hook_point);
+        let transcodes = hook_point_out.is_some();
+        let frees_decoder_norm = frees_decoder_norm(named, transcodes);
         // All tables are read, so that a mistake in one shows, but a recipe keeps its coder's only.
         let jumprelu = JumpReluConfig::read(&mut r)?;
         let matryoshka = MatryoshkaConfig::read(&mut r)?;
@@ -252,7 +267,8 @@ impl RunConfig {
         };
         let config = Self {
             model: r.or("model", "embedded".to_owned())?,
-            hook_point: r.or("hook_point", "blocks.2.hook_resid_post".to_owned())?,
+            hook_point,
+            hook_point_out,
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
                 path: corpus_path,
@@ -270,6 +286,7 @@ impl RunConfig {
                     "unit_norm",
                 )?,
                 store: r.optional("activations.store")?,
+                seed: r.optional("activations.seed")?,
                 exclude: Exclusion {
                     special_tokens: r.or("activations.exclude.special_tokens", true)?,
                     first_positions: r.or("activations.exclude.first_positions", 0)?,
@@ -308,7 +325,8 @@ impl RunConfig {
                 d_sae: r.optional("coder.d_sae")?,
                 expansion_factor: r.optional("coder.expansion_factor")?,
                 k: r.or("coder.k", 32)?,
-                apply_b_dec_to_input: r.or("coder.apply_b_dec_to_input", true)?,
+                skip_connection: r.or("coder.skip_connection", false)?,
+                apply_b_dec_to_input: r.or("coder.apply_b_dec_to_input", !transcodes)?,
                 b_dec_init: r.one_of(
                     "coder.b_dec_init",
                     &["geometric_median", "mean", "zeros"],
@@ -370,7 +388,10 @@ impl RunConfig {
             real("coder.expansion_factor", e, e > 0.0, "more than 0")?;
         }
         if let Some(n) = self.coder.decoder_init_norm {
-            real("coder.decoder_init_norm", n, n > 0.0, "more than 0")?;
+            match self.starts_at_zero() {
+                true => real("coder.decoder_init_norm", n, n >= 0.0, "0 or more")?,
+                false => real("coder.decoder_init_norm", n, n > 0.0, "more than 0")?,
+            }
         }
         if let Some(m) = self.activations.exclude.norm_multiple {
             let positive = m > 0.0 && m.is_finite();
@@ -462,8 +483,26 @@ impl RunConfig {
                 self.coder.architecture
             ));
         }
+        let (named, transcodes) = (self.architecture(), self.transcodes());
+        if transcodes && !named.method().transcodes() {
+            return contradiction(format!(
+                "`hook_point_out` does not go with `coder.architecture` = \"{named}\": its codes are those of what it reconstructs"
+            ));
+        }
+        if transcodes && self.coder.apply_b_dec_to_input {
+            return contradiction(
+                "`coder.apply_b_dec_to_input` = true does not go with `hook_point_out`: `b_dec` belongs to the activations there"
+                    .to_owned(),
+            );
+        }
+        if self.coder.skip_connection && !transcodes {
+            return contradiction(
+                "`coder.skip_connection` needs a `hook_point_out` other than `hook_point`: an autoencoder with one reconstructs everything without latents"
+                    .to_owned(),
+            );
+        }
         let free = t.decoder_norm == "free";
-        if free && !self.architecture().method().frees_decoder_norm() {
+        if free && !frees_decoder_norm(named, transcodes) {
             return contradiction(format!(
                 "`training.decoder_norm` = \"free\" does not go with `coder.architecture` = \"{}\": \
                  the k largest activations are comparable only if all decoder rows have one norm",
@@ -509,16 +548,19 @@ impl RunConfig {
             let factor = self.coder.expansion_factor.unwrap_or(16.0);
             ((factor * d_in as f64).round() as usize).max(1)
         });
+        c.activations.seed = Some(self.order_seed());
         c.coder.d_sae = Some(d_sae);
         c.coder.expansion_factor = None;
         c.check_latents("configuration", d_sae)?;
         let method = self.architecture().method();
         let free = self.training.decoder_norm == "free";
-        c.coder.decoder_init_norm.get_or_insert(if free {
-            method.free_initial_norm()
-        } else {
-            1.0
-        });
+        c.coder
+            .decoder_init_norm
+            .get_or_insert(match (free, self.starts_at_zero()) {
+                (true, true) => 0.0,
+                (true, false) => method.free_initial_norm(),
+                (false, _) => 1.0,
+            });
         let t = &mut c.training;
         t.lr.get_or_insert_with(|| method.default_lr(d_sae));
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
@@ -535,6 +577,30 @@ impl RunConfig {
         Architecture::of(&self.coder)
     }
 
+    /// The hook point whose activations the coder reconstructs.
+    #[must_use]
+    pub fn written_hook_point(&self) -> &String {
+        self.hook_point_out.as_ref().unwrap_or(&self.hook_point)
+    }
+
+    /// Whether the coder reconstructs other activations than it reads.
+    #[must_use]
+    pub const fn transcodes(&self) -> bool {
+        self.hook_point_out.is_some()
+    }
+
+    /// Whether decoder rows may start at 0. A penalty weighed by their norms has no slope there.
+    fn starts_at_zero(&self) -> bool {
+        let free = self.training.decoder_norm == "free";
+        free && self.transcodes() && self.architecture().method().counts_latents()
+    }
+
+    /// The seed of the order of the activations.
+    #[must_use]
+    pub fn order_seed(&self) -> u64 {
+        self.activations.seed.unwrap_or(self.seed)
+    }
+
     /// Training steps: whole batches in `training.tokens`.
     #[must_use]
     pub fn steps(&self) -> u64 {
@@ -546,29 +612,12 @@ impl RunConfig {
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is made of tables, strings and numbers")
     }
+}
 
-    /// The first key in which two recipes differ, with both values: what a resumed run must not change. How often to
-    /// log, to checkpoint, and what happens after training may change.
-    #[must_use]
-    pub fn training_difference(&self, other: &Self) -> Option<(String, String, String)> {
-        let plain = |c: &Self| {
-            let mut c = c.clone();
-            c.training.log_every_steps = 1;
-            c.training.checkpoint_every_steps = 0;
-            c.evaluation = self.evaluation.clone();
-            c.features = self.features.clone();
-            c.to_toml()
-        };
-        let (a, b) = (plain(self), plain(other));
-        let keys = |text: &str| Reader::new("", text, &[]).ok().map(Reader::into_values);
-        let (a, b) = (keys(&a)?, keys(&b)?);
-        a.keys().chain(b.keys()).find_map(|key| {
-            let show = |m: &std::collections::BTreeMap<String, toml::Value>| {
-                m.get(key).map_or("absent".to_owned(), ToString::to_string)
-            };
-            (a.get(key) != b.get(key)).then(|| (key.clone(), show(&a), show(&b)))
-        })
-    }
+/// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.
+fn frees_decoder_norm(architecture: Architecture, transcodes: bool) -> bool {
+    let method = architecture.method();
+    method.frees_decoder_norm() || (transcodes && method.counts_latents())
 }
 
 #[cfg(test)]

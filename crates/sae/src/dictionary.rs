@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use lapidary_activations::Normalization;
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::coder::{Architecture, SparseCoder};
 use crate::config::RunConfig;
+use crate::ends::Scaling;
 use crate::error::SaeError;
 use crate::formats::saelens;
 
@@ -18,8 +18,10 @@ use crate::formats::saelens;
 pub struct Provenance {
     /// The model's name.
     pub model_name: Option<String>,
-    /// The hook point, in TransformerLens spelling.
+    /// The hook point that it reads, in TransformerLens spelling.
     pub hook_point: Option<String>,
+    /// A transcoder's: the hook point whose activations it reconstructs, empty if a file does not say.
+    pub hook_point_out: Option<String>,
     /// Tokens of context in training.
     pub context: Option<usize>,
     /// Whether blocks began with the beginning-of-sequence token.
@@ -89,7 +91,31 @@ impl Dictionary {
         saelens::save(self, dir)
     }
 
-    /// The hook point that this dictionary explains.
+    /// Whether it reconstructs other activations than it reads.
+    #[must_use]
+    pub fn transcodes(&self) -> bool {
+        self.provenance.hook_point_out.is_some()
+            || self.coder.d_in() != self.coder.d_out()
+            || self.coder.w_skip().is_some()
+    }
+
+    /// The hook point whose activations it reconstructs.
+    ///
+    /// # Errors
+    /// The dictionary does not say, or says one that no model here has.
+    pub fn hook_point_out(&self) -> Result<HookPoint, SaeError> {
+        match &self.provenance.hook_point_out {
+            Some(name) if !name.is_empty() => Ok(name.parse::<HookPoint>()?),
+            None if !self.transcodes() => self.hook_point(),
+            _ => Err(SaeError::Config {
+                place: "dictionary".to_owned(),
+                message: "cfg.json does not say which hook point this transcoder reconstructs (metadata.hook_name_out)"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// The hook point that this dictionary reads.
     ///
     /// # Errors
     /// The dictionary does not say, or says one that no model here has.
@@ -108,16 +134,17 @@ impl Dictionary {
     pub(crate) fn from_training(
         coder: &SparseCoder,
         threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
         config: &RunConfig,
         (steps, tokens): (u64, u64),
     ) -> Result<Self, SaeError> {
         let trained = coder.architecture;
-        let coder = trained.method().finish(coder, threshold, normalization)?;
+        let coder = trained.method().finish(coder, threshold, scaling)?;
         Ok(Self {
             provenance: Provenance {
                 model_name: Some(config.model.clone()),
                 hook_point: Some(config.hook_point.clone()),
+                hook_point_out: config.hook_point_out.clone(),
                 context: Some(config.corpus.context),
                 prepend_bos: Some(config.corpus.prepend_bos),
                 corpus: Some(config.corpus.path.clone()),

@@ -75,6 +75,14 @@ pub enum SaeError {
         /// How many values.
         count: u64,
     },
+    /// One of several coders of a run failed.
+    #[error("coder {number} of the run: {error}")]
+    OfCoder {
+        /// Its number, from 0.
+        number: usize,
+        /// What happened to it.
+        error: Box<Self>,
+    },
     /// The device failed to give a tensor back.
     #[error("the device could not return {what}: {message}")]
     Device {

@@ -1,9 +1,9 @@
 //! A coder for raw activations out of one for normalized ones.
 
 use burn::tensor::{Tensor, TensorData};
-use lapidary_activations::Normalization;
 
-use crate::coder::{SparseCoder, Weight, Weights};
+use crate::coder::{SKIP, SparseCoder, Weight, Weights};
+use crate::ends::Scaling;
 use crate::error::SaeError;
 use crate::tensors::host;
 
@@ -27,34 +27,53 @@ impl Default for Fold<'_> {
     }
 }
 
-/// A coder for raw `x` that does what `coder` does for `x' = (x - mean) * scale`, codes and reconstruction divided by
-/// `scale`.
+/// A coder for raw activations that does what `coder` does for normalized ones, x' = (x − m) r and y' = (y − n) s of what it
+/// reads and reconstructs. Its codes are those of `coder` divided by s, so that decoder rows stay as they are.
 ///
-/// With r = scale, a = a' / r: pre' = (x' - b_dec) W + b_enc = r [ (x - mean - b_dec / r) W + b_enc / r ], hence
-/// b_dec becomes mean + b_dec / r, b_enc becomes b_enc / r (less mean W if b_dec is not subtracted), W stays. Whatever else is
-/// a number a latent is a pre-activation, and divided by r.
+/// pre' = W (x' − b_dec) + b_enc with one end (r = s), so pre' / s = W (x − m − b_dec / r) + b_enc / s; with two pre' / s =
+/// (r / s) W (x − m) + b_enc / s. Hence b_dec becomes n + b_dec / s, less what the skip connection makes of m; W and the skip
+/// connection are multiplied with r / s, b_enc becomes b_enc / s (less W m if b_dec is not subtracted). Whatever else is a number
+/// a latent is a pre-activation, and divided by s.
 pub(crate) fn fold(
     coder: &SparseCoder,
-    normalization: &Normalization,
+    scaling: &Scaling,
     how: Fold<'_>,
 ) -> Result<SparseCoder, SaeError> {
     let device = coder.device();
-    let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
-    if normalization.mean.len() != d_in {
-        return Err(SaeError::Shape {
-            what: "length of the normalization's mean",
-            found: normalization.mean.len(),
-            expected: d_in,
-        });
+    let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
+    for (normalization, width) in [(&scaling.read, d_in), (&scaling.written, d_out)] {
+        if normalization.mean.len() != width {
+            return Err(SaeError::Shape {
+                what: "length of the normalization's mean",
+                found: normalization.mean.len(),
+                expected: width,
+            });
+        }
     }
-    let scale = f64::from(normalization.scale);
-    let mut w_enc = host(&coder.w_enc())?;
+    let mean = &scaling.read.mean;
+    let scale = f64::from(scaling.written.scale);
+    let ratio = f64::from(scaling.read.scale) / scale;
+    let scaled = |values: Vec<f32>| -> Vec<f32> {
+        let by_ratio = |v: f32| (f64::from(v) * ratio) as f32;
+        values.into_iter().map(by_ratio).collect()
+    };
+    let product = |row: &[f32]| -> f64 {
+        let terms = row.iter().zip(mean);
+        terms.map(|(w, m)| f64::from(*w) * f64::from(*m)).sum()
+    };
+    let mut w_enc = scaled(host(&coder.w_enc())?);
     let mut w_dec = host(&coder.w_dec())?;
-    let b_dec: Vec<f32> = host(&coder.b_dec())?
+    let w_skip = coder.w_skip().map(|w| host(&w)).transpose()?.map(scaled);
+    let mut b_dec: Vec<f64> = host(&coder.b_dec())?
         .iter()
-        .zip(&normalization.mean)
-        .map(|(b, m)| (f64::from(*m) + f64::from(*b) / scale) as f32)
+        .zip(&scaling.written.mean)
+        .map(|(b, m)| f64::from(*m) + f64::from(*b) / scale)
         .collect();
+    if let Some(w_skip) = &w_skip {
+        for (b, row) in b_dec.iter_mut().zip(w_skip.chunks_exact(d_in)) {
+            *b -= product(row);
+        }
+    }
     let mut vectors: Vec<(&'static str, Vec<f64>)> = Vec::new();
     for (name, weight) in coder.weights.iter() {
         let Weight::Vector(t) = weight else { continue };
@@ -77,29 +96,24 @@ pub(crate) fn fold(
     if !coder.apply_b_dec_to_input {
         for (_, b_enc) in vectors.iter_mut().filter(|(name, _)| *name == "b_enc") {
             for (b, row) in b_enc.iter_mut().zip(w_enc.chunks_exact(d_in)) {
-                *b -= row
-                    .iter()
-                    .zip(&normalization.mean)
-                    .map(|(w, m)| f64::from(*w) * f64::from(*m))
-                    .sum::<f64>();
+                *b -= product(row);
             }
         }
     }
     if how.unit_rows {
-        for latent in 0..d_sae {
-            let row = latent * d_in..(latent + 1) * d_in;
-            let norm = w_dec[row.clone()]
-                .iter()
-                .map(|w| f64::from(*w).powi(2))
-                .sum::<f64>()
-                .sqrt();
+        let rows = w_dec
+            .chunks_exact_mut(d_out)
+            .zip(w_enc.chunks_exact_mut(d_in));
+        for (latent, (decoder, encoder)) in rows.enumerate() {
+            let square: f64 = decoder.iter().map(|w| f64::from(*w).powi(2)).sum();
+            let norm = square.sqrt();
             if norm == 0.0 {
                 continue;
             }
-            for w in &mut w_dec[row.clone()] {
+            for w in decoder {
                 *w = (f64::from(*w) / norm) as f32;
             }
-            for w in &mut w_enc[row] {
+            for w in encoder {
                 *w = (f64::from(*w) * norm) as f32;
             }
             for (name, values) in &mut vectors {
@@ -109,17 +123,21 @@ pub(crate) fn fold(
             }
         }
     }
-    let matrix = |v: Vec<f32>| Tensor::<2>::from_data(TensorData::new(v, [d_sae, d_in]), &device);
-    let vector = |v: Vec<f32>| {
+    let matrix = |v: Vec<f32>, shape| Tensor::<2>::from_data(TensorData::new(v, shape), &device);
+    let vector = |v: Vec<f64>| {
+        let v: Vec<f32> = v.into_iter().map(|v| v as f32).collect();
         let n = v.len();
         Tensor::<1>::from_data(TensorData::new(v, [n]), &device)
     };
     let mut weights = Weights::default()
-        .with("w_enc", matrix(w_enc))
-        .with("w_dec", matrix(w_dec))
+        .with("w_enc", matrix(w_enc, [d_sae, d_in]))
+        .with("w_dec", matrix(w_dec, [d_sae, d_out]))
         .with("b_dec", vector(b_dec));
+    if let Some(w_skip) = w_skip {
+        weights = weights.with(SKIP, matrix(w_skip, [d_out, d_in]));
+    }
     for (name, values) in vectors {
-        weights = weights.with(name, vector(values.iter().map(|v| *v as f32).collect()));
+        weights = weights.with(name, vector(values));
     }
     Ok(SparseCoder { weights, ..*coder })
 }

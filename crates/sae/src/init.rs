@@ -1,66 +1,83 @@
-//! Initial weights: decoder rows in random directions, from which an architecture makes the rest, the decoder bias at the
-//! centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the geometric median).
+//! Initial weights: decoder rows in random directions, of which the encoder starts as a copy, and the decoder bias at the
+//! centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the geometric median). A transcoder's encoder has
+//! directions of its own; its decoder may start at 0, as sparsify's does, and its skip connection always does.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::coder::SparseCoder;
+use crate::coder::{SKIP, SparseCoder};
 use crate::config::RunConfig;
+use crate::ends::Batch;
 use crate::error::SaeError;
 
 /// At most this many activations of the first batch decide the geometric median.
 const MEDIAN_ROWS: usize = 4096;
 
-/// A coder ready to train. `config` is resolved; `first_batch` `[n, d_in]` decides `b_dec`.
+/// A coder ready to train. `config` is resolved; `first` decides `b_dec`.
 pub(crate) fn coder(
     config: &RunConfig,
-    first_batch: Tensor<2>,
+    first: &Batch,
     device: &Device,
 ) -> Result<SparseCoder, SaeError> {
-    let [n, d_in] = first_batch.dims();
-    let config = config.resolve(d_in)?;
+    let d_in = first.x.dims()[1];
+    let [n, d_out] = first.y.dims();
     let (Some(d_sae), Some(norm)) = (config.coder.d_sae, config.coder.decoder_init_norm) else {
-        unreachable!("resolve fills both in");
+        unreachable!("a resolved recipe has both");
     };
-    check_memory(d_sae, d_in)?;
+    check_memory(d_sae, d_in, d_out)?;
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-    let rows = random_directions(&mut rng, d_sae, d_in, norm);
-    let w_dec = Tensor::from_data(TensorData::new(rows, [d_sae, d_in]), device); // [d_sae, d_in]
-    let b_dec = if config.coder.b_dec_init == "zeros" {
-        vec![0.0; d_in]
+    let mut directions = |width, norm: f64| -> Tensor<2> {
+        let rows = random_directions(&mut rng, d_sae, width, norm);
+        Tensor::from_data(TensorData::new(rows, [d_sae, width]), device) // [d_sae, width]
+    };
+    let (w_enc, w_dec) = if config.transcodes() {
+        (directions(d_in, 1.0), directions(d_out, norm))
     } else {
-        let rows = first_batch
+        let w_dec = directions(d_out, norm);
+        (w_dec.clone(), w_dec)
+    };
+    let b_dec = if config.coder.b_dec_init == "zeros" {
+        vec![0.0; d_out]
+    } else {
+        let rows = first
+            .y
+            .clone()
             .try_into_vec_as::<f32>()
             .map_err(|e| SaeError::Device {
                 what: "the first batch",
                 message: format!("{e:?}"),
             })?;
         if config.coder.b_dec_init == "mean" {
-            mean(&rows, d_in)
+            mean(&rows, d_out)
         } else {
-            geometric_median(&rows[..n.min(MEDIAN_ROWS) * d_in], d_in)
+            geometric_median(&rows[..n.min(MEDIAN_ROWS) * d_out], d_out)
         }
     };
-    let b_dec = Tensor::from_data(TensorData::new(b_dec, [d_in]), device);
+    let b_dec = Tensor::from_data(TensorData::new(b_dec, [d_out]), device);
     let architecture = config.architecture();
+    let mut weights = architecture.method().init(w_enc, w_dec, b_dec, config);
+    if config.coder.skip_connection {
+        weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
+    }
     Ok(SparseCoder {
         architecture,
         k: config.coder.k,
         apply_b_dec_to_input: config.coder.apply_b_dec_to_input,
-        weights: architecture.method().init(w_dec, b_dec, &config),
+        weights,
     })
 }
 
 /// Training holds encoder and decoder four times: weights, gradients and Adam's two moments. A dictionary that this
 /// machine cannot hold is refused here rather than by an abort halfway.
-fn check_memory(d_sae: usize, d_in: usize) -> Result<(), SaeError> {
-    let numbers = d_sae.saturating_mul(d_in).saturating_mul(8);
+fn check_memory(d_sae: usize, d_in: usize, d_out: usize) -> Result<(), SaeError> {
+    let widths = d_in.saturating_add(d_out);
+    let numbers = d_sae.saturating_mul(widths).saturating_mul(4);
     let mut room: Vec<f32> = Vec::new();
     room.try_reserve_exact(numbers).map_err(|_| SaeError::Config {
         place: "configuration".to_owned(),
         message: format!(
-            "d_sae = {d_sae} latents of width {d_in} take {:.0} GiB to train, more than this machine has; lower `coder.d_sae`",
+            "d_sae = {d_sae} latents that read {d_in} dimensions and write {d_out} take {:.0} GiB to train, more than this machine has; lower `coder.d_sae`",
             numbers as f64 * 4.0 / (1u64 << 30) as f64
         ),
     })
@@ -86,7 +103,7 @@ pub(crate) fn random_directions(
             }
         }
         let length = row.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-300);
-        out.extend(row.iter().map(|v| (v / length * norm) as f32));
+        out.extend(row.iter().map(|v| (v / length * norm) as f32)); // zeros for norm 0
     }
     out
 }
@@ -148,14 +165,14 @@ mod tests {
 
     #[test]
     fn a_dictionary_that_no_machine_holds_is_an_error() {
-        let error = check_memory(2_147_483_647, 100_000)
+        let error = check_memory(2_147_483_647, 100_000, 100_000)
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("GiB") && error.contains("`coder.d_sae`"),
             "{error}"
         );
-        check_memory(4096, 256).unwrap();
+        check_memory(4096, 256, 256).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sparse coders: architectures, losses, trainer, checkpoints, and dictionaries on disk.
 //!
-//! A [`RunConfig`] says what to do, a [`Trainer`] does it on a source of activations, and [`Trainer::finish`] gives a
-//! [`Dictionary`] that explains activations as the model makes them.
+//! A [`RunConfig`] says what to do, a [`TrainingRun`] does it for one recipe or several on one source of activations, and
+//! [`TrainingRun::finish`] gives a [`Dictionary`] that explains activations as the model makes them.
 
 pub mod checkpoint;
 mod coder;
@@ -9,6 +9,7 @@ mod coders;
 mod config;
 mod decoder_norm;
 mod dictionary;
+mod ends;
 mod error;
 mod fields;
 mod files;
@@ -21,6 +22,7 @@ pub mod losses;
 mod parameters;
 mod penalty;
 mod pursuit;
+mod run;
 pub mod schedule;
 mod sparse_step;
 pub mod tensors;
@@ -34,11 +36,13 @@ pub use config::{
     TrainingConfig,
 };
 pub use dictionary::{Dictionary, Provenance};
+pub use ends::{Batch, Scaling};
 pub use error::SaeError;
 pub use fields::Fields;
 pub use files::{remove_folder, replace_folder, standing, write_synced};
 pub use json::nan_if_null;
 pub use penalty::{Penalty, Shape};
 pub use pursuit::Pursuit;
+pub use run::{TrainingRun, hook_points};
 pub use tensors::{host, host_int};
 pub use train::{StepReport, Trainer};

@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 use lapidary_kernels::{SparseCodes, SparseGradient, encode_topk, latent_sums, reconstruct};
 
-use crate::coder::SparseCoder;
+use crate::coder::{SKIP, SparseCoder};
 use crate::coders::{Codes, Gradient, Learned, Now, Terms};
 use crate::losses;
 
@@ -34,12 +34,12 @@ impl Part {
     }
 }
 
-/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch `x` `[n, d_in]`, whose codes are those of `centred`, what the encoder
-/// reads; nothing tracks gradients. The first part is the coder's own reconstruction: what is reported, and what AuxK, the auxiliary loss
+/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch `y` `[n, d_out]` to reconstruct from codes that are those of `centred`
+/// `[n, d_in]`, what the encoder reads; nothing tracks gradients. The first part is the coder's own reconstruction: what is reported, and what AuxK, the auxiliary loss
 /// where there are dead latents, takes the rest of.
 pub(crate) fn sparse_step(
     coder: &SparseCoder,
-    x: Tensor<2>,
+    y: Tensor<2>,
     centred: Tensor<2>,
     codes: SparseCodes,
     parts: &[Part],
@@ -48,14 +48,22 @@ pub(crate) fn sparse_step(
     let (own, others) = parts.split_first().expect("a loss has a reconstruction");
     let all = codes;
     let codes = own.of(&all);
-    let n = x.dims()[0].max(1) as f64;
-    let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), x.clone());
-    let variance = losses::batch_variance(x.clone());
+    let n = y.dims()[0].max(1) as f64;
+    let variance = losses::batch_variance(y.clone());
+    // What the codes are to reconstruct.
+    let left = match coder.w_skip() {
+        Some(w_skip) => y - centred.clone().matmul(w_skip.transpose()),
+        None => y,
+    };
+    let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), left.clone());
     let mse = found.squares.sum() / n;
     let fvu = mse.clone() / variance.clone();
     // The gradient of fvu in the reconstruction is `error · factor`.
     let factor = (variance.clone().recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
-    let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_in]
+    let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_out]
+    // Of the loss in the whole reconstruction, where a skip connection needs it.
+    let skips = coder.w_skip().is_some();
+    let mut in_output = skips.then(|| found.error.clone() * factor.clone()); // [n, d_out]
     // A latent that is off passes nothing on.
     let on = codes.values.clone().greater_elem(0.0).float();
     let mut w_dec = SparseGradient {
@@ -76,10 +84,11 @@ pub(crate) fn sparse_step(
     let mut total = fvu.clone();
     for part in others {
         let codes = part.of(&all);
-        let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), x.clone());
+        let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), left.clone());
         total = total + found.squares.sum() / n / variance.clone() * part.weight;
         let factor = (variance.clone().recip() * (2.0 / n * part.weight)).unsqueeze::<2>();
         b_dec = b_dec + found.error.clone().sum_dim(0) * factor.clone();
+        in_output = in_output.map(|all| all + found.error.clone() * factor.clone());
         let on = codes.values.clone().greater_elem(0.0).float();
         w_enc.codes.values = w_enc.codes.values + found.along * on * factor.clone();
         w_dec = both(
@@ -93,6 +102,8 @@ pub(crate) fn sparse_step(
             },
         );
     }
+
+    let w_skip = in_output.map(|all| all.transpose().matmul(centred.clone())); // [d_out, d_in]
 
     let training = &now.config.training;
     let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
@@ -142,6 +153,13 @@ pub(crate) fn sparse_step(
         // The input is x - b_dec: each pre-activation's gradient comes back through its encoder row.
         b_dec = b_dec - b_enc.clone().unsqueeze::<2>().matmul(coder.w_enc());
     }
+    let mut gradients = vec![
+        ("w_enc", Gradient::Rows(w_enc)),
+        ("b_enc", Gradient::Vector(b_enc)),
+        ("w_dec", Gradient::Rows(w_dec)),
+        ("b_dec", Gradient::Vector(b_dec.squeeze_dim(0))),
+    ];
+    gradients.extend(w_skip.map(|gradient| (SKIP, Gradient::Matrix(gradient))));
     Learned {
         terms: Terms {
             total,
@@ -152,12 +170,7 @@ pub(crate) fn sparse_step(
             codes: Codes::Sparse(codes),
             threshold: None,
         },
-        gradients: vec![
-            ("w_enc", Gradient::Rows(w_enc)),
-            ("b_enc", Gradient::Vector(b_enc)),
-            ("w_dec", Gradient::Rows(w_dec)),
-            ("b_dec", Gradient::Vector(b_dec.squeeze_dim(0))),
-        ],
+        gradients,
     }
 }
 
@@ -193,6 +206,7 @@ mod tests {
     use super::*;
     use crate::coder::{Architecture, Weights};
     use crate::config::RunConfig;
+    use crate::ends::Batch;
     use burn::tensor::{Device, Distribution, Int};
 
     const N: usize = 24;
@@ -259,7 +273,7 @@ mod tests {
                 dead: with_aux.then(|| dead.clone()),
             };
             let method = architecture.method();
-            let step = method.learn(&coder, x.clone(), &now);
+            let step = method.learn(&coder, &Batch::of(x.clone()), &now);
 
             let tracked = coder.tracked();
             let x = x.autodiff();

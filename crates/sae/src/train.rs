@@ -1,18 +1,15 @@
-//! The trainer: batches in, a dictionary out. One step is encode, decode, loss, gradients, Adam; the device is asked
-//! for a number only when a line is logged.
-
-use std::path::{Path, PathBuf};
+//! The trainer of one coder: batches in, a dictionary out. One step is encode, decode, loss, gradients, Adam; the device is
+//! asked for a number only when a line is logged.
 
 use burn::tensor::{Device, Tensor};
-use lapidary_activations::BatchSource;
 use lapidary_kernels::AdamStep;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint;
 use crate::coder::SparseCoder;
 use crate::coders::{Codes, Learned, Now, ThresholdAverage};
 use crate::config::RunConfig;
 use crate::dictionary::Dictionary;
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
@@ -59,42 +56,34 @@ pub struct StepReport {
     pub threshold: Option<f64>,
 }
 
-/// How far a run has come.
+/// How far a coder has come.
 pub(crate) struct Progress {
     pub(crate) step: u64,
     pub(crate) tokens: u64,
     pub(crate) threshold: ThresholdAverage,
 }
 
-/// Trains one coder on one source of activations.
+/// Trains one coder on the batches that it is given.
 pub struct Trainer {
     pub(crate) config: RunConfig,
-    pub(crate) source: Box<dyn BatchSource>,
     pub(crate) device: Device,
     pub(crate) parameters: Parameters,
     pub(crate) progress: Progress,
     pub(crate) firing: Firing,
-    checkpoint: Option<PathBuf>,
 }
 
 impl Trainer {
-    /// A fresh run. The first batch of `source` decides where `b_dec` starts and is not trained on.
+    /// A coder not yet trained. The batch `first` decides where `b_dec` starts and is not to be trained on.
     ///
     /// # Errors
-    /// The source fails, or the recipe does not fit its width.
-    pub fn new(
-        config: RunConfig,
-        mut source: Box<dyn BatchSource>,
-        device: &Device,
-    ) -> Result<Self, SaeError> {
-        let config = config.resolve(source.d_in())?;
-        let first = source.next_batch()?;
+    /// The recipe does not fit the width of `first`.
+    pub fn new(config: &RunConfig, first: &Batch, device: &Device) -> Result<Self, SaeError> {
+        let config = config.resolve(first.x.dims()[1])?;
         let coder = init::coder(&config, first, device)?;
         let parameters = Parameters::fresh(&coder.weights);
         let d_sae = coder.d_sae();
         Ok(Self {
             config,
-            source,
             device: device.clone(),
             parameters,
             progress: Progress {
@@ -103,37 +92,7 @@ impl Trainer {
                 threshold: ThresholdAverage::default(),
             },
             firing: Firing::new(d_sae),
-            checkpoint: None,
         })
-    }
-
-    /// Goes on with the run whose checkpoint stands in `dir`, to the same bits as if it had never stopped. `source`
-    /// is made as for a fresh run; its state comes from the checkpoint.
-    ///
-    /// # Errors
-    /// There is no checkpoint, it is damaged, or the source does not fit it.
-    pub fn resume(
-        dir: &Path,
-        mut source: Box<dyn BatchSource>,
-        device: &Device,
-    ) -> Result<Self, SaeError> {
-        let state = checkpoint::load(dir, source.as_mut(), device)?;
-        Ok(Self {
-            config: state.config,
-            source,
-            device: device.clone(),
-            parameters: state.parameters,
-            progress: state.progress,
-            firing: state.firing,
-            checkpoint: None,
-        })
-    }
-
-    /// Where [`Trainer::run`] puts its checkpoints (the folder itself, `.../checkpoint`).
-    #[must_use]
-    pub fn with_checkpoints(mut self, dir: &Path) -> Self {
-        self.checkpoint = Some(dir.to_path_buf());
-        self
     }
 
     /// The resolved recipe.
@@ -142,7 +101,7 @@ impl Trainer {
         &self.config
     }
 
-    /// Changes what a resumed run may change: logging, checkpoints, and what happens after training. Everything else
+    /// Changes what a resumed coder may change: logging, checkpoints, and what happens after training. Everything else
     /// in `config` is ignored.
     pub fn adopt(&mut self, config: &RunConfig) {
         self.config.training.log_every_steps = config.training.log_every_steps;
@@ -180,13 +139,12 @@ impl Trainer {
         }
     }
 
-    /// One step on the next batch. A report comes back on the first step, every `log_every_steps`, and on the last.
+    /// One step on a batch. A report comes back on the first step, every `log_every_steps`, and on the last.
     ///
     /// # Errors
-    /// The source or the device fails, or the loss of a logged step is not finite.
-    pub fn step(&mut self) -> Result<Option<StepReport>, SaeError> {
-        let x = self.source.next_batch()?; // [n, d_in]
-        let n = x.dims()[0];
+    /// The batch has another width, the device fails, or the loss of a logged step is not finite.
+    pub fn step(&mut self, batch: &Batch) -> Result<Option<StepReport>, SaeError> {
+        let n = batch.x.dims()[0];
         let step = self.progress.step;
         let total_steps = self.total_steps();
         let training = self.config.training.clone();
@@ -197,7 +155,7 @@ impl Trainer {
         let Learned {
             terms,
             mut gradients,
-        } = self.learn(x)?;
+        } = self.learn(batch)?;
         self.firing.record(&terms.codes, n as u64);
         let l0 = log.then(|| active(&terms.codes));
 
@@ -273,43 +231,28 @@ impl Trainer {
     }
 
     /// The batch's loss and gradients.
-    fn learn(&self, x: Tensor<2>) -> Result<Learned, SaeError> {
+    fn learn(&self, batch: &Batch) -> Result<Learned, SaeError> {
         let coder = self.coder();
-        let d_in = coder.d_in();
-        if x.dims()[1] != d_in {
-            return Err(SaeError::Shape {
-                what: "width of a batch of activations",
-                found: x.dims()[1],
-                expected: d_in,
-            });
+        for (part, expected) in [(&batch.x, coder.d_in()), (&batch.y, coder.d_out())] {
+            let found = part.dims()[1];
+            if found != expected {
+                return Err(SaeError::Shape {
+                    what: "width of a batch of activations",
+                    found,
+                    expected,
+                });
+            }
         }
         let now = Now {
             config: &self.config,
             step: self.progress.step,
             dead: self.firing.dead_tensor(),
         };
-        Ok(coder.architecture.method().learn(&coder, x.inner(), &now))
-    }
-
-    /// Steps until the recipe is done, with checkpoints where [`Trainer::with_checkpoints`] says: every
-    /// `checkpoint_every_steps` and at the end.
-    ///
-    /// # Errors
-    /// A step or a checkpoint fails.
-    pub fn run(&mut self, on_report: &mut dyn FnMut(&StepReport)) -> Result<(), SaeError> {
-        let every = self.config.training.checkpoint_every_steps;
-        while !self.is_done() {
-            if let Some(report) = self.step()? {
-                on_report(&report);
-            }
-            let due = every > 0 && self.progress.step.is_multiple_of(every);
-            if let Some(dir) = self.checkpoint.clone()
-                && (due || self.is_done())
-            {
-                self.save_checkpoint(&dir)?;
-            }
-        }
-        Ok(())
+        let batch = Batch {
+            x: batch.x.clone().inner(),
+            y: batch.y.clone().inner(),
+        };
+        Ok(coder.architecture.method().learn(&coder, &batch, &now))
     }
 
     /// A run that has diverged must neither replace a sound checkpoint nor pass for a dictionary.
@@ -323,26 +266,23 @@ impl Trainer {
         }
     }
 
-    /// Writes everything that [`Trainer::resume`] needs to the folder `dir`, in place of the previous checkpoint.
-    ///
-    /// # Errors
-    /// The folder cannot be written, or a weight is not finite; the previous checkpoint then still stands.
-    pub fn save_checkpoint(&mut self, dir: &Path) -> Result<(), SaeError> {
+    /// Brings the firing record up to date and refuses what must not be kept.
+    pub(crate) fn settle(&mut self) -> Result<(), SaeError> {
         self.firing.count()?;
-        self.check_finite()?;
-        checkpoint::save(self, dir)
+        self.check_finite()
     }
 
-    /// The dictionary, for activations as the model makes them: normalization and decoder norms folded in.
+    /// The dictionary, for activations as the model makes them: decoder norms and how the batches were normalized are
+    /// folded in.
     ///
     /// # Errors
     /// The device fails, or a weight is not finite.
-    pub fn finish(&self) -> Result<Dictionary, SaeError> {
+    pub fn finish(&self, scaling: &Scaling) -> Result<Dictionary, SaeError> {
         self.check_finite()?;
         Dictionary::from_training(
             &self.coder(),
             self.progress.threshold.value(),
-            self.source.normalization(),
+            scaling,
             &self.config,
             (self.progress.step, self.progress.tokens),
         )

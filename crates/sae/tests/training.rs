@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{
     ActivationMatrix, ActivationsError, BatchSource, Normalization, NormalizationKind,
 };
-use lapidary_sae::{Architecture, Dictionary, RunConfig, SaeError, StepReport, Trainer};
+use lapidary_sae::{Architecture, Dictionary, RunConfig, SaeError, StepReport, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -48,16 +48,16 @@ fn config(text: &str) -> RunConfig {
     RunConfig::parse("test.toml", text, &[]).unwrap()
 }
 
-fn trainer(text: &str, rows: &[f32]) -> Trainer {
+fn trainer(text: &str, rows: &[f32]) -> TrainingRun {
     let config = config(text);
     let batch = config.training.batch_tokens;
     let source = ActivationMatrix::new(matrix(rows), batch, 5).unwrap();
-    Trainer::new(config, Box::new(source), &Device::flex()).unwrap()
+    TrainingRun::new(&[config], Box::new(source), &Device::flex()).unwrap()
 }
 
-fn run(trainer: &mut Trainer) -> Vec<StepReport> {
+fn run(trainer: &mut TrainingRun) -> Vec<StepReport> {
     let mut reports = Vec::new();
-    trainer.run(&mut |r| reports.push(r.clone())).unwrap();
+    trainer.run(&mut |_, r| reports.push(r.clone())).unwrap();
     reports
 }
 
@@ -101,7 +101,7 @@ fn topk_finds_planted_features() {
     assert_eq!((last.step, last.tokens), (600, 153_600));
     assert_eq!(reports.len(), 7, "first step, every 100, last");
     assert!(last.l0 <= 3.0);
-    let found = mean_max_cosine(&t.finish().unwrap(), &directions);
+    let found = mean_max_cosine(&t.finish(0).unwrap(), &directions);
     println!(
         "topk: mean max cosine {found:.4}, fvu {:.4}, dead {}",
         last.fvu, last.dead
@@ -115,7 +115,7 @@ fn batchtopk_finds_planted_features_and_ends_as_a_jumprelu() {
     let (x, directions) = planted(8192, 1);
     let mut t = trainer(&recipe("batchtopk", ""), &x);
     let last = run(&mut t).pop().unwrap();
-    let dictionary = t.finish().unwrap();
+    let dictionary = t.finish(0).unwrap();
     let found = mean_max_cosine(&dictionary, &directions);
     println!(
         "batchtopk: mean max cosine {found:.4}, fvu {:.4}, threshold {:?}",
@@ -144,7 +144,7 @@ fn standard_finds_planted_features_and_its_penalty_makes_them_sparse() {
     let (x, directions) = planted(8192, 1);
     let mut t = trainer(&recipe("standard", "l1_coefficient = 0.3"), &x);
     let reports = run(&mut t);
-    let dictionary = t.finish().unwrap();
+    let dictionary = t.finish(0).unwrap();
     let found = mean_max_cosine(&dictionary, &directions);
     let (first, last) = (&reports[0], reports.last().unwrap());
     println!(
@@ -177,7 +177,7 @@ fn finds_planted_features(
         recipe(architecture, extra).replace("tokens = 153_600", &format!("tokens = {tokens}"));
     let mut t = trainer(&text, &x);
     let last = run(&mut t).pop().unwrap();
-    let dictionary = t.finish().unwrap();
+    let dictionary = t.finish(0).unwrap();
     let found = mean_max_cosine(&dictionary, &directions);
     println!(
         "{architecture}: mean max cosine {found:.4}, fvu {:.4}, l0 {:.2}",
@@ -265,7 +265,7 @@ fn multi_topk_reconstructs_better_with_another_k() {
         let text = recipe("topk", "").replace("k = 3", &format!("k = 3\nmulti_topk = {multi}"));
         let mut t = trainer(&text, &x);
         run(&mut t);
-        let mut coder = t.coder();
+        let mut coder = t.trainers()[0].coder();
         coder.k = 8;
         let rows = matrix(&x);
         let hat = coder.decode(coder.encode(rows.clone()));
@@ -287,7 +287,7 @@ fn the_loss_of_a_run_away_is_an_error_and_not_a_dictionary_of_nans() {
         &recipe("standard", "tokens = 2560").replace("tokens = 153_600\n", "\n"),
         &x,
     );
-    let error = t.run(&mut |_| ()).unwrap_err();
+    let error = t.run(&mut |_, _| ()).unwrap_err();
     assert!(
         matches!(error, SaeError::Diverged { step: 1, .. }),
         "{error}"
@@ -298,16 +298,13 @@ fn the_loss_of_a_run_away_is_an_error_and_not_a_dictionary_of_nans() {
 fn a_run_that_diverged_between_logged_steps_keeps_its_last_checkpoint() {
     struct Surge(ActivationMatrix, u32);
     impl BatchSource for Surge {
-        fn d_in(&self) -> usize {
-            self.0.d_in()
+        fn normalizations(&self) -> &[Normalization] {
+            self.0.normalizations()
         }
-        fn normalization(&self) -> &Normalization {
-            self.0.normalization()
-        }
-        fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+        fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
             self.1 += 1;
             let size = if self.1 == 3 { f32::INFINITY } else { 1.0 }; // the first one starts the weights
-            Ok(self.0.next_batch()? * size)
+            Ok(vec![self.0.next_batch()?.remove(0) * size])
         }
         fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
             self.0.save(dir)
@@ -319,16 +316,16 @@ fn a_run_that_diverged_between_logged_steps_keeps_its_last_checkpoint() {
     let (x, _) = planted(1024, 1);
     let config = config(&recipe("topk", ""));
     let source = Surge(ActivationMatrix::new(matrix(&x), 256, 5).unwrap(), 0);
-    let mut t = Trainer::new(config, Box::new(source), &Device::flex()).unwrap();
+    let mut t = TrainingRun::new(&[config], Box::new(source), &Device::flex()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = dir.path().join("checkpoint");
     t.step().unwrap();
     t.save_checkpoint(&checkpoint).unwrap();
     let before = files(&checkpoint);
-    assert!(t.step().unwrap().is_none(), "the step is not logged");
+    assert!(t.step().unwrap()[0].is_none(), "the step is not logged");
     let error = t.save_checkpoint(&checkpoint).unwrap_err();
     assert!(matches!(error, SaeError::NotFinite { .. }), "{error}");
-    assert!(t.finish().is_err());
+    assert!(t.finish(0).is_err());
     assert_eq!(files(&checkpoint), before);
 }
 
@@ -381,12 +378,12 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         let mut first = trainer(&text, &x);
         let mut reports = Vec::new();
         for _ in 0..3 {
-            reports.push(first.step().unwrap().unwrap());
+            reports.extend(first.step().unwrap().remove(0));
         }
         first.save_checkpoint(&stopped).unwrap();
         drop(first);
         let source = ActivationMatrix::new(matrix(&x), 256, 999).unwrap();
-        let mut second = Trainer::resume(&stopped, Box::new(source), &Device::flex())
+        let mut second = TrainingRun::resume(&stopped, Box::new(source), &Device::flex())
             .unwrap()
             .with_checkpoints(&stopped);
         assert_eq!(second.step_count(), 3);
@@ -419,7 +416,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_by_name() {
     let resume = |width: usize| {
         let rows = Tensor::zeros([300, width], &Device::flex());
         let source = ActivationMatrix::new(rows, 256, 1).unwrap();
-        Trainer::resume(&place, Box::new(source), &Device::flex())
+        TrainingRun::resume(&place, Box::new(source), &Device::flex())
             .map(|_| ())
             .unwrap_err()
             .to_string()
@@ -429,7 +426,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_by_name() {
         error.ends_with("manifest.json: d_in: found 24, expected 7"),
         "{error}"
     );
-    let state = place.join("state.safetensors");
+    let state = place.join("coder-0/state.safetensors");
     let bytes = fs::read(&state).unwrap();
     fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
     let error = resume(D);
@@ -448,18 +445,17 @@ fn a_checkpoint_that_does_not_fit_is_refused_by_name() {
 /// Batches of a matrix, under a normalization.
 struct Normalized {
     inner: ActivationMatrix,
-    normalization: Normalization,
+    normalizations: Vec<Normalization>,
 }
 
 impl BatchSource for Normalized {
-    fn d_in(&self) -> usize {
-        self.inner.d_in()
+    fn normalizations(&self) -> &[Normalization] {
+        &self.normalizations
     }
-    fn normalization(&self) -> &Normalization {
-        &self.normalization
-    }
-    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
-        Ok(normalized(self.inner.next_batch()?, &self.normalization))
+    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
+        let parts = self.inner.next_batch()?.into_iter();
+        let parts = parts.zip(&self.normalizations);
+        Ok(parts.map(|(x, n)| normalized(x, n)).collect())
     }
     fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
         self.inner.save(dir)
@@ -504,11 +500,11 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             let config = config(&text);
             let source = Normalized {
                 inner: ActivationMatrix::new(matrix(&x), 256, 5).unwrap(),
-                normalization: normalization.clone(),
+                normalizations: vec![normalization.clone()],
             };
-            let mut t = Trainer::new(config, Box::new(source), &Device::flex()).unwrap();
+            let mut t = TrainingRun::new(&[config], Box::new(source), &Device::flex()).unwrap();
             run(&mut t);
-            let (coder, dictionary) = (t.coder(), t.finish().unwrap());
+            let (coder, dictionary) = (t.trainers()[0].coder(), t.finish(0).unwrap());
             let raw = matrix(&x);
             let folded = dictionary
                 .coder
@@ -610,11 +606,11 @@ fn a_pursuit_of_raw_activations_ends_where_one_of_normalized_ones_did() {
         + "\n[coder.matching_pursuit]\nresidual_threshold = 0.4";
     let source = Normalized {
         inner: ActivationMatrix::new(matrix(&x), 256, 5).unwrap(),
-        normalization: normalization.clone(),
+        normalizations: vec![normalization.clone()],
     };
-    let mut t = Trainer::new(config(&text), Box::new(source), &Device::flex()).unwrap();
+    let mut t = TrainingRun::new(&[config(&text)], Box::new(source), &Device::flex()).unwrap();
     run(&mut t);
-    let (coder, dictionary) = (t.coder(), t.finish().unwrap());
+    let (coder, dictionary) = (t.trainers()[0].coder(), t.finish(0).unwrap());
     let x_norm = normalized(matrix(&x), &normalization);
     let hat = coder.decode(coder.encode(x_norm)) / normalization.scale;
     let mean = Tensor::<1>::from_floats(normalization.mean.as_slice(), &Device::flex());

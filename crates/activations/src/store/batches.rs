@@ -28,11 +28,12 @@ const ROWS: usize = 64;
 /// Runs that a window has at least, so that a batch is never a piece of text.
 const RUNS: u64 = 64;
 
-/// A store's rows at one hook point as a trainer's source.
+/// A store's rows at one hook point or several as a trainer's source.
 pub struct StoreBatches {
     plan: Plan,
     batch: usize,
-    normalization: Normalization,
+    /// One a hook point.
+    normalizations: Vec<Normalization>,
     device: Device,
     pass: u64,
     number: u64,
@@ -46,8 +47,8 @@ pub struct StoreBatches {
 #[derive(Clone)]
 struct Plan {
     store: Arc<Store>,
-    hook: usize,
-    d: usize,
+    /// The hook points by number, with their widths.
+    hooks: Vec<(usize, usize)>,
     seed: u64,
     run: u64,
     /// Runs a window.
@@ -57,7 +58,8 @@ struct Plan {
 /// Rows on disk, in memory, and the order in which they come.
 #[derive(Default)]
 struct Window {
-    raw: RawRows,
+    /// One a hook point.
+    raw: Vec<RawRows>,
     order: Vec<u32>,
 }
 
@@ -65,13 +67,13 @@ struct Window {
 struct State {
     /// XXH64 of the store's manifest.
     store: String,
-    hook_point: String,
+    hook_points: Vec<String>,
     seed: u64,
     window_tokens: u64,
     pass: u64,
     window: u64,
     used: usize,
-    normalization: Normalization,
+    normalizations: Vec<Normalization>,
 }
 
 impl Plan {
@@ -111,27 +113,32 @@ impl Plan {
             .iter()
             .map(rows)
             .collect();
-        self.store.read_raw(self.hook, &ranges, &mut window.raw)?;
+        window.raw.resize_with(self.hooks.len(), RawRows::default);
+        for ((hook, _), raw) in self.hooks.iter().zip(&mut window.raw) {
+            self.store.read_raw(*hook, &ranges, raw)?;
+        }
         let rows: u64 = ranges.iter().map(|r| r.end - r.start).sum();
         window.order = (0..rows as u32).collect();
         window.order.shuffle(&mut self.rng(pass, number + 1));
         Ok(window)
     }
 
-    /// Rows of a window in f32, normalized; how many of their values are not finite.
+    /// Rows of a window at a hook point in f32, normalized; how many of their values are not finite.
     fn decode(
         &self,
+        end: usize,
         window: &Window,
         order: &[u32],
         normalization: &Normalization,
         out: &mut [f32],
     ) -> usize {
-        out.par_chunks_exact_mut(self.d)
+        let (hook, d) = self.hooks[end];
+        out.par_chunks_exact_mut(d)
             .zip(order)
             .with_min_len(ROWS)
             .map(|(row, i)| {
                 self.store
-                    .decode_row(self.hook, &window.raw, *i as usize, row);
+                    .decode_row(hook, &window.raw[end], *i as usize, row);
                 let count = row.iter().filter(|v| !v.is_finite()).count();
                 normalization.apply(row);
                 count
@@ -141,30 +148,31 @@ impl Plan {
 }
 
 impl StoreBatches {
-    /// Batches of `batch` rows at a hook point, shuffled in windows of about `window_tokens` rows; the normalization is
+    /// Batches of `batch` rows at hook points, shuffled in windows of about `window_tokens` rows; the normalization is
     /// estimated from the first window.
     ///
     /// # Errors
-    /// When the store lacks the hook point, holds fewer rows than a batch, or cannot be read; when a window does not fit
+    /// When the store lacks a hook point, holds fewer rows than a batch, or cannot be read; when a window does not fit
     /// into memory.
     pub fn new(
         store: Arc<Store>,
-        hook: &str,
+        hooks: &[&str],
         batch: usize,
         window_tokens: usize,
         normalization: NormalizationKind,
         seed: u64,
         device: &Device,
     ) -> Result<Self, ActivationsError> {
-        let mut source = Self::unread(store, hook, batch, window_tokens, seed, device)?;
+        let mut source = Self::unread(store, hooks, batch, window_tokens, seed, device)?;
         source.window = source.plan.window(0, 0, Window::default())?;
         if normalization != NormalizationKind::None {
-            let window = &source.window;
-            let mut rows = vec![0.0; window.order.len() * source.plan.d];
-            source
-                .plan
-                .decode(window, &window.order, &source.normalization, &mut rows);
-            source.normalization = Normalization::estimate(normalization, &rows, source.plan.d)?;
+            let (window, plan) = (&source.window, &source.plan);
+            for (end, known) in source.normalizations.iter_mut().enumerate() {
+                let d = plan.hooks[end].1;
+                let mut rows = vec![0.0; window.order.len() * d];
+                plan.decode(end, window, &window.order, known, &mut rows);
+                *known = Normalization::estimate(normalization, rows.chunks_exact(d), d)?;
+            }
         }
         source.read_ahead(Window::default());
         Ok(source)
@@ -176,13 +184,15 @@ impl StoreBatches {
     /// As [`Self::new`].
     pub fn unread(
         store: Arc<Store>,
-        hook: &str,
+        hooks: &[&str],
         batch: usize,
         window_tokens: usize,
         seed: u64,
         device: &Device,
     ) -> Result<Self, ActivationsError> {
-        let (number, d) = store.hook(hook)?;
+        let hooks = hooks.iter().map(|hook| store.hook(hook));
+        let hooks: Vec<(usize, usize)> = hooks.collect::<Result<_, _>>()?;
+        let d: usize = hooks.iter().map(|(_, d)| d).sum();
         let rows = store.rows();
         if batch == 0 || rows < batch as u64 {
             return Err(wrong(
@@ -213,14 +223,16 @@ impl StoreBatches {
         Ok(Self {
             plan: Plan {
                 store,
-                hook: number,
-                d,
+                hooks: hooks.clone(),
                 seed,
                 run,
                 runs,
             },
             batch,
-            normalization: Normalization::identity(d),
+            normalizations: hooks
+                .iter()
+                .map(|(_, d)| Normalization::identity(*d))
+                .collect(),
             device: device.clone(),
             pass: 0,
             number: 0,
@@ -261,12 +273,12 @@ impl StoreBatches {
         Ok(())
     }
 
-    fn identity(&self) -> (String, String, u64, u64) {
+    fn identity(&self) -> (String, Vec<String>, u64, u64) {
         let store = &self.plan.store;
-        let hook = store.hooks()[self.plan.hook].name.clone();
+        let name = |(hook, _): &(usize, usize)| store.hooks()[*hook].name.clone();
         (
             store.digest().into(),
-            hook,
+            self.plan.hooks.iter().map(name).collect(),
             self.plan.seed,
             self.plan.run * self.plan.runs,
         )
@@ -283,51 +295,50 @@ impl Drop for StoreBatches {
 }
 
 impl BatchSource for StoreBatches {
-    fn d_in(&self) -> usize {
-        self.plan.d
+    fn normalizations(&self) -> &[Normalization] {
+        &self.normalizations
     }
 
-    fn normalization(&self) -> &Normalization {
-        &self.normalization
-    }
-
-    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
-        let d = self.plan.d;
-        let mut rows = vec![0.0; self.batch * d];
-        let (mut filled, mut count) = (0_usize, 0_usize);
+    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
+        let widths: Vec<usize> = self.plan.hooks.iter().map(|(_, d)| *d).collect();
+        let room = |d: &usize| vec![0.0; self.batch * d];
+        let mut rows: Vec<Vec<f32>> = widths.iter().map(room).collect();
+        let mut filled = 0_usize;
+        let mut counts = vec![0_usize; widths.len()];
         while filled < self.batch {
             if self.used == self.window.order.len() {
                 self.turn()?;
             }
             let n = (self.batch - filled).min(self.window.order.len() - self.used);
             let order = &self.window.order[self.used..self.used + n];
-            let out = &mut rows[filled * d..(filled + n) * d];
-            let (window, normalization) = (&self.window, &self.normalization);
-            count += self.plan.decode(window, order, normalization, out);
+            for (end, d) in widths.iter().enumerate() {
+                let out = &mut rows[end][filled * d..(filled + n) * d];
+                let (window, normalization) = (&self.window, &self.normalizations[end]);
+                counts[end] += self.plan.decode(end, window, order, normalization, out);
+            }
             self.used += n;
             filled += n;
         }
-        if count > 0 {
-            let hook = self.identity().1;
+        if let Some(end) = counts.iter().position(|count| *count > 0) {
+            let (hook, count) = (self.identity().1.swap_remove(end), counts[end]);
             return Err(ActivationsError::NotFinite { hook, count });
         }
-        Ok(Tensor::from_data(
-            TensorData::new(rows, [self.batch, d]),
-            &self.device,
-        ))
+        let tensor =
+            |(rows, d)| Tensor::from_data(TensorData::new(rows, [self.batch, d]), &self.device);
+        Ok(rows.into_iter().zip(widths).map(tensor).collect())
     }
 
     fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
-        let (store, hook_point, seed, window_tokens) = self.identity();
+        let (store, hook_points, seed, window_tokens) = self.identity();
         let state = State {
             store,
-            hook_point,
+            hook_points,
             seed,
             window_tokens,
             pass: self.pass,
             window: self.number,
             used: self.used,
-            normalization: self.normalization.clone(),
+            normalizations: self.normalizations.clone(),
         };
         write_json(&dir.join("stream.json"), &state)
     }
@@ -338,13 +349,13 @@ impl BatchSource for StoreBatches {
         let here = self.identity();
         let there = (
             state.store,
-            state.hook_point,
+            state.hook_points,
             state.seed,
             state.window_tokens,
         );
         if here != there {
             let problem = format!(
-                "was written by a run on store, hook point, seed, window = {there:?}; this run has {here:?}"
+                "was written by a run on store, hook points, seed, window = {there:?}; this run has {here:?}"
             );
             return Err(ActivationsError::Checkpoint { path, problem });
         }
@@ -354,13 +365,15 @@ impl BatchSource for StoreBatches {
                 .window(state.pass, state.window, Window::default())?,
             false => Window::default(),
         };
-        if state.used > window.order.len() || state.normalization.mean.len() != self.plan.d {
+        let widths = state.normalizations.iter().map(|n| n.mean.len());
+        let fits = widths.eq(self.plan.hooks.iter().map(|(_, d)| *d));
+        if state.used > window.order.len() || !fits {
             let problem = "its place does not fit the store".into();
             return Err(ActivationsError::Checkpoint { path, problem });
         }
         (self.pass, self.number, self.used) = (state.pass, state.window, state.used);
         self.window = window;
-        self.normalization = state.normalization;
+        self.normalizations = state.normalizations;
         self.read_ahead(Window::default());
         Ok(())
     }

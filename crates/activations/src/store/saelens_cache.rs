@@ -467,10 +467,17 @@ mod tests {
             let device = Device::flex();
             let none = NormalizationKind::None;
             let store = Arc::new(store);
-            let mut source = StoreBatches::new(store, HOOK, 32, 64, none, 0, &device).unwrap();
+            let mut source = StoreBatches::new(store, &[HOOK], 32, 64, none, 0, &device).unwrap();
             let mut pass: Vec<f32> = vec![];
             for _ in 0..4 {
-                pass.extend(source.next_batch().unwrap().into_data().iter::<f32>());
+                pass.extend(
+                    source
+                        .next_batch()
+                        .unwrap()
+                        .remove(0)
+                        .into_data()
+                        .iter::<f32>(),
+                );
             }
             let sums = |rows: &[f32]| {
                 let mut sums: Vec<f32> = rows.chunks_exact(8).map(|r| r.iter().sum()).collect();

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use lapidary_activations::ActivationMatrix;
 use lapidary_kernels::{AdamStep, Moments, adam_step, encode_topk};
 use lapidary_model::HookPoint;
-use lapidary_sae::{RunConfig, Trainer};
+use lapidary_sae::{RunConfig, TrainingRun};
 use serde::Serialize;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -276,7 +276,7 @@ fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: usize) -> Result<Vec<InTu
 
 /// A coder in training on random activations.
 struct Ours {
-    trainer: Trainer,
+    trainer: TrainingRun,
     x: Tensor<2>,
     k: usize,
     device: Device,
@@ -301,7 +301,7 @@ impl Ours {
         );
         let config = RunConfig::parse("bench", &recipe, &[])?;
         let source = ActivationMatrix::new(x.clone(), batch_tokens, 0)?;
-        let mut trainer = Trainer::new(config, Box::new(source), device)?;
+        let mut trainer = TrainingRun::new(&[config], Box::new(source), device)?;
         trainer.step()?; // The first step is logged.
         Ok(Self {
             trainer,
@@ -319,7 +319,7 @@ impl Ours {
     }
 
     fn encode(&self) -> Result<f64> {
-        let coder = self.trainer.coder();
+        let coder = self.trainer.trainers()[0].coder();
         let start = Instant::now();
         let codes = encode_topk(self.x.clone(), coder.w_enc(), coder.b_enc(), self.k);
         self.device.sync()?;

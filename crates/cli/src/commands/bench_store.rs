@@ -160,7 +160,7 @@ fn read(folder: &Path) -> Result<f64> {
     let store = Arc::new(Store::open(folder)?);
     let mut batches = StoreBatches::new(
         store,
-        HOOK,
+        &[HOOK],
         BATCH,
         WINDOW,
         NormalizationKind::None,

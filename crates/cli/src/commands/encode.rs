@@ -20,7 +20,7 @@ const ROWS: usize = 8192;
   lapidary encode --dictionary trainer_0/ae.pt --activations x.safetensors --out codes.safetensors
 
 The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
-active latents, and `reconstruction` [n, d].")]
+active latents, and `reconstruction` [n, d], of a transcoder what it makes of the activations.")]
 pub struct Encode {
     /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
@@ -62,14 +62,14 @@ impl Encode {
         }
         let n = rows.len() / d;
         let mut parts = vec![];
-        let mut reconstruction = Vec::with_capacity(rows.len());
+        let mut reconstruction = Vec::with_capacity(n * dictionary.coder.d_out());
         for chunk in rows.chunks(ROWS * d) {
             let x = Tensor::<2>::from_data(
                 TensorData::new(chunk.to_vec(), [chunk.len() / d, d]),
                 &device,
             );
-            let codes = dictionary.coder.encode(x);
-            let x_hat = dictionary.coder.decode(codes.clone());
+            let codes = dictionary.coder.encode(x.clone());
+            let x_hat = dictionary.coder.reconstruct(codes.clone(), x);
             reconstruction.extend(x_hat.into_data().iter::<f32>());
             parts.push(HostCodes::read(codes));
         }
@@ -108,7 +108,7 @@ impl Encode {
             },
             Outgoing {
                 name: "reconstruction".into(),
-                shape: vec![n, d],
+                shape: vec![n, dictionary.coder.d_out()],
                 values: Values::F32(reconstruction),
             },
         ];

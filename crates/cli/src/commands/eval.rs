@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{BlockConfig, BlockStream, TokenBlock};
-use lapidary_evaluation::{Evaluation, evaluate};
+use lapidary_evaluation::{Evaluation, Hooks, evaluate};
 use lapidary_features::write_latents;
 use lapidary_model::LanguageModel;
 use lapidary_sae::Dictionary;
@@ -184,8 +184,8 @@ pub fn measure(
     blocks: &[TokenBlock],
 ) -> Result<Evaluation> {
     let stage = Stage::new("evaluate", blocks.len() as u64);
-    let hook = dictionary.hook_point()?;
-    let evaluation = evaluate(model, dictionary, hook, blocks, &mut |done| {
+    let hooks = Hooks::of(dictionary)?;
+    let evaluation = evaluate(model, dictionary, hooks, blocks, &mut |done| {
         stage.at(done as u64, format!("{done} blocks"));
     })?;
     let metrics = &evaluation.metrics;

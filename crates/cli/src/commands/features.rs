@@ -13,7 +13,7 @@ use lapidary_features::{
     write_examples, write_features, write_report,
 };
 use lapidary_model::LanguageModel;
-use lapidary_sae::{Dictionary, StepReport};
+use lapidary_sae::{Dictionary, SparseCoder, StepReport};
 use std::path::PathBuf;
 
 /// Write the feature tables and the report of a dictionary
@@ -120,7 +120,8 @@ pub fn write(
             stage.at(done as u64, format!("{done} blocks"));
         },
     )?;
-    let decoder = summarize_decoder(model, dictionary, hook, top)?;
+    let written = dictionary.hook_point_out()?;
+    let decoder = summarize_decoder(model, dictionary, written, top)?;
     let features = feature_rows(&summary, &decoder, &hook.to_string(), &text)?;
     let examples = example_rows(&summary, &text);
     let tables = folder.features();
@@ -156,6 +157,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     };
     row("Model", p.model_name.clone());
     row("Hook point", p.hook_point.clone());
+    row("Reconstructs", p.hook_point_out.clone());
     row(
         "Architecture",
         p.training_architecture
@@ -164,11 +166,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     );
     row(
         "Width",
-        Some(format!(
-            "{} latents on {} dimensions",
-            coder.d_sae(),
-            coder.d_in()
-        )),
+        Some(format!("{} latents on {}", coder.d_sae(), widths(coder))),
     );
     row(
         "k",
@@ -196,6 +194,14 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
         Some(format!("lapidary {}", env!("CARGO_PKG_VERSION"))),
     );
     rows
+}
+
+/// What a coder reads and, if that is another width, reconstructs.
+pub fn widths(coder: &SparseCoder) -> String {
+    match (coder.d_in(), coder.d_out()) {
+        (read, written) if read == written => format!("{read} dimensions"),
+        (read, written) => format!("{read} dimensions to {written}"),
+    }
 }
 
 fn figures(m: &Metrics) -> Vec<(String, f64, String)> {

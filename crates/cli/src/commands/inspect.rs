@@ -222,15 +222,12 @@ fn dictionary(path: &Path) -> Result<()> {
     writeln!(stdout(), "dictionary   {}", path.display())?;
     writeln!(stdout(), "format       {format}")?;
     writeln!(stdout(), "architecture {}", coder.architecture.name())?;
-    writeln!(
-        stdout(),
-        "latents      {} on {} dimensions",
-        coder.d_sae(),
-        coder.d_in()
-    )?;
+    let widths = super::features::widths(coder);
+    writeln!(stdout(), "latents      {} on {widths}", coder.d_sae())?;
     for (name, value) in [
         ("model", p.model_name.clone()),
         ("hook point", p.hook_point.clone()),
+        ("reconstructs", p.hook_point_out.clone()),
         ("corpus", p.corpus.clone()),
         ("tokens", p.tokens.map(|n| n.to_string())),
         ("steps", p.steps.map(|n| n.to_string())),

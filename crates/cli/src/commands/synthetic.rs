@@ -11,7 +11,7 @@ use lapidary_evaluation::synthetic::{
     Recovery, Sample, Synthetic as Features, SyntheticSource, read_recipe, recovery,
 };
 use lapidary_model::{Outgoing, Values, write_tensors};
-use lapidary_sae::{Dictionary, RunConfig, Trainer};
+use lapidary_sae::{Dictionary, RunConfig, TrainingRun};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::io::{Write, stdout};
@@ -103,9 +103,9 @@ fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Diction
         run.seed.wrapping_add(1),
         device,
     );
-    let mut trainer = Trainer::new(run, Box::new(source), device)?;
+    let mut trainer = TrainingRun::new(&[run], Box::new(source), device)?;
     let stage = Stage::new("train", trainer.total_steps());
-    trainer.run(&mut |report| {
+    trainer.run(&mut |_, report| {
         stage.at(
             report.step,
             format!(
@@ -115,7 +115,7 @@ fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Diction
         );
     })?;
     stage.done(format!("{} steps", trainer.step_count()));
-    let mut dictionary = trainer.finish()?;
+    let mut dictionary = trainer.finish(0)?;
     // It belongs to no model and no text, whatever a recipe's defaults are.
     dictionary.provenance.model_name = None;
     dictionary.provenance.hook_point = None;

@@ -1,22 +1,24 @@
-//! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary.
+//! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary, or to several on one pass.
 
 use crate::arguments::{DeviceArgument, device_name};
 use crate::commands::eval::{measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
 use crate::progress::Stage;
-use crate::run_folder::{RunFolder, write_json};
-use anyhow::{Context, Result, bail, ensure};
+use crate::recipe::{Recipe, Sweep, read_all};
+use crate::run_folder::{MetricsLog, RunFolder, write_json};
+use crate::summary;
+use anyhow::{Result, anyhow, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
-    ActivationStream, ActivationsError, BatchSource, BlockConfig, BlockStream, Exclusion,
-    FirstBatch, Store, StoreBatches, StreamConfig,
+    ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, StoreBatches, StreamConfig,
 };
+use lapidary_evaluation::Metrics;
 use lapidary_model::{HookPoint, LanguageModel, write_atomically};
-use lapidary_sae::{RunConfig, Trainer, checkpoint};
+use lapidary_sae::{RunConfig, SaeError, StepReport, TrainingRun, checkpoint, hook_points};
 use std::io::{Write, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
@@ -27,22 +29,40 @@ const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 pub struct Quickstart {
     #[command(flatten)]
     options: Options,
+    /// Seed of everything random; the recipe's unless given
+    #[arg(long)]
+    seed: Option<u64>,
     /// Where results go
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
 }
 
-/// Train a sparse coder as a recipe says, with evaluation, tables and report
+/// Train a sparse coder as a recipe says, or several on one pass, with evaluation, tables and report
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary train configs/quickstart.toml --out out
   lapidary train configs/quickstart.toml --set coder.architecture=batchtopk --set training.tokens=2000000 --out wide
-  lapidary train configs/quickstart.toml --out out --resume    # after an interruption")]
+  lapidary train configs/quickstart.toml --out out --resume    # after an interruption
+
+Several coders on one pass of the model or the store, each in a folder of its own, with out/runs.parquet beside them:
+  lapidary train configs/quickstart.toml --seeds 1,2,3 --out out
+  lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-4,4e-4 --out out
+  lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
-    /// A recipe in TOML; configs/ has some
-    config: PathBuf,
+    /// Recipes in TOML; configs/ has some. Several share model, text, activations and batch size
+    #[arg(required = true)]
+    config: Vec<PathBuf>,
     #[command(flatten)]
     options: Options,
+    /// Seed of everything random; the recipe's unless given
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Seeds of the weights: a coder for each, all on the activations in the recipe's order
+    #[arg(long, value_delimiter = ',', value_name = "SEED,SEED…")]
+    seeds: Vec<u64>,
+    /// A coder for each value of a setting; given twice, for each combination
+    #[arg(long, value_name = "KEY=VALUE,VALUE…")]
+    sweep: Vec<Sweep>,
     /// Where results go; default: out/ and the recipe's name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -55,9 +75,6 @@ struct Options {
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Seed of everything random; the recipe's unless given
-    #[arg(long)]
-    seed: Option<u64>,
     /// Go on from the last checkpoint of the same run
     #[arg(long)]
     resume: bool,
@@ -68,275 +85,133 @@ struct Options {
 
 impl Options {
     /// The settings to change, the seed among them.
-    fn settings(&self) -> Vec<String> {
-        let seed = self.seed.map(|seed| format!("seed={seed}"));
+    fn settings(&self, seed: Option<u64>) -> Vec<String> {
+        let seed = seed.map(|seed| format!("seed={seed}"));
         self.set.iter().cloned().chain(seed).collect()
     }
 }
 
 impl Quickstart {
     pub fn run(self) -> Result<()> {
-        let recipe = Recipe::read("configs/quickstart.toml", QUICKSTART, &self.options)?;
-        train(recipe, &self.options, self.out)
+        let (name, set) = ("quickstart".to_owned(), self.options.settings(self.seed));
+        let recipe = Recipe::read(name, "configs/quickstart.toml", QUICKSTART, set)?;
+        train(vec![recipe], &self.options, self.out, false)
     }
 }
 
 impl Train {
     pub fn run(self) -> Result<()> {
-        let path = self.config.display().to_string();
-        let text = std::fs::read_to_string(&self.config)
-            .with_context(|| format!("{path}: cannot be read"))?;
-        let recipe = Recipe::read(&path, &text, &self.options)?;
-        let name = self
-            .config
-            .file_stem()
-            .context("the recipe's path ends in no file")?;
-        let out = self.out.unwrap_or_else(|| PathBuf::from("out").join(name));
-        train(recipe, &self.options, out)
+        let set = self.options.settings(self.seed);
+        let mut sweeps = self.sweep;
+        if !self.seeds.is_empty() {
+            sweeps.push(Sweep::seeds(&self.seeds));
+        }
+        let recipes = read_all(&self.config, &set, &sweeps)?;
+        let several = self.config.len() > 1 || !sweeps.is_empty();
+        let out = match (self.out, self.config.as_slice()) {
+            (Some(out), _) => out,
+            (None, [file]) => PathBuf::from("out").join(file.file_stem().unwrap_or_default()),
+            (None, _) => bail!("--out: of several recipes it must be said where results go"),
+        };
+        train(recipes, &self.options, out, several)
     }
 }
 
-/// A recipe and the store that it reads, if it reads one.
-struct Recipe {
-    config: RunConfig,
-    store: Option<Arc<Store>>,
+/// What all coders of a run have in common, and where it goes.
+struct Common {
+    model: Arc<LanguageModel>,
+    device: Device,
+    hooks: Vec<HookPoint>,
+    blocks: BlockConfig,
+    /// Each coder's folder.
+    folders: Vec<RunFolder>,
+    several: bool,
 }
 
-impl Recipe {
-    fn read(file: &str, text: &str, options: &Options) -> Result<Self> {
-        let set = options.settings();
-        let config = RunConfig::parse(file, text, &set)?;
-        let Some(folder) = &config.activations.store else {
-            return Ok(Self {
-                config,
-                store: None,
-            });
-        };
-        // What the recipe leaves open about model and text is as the store has it; what it says must agree.
-        let store = Store::open(Path::new(folder))?;
-        let quoted = |text: &str| toml::Value::from(text).to_string();
-        let settings = store.manifest().map(|manifest| &manifest.settings);
-        // A cache of SAELens holds every token, and does not say of which model and text.
-        let exclude = settings.map_or(
-            Exclusion {
-                special_tokens: false,
-                ..Exclusion::default()
-            },
-            |s| s.exclude,
-        );
-        let mut said = vec![
-            format!("corpus.context={}", store.context()),
-            format!(
-                "activations.exclude.special_tokens={}",
-                exclude.special_tokens
-            ),
-            format!(
-                "activations.exclude.first_positions={}",
-                exclude.first_positions
-            ),
-        ];
-        if let Some(multiple) = exclude.norm_multiple {
-            said.push(format!("activations.exclude.norm_multiple={multiple}"));
-        }
-        if let Some(s) = settings {
-            said.extend([
-                format!("corpus.path={}", quoted(&s.corpus)),
-                format!("corpus.text_field={}", quoted(&s.text_field)),
-                format!("corpus.prepend_bos={}", s.prepend_bos),
-                format!(
-                    "corpus.attend_across_documents={}",
-                    s.attend_across_documents
-                ),
-            ]);
-        }
-        let model = settings.map(|s| format!("model={}", quoted(&s.model)));
-        let hook = match store.hooks() {
-            [hook] => Some(format!("hook_point={}", hook.name)),
-            _ => None,
-        };
-        let beneath: Vec<String> = said.iter().cloned().chain(model).chain(hook).collect();
-        let set = RunConfig::set_beneath(file, text, &set, &beneath)?;
-        let config = RunConfig::parse(file, text, &set)?;
-        let over: Vec<String> = set.iter().chain(&said).cloned().collect();
-        let stored = RunConfig::parse(file, text, &over)?;
-        let multiple = |e: &Exclusion| format!("{:?}", e.norm_multiple);
-        let (there, here) = (multiple(&exclude), multiple(&config.activations.exclude));
-        let norms = ("activations.exclude.norm_multiple".to_owned(), there, here);
-        let norms = Some(norms).filter(|(_, there, here)| there != here);
-        if let Some((key, there, here)) = stored.training_difference(&config).or(norms) {
-            bail!(
-                "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
-            );
-        }
-        store.hook(&config.hook_point)?;
-        Ok(Self {
-            config,
-            store: Some(Arc::new(store)),
-        })
-    }
-}
-
-fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
-    let Recipe { config, store } = recipe;
+fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -> Result<()> {
     let device = options.device.open()?;
     let stage = Stage::new("load", 1);
-    let model = Arc::new(LanguageModel::load(&config.model, &device)?);
-    if let Some(store) = &store {
-        store.check_model(&model)?;
-    }
-    let hook_point: HookPoint = config.hook_point.parse()?;
-    let width = model.width(hook_point)?;
-    if let Some(store) = &store {
-        let (_, kept) = store.hook(&config.hook_point)?;
-        ensure!(
-            kept == width,
-            "{}: the activations at {hook_point} are {kept} wide, those of model `{}` {width}",
-            store.folder().display(),
-            model.name()
-        );
-    }
+    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
+    let first = &recipes[0].config;
+    let model = Arc::new(LanguageModel::load(&first.model, &device)?);
     let block_config = BlockConfig {
-        corpus: config.corpus.path.clone(),
-        text_field: config.corpus.text_field.clone(),
-        context: config.corpus.context,
-        prepend_bos: config.corpus.prepend_bos,
-        attend_across_documents: config.corpus.attend_across_documents,
+        corpus: first.corpus.path.clone(),
+        text_field: first.corpus.text_field.clone(),
+        context: first.corpus.context,
+        prepend_bos: first.corpus.prepend_bos,
+        attend_across_documents: first.corpus.attend_across_documents,
     };
     // What can be refused is refused before anything is written or any long work begins.
-    config.resolve(width)?;
-    if config.evaluation.tokens > 0 {
-        BlockStream::new(
-            model.clone(),
-            &BlockConfig {
-                corpus: config.evaluation.corpus.clone(),
-                ..block_config.clone()
-            },
-        )?;
+    let mut widths = vec![];
+    for recipe in &recipes {
+        widths.push(check(recipe, &model, &block_config)?);
     }
+    let hooks = hook_points(&configs);
+    let hooks: Vec<HookPoint> = hooks.iter().map(|h| h.parse()).collect::<Result<_, _>>()?;
     let blocks = BlockStream::new(model.clone(), &block_config)?;
+    let wide = |(hook, width)| format!("{hook} is {width} wide");
+    let places: Vec<String> = hooks
+        .iter()
+        .map(|hook| Ok((hook, model.width(*hook)?)))
+        .map(|place: Result<_>| place.map(wide))
+        .collect::<Result<_>>()?;
     stage.done(format!(
-        "{}: {} layers, {:.1} M weights; {hook_point} is {width} wide; device {}",
+        "{}: {} layers, {:.1} M weights; {}; device {}",
         model.name(),
         model.config().n_layers(),
         model.config().n_params() as f64 / 1e6,
+        places.join(", "),
         device_name(&device),
     ));
 
-    let folder = if options.resume {
-        RunFolder::new(&out)
-    } else {
-        RunFolder::create(&out, options.overwrite)?
+    let folder = match options.resume {
+        true => RunFolder::new(&out),
+        false => RunFolder::create(&out, options.overwrite)?,
     };
-    if options.resume && !checkpoint::exists(&folder.checkpoint()) {
-        bail!(
-            "{}: no checkpoint to resume from; leave out --resume to start",
-            folder.checkpoint().display()
-        );
+    let folders = recipes.iter().map(|recipe| match several {
+        false => Ok(RunFolder::new(&out)),
+        true if options.resume => Ok(RunFolder::new(&out.join(&recipe.name))),
+        true => RunFolder::create(&out.join(&recipe.name), options.overwrite),
+    });
+    let common = Common {
+        folders: folders.collect::<Result<_>>()?,
+        model,
+        device,
+        hooks,
+        blocks: block_config,
+        several,
+    };
+    let mut run = match options.resume {
+        true => resume(&recipes, &widths, &common, &folder)?,
+        false => start(&recipes, &common, &folder, blocks)?,
     }
-    let stage = Stage::new("buffer", 1);
-    let source = || Source {
-        config: &config,
-        store: store.as_ref(),
-        blocks: BlockStream::new(model.clone(), &block_config),
-        hook_point,
-        device: &device,
-    };
-    let to_shuffle = config.activations.buffer_tokens;
-    let mut trainer = if options.resume {
-        let saved = checkpoint::config(&folder.checkpoint())?;
-        if let Some((key, there, here)) = saved.training_difference(&config.resolve(width)?) {
-            bail!(
-                "{}: the checkpoint was trained with {key} = {there}, the recipe says {here}",
-                folder.checkpoint().display()
-            );
-        }
-        let source = source().open(false)?;
-        let mut trainer = Trainer::resume(&folder.checkpoint(), source, &device)?;
-        trainer.adopt(&config);
-        trainer
-    } else {
-        let look = FirstBatch::of(blocks, &[hook_point], config.activations.harvest_blocks)?;
-        first_batch::show(&look);
-        let source = source().open(true)?;
-        let trainer = Trainer::new(config.clone(), source, &device)?;
-        folder.clear()?; // only now is it sure that there will be a run in its place
-        first_batch::keep(&folder.path, &look)?;
-        trainer
-    };
-    stage.done(format!("{to_shuffle} activations to shuffle"));
-    trainer = trainer.with_checkpoints(&folder.checkpoint());
-    let config = trainer.config().clone();
-    write_atomically(&folder.config(), config.to_toml().as_bytes())?;
+    .with_checkpoints(&folder.checkpoint());
+    let mut logs = vec![];
+    for (trainer, folder) in run.trainers().iter().zip(&common.folders) {
+        write_atomically(&folder.config(), trainer.config().to_toml().as_bytes())?;
+        logs.push(folder.append_log(trainer.step_count())?);
+    }
+    steps(&mut run, &recipes, logs)?;
 
-    let stage = Stage::new("train", trainer.total_steps());
-    let first = trainer.step_count();
-    let mut log = folder.append_log(first)?;
-    let mut failed = None;
-    let mut last = None;
-    trainer.run(&mut |report| {
-        let speed =
-            (report.step - first) as f64 * config.training.batch_tokens as f64 / stage.seconds();
-        stage.at(
-            report.step,
-            format!(
-                "{speed:.0} tokens/s  loss {:.4}  FVU {:.3}  L0 {:.1}  dead {}",
-                report.loss, report.fvu, report.l0, report.dead
-            ),
-        );
-        failed = failed.take().or(log.push(report).err());
-        last = Some(report.clone());
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
+    let configs: Vec<RunConfig> = run.trainers().iter().map(|t| t.config().clone()).collect();
+    let mut dictionaries = vec![];
+    for (number, folder) in common.folders.iter().enumerate() {
+        let dictionary = run.finish(number)?;
+        dictionary.save(&folder.dictionary())?;
+        dictionaries.push(dictionary);
     }
-    let speed = (trainer.step_count() - first) as f64 * config.training.batch_tokens as f64
-        / stage.seconds();
-    match last {
-        Some(r) => stage.done(format!(
-            "{} steps at {speed:.0} tokens/s: loss {:.4}, FVU {:.4}, L0 {:.1}, dead {}",
-            trainer.step_count(),
-            r.loss,
-            r.fvu,
-            r.l0,
-            r.dead
-        )),
-        None => stage.done(format!("{} steps", trainer.step_count())),
-    }
-    let dictionary = trainer.finish()?;
-    dictionary.save(&folder.dictionary())?;
-    drop(trainer);
-
-    let metrics = match config.evaluation.tokens {
-        0 => None,
-        tokens => {
-            let held_out = BlockConfig {
-                corpus: config.evaluation.corpus.clone(),
-                ..block_config.clone()
-            };
-            let metrics = measure(
-                &model,
-                &dictionary,
-                &read_blocks(&model, &held_out, tokens)?,
-            )?
-            .metrics;
-            write_json(&folder.metrics(), &metrics)?;
-            Some(metrics)
+    drop(run);
+    let mut figures = vec![];
+    for (number, dictionary) in dictionaries.iter().enumerate() {
+        if several {
+            eprintln!("{:>10} {}", "coder", recipes[number].name);
         }
-    };
-    if config.features.tokens > 0 {
-        let blocks = read_blocks(&model, &block_config, config.features.tokens)?;
-        let examples = config.features.examples_per_feature;
-        features::write(
-            &folder,
-            &model,
-            &dictionary,
-            &blocks,
-            examples,
-            metrics.as_ref(),
-            &folder.read_log(),
-        )?;
+        figures.push(describe(&common, number, &configs[number], dictionary)?);
     }
-    let written = if config.features.tokens > 0 {
+    let written = if several {
+        let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
+        summary::write(&out, &names, &configs, &common.folders, &figures)?
+    } else if configs[0].features.tokens > 0 {
         folder.report()
     } else {
         folder.dictionary()
@@ -345,42 +220,243 @@ fn train(recipe: Recipe, options: &Options, out: PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Where a run's activations come from: its store, or the model.
-struct Source<'a> {
-    config: &'a RunConfig,
-    store: Option<&'a Arc<Store>>,
-    blocks: Result<BlockStream, ActivationsError>,
-    hook_point: HookPoint,
-    device: &'a Device,
+/// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its activations.
+fn check(recipe: &Recipe, model: &Arc<LanguageModel>, blocks: &BlockConfig) -> Result<usize> {
+    let config = &recipe.config;
+    if let Some(store) = &recipe.store {
+        store.check_model(model)?;
+    }
+    for hook in hook_points(std::slice::from_ref(config)) {
+        let width = model.width(hook.parse()?)?;
+        let Some(store) = &recipe.store else { continue };
+        let (_, kept) = store.hook(&hook)?;
+        ensure!(
+            kept == width,
+            "{}: the activations at {hook} are {kept} wide, those of model `{}` {width}",
+            store.folder().display(),
+            model.name()
+        );
+    }
+    let width = model.width(config.hook_point.parse()?)?;
+    config.resolve(width)?;
+    if config.evaluation.tokens > 0 {
+        let held_out = BlockConfig {
+            corpus: config.evaluation.corpus.clone(),
+            ..blocks.clone()
+        };
+        BlockStream::new(model.clone(), &held_out)?;
+    }
+    Ok(width)
 }
 
-impl Source<'_> {
-    /// Opened for a fresh run, or unread for one whose state comes from a checkpoint.
-    fn open(self, fresh: bool) -> Result<Box<dyn BatchSource>> {
-        let (c, seed) = (self.config, self.config.seed);
-        let normalization = serde_json::from_value(c.activations.normalization.clone().into())?;
-        let (batch, window) = (c.training.batch_tokens, c.activations.buffer_tokens);
-        if let Some(store) = self.store {
-            let (store, hook) = (store.clone(), &c.hook_point);
-            return Ok(Box::new(match fresh {
-                true => {
-                    StoreBatches::new(store, hook, batch, window, normalization, seed, self.device)?
-                }
-                false => StoreBatches::unread(store, hook, batch, window, seed, self.device)?,
-            }));
-        }
-        let stream = StreamConfig {
-            hook_point: self.hook_point,
-            batch_tokens: batch,
-            buffer_tokens: window,
-            harvest_blocks: c.activations.harvest_blocks,
-            exclude: c.activations.exclude,
-            normalization,
-            seed,
-        };
-        Ok(Box::new(match fresh {
-            true => ActivationStream::new(self.blocks?, stream)?,
-            false => ActivationStream::unfilled(self.blocks?, stream)?,
-        }))
+/// A fresh run, in place of whatever the folders held.
+fn start(
+    recipes: &[Recipe],
+    common: &Common,
+    folder: &RunFolder,
+    blocks: BlockStream,
+) -> Result<TrainingRun> {
+    let stage = Stage::new("buffer", 1);
+    let first = &recipes[0].config.activations;
+    let look = FirstBatch::of(blocks, &common.hooks, first.harvest_blocks)?;
+    first_batch::show(&look);
+    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
+    let run = TrainingRun::new(&configs, source(&recipes[0], common, true)?, &common.device)
+        .map_err(|e| named(e, recipes))?;
+    // Only now is it sure that there will be a run in their place.
+    folder.clear()?;
+    for (folder, config) in common.folders.iter().zip(&configs) {
+        folder.clear()?;
+        let read = hook_points(std::slice::from_ref(config));
+        let of_coder = look.iter().filter(|r| read.contains(&r.hook_point));
+        let of_coder: Vec<FirstBatch> = of_coder.cloned().collect();
+        first_batch::keep(&folder.path, &of_coder)?;
     }
+    stage.done(format!("{} activations to shuffle", first.buffer_tokens));
+    Ok(run)
+}
+
+/// The run of the folder's checkpoint, if it is one of these recipes.
+fn resume(
+    recipes: &[Recipe],
+    widths: &[usize],
+    common: &Common,
+    folder: &RunFolder,
+) -> Result<TrainingRun> {
+    let place = folder.checkpoint();
+    ensure!(
+        checkpoint::exists(&place),
+        "{}: no checkpoint to resume from; leave out --resume to start",
+        place.display()
+    );
+    let stage = Stage::new("buffer", 1);
+    let saved = checkpoint::recipes(&place)?;
+    ensure!(
+        saved.len() == recipes.len(),
+        "{}: the checkpoint is of {} coders, here are {}",
+        place.display(),
+        saved.len(),
+        recipes.len()
+    );
+    for ((saved, recipe), width) in saved.iter().zip(recipes).zip(widths) {
+        if let Some((key, there, here)) = saved.training_difference(&recipe.config.resolve(*width)?)
+        {
+            let of = match common.several {
+                true => format!(" of {}", recipe.name),
+                false => String::new(),
+            };
+            bail!(
+                "{}: the checkpoint was trained with {key} = {there}, the recipe{of} says {here}",
+                place.display()
+            );
+        }
+    }
+    let source = source(&recipes[0], common, false)?;
+    let mut run = TrainingRun::resume(&place, source, &common.device)?;
+    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
+    run.adopt(&configs);
+    let to_shuffle = recipes[0].config.activations.buffer_tokens;
+    stage.done(format!("{to_shuffle} activations to shuffle"));
+    Ok(run)
+}
+
+/// All steps, with bars and logs.
+fn steps(run: &mut TrainingRun, recipes: &[Recipe], mut logs: Vec<MetricsLog>) -> Result<()> {
+    let several = recipes.len() > 1;
+    let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
+    let stage = match several {
+        true => Stage::with_lines("train", run.total_steps(), &names),
+        false => Stage::new("train", run.total_steps()),
+    };
+    let first = run.step_count();
+    let batch = recipes[0].config.training.batch_tokens as f64;
+    let mut failed = None;
+    let mut last: Vec<Option<StepReport>> = vec![None; recipes.len()];
+    let trained = run.run(&mut |number, report| {
+        let speed = report.step.saturating_sub(first) as f64 * batch / stage.seconds();
+        let figures = format!(
+            "loss {:.4}  FVU {:.3}  L0 {:.1}  dead {}",
+            report.loss, report.fvu, report.l0, report.dead
+        );
+        if several {
+            stage.line(number, figures);
+            stage.at(report.step, format!("{speed:.0} tokens/s"));
+        } else {
+            stage.at(report.step, format!("{speed:.0} tokens/s  {figures}"));
+        }
+        failed = failed.take().or(logs[number].push(report).err());
+        last[number] = Some(report.clone());
+    });
+    trained.map_err(|e| named(e, recipes))?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let count = run.step_count();
+    let speed = (count - first) as f64 * batch / stage.seconds();
+    let figures = |r: &StepReport| {
+        format!(
+            "loss {:.4}, FVU {:.4}, L0 {:.1}, dead {}",
+            r.loss, r.fvu, r.l0, r.dead
+        )
+    };
+    match (several, &last[0]) {
+        (true, _) => {
+            let coders = recipes.len();
+            stage.done(format!(
+                "{count} steps of {coders} coders at {speed:.0} tokens/s"
+            ));
+            for (name, last) in names.iter().zip(&last) {
+                if let Some(r) = last {
+                    eprintln!("{:>10} {name}: {}", "", figures(r));
+                }
+            }
+        }
+        (false, Some(r)) => {
+            stage.done(format!(
+                "{count} steps at {speed:.0} tokens/s: {}",
+                figures(r)
+            ));
+        }
+        (false, None) => stage.done(format!("{count} steps")),
+    }
+    Ok(())
+}
+
+/// An error that is of one coder says so by its name.
+fn named(error: SaeError, recipes: &[Recipe]) -> anyhow::Error {
+    match error {
+        SaeError::OfCoder { number, error } => {
+            anyhow!(*error).context(format!("coder {}", recipes[number].name))
+        }
+        error => error.into(),
+    }
+}
+
+/// Figures of merit, tables and report of a coder, as its recipe asks.
+fn describe(
+    common: &Common,
+    number: usize,
+    config: &RunConfig,
+    dictionary: &lapidary_sae::Dictionary,
+) -> Result<Option<Metrics>> {
+    let (folder, model) = (&common.folders[number], &common.model);
+    let metrics = match config.evaluation.tokens {
+        0 => None,
+        tokens => {
+            let held_out = BlockConfig {
+                corpus: config.evaluation.corpus.clone(),
+                ..common.blocks.clone()
+            };
+            let metrics =
+                measure(model, dictionary, &read_blocks(model, &held_out, tokens)?)?.metrics;
+            write_json(&folder.metrics(), &metrics)?;
+            Some(metrics)
+        }
+    };
+    if config.features.tokens > 0 {
+        let blocks = read_blocks(model, &common.blocks, config.features.tokens)?;
+        let examples = config.features.examples_per_feature;
+        features::write(
+            folder,
+            model,
+            dictionary,
+            &blocks,
+            examples,
+            metrics.as_ref(),
+            &folder.read_log(),
+        )?;
+    }
+    Ok(metrics)
+}
+
+/// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread for one whose state
+/// comes from a checkpoint. Recipes of one run agree in all that is read here.
+fn source(recipe: &Recipe, common: &Common, fresh: bool) -> Result<Box<dyn BatchSource>> {
+    let (c, seed) = (&recipe.config, recipe.config.order_seed());
+    let normalization = serde_json::from_value(c.activations.normalization.clone().into())?;
+    let (batch, window) = (c.training.batch_tokens, c.activations.buffer_tokens);
+    let device = &common.device;
+    if let Some(store) = &recipe.store {
+        let names: Vec<String> = common.hooks.iter().map(ToString::to_string).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let store = store.clone();
+        return Ok(Box::new(match fresh {
+            true => StoreBatches::new(store, &names, batch, window, normalization, seed, device)?,
+            false => StoreBatches::unread(store, &names, batch, window, seed, device)?,
+        }));
+    }
+    let blocks = BlockStream::new(common.model.clone(), &common.blocks)?;
+    let stream = StreamConfig {
+        hook_points: common.hooks.clone(),
+        batch_tokens: batch,
+        buffer_tokens: window,
+        harvest_blocks: c.activations.harvest_blocks,
+        exclude: c.activations.exclude,
+        normalization,
+        seed,
+    };
+    Ok(Box::new(match fresh {
+        true => ActivationStream::new(blocks, stream)?,
+        false => ActivationStream::unfilled(blocks, stream)?,
+    }))
 }

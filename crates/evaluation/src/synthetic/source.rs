@@ -33,21 +33,17 @@ impl SyntheticSource {
 }
 
 impl BatchSource for SyntheticSource {
-    fn d_in(&self) -> usize {
-        self.synthetic.d_in()
+    fn normalizations(&self) -> &[Normalization] {
+        std::slice::from_ref(&self.normalization)
     }
 
-    fn normalization(&self) -> &Normalization {
-        &self.normalization
-    }
-
-    fn next_batch(&mut self) -> Result<Tensor<2>, ActivationsError> {
+    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
         let sample = self.synthetic.sample(self.batch, &mut self.rng);
-        let shape = [self.batch, self.d_in()];
-        Ok(Tensor::from_data(
+        let shape = [self.batch, self.synthetic.d_in()];
+        Ok(vec![Tensor::from_data(
             TensorData::new(sample.x, shape),
             &self.device,
-        ))
+        )])
     }
 
     fn save(&self, _: &Path) -> Result<(), ActivationsError> {

@@ -184,7 +184,11 @@ fn lists<'a, T: PolarsNumericType, R, I: Iterator<Item = T::Native>>(
 /// Rows of one row group: readers take row groups in parallel, or one after the other.
 const ROW_GROUP: usize = 1 << 16;
 
-fn write_table(path: &Path, height: usize, columns: Vec<Column>) -> Result<(), FeaturesError> {
+pub(super) fn write_table(
+    path: &Path,
+    height: usize,
+    columns: Vec<Column>,
+) -> Result<(), FeaturesError> {
     let table_error = |source| FeaturesError::WriteTable {
         path: path.into(),
         source,

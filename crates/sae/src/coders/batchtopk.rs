@@ -3,11 +3,11 @@
 //! one threshold is the moving average of the smallest value that a training batch kept.
 
 use burn::tensor::Tensor;
-use lapidary_activations::Normalization;
-use lapidary_kernels::{BatchTopK as Batch, SparseCodes, encode_batch_topk};
+use lapidary_kernels::{BatchTopK as Chosen, SparseCodes, encode_batch_topk};
 
 use crate::coder::{Architecture, SparseCoder};
 use crate::coders::{Learned, Method, Now};
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::sparse_step::{Part, sparse_step};
@@ -19,15 +19,20 @@ impl Method for BatchTopK {
         "batchtopk"
     }
 
+    fn counts_latents(&self) -> bool {
+        true
+    }
+
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
         encode_batch(coder, x).codes
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
-        let centred = coder.centre(x.clone());
-        let batch = encode_batch(coder, centred.clone());
-        let mut learned = sparse_step(coder, x, centred, batch.codes, &[Part::WHOLE], now);
-        learned.terms.threshold = Some(batch.threshold);
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
+        let centred = coder.centre(batch.x.clone());
+        let found = encode_batch(coder, centred.clone());
+        let y = batch.y.clone();
+        let mut learned = sparse_step(coder, y, centred, found.codes, &[Part::WHOLE], now);
+        learned.terms.threshold = Some(found.threshold);
         learned
     }
 
@@ -35,7 +40,7 @@ impl Method for BatchTopK {
         &self,
         coder: &SparseCoder,
         threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
         let how = Fold {
             threshold: Some(threshold),
@@ -43,7 +48,7 @@ impl Method for BatchTopK {
         };
         Ok(SparseCoder {
             architecture: Architecture::JumpRelu,
-            ..fold(coder, normalization, how)?
+            ..fold(coder, scaling, how)?
         })
     }
 
@@ -53,7 +58,7 @@ impl Method for BatchTopK {
 }
 
 /// The batch `x` `[n, d_in]`, centred: codes and the smallest value kept.
-pub(crate) fn encode_batch(coder: &SparseCoder, x: Tensor<2>) -> Batch {
+pub(crate) fn encode_batch(coder: &SparseCoder, x: Tensor<2>) -> Chosen {
     let k = coder.k.min(coder.d_sae());
     encode_batch_topk(x, coder.w_enc(), coder.b_enc(), k)
 }

@@ -4,12 +4,12 @@
 //! penalty and by a reconstruction of their own, through a decoder that this term does not move.
 
 use burn::tensor::{Tensor, activation::relu};
-use lapidary_activations::Normalization;
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 
 use crate::coder::{SparseCoder, Weights};
 use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
 use crate::config::RunConfig;
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::losses;
@@ -26,21 +26,27 @@ impl Method for Gated {
         false
     }
 
-    fn shapes(&self, d_in: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+    fn shapes(&self, d_in: usize, d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
         vec![
             ("w_enc", vec![d_sae, d_in]),
             ("b_gate", vec![d_sae]),
             ("b_mag", vec![d_sae]),
             ("r_mag", vec![d_sae]),
-            ("w_dec", vec![d_sae, d_in]),
-            ("b_dec", vec![d_in]),
+            ("w_dec", vec![d_sae, d_out]),
+            ("b_dec", vec![d_out]),
         ]
     }
 
-    fn init(&self, w_dec: Tensor<2>, b_dec: Tensor<1>, _config: &RunConfig) -> Weights {
+    fn init(
+        &self,
+        w_enc: Tensor<2>,
+        w_dec: Tensor<2>,
+        b_dec: Tensor<1>,
+        _config: &RunConfig,
+    ) -> Weights {
         let zeros = || Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device()).into();
         Weights::new([
-            ("w_enc", w_dec.clone().into()),
+            ("w_enc", w_enc.into()),
             ("b_gate", zeros()),
             ("b_mag", zeros()),
             ("r_mag", zeros()),
@@ -58,14 +64,18 @@ impl Method for Gated {
         encode_threshold(x, w_mag, b_mag, threshold)
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
         let coder = coder.tracked();
-        let x = x.autodiff();
-        let latents = Latents::of(&coder, coder.centre(x.clone()));
-        let mse = losses::mse(x.clone(), coder.decode(latents.codes()));
-        let fvu = mse.clone() / losses::batch_variance(x.clone());
+        let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
+        let centred = coder.centre(x);
+        let latents = Latents::of(&coder, centred.clone());
+        let mse = losses::mse(
+            y.clone(),
+            coder.reconstruct(latents.codes(), centred.clone()),
+        );
+        let fvu = mse.clone() / losses::batch_variance(y.clone());
         let penalty = latents.penalty();
-        let aux = losses::mse(x, latents.by_gates(&coder));
+        let aux = losses::mse(y, latents.by_gates(&coder, centred));
         let training = &now.config.training;
         let warmup = training.sparsity_warmup_steps.expect("resolved");
         let weight = training.l1_coefficient * rise(now.step, warmup);
@@ -88,16 +98,16 @@ impl Method for Gated {
         &self,
         coder: &SparseCoder,
         _threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
         let how = Fold {
             factors: &["r_mag"],
             ..Fold::default()
         };
-        let mut folded = fold(coder, normalization, how)?;
+        let mut folded = fold(coder, scaling, how)?;
         if !coder.apply_b_dec_to_input {
             // Both maps read x without its mean.
-            let mean = normalization.mean.as_slice();
+            let mean = scaling.read.mean.as_slice();
             let mean = Tensor::<1>::from_floats(mean, &coder.device()).unsqueeze_dim::<2>(1);
             let shift = folded.w_enc().matmul(mean).squeeze_dim::<1>(1); // [d_sae]
             let b_gate = folded.vector("b_gate") - shift.clone();
@@ -147,12 +157,17 @@ impl Latents {
         self.gates.clone().sum() / self.gates.dims()[0].max(1) as f64
     }
 
-    /// What the gates themselves reconstruct, through the decoder as a constant.
-    fn by_gates(&self, coder: &SparseCoder) -> Tensor<2> {
+    /// What the gates themselves reconstruct of `x`, centred, through the decoder as a constant.
+    fn by_gates(&self, coder: &SparseCoder, x: Tensor<2>) -> Tensor<2> {
         let codes = SparseCodes {
             values: self.gates.clone(),
             indices: self.indices.clone(),
         };
-        decode_sparse(codes, coder.w_dec().detach()) + coder.b_dec().detach().unsqueeze()
+        let decoded =
+            decode_sparse(codes, coder.w_dec().detach()) + coder.b_dec().detach().unsqueeze();
+        match coder.w_skip() {
+            Some(w_skip) => decoded + x.matmul(w_skip.detach().transpose()),
+            None => decoded,
+        }
     }
 }

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::coder::{Architecture, SparseCoder, Weight};
 use crate::coders::{Gradient, Learned, Now};
 use crate::config::RunConfig;
+use crate::ends::Batch;
 use crate::penalty::{Penalty, Shape};
 
 const D: usize = 5;
@@ -37,7 +38,7 @@ impl World {
                 .map(|_| f64::from((rng.random::<f32>() * 2.0 - 1.0) * size))
                 .collect()
         };
-        let weights = architecture.method().shapes(D, F);
+        let weights = architecture.method().shapes(D, D, F);
         let weights = weights.into_iter().map(|(name, shape)| {
             let drawn = numbers(shape.iter().product(), 0.8);
             match name {
@@ -56,7 +57,7 @@ impl World {
 
     fn coder(&self) -> SparseCoder {
         let device = Device::flex();
-        let shapes = self.architecture.method().shapes(D, F);
+        let shapes = self.architecture.method().shapes(D, D, F);
         let weights = shapes.into_iter().map(|(name, shape)| {
             let values: Vec<f32> = self.weights[name].iter().map(|v| *v as f32).collect();
             let weight: Weight = match shape[..] {
@@ -87,7 +88,10 @@ impl World {
         let x: Vec<f32> = self.x.iter().flatten().map(|v| *v as f32).collect();
         let x = Tensor::from_data(TensorData::new(x, [N, D]), &Device::flex());
         let coder = self.coder();
-        coder.architecture.method().learn(&coder, x, &now)
+        coder
+            .architecture
+            .method()
+            .learn(&coder, &Batch::of(x), &now)
     }
 
     /// `⟨w_enc, x − b_dec⟩`, `[n, F]`.
@@ -339,7 +343,10 @@ fn jumprelu_asks_dead_latents_for_what_they_lack() {
     let x: Vec<f32> = world.x.iter().flatten().map(|v| *v as f32).collect();
     let x = Tensor::from_data(TensorData::new(x, [N, D]), &device);
     let coder = world.coder();
-    let learned = coder.architecture.method().learn(&coder, x, &now);
+    let learned = coder
+        .architecture
+        .method()
+        .learn(&coder, &Batch::of(x), &now);
     let loss = |w: &World| {
         let (pre, theta) = (w.pre("b_enc"), &w.weights["threshold"]);
         let lacks = |row: &Vec<f64>| -> f64 {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::coder::{SparseCoder, Weights};
 use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
 use crate::config::RunConfig;
+use crate::ends::Batch;
 use crate::losses;
 use crate::parameters::Parameters;
 use crate::schedule::rise;
@@ -96,21 +97,27 @@ impl Method for JumpRelu {
         false
     }
 
-    fn shapes(&self, d_in: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+    fn shapes(&self, d_in: usize, d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
         vec![
             ("w_enc", vec![d_sae, d_in]),
             ("b_enc", vec![d_sae]),
-            ("w_dec", vec![d_sae, d_in]),
-            ("b_dec", vec![d_in]),
+            ("w_dec", vec![d_sae, d_out]),
+            ("b_dec", vec![d_out]),
             ("threshold", vec![d_sae]),
         ]
     }
 
-    fn init(&self, w_dec: Tensor<2>, b_dec: Tensor<1>, config: &RunConfig) -> Weights {
+    fn init(
+        &self,
+        w_enc: Tensor<2>,
+        w_dec: Tensor<2>,
+        b_dec: Tensor<1>,
+        config: &RunConfig,
+    ) -> Weights {
         let start = settings(config).initial_threshold;
         let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
         Weights::new([
-            ("w_enc", w_dec.clone().into()),
+            ("w_enc", w_enc.into()),
             ("b_enc", b_enc.clone().into()),
             ("w_dec", w_dec.into()),
             ("b_dec", b_dec.into()),
@@ -123,14 +130,17 @@ impl Method for JumpRelu {
         encode_threshold(x, coder.w_enc(), coder.b_enc(), threshold)
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
         let how = settings(now.config);
         let coder = coder.tracked();
-        let x = x.autodiff();
-        let centred = coder.centre(x.clone());
+        let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
+        let centred = coder.centre(x);
         let latents = Latents::of(&coder, centred.clone(), how);
-        let mse = losses::mse(x.clone(), coder.decode(latents.codes()));
-        let fvu = mse.clone() / losses::batch_variance(x);
+        let mse = losses::mse(
+            y.clone(),
+            coder.reconstruct(latents.codes(), centred.clone()),
+        );
+        let fvu = mse.clone() / losses::batch_variance(y);
         let penalty = latents.penalty(&coder, how);
         let warmup = now.config.training.sparsity_warmup_steps.expect("resolved");
         let weight = how.l0_coefficient * rise(now.step, warmup);

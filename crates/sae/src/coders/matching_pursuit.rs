@@ -3,7 +3,6 @@
 //! other encoder, and the number of steps can be another after training.
 
 use burn::tensor::Tensor;
-use lapidary_activations::Normalization;
 use lapidary_kernels::SparseCodes;
 use lapidary_model::settings::{Reader, SettingsError};
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use crate::coder::{Architecture, SparseCoder, Weights};
 use crate::coders::{Codes, Gradient, Learned, Method, Now, Terms};
 use crate::config::RunConfig;
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
@@ -50,6 +50,10 @@ impl Method for MatchingPursuit {
         true
     }
 
+    fn transcodes(&self) -> bool {
+        false
+    }
+
     fn frees_decoder_norm(&self) -> bool {
         true
     }
@@ -66,11 +70,17 @@ impl Method for MatchingPursuit {
         })
     }
 
-    fn shapes(&self, d_in: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+    fn shapes(&self, d_in: usize, _d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
         vec![("w_dec", vec![d_sae, d_in]), ("b_dec", vec![d_in])]
     }
 
-    fn init(&self, w_dec: Tensor<2>, b_dec: Tensor<1>, _config: &RunConfig) -> Weights {
+    fn init(
+        &self,
+        _w_enc: Tensor<2>,
+        w_dec: Tensor<2>,
+        b_dec: Tensor<1>,
+        _config: &RunConfig,
+    ) -> Weights {
         Weights::new([("w_dec", w_dec.into()), ("b_dec", b_dec.into())])
     }
 
@@ -80,8 +90,9 @@ impl Method for MatchingPursuit {
         codes(&rows, coder.d_sae(), &x)
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, _now: &Now<'_>) -> Learned {
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, _now: &Now<'_>) -> Learned {
         let how = how(coder);
+        let x = batch.x.clone();
         let n = x.dims()[0].max(1) as f64;
         let device = x.device();
         let rows = pursue(coder.centre(x.clone()), coder.w_dec(), coder.k, &how);
@@ -119,11 +130,11 @@ impl Method for MatchingPursuit {
         &self,
         coder: &SparseCoder,
         _threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
-        let folded = fold(coder, normalization, Fold::default())?;
+        let folded = fold(coder, scaling, Fold::default())?;
         let mut how = how(coder);
-        how.residual_threshold /= f64::from(normalization.scale);
+        how.residual_threshold /= f64::from(scaling.written.scale);
         let weights = [
             ("w_dec", folded.w_dec().into()),
             ("b_dec", folded.b_dec().into()),

@@ -4,7 +4,6 @@
 //! Finished, it is a JumpReLU like BatchTopK.
 
 use burn::tensor::Tensor;
-use lapidary_activations::Normalization;
 use lapidary_kernels::SparseCodes;
 use lapidary_model::settings::{Reader, SettingsError};
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use crate::coder::SparseCoder;
 use crate::coders::batchtopk::{BatchTopK, encode_batch};
 use crate::coders::{Learned, Method, Now};
 use crate::config::RunConfig;
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::sparse_step::{Part, sparse_step};
 
@@ -56,22 +56,26 @@ impl Method for Matryoshka {
         })
     }
 
+    fn counts_latents(&self) -> bool {
+        true
+    }
+
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
         BatchTopK.encode(coder, x)
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
-        let centred = coder.centre(x.clone());
-        let batch = encode_batch(coder, centred.clone());
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
+        let centred = coder.centre(batch.x.clone());
+        let found = encode_batch(coder, centred.clone());
         let prefixes = widths(now.config, coder.d_sae())
             .into_iter()
             .map(|width| Part {
-                on: Some(batch.codes.indices.clone().lower_elem(width as i32).float()),
+                on: Some(found.codes.indices.clone().lower_elem(width as i32).float()),
                 weight: 1.0,
             });
         let parts: Vec<Part> = std::iter::once(Part::WHOLE).chain(prefixes).collect();
-        let mut learned = sparse_step(coder, x, centred, batch.codes, &parts, now);
-        learned.terms.threshold = Some(batch.threshold);
+        let mut learned = sparse_step(coder, batch.y.clone(), centred, found.codes, &parts, now);
+        learned.terms.threshold = Some(found.threshold);
         learned
     }
 
@@ -79,9 +83,9 @@ impl Method for Matryoshka {
         &self,
         coder: &SparseCoder,
         threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
-        BatchTopK.finish(coder, threshold, normalization)
+        BatchTopK.finish(coder, threshold, scaling)
     }
 
     fn not_stored(&self) -> Option<&'static str> {

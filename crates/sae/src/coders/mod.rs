@@ -11,16 +11,18 @@ mod matryoshka;
 pub(crate) mod proximal;
 pub(crate) mod standard;
 mod topk;
+#[cfg(test)]
+mod transcoder_gradients;
 
 use std::fmt;
 
 use burn::tensor::{Int, Tensor};
-use lapidary_activations::Normalization;
 use lapidary_kernels::{SparseCodes, SparseGradient};
 use serde_json::Value;
 
 use crate::coder::{SparseCoder, Weight, Weights};
 use crate::config::{CoderConfig, RunConfig};
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
@@ -141,6 +143,16 @@ pub(crate) trait Method: Sync {
         false
     }
 
+    /// Whether it chooses by the number of latents alone. As a transcoder its decoder may then start at 0, free.
+    fn counts_latents(&self) -> bool {
+        false
+    }
+
+    /// Whether it can reconstruct other activations than it reads.
+    fn transcodes(&self) -> bool {
+        true
+    }
+
     /// Norm of decoder rows at the start, where they may have any and the recipe has none.
     fn free_initial_norm(&self) -> f64 {
         0.1
@@ -156,22 +168,28 @@ pub(crate) trait Method: Sync {
         2e-4 / (d_sae as f64 / 16_384.0).sqrt()
     }
 
-    /// Names and shapes of the weights, as they are inside: `[d_sae, d_in]` for encoder and decoder.
-    fn shapes(&self, d_in: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+    /// Names and shapes of the weights, as they are inside: `[d_sae, d_in]` and `[d_sae, d_out]` for encoder and decoder. A
+    /// skip connection comes on top.
+    fn shapes(&self, d_in: usize, d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
         vec![
             ("w_enc", vec![d_sae, d_in]),
             ("b_enc", vec![d_sae]),
-            ("w_dec", vec![d_sae, d_in]),
-            ("b_dec", vec![d_in]),
+            ("w_dec", vec![d_sae, d_out]),
+            ("b_dec", vec![d_out]),
         ]
     }
 
-    /// Weights to start from: decoder rows in random directions `w_dec`, `b_dec` at the centre of the data. Here the encoder starts as
-    /// the decoder's copy and its bias at 0.
-    fn init(&self, w_dec: Tensor<2>, b_dec: Tensor<1>, _config: &RunConfig) -> Weights {
+    /// Weights to start from: `b_dec` at the centre of the data, encoder and decoder as given. The encoder's bias starts at 0.
+    fn init(
+        &self,
+        w_enc: Tensor<2>,
+        w_dec: Tensor<2>,
+        b_dec: Tensor<1>,
+        _config: &RunConfig,
+    ) -> Weights {
         let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
         Weights::new([
-            ("w_enc", w_dec.clone().into()),
+            ("w_enc", w_enc.into()),
             ("b_enc", b_enc.into()),
             ("w_dec", w_dec.into()),
             ("b_dec", b_dec.into()),
@@ -181,21 +199,21 @@ pub(crate) trait Method: Sync {
     /// Codes of `x` `[n, d_in]`, from which `b_dec` is already subtracted where it must be.
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes;
 
-    /// Loss and gradients of the batch `x` `[n, d_in]`; nothing tracks gradients.
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned;
+    /// Loss and gradients of the batch; nothing tracks gradients.
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned;
 
     /// Brings weights back to where they mean something, after each update.
     fn project(&self, _parameters: &mut Parameters) {}
 
-    /// The coder that does to raw activations what `coder` does to normalized ones; `threshold` is the moving average of what
+    /// The coder that does to raw activations what `coder` does to normalized ones, `scaling` apart; `threshold` is the moving average of what
     /// [`Terms::threshold`] said.
     fn finish(
         &self,
         coder: &SparseCoder,
         _threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
-        fold(coder, normalization, Fold::default())
+        fold(coder, scaling, Fold::default())
     }
 
     /// Why a coder of this kind is not stored as it is, if it is not.

@@ -4,7 +4,6 @@
 //! as such.
 
 use burn::tensor::{Tensor, TensorData};
-use lapidary_activations::Normalization;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 use lapidary_model::settings::{Reader, SettingsError};
 use serde_json::{Value, json};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use crate::coder::{Architecture, SparseCoder};
 use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
 use crate::config::RunConfig;
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
@@ -84,6 +84,10 @@ impl Method for Proximal {
         false
     }
 
+    fn transcodes(&self) -> bool {
+        false
+    }
+
     /// The penalty is part of how codes are found, so it must have its whole weight before training ends.
     fn contradiction(&self, config: &RunConfig, _d_sae: usize) -> Option<String> {
         let (rises, steps) = (config.training.sparsity_warmup_steps?, config.steps());
@@ -104,13 +108,13 @@ impl Method for Proximal {
         }
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
         let warmup = now.config.training.sparsity_warmup_steps.expect("resolved");
         let mut p = penalty(coder);
         p.weight *= rise(now.step, warmup);
         let coder = coder.tracked();
-        let x = x.autodiff();
-        let found = positive(&coder, coder.centre(x.clone()));
+        let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
+        let found = positive(&coder, coder.centre(x));
         // The operator and the penalty by their values and slopes at this batch: f(u) + f'(u) (u − u), the last u tracked.
         let u = found.values.clone().inner();
         let constant = |values: Tensor<2>| values.autodiff();
@@ -121,15 +125,15 @@ impl Method for Proximal {
         let slope = each(&values, |x| if x > 0.0 { p.slope(x) } else { 0.0 });
         let cost = constant(each(&values, |x| p.value(x)));
         let moved = latents.clone() - constant(values);
-        let n = x.dims()[0].max(1) as f64;
+        let n = y.dims()[0].max(1) as f64;
         let term = (cost + moved * constant(slope)).sum() / n;
 
         let codes = SparseCodes {
             values: latents,
             indices: found.indices,
         };
-        let mse = losses::mse(x.clone(), coder.decode(codes.clone()));
-        let fvu = mse.clone() / losses::batch_variance(x);
+        let mse = losses::mse(y.clone(), coder.decode(codes.clone()));
+        let fvu = mse.clone() / losses::batch_variance(y);
         // The operator is that of half the squared error.
         let total = mse.clone() + term.clone() * 2.0;
         Learned {
@@ -150,7 +154,7 @@ impl Method for Proximal {
         &self,
         coder: &SparseCoder,
         _threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
         let p = penalty(coder);
         let how = Fold {
@@ -158,8 +162,8 @@ impl Method for Proximal {
             threshold: p.threshold(),
             ..Fold::default()
         };
-        let folded = fold(coder, normalization, how)?;
-        let p = p.shrunk(f64::from(normalization.scale));
+        let folded = fold(coder, scaling, how)?;
+        let p = p.shrunk(f64::from(scaling.written.scale));
         let architecture = match p.shape {
             Shape::L0 | Shape::Cel0 => Architecture::JumpRelu,
             Shape::L1 => Architecture::Standard,

@@ -7,6 +7,7 @@ use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use crate::coder::SparseCoder;
 use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
+use crate::ends::Batch;
 use crate::losses;
 use crate::schedule::rise;
 
@@ -35,12 +36,12 @@ impl Method for Standard {
         encode_threshold(x, coder.w_enc(), b_enc, threshold)
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
         let coder = coder.tracked();
-        let x = x.autodiff();
-        let (latents, reconstruction) = forward(&coder, coder.centre(x.clone()));
-        let mse = losses::mse(x.clone(), reconstruction);
-        let fvu = mse.clone() / losses::batch_variance(x);
+        let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
+        let (latents, reconstruction) = forward(&coder, coder.centre(x));
+        let mse = losses::mse(y.clone(), reconstruction);
+        let fvu = mse.clone() / losses::batch_variance(y);
         let penalty = losses::l1(latents.clone(), coder.w_dec());
         let training = &now.config.training;
         let warmup = training.sparsity_warmup_steps.expect("resolved");
@@ -61,10 +62,10 @@ impl Method for Standard {
     }
 }
 
-/// Latents `[n, d_sae]` and reconstruction `[n, d_in]` of `x`, centred.
+/// Latents `[n, d_sae]` and reconstruction `[n, d_out]` of `x`, centred.
 pub(crate) fn forward(coder: &SparseCoder, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-    let pre = x.matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze(); // [n, d_sae]
+    let pre = x.clone().matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze(); // [n, d_sae]
     let latents = relu(pre);
-    let reconstruction = latents.clone().matmul(coder.w_dec()) + coder.b_dec().unsqueeze();
-    (latents, reconstruction)
+    let decoded = latents.clone().matmul(coder.w_dec()) + coder.b_dec().unsqueeze();
+    (latents, coder.with_skip(decoded, x))
 }

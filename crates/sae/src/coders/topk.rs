@@ -2,12 +2,12 @@
 //! autoencoders", arXiv 2406.04093).
 
 use burn::tensor::{Tensor, activation::relu};
-use lapidary_activations::Normalization;
 use lapidary_kernels::{SparseCodes, encode_topk};
 use serde_json::{Value, json};
 
 use crate::coder::{SparseCoder, Weights};
 use crate::coders::{Learned, Method, Now};
+use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
@@ -25,6 +25,10 @@ impl Method for TopK {
         "topk"
     }
 
+    fn counts_latents(&self) -> bool {
+        true
+    }
+
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
         let k = coder.k.min(coder.d_sae());
         let codes = encode_topk(x, coder.w_enc(), coder.b_enc(), k);
@@ -34,11 +38,11 @@ impl Method for TopK {
         }
     }
 
-    fn learn(&self, coder: &SparseCoder, x: Tensor<2>, now: &Now<'_>) -> Learned {
-        let centred = coder.centre(x.clone());
+    fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
+        let (centred, y) = (coder.centre(batch.x.clone()), batch.y.clone());
         if !now.config.coder.multi_topk {
             let codes = self.encode(coder, centred.clone());
-            return sparse_step(coder, x, centred, codes, &[Part::WHOLE], now);
+            return sparse_step(coder, y, centred, codes, &[Part::WHOLE], now);
         }
         // Codes descend, so the k largest of the 4k are the first columns.
         let k = coder.k.min(coder.d_sae());
@@ -61,7 +65,7 @@ impl Method for TopK {
             on: None,
             weight: MULTI_WEIGHT,
         };
-        sparse_step(coder, x, centred, codes, &[own, wider], now)
+        sparse_step(coder, y, centred, codes, &[own, wider], now)
     }
 
     /// Rows keep their norms, which are 1 from training: dividing by them would change which latents are the largest.
@@ -69,13 +73,13 @@ impl Method for TopK {
         &self,
         coder: &SparseCoder,
         _threshold: f64,
-        normalization: &Normalization,
+        scaling: &Scaling,
     ) -> Result<SparseCoder, SaeError> {
         let how = Fold {
             unit_rows: false,
             ..Fold::default()
         };
-        fold(coder, normalization, how)
+        fold(coder, scaling, how)
     }
 
     fn cfg(&self, coder: &SparseCoder) -> Vec<(&'static str, Value)> {

@@ -1,6 +1,8 @@
 //! SAELens 6: a folder with `cfg.json` and `sae_weights.safetensors`, tensors `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`,
 //! `b_dec [d_in]` and whatever else an architecture has, under our names. Checked against SAELens 6.54, which
-//! reads what is written here without a warning. Flat `cfg.json` files from before version 6 are read too.
+//! reads what is written here without a warning. Transcoders are `transcoder`, `skip_transcoder`, `jumprelu_transcoder` and
+//! `jumprelu_skip_transcoder`, with `d_out` and `W_skip [d_out, d_in]`; of other architectures SAELens has none, and what is written here under
+//! such names (`topk_transcoder`) it refuses. Flat `cfg.json` files from before version 6 are read too.
 
 use std::fs;
 use std::ops::Deref;
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 
-use crate::coder::{Architecture, SparseCoder, Weight};
+use crate::coder::{Architecture, SKIP, SparseCoder, Weight};
 use crate::dictionary::{Dictionary, Provenance, recipe_of};
 use crate::error::SaeError;
 use crate::fields::Fields;
@@ -78,7 +80,7 @@ fn stored_name(name: &str) -> String {
 fn cfg(dictionary: &Dictionary) -> Value {
     let (coder, from) = (&dictionary.coder, &dictionary.provenance);
     let mut cfg = json!({
-        "architecture": coder.architecture.name(),
+        "architecture": stored_architecture(dictionary),
         "d_in": coder.d_in(),
         "d_sae": coder.d_sae(),
         "dtype": "float32",
@@ -92,6 +94,7 @@ fn cfg(dictionary: &Dictionary) -> Value {
             "model_name": from.model_name,
             "model_class_name": "HookedTransformer",
             "hook_name": from.hook_point,
+            "hook_name_out": from.hook_point_out.as_ref().filter(|name| !name.is_empty()),
             "hook_head_index": null,
             "context_size": from.context,
             "prepend_bos": from.prepend_bos,
@@ -107,10 +110,42 @@ fn cfg(dictionary: &Dictionary) -> Value {
             },
         },
     });
+    if dictionary.transcodes() {
+        cfg["d_out"] = json!(coder.d_out());
+    }
     for (key, value) in coder.architecture.method().cfg(coder) {
         cfg[key] = value;
     }
     cfg
+}
+
+/// The name in `cfg.json`, but for what [`Method::cfg`](crate::coders::Method::cfg) says.
+fn stored_architecture(dictionary: &Dictionary) -> String {
+    let name = dictionary.coder.architecture.name();
+    let kind = match (dictionary.transcodes(), dictionary.coder.w_skip()) {
+        (false, _) => return name.to_owned(),
+        (true, None) => "transcoder",
+        (true, Some(_)) => "skip_transcoder",
+    };
+    match name {
+        "standard" => kind.to_owned(),
+        _ => format!("{name}_{kind}"),
+    }
+}
+
+/// What such a name says: the architecture's own, whether it transcodes, and whether it has a skip connection.
+fn parse_architecture(stored: &str) -> (&str, bool, bool) {
+    let Some(kind) = stored.strip_suffix("transcoder") else {
+        return (stored, false, false);
+    };
+    let (name, skips) = match kind.strip_suffix("skip_") {
+        Some(name) => (name, true),
+        None => (kind, false),
+    };
+    match name.strip_suffix('_') {
+        Some(name) => (name, true, skips),
+        None => ("standard", true, skips),
+    }
 }
 
 /// `cfg.json`, asked field by field.
@@ -162,8 +197,18 @@ impl Cfg {
         self.top.inner("activation_fn_kwargs")?.size("k").map(Some)
     }
 
-    fn architecture(&self) -> Result<Architecture, SaeError> {
-        let name = self.top.text("architecture");
+    /// The architecture, whether it transcodes, and whether it has a skip connection.
+    fn architecture(&self) -> Result<(Architecture, bool, bool), SaeError> {
+        let stored = self.top.text("architecture");
+        let (name, transcodes, skips) = match stored.map(parse_architecture) {
+            Some((name, transcodes, skips)) => (Some(name), transcodes, skips),
+            None => (None, false, false),
+        };
+        let found = self.autoencoder(name, transcodes)?;
+        Ok((found, transcodes, skips))
+    }
+
+    fn autoencoder(&self, name: Option<&str>, transcodes: bool) -> Result<Architecture, SaeError> {
         match (name, self.activation()) {
             (Some("standard") | None, Some((_, "topk"))) => return Ok(Architecture::TopK),
             (Some("standard"), Some((field, other))) if other != "relu" => {
@@ -172,9 +217,10 @@ impl Cfg {
             _ => {}
         }
         let stored = || {
-            Architecture::ALL
-                .into_iter()
-                .filter(|a| a.method().not_stored().is_none())
+            Architecture::ALL.into_iter().filter(|a| {
+                let method = a.method();
+                method.not_stored().is_none() && (method.transcodes() || !transcodes)
+            })
         };
         stored()
             .find(|a| {
@@ -199,6 +245,7 @@ impl Cfg {
         Provenance {
             model_name: self.metadata_text(&["model_name"]),
             hook_point: self.metadata_text(&["hook_name", "hook_point"]),
+            hook_point_out: self.metadata_text(&["hook_name_out"]),
             context: self
                 .metadata
                 .get("context_size")
@@ -225,12 +272,19 @@ pub(crate) fn exists(dir: &Path) -> bool {
 pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
     let dir = &standing(dir, CONFIG);
     let cfg = Cfg::read(dir.join(CONFIG))?;
-    let architecture = cfg.architecture()?;
+    let (architecture, transcodes, skips) = cfg.architecture()?;
     let method = architecture.method();
     let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);
+    let d_out = match transcodes {
+        true => cfg.size("d_out")?,
+        false => d_in,
+    };
     cfg.only("normalize_activations", &["none"])?;
     cfg.only("reshape_activations", &["none", "hook_z"])?;
-    let apply_b_dec_to_input = cfg.flag("apply_b_dec_to_input", true)?;
+    let apply_b_dec_to_input = cfg.flag("apply_b_dec_to_input", !transcodes)?;
+    if transcodes && apply_b_dec_to_input {
+        return Err(cfg.wrong("apply_b_dec_to_input", "false, for a transcoder"));
+    }
 
     let path = dir.join(WEIGHTS);
     let file = TensorReader::open(&path)?;
@@ -250,7 +304,10 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         };
         Ok::<_, SaeError>((name, weight))
     };
-    let shapes = method.shapes(d_in, d_sae);
+    let mut shapes = method.shapes(d_in, d_out, d_sae);
+    if skips {
+        shapes.push((SKIP, vec![d_out, d_in]));
+    }
     let names: Vec<String> = shapes.iter().map(|(name, _)| stored_name(name)).collect();
     let known = names.iter().map(String::as_str).chain(HARMLESS);
     tensors.only(&known.collect::<Vec<_>>())?;
@@ -274,9 +331,16 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         apply_b_dec_to_input,
         weights,
     };
+    let mut provenance = cfg.provenance();
+    match transcodes {
+        true => {
+            provenance.hook_point_out.get_or_insert_default();
+        }
+        false => provenance.hook_point_out = None, // where what it reads is reconstructed
+    }
     Ok(Dictionary {
         coder: method.read_cfg(&cfg, coder)?,
-        provenance: cfg.provenance(),
+        provenance,
     })
 }
 

@@ -1,0 +1,273 @@
+//! The recipes of a run: one file or several, each as it stands or at every point of a grid of settings.
+
+use anyhow::{Context, Result, bail, ensure};
+use lapidary_activations::{Exclusion, Store};
+use lapidary_sae::{RunConfig, hook_points};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A recipe, the name of its results, and the store that it reads, if it reads one.
+pub struct Recipe {
+    pub name: String,
+    pub config: RunConfig,
+    pub store: Option<Arc<Store>>,
+}
+
+/// A key and the values that it takes in turn.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    key: String,
+    values: Vec<String>,
+}
+
+impl FromStr for Sweep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((key, list)) = text.split_once('=') else {
+            return Err("found no `=`; expected KEY=VALUE,VALUE…, such as coder.k=16,32".into());
+        };
+        let values: Vec<String> = split(list);
+        match values.iter().any(String::is_empty) {
+            true => Err(format!("found an empty value for {key}")),
+            false => Ok(Self {
+                key: key.trim().into(),
+                values,
+            }),
+        }
+    }
+}
+
+/// At commas that stand in no brackets and no quotes.
+fn split(list: &str) -> Vec<String> {
+    let (mut depth, mut quoted) = (0, false);
+    let pieces = list.split(|c: char| {
+        match c {
+            '"' => quoted = !quoted,
+            '[' if !quoted => depth += 1,
+            ']' if !quoted => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 0 && !quoted
+    });
+    pieces.map(|piece| piece.trim().to_owned()).collect()
+}
+
+impl Sweep {
+    /// Over seeds of the weights.
+    pub fn seeds(seeds: &[u64]) -> Self {
+        Self {
+            key: "seed".into(),
+            values: seeds.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Every combination of the sweeps' values as settings, the last one's values varying fastest; of none there is one.
+fn grid(sweeps: &[Sweep]) -> Vec<Vec<(&str, &str)>> {
+    sweeps.iter().fold(vec![vec![]], |points, sweep| {
+        let with = |point: &Vec<_>| {
+            let values = sweep
+                .values
+                .iter()
+                .map(move |value| (&*sweep.key, &**value));
+            let point = point.clone();
+            values.map(move |setting| {
+                let mut point: Vec<(&str, &str)> = point.clone();
+                point.push(setting);
+                point
+            })
+        };
+        points.iter().flat_map(with).collect()
+    })
+}
+
+/// `coder.k` = 16 and `seed` = 1 are called `k-16_seed-1`.
+fn point_name(point: &[(&str, &str)]) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let unique = |key: &str| point.iter().filter(|(k, _)| last(k) == last(key)).count() == 1;
+    let part = |(key, value): &(&str, &str)| {
+        let key = if unique(key) {
+            last(key)
+        } else {
+            (*key).to_owned()
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let value: String = value
+            .chars()
+            .map(|c| if plain(c) { c } else { '-' })
+            .collect();
+        format!("{key}-{}", value.trim_matches('-'))
+    };
+    point.iter().map(part).collect::<Vec<_>>().join("_")
+}
+
+/// All recipes of a run: each file at each point of the grid, with `set` on top. Their names differ, and so do they only in
+/// what coders on one pass may differ in.
+pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<Vec<Recipe>> {
+    let mut keys = BTreeSet::new();
+    for sweep in sweeps {
+        ensure!(keys.insert(&sweep.key), "{} is swept twice", sweep.key);
+    }
+    let mut recipes: Vec<Recipe> = vec![];
+    for path in files {
+        let file = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("{file}: cannot be read"))?;
+        let stem = path
+            .file_stem()
+            .with_context(|| format!("{file}: the path ends in no file"))?
+            .to_string_lossy();
+        for point in grid(sweeps) {
+            let name = match (point.is_empty(), files.len()) {
+                (true, _) => stem.to_string(),
+                (false, 1) => point_name(&point),
+                (false, _) => format!("{stem}_{}", point_name(&point)),
+            };
+            let settings = point.iter().map(|(key, value)| format!("{key}={value}"));
+            let mut all: Vec<String> = set.iter().cloned().chain(settings).collect();
+            if point.iter().any(|(key, _)| *key == "seed") {
+                // Coders of other seeds see the batches of the recipe's own.
+                let order = RunConfig::parse(&file, &text, set)?.order_seed();
+                let order = format!("activations.seed={order}");
+                all = RunConfig::set_beneath(&file, &text, &all, &[order])?;
+            }
+            recipes.push(Recipe::read(name, &file, &text, all)?);
+        }
+    }
+    agree(&recipes)?;
+    Ok(recipes)
+}
+
+fn agree(recipes: &[Recipe]) -> Result<()> {
+    let mut names = BTreeSet::new();
+    for recipe in recipes {
+        let name = &recipe.name;
+        ensure!(
+            names.insert(name),
+            "two coders are called {name}: name recipes and values apart"
+        );
+        let Some((key, there, here)) = recipes[0].config.batch_difference(&recipe.config) else {
+            continue;
+        };
+        let more = match (
+            key.as_str(),
+            recipe.config.activations.exclude.norm_multiple,
+        ) {
+            ("hook_point", Some(_)) => {
+                " (activations.exclude.norm_multiple leaves out other tokens at another hook point)"
+            }
+            _ => "",
+        };
+        bail!(
+            "{} has {key} = {there}, {name} has {here}: coders on one pass share model, text, activations and training.batch_tokens{more}",
+            recipes[0].name
+        );
+    }
+    Ok(())
+}
+
+impl Recipe {
+    /// Reads a recipe; `set` wins over `text`, which stands in `file`.
+    pub fn read(name: String, file: &str, text: &str, set: Vec<String>) -> Result<Self> {
+        let config = RunConfig::parse(file, text, &set)?;
+        let Some(folder) = &config.activations.store else {
+            return Ok(Self {
+                name,
+                config,
+                store: None,
+            });
+        };
+        // What the recipe leaves open about model and text is as the store has it; what it says must agree.
+        let store = Store::open(Path::new(folder))?;
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let settings = store.manifest().map(|manifest| &manifest.settings);
+        // A cache of SAELens holds every token, and does not say of which model and text.
+        let exclude = settings.map_or(
+            Exclusion {
+                special_tokens: false,
+                ..Exclusion::default()
+            },
+            |s| s.exclude,
+        );
+        let mut said = vec![
+            format!("corpus.context={}", store.context()),
+            format!(
+                "activations.exclude.special_tokens={}",
+                exclude.special_tokens
+            ),
+            format!(
+                "activations.exclude.first_positions={}",
+                exclude.first_positions
+            ),
+        ];
+        if let Some(multiple) = exclude.norm_multiple {
+            said.push(format!("activations.exclude.norm_multiple={multiple}"));
+        }
+        if let Some(s) = settings {
+            said.extend([
+                format!("corpus.path={}", quoted(&s.corpus)),
+                format!("corpus.text_field={}", quoted(&s.text_field)),
+                format!("corpus.prepend_bos={}", s.prepend_bos),
+                format!(
+                    "corpus.attend_across_documents={}",
+                    s.attend_across_documents
+                ),
+            ]);
+        }
+        let model = settings.map(|s| format!("model={}", quoted(&s.model)));
+        let hook = match store.hooks() {
+            [hook] => Some(format!("hook_point={}", hook.name)),
+            _ => None,
+        };
+        let beneath: Vec<String> = said.iter().cloned().chain(model).chain(hook).collect();
+        let set = RunConfig::set_beneath(file, text, &set, &beneath)?;
+        let config = RunConfig::parse(file, text, &set)?;
+        let over: Vec<String> = set.iter().chain(&said).cloned().collect();
+        let stored = RunConfig::parse(file, text, &over)?;
+        let multiple = |e: &Exclusion| format!("{:?}", e.norm_multiple);
+        let (there, here) = (multiple(&exclude), multiple(&config.activations.exclude));
+        let norms = ("activations.exclude.norm_multiple".to_owned(), there, here);
+        let norms = Some(norms).filter(|(_, there, here)| there != here);
+        if let Some((key, there, here)) = stored.training_difference(&config).or(norms) {
+            bail!(
+                "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
+            );
+        }
+        for hook in hook_points(std::slice::from_ref(&config)) {
+            store.hook(&hook)?;
+        }
+        Ok(Self {
+            name,
+            config,
+            store: Some(Arc::new(store)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_has_every_combination_under_a_name_of_its_own() {
+        let sweeps: Vec<Sweep> = ["coder.k=16,32", "seed=1, 2", "x.list=[1,2],[3]"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let points = grid(&sweeps);
+        assert_eq!(points.len(), 8);
+        assert_eq!(
+            points[1],
+            [("coder.k", "16"), ("seed", "1"), ("x.list", "[3]")]
+        );
+        let names: BTreeSet<String> = points.iter().map(|p| point_name(p)).collect();
+        assert_eq!(names.len(), 8);
+        assert!(names.contains("k-16_seed-2_list-1-2"), "{names:?}");
+        let same = point_name(&[("a.k", "1"), ("b.k", "2"), ("lr", "1e-3")]);
+        assert_eq!(same, "a.k-1_b.k-2_lr-1e-3");
+        assert_eq!(grid(&[]), vec![vec![]]);
+        assert!("coder.k".parse::<Sweep>().is_err() && "k=1,,2".parse::<Sweep>().is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short on standard error.
+
+use crate::run_folder::RunFolder;
+use anyhow::Result;
+use lapidary_evaluation::Metrics;
+use lapidary_features::{RunRow, write_runs};
+use lapidary_sae::{RunConfig, StepReport};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Writes the table into the folder of the run: a coder's name, the keys of the recipe in which coders differ, the last
+/// line of its log, and its figures of merit. Gives the file's path.
+pub fn write(
+    out: &Path,
+    names: &[&str],
+    recipes: &[RunConfig],
+    folders: &[RunFolder],
+    figures: &[Option<Metrics>],
+) -> Result<PathBuf> {
+    let varied = varied(recipes)?;
+    let mut rows: Vec<RunRow> = vec![];
+    for (number, name) in names.iter().enumerate() {
+        let mut row = vec![("name".to_owned(), Value::from(*name))];
+        row.extend(varied[number].clone());
+        if let Some(last) = folders[number].read_log().pop() {
+            row.extend(course(&last));
+        }
+        if let Some(metrics) = &figures[number]
+            && let Value::Object(metrics) = serde_json::to_value(metrics)?
+        {
+            row.extend(metrics.into_iter().map(|(key, value)| match key.as_str() {
+                "tokens" => ("evaluation_tokens".to_owned(), value),
+                _ => (key, value),
+            }));
+        }
+        rows.push(row);
+    }
+    let path = out.join("runs.parquet");
+    write_runs(&path, &rows)?;
+    show(&rows, varied[0].len());
+    Ok(path)
+}
+
+/// Of each recipe the keys in which not all agree.
+fn varied(recipes: &[RunConfig]) -> Result<Vec<RunRow>> {
+    let all: Vec<BTreeMap<String, toml::Value>> = recipes.iter().map(RunConfig::values).collect();
+    let keys = all.iter().flat_map(BTreeMap::keys);
+    let mut keys: Vec<&String> = keys
+        .filter(|key| {
+            all.iter()
+                .any(|values| values.get(*key) != all[0].get(*key))
+        })
+        .collect();
+    keys.sort();
+    keys.dedup();
+    let row = |values: &BTreeMap<String, toml::Value>| {
+        let cell = |key: &&String| {
+            let value = values.get(*key).map(serde_json::to_value).transpose()?;
+            Ok(((*key).clone(), value.unwrap_or(Value::Null)))
+        };
+        keys.iter().map(cell).collect()
+    };
+    all.iter().map(row).collect()
+}
+
+/// The last step, under names that no figure of merit has.
+fn course(last: &StepReport) -> RunRow {
+    [
+        ("steps", Value::from(last.step)),
+        ("training_tokens", Value::from(last.tokens)),
+        ("training_loss", Value::from(last.loss)),
+        ("training_fvu", Value::from(last.fvu)),
+        ("training_l0", Value::from(last.l0)),
+        ("dead", Value::from(last.dead)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// Name, what varies, and the figures that most look at first.
+fn show(rows: &[RunRow], varied: usize) {
+    const FIRST: [&str; 4] = ["l0", "fvu", "ce_loss_score", "frac_alive"];
+    let keys = rows[0].iter().map(|(key, _)| key.as_str());
+    let head = keys.clone().take(1 + varied);
+    let shown: Vec<&str> = head.chain(keys.filter(|key| FIRST.contains(key))).collect();
+    let cell = |row: &RunRow, key: &str| match row.iter().find(|(k, _)| k == key) {
+        Some((_, Value::String(text))) => text.clone(),
+        Some((_, Value::Number(n))) if n.is_f64() => {
+            let value = n.as_f64().unwrap_or(f64::NAN);
+            match (1e-3..1e4).contains(&value.abs()) {
+                true => format!("{value:.4}"),
+                false => format!("{value:.3e}"),
+            }
+        }
+        Some((_, Value::Null)) | None => "-".to_owned(),
+        Some((_, other)) => other.to_string(),
+    };
+    let mut lines = vec![shown.iter().map(ToString::to_string).collect::<Vec<_>>()];
+    lines.extend(
+        rows.iter()
+            .map(|row| shown.iter().map(|key| cell(row, key)).collect()),
+    );
+    let width = |column: usize| lines.iter().map(|l| l[column].chars().count()).max();
+    let widths: Vec<usize> = (0..shown.len()).filter_map(width).collect();
+    for line in &lines {
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .map(|(c, width)| format!("{c:<width$}"));
+        eprintln!(
+            "{:>10} {}",
+            "",
+            cells.collect::<Vec<_>>().join("  ").trim_end()
+        );
+    }
+}

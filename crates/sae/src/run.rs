@@ -1,0 +1,249 @@
+//! A run: every batch of one source of activations is drawn once and trains all coders of the run, so that several cost
+//! one pass of the model. A coder comes out with the same bits as if it had been the only one.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use lapidary_activations::BatchSource;
+
+use crate::checkpoint;
+use crate::config::RunConfig;
+use crate::dictionary::Dictionary;
+use crate::ends::Ends;
+use crate::error::SaeError;
+use crate::train::{StepReport, Trainer};
+
+/// One source of activations and the coders that are trained on it.
+pub struct TrainingRun {
+    pub(crate) source: Box<dyn BatchSource>,
+    pub(crate) trainers: Vec<Trainer>,
+    /// Which of the source's hook points are each coder's.
+    ends: Vec<Ends>,
+    checkpoint: Option<PathBuf>,
+}
+
+/// The hook points of `recipes`, each once: those that the source of their run gives, in this order.
+#[must_use]
+pub fn hook_points(recipes: &[RunConfig]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for recipe in recipes {
+        for hook in [&recipe.hook_point, recipe.written_hook_point()] {
+            if !found.contains(hook) {
+                found.push(hook.clone());
+            }
+        }
+    }
+    found
+}
+
+impl TrainingRun {
+    /// A fresh run. The first batch of `source`, which gives the activations at [`hook_points`], decides where each
+    /// `b_dec` starts and is not trained on.
+    ///
+    /// # Errors
+    /// Recipes disagree about the batches, the source fails, or a recipe does not fit its width.
+    pub fn new(
+        recipes: &[RunConfig],
+        mut source: Box<dyn BatchSource>,
+        device: &Device,
+    ) -> Result<Self, SaeError> {
+        let ends = ends(recipes, source.as_ref())?;
+        let first = source.next_batch()?;
+        let trainers = recipes
+            .iter()
+            .zip(&ends)
+            .map(|(recipe, ends)| Trainer::new(recipe, &ends.batch(&first), device))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            source,
+            trainers,
+            ends,
+            checkpoint: None,
+        })
+    }
+
+    /// Goes on with the run whose checkpoint stands in `dir`, to the same bits as if it had never stopped. `source`
+    /// is made as for a fresh run; its state comes from the checkpoint.
+    ///
+    /// # Errors
+    /// There is no checkpoint, it is damaged, or the source does not fit it.
+    pub fn resume(
+        dir: &Path,
+        mut source: Box<dyn BatchSource>,
+        device: &Device,
+    ) -> Result<Self, SaeError> {
+        let recipes = checkpoint::recipes(dir)?;
+        let ends = ends(&recipes, source.as_ref())?;
+        let width = |end: usize| source.normalizations()[end].mean.len();
+        let widths = ends.iter().map(|e| [width(e.read), width(e.written)]);
+        let widths: Vec<[usize; 2]> = widths.collect();
+        let trainers = checkpoint::load(dir, recipes, &widths, source.as_mut(), device)?;
+        Ok(Self {
+            source,
+            trainers,
+            ends,
+            checkpoint: None,
+        })
+    }
+
+    /// Where [`TrainingRun::run`] puts its checkpoints (the folder itself, `.../checkpoint`).
+    #[must_use]
+    pub fn with_checkpoints(mut self, dir: &Path) -> Self {
+        self.checkpoint = Some(dir.to_path_buf());
+        self
+    }
+
+    /// The coders' trainers, in the order of the recipes.
+    #[must_use]
+    pub fn trainers(&self) -> &[Trainer] {
+        &self.trainers
+    }
+
+    /// [`Trainer::adopt`] for each coder.
+    pub fn adopt(&mut self, recipes: &[RunConfig]) {
+        for (trainer, recipe) in self.trainers.iter_mut().zip(recipes) {
+            trainer.adopt(recipe);
+        }
+    }
+
+    /// Batches drawn: the steps of the coder that is furthest.
+    #[must_use]
+    pub fn step_count(&self) -> u64 {
+        let steps = self.trainers.iter().map(Trainer::step_count);
+        steps.max().unwrap_or(0)
+    }
+
+    /// Steps of the coder that takes most.
+    #[must_use]
+    pub fn total_steps(&self) -> u64 {
+        let steps = self.trainers.iter().map(Trainer::total_steps);
+        steps.max().unwrap_or(0)
+    }
+
+    /// Whether all coders have had their steps.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.trainers.iter().all(Trainer::is_done)
+    }
+
+    /// One step of every coder that is not done, on the next batch. One report a coder, as [`Trainer::step`] gives them.
+    ///
+    /// # Errors
+    /// The source or a coder fails; of a coder it is said which.
+    pub fn step(&mut self) -> Result<Vec<Option<StepReport>>, SaeError> {
+        let batch: Vec<Tensor<2>> = self.source.next_batch()?;
+        let several = self.trainers.len() > 1;
+        let mut reports = Vec::with_capacity(self.trainers.len());
+        for (number, (trainer, ends)) in self.trainers.iter_mut().zip(&self.ends).enumerate() {
+            reports.push(match trainer.is_done() {
+                true => None,
+                false => trainer
+                    .step(&ends.batch(&batch))
+                    .map_err(|e| of_coder(several, number, e))?,
+            });
+        }
+        Ok(reports)
+    }
+
+    /// Steps until all coders are done, with checkpoints where [`TrainingRun::with_checkpoints`] says: whenever a recipe's
+    /// `checkpoint_every_steps` has passed, and at the end. A report comes with its coder's number.
+    ///
+    /// # Errors
+    /// A step or a checkpoint fails.
+    pub fn run(&mut self, on_report: &mut dyn FnMut(usize, &StepReport)) -> Result<(), SaeError> {
+        let every: Vec<u64> = self
+            .trainers
+            .iter()
+            .map(|t| t.config().training.checkpoint_every_steps)
+            .filter(|every| *every > 0)
+            .collect();
+        while !self.is_done() {
+            for (number, report) in self.step()?.iter().enumerate() {
+                if let Some(report) = report {
+                    on_report(number, report);
+                }
+            }
+            let due = every.iter().any(|n| self.step_count().is_multiple_of(*n));
+            if let Some(dir) = self.checkpoint.clone()
+                && (due || self.is_done())
+            {
+                self.save_checkpoint(&dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything that [`TrainingRun::resume`] needs to the folder `dir`, in place of the previous checkpoint.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or a weight is not finite; the previous checkpoint then still stands.
+    pub fn save_checkpoint(&mut self, dir: &Path) -> Result<(), SaeError> {
+        let several = self.trainers.len() > 1;
+        for (number, trainer) in self.trainers.iter_mut().enumerate() {
+            trainer.settle().map_err(|e| of_coder(several, number, e))?;
+        }
+        checkpoint::save(self, dir)
+    }
+
+    /// The dictionary of a coder, for activations as the model makes them.
+    ///
+    /// # Errors
+    /// As [`Trainer::finish`].
+    ///
+    /// # Panics
+    /// When there is no coder of this number.
+    pub fn finish(&self, number: usize) -> Result<Dictionary, SaeError> {
+        let scaling = self.ends[number].scaling(self.source.normalizations());
+        self.trainers[number].finish(&scaling)
+    }
+}
+
+/// An error of a coder that is not the only one says which it is of.
+fn of_coder(several: bool, number: usize, error: SaeError) -> SaeError {
+    match several {
+        true => SaeError::OfCoder {
+            number,
+            error: Box::new(error),
+        },
+        false => error,
+    }
+}
+
+/// Where in the source's batches each recipe finds its activations.
+fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, SaeError> {
+    let place = || "recipes".to_owned();
+    let Some(first) = recipes.first() else {
+        let message = "a run has at least one".to_owned();
+        return Err(SaeError::Config {
+            place: place(),
+            message,
+        });
+    };
+    for other in &recipes[1..] {
+        if let Some((key, a, b)) = first.batch_difference(other) {
+            let message = format!("`{key}`: found {a} and {b}, expected the same in all");
+            return Err(SaeError::Config {
+                place: place(),
+                message,
+            });
+        }
+    }
+    let hooks = hook_points(recipes);
+    let found = source.normalizations().len();
+    if found != hooks.len() {
+        return Err(SaeError::Shape {
+            what: "hook points of the source of activations",
+            found,
+            expected: hooks.len(),
+        });
+    }
+    let place = |wanted: &String| {
+        let found = hooks.iter().position(|hook| hook == wanted);
+        found.expect("the hook points are those of the recipes")
+    };
+    let ends = |recipe: &RunConfig| Ends {
+        read: place(&recipe.hook_point),
+        written: place(recipe.written_hook_point()),
+    };
+    Ok(recipes.iter().map(ends).collect())
+}

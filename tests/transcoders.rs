@@ -1,0 +1,202 @@
+//! Transcoders as a user meets them: trained by a recipe, measured where they write, described, read back and used.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Tensor};
+use lapidary_activations::{BlockConfig, BlockStream};
+use lapidary_evaluation::{Hooks, Metrics, evaluate};
+use lapidary_features::{Steer, Steering, read_features};
+use lapidary_model::LanguageModel;
+use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+fn lapidary(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.args(arguments);
+    command
+}
+
+/// Success, standard output, standard error.
+fn run(command: &mut Command) -> (bool, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let errors = text(&output.stderr);
+    assert!(!errors.contains("panicked"), "{errors}");
+    (output.status.success(), text(&output.stdout), errors)
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let (success, out, errors) = run(command);
+    assert!(success, "{command:?}\n{errors}");
+    out
+}
+
+fn recipe(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../configs")
+        .join(name)
+}
+
+fn train(out: &Path, more: &[&str]) -> Command {
+    let mut command = lapidary(&["train", "--device", "cpu"]);
+    command
+        .arg(recipe("skip-transcoder-embedded.toml"))
+        .arg("--out")
+        .arg(out);
+    for setting in [
+        "coder.d_sae=256",
+        "coder.k=8",
+        "corpus.context=32",
+        "training.tokens=10240",
+        "training.batch_tokens=256",
+        "activations.buffer_tokens=1024",
+        "evaluation.tokens=512",
+        "features.tokens=1024",
+    ] {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+fn metrics(out: &Path) -> Metrics {
+    serde_json::from_slice(&std::fs::read(out.join("metrics.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_transcoder_is_trained_measured_described_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    succeeds(&mut train(&out, &[]));
+    let first = metrics(&out);
+    assert!(first.fvu < 0.9 && first.ce_loss_score > 0.1, "{first:?}");
+    let features = read_features(&out.join("features/features.parquet")).unwrap();
+    assert_eq!(features.len(), 256);
+    assert!(
+        features
+            .iter()
+            .all(|row| row.encoder_decoder_cosine.is_none())
+    );
+    // It writes to the residual stream, though it reads elsewhere.
+    assert!(features.iter().all(|row| !row.promoted.is_empty()));
+    let report = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(report.contains("Reconstructs") && report.contains("blocks.2.hook_mlp_out"));
+    let described = succeeds(lapidary(&["inspect"]).arg(&out));
+    assert!(
+        described.contains("blocks.2.ln2.hook_normalized"),
+        "{described}"
+    );
+    assert!(
+        described.contains("reconstructs") && described.contains("blocks.2.hook_mlp_out"),
+        "{described}"
+    );
+    succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
+    assert_eq!(metrics(&out), first);
+
+    // The same from a store that has both ends.
+    let store = folder.path().join("store");
+    let hooks = "blocks.2.hook_mlp_out,blocks.2.ln2.hook_normalized";
+    let mut harvest = lapidary(&[
+        "harvest",
+        "--device",
+        "cpu",
+        "--context",
+        "32",
+        "--tokens",
+        "4000",
+    ]);
+    succeeds(harvest.args(["--hook", hooks, "--out"]).arg(&store));
+    let from = format!("activations.store={}", store.display());
+    let stored = folder.path().join("stored");
+    succeeds(&mut train(
+        &stored,
+        &["--set", &from, "--set", "features.tokens=0"],
+    ));
+    let fvu = metrics(&stored).fvu;
+    assert!((fvu - first.fvu).abs() < 0.2, "{fvu} {}", first.fvu);
+    let missing = ["--set", "hook_point_out=blocks.1.hook_mlp_out"];
+    let (success, _, error) = run(&mut train(
+        &folder.path().join("no"),
+        &[&["--set", &from], &missing[..]].concat(),
+    ));
+    assert!(
+        !success && error.contains("blocks.1.hook_mlp_out"),
+        "{error}"
+    );
+
+    // A latent is added where the transcoder writes; what it reads cannot be set there.
+    let dictionary = Dictionary::load(&out.join("dictionary"), &Device::flex()).unwrap();
+    assert!(Steering::new(&dictionary, 3, Steer::Add(2.0)).is_ok());
+    let error = Steering::new(&dictionary, 3, Steer::Clamp(2.0))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("transcoder"), "{error}");
+}
+
+/// What one layer leaves is what the next reads, so a skip connection that changes nothing is exact between these points.
+#[test]
+fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
+    let device = Device::flex();
+    let model = Arc::new(LanguageModel::load("embedded", &device).unwrap());
+    let d = model.config().d_model;
+    let blocks = BlockStream::new(
+        model.clone(),
+        &BlockConfig {
+            corpus: "embedded:heldout".into(),
+            text_field: "text".into(),
+            context: 64,
+            prepend_bos: true,
+            attend_across_documents: false,
+        },
+    );
+    let blocks: Vec<_> = blocks.unwrap().take(4).map(Result::unwrap).collect();
+    let measured = |out: &str, factor: f32| {
+        let w_skip = Tensor::<2>::eye(d, &device) * factor;
+        let zeros = Tensor::<2>::zeros([2, d], &device);
+        let dictionary = Dictionary {
+            coder: SparseCoder {
+                architecture: Architecture::Standard,
+                k: 2,
+                apply_b_dec_to_input: false,
+                weights: Weights::new([
+                    ("w_enc", zeros.clone().into()),
+                    ("b_enc", Tensor::<1>::zeros([2], &device).into()),
+                    ("w_dec", zeros.into()),
+                    ("b_dec", Tensor::<1>::zeros([d], &device).into()),
+                    ("w_skip", w_skip.into()),
+                ]),
+            },
+            provenance: Provenance {
+                hook_point: Some("blocks.1.hook_resid_post".into()),
+                hook_point_out: Some(out.into()),
+                ..Provenance::default()
+            },
+        };
+        evaluate(
+            &model,
+            &dictionary,
+            Hooks::of(&dictionary).unwrap(),
+            &blocks,
+            &mut |_| (),
+        )
+        .unwrap()
+        .metrics
+    };
+    let exact = measured("blocks.2.hook_resid_pre", 1.0);
+    assert!(exact.fvu < 1e-9 && exact.l0 == 0.0, "{exact:?}");
+    assert!((exact.ce_loss_score - 1.0).abs() < 1e-4, "{exact:?}");
+    let nothing = measured("blocks.2.hook_resid_pre", 0.0);
+    assert!(
+        nothing.ce_loss_with_sae > exact.ce_loss_with_sae + 1.0,
+        "{nothing:?}"
+    );
+    // At another point the same values are wrong, and cost what the model loses there.
+    let elsewhere = measured("blocks.2.hook_mlp_out", 1.0);
+    assert!(
+        elsewhere.fvu > 0.5 && elsewhere.ce_loss_with_sae > exact.ce_loss_with_sae + 0.01,
+        "{elsewhere:?}"
+    );
+}

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Checks `lapidary probe` against SAEBench's sparse probing and scikit-learn on the same samples.
+"""Checks `lapidary probe` and `lapidary absorption` against SAEBench and scikit-learn on the same samples.
 
 The presidents of the embedded corpus are told apart by a dictionary's latents; SAEBench's own functions choose the latents and train
 the probes. The latents must be the same (but for ties), and accuracies within two texts of each other: the solvers stop at different
 places near the least value, and a text may lie on the boundary.
+
+Of each word of the first-letter task SAEBench's own calculator, given our activations, probe and latents, must find the same absorption.
 """
 
 import argparse
@@ -20,11 +22,20 @@ from safetensors.torch import load_file
 warnings.simplefilter("ignore")
 
 import sae_bench.sae_bench_utils.dataset_info as labels_of  # noqa: E402
+from sae_bench.evals.absorption.feature_absorption_calculator import FeatureAbsorptionCalculator  # noqa: E402
 from sae_bench.evals.sparse_probing.probe_training import (  # noqa: E402
     apply_topk_mask_reduce_dim,
     get_top_k_mean_diff_mask,
     train_sklearn_probe,
 )
+from sae_lens import SAE  # noqa: E402
+
+
+def run(command):
+    """Ours, its own words shown when it fails."""
+    finished = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if finished.returncode != 0:
+        sys.exit(f"check_probes: {' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
 
 
 def theirs(train, test, labels, k):
@@ -41,9 +52,7 @@ def check(lapidary, run_folder, passages, scratch):
     data, out = Path(scratch, "data.safetensors"), Path(scratch, "probe.json")
     command = [lapidary, "probe", run_folder, "--task", "embedded", "--label-field", "president", "--passages", passages,
                "--device", "cpu", "--data", data, "--out", out]  # fmt: skip
-    finished = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if finished.returncode != 0:
-        sys.exit(f"check_probes: {' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
+    run(command)
     samples, failed = load_file(data), False
     print(run_folder)
     for place, ours in enumerate(json.loads(out.read_text())):
@@ -66,6 +75,45 @@ def check(lapidary, run_folder, passages, scratch):
     return failed
 
 
+class Words:
+    """The little that SAEBench's calculator asks of a model: activations of prompts, here of words that are row numbers."""
+
+    def __init__(self, activations):
+        self.activations = activations
+
+    def to_tokens(self, text):
+        return [[0]]
+
+    def run_with_cache(self, prompts, names_filter):
+        rows = [int(prompt.strip().removesuffix(":")) for prompt in prompts]
+        return None, {names_filter[0]: self.activations[rows][:, None].expand(-1, 2, -1)}
+
+
+def check_absorption(lapidary, run_folder, words, scratch):
+    data, out = Path(scratch, "absorption.safetensors"), Path(scratch, "absorption.json")
+    run([lapidary, "absorption", run_folder, "--words", words, "--device", "cpu", "--data", data, "--out", out])
+    with torch.no_grad():
+        sae = SAE.load_from_disk(str(run_folder / "dictionary"))
+    samples, failed, count, absorbed = load_file(data), False, 0, 0
+    calculator = FeatureAbsorptionCalculator(model=Words(samples["activations"]), icl_word_list=[], max_icl_examples=0)
+    for letter in json.loads(out.read_text())["details"]:
+        name = letter["letter"]
+        rows = samples[f"{name}.words"].tolist()
+        if not rows:
+            continue
+        results = calculator.calculate_absorption(
+            sae, [str(row) for row in rows], samples[f"{name}.direction"], letter["split_features"], layer=0, show_progress=False
+        )
+        ours = zip(samples[f"{name}.fraction"].tolist(), samples[f"{name}.full"].tolist())
+        for result, (fraction, full) in zip(results.word_results, ours):
+            good = abs(result.absorption_fraction - fraction) <= 1e-3 and result.is_full_absorption == bool(full)
+            count, absorbed, failed = count + 1, absorbed + full, failed or not good
+            if not good:
+                print(f"  {name}: {fraction} {full}, SAEBench {result.absorption_fraction} {result.is_full_absorption}   MISMATCH")
+    print(f"  absorption of {count} words, {absorbed} in full{'' if failed else ', as SAEBench finds it'}")
+    return failed or count == 0
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -75,11 +123,13 @@ def main():
     parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="output of `lapidary train` on the embedded model")
     parser.add_argument("--lapidary", type=Path, default="lapidary", help="the binary (default: the one on the path)")
     parser.add_argument("--passages", type=int, default=5, help="passages of a speech (default: 5)")
+    parser.add_argument("--words", type=int, default=600, help="words of the first-letter task (default: 600)")
     arguments = parser.parse_args()
     failed = False
     for folder in arguments.runs:
         with tempfile.TemporaryDirectory() as scratch:
             failed |= check(arguments.lapidary, folder, arguments.passages, scratch)
+            failed |= check_absorption(arguments.lapidary, folder, arguments.words, scratch)
     sys.exit(1 if failed else 0)
 
 

@@ -10,7 +10,7 @@ use crate::latents::LatentFigures;
 use crate::predictions::Predictions;
 use crate::reconstruction::ReconstructionSums;
 
-/// What [`evaluate`] found; the fields are the keys of `metrics.json`. A quotient by 0 is written as `null`,
+/// What [`crate::evaluate`] found; the fields are the keys of `metrics.json`. A quotient by 0 is written as `null`,
 /// which is read as NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
@@ -71,7 +71,7 @@ pub struct Metrics {
     /// dictionary_learning's: 1 - Σ_d Var(x - x̂) / Σ_d Var(x) of a batch, mean over batches.
     #[serde(default = "nan", deserialize_with = "nan_if_null")]
     pub frac_variance_explained: f64,
-    /// SAEBench's `explained_variance` as it is coded, with the square of E[x_d²], mean over dimensions, for |E x|².
+    /// SAEBench's `explained_variance` as it is coded, with the square of E(x_d²), mean over dimensions, for |E x|².
     #[serde(default = "nan", deserialize_with = "nan_if_null")]
     pub explained_variance_saebench: f64,
     /// Squared error of a token, summed over dimensions, mean over tokens.

@@ -25,7 +25,7 @@ struct Batches {
     centred_fvu: f64,
     mean_error: f64,
     mean_square: f64,
-    /// Of E[x_d²], over the dimensions too.
+    /// Of E(x_d²), over the dimensions too.
     square_per_dimension: f64,
 }
 
@@ -118,7 +118,7 @@ impl ReconstructionSums {
         1.0 - self.of_batches.centred_fvu / self.batches as f64
     }
 
-    /// SAEBench's `explained_variance` as it is coded: in the place of |E x|² stands the square of E[x_d²], mean over
+    /// SAEBench's `explained_variance` as it is coded: in the place of |E x|² stands the square of E(x_d²), mean over
     /// batches and dimensions.
     #[must_use]
     pub fn explained_variance_saebench(&self) -> f64 {

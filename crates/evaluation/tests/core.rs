@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{Segment, TokenBlock};
-use lapidary_evaluation::{Metrics, evaluate};
+use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::SafeTensors;
@@ -103,6 +103,18 @@ fn a_perfect_dictionary_loses_nothing() {
     // Of each pair exactly one latent is active.
     assert!((m.l0 - D as f64).abs() < 1e-9, "{}", m.l0);
     assert!(m.frac_alive > 0.9);
+    // Rows and their opposites: coherent as can be, but of a pair no token uses both.
+    let decoder = m.decoder.as_ref().unwrap();
+    assert!((decoder.coherence - 1.0).abs() < 1e-6 && (decoder.babel[63] - 1.0).abs() < 1e-6);
+    assert!(decoder.co_selected.babel_max[0].abs() < 1e-6);
+    assert!((decoder.mean_abs_cosine - 1.0 / (2 * D - 1) as f64).abs() < 1e-6);
+    assert!(m.average_max_decoder_cosine_sim.abs() < 1e-6);
+    let histogram = m.feature_density_histogram.as_ref().unwrap();
+    assert_eq!(
+        histogram.latents.iter().sum::<u64>() + histogram.never,
+        2 * D as u64
+    );
+    assert!((m.mse_saebench * m.tokens as f64 - m.mse).abs() < 1e-9);
 
     // The model's own loss is what transformers' logits say.
     let (tokens, logits, v) = expected();
@@ -175,6 +187,40 @@ fn documents_packed_into_one_block_have_the_figures_of_each_alone() {
         assert!((a - b).abs() < 1e-5 * a.abs(), "{a} {b}");
         assert!((a - c).abs() > 1e-4 * a.abs(), "{a} {c}");
     }
+}
+
+/// What one block writes and the next reads is the same activation under two names.
+#[test]
+fn source_and_target_may_be_different_hook_points() {
+    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let blocks: Vec<TokenBlock> = expected()
+        .0
+        .into_iter()
+        .map(|tokens| TokenBlock {
+            tokens,
+            segments: Vec::new(),
+            attend_across_documents: false,
+        })
+        .collect();
+    let figures = |source: &str, target: &str| {
+        let hooks = Hooks {
+            source: source.parse().unwrap(),
+            target: target.parse().unwrap(),
+        };
+        let found = evaluate(&model, &mirror(0.5), hooks, &blocks, &mut |_| ());
+        found.unwrap().metrics
+    };
+    let (post, pre) = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_pre");
+    let (same, other) = (figures(post, post), figures(post, pre));
+    assert!((same.fvu - other.fvu).abs() < 1e-12 && (same.l0 - other.l0).abs() < 1e-12);
+    assert!((same.ce_loss_with_sae - other.ce_loss_with_sae).abs() < 1e-9);
+    assert!((same.ce_loss_with_ablation - other.ce_loss_with_ablation).abs() < 1e-9);
+    // Half of what goes into a block is no good account of what comes out of it.
+    let through = figures("blocks.0.hook_resid_pre", post);
+    assert!((through.l2_norm_in - same.l2_norm_in).abs() < 1e-9);
+    assert!((through.l2_norm_out - same.l2_norm_out).abs() > 1e-3);
+    assert!(through.fvu > same.fvu + 1e-3 && through.ce_loss_with_sae != same.ce_loss_with_sae);
+    assert!((through.ce_loss_with_ablation - same.ce_loss_with_ablation).abs() < 1e-9);
 }
 
 #[test]

@@ -2,16 +2,18 @@
 
 use super::eval::Opened;
 use super::figures::number;
+use super::probe::dense;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
 use anyhow::{Result, bail};
 use clap::Args;
 use lapidary_evaluation::probing::{
-    Absorption as Found, AbsorptionConfig, absorption_of, first_letter_task, represent,
+    Absorption as Found, AbsorptionConfig, Rows, absorption_of, first_letter_task, represent,
 };
+use lapidary_model::{Outgoing, Values, write_tensors};
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Feature absorption: do a letter's latents fire on every word that begins with it?
 #[derive(Args)]
@@ -39,6 +41,9 @@ pub struct Absorption {
     /// Also write the figures to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Also write activations, probes and what becomes of each word to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
     /// Print the figures as JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -90,6 +95,9 @@ impl Absorption {
         if let Some(path) = &self.out {
             write_json(path, &found)?;
         }
+        if let Some(path) = &self.data {
+            write_data(path, &represented.activations, &found)?;
+        }
         if self.json {
             writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
         } else {
@@ -97,6 +105,39 @@ impl Absorption {
         }
         Ok(())
     }
+}
+
+/// Activations of all words, and for each letter the probe's direction, its words and what becomes of it there.
+fn write_data(path: &Path, activations: &Rows, found: &Found) -> Result<()> {
+    let tensor = |name: String, shape: Vec<usize>, values| Outgoing {
+        name,
+        shape,
+        values,
+    };
+    let mut tensors = vec![tensor(
+        "activations".into(),
+        vec![activations.len(), activations.columns()],
+        Values::F32(dense(activations)?),
+    )];
+    for l in &found.details {
+        let (e, letter) = (&l.evidence, l.letter);
+        let f32s =
+            |values: &mut dyn Iterator<Item = f64>| Values::F32(values.map(|v| v as f32).collect());
+        let n = vec![e.words.len()];
+        let words = Values::I32(e.words.iter().map(|w| *w as i32).collect());
+        let fraction = f32s(&mut e.absorbed.iter().map(|a| a.fraction));
+        let full = Values::I32(e.absorbed.iter().map(|a| i32::from(a.full)).collect());
+        let direction = f32s(&mut e.direction.iter().copied());
+        tensors.push(tensor(
+            format!("{letter}.direction"),
+            vec![e.direction.len()],
+            direction,
+        ));
+        tensors.push(tensor(format!("{letter}.words"), n.clone(), words));
+        tensors.push(tensor(format!("{letter}.fraction"), n.clone(), fraction));
+        tensors.push(tensor(format!("{letter}.full"), n, full));
+    }
+    Ok(write_tensors(path, &tensors, None)?)
 }
 
 fn table(found: &Found) -> String {

@@ -1,5 +1,6 @@
 //! `lapidary inspect`.
 
+use super::figures::table;
 use crate::progress::Stage;
 use crate::run_folder::RunFolder;
 use anyhow::{Context, Result, bail};
@@ -71,7 +72,7 @@ fn folder(path: &Path) -> Result<()> {
     if Dictionary::exists(&run.dictionary()) {
         dictionary(&run.dictionary())?;
         if let Some(metrics) = run.read_metrics()? {
-            writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
+            write!(stdout(), "{}", table(&metrics))?;
         }
         for (name, file) in [
             ("report", run.report()),

@@ -248,7 +248,8 @@ fn write_data(path: &Path, task: &Task, results: &[ProbeResult]) -> Result<()> {
 /// Largest matrix that is written densely: 4 GiB.
 const MOST_VALUES: usize = 1 << 30;
 
-fn dense(rows: &Rows) -> Result<Vec<f32>> {
+/// All entries, row by row.
+pub fn dense(rows: &Rows) -> Result<Vec<f32>> {
     let size = rows.len() * rows.columns();
     if size > MOST_VALUES {
         bail!(

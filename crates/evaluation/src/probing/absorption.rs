@@ -83,6 +83,20 @@ pub struct LetterAbsorption {
     pub mean_absorption_fraction: f64,
     /// Share of those words with full absorption; 0 if there are none.
     pub full_absorption_rate: f64,
+    /// What this is from.
+    #[serde(skip)]
+    pub evidence: Evidence,
+}
+
+/// The words that a letter's figures are from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// The probe's direction, of norm 1.
+    pub direction: Vec<f64>,
+    /// Places of the words in the task.
+    pub words: Vec<usize>,
+    /// What becomes of the letter in each.
+    pub absorbed: Vec<WordAbsorption>,
 }
 
 /// What becomes of one word's letter.
@@ -185,13 +199,14 @@ pub fn absorption_of(
                     .sum()
             })
             .collect();
-        let words: Vec<WordAbsorption> = (0..test_labels.len())
-            .filter(|word| test_labels[*word] && probe.score(&test, *word) > 0.0)
+        let seen = |word: &usize| test_labels[*word] && probe.score(&test, *word) > 0.0;
+        let seen: Vec<usize> = (0..test_labels.len()).filter(seen).collect();
+        let words: Vec<WordAbsorption> = seen
+            .iter()
             .map(|word| {
-                let projection = test.dot(word, &direction);
                 word_absorption(
-                    projection,
-                    latents.1.row(word),
+                    test.dot(*word, &direction),
+                    latents.1.row(*word),
                     &cosines,
                     &split_features,
                     config,
@@ -207,6 +222,11 @@ pub fn absorption_of(
             num_probe_true_positives: words.len(),
             mean_absorption_fraction: words.iter().map(|w| w.fraction).sum::<f64>() / n,
             full_absorption_rate: words.iter().filter(|w| w.full).count() as f64 / n,
+            evidence: Evidence {
+                direction,
+                words: seen.iter().map(|word| task.train + word).collect(),
+                absorbed: words,
+            },
         }))
     };
     let mut details = Vec::new();

@@ -10,7 +10,7 @@ mod sparse;
 mod texts;
 
 pub use absorption::{
-    Absorption, AbsorptionConfig, LetterAbsorption, WordAbsorption, absorption_of,
+    Absorption, AbsorptionConfig, Evidence, LetterAbsorption, WordAbsorption, absorption_of,
 };
 pub use first_letter::{FirstLetter, first_letter_task};
 pub use logistic::{Balance, Logistic};

@@ -83,7 +83,8 @@ pub fn recovery(
     }
     let device = coder.device();
     let rows = matrix(synthetic.directions(), d, &device);
-    let cosines = host(&rows.matmul(unit(coder.w_dec()).transpose()))?; // [n_features, d_sae]
+    let cosines = rows.matmul(unit(coder.w_dec()).transpose()); // [n_features, d_sae]
+    let cosines = host(&cosines.clamp(-1.0, 1.0))?;
     let geometry = Geometry::new(&cosines, n, coder.d_sae());
 
     let mut counts = Counts::new(n, coder.d_sae(), &geometry);

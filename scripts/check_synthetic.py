@@ -76,7 +76,7 @@ def main():
     )
     parser.add_argument("--lapidary", type=Path, default="lapidary", help="the binary (default: the one on the path)")
     arguments = parser.parse_args()
-    recipe = Path(__file__).parent.parent / "configs/synthetic-topk.toml"
+    recipe = Path(__file__).parent.parent / "configs/synthetic/topk.toml"
     runs = [
         ["training.tokens=200000"],
         ["training.tokens=200000", "synthetic.kind=correlated", "synthetic.density_skew=0.5", "coder.d_sae=192", "synthetic.noise=0.05"],

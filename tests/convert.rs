@@ -116,7 +116,7 @@ fn every_command_takes_a_converted_dictionary() {
     }
     let figures = |dictionary: &Path| {
         let mut eval = lapidary(&[
-            "eval", "--device", "cpu", "--tokens", "256", "--model", "embedded",
+            "eval", "--device", "cpu", "--tokens", "256", "--model", "embedded", "--json",
         ]);
         let text = succeeds(eval.arg(dictionary));
         serde_json::from_str::<serde_json::Value>(&text).unwrap()

@@ -50,7 +50,7 @@ fn known_features_are_found_and_a_dictionary_from_elsewhere_is_measured() {
     let (out, data) = (out.to_str().unwrap(), data.to_str().unwrap());
     let recipe = [
         "synthetic",
-        "configs/synthetic-topk.toml",
+        "configs/synthetic/topk.toml",
         "--device",
         "cpu",
         "--rows",

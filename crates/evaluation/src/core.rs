@@ -172,17 +172,17 @@ impl Sums<'_> {
                 self.coder.d_in(),
             ));
         }
+        if d_out != self.coder.d_out() {
+            return Err(EvaluationError::input(
+                "width of the activations at the target hook point (against the dictionary's d_out)",
+                d_out,
+                self.coder.d_out(),
+            ));
+        }
         let y = y.clone().reshape([b * t, d_out]);
         let x = x.clone().reshape([b * t, d_in]);
         let z = self.coder.encode(x.clone());
         let y_hat = self.coder.reconstruct(z.clone(), x); // [b * t, d_out]
-        if y_hat.dims()[1] != d_out {
-            return Err(EvaluationError::input(
-                "width of the activations at the target hook point (against the dictionary's d_out)",
-                d_out,
-                y_hat.dims()[1],
-            ));
-        }
         let k = z.values.dims()[1];
         let (values, indices) = (host(&z.values)?, host_int(&z.indices)?);
         for (i, counts) in counts.chunks_exact(t).enumerate() {

@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 /// Train a coder on activations whose features are known, and say which it found
 #[derive(Args)]
 #[command(after_help = "Examples:
-  lapidary synthetic configs/synthetic-topk.toml
-  lapidary synthetic configs/synthetic-topk.toml --set synthetic.kind=correlated --set coder.k=8
-  lapidary synthetic configs/synthetic-topk.toml --out out --data data.safetensors
-  lapidary synthetic configs/synthetic-topk.toml --dictionary trained-elsewhere
+  lapidary synthetic configs/synthetic/topk.toml
+  lapidary synthetic configs/synthetic/topk.toml --set synthetic.kind=correlated --set coder.k=8
+  lapidary synthetic configs/synthetic/topk.toml --out out --data data.safetensors
+  lapidary synthetic configs/synthetic/topk.toml --dictionary trained-elsewhere
 
 The table [synthetic] says which features there are (independent, correlated or hierarchical); [coder] and [training] are those of
 `lapidary train`. Features and batches follow from `seed`. With --data another program can train on the same activations.")]

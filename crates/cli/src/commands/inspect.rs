@@ -1,6 +1,6 @@
 //! `lapidary inspect`.
 
-use super::figures::table;
+use super::figures;
 use crate::progress::Stage;
 use crate::run_folder::RunFolder;
 use anyhow::{Context, Result, bail};
@@ -72,7 +72,7 @@ fn folder(path: &Path) -> Result<()> {
     if Dictionary::exists(&run.dictionary()) {
         dictionary(&run.dictionary())?;
         if let Some(metrics) = run.read_metrics()? {
-            write!(stdout(), "{}", table(&metrics))?;
+            write!(stdout(), "{}", figures::table(&metrics))?;
         }
         for (name, file) in [
             ("report", run.report()),

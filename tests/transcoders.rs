@@ -1,4 +1,4 @@
-//! Transcoders as a user meets them: trained by a recipe, measured where they write, described, read back and used.
+//! Transcoders and crosscoders as a user meets them: trained by a recipe, measured where they write, described, read back and used.
 
 #![allow(clippy::unwrap_used)]
 
@@ -199,4 +199,49 @@ fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
         elsewhere.fvu > 0.5 && elsewhere.ce_loss_with_sae > exact.ce_loss_with_sae + 0.01,
         "{elsewhere:?}"
     );
+}
+
+#[test]
+fn a_crosscoder_is_trained_measured_and_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut command = lapidary(&["train", "--device", "cpu"]);
+    command
+        .arg(recipe("crosscoder-embedded.toml"))
+        .arg("--out")
+        .arg(&out);
+    for setting in [
+        "coder.d_sae=256",
+        "coder.k=8",
+        "corpus.context=32",
+        "training.tokens=20480",
+        "training.batch_tokens=256",
+        "activations.buffer_tokens=1024",
+        "evaluation.tokens=512",
+        "features.tokens=1024",
+    ] {
+        command.args(["--set", setting]);
+    }
+    succeeds(&mut command);
+    let first = metrics(&out);
+    assert!(first.fvu < 0.9 && first.ce_loss_score > 0.1, "{first:?}");
+    succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
+    assert_eq!(metrics(&out), first);
+    let all = "blocks.0.hook_resid_post, blocks.1.hook_resid_post, blocks.2.hook_resid_post, blocks.3.hook_resid_post";
+    let described = succeeds(lapidary(&["inspect"]).arg(&out));
+    assert!(
+        described.contains(all) && described.contains("256 on 1024 dimensions"),
+        "{described}"
+    );
+    let features = read_features(&out.join("features/features.parquet")).unwrap();
+    assert!(features.len() == 256 && features.iter().all(|row| &*row.hook_point == all));
+    let dictionary = Dictionary::load(&out.join("dictionary"), &Device::flex()).unwrap();
+    let error = Steering::new(&dictionary, 3, Steer::Add(2.0))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("crosscoder"), "{error}");
+    // What first_batch.json holds is of all that the coder reads.
+    let look = std::fs::read_to_string(out.join("first_batch.json")).unwrap();
+    assert_eq!(look.matches("\"hook_point\"").count(), 4);
 }

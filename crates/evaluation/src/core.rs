@@ -8,7 +8,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use lapidary_activations::TokenBlock;
-use lapidary_model::{HookedRun, Intervention, LanguageModel};
+use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
 use lapidary_sae::{Dictionary, SparseCoder, host, host_int};
 
 use crate::codes::CodeSums;
@@ -134,7 +134,7 @@ impl Sums<'_> {
         part: &[TokenBlock],
         all: &mut Reconstructed,
     ) -> Result<(), EvaluationError> {
-        let (model, Hooks { source, target }) = (self.model, self.hooks);
+        let (model, Hooks { sources, targets }) = (self.model, &self.hooks);
         let tokens: Vec<&[u32]> = part.iter().map(|b| b.tokens.as_slice()).collect();
         let counts: Vec<bool> = tokens
             .iter()
@@ -144,11 +144,8 @@ impl Sums<'_> {
         let [b, t] = input.dims();
         let segments = TokenBlock::attention(part, model.device());
         let predicts = predicts(part, &counts, &self.special);
-        let capture = if source == target {
-            vec![source]
-        } else {
-            vec![source, target]
-        };
+        let mut capture = sources.clone();
+        capture.extend(targets.iter().filter(|hook| !sources.contains(hook)));
         let original = model.run(
             input.clone(),
             &HookedRun {
@@ -158,13 +155,19 @@ impl Sums<'_> {
                 ..Default::default()
             },
         )?;
-        let captured = |hook| {
-            let found = original.captured.get(&hook);
-            found.ok_or_else(|| EvaluationError::input("captured activations", "nothing", hook))
+        // Of several hook points side by side, with the width at each.
+        let captured = |hooks: &[HookPoint]| {
+            let values = hooks.iter().map(|hook| {
+                let found = original.captured.get(hook).cloned();
+                found.ok_or_else(|| EvaluationError::input("captured activations", "nothing", hook))
+            });
+            let values: Vec<Tensor<3>> = values.collect::<Result<_, _>>()?;
+            let widths: Vec<usize> = values.iter().map(|value| value.dims()[2]).collect();
+            let d = widths.iter().sum::<usize>();
+            Ok::<_, EvaluationError>((Tensor::cat(values, 2).reshape([b * t, d]), widths))
         };
-        let (x, y) = (captured(source)?, captured(target)?);
-        let [_, _, d_in] = x.dims();
-        let [_, _, d_out] = y.dims();
+        let ((x, _), (y, widths)) = (captured(sources)?, captured(targets)?);
+        let ([_, d_in], [_, d_out]) = (x.dims(), y.dims());
         if d_in != self.coder.d_in() {
             return Err(EvaluationError::input(
                 "width of the activations at the hook point (against the dictionary's d_in)",
@@ -179,8 +182,6 @@ impl Sums<'_> {
                 self.coder.d_out(),
             ));
         }
-        let y = y.clone().reshape([b * t, d_out]);
-        let x = x.clone().reshape([b * t, d_in]);
         let z = self.coder.encode(x.clone());
         let y_hat = self.coder.reconstruct(z.clone(), x); // [b * t, d_out]
         let k = z.values.dims()[1];
@@ -206,11 +207,24 @@ impl Sums<'_> {
             .clone()
             .mask_where(keep, y.clone())
             .reshape([b, t, d_out]);
-        let with = |replacement: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+        let mut start = 0;
+        let parts = widths.iter().map(|width| {
+            start += width;
+            let part = spliced.clone().narrow(2, start - width, *width);
+            move |_: Tensor<3>| part.clone()
+        });
+        let parts: Vec<_> = parts.collect();
+        let splice = targets.iter().zip(&parts);
+        let splice = splice.map(|(at, part)| Intervention::function(*at, part));
+        let splice: Vec<Intervention<'_>> = splice.collect();
+        let zeros = |x: Tensor<3>| x.zeros_like();
+        let ablate = targets.iter().map(|at| Intervention::function(*at, &zeros));
+        let ablate: Vec<Intervention<'_>> = ablate.collect();
+        let with = |interventions: &[Intervention<'_>]| {
             model.run(
                 input.clone(),
                 &HookedRun {
-                    interventions: &[Intervention::function(target, replacement)],
+                    interventions,
                     logits: true,
                     segments: segments.clone(),
                     ..Default::default()
@@ -219,11 +233,11 @@ impl Sums<'_> {
         };
         let sums = &mut self.predictions;
         let original = log_probabilities(original.logits)?;
-        let coded = log_probabilities(with(&|_| spliced.clone())?.logits)?;
+        let coded = log_probabilities(with(&splice)?.logits)?;
         sums.cross_entropy[0] += cross_entropy(&original, &input, &predicts)?;
         sums.cross_entropy[1] += cross_entropy(&coded, &input, &predicts)?;
         sums.divergence[0] += divergence(&original, coded, &counts)?;
-        let ablated = log_probabilities(with(&|x| x.zeros_like())?.logits)?;
+        let ablated = log_probabilities(with(&ablate)?.logits)?;
         sums.cross_entropy[2] += cross_entropy(&ablated, &input, &predicts)?;
         sums.divergence[1] += divergence(&original, ablated, &counts)?;
         sums.divergence_tokens += counts.iter().filter(|c| **c).count() as u64;

@@ -3,22 +3,23 @@
 use lapidary_model::HookPoint;
 use lapidary_sae::{Dictionary, SaeError};
 
-/// The encoder reads at `source`; the reconstruction is compared with the activation at `target` and spliced in there. For an
-/// autoencoder they are the same, for a transcoder they differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The encoder reads at `sources`; the reconstruction is compared with the activations at `targets` and spliced in there. For an
+/// autoencoder they are one and the same point, for a transcoder they differ, for a crosscoder they are several, whose
+/// activations stand side by side.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
     /// Where the encoder reads.
-    pub source: HookPoint,
+    pub sources: Vec<HookPoint>,
     /// What is reconstructed.
-    pub target: HookPoint,
+    pub targets: Vec<HookPoint>,
 }
 
 impl From<HookPoint> for Hooks {
     /// An autoencoder's.
     fn from(hook: HookPoint) -> Self {
         Self {
-            source: hook,
-            target: hook,
+            sources: vec![hook],
+            targets: vec![hook],
         }
     }
 }
@@ -30,8 +31,8 @@ impl Hooks {
     /// The dictionary does not say, or says one that no model here has.
     pub fn of(dictionary: &Dictionary) -> Result<Self, SaeError> {
         Ok(Self {
-            source: dictionary.hook_point()?,
-            target: dictionary.hook_point_out()?,
+            sources: dictionary.read_hook_points()?,
+            targets: dictionary.written_hook_points()?,
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     StatisticsSummary,
 };
 use burn::tensor::{Int, Tensor};
-use lapidary_activations::{ActivationsError, TokenBlock, harvest};
+use lapidary_activations::{ActivationsError, TokenBlock, harvest_all};
 use lapidary_evaluation::HostCodes;
 use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
 use lapidary_sae::{Dictionary, SparseCoder};
@@ -18,31 +18,39 @@ const BLOCKS: usize = 16;
 /// Latents whose logits are computed at once.
 const LATENTS: usize = 512;
 
-/// Runs model and dictionary over `blocks` and gathers statistics. `on_progress` hears the number of blocks done.
+/// Runs model and dictionary, which reads at `hooks`, over `blocks` and gathers statistics. `on_progress` hears the number of blocks done.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point, or the model fails.
 pub fn collect(
     model: &LanguageModel,
     coder: &SparseCoder,
-    hook: HookPoint,
+    hooks: &[HookPoint],
     blocks: &[TokenBlock],
     config: StatisticsConfig,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<StatisticsSummary, FeaturesError> {
-    let width = model.width(hook).map_err(ActivationsError::from)?;
+    let widths = hooks.iter().map(|hook| model.width(*hook));
+    let widths: Vec<usize> = widths
+        .collect::<Result<_, _>>()
+        .map_err(ActivationsError::from)?;
+    let width = widths.iter().sum::<usize>();
     if width != coder.d_in() {
         return Err(FeaturesError::Input {
             field: "dictionary",
             found: format!("latents on activations of width {}", coder.d_in()),
-            expected: format!("{width}, the width of {hook} in model `{}`", model.name()),
+            expected: format!(
+                "{width}, the width of {} in model `{}`",
+                names(hooks),
+                model.name()
+            ),
         });
     }
     let mut statistics = FeatureStatistics::new(config);
     let special = [model.config().bos, model.config().eos];
     let mut done = 0;
     for helping in blocks.chunks(BLOCKS) {
-        let rows = harvest(model, hook, helping)?;
+        let rows = Tensor::cat(harvest_all(model, hooks, helping)?, 1);
         let codes = HostCodes::read(coder.encode(rows));
         for (i, block) in helping.iter().enumerate() {
             let n = block.tokens.len();
@@ -73,7 +81,13 @@ pub fn collect(
     Ok(statistics.finish())
 }
 
-/// What each latent's decoder row does to the logits by itself, if it writes at `hook`, for hook points in the residual stream's space: the row
+/// Hook points as they are shown.
+pub fn names(hooks: &[HookPoint]) -> String {
+    let names: Vec<String> = hooks.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+/// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part at the last of them, for hook points in the residual stream's space: the row
 /// (less its mean, where the final norm takes the mean away) times the final norm's weight times the unembedding, the
 /// norm's scale left out. Elsewhere the lists stay empty.
 ///
@@ -82,7 +96,7 @@ pub fn collect(
 pub fn summarize_decoder(
     model: &LanguageModel,
     dictionary: &Dictionary,
-    hook: HookPoint,
+    hooks: &[HookPoint],
     top: usize,
 ) -> Result<DecoderSummary, FeaturesError> {
     let coder = dictionary.coder.clone().to_device(model.device());
@@ -101,6 +115,15 @@ pub fn summarize_decoder(
         promoted: vec![vec![]; d_sae],
         suppressed: vec![vec![]; d_sae],
     };
+    let Some(hook) = hooks.last() else {
+        return Ok(summary);
+    };
+    let width = model.width(*hook).map_err(ActivationsError::from)?;
+    let w_dec = w_dec.narrow(
+        1,
+        coder.d_out() - width.min(coder.d_out()),
+        width.min(coder.d_out()),
+    );
     let writes_to_residual = matches!(
         hook,
         HookPoint::Embed
@@ -198,7 +221,7 @@ mod tests {
             provenance: Provenance::default(),
         };
         let hook = "blocks.0.hook_resid_post".parse().unwrap();
-        let found = summarize_decoder(&model, &dictionary, hook, 4).unwrap();
+        let found = summarize_decoder(&model, &dictionary, &[hook], 4).unwrap();
         for lists in [&found.promoted, &found.suppressed] {
             for ((i, a), (j, b)) in lists[0].iter().zip(&lists[1]) {
                 assert!(i == j && (a - b).abs() < 1e-4, "{lists:?}");

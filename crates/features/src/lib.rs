@@ -15,7 +15,7 @@ mod statistics;
 mod steering;
 mod tables;
 
-pub use collect::{collect, summarize_decoder};
+pub use collect::{collect, names, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
 pub use statistics::{

@@ -55,6 +55,13 @@ impl Steering {
                     .into(),
             });
         }
+        if !dictionary.provenance.hook_points.is_empty() {
+            return Err(FeaturesError::Input {
+                field: "steering",
+                found: "a crosscoder's latent".into(),
+                expected: "one of a coder that writes at one hook point".into(),
+            });
+        }
         let at = dictionary.hook_point_out()?;
         let row = coder.w_dec().narrow(0, latent, 1); // [1, d_in]
         let edit: Box<dyn Fn(Tensor<3>) -> Tensor<3>> = match steer {

@@ -100,6 +100,13 @@ impl FromToml for Vec<usize> {
     }
 }
 
+impl FromToml for Vec<String> {
+    const EXPECTED: &'static str = "a list of strings";
+    fn from_toml(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(String::from_toml).collect()
+    }
+}
+
 impl FromToml for String {
     const EXPECTED: &'static str = "a string";
     fn from_toml(value: &Value) -> Option<Self> {

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::coder::SKIP;
 use crate::coders::ThresholdAverage;
 use crate::config::RunConfig;
+#[cfg(doc)]
+use crate::ends::Ends;
 use crate::error::SaeError;
 use crate::files::{replace_folder, standing, write_synced};
 use crate::firing::Firing;
@@ -168,12 +170,12 @@ fn read_parameter<const D: usize>(
     Ok(Parameter::new(read(name)?, moments))
 }
 
-/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths`, read and reconstructed; the source is brought
+/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths` (see [`Ends::widths`]); the source is brought
 /// to where it was.
 pub(crate) fn load(
     dir: &Path,
     recipes: Vec<RunConfig>,
-    widths: &[[usize; 2]],
+    widths: &[[usize; 3]],
     source: &mut dyn BatchSource,
     device: &Device,
 ) -> Result<Vec<Trainer>, SaeError> {
@@ -194,7 +196,7 @@ fn load_coder(
     number: usize,
     manifest: &CoderManifest,
     config: RunConfig,
-    widths: [usize; 2],
+    [width, read, written]: [usize; 3],
     device: &Device,
 ) -> Result<Trainer, SaeError> {
     let (d_in, d_out, d_sae) = (manifest.d_in, manifest.d_out, manifest.d_sae);
@@ -209,12 +211,12 @@ fn load_coder(
             expected.to_string(),
         ))
     };
-    check("d_in", d_in, widths[0])?;
-    check("d_out", d_out, widths[1])?;
+    check("d_in", d_in, read)?;
+    check("d_out", d_out, written)?;
     check(
         "d_sae",
         d_sae,
-        config.resolve(d_in)?.coder.d_sae.unwrap_or(0),
+        config.resolve(width)?.coder.d_sae.unwrap_or(0),
     )?;
 
     let state_path = coder_folder(dir, number).join("state.safetensors");

@@ -23,6 +23,9 @@ pub struct RunConfig {
     pub model: String,
     /// Where the activations are taken, in TransformerLens spelling.
     pub hook_point: String,
+    /// The hook points that a crosscoder reads and reconstructs, `hook_point` the first of them; otherwise empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hook_points: Vec<String>,
     /// Where those are taken that a transcoder reconstructs; absent: where it reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_point_out: Option<String>,
@@ -247,7 +250,10 @@ impl RunConfig {
             "topk",
         )?;
         let named = Architecture::named(&architecture).expect("one of these names");
-        let hook_point = r.or("hook_point", "blocks.2.hook_resid_post".to_owned())?;
+        let hook_points: Vec<String> = r.or("hook_points", vec![])?;
+        let first = hook_points.first().map(String::as_str);
+        let first = first.unwrap_or("blocks.2.hook_resid_post").to_owned();
+        let hook_point = r.or("hook_point", first)?;
         let hook_point_out: Option<String> = r.optional("hook_point_out")?;
         let hook_point_out = hook_point_out.filter(|out| *out != hook_point);
         let transcodes = hook_point_out.is_some();
@@ -268,6 +274,7 @@ impl RunConfig {
         let config = Self {
             model: r.or("model", "embedded".to_owned())?,
             hook_point,
+            hook_points,
             hook_point_out,
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
@@ -484,10 +491,30 @@ impl RunConfig {
             ));
         }
         let (named, transcodes) = (self.architecture(), self.transcodes());
-        if transcodes && !named.method().transcodes() {
+        let several = match (self.hook_points.is_empty(), transcodes) {
+            (true, true) => Some("hook_point_out"),
+            (false, _) => Some("hook_points"),
+            (true, false) => None,
+        };
+        if let Some(key) = several.filter(|_| !named.method().has_encoder()) {
             return contradiction(format!(
-                "`hook_point_out` does not go with `coder.architecture` = \"{named}\": its codes are those of what it reconstructs"
+                "`{key}` does not go with `coder.architecture` = \"{named}\": its codes are those of what it reconstructs"
             ));
+        }
+        if !self.hook_points.is_empty() {
+            let points = &self.hook_points;
+            let twice = (1..points.len()).find(|i| points[..*i].contains(&points[*i]));
+            if points.len() < 2 || twice.is_some() {
+                let found = format!("{points:?}");
+                let expected = "two hook points or more, each once";
+                return Err(r.wrong("hook_points", found, expected).into());
+            }
+            if transcodes || self.hook_point != points[0] {
+                return contradiction(
+                    "`hook_points` are all that a crosscoder reads and reconstructs: leave out `hook_point` and `hook_point_out`"
+                        .to_owned(),
+                );
+            }
         }
         if transcodes && self.coder.apply_b_dec_to_input {
             return contradiction(
@@ -537,7 +564,7 @@ impl RunConfig {
         Ok(())
     }
 
-    /// The same recipe with every absent key filled in for activations of width `d_in`.
+    /// The same recipe with every absent key filled in for activations of width `d_in`, of a crosscoder those at its first hook point.
     ///
     /// # Errors
     /// `k` exceeds the number of latents that `expansion_factor` gives.
@@ -577,13 +604,23 @@ impl RunConfig {
         Architecture::of(&self.coder)
     }
 
-    /// The hook point whose activations the coder reconstructs.
+    /// The hook points whose activations the coder reads: one, but for a crosscoder.
     #[must_use]
-    pub fn written_hook_point(&self) -> &String {
-        self.hook_point_out.as_ref().unwrap_or(&self.hook_point)
+    pub fn read_hook_points(&self) -> Vec<String> {
+        match self.hook_points.is_empty() {
+            true => vec![self.hook_point.clone()],
+            false => self.hook_points.clone(),
+        }
     }
 
-    /// Whether the coder reconstructs other activations than it reads.
+    /// The hook points whose activations the coder reconstructs.
+    #[must_use]
+    pub fn written_hook_points(&self) -> Vec<String> {
+        let out = self.hook_point_out.clone();
+        out.map_or_else(|| self.read_hook_points(), |out| vec![out])
+    }
+
+    /// Whether the coder is a transcoder: reconstructs other activations than it reads.
     #[must_use]
     pub const fn transcodes(&self) -> bool {
         self.hook_point_out.is_some()

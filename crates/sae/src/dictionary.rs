@@ -20,6 +20,9 @@ pub struct Provenance {
     pub model_name: Option<String>,
     /// The hook point that it reads, in TransformerLens spelling.
     pub hook_point: Option<String>,
+    /// A crosscoder's: all hook points that it reads and reconstructs, side by side in this order; otherwise empty.
+    #[serde(default)]
+    pub hook_points: Vec<String>,
     /// A transcoder's: the hook point whose activations it reconstructs, empty if a file does not say.
     pub hook_point_out: Option<String>,
     /// Tokens of context in training.
@@ -99,7 +102,7 @@ impl Dictionary {
             || self.coder.w_skip().is_some()
     }
 
-    /// The hook point whose activations it reconstructs.
+    /// The hook point whose activations it reconstructs, of a crosscoder the first.
     ///
     /// # Errors
     /// The dictionary does not say, or says one that no model here has.
@@ -115,7 +118,30 @@ impl Dictionary {
         }
     }
 
-    /// The hook point that this dictionary reads.
+    /// The hook points that this dictionary reads, whose activations stand side by side in what it encodes.
+    ///
+    /// # Errors
+    /// The dictionary does not say, or says one that no model here has.
+    pub fn read_hook_points(&self) -> Result<Vec<HookPoint>, SaeError> {
+        if self.provenance.hook_points.is_empty() {
+            return Ok(vec![self.hook_point()?]);
+        }
+        let parsed = self.provenance.hook_points.iter().map(|hook| hook.parse());
+        Ok(parsed.collect::<Result<_, _>>()?)
+    }
+
+    /// The hook points whose activations it reconstructs, likewise.
+    ///
+    /// # Errors
+    /// As [`Dictionary::read_hook_points`].
+    pub fn written_hook_points(&self) -> Result<Vec<HookPoint>, SaeError> {
+        match self.transcodes() {
+            true => Ok(vec![self.hook_point_out()?]),
+            false => self.read_hook_points(),
+        }
+    }
+
+    /// The hook point that this dictionary reads, of a crosscoder the first.
     ///
     /// # Errors
     /// The dictionary does not say, or says one that no model here has.
@@ -144,6 +170,7 @@ impl Dictionary {
             provenance: Provenance {
                 model_name: Some(config.model.clone()),
                 hook_point: Some(config.hook_point.clone()),
+                hook_points: config.hook_points.clone(),
                 hook_point_out: config.hook_point_out.clone(),
                 context: Some(config.corpus.context),
                 prepend_bos: Some(config.corpus.prepend_bos),

@@ -28,12 +28,13 @@ impl Default for Fold<'_> {
 }
 
 /// A coder for raw activations that does what `coder` does for normalized ones, x' = (x − m) r and y' = (y − n) s of what it
-/// reads and reconstructs. Its codes are those of `coder` divided by s, so that decoder rows stay as they are.
+/// reads and reconstructs, dimension by dimension. Its codes are those of `coder` divided by u, the s of the first dimension: with
+/// one s decoder rows stay as they are.
 ///
-/// pre' = W (x' − b_dec) + b_enc with one end (r = s), so pre' / s = W (x − m − b_dec / r) + b_enc / s; with two pre' / s =
-/// (r / s) W (x − m) + b_enc / s. Hence b_dec becomes n + b_dec / s, less what the skip connection makes of m; W and the skip
-/// connection are multiplied with r / s, b_enc becomes b_enc / s (less W m if b_dec is not subtracted). Whatever else is a number
-/// a latent is a pre-activation, and divided by s.
+/// pre' = W (x' − b_dec) + b_enc with one end (r = s), so pre' / u = W r/u (x − m − b_dec / r) + b_enc / u; with two pre' / u =
+/// W r/u (x − m) + b_enc / u. Hence b_dec becomes n + b_dec / s, less what the skip connection makes of m; a column of W is
+/// multiplied with r / u, one of the decoder with u / s, an entry of the skip connection with r / s, b_enc becomes b_enc / u (less
+/// W m if b_dec is not subtracted). Whatever else is a number a latent is a pre-activation, and divided by u.
 pub(crate) fn fold(
     coder: &SparseCoder,
     scaling: &Scaling,
@@ -41,33 +42,52 @@ pub(crate) fn fold(
 ) -> Result<SparseCoder, SaeError> {
     let device = coder.device();
     let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
-    for (normalization, width) in [(&scaling.read, d_in), (&scaling.written, d_out)] {
-        if normalization.mean.len() != width {
+    let (mean, mean_written) = (scaling.mean_read(), scaling.mean_written());
+    for (mean, width) in [(&mean, d_in), (&mean_written, d_out)] {
+        if mean.len() != width {
             return Err(SaeError::Shape {
                 what: "length of the normalization's mean",
-                found: normalization.mean.len(),
+                found: mean.len(),
                 expected: width,
             });
         }
     }
-    let mean = &scaling.read.mean;
-    let scale = f64::from(scaling.written.scale);
-    let ratio = f64::from(scaling.read.scale) / scale;
-    let scaled = |values: Vec<f32>| -> Vec<f32> {
-        let by_ratio = |v: f32| (f64::from(v) * ratio) as f32;
-        values.into_iter().map(by_ratio).collect()
+    let (read, written, scale) = (
+        scaling.scale_read(),
+        scaling.scale_written(),
+        scaling.unit(),
+    );
+    let scaled = |mut values: Vec<f32>, factors: &[f64]| -> Vec<f32> {
+        for row in values.chunks_exact_mut(factors.len()) {
+            for (v, factor) in row.iter_mut().zip(factors) {
+                *v = (f64::from(*v) * factor) as f32;
+            }
+        }
+        values
     };
     let product = |row: &[f32]| -> f64 {
-        let terms = row.iter().zip(mean);
+        let terms = row.iter().zip(&mean);
         terms.map(|(w, m)| f64::from(*w) * f64::from(*m)).sum()
     };
-    let mut w_enc = scaled(host(&coder.w_enc())?);
-    let mut w_dec = host(&coder.w_dec())?;
-    let w_skip = coder.w_skip().map(|w| host(&w)).transpose()?.map(scaled);
+    let by_unit: Vec<f64> = read.iter().map(|r| r / scale).collect();
+    let of_unit: Vec<f64> = written.iter().map(|s| scale / s).collect();
+    let mut w_enc = scaled(host(&coder.w_enc())?, &by_unit);
+    let mut w_dec = scaled(host(&coder.w_dec())?, &of_unit);
+    let mut w_skip = coder.w_skip().map(|w| host(&w)).transpose()?;
+    for (row, s) in w_skip
+        .iter_mut()
+        .flat_map(|w| w.chunks_exact_mut(d_in))
+        .zip(&written)
+    {
+        for (w, r) in row.iter_mut().zip(&read) {
+            *w = (f64::from(*w) * (r / s)) as f32;
+        }
+    }
+    let offsets = mean_written.iter().zip(&written);
     let mut b_dec: Vec<f64> = host(&coder.b_dec())?
         .iter()
-        .zip(&scaling.written.mean)
-        .map(|(b, m)| f64::from(*m) + f64::from(*b) / scale)
+        .zip(offsets)
+        .map(|(b, (m, s))| f64::from(*m) + f64::from(*b) / s)
         .collect();
     if let Some(w_skip) = &w_skip {
         for (b, row) in b_dec.iter_mut().zip(w_skip.chunks_exact(d_in)) {

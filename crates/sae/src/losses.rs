@@ -23,10 +23,25 @@ pub fn batch_variance(x: Tensor<2>) -> Tensor<1> {
     ((x - mean).square().sum() / n as f64).clamp_min(1e-12)
 }
 
-/// Sum over latents of activation times decoder norm, mean over tokens.
-pub fn l1(latents: Tensor<2>, w_dec: Tensor<2>) -> Tensor<1> {
+/// The norm of each decoder row, `[d_sae, 1]`; where `parts` of them belong to several hook points, the sum of the norms
+/// there (Lindsey et al. 2024, "Sparse crosscoders for cross-layer features and model diffing").
+pub fn decoder_norms(w_dec: Tensor<2>, parts: &[usize]) -> Tensor<2> {
+    let norm = |w: Tensor<2>| w.square().sum_dim(1).sqrt();
+    let mut start = 0;
+    let norms = parts.iter().map(|width| {
+        start += width;
+        norm(w_dec.clone().narrow(1, start - width, *width))
+    });
+    match parts.len() {
+        0 | 1 => norm(w_dec),
+        _ => norms.reduce(|a, b| a + b).expect("there are parts"),
+    }
+}
+
+/// Sum over latents of activation times decoder norm, mean over tokens; `parts` as in [`decoder_norms`].
+pub fn l1(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize]) -> Tensor<1> {
     let n = latents.dims()[0].max(1);
-    let norms = w_dec.square().sum_dim(1).sqrt(); // [d_sae, 1]
+    let norms = decoder_norms(w_dec, parts); // [d_sae, 1]
     latents.matmul(norms).sum() / n as f64
 }
 
@@ -267,7 +282,7 @@ mod tests {
         let mut case = with_margin(away_from_zero);
         let penalty = |coder: &SparseCoder, x: Tensor<2>| {
             let (latents, _) = standard::forward(coder, coder.centre(x));
-            l1(latents, coder.w_dec())
+            l1(latents, coder.w_dec(), &[D])
         };
         let expected: f64 = case
             .pre()

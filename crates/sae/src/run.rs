@@ -27,9 +27,10 @@ pub struct TrainingRun {
 pub fn hook_points(recipes: &[RunConfig]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for recipe in recipes {
-        for hook in [&recipe.hook_point, recipe.written_hook_point()] {
-            if !found.contains(hook) {
-                found.push(hook.clone());
+        let written = recipe.written_hook_points();
+        for hook in recipe.read_hook_points().into_iter().chain(written) {
+            if !found.contains(&hook) {
+                found.push(hook);
             }
         }
     }
@@ -52,7 +53,10 @@ impl TrainingRun {
         let trainers = recipes
             .iter()
             .zip(&ends)
-            .map(|(recipe, ends)| Trainer::new(recipe, &ends.batch(&first), device))
+            .map(|(recipe, ends)| {
+                let [width, ..] = ends.widths(source.normalizations());
+                Trainer::new(&recipe.resolve(width)?, &ends.batch(&first), device)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             source,
@@ -74,9 +78,8 @@ impl TrainingRun {
     ) -> Result<Self, SaeError> {
         let recipes = checkpoint::recipes(dir)?;
         let ends = ends(&recipes, source.as_ref())?;
-        let width = |end: usize| source.normalizations()[end].mean.len();
-        let widths = ends.iter().map(|e| [width(e.read), width(e.written)]);
-        let widths: Vec<[usize; 2]> = widths.collect();
+        let widths = ends.iter().map(|ends| ends.widths(source.normalizations()));
+        let widths: Vec<[usize; 3]> = widths.collect();
         let trainers = checkpoint::load(dir, recipes, &widths, source.as_mut(), device)?;
         Ok(Self {
             source,
@@ -237,13 +240,6 @@ fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, Sa
             expected: hooks.len(),
         });
     }
-    let place = |wanted: &String| {
-        let found = hooks.iter().position(|hook| hook == wanted);
-        found.expect("the hook points are those of the recipes")
-    };
-    let ends = |recipe: &RunConfig| Ends {
-        read: place(&recipe.hook_point),
-        written: place(recipe.written_hook_point()),
-    };
-    Ok(recipes.iter().map(ends).collect())
+    let ends = recipes.iter().map(|recipe| Ends::of(recipe, &hooks));
+    Ok(ends.collect())
 }

@@ -73,7 +73,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A coder not yet trained. The batch `first` decides where `b_dec` starts and is not to be trained on.
+    /// A coder not yet trained. The batch `first` decides where `b_dec` starts and is not to be trained on. What `config`
+    /// leaves open is resolved for its width.
     ///
     /// # Errors
     /// The recipe does not fit the width of `first`.
@@ -248,11 +249,10 @@ impl Trainer {
             step: self.progress.step,
             dead: self.firing.dead_tensor(),
         };
-        let batch = Batch {
-            x: batch.x.clone().inner(),
-            y: batch.y.clone().inner(),
-        };
-        Ok(coder.architecture.method().learn(&coder, &batch, &now))
+        Ok(coder
+            .architecture
+            .method()
+            .learn(&coder, &batch.inner(), &now))
     }
 
     /// A run that has diverged must neither replace a sound checkpoint nor pass for a dictionary.

@@ -41,6 +41,7 @@ fn recipe(settings: &[&str]) -> RunConfig {
 fn company() -> Vec<RunConfig> {
     let elsewhere = format!("hook_point={}", HOOKS[1]);
     let across = format!("hook_point_out={WIDE}");
+    let both = format!("hook_points={:?}", [HOOKS[0], WIDE]);
     vec![
         recipe(&[]),
         recipe(&["seed=9", "coder.k=7"]),
@@ -49,6 +50,11 @@ fn company() -> Vec<RunConfig> {
         recipe(&["coder.architecture=matching_pursuit", &elsewhere]),
         recipe(&["training.clip_grad_norm=0.01", &elsewhere]),
         recipe(&[&across, "coder.skip_connection=true"]),
+        recipe(&[
+            &both,
+            &format!("hook_point={}", HOOKS[0]),
+            "coder.architecture=jumprelu",
+        ]),
         recipe(&[
             &across,
             &format!("hook_point={}", HOOKS[1]),

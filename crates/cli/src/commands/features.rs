@@ -9,7 +9,7 @@ use clap::Args;
 use lapidary_activations::TokenBlock;
 use lapidary_evaluation::Metrics;
 use lapidary_features::{
-    Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, summarize_decoder,
+    Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, names, summarize_decoder,
     write_examples, write_features, write_report,
 };
 use lapidary_model::LanguageModel;
@@ -102,7 +102,8 @@ pub fn write(
     log: &[StepReport],
 ) -> Result<()> {
     let stage = Stage::new("features", blocks.len() as u64);
-    let hook = dictionary.hook_point()?;
+    let hooks = dictionary.read_hook_points()?;
+    let hook = names(&hooks);
     let tokenizer = model.tokenizer()?;
     let text = |token: u32| tokenizer.token(token);
     let config = StatisticsConfig {
@@ -113,16 +114,16 @@ pub fn write(
     let summary = collect(
         model,
         &dictionary.coder,
-        hook,
+        &hooks,
         blocks,
         config,
         &mut |done| {
             stage.at(done as u64, format!("{done} blocks"));
         },
     )?;
-    let written = dictionary.hook_point_out()?;
-    let decoder = summarize_decoder(model, dictionary, written, top)?;
-    let features = feature_rows(&summary, &decoder, &hook.to_string(), &text)?;
+    let written = dictionary.written_hook_points()?;
+    let decoder = summarize_decoder(model, dictionary, &written, top)?;
+    let features = feature_rows(&summary, &decoder, &hook, &text)?;
     let examples = example_rows(&summary, &text);
     let tables = folder.features();
     std::fs::create_dir_all(&tables)
@@ -156,7 +157,8 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
         rows.extend(value.map(|value| (name.to_string(), value)))
     };
     row("Model", p.model_name.clone());
-    row("Hook point", p.hook_point.clone());
+    let hooks = dictionary.read_hook_points().map(|hooks| names(&hooks));
+    row("Hook point", hooks.ok());
     row("Reconstructs", p.hook_point_out.clone());
     row(
         "Architecture",

@@ -227,7 +227,14 @@ fn dictionary(path: &Path) -> Result<()> {
     writeln!(stdout(), "latents      {} on {widths}", coder.d_sae())?;
     for (name, value) in [
         ("model", p.model_name.clone()),
-        ("hook point", p.hook_point.clone()),
+        (
+            "hook point",
+            dictionary
+                .read_hook_points()
+                .ok()
+                .map(|h| lapidary_features::names(&h))
+                .or(p.hook_point.clone()),
+        ),
         ("reconstructs", p.hook_point_out.clone()),
         ("corpus", p.corpus.clone()),
         ("tokens", p.tokens.map(|n| n.to_string())),

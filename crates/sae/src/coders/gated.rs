@@ -107,8 +107,9 @@ impl Method for Gated {
         let mut folded = fold(coder, scaling, how)?;
         if !coder.apply_b_dec_to_input {
             // Both maps read x without its mean.
-            let mean = scaling.read.mean.as_slice();
-            let mean = Tensor::<1>::from_floats(mean, &coder.device()).unsqueeze_dim::<2>(1);
+            let mean = scaling.mean_read();
+            let mean =
+                Tensor::<1>::from_floats(mean.as_slice(), &coder.device()).unsqueeze_dim::<2>(1);
             let shift = folded.w_enc().matmul(mean).squeeze_dim::<1>(1); // [d_sae]
             let b_gate = folded.vector("b_gate") - shift.clone();
             let b_mag = folded.vector("b_mag") - shift * folded.vector("r_mag").exp();

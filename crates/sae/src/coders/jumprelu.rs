@@ -141,13 +141,13 @@ impl Method for JumpRelu {
             coder.reconstruct(latents.codes(), centred.clone()),
         );
         let fvu = mse.clone() / losses::batch_variance(y);
-        let penalty = latents.penalty(&coder, how);
+        let penalty = latents.penalty(&coder, how, &batch.parts);
         let warmup = now.config.training.sparsity_warmup_steps.expect("resolved");
         let weight = how.l0_coefficient * rise(now.step, warmup);
         let mut total = mse.clone() + penalty.clone() * weight;
         let wanted = how.pre_act_coefficient > 0.0;
         let aux = now.dead.clone().filter(|_| wanted).map(|dead| {
-            let term = missing(&coder, centred, dead);
+            let term = missing(&coder, centred, dead, &batch.parts);
             total = total.clone() + term.clone() * how.pre_act_coefficient;
             term
         });
@@ -228,13 +228,13 @@ impl Latents {
     }
 
     /// Mean over tokens, before its coefficient.
-    fn penalty(&self, coder: &SparseCoder, how: &JumpReluConfig) -> Tensor<1> {
+    fn penalty(&self, coder: &SparseCoder, how: &JumpReluConfig, parts: &[usize]) -> Tensor<1> {
         let [n, k] = self.indices.dims();
         let l0 = self.gates.clone().sum_dim(1); // [n, 1]
         let each = match (how.penalty.as_str(), how.target_l0) {
             ("quadratic", Some(target)) => (l0 - target).square() * (2.0 / target),
             ("tanh", _) => {
-                let norms = coder.w_dec().square().sum_dim(1).sqrt(); // [d_sae, 1]
+                let norms = losses::decoder_norms(coder.w_dec(), parts); // [d_sae, 1]
                 let places = self.indices.clone().reshape([n * k]);
                 let norms = norms.select(0, places).reshape([n, k]);
                 (self.values.clone() * norms * how.tanh_scale)
@@ -249,12 +249,12 @@ impl Latents {
 
 /// Sum over dead latents of what their pre-activation of `x`, centred, lacks to the threshold, times the decoder row's norm, mean over
 /// tokens.
-fn missing(coder: &SparseCoder, x: Tensor<2>, dead: Tensor<1, Int>) -> Tensor<1> {
+fn missing(coder: &SparseCoder, x: Tensor<2>, dead: Tensor<1, Int>, parts: &[usize]) -> Tensor<1> {
     let n = x.dims()[0].max(1) as f64;
     let of = |t: Tensor<1>| t.select(0, dead.clone()).unsqueeze::<2>(); // [1, n_dead]
     let rows = coder.w_enc().select(0, dead.clone());
     let z = x.matmul(rows.transpose()) + of(coder.b_enc());
     let norms = coder.w_dec().select(0, dead.clone());
-    let norms = norms.square().sum_dim(1).sqrt(); // [n_dead, 1]
+    let norms = losses::decoder_norms(norms, parts); // [n_dead, 1]
     relu(of(coder.vector("threshold")) - z).matmul(norms).sum() / n
 }

@@ -50,7 +50,7 @@ impl Method for MatchingPursuit {
         true
     }
 
-    fn transcodes(&self) -> bool {
+    fn has_encoder(&self) -> bool {
         false
     }
 
@@ -134,7 +134,7 @@ impl Method for MatchingPursuit {
     ) -> Result<SparseCoder, SaeError> {
         let folded = fold(coder, scaling, Fold::default())?;
         let mut how = how(coder);
-        how.residual_threshold /= f64::from(scaling.written.scale);
+        how.residual_threshold /= scaling.unit();
         let weights = [
             ("w_dec", folded.w_dec().into()),
             ("b_dec", folded.b_dec().into()),

@@ -148,8 +148,8 @@ pub(crate) trait Method: Sync {
         false
     }
 
-    /// Whether it can reconstruct other activations than it reads.
-    fn transcodes(&self) -> bool {
+    /// Whether it has an encoder apart from its decoder, which transcoders and crosscoders need.
+    fn has_encoder(&self) -> bool {
         true
     }
 

@@ -84,7 +84,7 @@ impl Method for Proximal {
         false
     }
 
-    fn transcodes(&self) -> bool {
+    fn has_encoder(&self) -> bool {
         false
     }
 
@@ -163,7 +163,7 @@ impl Method for Proximal {
             ..Fold::default()
         };
         let folded = fold(coder, scaling, how)?;
-        let p = p.shrunk(f64::from(scaling.written.scale));
+        let p = p.shrunk(scaling.unit());
         let architecture = match p.shape {
             Shape::L0 | Shape::Cel0 => Architecture::JumpRelu,
             Shape::L1 => Architecture::Standard,

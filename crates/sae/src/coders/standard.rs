@@ -42,7 +42,7 @@ impl Method for Standard {
         let (latents, reconstruction) = forward(&coder, coder.centre(x));
         let mse = losses::mse(y.clone(), reconstruction);
         let fvu = mse.clone() / losses::batch_variance(y);
-        let penalty = losses::l1(latents.clone(), coder.w_dec());
+        let penalty = losses::l1(latents.clone(), coder.w_dec(), &batch.parts);
         let training = &now.config.training;
         let warmup = training.sparsity_warmup_steps.expect("resolved");
         let weight = training.l1_coefficient * rise(now.step, warmup);

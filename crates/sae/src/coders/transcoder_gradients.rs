@@ -26,6 +26,8 @@ struct World {
     weights: Weights,
     x: Vec<f64>,
     y: Vec<f64>,
+    /// Widths of what stands side by side in y.
+    parts: Vec<usize>,
 }
 
 impl World {
@@ -56,6 +58,7 @@ impl World {
             weights,
             x,
             y,
+            parts: vec![D_OUT],
         }
     }
 
@@ -82,6 +85,7 @@ impl World {
         let batch = Batch {
             x: matrix(&self.x, [N, D_IN]),
             y: matrix(&self.y, [N, D_OUT]),
+            parts: self.parts.clone(),
         };
         let now = Now {
             config: &self.config,
@@ -227,15 +231,28 @@ fn topk_transcoders_with_and_without_a_skip_connection() {
 
 #[test]
 fn relu_transcoder_with_a_skip_connection() {
-    let world = World::new(
+    let mut world = World::new(
         "standard",
         &format!("{SKIPS}\ntraining.l1_coefficient = 0.3"),
     );
+    relu_equals_its_loss(&world);
+    // A crosscoder's penalty sums the norms at its hook points.
+    world.parts = vec![3, 4];
+    relu_equals_its_loss(&world);
+}
+
+fn relu_equals_its_loss(world: &World) {
     world.check(|w| {
         let codes = relu(&world.pre(w, "b_enc"));
         let norm = |i: usize| {
             let row = &w["w_dec"][i * D_OUT..][..D_OUT];
-            dot(row, row).sqrt()
+            let mut start = 0;
+            let norms = world.parts.iter().map(|width| {
+                start += width;
+                let part = &row[start - width..start];
+                dot(part, part).sqrt()
+            });
+            norms.sum::<f64>()
         };
         let l1 = |z: &Vec<f64>| (0..F).map(|i| z[i] * norm(i)).sum::<f64>();
         let penalty = codes.iter().map(l1).sum::<f64>() / N as f64;

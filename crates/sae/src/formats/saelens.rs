@@ -94,6 +94,7 @@ fn cfg(dictionary: &Dictionary) -> Value {
             "model_name": from.model_name,
             "model_class_name": "HookedTransformer",
             "hook_name": from.hook_point,
+            "hook_names": Some(&from.hook_points).filter(|points| !points.is_empty()),
             "hook_name_out": from.hook_point_out.as_ref().filter(|name| !name.is_empty()),
             "hook_head_index": null,
             "context_size": from.context,
@@ -123,6 +124,7 @@ fn cfg(dictionary: &Dictionary) -> Value {
 fn stored_architecture(dictionary: &Dictionary) -> String {
     let name = dictionary.coder.architecture.name();
     let kind = match (dictionary.transcodes(), dictionary.coder.w_skip()) {
+        (false, _) if !dictionary.provenance.hook_points.is_empty() => CROSSCODER,
         (false, _) => return name.to_owned(),
         (true, None) => "transcoder",
         (true, Some(_)) => "skip_transcoder",
@@ -133,18 +135,32 @@ fn stored_architecture(dictionary: &Dictionary) -> String {
     }
 }
 
-/// What such a name says: the architecture's own, whether it transcodes, and whether it has a skip connection.
-fn parse_architecture(stored: &str) -> (&str, bool, bool) {
-    let Some(kind) = stored.strip_suffix("transcoder") else {
-        return (stored, false, false);
-    };
-    let (name, skips) = match kind.strip_suffix("skip_") {
-        Some(name) => (name, true),
-        None => (kind, false),
-    };
-    match name.strip_suffix('_') {
-        Some(name) => (name, true, skips),
-        None => ("standard", true, skips),
+/// A coder of several hook points, which SAELens has not.
+const CROSSCODER: &str = "crosscoder";
+
+/// What kind of coder it is, whatever its architecture.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Autoencoder,
+    Crosscoder,
+    Transcoder { skips: bool },
+}
+
+/// What such a name says: the architecture's own, and the kind.
+fn parse_architecture(stored: &str) -> (&str, Kind) {
+    let skips = |skips| Kind::Transcoder { skips };
+    let kinds = [
+        ("skip_transcoder", skips(true)),
+        ("transcoder", skips(false)),
+        (CROSSCODER, Kind::Crosscoder),
+    ];
+    let found = kinds
+        .into_iter()
+        .find_map(|(name, kind)| Some((stored.strip_suffix(name)?, kind)));
+    match found {
+        Some(("", kind)) => ("standard", kind),
+        Some((name, kind)) => (name.strip_suffix('_').unwrap_or(name), kind),
+        None => (stored, Kind::Autoencoder),
     }
 }
 
@@ -197,18 +213,18 @@ impl Cfg {
         self.top.inner("activation_fn_kwargs")?.size("k").map(Some)
     }
 
-    /// The architecture, whether it transcodes, and whether it has a skip connection.
-    fn architecture(&self) -> Result<(Architecture, bool, bool), SaeError> {
+    /// The architecture, and the kind of coder.
+    fn architecture(&self) -> Result<(Architecture, Kind), SaeError> {
         let stored = self.top.text("architecture");
-        let (name, transcodes, skips) = match stored.map(parse_architecture) {
-            Some((name, transcodes, skips)) => (Some(name), transcodes, skips),
-            None => (None, false, false),
+        let (name, kind) = match stored.map(parse_architecture) {
+            Some((name, kind)) => (Some(name), kind),
+            None => (None, Kind::Autoencoder),
         };
-        let found = self.autoencoder(name, transcodes)?;
-        Ok((found, transcodes, skips))
+        let found = self.of_kind(name, kind)?;
+        Ok((found, kind))
     }
 
-    fn autoencoder(&self, name: Option<&str>, transcodes: bool) -> Result<Architecture, SaeError> {
+    fn of_kind(&self, name: Option<&str>, kind: Kind) -> Result<Architecture, SaeError> {
         match (name, self.activation()) {
             (Some("standard") | None, Some((_, "topk"))) => return Ok(Architecture::TopK),
             (Some("standard"), Some((field, other))) if other != "relu" => {
@@ -219,7 +235,7 @@ impl Cfg {
         let stored = || {
             Architecture::ALL.into_iter().filter(|a| {
                 let method = a.method();
-                method.not_stored().is_none() && (method.transcodes() || !transcodes)
+                method.not_stored().is_none() && (method.has_encoder() || kind == Kind::Autoencoder)
             })
         };
         stored()
@@ -235,6 +251,15 @@ impl Cfg {
             })
     }
 
+    /// A crosscoder's hook points.
+    fn hook_names(&self) -> Result<Vec<String>, SaeError> {
+        let names: Option<Vec<String>> = self.metadata.read_as("hook_names");
+        let expected = "the hook points of a crosscoder, two or more";
+        names
+            .filter(|names| names.len() > 1)
+            .ok_or_else(|| self.metadata.wrong("hook_names", expected))
+    }
+
     fn provenance(&self) -> Provenance {
         let ours = self
             .metadata
@@ -245,6 +270,7 @@ impl Cfg {
         Provenance {
             model_name: self.metadata_text(&["model_name"]),
             hook_point: self.metadata_text(&["hook_name", "hook_point"]),
+            hook_points: vec![],
             hook_point_out: self.metadata_text(&["hook_name_out"]),
             context: self
                 .metadata
@@ -272,7 +298,8 @@ pub(crate) fn exists(dir: &Path) -> bool {
 pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
     let dir = &standing(dir, CONFIG);
     let cfg = Cfg::read(dir.join(CONFIG))?;
-    let (architecture, transcodes, skips) = cfg.architecture()?;
+    let (architecture, kind) = cfg.architecture()?;
+    let transcodes = matches!(kind, Kind::Transcoder { .. });
     let method = architecture.method();
     let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);
     let d_out = match transcodes {
@@ -305,7 +332,7 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         Ok::<_, SaeError>((name, weight))
     };
     let mut shapes = method.shapes(d_in, d_out, d_sae);
-    if skips {
+    if kind == (Kind::Transcoder { skips: true }) {
         shapes.push((SKIP, vec![d_out, d_in]));
     }
     let names: Vec<String> = shapes.iter().map(|(name, _)| stored_name(name)).collect();
@@ -337,6 +364,9 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
             provenance.hook_point_out.get_or_insert_default();
         }
         false => provenance.hook_point_out = None, // where what it reads is reconstructed
+    }
+    if kind == Kind::Crosscoder {
+        provenance.hook_points = cfg.hook_names()?;
     }
     Ok(Dictionary {
         coder: method.read_cfg(&cfg, coder)?,

@@ -204,8 +204,8 @@ fn source_and_target_may_be_different_hook_points() {
         .collect();
     let figures = |source: &str, target: &str| {
         let hooks = Hooks {
-            source: source.parse().unwrap(),
-            target: target.parse().unwrap(),
+            sources: vec![source.parse().unwrap()],
+            targets: vec![target.parse().unwrap()],
         };
         let found = evaluate(&model, &mirror(0.5), hooks, &blocks, &mut |_| ());
         found.unwrap().metrics

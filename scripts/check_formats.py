@@ -5,7 +5,7 @@ Small random coders are made and saved by SAELens, sparsify, dictionary_learning
 releases that SAELens's own loaders read (Gemma Scope, Llama Scope). For each, `lapidary encode` must give the library's codes and
 reconstructions within 1e-4 of the largest value. Then `lapidary convert` writes it in each format that can hold such a coder; the
 library of that format must load it and give the same codes and reconstructions, and so must `lapidary encode` again. Where a
-format cannot hold the coder, `convert` must say so.
+format cannot hold the coder, `convert` must say so. Transcoders go through SAELens, sparsify and circuit-tracer likewise.
 """
 
 import argparse
@@ -34,6 +34,7 @@ with warnings.catch_warnings():
     import dictionary_learning.dictionary as learning
     import sae_lens
     import sparsify
+    from circuit_tracer.transcoder.single_layer_transcoder import load_relu_transcoder, load_transcoder_set
     from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
     from dictionary_learning.trainers.top_k import AutoEncoderTopK
@@ -47,6 +48,7 @@ logging.getLogger("simple_parsing").setLevel(logging.ERROR)  # tells which of ou
 TOLERANCE = 1e-4
 D_IN, D_SAE, K, ROWS = 12, 40, 5, 64
 HOOK = "blocks.1.hook_resid_post"
+ENDS = ("blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out")
 failed = False
 
 
@@ -102,7 +104,8 @@ def of_saelens(folder):
 
     def run(x):
         codes = sae.encode(x)
-        return codes, sae.decode(codes)
+        skip = x @ sae.W_skip.T if hasattr(sae, "W_skip") else 0.0
+        return codes, sae.decode(codes) + skip
 
     return run
 
@@ -113,7 +116,8 @@ def of_sparsify(folder):
     def run(x):
         found = coder.encode(x)
         codes = torch.zeros(len(x), coder.num_latents).scatter_add_(1, found.top_indices, found.top_acts)
-        return codes, coder.decode(found.top_acts, found.top_indices)
+        skip = x @ coder.W_skip.mT if coder.W_skip is not None else 0.0
+        return codes, coder.decode(found.top_acts, found.top_indices) + skip
 
     return run
 
@@ -133,7 +137,26 @@ def of_learning(folder):
     return run
 
 
-LIBRARIES = {"saelens": of_saelens, "sparsify": of_sparsify, "dictionary_learning": of_learning}
+def of_circuit_tracer(folder):
+    """As its loader of sets reads the one layer that there is."""
+    paths = {0: str(Path(folder, "layer_0.safetensors"))}
+    places = {"feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "hook_mlp_out"}
+    settings = {"device": torch.device("cpu"), "lazy_encoder": False, "lazy_decoder": False}
+    transcoder = load_transcoder_set(paths, scan="gpt2", **places, **settings)[0]
+
+    def run(x):
+        codes = transcoder.encode(x)
+        return codes, transcoder.decode(codes, x)
+
+    return run
+
+
+LIBRARIES = {
+    "saelens": of_saelens,
+    "sparsify": of_sparsify,
+    "dictionary_learning": of_learning,
+    "circuit_tracer": of_circuit_tracer,
+}
 
 
 def host(run, x):
@@ -167,11 +190,46 @@ def saelens(kind, **settings):
     return make
 
 
-def sparsify_topk(folder):
-    coder = sparsify.SparseCoder(D_IN, sparsify.SparseCoderConfig(num_latents=D_SAE, k=K))
-    randomize(coder)
-    coder.save_to_disk(folder)
-    return of_sparsify(folder)
+def of_sparsify_config(**settings):
+    def make(folder):
+        coder = sparsify.SparseCoder(D_IN, sparsify.SparseCoderConfig(num_latents=D_SAE, k=K, **settings))
+        randomize(coder)
+        coder.save_to_disk(folder)
+        return of_sparsify(folder)
+
+    return make
+
+
+def saelens_transcoder(kind):
+    def make(folder):
+        metadata = sae_lens.saes.sae.SAEMetadata(model_name="gpt2", hook_name=ENDS[0], hook_name_out=ENDS[1])
+        class_of, config_of = get_sae_class(kind)
+        sae = class_of(config_of(d_in=D_IN, d_out=D_IN, d_sae=D_SAE, metadata=metadata, apply_b_dec_to_input=False))
+        randomize(sae)
+        sae.save_model(folder)
+        return of_saelens(folder)
+
+    return make
+
+
+def circuit_tracer_layer(threshold, skip):
+    """What `to_safetensors` writes of a layer, with its configuration."""
+
+    def make(folder):
+        folder.mkdir()
+        tensors = {"W_enc": numbers(1, D_SAE, D_IN), "W_dec": numbers(2, D_SAE, D_IN), "b_enc": numbers(3, D_SAE), "b_dec": numbers(4, D_IN)}
+        if threshold:
+            tensors["activation_function.threshold"] = np.abs(numbers(5, D_SAE)) + 0.2
+        if skip:
+            tensors["W_skip"] = numbers(6, D_IN, D_IN)
+        path = folder / "layer_0.safetensors"
+        save_file(tensors, path)
+        load_relu_transcoder(str(path), 0, torch.device("cpu"), lazy_encoder=False, lazy_decoder=False).to_safetensors(str(path))
+        places = "feature_input_hook: ln2.hook_normalized\nfeature_output_hook: hook_mlp_out\n"
+        (folder / "config.yaml").write_text(f"model_name: gpt2\nmodel_kind: transcoder_set\nscan: gpt2\n{places}")
+        return of_circuit_tracer(folder)
+
+    return make
 
 
 def learned(make_coder, **trainer):
@@ -305,6 +363,7 @@ def openai(folder):
 
 
 EVERY = {"saelens", "sparsify", "dictionary_learning"}
+TRACED = {"saelens", "circuit_tracer"}
 CODERS = {
     "SAELens standard": (saelens("standard"), EVERY - {"sparsify"}),
     "SAELens standard, b_dec not subtracted": (saelens("standard", apply_b_dec_to_input=False), EVERY - {"sparsify"}),
@@ -313,7 +372,7 @@ CODERS = {
     "SAELens jumprelu": (saelens("jumprelu"), EVERY - {"sparsify"}),
     "SAELens gated": (saelens("gated"), EVERY - {"sparsify"}),
     "SAELens matching_pursuit": (saelens("matching_pursuit", max_iterations=K), {"saelens"}),
-    "sparsify topk": (sparsify_topk, EVERY),
+    "sparsify topk": (of_sparsify_config(), EVERY),
     "dictionary_learning AutoEncoder": (learned(lambda: learning.AutoEncoder(D_IN, D_SAE)), EVERY - {"sparsify"}),
     "dictionary_learning AutoEncoderNew": (learned(lambda: learning.AutoEncoderNew(D_IN, D_SAE)), EVERY - {"sparsify"}),
     "dictionary_learning GatedAutoEncoder": (learned(lambda: learning.GatedAutoEncoder(D_IN, D_SAE)), EVERY - {"sparsify"}),
@@ -330,6 +389,13 @@ CODERS = {
     "Llamascopium jumprelu": (llamascopium("jumprelu"), EVERY - {"sparsify"}),
     "Llamascopium topk": (llamascopium("topk"), EVERY),
     "OpenAI ReLU": (openai, EVERY - {"sparsify"}),
+    "SAELens transcoder": (saelens_transcoder("transcoder"), TRACED),
+    "SAELens skip_transcoder": (saelens_transcoder("skip_transcoder"), TRACED),
+    "SAELens jumprelu_transcoder": (saelens_transcoder("jumprelu_transcoder"), TRACED),
+    "sparsify transcoder": (of_sparsify_config(transcode=True), {"sparsify"}),
+    "sparsify skip transcoder": (of_sparsify_config(transcode=True, skip_connection=True), {"sparsify"}),
+    "circuit-tracer ReLU": (circuit_tracer_layer(False, False), TRACED),
+    "circuit-tracer JumpReLU with a skip connection": (circuit_tracer_layer(True, True), TRACED),
 }
 
 
@@ -342,8 +408,11 @@ def check(name, make, holders, lapidary, x):
     compare("lapidary encode", lapidary.encode(source), theirs)
     for format, load in LIBRARIES.items():
         to = lapidary.scratch / f"{source.name}-{format}"
-        done = lapidary.run("convert", "--from", source, "--to", to, "--format", format, "--hook-point", HOOK)
+        hook = () if holders & {"circuit_tracer"} else ("--hook-point", HOOK)
+        done = lapidary.run("convert", "--from", source, "--to", to, "--format", format, *hook)
         if format not in holders:
+            if "sparsify" in name and "transcoder" in name and format == "saelens":
+                continue  # SAELens has no TopK transcoder and refuses ours, which only we read
             refused = done.returncode == 1 and "cannot hold" in done.stderr and not to.exists()
             require(refused, f"{format}: was not refused: {done.stdout}{done.stderr}")
             continue

@@ -1,12 +1,28 @@
-//! circuit-tracer: sets of transcoders (`config.yaml`, `layer_N.safetensors`) and cross-layer transcoders
-//! (`W_enc_N.safetensors`, `W_dec_N.safetensors`).
+//! circuit-tracer: a set of transcoders, one a layer, in `layer_N.safetensors` with `config.yaml`. Checked against
+//! circuit-tracer 0.5.0.
+//!
+//! Encoder and decoder are `[d_transcoder, d_model]` both, `W_skip` is `[d_model, d_model]`; a JumpReLU where there is
+//! `activation_function.threshold`, else a ReLU. `config.yaml` says where in each layer they read and write. Cross-layer transcoders
+//! (`W_enc_N.safetensors`) are told and refused: no coder here writes to several layers.
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use burn::tensor::Device;
-use lapidary_sae::Dictionary;
+use lapidary_model::HookPoint;
+use lapidary_sae::tensors::TensorWriter;
+use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, write_synced};
+use serde_json::Value;
 
+use crate::container::Container;
 use crate::error::FormatError;
 use crate::format::Layout;
+use crate::parts::{Latents, NO_K, Parts, latents, sizes, thresholds};
 use crate::place::Place;
+use crate::{provenance, yaml};
+
+const CONFIG: &str = "config.yaml";
+const THRESHOLD: &str = "activation_function.threshold";
 
 pub(crate) struct CircuitTracer;
 
@@ -16,36 +32,222 @@ impl Layout for CircuitTracer {
     }
 
     fn signature(&self) -> &'static str {
-        "layer_N.safetensors or W_enc_N.safetensors"
+        "layer_N.safetensors"
     }
 
     fn signs(&self, place: &Place) -> Result<Option<String>, FormatError> {
-        let set = place
-            .meant()
-            .iter()
-            .any(|name| numbered(name, "layer_").is_some());
-        let across = place
-            .meant()
-            .iter()
-            .any(|name| numbered(name, "W_enc_").is_some());
-        Ok(match (set, across) {
-            (true, _) => Some("layer_N.safetensors".into()),
+        let any = |prefix| place.meant().iter().any(|n| numbered(n, prefix).is_some());
+        Ok(match (any("layer_"), any("W_enc_")) {
+            (true, _) => Some(self.signature().into()),
             (_, true) => Some("W_enc_N.safetensors".into()),
             _ => None,
         })
     }
 
-    fn read(&self, place: &Place, _device: &Device) -> Result<Dictionary, FormatError> {
-        Err(FormatError::Foreign {
-            path: place.path.clone(),
-            found: "transcoders".into(),
-            why: "coders that read one place and write another are not there yet".into(),
+    fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        let config = match place.here_or_above(CONFIG) {
+            Some(path) => Some(yaml::read(&path)?),
+            None => None,
+        };
+        let kind = config.as_ref().and_then(|c| c.text("model_kind"));
+        let across = place
+            .meant()
+            .iter()
+            .any(|n| numbered(n, "W_enc_").is_some());
+        if across || kind == Some("cross_layer_transcoder") {
+            return Err(FormatError::Foreign {
+                path: place.path.clone(),
+                found: "a cross-layer transcoder".into(),
+                why: "no coder here writes to several layers".into(),
+            });
+        }
+        if let Some(config) = &config {
+            config.only("model_kind", &["transcoder_set"])?;
+        }
+        let path = place.only("one layer_N.safetensors", |n| {
+            numbered(n, "layer_").is_some()
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let layer = numbered(&name, "layer_").unwrap_or_default();
+        let file = Container::open(&path)?;
+        let tensors = file.tensors()?;
+        tensors.only(&["W_enc", "b_enc", "W_dec", "b_dec", "W_skip", THRESHOLD])?;
+        // The format's one width is that of the decoder's bias, by which a matrix that lies transposed is seen.
+        let [d_sae, d_in] = sizes(&tensors, "W_enc", Latents::Rows)?;
+        let shape = [d_sae, d_in];
+        let mut parts = Parts {
+            architecture: Architecture::Standard,
+            k: NO_K.min(d_sae),
+            apply_b_dec_to_input: false,
+            w_enc: latents(&tensors, "W_enc", shape, Latents::Rows)?,
+            w_dec: latents(&tensors, "W_dec", shape, Latents::Rows)?,
+            b_dec: tensors.f32("b_dec", &[d_in])?,
+            w_skip: match tensors.has("W_skip") {
+                true => Some(tensors.f32("W_skip", &[d_in, d_in])?),
+                false => None,
+            },
+            vectors: vec![("b_enc", tensors.f32("b_enc", &[d_sae])?)],
+        };
+        if tensors.has(THRESHOLD) {
+            parts.architecture = Architecture::JumpRelu;
+            let read = thresholds(&tensors, THRESHOLD, d_sae)?;
+            parts.vectors.push(("threshold", read));
+        }
+        Ok(Dictionary {
+            coder: parts.coder(device),
+            provenance: of_set(config.as_ref(), layer)?,
         })
     }
+
+    fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
+        let coder = &dictionary.coder;
+        if !dictionary.transcodes() {
+            return Some("an autoencoder: it is for transcoders".into());
+        }
+        if !matches!(
+            coder.architecture,
+            Architecture::Standard | Architecture::JumpRelu
+        ) {
+            let other = coder.architecture;
+            return Some(format!(
+                "a {other} transcoder: its transcoders are ReLU and JumpReLU"
+            ));
+        }
+        if coder.d_in() != coder.d_out() {
+            return Some("a transcoder with two widths: its transcoders have one".into());
+        }
+        match ends(dictionary) {
+            Some(_) => None,
+            None => Some(
+                "a transcoder that does not say, or not in one layer, where it reads and writes"
+                    .into(),
+            ),
+        }
+    }
+
+    fn cannot_join(&self, dictionaries: &[Dictionary]) -> Option<String> {
+        let all: Vec<Ends> = dictionaries.iter().filter_map(ends).collect();
+        let same = |a: &Ends, b: &Ends| a.input == b.input && a.output == b.output;
+        if let Some(other) = all.iter().find(|e| !same(e, &all[0])) {
+            return Some(format!(
+                "transcoders of different places together: {} to {}, and {} to {}",
+                all[0].input, all[0].output, other.input, other.output
+            ));
+        }
+        let layers: BTreeSet<usize> = all.iter().map(|e| e.layer).collect();
+        if layers.len() < all.len() {
+            return Some("two transcoders of one layer".into());
+        }
+        let sizes = |d: &Dictionary| (d.coder.d_sae(), d.coder.d_in());
+        let first = sizes(&dictionaries[0]);
+        let other = dictionaries.iter().map(sizes).find(|s| *s != first);
+        other.map(|other| {
+            format!("transcoders of different sizes together: {first:?} and {other:?}")
+        })
+    }
+
+    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
+        let ends = ends(dictionary).expect("was asked for what it holds");
+        let parts = Parts::of(&dictionary.coder)?;
+        let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
+        let mut tensors = TensorWriter::default();
+        tensors.f32("W_enc", &[d_sae, d_in], &parts.w_enc);
+        tensors.f32("W_dec", &[d_sae, d_in], &parts.w_dec);
+        tensors.f32("b_enc", &[d_sae], &parts.vector("b_enc"));
+        tensors.f32("b_dec", &[d_in], &parts.b_dec);
+        if parts.architecture == Architecture::JumpRelu {
+            tensors.f32(THRESHOLD, &[d_sae], &parts.vector("threshold"));
+        }
+        if let Some(w_skip) = &parts.w_skip {
+            tensors.f32("W_skip", &[d_in, d_in], w_skip);
+        }
+        tensors.write(&folder.join(layer_file(ends.layer)), None)?;
+        let from = &dictionary.provenance;
+        let model = from.model_name.as_deref().unwrap_or_default();
+        // Each value is JSON, which is YAML too.
+        let mut text = String::new();
+        for (key, value) in [
+            ("model_name", Value::from(model)),
+            ("model_kind", "transcoder_set".into()),
+            ("feature_input_hook", ends.input.into()),
+            ("feature_output_hook", ends.output.into()),
+            ("scan", model.into()),
+            provenance::written(from),
+        ] {
+            text += &format!("{key}: {value}\n");
+        }
+        write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
+    }
+
+    fn file(&self, dictionary: &Dictionary) -> Option<String> {
+        ends(dictionary).map(|ends| layer_file(ends.layer))
+    }
+
+    fn sample(&self, dictionary: &Dictionary) -> String {
+        // Theirs counts the files that begin with `layer_`.
+        match layer_of(dictionary.provenance.hook_point.as_deref()) {
+            Some((layer, _)) => format!("lapidary_sample_{layer}.safetensors"),
+            None => crate::SAMPLE.into(),
+        }
+    }
+}
+
+/// Where a transcoder reads and writes.
+struct Ends {
+    layer: usize,
+    /// After `blocks.N.`.
+    input: String,
+    output: String,
+}
+
+fn ends(dictionary: &Dictionary) -> Option<Ends> {
+    let from = &dictionary.provenance;
+    let (layer, input) = layer_of(from.hook_point.as_deref())?;
+    let (other, output) = layer_of(from.hook_point_out.as_deref())?;
+    (layer == other).then(|| Ends {
+        layer,
+        input: input.to_owned(),
+        output: output.to_owned(),
+    })
+}
+
+/// `blocks.N.name`
+fn layer_of(hook: Option<&str>) -> Option<(usize, &str)> {
+    let (layer, name) = hook?.strip_prefix("blocks.")?.split_once('.')?;
+    Some((layer.parse().ok()?, name))
+}
+
+fn layer_file(layer: usize) -> String {
+    format!("layer_{layer}.safetensors")
 }
 
 /// N of `prefixN.safetensors`.
 fn numbered(name: &str, prefix: &str) -> Option<usize> {
     let number = name.strip_prefix(prefix)?.strip_suffix(".safetensors")?;
     number.parse().ok()
+}
+
+/// What the set's configuration says of a layer. What is said under our own key is of one layer, that which was written last.
+fn of_set(config: Option<&Fields>, layer: usize) -> Result<Provenance, SaeError> {
+    let hook = |field: &str| {
+        let name = config.and_then(|c| c.text(field))?;
+        // Theirs are TransformerLens's, of which some have other names here.
+        let hook = format!("blocks.{layer}.{name}");
+        let known = hook.parse::<HookPoint>().map(|h| h.to_string());
+        Some(known.unwrap_or(hook))
+    };
+    let (input, output) = (hook("feature_input_hook"), hook("feature_output_hook"));
+    let ours = match config {
+        Some(config) => provenance::read(config)?,
+        None => None,
+    };
+    match ours {
+        Some(ours) if ours.hook_point == input => Ok(ours),
+        _ => Ok(Provenance {
+            model_name: config.and_then(|c| c.text("model_name")).map(str::to_owned),
+            hook_point: input,
+            hook_point_out: Some(output.unwrap_or_default()),
+            ..Provenance::default()
+        }),
+    }
 }

@@ -190,6 +190,15 @@ impl Layout for DictionaryLearning {
             Some(config) => Some(config.inner("trainer")?),
             None => None,
         };
+        if let Some(config) = &config
+            && config.inner("buffer")?.text("io") == Some("in_and_out")
+        {
+            return Err(FormatError::Foreign {
+                path,
+                found: "a transcoder (buffer.io in_and_out)".into(),
+                why: "its classes take b_dec, which belongs to the output, from the input".into(),
+            });
+        }
         let class = class(&tensors, trainer.as_ref())?;
         let parts = read(class, &tensors, trainer.as_ref())?;
         let ours = match &config {
@@ -208,6 +217,12 @@ impl Layout for DictionaryLearning {
     }
 
     fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
+        if !dictionary.provenance.hook_points.is_empty() {
+            return Some("a crosscoder: its coders have one place".into());
+        }
+        if dictionary.transcodes() {
+            return Some("a transcoder: its configuration cannot say so".into());
+        }
         match Class::holding(dictionary) {
             Some(_) => None,
             None => Some(format!(
@@ -375,6 +390,7 @@ fn read(class: Class, tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result
         w_enc: latents(tensors, enc, shape, lie)?,
         w_dec: latents(tensors, dec, shape, other)?,
         b_dec: tensors.f32(b_dec, &[d_in])?,
+        w_skip: None,
         vectors: read,
     })
 }

@@ -9,6 +9,7 @@ use lapidary_sae::{Dictionary, SaeError};
 
 use crate::error::FormatError;
 use crate::place::Place;
+use crate::sample::SAMPLE;
 use crate::{
     circuit_tracer, dictionary_learning, gemma_scope, llama_scope, llamascopium, openai, saelens,
     sparsify,
@@ -119,8 +120,23 @@ pub(crate) trait Layout: Sync {
         Some("anything written here: it is only read".into())
     }
 
-    /// Writes its files into the folder, which is there and empty. Asked only of what it can hold.
+    /// Why it cannot hold these together, each of which it can alone.
+    fn cannot_join(&self, _dictionaries: &[Dictionary]) -> Option<String> {
+        Some("more than one dictionary".into())
+    }
+
+    /// Writes the files of one dictionary into the folder. Asked only of what it can hold.
     fn write(&self, _dictionary: &Dictionary, _folder: &Path) -> Result<(), SaeError> {
         Ok(())
+    }
+
+    /// The file that a dictionary is, in a folder of several; none if the folder is one dictionary.
+    fn file(&self, _dictionary: &Dictionary) -> Option<String> {
+        None
+    }
+
+    /// The name of the sample beside a dictionary.
+    fn sample(&self, _dictionary: &Dictionary) -> String {
+        SAMPLE.into()
     }
 }

@@ -3,10 +3,12 @@
 //! subtracted. Read only.
 //!
 //! Nothing in the file says where it belongs; the folders of the release do: `gemma-scope-2b-pt-res/layer_20/width_16k/…`.
-//! Transcoders have the same tensors, so those are known by the release's name alone.
+//! Transcoders have the same tensors, so those are known by the release's name alone, or by their skip connection
+//! `affine_skip_connection` `[d_in, d_out]`.
 
 use burn::tensor::Device;
 use lapidary_model::{BlockHook, HookPoint};
+use lapidary_sae::tensors::transpose;
 use lapidary_sae::{Architecture, Dictionary, Provenance, SaeError};
 
 use crate::container::Container;
@@ -16,6 +18,7 @@ use crate::parts::{Latents, NO_K, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 
 const SECOND: &str = "params.safetensors";
+const SKIP: &str = "affine_skip_connection";
 
 pub(crate) struct GemmaScope;
 
@@ -39,25 +42,28 @@ impl Layout for GemmaScope {
         let path = place.only("one file of parameters", fits)?;
         let file = Container::open(&path)?;
         let tensors = file.tensors()?;
-        let foreign = |found: &str| FormatError::Foreign {
-            path: path.clone(),
-            found: found.into(),
-            why: "coders that read one place and write another are not there yet".into(),
-        };
-        if tensors.has("affine_skip_connection") {
-            return Err(foreign("a transcoder (tensor `affine_skip_connection`)"));
-        }
         let folders = place.components();
-        if folders.iter().any(|name| name.contains("transcoder")) {
-            return Err(foreign("a transcoder (by its folder)"));
-        }
+        let skips = tensors.has(SKIP);
+        let transcodes = skips || folders.iter().any(|name| name.contains("transcoder"));
         let [enc, dec] = match tensors.has("W_enc") {
             true => ["W_enc", "W_dec"],
             false => ["w_enc", "w_dec"],
         };
-        tensors.only(&[enc, dec, "b_enc", "b_dec", "threshold", "scaling_factor"])?;
+        tensors.only(&[
+            enc,
+            dec,
+            "b_enc",
+            "b_dec",
+            "threshold",
+            "scaling_factor",
+            SKIP,
+        ])?;
         let shape = sizes(&tensors, enc, Latents::Columns)?;
         let [d_sae, d_in] = shape;
+        let d_out = match transcodes {
+            true => sizes(&tensors, dec, Latents::Rows)?[1],
+            false => d_in,
+        };
         if tensors.has("scaling_factor") {
             let all = tensors.f32("scaling_factor", &[d_sae])?;
             if all.iter().any(|s| (s - 1.0).abs() > 1e-5) {
@@ -70,8 +76,12 @@ impl Layout for GemmaScope {
             k: NO_K.min(d_sae),
             apply_b_dec_to_input: false,
             w_enc: latents(&tensors, enc, shape, Latents::Columns)?,
-            w_dec: latents(&tensors, dec, shape, Latents::Rows)?,
-            b_dec: tensors.f32("b_dec", &[d_in])?,
+            w_dec: latents(&tensors, dec, [d_sae, d_out], Latents::Rows)?,
+            b_dec: tensors.f32("b_dec", &[d_out])?,
+            w_skip: match skips {
+                true => Some(transpose(&tensors.f32(SKIP, &[d_in, d_out])?, d_in, d_out)),
+                false => None,
+            },
             vectors: vec![
                 ("b_enc", tensors.f32("b_enc", &[d_sae])?),
                 ("threshold", thresholds(&tensors, "threshold", d_sae)?),
@@ -79,25 +89,34 @@ impl Layout for GemmaScope {
         };
         Ok(Dictionary {
             coder: parts.coder(device),
-            provenance: of_release(&folders),
+            provenance: of_release(&folders, transcodes),
         })
     }
 }
 
 /// What the release's folders say, innermost first.
-fn of_release(folders: &[String]) -> Provenance {
-    let layer = folders
-        .iter()
-        .find_map(|name| name.strip_prefix("layer_")?.parse::<usize>().ok());
+fn of_release(folders: &[String], transcodes: bool) -> Provenance {
+    let layer = folders.iter().find_map(|name| {
+        let number = name.strip_prefix("layer_")?;
+        number.split('_').next()?.parse::<usize>().ok()
+    });
     let release = folders.iter().find(|name| name.contains("gemma-scope-"));
     let release = release.map_or("", String::as_str);
+    let second = release.contains("gemma-scope-2-");
+    let folder = |part: &str| second && folders.iter().any(|name| name.starts_with(part));
     let site = match release.rsplit('-').next() {
+        _ if transcodes && second => Some(BlockHook::MlpIn),
+        _ if transcodes => Some(BlockHook::Ln2),
         Some("res") => Some(BlockHook::ResidPost),
         Some("mlp") => Some(BlockHook::MlpOut),
         Some("att") => Some(BlockHook::Z),
+        _ if folder("resid_post") => Some(BlockHook::ResidPost),
+        _ if folder("mlp_out") => Some(BlockHook::MlpOut),
+        _ if folder("attn_out") => Some(BlockHook::Z),
         _ => None,
     };
-    let hook = site.zip(layer).map(|(site, l)| HookPoint::Block(l, site));
+    let at = |site: Option<BlockHook>| site.zip(layer).map(|(s, l)| HookPoint::Block(l, s));
+    let (hook, out) = (at(site), at(Some(BlockHook::MlpOut)));
     let model = release
         .split_once("gemma-scope-")
         .and_then(|(_, rest)| rest.split_once('-'))
@@ -108,10 +127,10 @@ fn of_release(folders: &[String]) -> Provenance {
         });
     Provenance {
         hook_point: hook.map(|h| h.to_string()),
+        hook_point_out: transcodes.then(|| out.map(|h| h.to_string()).unwrap_or_default()),
         context: model.as_ref().map(|_| 1024),
         prepend_bos: model.as_ref().map(|_| true),
         model_name: model,
-        training_architecture: None,
         ..Provenance::default()
     }
 }
@@ -124,7 +143,7 @@ mod tests {
     fn a_release_says_model_and_hook_point() {
         let of = |path: &str| {
             let folders: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
-            let from = of_release(&folders);
+            let from = of_release(&folders, path.contains("transcoders"));
             (from.model_name, from.hook_point)
         };
         assert_eq!(
@@ -139,6 +158,18 @@ mod tests {
         assert_eq!(
             of("gemma-scope-9b-it-mlp/layer_3/width_16k").0.as_deref(),
             Some("google/gemma-2-9b-it")
+        );
+        assert_eq!(
+            of("gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_41")
+                .1
+                .as_deref(),
+            Some("blocks.5.ln2.hook_normalized")
+        );
+        assert_eq!(
+            of("gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_medium")
+                .1
+                .as_deref(),
+            Some("blocks.13.hook_resid_post")
         );
         assert_eq!(of("layer_3/width_16k"), (None, None));
     }

@@ -29,8 +29,9 @@ mod provenance;
 mod saelens;
 mod sample;
 mod sparsify;
+mod yaml;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use lapidary_sae::{Dictionary, SaeError, replace_folder};
@@ -99,7 +100,8 @@ pub fn open(
         None => detect_in(&place)?,
     };
     let dictionary = format.layout().read(&place, device)?;
-    sample::check(&dictionary.coder, &place.folder)?;
+    let name = format.layout().sample(&dictionary);
+    sample::check(&dictionary.coder, &place.folder, &name)?;
     Ok(dictionary)
 }
 
@@ -109,8 +111,34 @@ pub fn open(
 /// When the format cannot hold such a coder or is only read, the folder cannot be written, or something stands there that is
 /// no dictionary.
 pub fn save(dictionary: &Dictionary, dir: &Path, format: Format) -> Result<(), FormatError> {
+    save_all(std::slice::from_ref(dictionary), dir, format)
+}
+
+/// Where [`save_all`] puts a dictionary: the folder, or its file in a set.
+#[must_use]
+pub fn place_of(dictionary: &Dictionary, dir: &Path, format: Format) -> PathBuf {
+    match format.layout().file(dictionary) {
+        Some(file) => dir.join(file),
+        None => dir.to_path_buf(),
+    }
+}
+
+/// As [`save`], of all dictionaries of a set: the transcoders of a model's layers.
+///
+/// # Errors
+/// As there; also when the format holds no sets, or these are none.
+pub fn save_all(
+    dictionaries: &[Dictionary],
+    dir: &Path,
+    format: Format,
+) -> Result<(), FormatError> {
     let layout = format.layout();
-    if let Some(what) = layout.cannot_hold(dictionary) {
+    let each = dictionaries.iter().find_map(|d| layout.cannot_hold(d));
+    let several = || match dictionaries.len() {
+        1 => None,
+        _ => layout.cannot_join(dictionaries),
+    };
+    if let Some(what) = each.or_else(several) {
         return Err(FormatError::CannotHold {
             path: dir.into(),
             format,
@@ -128,8 +156,12 @@ pub fn save(dictionary: &Dictionary, dir: &Path, format: Format) -> Result<(), F
         .into());
     }
     replace_folder(dir, |folder| {
-        layout.write(dictionary, folder)?;
-        sample::write(&dictionary.coder, folder)
+        for dictionary in dictionaries {
+            layout.write(dictionary, folder)?;
+            let name = layout.sample(dictionary);
+            sample::write(&dictionary.coder, folder, &name)?;
+        }
+        Ok(())
     })?;
     Ok(())
 }

@@ -48,20 +48,19 @@ impl Layout for LlamaScope {
             ));
         }
         let (hook_in, hook_out) = (config.text("hook_point_in"), config.text("hook_point_out"));
-        if hook_out.is_some() && hook_in != hook_out {
-            let why = "coders that read one place and write another are not there yet";
-            return Err(foreign("a transcoder", why));
-        }
+        let transcodes = hook_out.is_some() && hook_in != hook_out;
         let d_in = config.size("d_model")?;
         let d_sae = config.size("d_sae")?;
         let norms = config.inner("dataset_average_activation_norm")?;
-        let norm = norms.number("in", 0.0)?;
-        if norm == 0.0 {
-            return Err(norms
-                .wrong("in", "the average norm of activations, above 0")
-                .into());
-        }
-        let scale = (d_in as f64).sqrt() / norm;
+        let scale_of = |end: &str| match norms.number(end, 0.0)? {
+            0.0 => Err(norms.wrong(end, "the average norm of activations, above 0")),
+            norm => Ok((d_in as f64).sqrt() / norm),
+        };
+        let scale = scale_of("in")?;
+        let scale_out = match transcodes {
+            true => scale_of("out")?,
+            false => scale,
+        };
         if !config.has("jump_relu_threshold") {
             return Err(config
                 .wrong("jump_relu_threshold", "a number, 0 or more")
@@ -93,8 +92,8 @@ impl Layout for LlamaScope {
             }
         };
         by(&mut w_enc, scale);
-        by(&mut w_dec, 1.0 / scale);
-        by(&mut b_dec, 1.0 / scale);
+        by(&mut w_dec, 1.0 / scale_out);
+        by(&mut b_dec, 1.0 / scale_out);
         let parts = Parts {
             architecture: Architecture::JumpRelu,
             k: NO_K.min(d_sae),
@@ -102,6 +101,7 @@ impl Layout for LlamaScope {
             w_enc,
             w_dec,
             b_dec,
+            w_skip: None,
             vectors: vec![
                 ("b_enc", tensors.f32("encoder.bias", &[d_sae])?),
                 ("threshold", vec![threshold as f32; d_sae]),
@@ -111,6 +111,7 @@ impl Layout for LlamaScope {
             coder: parts.coder(device),
             provenance: Provenance {
                 hook_point: hook_in.map(str::to_owned),
+                hook_point_out: hook_out.filter(|_| transcodes).map(str::to_owned),
                 normalization: Some("dataset-wise".into()),
                 ..Provenance::default()
             },

@@ -57,10 +57,7 @@ impl Layout for Llamascopium {
             return Err(foreign(found, "no coder here has a gated encoder"));
         }
         let (hook_in, hook_out) = (config.text("hook_point_in"), config.text("hook_point_out"));
-        if hook_in != hook_out {
-            let why = "coders that read one place and write another are not there yet";
-            return Err(foreign("a transcoder".into(), why));
-        }
+        let transcodes = hook_in != hook_out;
         let d_in = config.size("d_model")?;
         let d_sae = d_in as f64 * config.number("expansion_factor", 0.0)?;
         if !(1.0..2f64.powi(31)).contains(&d_sae) {
@@ -78,7 +75,9 @@ impl Layout for Llamascopium {
         let mut known = vec!["W_E", "b_E", "W_D", "b_D", THRESHOLD];
         known.extend(&norms);
         tensors.only(&known)?;
-        let scale = scale(&config, &tensors, hook_in.unwrap_or_default(), d_in)?;
+        let scale_of =
+            |hook: Option<&str>| scale(&config, &tensors, hook.unwrap_or_default(), d_in);
+        let (scale, scale_out) = (scale_of(hook_in)?, scale_of(hook_out)?);
         let shape = [d_sae, d_in];
         let biased = config.flag("use_decoder_bias", true)?;
         let mut parts = Parts {
@@ -88,9 +87,10 @@ impl Layout for Llamascopium {
             w_enc: latents(&tensors, "W_E", shape, Latents::Columns)?,
             w_dec: latents(&tensors, "W_D", shape, Latents::Rows)?,
             b_dec: match biased {
-                true => divided(tensors.f32("b_D", &[d_in])?, scale),
+                true => divided(tensors.f32("b_D", &[d_in])?, scale_out),
                 false => vec![0.0; d_in],
             },
+            w_skip: None,
             vectors: vec![("b_enc", divided(tensors.f32("b_E", &[d_sae])?, scale))],
         };
         let weighed = config.flag("sparsity_include_decoder_norm", true)?;
@@ -119,10 +119,13 @@ impl Layout for Llamascopium {
                 return Err(foreign(found, why));
             }
         }
+        // Codes are those of raw activations, so rows take over how the two ends' scales differ.
+        parts.w_dec = divided(parts.w_dec, scale_out / scale);
         Ok(Dictionary {
             coder: parts.coder(device),
             provenance: Provenance {
                 hook_point: hook_in.map(str::to_owned),
+                hook_point_out: hook_out.filter(|_| transcodes).map(str::to_owned),
                 normalization: config.text("norm_activation").map(str::to_owned),
                 ..Provenance::default()
             },

@@ -76,6 +76,7 @@ impl Layout for OpenAi {
             w_enc: latents(&tensors, "encoder.weight", shape, Latents::Rows)?,
             w_dec: latents(&tensors, "decoder.weight", shape, Latents::Columns)?,
             b_dec: tensors.f32("pre_bias", &[d_in])?,
+            w_skip: None,
             vectors: vec![("b_enc", tensors.f32("latent_bias", &[d_sae])?)],
         };
         Ok(Dictionary {

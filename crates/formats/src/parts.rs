@@ -15,10 +15,12 @@ pub(crate) struct Parts {
     pub(crate) apply_b_dec_to_input: bool,
     /// `[d_sae, d_in]`; none for matching pursuit.
     pub(crate) w_enc: Vec<f32>,
-    /// `[d_sae, d_in]`
+    /// `[d_sae, d_out]`
     pub(crate) w_dec: Vec<f32>,
-    /// `[d_in]`
+    /// `[d_out]`
     pub(crate) b_dec: Vec<f32>,
+    /// The skip connection, `[d_out, d_in]`, if there is one.
+    pub(crate) w_skip: Option<Vec<f32>>,
     /// One number a latent, under our names.
     pub(crate) vectors: Vec<(&'static str, Vec<f32>)>,
 }
@@ -38,6 +40,10 @@ impl Parts {
             Some(t) => host(t)?,
             None => vec![],
         };
+        let w_skip = match coder.w_skip() {
+            Some(t) => Some(host(&t)?),
+            None => None,
+        };
         Ok(Self {
             architecture: coder.architecture,
             k: coder.k,
@@ -45,16 +51,24 @@ impl Parts {
             w_enc,
             w_dec: host(&coder.w_dec())?,
             b_dec: host(&coder.b_dec())?,
+            w_skip,
             vectors,
         })
     }
 
     pub(crate) fn d_in(&self) -> usize {
+        match self.w_enc.len() {
+            0 => self.d_out(),
+            n => n / self.d_sae(),
+        }
+    }
+
+    pub(crate) fn d_out(&self) -> usize {
         self.b_dec.len()
     }
 
     pub(crate) fn d_sae(&self) -> usize {
-        self.w_dec.len() / self.d_in()
+        self.w_dec.len() / self.d_out()
     }
 
     /// The vector of this name, which the architecture has.
@@ -65,27 +79,33 @@ impl Parts {
 
     /// The coder on a device.
     pub(crate) fn coder(self, device: &Device) -> SparseCoder {
-        let shape = [self.d_sae(), self.d_in()];
-        let matrix = |v: Vec<f32>| Tensor::<2>::from_data(TensorData::new(v, shape), device);
+        let (d_in, d_out, d_sae) = (self.d_in(), self.d_out(), self.d_sae());
+        let matrix = |v: Vec<f32>, shape: [usize; 2]| {
+            Tensor::<2>::from_data(TensorData::new(v, shape), device)
+        };
         let vector = |v: Vec<f32>| {
             let n = v.len();
             Tensor::<1>::from_data(TensorData::new(v, [n]), device)
         };
-        let mut weights = Weights::default().with("w_enc", matrix(self.w_enc));
+        let mut weights = Weights::default().with("w_enc", matrix(self.w_enc, [d_sae, d_in]));
         for (name, values) in self.vectors {
             weights = weights.with(name, vector(values));
+        }
+        weights = weights
+            .with("w_dec", matrix(self.w_dec, [d_sae, d_out]))
+            .with("b_dec", vector(self.b_dec));
+        if let Some(values) = self.w_skip {
+            weights = weights.with("w_skip", matrix(values, [d_out, d_in]));
         }
         SparseCoder {
             architecture: self.architecture,
             k: self.k,
             apply_b_dec_to_input: self.apply_b_dec_to_input,
-            weights: weights
-                .with("w_dec", matrix(self.w_dec))
-                .with("b_dec", vector(self.b_dec)),
+            weights,
         }
     }
 
-    /// The same function with `b_dec` subtracted before encoding, or not: biases take over ⟨row of `w_enc`, `b_dec`⟩.
+    /// The same function with `b_dec` subtracted before encoding, or not: biases take over ⟨row of `w_enc`, `b_dec`⟩. Of an autoencoder.
     pub(crate) fn subtracting(mut self, subtract: bool) -> Self {
         if self.apply_b_dec_to_input == subtract {
             return self;
@@ -117,7 +137,7 @@ impl Parts {
 
     /// Norms of the decoder's rows.
     pub(crate) fn decoder_norms(&self) -> Vec<f64> {
-        let rows = self.w_dec.chunks_exact(self.d_in());
+        let rows = self.w_dec.chunks_exact(self.d_out());
         rows.map(|row| dot(row, row).sqrt()).collect()
     }
 }
@@ -218,6 +238,7 @@ mod tests {
             w_enc: numbers(d_sae * d_in, 1),
             w_dec: numbers(d_sae * d_in, 3),
             b_dec: numbers(d_in, 4),
+            w_skip: None,
             vectors,
         }
     }

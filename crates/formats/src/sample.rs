@@ -11,7 +11,7 @@ use lapidary_sae::{SaeError, SparseCoder};
 /// The sample's file. Whoever changes the weights on purpose removes it.
 pub const SAMPLE: &str = "lapidary_sample.safetensors";
 
-/// Inputs in a sample: decoder rows added up, each input larger than the one before, since thresholds are not known.
+/// Inputs in a sample: encoder rows added up, each input larger than the one before, since thresholds are not known.
 const ROWS: usize = 5;
 const LATENTS: usize = 6;
 const GROWTH: f32 = 4.0;
@@ -28,8 +28,8 @@ struct Codes {
 }
 
 fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), SaeError> {
-    let codes = coder.encode(x);
-    let reconstruction = host(&coder.decode(codes.clone()))?;
+    let codes = coder.encode(x.clone());
+    let reconstruction = host(&coder.reconstruct(codes.clone(), x))?;
     let width = codes.values.dims()[1].max(1);
     let values = host(&codes.values)?;
     let indices = codes.indices.clone().into_data().convert::<i64>();
@@ -50,17 +50,20 @@ fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), Sae
 }
 
 /// Writes a coder's sample into a folder.
-pub(crate) fn write(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> {
-    let (w_dec, b_dec) = (host(&coder.w_dec())?, host(&coder.b_dec())?);
+pub(crate) fn write(coder: &SparseCoder, folder: &Path, name: &str) -> Result<(), SaeError> {
+    let w_enc = host(&coder.w_enc())?;
     let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
     let mut x = Vec::with_capacity(ROWS * d_in);
     let mut scale = 1.0;
     for row in 0..ROWS {
-        let mut input = b_dec.clone();
+        let mut input = match coder.apply_b_dec_to_input {
+            true => host(&coder.b_dec())?,
+            false => vec![0.0; d_in],
+        };
         for i in 0..LATENTS {
             let latent = (row * LATENTS + i) * 7919 % d_sae; // a prime: latents from everywhere
-            let atom = &w_dec[latent * d_in..][..d_in];
-            for (sum, w) in input.iter_mut().zip(atom) {
+            let direction = &w_enc[latent * d_in..][..d_in];
+            for (sum, w) in input.iter_mut().zip(direction) {
                 *sum += scale * w;
             }
         }
@@ -82,13 +85,14 @@ pub(crate) fn write(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> 
     file.f32("x", &[ROWS, d_in], &x);
     file.f32("values", &[ROWS, width], &values);
     file.u64("indices", &indices);
-    file.f32("reconstruction", &[ROWS, d_in], &codes.reconstruction);
-    file.write(&folder.join(SAMPLE), None)
+    let d_out = coder.d_out();
+    file.f32("reconstruction", &[ROWS, d_out], &codes.reconstruction);
+    file.write(&folder.join(name), None)
 }
 
 /// Checks a coder against the sample in a folder, if there is one.
-pub(crate) fn check(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> {
-    let path = folder.join(SAMPLE);
+pub(crate) fn check(coder: &SparseCoder, folder: &Path, name: &str) -> Result<(), SaeError> {
+    let path = folder.join(name);
     if !path.is_file() {
         return Ok(());
     }
@@ -98,11 +102,11 @@ pub(crate) fn check(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> 
         Some([n, width]) if *n <= 1024 => (*n, *width),
         _ => (ROWS, 1),
     };
-    let d_in = coder.d_in();
+    let (d_in, d_out) = (coder.d_in(), coder.d_out());
     let x = tensors.f32("x", &[n, d_in])?;
     let values = tensors.f32("values", &[n, width])?;
     let indices = tensors.u64("indices", n * width)?;
-    let reconstruction = tensors.f32("reconstruction", &[n, d_in])?;
+    let reconstruction = tensors.f32("reconstruction", &[n, d_out])?;
 
     let device: Device = coder.device();
     let input = Tensor::<2>::from_data(TensorData::new(x, [n, d_in]), &device);
@@ -135,8 +139,8 @@ pub(crate) fn check(coder: &SparseCoder, folder: &Path) -> Result<(), SaeError> 
             }
         }
         // A latent on the boundary moves the reconstruction by its value.
-        let back = &reconstruction[row * d_in..(row + 1) * d_in];
-        let ours = &codes.reconstruction[row * d_in..(row + 1) * d_in];
+        let back = &reconstruction[row * d_out..(row + 1) * d_out];
+        let ours = &codes.reconstruction[row * d_out..(row + 1) * d_out];
         let apart = largest(ours.iter().zip(back).map(|(a, b)| a - b));
         let size = largest(back.iter().copied());
         if same && apart > TOLERANCE * size {

@@ -1,12 +1,14 @@
 //! EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module, under a folder with the run's
 //! `config.json`. Checked against eai-sparsify 1.3.3.
 //!
-//! Encoder and decoder are `[num_latents, d_in]` both. The coder is a TopK on `x − b_dec`; whether rows were kept at norm 1
+//! Encoder and decoder are `[num_latents, d_in]` both. The coder is a TopK on `x − b_dec`, or on `x` if it is a transcoder
+//! (`transcode`: from a module's input to its output), perhaps with `W_skip` `[d_in, d_in]` on top. Whether rows were kept at norm 1
 //! (`normalize_decoder`) is a matter of training alone.
 
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_model::{BlockHook, HookPoint};
 use lapidary_sae::tensors::TensorWriter;
 use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, write_synced};
 use serde_json::json;
@@ -56,9 +58,11 @@ impl Layout for Sparsify {
         if cfg.flag("signed", false)? {
             return Err(foreign("signed true", "latents below 0 are no TopK's"));
         }
-        if cfg.flag("transcode", false)? || cfg.flag("skip_connection", false)? {
-            let why = "coders that read one place and write another are not there yet";
-            return Err(foreign("a transcoder", why));
+        let transcodes = cfg.flag("transcode", false)?;
+        let skips = cfg.flag("skip_connection", false)?;
+        if skips && !transcodes {
+            let why = "only transcoders have one here";
+            return Err(foreign("skip_connection without transcode", why));
         }
         let d_in = cfg.size("d_in")?;
         let d_sae = match cfg.number("num_latents", 0.0)? == 0.0 {
@@ -71,41 +75,58 @@ impl Layout for Sparsify {
 
         let file = Container::open(&place.join(WEIGHTS))?;
         let tensors = file.tensors()?;
-        tensors.only(&["encoder.weight", "encoder.bias", "W_dec", "b_dec"])?;
+        let mut known = vec!["encoder.weight", "encoder.bias", "W_dec", "b_dec"];
+        if skips {
+            known.push("W_skip");
+        }
+        tensors.only(&known)?;
         let shape = [d_sae, d_in];
         let parts = Parts {
             architecture: Architecture::TopK,
             k,
-            apply_b_dec_to_input: true,
+            apply_b_dec_to_input: !transcodes,
             w_enc: latents(&tensors, "encoder.weight", shape, Latents::Rows)?,
             w_dec: latents(&tensors, "W_dec", shape, Latents::Rows)?,
             b_dec: tensors.f32("b_dec", &[d_in])?,
+            w_skip: match skips {
+                true => Some(tensors.f32("W_skip", &[d_in, d_in])?),
+                false => None,
+            },
             vectors: vec![("b_enc", tensors.f32("encoder.bias", &[d_sae])?)],
         };
         Ok(Dictionary {
             coder: parts.coder(device),
             provenance: match provenance::read(&cfg)? {
                 Some(ours) => ours,
-                None => of_run(place)?,
+                None => of_run(place, transcodes)?,
             },
         })
     }
 
     fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
-        match dictionary.coder.architecture {
-            Architecture::TopK => None,
+        let coder = &dictionary.coder;
+        if !dictionary.provenance.hook_points.is_empty() {
+            return Some("a crosscoder: its coders have one place".into());
+        }
+        match coder.architecture {
+            Architecture::TopK if coder.d_in() == coder.d_out() => None,
+            Architecture::TopK => Some("a coder with two widths: its transcoders have one".into()),
             other => Some(format!("a {other} coder: its coders are TopK")),
         }
     }
 
     fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
-        let parts = Parts::of(&dictionary.coder)?.subtracting(true);
+        let transcodes = dictionary.transcodes();
+        let parts = Parts::of(&dictionary.coder)?.subtracting(!transcodes);
         let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
         let mut tensors = TensorWriter::default();
         tensors.f32("encoder.weight", &[d_sae, d_in], &parts.w_enc);
         tensors.f32("encoder.bias", &[d_sae], &parts.vector("b_enc"));
         tensors.f32("W_dec", &[d_sae, d_in], &parts.w_dec);
         tensors.f32("b_dec", &[d_in], &parts.b_dec);
+        if let Some(w_skip) = &parts.w_skip {
+            tensors.f32("W_skip", &[d_in, d_in], w_skip);
+        }
         tensors.write(&folder.join(WEIGHTS), None)?;
         let unit = parts.decoder_norms().iter().all(|n| (n - 1.0).abs() < 1e-3);
         let recipe = dictionary.provenance.recipe.as_ref();
@@ -116,8 +137,8 @@ impl Layout for Sparsify {
             "num_latents": d_sae,
             "k": parts.k,
             "multi_topk": recipe.is_some_and(|r| r.coder.multi_topk),
-            "skip_connection": false,
-            "transcode": false,
+            "skip_connection": parts.w_skip.is_some(),
+            "transcode": transcodes,
             "d_in": d_in,
         });
         let (key, ours) = provenance::written(&dictionary.provenance);
@@ -127,8 +148,9 @@ impl Layout for Sparsify {
     }
 }
 
-/// What the run's configuration, a folder above, and the folder's own name say.
-fn of_run(place: &Place) -> Result<Provenance, FormatError> {
+/// What the run's configuration, a folder above, and the folder's own name say. A transcoder reads the module's input: that of a whole
+/// layer is a hook point, that of its MLP, which is normalized and weighed, is none.
+fn of_run(place: &Place, transcodes: bool) -> Result<Provenance, FormatError> {
     let above = place.join("..").join("config.json");
     let run = match above.is_file() {
         true => Some(Fields::read(&above)?),
@@ -137,8 +159,18 @@ fn of_run(place: &Place) -> Result<Provenance, FormatError> {
     let text = |field: &str| run.as_ref().and_then(|r| r.text(field)).map(str::to_owned);
     let model = text("model");
     let module = place.components().into_iter().next().unwrap_or_default();
+    let output = hooks::of_module(&module, model.as_deref());
+    let input = match output {
+        _ if !transcodes => output,
+        Some(HookPoint::Block(layer, BlockHook::ResidPost)) => {
+            Some(HookPoint::Block(layer, BlockHook::ResidPre))
+        }
+        _ => None,
+    };
+    let named = |hook: Option<HookPoint>| hook.map(|h| h.to_string());
     Ok(Provenance {
-        hook_point: hooks::of_module(&module, model.as_deref()).map(|h| h.to_string()),
+        hook_point: named(input),
+        hook_point_out: transcodes.then(|| named(output).unwrap_or_default()),
         context: match &run {
             Some(run) if run.has("ctx_len") => Some(run.size("ctx_len")?),
             _ => None,

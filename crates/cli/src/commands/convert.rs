@@ -1,10 +1,11 @@
 //! `lapidary convert`.
 
 use crate::arguments::open_dictionary;
+use crate::progress::Stage;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
-use lapidary_formats::{Format, SAMPLE};
+use lapidary_formats::Format;
 use lapidary_model::HookPoint;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -16,17 +17,19 @@ use std::path::PathBuf;
   lapidary convert --from out --to trainer_0 --format dictionary_learning
   lapidary convert --from trainer_0/checkpoints/ae_5000.pt --to my-dictionary --format saelens
   lapidary convert --from hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --to my-dictionary --format saelens
+  lapidary convert --from layer0 layer1 layer2 --to transcoders --format circuit_tracer
 
-Written are saelens, sparsify and dictionary_learning; circuit_tracer, gemma_scope, llama_scope, llamascopium and openai are read only.
+Written are saelens, sparsify, dictionary_learning and, of transcoders, circuit_tracer; gemma_scope, llama_scope, llamascopium and openai are read only.
 What is written is read again, and must give the codes of the dictionary that was read.")]
 pub struct Convert {
-    /// The dictionary to read: a folder of any format, a file of it, a run's folder, or hf:OWNER/NAME/PATH of the hub
-    #[arg(long, value_name = "DIR")]
-    from: PathBuf,
+    /// The dictionary to read: a folder of any format, a file of it, a run's folder, or hf:OWNER/NAME/PATH of the hub; several for
+    /// a set of circuit_tracer
+    #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+    from: Vec<PathBuf>,
     /// The folder to write
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// The format to write: saelens, sparsify or dictionary_learning
+    /// The format to write: saelens, sparsify, dictionary_learning or circuit_tracer
     #[arg(long, value_name = "FORMAT")]
     format: Format,
     /// The format to read, where the files could be several
@@ -43,25 +46,34 @@ pub struct Convert {
 impl Convert {
     pub fn run(self) -> Result<()> {
         let device = Device::flex(); // weights are only moved
-        let dictionary = open_dictionary(&self.from, self.from_format, self.hook_point, &device)?;
+        let each = self.from.iter();
+        let dictionaries = each
+            .map(|from| open_dictionary(from, self.from_format, self.hook_point, &device))
+            .collect::<Result<Vec<_>>>()?;
         if !self.overwrite && lapidary_formats::exists(&self.to) {
             bail!(
                 "{} holds a dictionary already: give --overwrite to replace it, or another --to",
                 self.to.display()
             );
         }
-        lapidary_formats::save(&dictionary, &self.to, self.format)?;
-        lapidary_formats::open(&self.to, Some(self.format), &device)?;
-        let coder = &dictionary.coder;
-        writeln!(
-            stdout(),
-            "{} coder, {} latents on {} dimensions, written to {} as {} (codes of a sample agree: {SAMPLE})",
-            coder.architecture,
-            coder.d_sae(),
-            coder.d_in(),
-            self.to.display(),
-            self.format
-        )?;
+        let stage = Stage::new("convert", dictionaries.len() as u64);
+        lapidary_formats::save_all(&dictionaries, &self.to, self.format)?;
+        for (done, dictionary) in dictionaries.iter().enumerate() {
+            let written = lapidary_formats::place_of(dictionary, &self.to, self.format);
+            lapidary_formats::open(&written, Some(self.format), &device)?;
+            let coder = &dictionary.coder;
+            writeln!(
+                stdout(),
+                "{} coder, {} latents on {} dimensions, written to {} as {} (codes of a sample agree)",
+                coder.architecture,
+                coder.d_sae(),
+                coder.d_in(),
+                written.display(),
+                self.format
+            )?;
+            stage.at(done as u64 + 1, written.display().to_string());
+        }
+        stage.done(format!("{} written", dictionaries.len()));
         Ok(())
     }
 }

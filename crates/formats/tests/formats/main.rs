@@ -7,6 +7,7 @@ mod circuit_tracer;
 mod detection;
 mod dictionary_learning;
 mod folder;
+mod mutations;
 mod releases;
 mod round_trip;
 mod sparsify;

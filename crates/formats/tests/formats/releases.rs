@@ -93,16 +93,25 @@ fn llama_scope_takes_raw_activations() {
         Some("blocks.3.hook_resid_post")
     );
 
+    // A transcoder has a scale for each end.
+    let mut across = llama_scope();
+    across.config.1["hook_point_out"] = json!("blocks.3.hook_mlp_out");
+    across.config.1["dataset_average_activation_norm"]["out"] = json!(1.0);
+    let t = across.open().unwrap();
+    assert_eq!(host(&t.coder.w_enc()), host(&d.coder.w_enc()));
+    assert_eq!(host(&t.coder.w_dec()), times(numbers(F * D, 3), 0.5));
+    assert_eq!(host(&t.coder.b_dec()), times(numbers(D, 4), 0.5));
+    assert_eq!(
+        t.provenance.hook_point_out.as_deref(),
+        Some("blocks.3.hook_mlp_out")
+    );
+
     let refused = |change: &dyn Fn(&mut Foreign)| llama_scope().refused(change);
     assert!(
         refused(&|f| f.config.1["use_glu_encoder"] = json!(true))
             .contains("found use_glu_encoder true")
     );
     assert!(refused(&|f| f.config.1["act_fn"] = json!("topk")).contains("act_fn: found \"topk\""));
-    assert!(
-        refused(&|f| f.config.1["hook_point_out"] = json!("blocks.3.hook_mlp_out"))
-            .contains("found a transcoder")
-    );
     assert!(
         refused(&|f| f.config.1["dataset_average_activation_norm"] = json!({}))
             .contains("dataset_average_activation_norm.in: found nothing")
@@ -246,10 +255,6 @@ fn llamascopium_that_no_coder_does_is_refused() {
     assert!(
         refused(&|f| f.config.1["norm_activation"] = json!("token-wise"))
             .contains("norm_activation: found \"token-wise\"")
-    );
-    assert!(
-        refused(&|f| f.config.1["hook_point_out"] = json!("blocks.3.hook_mlp_out"))
-            .contains("found a transcoder")
     );
     assert!(
         refused(&|f| f.config.1["expansion_factor"] = json!(1e12))

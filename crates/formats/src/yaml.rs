@@ -1,0 +1,111 @@
+//! The YAML that configurations of transcoder sets are: one key a line with a plain or quoted value, or JSON, which YAML holds. Lists
+//! and mappings in lines of their own are passed over with their key. Anchors, tags, block texts and whatever else could mean
+//! something else are refused, so that nothing is read wrong.
+
+use std::fs;
+use std::path::Path;
+
+use lapidary_sae::{Fields, SaeError};
+use serde_json::{Map, Value};
+
+/// Bytes that a configuration may have.
+const LONGEST: u64 = 1 << 20;
+
+/// Reads the top-level keys of a file.
+pub(crate) fn read(path: &Path) -> Result<Fields, SaeError> {
+    let size = fs::metadata(path)
+        .map_err(|e| SaeError::read(path, e))?
+        .len();
+    if size > LONGEST {
+        let expected = format!("at most {LONGEST}");
+        return Err(SaeError::format(
+            path,
+            "file",
+            format!("{size} bytes"),
+            expected,
+        ));
+    }
+    let text = fs::read_to_string(path).map_err(|e| SaeError::read(path, e))?;
+    let map = parse(&text).map_err(|(line, found)| {
+        let expected = "`key: value` with a plain or quoted value, or JSON";
+        SaeError::format(path, format!("line {line}"), found, expected)
+    })?;
+    Fields::of(path, Value::Object(map))
+}
+
+fn parse(text: &str) -> Result<Map<String, Value>, (usize, String)> {
+    let mut map = Map::new();
+    for (at, line) in text.lines().enumerate() {
+        let wrong = || (at + 1, line.chars().take(60).collect::<String>());
+        let nested = line.starts_with([' ', '\t']) || line.starts_with("- ") || line == "-";
+        if line.trim().is_empty() || line.starts_with('#') || (at == 0 && line == "---") || nested {
+            continue;
+        }
+        let (key, value) = match line.split_once(": ") {
+            Some((key, value)) => (key, value.trim()),
+            None => (line.trim_end().strip_suffix(':').ok_or_else(wrong)?, ""),
+        };
+        let plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+        if key.is_empty() || !key.chars().all(plain) || map.contains_key(key) {
+            return Err(wrong());
+        }
+        map.insert(key.to_owned(), scalar(value).ok_or_else(wrong)?);
+    }
+    Ok(map)
+}
+
+/// A value in a line; none if it may be more than it seems.
+fn scalar(text: &str) -> Option<Value> {
+    if let Ok(value) = serde_json::from_str(text) {
+        return Some(value);
+    }
+    let text = match text.starts_with('\'') {
+        true => {
+            let inner = text.strip_prefix('\'')?.strip_suffix('\'')?;
+            return (!inner.contains('\'')).then(|| inner.into());
+        }
+        false => text.split(" #").next().unwrap_or_default().trim_end(),
+    };
+    match text.chars().next() {
+        None | Some('#' | '~') => Some(Value::Null),
+        Some(c) if "&*!|>%@`{}[],?\"'".contains(c) => None,
+        Some(_) if text.contains(": ") || text.ends_with(':') => None,
+        Some(_) => Some(serde_json::from_str(text).unwrap_or_else(|_| text.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations_as_they_are_written_are_read() {
+        let text = "---\n# a set\nmodel_name: google/gemma-2-2b  # the base\nscan: 'gemma: 2'\nk: 32\nskip: true\nempty:\n\
+                    transcoders:\n- \"hf://a/b/c.npz\"\n  - x: y\nfeature_input_hook: \"ln2.hook_normalized\"\nlapidary: {\"a\": [1, 2]}\n";
+        let map = parse(text).unwrap();
+        assert_eq!(
+            Value::Object(map),
+            serde_json::json!({"model_name": "google/gemma-2-2b", "scan": "gemma: 2", "k": 32, "skip": true, "empty": null,
+                               "transcoders": null, "feature_input_hook": "ln2.hook_normalized", "lapidary": {"a": [1, 2]}})
+        );
+    }
+
+    #[test]
+    fn what_could_mean_something_else_is_refused() {
+        for line in [
+            "a: &b c",
+            "a: *b",
+            "a: !!python/object:os.system x",
+            "a: |",
+            "a: {b: c}",
+            "a: b: c",
+            "a: 'it''s'",
+            "a: \"unfinished",
+            "no key",
+            "? a",
+            "a: 1\na: 2",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

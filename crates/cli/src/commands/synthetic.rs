@@ -1,7 +1,7 @@
 //! `lapidary synthetic`.
 
 use super::figures::number;
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, open_dictionary};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
 use anyhow::{Context, Result};
@@ -34,7 +34,7 @@ pub struct Synthetic {
     /// Change a key of the recipe, as in `synthetic.density=0.05`; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Measure this dictionary instead of training one
+    /// Measure this dictionary, of any format, instead of training one
     #[arg(long, value_name = "DIR")]
     dictionary: Option<PathBuf>,
     /// Rows to measure on
@@ -62,7 +62,7 @@ impl Synthetic {
         let seed = run.seed;
         let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;
         let dictionary = match &self.dictionary {
-            Some(folder) => Dictionary::load(folder, &device)?,
+            Some(folder) => open_dictionary(folder, None, None, &device)?,
             None => train(&features, run, &device)?,
         };
 

@@ -95,6 +95,14 @@ fn what_a_format_has_no_place_for_is_refused_by_name() {
     assert!(
         refused(&proximal, Format::Sparsify).ends_with("a proximal coder: its coders are TopK")
     );
+    let mut across = dictionary(Architecture::TopK, true);
+    across.provenance.hook_points = vec!["blocks.0.hook_resid_post".into(); 2];
+    for format in [Format::Sparsify, Format::DictionaryLearning] {
+        assert!(
+            refused(&across, format)
+                .ends_with("cannot hold a crosscoder: its coders have one place")
+        );
+    }
     let batch = dictionary(Architecture::BatchTopK, true);
     assert!(refused(&batch, Format::SaeLens).contains("stored as the JumpReLU that it becomes"));
     for format in Format::ALL {

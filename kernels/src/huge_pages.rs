@@ -48,50 +48,119 @@ const ALIGNED: usize = 64 << 10; // bytes
 /// The bytes of a cache line.
 const LINE: usize = 64;
 
-/// What is asked of the system for `layout`: the same, aligned to cache lines if it is large.
-fn aligned(layout: Layout) -> Layout {
-    if layout.size() < ALIGNED {
-        return layout;
-    }
-    layout.align_to(LINE).unwrap_or(layout)
+/// What the system aligns to of itself: there is always room for an address between that and a line's beginning.
+const NATURAL: usize = 16;
+
+/// Whether a block is shifted within a larger one of the system's, to the next line's beginning. (The system's own aligned blocks
+/// do not fit into the room that their like leave behind, and are cleared even where they come clear.)
+fn shifted(layout: Layout) -> bool {
+    layout.size() >= ALIGNED && layout.align() <= LINE
 }
 
-// SAFETY: every method hands its arguments to the system's allocator and returns what that returned. The layout that it hands
-// over depends on the caller's alone, so that the system gets back the layout that it was asked for.
+/// The system's block around one of `size` bytes, if there can be one.
+fn around(size: usize) -> Option<Layout> {
+    Layout::from_size_align(size.checked_add(LINE)?, NATURAL).ok()
+}
+
+/// Where the shifted block lies in the system's block `raw`, which it notes before itself; null stays null.
+///
+/// # Safety
+/// `raw` is null, or an allocation by [`around`].
+unsafe fn shift(raw: *mut u8) -> *mut u8 {
+    if raw.is_null() {
+        return raw;
+    }
+    // SAFETY: the next line begins at most LINE bytes on, and at least NATURAL, since `raw` is aligned to that: an address fits between.
+    unsafe {
+        let start = raw.add(LINE - raw.addr() % LINE);
+        start.cast::<*mut u8>().sub(1).write(raw);
+        start
+    }
+}
+
+/// The system's block that [`shift`] shifted.
+///
+/// # Safety
+/// `start` came from [`shift`], and is not null.
+unsafe fn raw(start: *mut u8) -> *mut u8 {
+    // SAFETY: it was noted there.
+    unsafe { start.cast::<*mut u8>().sub(1).read() }
+}
+
+// SAFETY: a block is the system's, or lies in one of the system's that has room for it and for its address. Which, depends on the
+// caller's layout alone, so that the system gets back what it gave.
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract is this method's.
-        ask(unsafe { System.alloc(aligned(layout)) }, layout.size())
+        if !shifted(layout) {
+            // SAFETY: the caller's contract is this method's.
+            return ask(unsafe { System.alloc(layout) }, layout.size());
+        }
+        let Some(whole) = around(layout.size()) else {
+            return std::ptr::null_mut();
+        };
+        // SAFETY: the size is not zero.
+        ask(unsafe { shift(System.alloc(whole)) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above.
-        let start = unsafe { System.alloc_zeroed(aligned(layout)) };
-        ask(start, layout.size())
+        if !shifted(layout) {
+            // SAFETY: as above.
+            return ask(unsafe { System.alloc_zeroed(layout) }, layout.size());
+        }
+        let Some(whole) = around(layout.size()) else {
+            return std::ptr::null_mut();
+        };
+        // SAFETY: as above. The address is noted before the block.
+        ask(unsafe { shift(System.alloc_zeroed(whole)) }, layout.size())
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's sizes are valid with the caller's alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        let (before, wanted) = (aligned(layout), aligned(wanted));
-        if before.align() == wanted.align() {
+        match (shifted(layout), shifted(wanted)) {
             // SAFETY: as above.
-            return ask(unsafe { System.realloc(start, before, size) }, size);
-        }
-        // SAFETY: both blocks have as many bytes as are copied, and the old one is freed with its layout, once the new one stands.
-        unsafe {
-            let new = ask(System.alloc(wanted), size);
-            if !new.is_null() {
-                new.copy_from_nonoverlapping(start, before.size().min(size));
-                System.dealloc(start, before);
+            (false, false) => ask(unsafe { System.realloc(start, layout, size) }, size),
+            (true, true) => {
+                let (Some(before), Some(after)) = (around(layout.size()), around(size)) else {
+                    return std::ptr::null_mut();
+                };
+                // SAFETY: the system's block moves with all that is in it; where it now lies differently to the lines, what the caller has
+                // is moved on within it, as much as both sizes hold.
+                unsafe {
+                    let from = raw(start);
+                    let offset = start.offset_from_unsigned(from);
+                    let moved = System.realloc(from, before, after.size());
+                    if moved.is_null() {
+                        return moved;
+                    }
+                    let there = moved.add(LINE - moved.addr() % LINE);
+                    if there != moved.add(offset) {
+                        there.copy_from(moved.add(offset), layout.size().min(size));
+                    }
+                    ask(shift(moved), size)
+                }
             }
-            new
+            // SAFETY: both blocks have as many bytes as are copied, and the old one is freed once the new one stands.
+            _ => unsafe {
+                let new = self.alloc(wanted);
+                if !new.is_null() {
+                    new.copy_from_nonoverlapping(start, layout.size().min(size));
+                    self.dealloc(start, layout);
+                }
+                new
+            },
         }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(start, aligned(layout)) }
+        if !shifted(layout) {
+            // SAFETY: as above.
+            return unsafe { System.dealloc(start, layout) };
+        }
+        if let Some(whole) = around(layout.size()) {
+            // SAFETY: this is the block that was allocated around it.
+            unsafe { System.dealloc(raw(start), whole) }
+        }
     }
 }
 

@@ -137,10 +137,14 @@ fn trained(planted: &Planted, config: RunConfig, scales: [f32; 2]) -> (TrainingR
 fn crosscoders_find_features_at_both_points_and_which_live_where() {
     let planted = planted();
     let d: usize = WIDTHS.iter().sum();
-    for more in [
-        &["coder.architecture=topk"][..],
-        &["coder.architecture=batchtopk"],
-        &["coder.architecture=standard", "training.l1_coefficient=0.3"],
+    // An L1 penalty shrinks the smaller part of a latent away (Minder et al. 2025, arXiv 2504.02922).
+    for (more, least) in [
+        (&["coder.architecture=topk"][..], 38),
+        (&["coder.architecture=batchtopk"], 38),
+        (
+            &["coder.architecture=standard", "training.l1_coefficient=0.3"],
+            28,
+        ),
     ] {
         let (run, fvu) = trained(&planted, config(more), [1.0, 1.0]);
         let dictionary = run.finish(0).unwrap();
@@ -168,7 +172,10 @@ fn crosscoders_find_features_at_both_points_and_which_live_where() {
         println!(
             "{more:?}: mean max cosine {found:.4}, {placed} of {FEATURES} in their places, fvu {fvu:.4}"
         );
-        assert!(found > 0.9 && placed > 34, "{more:?}: {found}, {placed}");
+        assert!(
+            found > 0.9 && placed >= least,
+            "{more:?}: {found}, {placed}"
+        );
     }
 }
 

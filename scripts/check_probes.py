@@ -85,7 +85,7 @@ class Words:
         return [[0]]
 
     def run_with_cache(self, prompts, names_filter):
-        rows = [int(prompt.strip().removesuffix(":")) for prompt in prompts]
+        rows = [int(prompt.strip().removeprefix("w").removesuffix(":")) for prompt in prompts]
         return None, {names_filter[0]: self.activations[rows][:, None].expand(-1, 2, -1)}
 
 
@@ -102,7 +102,7 @@ def check_absorption(lapidary, run_folder, words, scratch):
         if not rows:
             continue
         results = calculator.calculate_absorption(
-            sae, [str(row) for row in rows], samples[f"{name}.direction"], letter["split_features"], layer=0, show_progress=False
+            sae, [f"w{row}" for row in rows], samples[f"{name}.direction"], letter["split_features"], layer=0, show_progress=False
         )
         ours = zip(samples[f"{name}.fraction"].tolist(), samples[f"{name}.full"].tolist())
         for result, (fraction, full) in zip(results.word_results, ours):

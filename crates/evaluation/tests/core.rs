@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use lapidary_activations::{Segment, TokenBlock};
+use lapidary_activations::{Segment, TokenBlock, harvest};
+use lapidary_evaluation::probing::{Reading, Rows, represent};
 use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
@@ -276,4 +277,66 @@ fn a_dictionary_of_another_width_is_refused() {
     assert!(error.ends_with("found 48, expected 7"), "{error}");
     assert!(refused(&mirror(1.0), &[]).contains("no text"));
     assert!(refused(&mirror(1.0), &[block(4), block(5)]).contains("found 5, expected 4"));
+}
+
+/// Texts packed into one block are read as each would be in a run of its own.
+#[test]
+fn texts_of_different_lengths_are_represented_as_each_alone() {
+    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let hook: HookPoint = "blocks.1.hook_resid_post".parse().unwrap();
+    let tokens = expected().0.concat();
+    let texts: Vec<(Vec<u32>, Reading)> = vec![
+        (tokens[..5].to_vec(), Reading::Mean),
+        (tokens[5..12].to_vec(), Reading::At(2)),
+        (tokens[3..6].to_vec(), Reading::Mean),
+        (tokens[..9].to_vec(), Reading::At(8)),
+    ];
+    let coder = mirror(1.0).coder;
+    let mut heard = 0;
+    let found = represent(&model, &coder, hook, &texts, 14, &mut |n| heard = n).unwrap();
+    assert_eq!((heard, found.latents.len()), (4, 4));
+    let special = [
+        model.tokenizer().ok().and_then(|t| t.bos()),
+        model.tokenizer().ok().and_then(|t| t.eos()),
+    ];
+    for (i, (tokens, reading)) in texts.iter().enumerate() {
+        let block = TokenBlock {
+            tokens: tokens.clone(),
+            segments: Vec::new(),
+            attend_across_documents: false,
+        };
+        let x: Vec<f32> = harvest(&model, hook, &[block])
+            .unwrap()
+            .try_into_vec_as()
+            .unwrap();
+        let places: Vec<usize> = match reading {
+            Reading::At(place) => vec![*place],
+            Reading::Mean => (0..tokens.len())
+                .filter(|p| !special.contains(&Some(tokens[*p])))
+                .collect(),
+        };
+        for j in 0..D {
+            let mean = |of: &dyn Fn(f32) -> f32| {
+                places.iter().map(|p| of(x[p * D + j])).sum::<f32>() / places.len() as f32
+            };
+            let entry = |rows: &Rows, column: usize| {
+                rows.row(i)
+                    .iter()
+                    .find(|(c, _)| *c as usize == column)
+                    .map_or(0.0, |(_, v)| *v)
+            };
+            assert!((entry(&found.activations, j) - mean(&|v| v)).abs() < 1e-4);
+            assert!((entry(&found.latents, j) - mean(&|v| v.max(0.0))).abs() < 1e-4);
+            assert!((entry(&found.latents, D + j) - mean(&|v| (-v).max(0.0))).abs() < 1e-4);
+        }
+    }
+    let refused =
+        |texts: &[(Vec<u32>, Reading)]| represent(&model, &coder, hook, texts, 4, &mut |_| ());
+    assert!(
+        refused(&texts)
+            .unwrap_err()
+            .to_string()
+            .contains("found 5, expected 1 to 4")
+    );
+    assert!(refused(&[(vec![1], Reading::At(3))]).is_err());
 }

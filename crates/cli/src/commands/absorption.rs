@@ -8,6 +8,7 @@ use crate::progress::Stage;
 use crate::run_folder::write_json;
 use anyhow::{Result, bail};
 use clap::Args;
+use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
     Absorption as Found, AbsorptionConfig, Rows, absorption_of, first_letter_task, represent,
 };
@@ -55,7 +56,13 @@ impl Absorption {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
         let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
-        let hook = opened.dictionary.hook_point()?;
+        let Hooks { sources, targets } = Hooks::of(&opened.dictionary)?;
+        let hook = match sources[..] {
+            [hook] if sources == targets => hook,
+            _ => bail!(
+                "found a dictionary from {sources:?} to {targets:?}, expected one of one hook point: decoder rows are compared with a probe there"
+            ),
+        };
         let coder = opened.dictionary.coder.clone().to_device(&device);
         let task = first_letter_task(&opened.model, self.words, self.seed)?;
         let longest = task

@@ -167,6 +167,14 @@ pub fn absorption_of(
     config: &AbsorptionConfig,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Absorption, EvaluationError> {
+    let width = represented.activations.columns();
+    if coder.w_dec().dims()[1] != width {
+        return Err(EvaluationError::input(
+            "width of the decoder's rows (against the activations')",
+            coder.w_dec().dims()[1],
+            width,
+        ));
+    }
     let rows = host(&unit(coder.w_dec()))?;
     let split = |r: &Rows| {
         let all: Vec<usize> = (0..r.len()).collect();

@@ -6,7 +6,7 @@ use super::probe::dense;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
@@ -56,22 +56,13 @@ impl Absorption {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
         let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
-        let hooks = Hooks::of(&opened.dictionary)?;
-        let [hook] = hooks.sources[..] else {
-            bail!(
-                "found a crosscoder of {} hook points, expected a dictionary of one: decoder rows are compared with a probe there",
-                hooks.sources.len()
-            );
+        let Hooks { sources, targets } = Hooks::of(&opened.dictionary)?;
+        let hook = match sources[..] {
+            [hook] if sources == targets => hook,
+            _ => bail!(
+                "found a dictionary from {sources:?} to {targets:?}, expected one of one hook point: decoder rows are compared with a probe there"
+            ),
         };
-        if hooks.targets != [hook] {
-            let target = hooks
-                .targets
-                .first()
-                .context("a dictionary reconstructs something")?;
-            bail!(
-                "found a transcoder from {hook} to {target}, expected a dictionary of one hook point: decoder rows are compared with a probe there"
-            );
-        }
         let coder = opened.dictionary.coder.clone().to_device(&device);
         let task = first_letter_task(&opened.model, self.words, self.seed)?;
         let longest = task

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::coder::Architecture;
 use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit, proximal};
 use crate::error::SaeError;
+use crate::optimizer::Optimizer;
 use crate::penalty::Penalty;
 use crate::pursuit::Pursuit;
 use lapidary_activations::{Exclusion, TEXT_FIELD};
@@ -67,6 +68,10 @@ fn text() -> String {
     TEXT_FIELD.to_owned()
 }
 
+fn adam() -> String {
+    "adam".to_owned()
+}
+
 const fn yes() -> bool {
     true
 }
@@ -107,6 +112,9 @@ pub struct CoderConfig {
     /// Active latents a token ("topk": exactly, "batchtopk" and "matryoshka": on average, "matching_pursuit":
     /// steps; others ignore it).
     pub k: usize,
+    /// Active latents a token at the start, from which they fall to `k`; absent: `k` from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k_start: Option<usize>,
     /// "topk": whether what 4k latents leave unexplained counts too, an eighth.
     #[serde(default)]
     pub multi_topk: bool,
@@ -141,7 +149,10 @@ pub struct TrainingConfig {
     pub tokens: u64,
     /// Activations a step.
     pub batch_tokens: usize,
-    /// Peak learning rate; absent: 2e-4 / sqrt(d_sae / 2^14), or 3e-4 for "standard".
+    /// "adam", "signum" (the sign of the mean gradient) or "muon" (the mean gradient of a matrix made orthogonal).
+    #[serde(default = "adam")]
+    pub optimizer: String,
+    /// Peak learning rate; absent: 2e-4 / sqrt(d_sae / 2^14), or 3e-4 for "standard"; "signum" 5e-3 / sqrt(d_sae / 2^14), "muon" 2e-3.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Steps over which the rate rises from 0; absent: a twentieth of all, at most 1000.
@@ -149,7 +160,7 @@ pub struct TrainingConfig {
     pub lr_warmup_steps: Option<u64>,
     /// Last part of the run over which the rate falls to 0.
     pub lr_decay_fraction: f64,
-    /// Adam's decay of the mean gradient.
+    /// Decay of the mean gradient.
     pub adam_beta1: f64,
     /// Adam's decay of the mean squared gradient.
     pub adam_beta2: f64,
@@ -161,6 +172,9 @@ pub struct TrainingConfig {
     /// Steps over which the weight of the sparsity penalty rises from 0; absent: a twentieth of all.
     #[serde(alias = "l1_warmup_steps", skip_serializing_if = "Option::is_none")]
     pub sparsity_warmup_steps: Option<u64>,
+    /// Steps over which the active latents fall from `coder.k_start` to `coder.k`; absent: half of all, if there is a start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k_anneal_steps: Option<u64>,
     /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux_k: Option<usize>,
@@ -258,6 +272,8 @@ impl RunConfig {
         let hook_point_out = hook_point_out.filter(|out| *out != hook_point);
         let transcodes = hook_point_out.is_some();
         let frees_decoder_norm = frees_decoder_norm(named, transcodes);
+        let optimizer = r.one_of("training.optimizer", &Optimizer::NAMES, "adam")?;
+        let decay = Optimizer::named(&optimizer).default_decay();
         // All tables are read, so that a mistake in one shows, but a recipe keeps its coder's only.
         let jumprelu = JumpReluConfig::read(&mut r)?;
         let matryoshka = MatryoshkaConfig::read(&mut r)?;
@@ -305,14 +321,16 @@ impl RunConfig {
             training: TrainingConfig {
                 tokens: r.or("training.tokens", 1_000_000)?,
                 batch_tokens: r.or("training.batch_tokens", 2048)?,
+                optimizer,
                 lr: r.optional("training.lr")?,
                 lr_warmup_steps: r.optional("training.lr_warmup_steps")?,
                 lr_decay_fraction: r.or("training.lr_decay_fraction", 0.2)?,
-                adam_beta1: r.or("training.adam_beta1", 0.9)?,
+                adam_beta1: r.or("training.adam_beta1", decay)?,
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
                 sparsity_warmup_steps: r.optional("training.sparsity_warmup_steps")?,
+                k_anneal_steps: r.optional("training.k_anneal_steps")?,
                 aux_k: r.optional("training.aux_k")?,
                 aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,
                 dead_after_tokens: r.optional("training.dead_after_tokens")?,
@@ -332,6 +350,7 @@ impl RunConfig {
                 d_sae: r.optional("coder.d_sae")?,
                 expansion_factor: r.optional("coder.expansion_factor")?,
                 k: r.or("coder.k", 32)?,
+                k_start: r.optional("coder.k_start")?,
                 skip_connection: r.or("coder.skip_connection", false)?,
                 apply_b_dec_to_input: r.or("coder.apply_b_dec_to_input", !transcodes)?,
                 b_dec_init: r.one_of(
@@ -379,6 +398,25 @@ impl RunConfig {
         positive("training.batch_tokens", t.batch_tokens as u64)?;
         positive("training.log_every_steps", t.log_every_steps)?;
         positive("training.dead_check_every_steps", t.dead_check_every_steps)?;
+        match (self.coder.k_start, t.k_anneal_steps) {
+            (Some(start), _) => {
+                let method = self.architecture().method();
+                let falls = method.takes_k() && !method.repeats() && start >= self.coder.k;
+                let expected =
+                    "at least `coder.k`, of a coder whose active latents `k` counts, or nothing";
+                range("coder.k_start", falls, start.to_string(), expected)?;
+            }
+            (None, Some(steps)) => {
+                let expected = "nothing, or `coder.k_start` too";
+                range(
+                    "training.k_anneal_steps",
+                    false,
+                    steps.to_string(),
+                    expected,
+                )?;
+            }
+            (None, None) => {}
+        }
         if let Some(d_sae) = self.coder.d_sae {
             positive("coder.d_sae", d_sae as u64)?;
             range(
@@ -552,12 +590,13 @@ impl RunConfig {
             return Err(SaeError::Config { place, message });
         }
         let method = self.architecture().method();
-        if method.takes_k() && !method.repeats() && self.coder.k > d_sae {
+        let most = self.coder.k.max(self.coder.k_start.unwrap_or(0));
+        if method.takes_k() && !method.repeats() && most > d_sae {
+            let key = if most == self.coder.k { "k" } else { "k_start" };
             return Err(SaeError::Config {
                 place: place.to_owned(),
                 message: format!(
-                    "`coder.k` = {} is more than the number of latents, d_sae = {d_sae}",
-                    self.coder.k
+                    "`coder.{key}` = {most} is more than the number of latents, d_sae = {d_sae}"
                 ),
             });
         }
@@ -589,7 +628,11 @@ impl RunConfig {
                 (false, _) => 1.0,
             });
         let t = &mut c.training;
-        t.lr.get_or_insert_with(|| method.default_lr(d_sae));
+        let optimizer = Optimizer::named(&t.optimizer);
+        t.lr.get_or_insert_with(|| optimizer.default_lr(method.default_lr(d_sae), d_sae));
+        if self.coder.k_start.is_some() {
+            t.k_anneal_steps.get_or_insert(steps / 2);
+        }
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
         t.sparsity_warmup_steps.get_or_insert(steps / 20);
         t.aux_k.get_or_insert(d_in / 2);
@@ -636,6 +679,16 @@ impl RunConfig {
     #[must_use]
     pub fn order_seed(&self) -> u64 {
         self.activations.seed.unwrap_or(self.seed)
+    }
+
+    /// Active latents a token at `step`, from 0: `k_start` falls linearly to `k`.
+    pub(crate) fn k_at(&self, step: u64) -> usize {
+        let (k, start) = (self.coder.k, self.coder.k_start.unwrap_or(self.coder.k));
+        let over = self.training.k_anneal_steps.unwrap_or(0);
+        match step < over {
+            true => k + ((start - k) as f64 * (1.0 - step as f64 / over as f64)).round() as usize,
+            false => k,
+        }
     }
 
     /// Training steps: whole batches in `training.tokens`.

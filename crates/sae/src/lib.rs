@@ -19,6 +19,7 @@ mod formats;
 mod init;
 mod json;
 pub mod losses;
+mod optimizer;
 mod parameters;
 mod penalty;
 mod pursuit;

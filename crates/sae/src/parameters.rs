@@ -8,6 +8,7 @@ use lapidary_kernels::{
 use crate::coder::{Weight, Weights};
 use crate::coders::Gradient;
 use crate::decoder_norm;
+use crate::optimizer::Optimizer;
 
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
@@ -44,6 +45,16 @@ impl<const D: usize> Parameter<D> {
     fn update(&mut self, grad: Tensor<D>, adam: &AdamStep, scale: f64) {
         let grad = if scale == 1.0 { grad } else { grad * scale };
         self.change(|value, moments| adam_step(value, grad, moments, adam));
+    }
+
+    /// Where the weight does not go by Adam: a step by the mean gradient.
+    fn go(&mut self, optimizer: Optimizer, lr: f64) {
+        if optimizer.moves::<D>() {
+            self.change(|value, moments| {
+                let step = optimizer.step(moments.m.clone(), lr);
+                (value - step, moments)
+            });
+        }
     }
 
     fn map(&mut self, f: impl FnOnce(Tensor<D>) -> Tensor<D>) {
@@ -161,32 +172,42 @@ impl Parameters {
         squares.reduce(|a, b| a + b).expect("a coder has weights")
     }
 
-    /// Adam's step by the gradients times `scale`; `unit`: decoder rows are scaled back to norm 1.
+    /// A step by the gradients times `scale`; `unit`: decoder rows are scaled back to norm 1.
     pub(crate) fn update(
         &mut self,
         gradients: Vec<(&'static str, Gradient)>,
-        adam: &AdamStep,
+        optimizer: Optimizer,
+        step: &AdamStep,
         scale: f64,
         unit: bool,
     ) {
+        let lr = f64::from(step.lr);
         for (name, gradient) in gradients {
             let unit_rows = unit && name == DECODER;
             match (self.named(name), gradient) {
                 (AnyParameter::Matrix(p), Gradient::Matrix(grad)) => {
-                    p.update(grad, adam, scale);
+                    p.update(grad, &optimizer.adam::<2>(step), scale);
+                    p.go(optimizer, lr);
                     if unit_rows {
                         p.map(decoder_norm::unit_rows);
                     }
                 }
                 (AnyParameter::Matrix(p), Gradient::Rows(rows)) => {
                     let how = RowUpdate {
-                        adam: *adam,
+                        adam: optimizer.adam::<2>(step),
                         scale: scale as f32,
                         unit_rows,
                     };
                     p.update_rows(rows, &how);
+                    p.go(optimizer, lr);
+                    if unit_rows && optimizer.moves::<2>() {
+                        p.map(decoder_norm::unit_rows);
+                    }
                 }
-                (AnyParameter::Vector(p), Gradient::Vector(grad)) => p.update(grad, adam, scale),
+                (AnyParameter::Vector(p), Gradient::Vector(grad)) => {
+                    p.update(grad, &optimizer.adam::<1>(step), scale);
+                    p.go(optimizer, lr);
+                }
                 _ => unreachable!("a gradient has the shape of its weight"),
             }
         }

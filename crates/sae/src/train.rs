@@ -14,6 +14,7 @@ use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
 use crate::json::nan_if_null;
+use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::schedule::learning_rate_factor;
 
@@ -188,7 +189,9 @@ impl Trainer {
             weight_decay: 0.0,
             step: step + 1,
         };
-        self.parameters.update(gradients, &adam, scale, unit);
+        let optimizer = Optimizer::named(&training.optimizer);
+        self.parameters
+            .update(gradients, optimizer, &adam, scale, unit);
         let method = self.config.architecture().method();
         method.project(&mut self.parameters);
 
@@ -233,7 +236,10 @@ impl Trainer {
 
     /// The batch's loss and gradients.
     fn learn(&self, batch: &Batch) -> Result<Learned, SaeError> {
-        let coder = self.coder();
+        let coder = SparseCoder {
+            k: self.config.k_at(self.progress.step),
+            ..self.coder()
+        };
         for (part, expected) in [(&batch.x, coder.d_in()), (&batch.y, coder.d_out())] {
             let found = part.dims()[1];
             if found != expected {

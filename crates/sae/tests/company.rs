@@ -50,6 +50,8 @@ fn company() -> Vec<RunConfig> {
         recipe(&["coder.architecture=matching_pursuit", &elsewhere]),
         recipe(&["training.clip_grad_norm=0.01", &elsewhere]),
         recipe(&[&across, "coder.skip_connection=true"]),
+        recipe(&["training.optimizer=signum", "coder.k_start=30"]),
+        recipe(&["training.optimizer=muon", "coder.architecture=gated"]),
         recipe(&[
             &both,
             &format!("hook_point={}", HOOKS[0]),

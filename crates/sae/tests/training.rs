@@ -259,6 +259,46 @@ fn proximal_finds_planted_features_with_each_penalty_and_is_stored_as_what_it_is
 }
 
 #[test]
+fn every_optimizer_finds_planted_features() {
+    let (x, directions) = planted(8192, 1);
+    for (optimizer, lr) in [("signum", "1e-3"), ("muon", "1e-2")] {
+        let extra = format!("optimizer = '{optimizer}'");
+        let text = recipe("topk", &extra).replace("lr = 5e-3", &format!("lr = {lr}"));
+        let mut t = trainer(&text, &x);
+        let last = run(&mut t).pop().unwrap();
+        let dictionary = t.finish(0).unwrap();
+        let found = mean_max_cosine(&dictionary, &directions);
+        println!(
+            "{optimizer}: mean max cosine {found:.4}, fvu {:.4}",
+            last.fvu
+        );
+        assert!(found >= 0.9, "{optimizer}: mean max cosine {found}");
+        let norms = dictionary.coder.w_dec().square().sum_dim(1).to_data();
+        assert!(norms.iter::<f32>().all(|n| (n - 1.0).abs() < 1e-4));
+    }
+}
+
+#[test]
+fn active_latents_fall_from_their_start_to_k() {
+    let (x, _) = planted(2048, 1);
+    let text = recipe("topk", "k_anneal_steps = 8")
+        .replace("k = 3", "k = 3\n         k_start = 11")
+        .replace("tokens = 153_600", "tokens = 2816")
+        .replace("log_every_steps = 100", "log_every_steps = 1");
+    let mut t = trainer(&text, &x);
+    let reports = run(&mut t);
+    // Initial latents are positive for all but few tokens.
+    for (step, report) in reports.iter().enumerate() {
+        let k = 11.0 - step.min(8) as f64;
+        assert!(
+            report.l0 <= k && report.l0 > 0.9 * k,
+            "step {step}: {report:?}"
+        );
+    }
+    assert_eq!(t.finish(0).unwrap().coder.k, 3);
+}
+
+#[test]
 fn multi_topk_reconstructs_better_with_another_k() {
     let (x, _) = planted(8192, 1);
     let fvu = |multi: bool| {

@@ -175,3 +175,39 @@ fn a_resumed_run_may_log_more_often_but_not_learn_faster() {
         Some(("training.adam_beta1".into(), "0.9".into(), "0.5".into()))
     );
 }
+
+#[test]
+fn a_start_of_k_that_cannot_fall_is_refused() {
+    for (text, expected) in [
+        (
+            "coder.k_start = 8",
+            "`coder.k_start`: found 8, expected at least `coder.k`",
+        ),
+        (
+            "coder.k_start = 64\ncoder.architecture = 'gated'",
+            "`coder.k_start`: found 64",
+        ),
+        (
+            "training.k_anneal_steps = 9",
+            "`training.k_anneal_steps`: found 9",
+        ),
+        (
+            "coder.k_start = 64\ncoder.d_sae = 40",
+            "`coder.k_start` = 64 is more than",
+        ),
+        (
+            "training.optimizer = 'sgd'",
+            "one of \"adam\", \"signum\", \"muon\"",
+        ),
+    ] {
+        let found = error(text, &[]);
+        assert!(found.contains(expected), "{found}");
+    }
+    let c = RunConfig::parse("run.toml", "coder.k_start = 64", &[]).unwrap();
+    let c = c.resolve(256).unwrap();
+    assert_eq!(c.training.k_anneal_steps, Some(c.steps() / 2));
+    assert_eq!(
+        (c.k_at(0), c.k_at(c.steps() / 4), c.k_at(c.steps())),
+        (64, 48, 32)
+    );
+}

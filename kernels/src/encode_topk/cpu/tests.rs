@@ -259,6 +259,39 @@ fn rows_that_do_not_resemble_those_before() {
 }
 
 #[test]
+fn weights_along_what_rounding_takes_from_the_input() {
+    // Weights that 8 bits hold exactly, along what two roundings to 8 bits leave of the input: approximations miss all of it. The
+    // bias makes the latent's score the best by a hair; an earlier set of latents has the second best.
+    for seed in 0..8 {
+        let [n, d, latents] = [64, 32, 400];
+        let mut case = Case::draw(20 + seed, [n, d, latents, 1]);
+        let first = case.x[..d].to_vec();
+        case.x = first.repeat(n);
+        let largest = first.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let missing = |v: f32| {
+            let scaled = v * (127.0 / largest);
+            let left = scaled - scaled.round_ties_even();
+            left - (left * 254.0).round_ties_even() / 254.0
+        };
+        case.w_enc.fill(0.0);
+        case.b_enc.fill(-1e9);
+        let [second, best] = [5, 300];
+        for (at, v) in first.iter().enumerate() {
+            case.w_enc[best * d + at] = 127.0f32.copysign(missing(*v));
+            case.w_enc[second * d + at] = if at % 2 == 0 { 127.0 } else { -127.0 };
+        }
+        let dot = |latent: usize| exact::score(&first, &case.w_enc[latent * d..][..d], 0.0);
+        case.b_enc[second] = 0.0;
+        case.b_enc[best] = dot(second) - dot(best);
+        while dot(best) + case.b_enc[best] <= dot(second) {
+            case.b_enc[best] = case.b_enc[best].next_up();
+        }
+        assert_eq!(case.expected()[0].latent(), best as i32);
+        case.holds("weights along the rest");
+    }
+}
+
+#[test]
 fn zeros_and_ties_without_end() {
     let mut case = Case::draw(12, [66, 32, 3000, 8]);
     case.x[..10 * 32].fill(0.0);
@@ -270,10 +303,10 @@ fn zeros_and_ties_without_end() {
 
 #[test]
 fn few_latents_are_scored_exactly() {
-    // Scored in random order, 32 (1 + ln(8192 / 32)) = 209 latents beat the 32 best before them. The floor lags by up to 40,
-    // half of them on the mean, and bounds of 8 bits let some three times as many through.
+    // Scored in random order, 32 (1 + ln(8192 / 32)) = 209 latents beat the 32 best before them. The floor lags by up to 16,
+    // half of them on the mean, and bounds of 8 bits of a weight let some more through.
     let case = Case::draw(13, [256, 768, 8192, 32]);
-    for (level, most) in [(Level::Portable, 350), (Level::Avx512, 600)] {
+    for (level, most) in [(Level::Portable, 300), (Level::Avx512, 420)] {
         if level <= Level::detected() {
             let found = case.scored(level);
             println!("{level:?}: {found} latents scored a row");

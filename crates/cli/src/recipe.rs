@@ -149,6 +149,12 @@ fn agree(recipes: &[Recipe]) -> Result<()> {
             names.insert(name),
             "two coders are called {name}: name recipes and values apart"
         );
+        // What the run itself keeps beside its coders' folders.
+        let taken = ["checkpoint", "dictionary", "features", "runs.parquet"];
+        ensure!(
+            recipes.len() == 1 || !taken.contains(&name.as_str()),
+            "a coder cannot be called {name}, as something of the run is: rename the recipe"
+        );
         let Some((key, there, here)) = recipes[0].config.batch_difference(&recipe.config) else {
             continue;
         };

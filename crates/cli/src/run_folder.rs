@@ -11,6 +11,7 @@
 //! DIR/checkpoint/      what `--resume` goes on from
 //! ```
 
+use crate::{first_batch, summary};
 use anyhow::{Context, Result, bail};
 use lapidary_evaluation::Metrics;
 use lapidary_model::write_atomically;
@@ -66,6 +67,8 @@ impl RunFolder {
             self.metrics(),
             self.metrics_log(),
             self.report(),
+            self.path.join(first_batch::FILE),
+            self.path.join(summary::FILE),
         ] {
             if file.exists() {
                 std::fs::remove_file(&file)

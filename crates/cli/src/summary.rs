@@ -9,6 +9,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// The table of all coders, in the folder of a run of several.
+pub const FILE: &str = "runs.parquet";
+
 /// Writes the table into the folder of the run: a coder's name, the keys of the recipe in which coders differ, the last
 /// line of its log, and its figures of merit. Gives the file's path.
 pub fn write(
@@ -36,7 +39,7 @@ pub fn write(
         }
         rows.push(row);
     }
-    let path = out.join("runs.parquet");
+    let path = out.join(FILE);
     write_runs(&path, &rows)?;
     show(&rows, varied[0].len());
     Ok(path)

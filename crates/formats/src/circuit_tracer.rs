@@ -63,6 +63,14 @@ impl Layout for CircuitTracer {
         }
         if let Some(config) = &config {
             config.only("model_kind", &["transcoder_set"])?;
+            config.only("activation", &["relu", "jumprelu"])?;
+            if config.has("k") {
+                return Err(FormatError::Foreign {
+                    path: place.path.clone(),
+                    found: format!("k in {CONFIG}"),
+                    why: "a set's transcoders are read as ReLU or JumpReLU".into(),
+                });
+            }
         }
         let path = place.only("one layer_N.safetensors", |n| {
             numbered(n, "layer_").is_some()

@@ -42,7 +42,10 @@ impl Layout for GemmaScope {
         let path = place.only("one file of parameters", fits)?;
         let file = Container::open(&path)?;
         let tensors = file.tensors()?;
-        let folders = place.components();
+        // Only what the release says of itself: its own folder's name, and those below.
+        let mut folders = place.components();
+        let release = folders.iter().position(|name| name.contains("gemma-scope"));
+        folders.truncate(release.map_or(0, |at| at + 1));
         let skips = tensors.has(SKIP);
         let transcodes = skips || folders.iter().any(|name| name.contains("transcoder"));
         let [enc, dec] = match tensors.has("W_enc") {

@@ -155,6 +155,7 @@ pub fn save_all(
         )
         .into());
     }
+    only_ours(dir)?;
     replace_folder(dir, |folder| {
         for dictionary in dictionaries {
             layout.write(dictionary, folder)?;
@@ -163,5 +164,38 @@ pub fn save_all(
         }
         Ok(())
     })?;
+    Ok(())
+}
+
+/// Refuses a folder with anything in it that [`save_all`] does not write: it would be lost.
+fn only_ours(dir: &Path) -> Result<(), FormatError> {
+    const NAMES: [&str; 6] = [
+        "cfg.json",
+        "config.json",
+        "config.yaml",
+        "sae_weights.safetensors",
+        "sae.safetensors",
+        "ae.pt",
+    ];
+    if !dir.exists() {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(dir).map_err(|e| SaeError::read(dir, e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| SaeError::read(dir, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ours = NAMES.contains(&name.as_str())
+            || name.starts_with("lapidary_sample")
+            || (name.starts_with("layer_") && name.ends_with(".safetensors"));
+        if !ours || !entry.path().is_file() {
+            return Err(SaeError::format(
+                dir,
+                "folder",
+                format!("`{name}` beside a dictionary"),
+                "nothing but a dictionary to replace: choose another folder, or move that away",
+            )
+            .into());
+        }
+    }
     Ok(())
 }

@@ -27,11 +27,12 @@ impl Layout for LlamaScope {
 
     fn signs(&self, place: &Place) -> Result<Option<String>, FormatError> {
         let there =
-            place.has(CONFIG) || (place.means(WEIGHTS) && place.here_or_above(CONFIG).is_some());
+            place.means(CONFIG) || (place.means(WEIGHTS) && place.here_or_above(CONFIG).is_some());
         Ok(there.then(|| CONFIG.into()))
     }
 
     fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        place.expect(&[CONFIG, WEIGHTS])?;
         let path = place.here_or_above(CONFIG);
         let config = Fields::read(&path.unwrap_or_else(|| place.join(CONFIG)))?;
         config.only("act_fn", &["jumprelu"])?;

@@ -41,6 +41,7 @@ impl Layout for Llamascopium {
     }
 
     fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        place.expect(&[CONFIG, WEIGHTS])?;
         let config = Fields::read(&place.join(CONFIG))?;
         let foreign = |found: String, why: &str| FormatError::Foreign {
             path: place.join(CONFIG),

@@ -64,6 +64,17 @@ impl Place {
         }
     }
 
+    /// Refuses another file than these, where a file was given.
+    pub(crate) fn expect(&self, names: &[&str]) -> Result<(), SaeError> {
+        match &self.file {
+            Some(file) if !names.contains(&file.as_str()) => {
+                let expected = format!("the folder, or {}", names.join(" or "));
+                Err(SaeError::format(&self.path, "file", file, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The files that may be meant: the one that was given, or all of the folder.
     pub(crate) fn meant(&self) -> &[String] {
         match &self.file {

@@ -27,6 +27,10 @@ impl Layout for SaeLens {
         if place.means("sae_weights.safetensors") {
             return Ok(Some(self.signature().into()));
         }
+        // Some other file of the folder was named.
+        if !place.means("cfg.json") {
+            return Ok(None);
+        }
         // One whose weights are missing is still one, and its reader says so.
         let cfg = Fields::read(&place.join("cfg.json"))?;
         let named = cfg.has("architecture") || cfg.has("d_sae");
@@ -34,6 +38,7 @@ impl Layout for SaeLens {
     }
 
     fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        place.expect(&["cfg.json", "sae_weights.safetensors"])?;
         Ok(Dictionary::load(&place.folder, device)?)
     }
 

@@ -40,6 +40,7 @@ impl Layout for Sparsify {
     }
 
     fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
+        place.expect(&[CONFIG, WEIGHTS])?;
         let cfg = Fields::read(&place.join(CONFIG))?;
         let foreign = |found: &str, why: &str| FormatError::Foreign {
             path: place.join(CONFIG),

@@ -35,10 +35,26 @@ pub(crate) fn read(path: &Path) -> Result<Fields, SaeError> {
 
 fn parse(text: &str) -> Result<Map<String, Value>, (usize, String)> {
     let mut map = Map::new();
+    // The key whose value may follow in the lines below.
+    let mut open = None;
     for (at, line) in text.lines().enumerate() {
         let wrong = || (at + 1, line.chars().take(60).collect::<String>());
-        let nested = line.starts_with([' ', '\t']) || line.starts_with("- ") || line == "-";
-        if line.trim().is_empty() || line.starts_with('#') || (at == 0 && line == "---") || nested {
+        let text = line.trim();
+        if text.is_empty() || text.starts_with('#') || (at == 0 && line == "---") {
+            continue;
+        }
+        let nested = line.starts_with([' ', '\t']) || text.starts_with("- ") || text == "-";
+        if nested {
+            // Lists and maps are not read, and nothing else may stand below a key.
+            let part =
+                text.starts_with("- ") || text == "-" || text.contains(": ") || text.ends_with(':');
+            let Some(value) = open.as_ref().and_then(|key: &String| map.get_mut(key)) else {
+                return Err(wrong());
+            };
+            if !part {
+                return Err(wrong());
+            }
+            *value = Value::Array(vec![]);
             continue;
         }
         let (key, value) = match line.split_once(": ") {
@@ -49,7 +65,9 @@ fn parse(text: &str) -> Result<Map<String, Value>, (usize, String)> {
         if key.is_empty() || !key.chars().all(plain) || map.contains_key(key) {
             return Err(wrong());
         }
-        map.insert(key.to_owned(), scalar(value).ok_or_else(wrong)?);
+        let value = scalar(value).ok_or_else(wrong)?;
+        open = value.is_null().then(|| key.to_owned());
+        map.insert(key.to_owned(), value);
     }
     Ok(map)
 }
@@ -86,7 +104,7 @@ mod tests {
         assert_eq!(
             Value::Object(map),
             serde_json::json!({"model_name": "google/gemma-2-2b", "scan": "gemma: 2", "k": 32, "skip": true, "empty": null,
-                               "transcoders": null, "feature_input_hook": "ln2.hook_normalized", "lapidary": {"a": [1, 2]}})
+                               "transcoders": [], "feature_input_hook": "ln2.hook_normalized", "lapidary": {"a": [1, 2]}})
         );
     }
 
@@ -104,6 +122,9 @@ mod tests {
             "no key",
             "? a",
             "a: 1\na: 2",
+            "a: google/\n  gemma",
+            "a:\n  cross_layer_transcoder",
+            "a: 1\n- b",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -172,8 +172,11 @@ impl FromStr for HookPoint {
             .strip_prefix("blocks.")
             .and_then(|rest| rest.split_once('.'));
         if let Some((layer, name)) = block
-            && let Ok(layer) = layer.parse()
+            && let Ok(number) = layer.parse::<usize>()
+            // One point has one spelling: neither `+1` nor `01`.
+            && number.to_string() == layer
         {
+            let layer = number;
             if let Some((hook, _)) = BlockHook::ALL.iter().find(|(_, n)| *n == name) {
                 return Ok(Self::Block(layer, *hook));
             }
@@ -221,7 +224,13 @@ mod tests {
             error.contains("did you mean `blocks.3.hook_resid_post`"),
             "{error}"
         );
-        assert!("model.layers.3".parse::<HookPoint>().is_err());
+        for text in [
+            "model.layers.3",
+            "blocks.01.hook_resid_post",
+            "blocks.+1.hook_resid_post",
+        ] {
+            assert!(text.parse::<HookPoint>().is_err(), "{text}");
+        }
         assert!("blocks.-1.hook_resid_post".parse::<HookPoint>().is_err());
     }
 }

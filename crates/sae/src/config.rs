@@ -405,6 +405,16 @@ impl RunConfig {
                 let expected =
                     "at least `coder.k`, of a coder whose active latents `k` counts, or nothing";
                 range("coder.k_start", falls, start.to_string(), expected)?;
+                if let Some(over) = t.k_anneal_steps {
+                    let expected = format!("fewer than all {} steps of training", self.steps());
+                    let fewer = over < self.steps();
+                    range(
+                        "training.k_anneal_steps",
+                        fewer,
+                        over.to_string(),
+                        &expected,
+                    )?;
+                }
             }
             (None, Some(steps)) => {
                 let expected = "nothing, or `coder.k_start` too";

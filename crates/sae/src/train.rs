@@ -197,7 +197,10 @@ impl Trainer {
 
         self.progress.step += 1;
         self.progress.tokens += n as u64;
-        if let Some(t) = terms.threshold {
+        // While more latents are active than will be, the threshold is another.
+        if let Some(t) = terms.threshold
+            && self.config.k_at(step) == self.config.coder.k
+        {
             self.progress.threshold.observe(t, training.threshold_decay);
         }
         if self

@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod normalized;
+
 use std::fs;
-use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_activations::{
-    ActivationMatrix, ActivationsError, BatchSource, Normalization, NormalizationKind,
-};
+use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_sae::{Architecture, Dictionary, RunConfig, TrainingRun};
+use normalized::Normalized;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -83,37 +83,6 @@ fn config(more: &[&str]) -> RunConfig {
          k = 3";
     let set: Vec<String> = more.iter().map(ToString::to_string).collect();
     RunConfig::parse("test.toml", text, &set).unwrap()
-}
-
-/// Batches under a normalization of each hook point.
-struct Normalized {
-    inner: ActivationMatrix,
-    normalizations: Vec<Normalization>,
-}
-
-impl BatchSource for Normalized {
-    fn normalizations(&self) -> &[Normalization] {
-        &self.normalizations
-    }
-    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
-        let parts = self
-            .inner
-            .next_batch()?
-            .into_iter()
-            .zip(&self.normalizations);
-        Ok(parts.map(|(x, n)| normalized(x, n)).collect())
-    }
-    fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
-        self.inner.save(dir)
-    }
-    fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError> {
-        self.inner.restore(dir)
-    }
-}
-
-fn normalized(x: Tensor<2>, n: &Normalization) -> Tensor<2> {
-    let mean = Tensor::<1>::from_floats(n.mean.as_slice(), &x.device());
-    (x - mean.unsqueeze()) * n.scale
 }
 
 fn trained(planted: &Planted, config: RunConfig, scales: [f32; 2]) -> (TrainingRun, f64) {

@@ -85,7 +85,9 @@ impl SparseTraining for Flex {
                 |scratch, (latent, square)| {
                     let row = &floats(&w)[latent * d..][..d];
                     let along = gradient.of_latent(latent, unit_rows.then_some(row), scratch);
-                    axpy(-along, row, scratch);
+                    if unit_rows {
+                        axpy(-along, row, scratch);
+                    }
                     *square = dot(scratch, scratch);
                 },
             );

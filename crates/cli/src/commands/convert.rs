@@ -50,6 +50,16 @@ impl Convert {
         let dictionaries = each
             .map(|from| open_dictionary(from, self.from_format, self.hook_point, &device))
             .collect::<Result<Vec<_>>>()?;
+        if let Ok(to) = self.to.canonicalize() {
+            for from in self.from.iter().filter_map(|from| from.canonicalize().ok()) {
+                if from.starts_with(&to) {
+                    bail!(
+                        "{}: what is read lies in it, and would be lost; choose another --to",
+                        self.to.display()
+                    );
+                }
+            }
+        }
         if !self.overwrite && lapidary_formats::exists(&self.to) {
             bail!(
                 "{} holds a dictionary already: give --overwrite to replace it, or another --to",

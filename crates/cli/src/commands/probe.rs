@@ -169,7 +169,14 @@ impl Probe {
                 let part = if text < tested { &mut test } else { &mut train };
                 let tokens = tokenizer.encode(whole)?;
                 let bos = bos.into_iter().collect::<Vec<u32>>();
-                let passages = tokens.chunks(context - bos.len()).take(self.passages);
+                let room = context.saturating_sub(bos.len());
+                if room == 0 {
+                    bail!(
+                        "{}: found a context of {context} tokens, expected more than the one that begins a sequence",
+                        self.dictionary.display()
+                    );
+                }
+                let passages = tokens.chunks(room).take(self.passages);
                 part.extend(passages.map(|passage| ([&bos, passage].concat(), class)));
             }
         }

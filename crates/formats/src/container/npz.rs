@@ -45,6 +45,7 @@ struct Header {
 impl NpzFile {
     pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
         let file = File::open(path).map_err(|e| SaeError::read(path, e))?;
+        let length = file.metadata().map_err(|e| SaeError::read(path, e))?.len();
         let expected = "a zip archive of .npy files";
         let mut archive =
             ZipArchive::new(BufReader::new(file)).map_err(|e| damaged(path, e, expected))?;
@@ -65,7 +66,7 @@ impl NpzFile {
                 return Err(wrong("another file".into(), "a name that ends in .npy"));
             };
             let size = entry.size();
-            if size > MUCH && size / DENSEST > entry.compressed_size() {
+            if size > MUCH && size / DENSEST > entry.compressed_size().min(length) {
                 let found = format!("{size} bytes out of {}", entry.compressed_size());
                 return Err(wrong(found, "what weights are compressed to"));
             }
@@ -87,7 +88,12 @@ impl NpzFile {
                 header,
                 start: text.0,
             };
-            arrays.insert(short.to_owned(), array);
+            if arrays.insert(short.to_owned(), array).is_some() {
+                return Err(wrong(
+                    "another array of this name".into(),
+                    "one of each name",
+                ));
+            }
         }
         Ok(Self {
             path: path.into(),

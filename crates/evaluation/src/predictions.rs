@@ -78,6 +78,7 @@ mod tests {
     use super::*;
     use crate::numbers::numbers;
     use burn::tensor::TensorData;
+    use lapidary_activations::Segment;
 
     #[test]
     fn cross_entropy_and_divergence_equal_sums_over_the_vocabulary() {
@@ -118,5 +119,31 @@ mod tests {
             })
             .sum();
         assert!((found - expected).abs() < 1e-5);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_token_of_a_document_predicts_nothing_of_the_next_but_its_special_token() {
+        // Two documents side by side, then one that begins with a special token; special tokens do not count themselves.
+        const SPECIAL: u32 = 9;
+        let begins = |start: usize, bos| Segment {
+            start,
+            bos,
+            document: start as u32,
+            offset: 0,
+        };
+        let block = TokenBlock {
+            tokens: vec![1, 2, 3, 4, SPECIAL, 5],
+            segments: vec![begins(0, false), begins(2, false), begins(4, true)],
+            attend_across_documents: false,
+        };
+        let counts = [true, true, true, true, false, true];
+        let found = predicts(&[block.clone(), block], &counts.repeat(2), &[SPECIAL]);
+        let expected = [true, false, true, true, false, true];
+        assert_eq!(found, expected.repeat(2));
     }
 }

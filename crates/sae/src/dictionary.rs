@@ -77,8 +77,8 @@ impl Dictionary {
         saelens::exists(dir)
     }
 
-    /// Reads a folder in the layout of SAELens 6 (`cfg.json`, `sae_weights.safetensors`): architectures standard, topk
-    /// and jumprelu, in f32, f16 or bf16.
+    /// Reads a folder in the layout of SAELens 6 (`cfg.json`, `sae_weights.safetensors`) in f32, f16 or bf16: whatever [`Self::save`]
+    /// writes, and SAELens's own.
     ///
     /// # Errors
     /// A file is missing, damaged, or says something that this program cannot do exactly.

@@ -10,7 +10,7 @@ use std::fs;
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_sae::{Architecture, Dictionary, RunConfig, TrainingRun};
-use normalized::Normalized;
+use normalized::{Normalized, host, matrix};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -18,15 +18,6 @@ use rand_chacha::ChaCha8Rng;
 const WIDTHS: [usize; 2] = [20, 14];
 const FEATURES: usize = 40;
 const ROWS: usize = 8192;
-
-fn matrix(rows: &[f32], width: usize) -> Tensor<2> {
-    let n = rows.len() / width;
-    Tensor::from_data(TensorData::new(rows.to_vec(), [n, width]), &Device::flex())
-}
-
-fn host(t: Tensor<2>) -> Vec<f32> {
-    t.into_data().iter::<f32>().collect()
-}
 
 /// Features, of which a third each live at both points, at the first, and at the second; and sums of three of them.
 struct Planted {

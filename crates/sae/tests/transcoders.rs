@@ -7,10 +7,10 @@ mod normalized;
 
 use std::fs;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_sae::{Architecture, Dictionary, RunConfig, TrainingRun};
-use normalized::{Normalized, normalized};
+use normalized::{Normalized, host, matrix, normalized};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -20,15 +20,6 @@ const D_OUT: usize = 12;
 /// Hidden units of the planted layer.
 const UNITS: usize = 8;
 const ROWS: usize = 8192;
-
-fn matrix(rows: &[f32], width: usize) -> Tensor<2> {
-    let n = rows.len() / width;
-    Tensor::from_data(TensorData::new(rows.to_vec(), [n, width]), &Device::flex())
-}
-
-fn host(t: Tensor<2>) -> Vec<f32> {
-    t.into_data().iter::<f32>().collect()
-}
 
 /// y = W₂ᵀ relu(W₁ x − ½) + A x, of normal x: rows of `first` and `second` belong to a unit.
 struct Layer {

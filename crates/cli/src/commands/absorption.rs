@@ -1,7 +1,7 @@
 //! `lapidary absorption`.
 
 use super::eval::Opened;
-use super::figures::number;
+use super::figures::{line, number};
 use super::probe::dense;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Stage;
@@ -174,7 +174,7 @@ fn table(found: &Found) -> String {
         ),
         ("mean_num_split_features", found.mean_num_split_features),
     ] {
-        text += &format!("  {name:<32} {:>11}\n", number(value));
+        text += &line(name, value, "");
     }
     text += &format!(
         "  over {} letters, {} words to test on\n",

@@ -12,7 +12,7 @@ pub fn table(m: &Metrics) -> String {
     let mut group = |title: &str, rows: &[(&str, f64, &str)]| {
         let _ = writeln!(text, "{title}");
         for (name, value, meaning) in rows {
-            let _ = writeln!(text, "  {name:<32} {:>11}  {meaning}", number(*value));
+            text += &line(name, *value, meaning);
         }
     };
     group(
@@ -201,6 +201,12 @@ pub fn table(m: &Metrics) -> String {
     }
     let _ = writeln!(text, "{} tokens", m.tokens);
     text
+}
+
+/// A figure, and what it means.
+pub fn line(name: &str, value: f64, meaning: &str) -> String {
+    let line = format!("  {name:<32} {:>11}  {meaning}", number(value));
+    format!("{}\n", line.trim_end())
 }
 
 /// Five digits, in a form that fits the size.

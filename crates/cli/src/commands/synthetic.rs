@@ -1,6 +1,6 @@
 //! `lapidary synthetic`.
 
-use super::figures::number;
+use super::figures::line;
 use crate::arguments::{DeviceArgument, open_dictionary};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
@@ -214,8 +214,7 @@ fn table(r: &Recovery) -> String {
             "of the rows of parents and children; 0 in truth",
         ));
     }
-    let line = |(name, value, meaning): (&str, f64, &str)| {
-        format!("  {name:<20} {:>11}  {meaning}\n", number(value))
-    };
-    rows.into_iter().map(line).collect()
+    let rows = rows.into_iter();
+    rows.map(|(name, value, meaning)| line(name, value, meaning))
+        .collect()
 }

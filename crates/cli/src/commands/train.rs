@@ -8,7 +8,7 @@ use crate::progress::Stage;
 use crate::recipe::{Recipe, Sweep, read_all};
 use crate::run_folder::{MetricsLog, RunFolder, write_json};
 use crate::summary;
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
@@ -144,7 +144,11 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
     // What can be refused is refused before anything is written or any long work begins.
     let mut widths = vec![];
     for recipe in &recipes {
-        widths.push(check(recipe, &model, &block_config)?);
+        let width = check(recipe, &model, &block_config);
+        widths.push(match several {
+            true => width.with_context(|| format!("coder {}", recipe.name))?,
+            false => width?,
+        });
     }
     let hooks = hook_points(&configs);
     let hooks: Vec<HookPoint> = hooks.iter().map(|h| h.parse()).collect::<Result<_, _>>()?;

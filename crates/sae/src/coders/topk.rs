@@ -68,7 +68,7 @@ impl Method for TopK {
         sparse_step(coder, y, centred, codes, &[own, wider], now)
     }
 
-    /// Rows keep their norms, which are 1 from training: dividing by them would change which latents are the largest.
+    /// Rows keep their norms, 1 in an autoencoder and any in a transcoder: dividing by them would change which latents are the largest.
     fn finish(
         &self,
         coder: &SparseCoder,

@@ -1,8 +1,8 @@
-//! A source of batches whose activations are normalized in a way that a test chooses.
+//! A source of batches whose activations are normalized in a way that a test chooses, and tensors from and to the host.
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{ActivationMatrix, ActivationsError, BatchSource, Normalization};
 
 /// Batches under a normalization of each hook point.
@@ -34,4 +34,13 @@ impl BatchSource for Normalized {
 pub fn normalized(x: Tensor<2>, n: &Normalization) -> Tensor<2> {
     let mean = Tensor::<1>::from_floats(n.mean.as_slice(), &x.device());
     (x - mean.unsqueeze()) * n.scale
+}
+
+pub fn matrix(rows: &[f32], width: usize) -> Tensor<2> {
+    let n = rows.len() / width;
+    Tensor::from_data(TensorData::new(rows.to_vec(), [n, width]), &Device::flex())
+}
+
+pub fn host(t: Tensor<2>) -> Vec<f32> {
+    t.into_data().iter::<f32>().collect()
 }

@@ -120,11 +120,6 @@ mod tests {
             .sum();
         assert!((found - expected).abs() < 1e-5);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn the_last_token_of_a_document_predicts_nothing_of_the_next_but_its_special_token() {

@@ -7,7 +7,7 @@ mod normalized;
 
 use std::fs;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_sae::{Architecture, Dictionary, RunConfig, TrainingRun};
 use normalized::{Normalized, host, matrix};

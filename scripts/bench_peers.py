@@ -6,15 +6,19 @@ Prints one line with the tools that could be started, `name=version` each, and t
 one batch: forward, backward, decoder rows kept at norm 1 (sparsify, dictionary_learning, as ours does), clipping (SAELens,
 dictionary_learning) and Adam. The batch is normal random numbers, the same for all; every tool computes in f32 on the CPU. On a GPU sparsify runs as its
 trainer runs it: its Triton decoder, bf16 autocast, fused Adam; the others likewise under autocast.
+
+With `--coder matching_pursuit` the tools are SAELens and overcomplete, both without a threshold and with k steps a row.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import time
 import traceback
+import types
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn must not spin
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,6 +27,7 @@ parser.add_argument("--d-in", type=int, default=768)
 parser.add_argument("--d-sae", type=int, default=24576)
 parser.add_argument("-k", type=int, default=32)
 parser.add_argument("--batch-tokens", type=int, default=2048)
+parser.add_argument("--coder", choices=["topk", "matching_pursuit"], default="topk")
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 arguments = parser.parse_args()
 if arguments.device == "cpu":
@@ -80,10 +85,23 @@ def sparsify():
 
 
 def saelens():
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    import sae_lens
     from sae_lens.saes.sae import TrainStepInput
 
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=F, k=K, device=DEVICE)).to(DEVICE)
+    if arguments.coder == "topk":
+        config = sae_lens.TopKTrainingSAEConfig(d_in=D, d_sae=F, k=K, device=DEVICE)
+        sae = sae_lens.TopKTrainingSAE(config).to(DEVICE)
+    else:
+        config = sae_lens.MatchingPursuitTrainingSAEConfig(
+            d_in=D,
+            d_sae=F,
+            max_iterations=K,
+            residual_threshold=0.0,
+            stop_on_duplicate_support=False,
+            decoder_init_norm=1.0,
+            device=DEVICE,
+        )
+        sae = sae_lens.MatchingPursuitTrainingSAE(config).to(DEVICE)
     names = TrainStepInput.__dataclass_fields__
     known = {"sae_in": x, "coefficients": {}, "dead_neuron_mask": None, "n_training_steps": 0, "is_logging_step": False}
     given = TrainStepInput(**{name: value for name, value in known.items() if name in names})
@@ -110,7 +128,26 @@ def dictionary_learning():
     return trained(coder, loss, adjust=adjust, after=after), lambda: coder.encode(x)
 
 
-PACKAGES = {sparsify: "eai-sparsify", saelens: "sae-lens", dictionary_learning: "dictionary-learning"}
+def overcomplete():
+    # Only its coders: the rest imports packages for images that timing has no use for.
+    package = types.ModuleType("overcomplete")
+    package.__path__ = list(importlib.util.find_spec("overcomplete").submodule_search_locations)
+    sys.modules["overcomplete"] = package
+    from overcomplete.sae.mp_sae import MpSAE
+
+    coder = MpSAE(D, F, k=K, device=DEVICE)
+
+    def loss():
+        residual, _ = coder.encode(x)
+        return residual.square().mean()
+
+    return trained(coder, loss, adjust=lambda: clip(coder)), lambda: coder.encode(x)
+
+
+if arguments.coder == "topk":
+    PACKAGES = {sparsify: "eai-sparsify", saelens: "sae-lens", dictionary_learning: "dictionary-learning"}
+else:
+    PACKAGES = {saelens: "sae-lens", overcomplete: "overcomplete"}
 tools = {}
 for tool, package in PACKAGES.items():
     try:

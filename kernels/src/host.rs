@@ -48,11 +48,15 @@ pub(crate) fn dims2(tensor: &FlexTensor) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
 /// Asks for memory that will be read next.
 #[inline]
-pub(crate) fn prefetch(memory: &[f32]) {
+pub(crate) fn prefetch<T>(memory: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in memory.chunks(16) {
+    for line in memory.chunks(LINE / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: asking reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
@@ -63,9 +67,9 @@ pub(crate) fn prefetch(memory: &[f32]) {
 
 /// Asks for memory that will be read a while later: it comes as far as the second-level cache.
 #[inline]
-pub(crate) fn prefetch_far(memory: &[f32]) {
+pub(crate) fn prefetch_far<T>(memory: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in memory.chunks(16) {
+    for line in memory.chunks(LINE / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };

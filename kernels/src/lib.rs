@@ -34,7 +34,11 @@ mod forward_pass;
 mod gpu;
 mod host;
 mod huge_pages;
+#[cfg(target_arch = "x86_64")]
+mod integers;
 mod mapped_file;
+mod matching_pursuit;
+mod norms;
 mod sparse_products;
 mod sparse_training;
 
@@ -51,6 +55,7 @@ pub use forward_pass::{
 };
 pub use huge_pages::HugePages;
 pub use mapped_file::MappedFile;
+pub use matching_pursuit::{Pursued, Pursuit, pursue, pursuit_gradient};
 pub use sparse_training::{
     Reconstruction, RowUpdate, SparseGradient, latent_sums, reconstruct, sparse_adam_step,
     squared_norm,

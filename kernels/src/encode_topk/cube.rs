@@ -102,7 +102,7 @@ pub(crate) fn rank(
 }
 
 /// `x · wᵀ` in f32, without tensor cores.
-fn product(x: CubeTensor, w: CubeTensor) -> CubeTensor {
+pub(crate) fn product(x: CubeTensor, w: CubeTensor) -> CubeTensor {
     let ([rows, _], [latents, _]) = (dims2(&x), dims2(&w));
     let out = empty(&x, [rows, latents], DType::F32);
     let w = CubeBackend::float_transpose(w);

@@ -9,5 +9,6 @@ mod encode_batch_topk;
 mod encode_threshold;
 mod encode_topk;
 mod forward_pass;
+mod matching_pursuit;
 mod reference;
 mod sparse_training;

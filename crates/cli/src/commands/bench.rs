@@ -2,6 +2,7 @@
 
 use crate::arguments::{DeviceArgument, device_name};
 use crate::commands::bench_model::ModelBench;
+use crate::commands::bench_pursuit::PursuitBench;
 use crate::commands::bench_store;
 use crate::commands::peers::Peers;
 use anyhow::{Result, ensure};
@@ -22,6 +23,7 @@ use std::time::Instant;
   lapidary bench
   lapidary bench --vs-peers                  # from a checkout: beside sparsify, SAELens and dictionary_learning
   lapidary bench --device cuda --config G1 --json
+  lapidary bench --config M1 --vs-peers      # matching pursuit, beside TopK, SAELens and overcomplete
   lapidary bench --store /data               # a store of activations on that disk, beside dd
   lapidary bench --model FOLDER --vs-peers   # harvesting and logits of a language model, beside transformers")]
 pub struct Bench {
@@ -72,9 +74,15 @@ enum Config {
     /// d 4,096, F 131,072, k 64, 8,192 tokens a step
     #[value(name = "G2")]
     G2,
+    /// matching pursuit: d 512, F 8,192, k 32, 2,048 tokens a step
+    #[value(name = "M1")]
+    M1,
     /// d 64, F 512, k 8, 128 tokens a step: to try the command
     #[value(name = "tiny")]
     Tiny,
+    /// matching pursuit at the sizes of tiny
+    #[value(name = "tiny-pursuit")]
+    TinyPursuit,
 }
 
 /// Sizes of a coder and its batch.
@@ -87,7 +95,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    fn arguments(self) -> [(&'static str, String); 4] {
+    pub fn arguments(self) -> [(&'static str, String); 4] {
         [
             ("--d-in", self.d_in.to_string()),
             ("--d-sae", self.d_sae.to_string()),
@@ -103,7 +111,8 @@ impl Config {
             Self::C1 => (768, 24_576, 32, 2048),
             Self::G1 => (768, 24_576, 32, 8192),
             Self::G2 => (4096, 131_072, 64, 8192),
-            Self::Tiny => (64, 512, 8, 128),
+            Self::M1 => (512, 8192, 32, 2048),
+            Self::Tiny | Self::TinyPursuit => (64, 512, 8, 128),
         };
         Sizes {
             d_in,
@@ -171,6 +180,15 @@ impl Bench {
             return bench.run(&device);
         }
         let sizes = self.config.sizes();
+        if matches!(self.config, Config::M1 | Config::TinyPursuit) {
+            let bench = PursuitBench {
+                sizes,
+                rounds: self.steps,
+                peers: self.vs_peers.then_some(&*self.scripts),
+                json: self.json,
+            };
+            return bench.run(&device);
+        }
         let mut peers = match self.vs_peers {
             true => Some(Peers::start(
                 &self.scripts,
@@ -182,7 +200,7 @@ impl Bench {
         };
         let before = memory::resident();
         memory::forget_peak();
-        let mut ours = Ours::new(sizes, &device)?;
+        let mut ours = Ours::new("topk", sizes, &device)?;
         ours.step()?;
         ours.encode()?;
         let mut times = [vec![], vec![]];
@@ -275,15 +293,16 @@ fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: usize) -> Result<Vec<InTu
 }
 
 /// A coder in training on random activations.
-struct Ours {
+pub struct Ours {
     trainer: TrainingRun,
     x: Tensor<2>,
     k: usize,
+    pursues: bool,
     device: Device,
 }
 
 impl Ours {
-    fn new(sizes: Sizes, device: &Device) -> Result<Self> {
+    pub fn new(architecture: &str, sizes: Sizes, device: &Device) -> Result<Self> {
         let Sizes {
             d_in,
             d_sae,
@@ -294,7 +313,7 @@ impl Ours {
         let x = Tensor::<2>::random([batch_tokens, d_in], Distribution::Normal(0.0, 1.0), device);
         // No log and no dead latents in the steps that are timed.
         let recipe = format!(
-            "[coder]\narchitecture = 'topk'\nd_sae = {d_sae}\nk = {k}\nb_dec_init = 'mean'\n\
+            "[coder]\narchitecture = '{architecture}'\nd_sae = {d_sae}\nk = {k}\nb_dec_init = 'mean'\n\
              [training]\nbatch_tokens = {batch_tokens}\ntokens = {}\nlr = 1e-4\nlog_every_steps = 1000000\n\
              dead_after_tokens = 1000000000000\n",
             1_000_000 * batch_tokens
@@ -307,21 +326,26 @@ impl Ours {
             trainer,
             x,
             k,
+            pursues: architecture == "matching_pursuit",
             device: device.clone(),
         })
     }
 
-    fn step(&mut self) -> Result<f64> {
+    pub fn step(&mut self) -> Result<f64> {
         let start = Instant::now();
         self.trainer.step()?;
         self.device.sync()?;
         Ok(start.elapsed().as_secs_f64())
     }
 
-    fn encode(&self) -> Result<f64> {
+    pub fn encode(&self) -> Result<f64> {
         let coder = self.trainer.trainers()[0].coder();
         let start = Instant::now();
-        let codes = encode_topk(self.x.clone(), coder.w_enc(), coder.b_enc(), self.k);
+        let x = self.x.clone();
+        let codes = match self.pursues {
+            true => coder.encode(x),
+            false => encode_topk(x, coder.w_enc(), coder.b_enc(), self.k),
+        };
         self.device.sync()?;
         let seconds = start.elapsed().as_secs_f64();
         drop(codes);

@@ -3,6 +3,7 @@
 pub mod absorption;
 pub mod bench;
 mod bench_model;
+mod bench_pursuit;
 mod bench_store;
 pub mod convert;
 pub mod devices;

@@ -3,7 +3,7 @@
 //! other encoder, and the number of steps can be another after training.
 
 use burn::tensor::Tensor;
-use lapidary_kernels::SparseCodes;
+use lapidary_kernels::{Pursuit, SparseCodes, pursue, pursuit_gradient};
 use lapidary_model::settings::{Reader, SettingsError};
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::error::SaeError;
 use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
 use crate::losses;
-use crate::pursuit::{Pursuit, Row, codes, gradient, pursue};
+use crate::pursuit::codes;
 
 /// Reads `[coder.matching_pursuit]`.
 pub(crate) fn read(r: &mut Reader) -> Result<Pursuit, SettingsError> {
@@ -85,23 +85,20 @@ impl Method for MatchingPursuit {
     }
 
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        let how = how(coder);
-        let rows = pursue(x.clone(), coder.w_dec(), coder.k, &how);
-        codes(&rows, coder.d_sae(), &x)
+        let pursued = pursue(x, coder.w_dec(), coder.k, &how(coder));
+        codes(&pursued, coder.d_sae())
     }
 
     fn learn(&self, coder: &SparseCoder, batch: &Batch, _now: &Now<'_>) -> Learned {
         let how = how(coder);
         let x = batch.x.clone();
         let n = x.dims()[0].max(1) as f64;
-        let device = x.device();
-        let rows = pursue(coder.centre(x.clone()), coder.w_dec(), coder.k, &how);
-        let codes = codes(&rows, coder.d_sae(), &x);
+        let pursued = pursue(coder.centre(x.clone()), coder.w_dec(), coder.k, &how);
+        let codes = codes(&pursued, coder.d_sae());
         let variance = losses::batch_variance(x);
-        let mse = rows.iter().map(Row::square).sum::<f64>() / n;
-        let mse = Tensor::<1>::from_floats([mse as f32], &device);
+        let mse = pursued.residual.clone().square().sum() / n;
         let fvu = mse.clone() / variance.clone();
-        let (w_dec, starts) = gradient(&rows, &coder.w_dec(), how.refit, 1.0);
+        let (w_dec, starts) = pursuit_gradient(&pursued, coder.w_dec(), how.refit, 1.0);
         let factor = (variance * n).recip(); // the loss is fvu
         let gradients = vec![
             (

@@ -28,7 +28,7 @@ use crate::fold::{Fold, fold};
 use crate::formats::saelens::Cfg;
 use crate::parameters::Parameters;
 use crate::penalty::Penalty;
-use crate::pursuit::Pursuit;
+use lapidary_kernels::Pursuit;
 
 pub(crate) use batchtopk::ThresholdAverage;
 pub use jumprelu::JumpReluConfig;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coders::{JumpReluConfig, MatryoshkaConfig};
 use crate::penalty::Penalty;
-use crate::pursuit::Pursuit;
+use lapidary_kernels::Pursuit;
 
 /// The whole recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,16 +5,7 @@
 //! comes what f32 arithmetic itself may round, of the exact score and of this one, so that the exact score, as
 //! [`super::exact::score`] computes it, surely lies within the bound.
 
-use super::exact::{ROUNDING, rounding};
-
-/// Numbers up to this keep all products here finite; a row or latent with larger ones (or NaN) gets no approximation.
-pub(super) const LARGEST: f32 = 1e15;
-
-/// Below this a row counts as 0 in its approximation: its reciprocal might overflow.
-pub(super) const SMALLEST: f32 = 1e-30;
-
-/// Sums of squares are taken in f32 lanes; this covers their rounding for up to 2¹⁷ numbers.
-const SUMS: f32 = 1.002;
+use crate::norms::{LARGEST, Norms, ROUNDING, SUMS, rounding};
 
 /// What is known of the latents, padded to whole vectors: what a row's score exceeds the latent's threshold by (the score itself where
 /// there are none) is between `approximate + bias ± (|x| · per_norm + |x - x'| · per_error + slack)`.
@@ -28,30 +19,6 @@ pub(super) struct LatentBounds {
     pub per_error: Vec<f32>,
     /// Bound whatever the row; infinite where nothing is known.
     pub slack: Vec<f32>,
-}
-
-/// Norms of one row and its approximation.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Norms {
-    /// At least |v'|.
-    pub approximate: f32,
-    /// At least |v - v'|.
-    pub error: f32,
-}
-
-impl Norms {
-    /// From sums of squares, taken in f32 in units of `scale`.
-    pub fn from_squares(scale: f32, approximate: f32, error: f32) -> Self {
-        Self {
-            approximate: scale * approximate.sqrt() * SUMS,
-            error: scale * error.sqrt() * SUMS,
-        }
-    }
-
-    /// At least |v|.
-    pub fn whole(self) -> f32 {
-        self.approximate + self.error
-    }
 }
 
 impl LatentBounds {

@@ -6,12 +6,3 @@ use crate::host::dot;
 pub(super) fn score(x: &[f32], w: &[f32], bias: f32) -> f32 {
     dot(x, w) + bias
 }
-
-/// `|score - s| ≤ rounding(d) · |x||w| + ROUNDING · |bias|` for the real-valued `s`, and the same for a dot product summed in any
-/// other order: (d + 8) roundings of relative size 2⁻²⁴, doubled.
-pub(super) fn rounding(d: usize) -> f32 {
-    (d + 8) as f32 * f32::EPSILON
-}
-
-/// See [`rounding`].
-pub(super) const ROUNDING: f32 = 4.0 * f32::EPSILON;

@@ -2,27 +2,17 @@
 //! latents are scored than are wanted.
 
 use super::Encoder;
-use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
+use super::bounds::LatentBounds;
 use super::exact::score;
 use super::row::Row;
 use crate::forward_pass::product::{Matrix, product};
 use crate::host::widest_vectors;
+use crate::norms::{Norms, norms};
 use rayon::prelude::*;
 
 /// Most rows and latents of a scratch tile: it stays in the second-level cache.
 pub(super) const TILE_ROWS: usize = 256;
 const TILE_LATENTS: usize = 512;
-
-/// |v|, or None if there are numbers in it beyond any bound.
-pub(super) fn norms(v: &[f32]) -> Option<Norms> {
-    let largest = largest(v);
-    if largest.is_nan() || largest > LARGEST {
-        return None;
-    }
-    // Scaled, so that no square over- or underflows.
-    let scale = largest.max(SMALLEST);
-    Some(Norms::from_squares(scale, squares(v, 1.0 / scale), 0.0))
-}
 
 /// All latents and what bounds their scores.
 pub(super) struct Latents<'a> {
@@ -126,38 +116,5 @@ widest_vectors! {
             hits |= u32::from(!(upper < floor)) << lane;
         }
         hits
-    }
-}
-
-/// Lanes of a sum of squares.
-const LANES: usize = 32;
-
-widest_vectors! {
-    fn squares(v: &[f32], factor: f32) -> f32 {
-        let mut sums = [0.0f32; LANES];
-        let (blocks, rest) = v.as_chunks::<LANES>();
-        for block in blocks {
-            for (sum, v) in sums.iter_mut().zip(block) {
-                let v = v * factor;
-                *sum += v * v;
-            }
-        }
-        sums.iter().sum::<f32>() + rest.iter().map(|v| (v * factor) * (v * factor)).sum::<f32>()
-    }
-}
-
-widest_vectors! {
-    /// The largest magnitude, NaN if there is one.
-    pub(super) fn largest(v: &[f32]) -> f32 {
-        let mut largest = [0u32; LANES];
-        let (blocks, rest) = v.as_chunks::<LANES>();
-        // Magnitudes order as their bits do, and NaN comes above infinity.
-        for block in blocks {
-            for (largest, v) in largest.iter_mut().zip(block) {
-                *largest = (*largest).max(v.abs().to_bits());
-            }
-        }
-        let rest = rest.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0);
-        f32::from_bits(largest.into_iter().max().unwrap_or(0).max(rest))
     }
 }

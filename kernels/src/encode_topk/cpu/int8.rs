@@ -5,33 +5,22 @@
 //! left is scored exactly, set by set, while the set's weights are in cache.
 
 use super::Encoder;
-use super::bounds::{LARGEST, LatentBounds, Norms, SMALLEST};
+use super::bounds::LatentBounds;
 use super::exact::score;
-use super::float::largest;
 use super::row::Row;
-use crate::host::{prefetch, prefetch_far, widest_vectors};
+use crate::host::{prefetch, prefetch_far};
+use crate::integers::{
+    BLOCK, DEPTH, LANES, PARTS, ROWS as LATENTS, WIDEST, products, quantize, round, round_twice,
+    store_panel, sums_of, vector,
+};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::sync::Mutex;
-
-/// Rows of a vector, most vectors of a tile, latents of a tile: 24 sums, 3 inputs and a weight in 32 registers.
-const LANES: usize = 16;
-const PANELS: usize = 3;
-const LATENTS: usize = 8;
-
-/// Most rows of a tile.
-const BLOCK: usize = LANES * PANELS;
 
 /// Latents whose hits are scored together: their weights fit into the second-level cache.
 pub(super) const SET: usize = 96;
 
 const _: () = assert!(SET <= 256 && SET.is_multiple_of(LATENTS));
-
-/// Products that one instruction adds up in a lane.
-const DEPTH: usize = 4;
-
-/// Widest input whose sums of products surely fit in an i32.
-const WIDEST: usize = 1 << 16;
 
 /// Fewest rows that pay for going over the weights once more.
 const FEWEST_ROWS: usize = 64;
@@ -49,115 +38,6 @@ const FAR_AHEAD: usize = 6;
 pub(super) fn serves(n: usize, d: usize) -> bool {
     n >= FEWEST_ROWS && (LANES..=WIDEST).contains(&d)
 }
-
-/// One row or latent in integers, `v ≈ scale · integers`.
-struct Quantized {
-    scale: f32,
-    norms: Norms,
-    /// At least what is missing with the second integers, `v ≈ scale · (integers + second / 254)`.
-    second_error: f32,
-}
-
-/// The scale of `v`, once `round` has written integers for the factor it is given and returned sums of squares: of the
-/// integers, of what rounding took away, and of what is missing with the second integers. None if there are numbers beyond
-/// any bound; `round` is not called then, nor where all numbers count as 0.
-fn quantize(v: &[f32], round: impl FnOnce(f32) -> [f32; 3]) -> Option<Quantized> {
-    let largest = largest(v);
-    if largest.is_nan() || largest > LARGEST {
-        return None;
-    }
-    if largest < SMALLEST {
-        let all = largest * (v.len() as f32).sqrt() * 1.01;
-        return Some(Quantized {
-            scale: 0.0,
-            norms: Norms {
-                approximate: 0.0,
-                error: all,
-            },
-            second_error: all,
-        });
-    }
-    let scale = largest / 127.0;
-    let [approximate, error, second] = round(127.0 / largest);
-    // v / scale is itself rounded, and so is what the second integers are made of: by less than 127 · 2⁻²² a number.
-    let inexact = v.len() as f32 * (127.0 * 2.0 * f32::EPSILON).powi(2);
-    let inexact = scale * inexact.sqrt() * 1.01;
-    let mut norms = Norms::from_squares(scale, approximate, error);
-    norms.error += inexact;
-    Some(Quantized {
-        scale,
-        norms,
-        second_error: Norms::from_squares(scale, 0.0, second).error + inexact,
-    })
-}
-
-/// Adding this leaves the nearest integer in the last bits.
-const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
-
-/// Numbers that are rounded together.
-const WIDTH: usize = 16;
-
-widest_vectors! {
-    /// Rounds to the nearest integer and adds 128; sums of squares as [`quantize`] wants them, with no second integers.
-    fn round(v: &[f32], factor: f32, integers: &mut [u8]) -> [f32; 3] {
-        let mut sums = [[0.0f32; WIDTH]; 2];
-        let mut one = |v: f32, integer: &mut u8, lane: usize| {
-            let scaled = v * factor;
-            let shifted = scaled + SHIFT;
-            *integer = (shifted.to_bits() as u8).wrapping_add(128);
-            let near = shifted - SHIFT;
-            sums[0][lane] += near * near;
-            sums[1][lane] += (scaled - near) * (scaled - near);
-        };
-        let (blocks, rest) = v.as_chunks::<WIDTH>();
-        let (out, out_rest) = integers[..v.len()].as_chunks_mut::<WIDTH>();
-        for (v, integers) in blocks.iter().zip(out) {
-            for lane in 0..WIDTH {
-                one(v[lane], &mut integers[lane], lane);
-            }
-        }
-        for (v, integer) in rest.iter().zip(out_rest) {
-            one(*v, integer, 0);
-        }
-        let [approximate, error] = sums.map(|lanes| lanes.iter().sum());
-        [approximate, error, error]
-    }
-}
-
-widest_vectors! {
-    /// Rounds to the nearest integer, and what is left to the nearest 254th.
-    fn round_twice(v: &[f32], factor: f32, integers: &mut [i8], second: &mut [i8]) -> [f32; 3] {
-        let mut sums = [[0.0f32; WIDTH]; 3];
-        let mut one = |v: f32, integer: &mut i8, second: &mut i8, lane: usize| {
-            let scaled = v * factor;
-            let shifted = scaled + SHIFT;
-            *integer = shifted.to_bits() as i8;
-            let near = shifted - SHIFT;
-            let left = scaled - near;
-            let shifted = left * PARTS + SHIFT;
-            *second = shifted.to_bits() as i8;
-            let missing = left - (shifted - SHIFT) * (1.0 / PARTS);
-            sums[0][lane] += near * near;
-            sums[1][lane] += left * left;
-            sums[2][lane] += missing * missing;
-        };
-        let (blocks, rest) = v.as_chunks::<WIDTH>();
-        let (out, out_rest) = integers[..v.len()].as_chunks_mut::<WIDTH>();
-        let (second, second_rest) = second[..v.len()].as_chunks_mut::<WIDTH>();
-        for ((v, integers), second) in blocks.iter().zip(out).zip(second) {
-            for lane in 0..WIDTH {
-                one(v[lane], &mut integers[lane], &mut second[lane], lane);
-            }
-        }
-        for ((v, integer), second) in rest.iter().zip(out_rest).zip(second_rest) {
-            one(*v, integer, second, 0);
-        }
-        sums.map(|lanes| lanes.iter().sum())
-    }
-}
-
-/// Second integers count parts of the first: half of one is 127 of them.
-const PARTS: f32 = 254.0;
 
 /// All latents in integers, 128 added so that they are unsigned; padded to whole tiles.
 pub(super) struct Latents {
@@ -332,11 +212,7 @@ impl Inputs {
             all.offset[at] = sum(&integers);
             all.second_offset[at] = sum(second);
             all.floor[at] = floor(row);
-            let panel = &mut all.panels[at / LANES * LANES * width..][..LANES * width];
-            let places = panel.as_chunks_mut::<{ LANES * DEPTH }>().0.iter_mut();
-            for (place, four) in places.zip(integers.as_chunks::<DEPTH>().0) {
-                place[at % LANES * DEPTH..][..DEPTH].copy_from_slice(four);
-            }
+            store_panel(&integers, at, &mut all.panels);
         }
         all
     }
@@ -414,23 +290,7 @@ impl Latents {
             let offset = unsafe { _mm512_loadu_si512(offset.as_ptr().cast()) };
             _mm512_sub_epi32(_mm512_setzero_si512(), offset)
         });
-        let mut sums = [offsets; LATENTS];
-        for step in 0..self.steps {
-            // SAFETY: panel p's step lies within x, and latent l's within the weights.
-            unsafe {
-                let at = x.as_ptr().add(step * LANES * DEPTH);
-                let x: [__m512i; P] =
-                    std::array::from_fn(|p| _mm512_loadu_si512(at.add(p * LANES * width).cast()));
-                let weights = weights.as_ptr().add(step * DEPTH);
-                for (l, sums) in sums.iter_mut().enumerate() {
-                    let four = weights.add(l * width).cast::<i32>().read_unaligned();
-                    let four = _mm512_set1_epi32(four);
-                    for (sum, x) in sums.iter_mut().zip(&x) {
-                        *sum = _mm512_dpbusd_epi32(*sum, four, *x);
-                    }
-                }
-            }
-        }
+        let sums = sums_of(weights, x, self.steps, offsets);
         let of_rows = |v: &[f32], p: usize| -> __m512 {
             let v: &[f32; LANES] = vector(v, row, p);
             // SAFETY: LANES floats lie there.
@@ -498,35 +358,6 @@ impl Latents {
         left.truncate(len);
         hits.len = 0;
     }
-}
-
-/// The sum of products of unsigned and signed integers.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn products(a: &[u8], b: &[i8]) -> i32 {
-    const BYTES: usize = LANES * DEPTH;
-    let mut sum = _mm512_setzero_si512();
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<BYTES>(), b.as_chunks::<BYTES>());
-    for (a, b) in a.iter().zip(b) {
-        // SAFETY: that many bytes lie in each.
-        let (a, b) = unsafe {
-            (
-                _mm512_loadu_si512(a.as_ptr().cast()),
-                _mm512_loadu_si512(b.as_ptr().cast()),
-            )
-        };
-        sum = _mm512_dpbusd_epi32(sum, a, b);
-    }
-    let rest = a_rest.iter().zip(b_rest);
-    let rest: i32 = rest.map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
-    _mm512_reduce_add_epi32(sum) + rest
-}
-
-/// The `p`th vector of numbers from `row` on.
-#[inline(always)]
-fn vector<T>(v: &[T], row: usize, p: usize) -> &[T; LANES] {
-    let v = v[row + p * LANES..].first_chunk();
-    v.expect("rows are padded to whole vectors")
 }
 
 /// Scores those `left` (as [`Hits`] has them) of the set that begins at the latent `first`, and gives them to their rows.

@@ -20,6 +20,8 @@ use rayon::prelude::*;
 
 use super::EncodeTopK;
 use crate::host::{Level, contiguous, dims2, float_tensor, floats, int_tensor};
+#[cfg(target_arch = "x86_64")]
+use crate::norms::norms;
 use row::{Best, Row};
 pub(crate) use scored::Scored;
 
@@ -140,7 +142,7 @@ fn guessing(
     let (first_x, rest_x) = x.split_at(sample * d);
     best_of(first_x, plain(sample), first);
 
-    let norm = |x: &[f32]| float::norms(x).map(|n| n.whole());
+    let norm = |x: &[f32]| norms(x).map(|n| n.whole());
     let reached: Vec<f32> = first
         .chunks_exact(k)
         .zip(first_x.chunks_exact(d))

@@ -1,7 +1,8 @@
 //! The least-squares fit of a row by the atoms that it has taken; non-negative ones by the active-set method of Lawson and
 //! Hanson (1974), started from the previous fit.
 
-use super::{Atoms, dot};
+use super::Pursuing;
+use crate::host::widest_vectors;
 
 /// Takes `latent` into `steps` and fits all values anew to `start`. Returns by how much each changed. An atom that gets value 0 stays,
 /// with 0.
@@ -9,17 +10,17 @@ pub(super) fn refit(
     start: &[f32],
     steps: &mut Vec<(u32, f32)>,
     latent: u32,
-    atoms: &Atoms<'_>,
+    all: &Pursuing<'_>,
     signed: bool,
 ) -> Vec<(u32, f32)> {
     steps.push((latent, 0.0));
-    let rows: Vec<&[f32]> = steps.iter().map(|(l, _)| atoms.row(*l)).collect();
+    let rows: Vec<&[f32]> = steps.iter().map(|(l, _)| all.atom(*l)).collect();
     let n = rows.len();
     let gram: Vec<Vec<f64>> = rows
         .iter()
-        .map(|a| rows.iter().map(|b| dot(a, b)).collect())
+        .map(|a| rows.iter().map(|b| wide_dot(a, b)).collect())
         .collect();
-    let wanted: Vec<f64> = rows.iter().map(|a| dot(a, start)).collect();
+    let wanted: Vec<f64> = rows.iter().map(|a| wide_dot(a, start)).collect();
     let old: Vec<f64> = steps.iter().map(|(_, value)| f64::from(*value)).collect();
     let fitted = if signed {
         solve(&gram, &wanted, &(0..n).collect::<Vec<_>>())
@@ -108,4 +109,22 @@ fn solve(gram: &[Vec<f64>], wanted: &[f64], places: &[usize]) -> Vec<f64> {
         out[places[a]] = (y[a] - sum) / lower[a][a];
     }
     out
+}
+
+/// Numbers that are multiplied side by side.
+const LANES: usize = 16;
+
+widest_vectors! {
+    /// In f32 lanes, summed in f64.
+    fn wide_dot(a: &[f32], b: &[f32]) -> f64 {
+        let mut sums = [0.0f32; LANES];
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in a.iter().zip(b) {
+            for ((s, a), b) in sums.iter_mut().zip(a).zip(b) {
+                *s += a * b;
+            }
+        }
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        sums.into_iter().map(f64::from).sum::<f64>() + f64::from(rest)
+    }
 }

@@ -1,0 +1,189 @@
+//! Whatever rules atoms out, the choice is that of scoring all.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+struct Case {
+    x: Vec<f32>,
+    atoms: Vec<f32>,
+    d: usize,
+    k: usize,
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
+}
+
+impl Case {
+    /// `n` rows and `latents` atoms of width `d`, all in random directions, atoms of norm 1.
+    fn draw(seed: u64, [n, d, latents, k]: [usize; 4]) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let x = (0..n * d).map(|_| normal(&mut rng)).collect();
+        let mut atoms: Vec<f32> = (0..latents * d).map(|_| normal(&mut rng)).collect();
+        for atom in atoms.chunks_mut(d) {
+            let norm = atom.iter().map(|v| v * v).sum::<f32>().sqrt();
+            atom.iter_mut().for_each(|v| *v /= norm);
+        }
+        Self { x, atoms, d, k }
+    }
+
+    /// Every level and way gives the bits of scoring all atoms.
+    #[track_caller]
+    fn holds(&self, what: &str) {
+        let plain = Pursuit::PLAIN;
+        let ways = [
+            plain,
+            Pursuit {
+                signed: true,
+                ..plain
+            },
+            Pursuit {
+                refit: true,
+                ..plain
+            },
+            Pursuit {
+                residual_threshold: 1.0,
+                stop_on_duplicate_support: true,
+                ..plain
+            },
+        ];
+        for how in ways {
+            let all = Pursuing {
+                atoms: &self.atoms,
+                d: self.d,
+                k: self.k,
+                how,
+            };
+            let expected = bits(all.run(Level::Portable, &self.x, Way::Exact));
+            for level in [Level::Portable, Level::detected()] {
+                for way in [Way::Gram, Way::Anew] {
+                    let found = bits(all.run(level, &self.x, way));
+                    assert!(found == expected, "{what}: {how:?}, {level:?}, {way:?}");
+                }
+            }
+        }
+    }
+}
+
+/// All that a pursuit returns, by bits.
+fn bits((taken, values, residual): (Vec<i32>, Vec<f32>, Vec<f32>)) -> [Vec<u32>; 3] {
+    let of = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect();
+    let taken = taken.into_iter().map(|latent| latent as u32).collect();
+    [taken, of(values), of(residual)]
+}
+
+#[test]
+fn random_rows_and_sums_of_atoms() {
+    Case::draw(1, [70, 48, 500, 12]).holds("random");
+    Case::draw(2, [33, 67, 131, 9]).holds("shapes that are no multiples");
+    let mut case = Case::draw(3, [64, 64, 700, 16]);
+    let (d, mut rng) = (case.d, ChaCha8Rng::seed_from_u64(4));
+    for x in case.x.chunks_exact_mut(d) {
+        x.iter_mut().for_each(|x| *x *= 0.01);
+        for _ in 0..8 {
+            let atom = rng.random_range(0..700);
+            let size = 0.5 + rng.random::<f32>();
+            for (x, a) in x.iter_mut().zip(&case.atoms[atom * d..]) {
+                *x += size * a;
+            }
+        }
+    }
+    case.holds("sums of atoms");
+}
+
+#[test]
+fn near_ties_and_copies() {
+    let mut case = Case::draw(5, [40, 32, 300, 10]);
+    let d = case.d;
+    for latent in 1..300 {
+        // Of three, two are copies and one differs in a last bit.
+        if latent % 3 != 0 {
+            case.atoms
+                .copy_within((latent - 1) * d..latent * d, latent * d);
+        }
+        if latent % 3 == 2 {
+            let number = &mut case.atoms[latent * d + latent % d];
+            *number = f32::from_bits(number.to_bits() + 1);
+        }
+    }
+    case.holds("near ties");
+    for (row, x) in case.x.chunks_exact_mut(d).enumerate() {
+        x.copy_from_slice(&case.atoms[row * d..][..d]);
+    }
+    case.holds("rows that are atoms");
+}
+
+#[test]
+fn sizes_from_the_smallest_to_the_largest() {
+    let mut case = Case::draw(6, [48, 32, 200, 6]);
+    let d = case.d;
+    for (row, x) in case.x.chunks_exact_mut(d).enumerate() {
+        let size = 10f32.powi(row as i32 * 2 - 45); // denormal to 1e37
+        x.iter_mut().for_each(|x| *x *= size);
+    }
+    case.holds("rows of all sizes");
+    for (latent, atom) in case.atoms.chunks_exact_mut(d).enumerate() {
+        let size = 10f32.powi(latent as i32 % 30 - 15);
+        atom.iter_mut().for_each(|a| *a *= size);
+    }
+    case.holds("rows and atoms of all sizes");
+    case.x[5 * d] = f32::NAN;
+    case.x[7 * d + 3] = f32::INFINITY;
+    case.holds("rows that are no numbers");
+    case.atoms[11 * d] = f32::NAN;
+    case.holds("atoms that are no numbers");
+}
+
+#[test]
+fn one_number_that_dwarfs_its_row() {
+    let mut case = Case::draw(7, [40, 64, 400, 8]);
+    let d = case.d;
+    for (latent, atom) in case.atoms.chunks_exact_mut(d).enumerate() {
+        atom[latent % d] = 30.0; // 8 bits leave nothing of the others
+        let norm = atom.iter().map(|v| v * v).sum::<f32>().sqrt();
+        atom.iter_mut().for_each(|v| *v /= norm);
+    }
+    for x in case.x.chunks_exact_mut(d) {
+        x[3] = 1e3;
+    }
+    case.holds("outliers");
+}
+
+#[test]
+fn few_atoms_are_scored() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let case = Case::draw(8, [64, 256, 2000, 16]);
+    let all = Pursuing {
+        atoms: &case.atoms,
+        d: case.d,
+        k: case.k,
+        how: Pursuit::PLAIN,
+    };
+    row::SCORED.with(|scored| scored.store(0, Relaxed));
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .use_current_thread();
+    let pool = pool.build().unwrap();
+    pool.install(|| all.run(Level::detected(), &case.x, Way::Gram));
+    let steps = (64 * case.k) as f64;
+    let scored = row::SCORED.with(|scored| scored.load(Relaxed)) as f64 / steps;
+    assert!((1.0..4.0).contains(&scored), "{scored} a step");
+}
+
+#[test]
+fn atoms_that_moved_since_the_integers_were_made() {
+    let mut case = Case::draw(9, [64, 96, 900, 12]);
+    let d = case.d;
+    for step in 0..6 {
+        // Far less than 8 bits leave, then more, then all of it.
+        let size = [1e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0][step];
+        let mut rng = ChaCha8Rng::seed_from_u64(step as u64);
+        for atom in case.atoms.chunks_exact_mut(d) {
+            atom.iter_mut()
+                .for_each(|a| *a += size * normal(&mut rng) / 10.0);
+        }
+        case.holds("moved atoms");
+    }
+}

@@ -528,3 +528,48 @@ fn turn(part: &Part, turned: &mut Part) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// |v|
+    fn norm(v: impl Iterator<Item = f64>) -> f64 {
+        v.map(|v| v * v).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn integers_that_serve_again_know_what_they_miss() {
+        const D: usize = 48;
+        let wave = |at: usize| ((at * 37 % 101) as f32 - 50.0) / 300.0;
+        let atoms: Vec<f32> = (0..200 * D).map(wave).collect();
+        let mut integers = Integers::new(&atoms, D, vec![]).unwrap();
+        let new = integers.bounds.mean_error();
+        let moved = |size: f32| -> Vec<f32> {
+            let by = |at: usize| if at % 3 == 0 { size } else { -size };
+            (0..).map(by).zip(&atoms).map(|(by, a)| a + by).collect()
+        };
+        for (size, serves) in [(2e-4, true), (3e-2, false), (0.0, true)] {
+            let atoms = moved(size);
+            assert_eq!(integers.serve(&atoms, D), serves, "moved by {size}");
+            if !serves {
+                continue;
+            }
+            for (latent, atom) in (0u32..).zip(atoms.chunks_exact(D)) {
+                let (row, scale) = (integers.row(latent), integers.scales[latent as usize]);
+                let approximate = row
+                    .iter()
+                    .map(|q| (f64::from(*q) - 128.0) * f64::from(scale));
+                let missing = atom.iter().zip(approximate).map(|(a, q)| f64::from(*a) - q);
+                let (missing, known) = (norm(missing), f64::from(integers.bounds.of(latent).error));
+                assert!(
+                    missing <= known && known <= 1.01 * missing,
+                    "{missing} {known}"
+                );
+            }
+        }
+        assert!((integers.bounds.mean_error() / new - 1.0).abs() < 0.01);
+        assert!(!integers.serve(&atoms[D..], D));
+        assert!(!integers.serve(&vec![0.0; atoms.len()], D));
+    }
+}

@@ -187,3 +187,34 @@ fn atoms_that_moved_since_the_integers_were_made() {
         case.holds("moved atoms");
     }
 }
+
+#[test]
+fn of_equal_atoms_the_first_is_taken() {
+    let mut case = Case::draw(10, [33, 32, 400, 1]);
+    let d = case.d;
+    // What is the best of every row stands at two places, in one block of lanes and far apart.
+    for (row, places) in (0..33).map(|row| (row, [5 + 7 * row, 150 + 7 * row])) {
+        let x = case.x[row * d..][..d].to_vec();
+        let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
+        for place in places {
+            let atom = &mut case.atoms[place * d..][..d];
+            atom.iter_mut().zip(&x).for_each(|(a, x)| *a = x / norm);
+        }
+    }
+    case.holds("pairs");
+    for level in [Level::Portable, Level::detected()] {
+        for way in [Way::Exact, Way::Gram, Way::Anew] {
+            let all = Pursuing {
+                atoms: &case.atoms,
+                d,
+                k: 1,
+                how: Pursuit::PLAIN,
+            };
+            let (taken, ..) = all.run(level, &case.x, way);
+            for (row, taken) in taken.iter().enumerate() {
+                // Whichever row's direction it is, of its two places the first.
+                assert_eq!(*taken as usize, 5 + 7 * row, "{level:?}, {way:?}");
+            }
+        }
+    }
+}

@@ -46,7 +46,7 @@ pub(super) struct Integers {
 static KEPT: Mutex<Option<Box<Integers>>> = Mutex::new(None);
 
 /// How much more integers may miss of atoms than new ones would, in the mean, before they are made anew.
-const WORN: f32 = 1.4;
+const WORN: f32 = 2.5;
 
 impl Integers {
     /// Those of the last pursuit, if they will do, or new ones; None if there are atoms beyond any bound.

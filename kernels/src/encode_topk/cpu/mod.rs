@@ -10,6 +10,8 @@ mod bounds;
 mod exact;
 mod float;
 #[cfg(target_arch = "x86_64")]
+mod guess;
+#[cfg(target_arch = "x86_64")]
 mod int8;
 mod row;
 mod scored;
@@ -112,13 +114,17 @@ const FEWEST_LATENTS: usize = 384;
 #[cfg(target_arch = "x86_64")]
 const _: () = assert!(FEWEST_LATENTS.is_multiple_of(int8::SET));
 
-/// Rows whose results say what to expect of the rest.
+/// Rows whose results say what to expect of the rest, where nothing is expected yet.
 #[cfg(target_arch = "x86_64")]
 const SAMPLE: usize = 32;
 
-/// The best of each row of `x`, most rows beginning with a floor guessed from the exact `k`th scores of the first rows, in
-/// proportion to their norms: few latents are then scored even at first. A row whose `k`th score does not reach its guess is
-/// done again.
+/// Fewest rows whose results say what to expect next time.
+#[cfg(target_arch = "x86_64")]
+const TELLING: usize = 256;
+
+/// The best of each row of `x`, most rows beginning with a floor guessed in proportion to their norms: few latents are then
+/// scored even at first. The guess is from the exact `k`th scores of the last call with these weights, which training moves
+/// little, or of the first rows. A row whose `k`th score does not reach its guess is done again.
 #[cfg(target_arch = "x86_64")]
 fn guessing(
     integers: &int8::Latents,
@@ -137,26 +143,21 @@ fn guessing(
     };
     let plain = |n| (0..n).map(|_| Best::new(k)).collect();
     let n = x.len() / d;
-    let sample = SAMPLE.min(n);
+    let norms: Vec<Option<f32>> = x
+        .par_chunks_exact(d)
+        .map(|x| norms(x).map(|n| n.whole()))
+        .collect();
+    let key = guess::Key::new(encoder, k);
+    let expected = guess::of(&key);
+    let sample = if expected.is_some() { 0 } else { SAMPLE.min(n) };
     let (first, rest) = best.split_at_mut(sample * k);
     let (first_x, rest_x) = x.split_at(sample * d);
     best_of(first_x, plain(sample), first);
 
-    let norm = |x: &[f32]| norms(x).map(|n| n.whole());
-    let reached: Vec<f32> = first
-        .chunks_exact(k)
-        .zip(first_x.chunks_exact(d))
-        .filter_map(|(best, x)| Some(best[k - 1].value() / norm(x)?))
-        .filter(|reached| reached.is_finite())
-        .collect();
-    let count = reached.len() as f32;
-    let mean = reached.iter().sum::<f32>() / count;
-    let variance = reached.iter().map(|r| (r - mean).powi(2)).sum::<f32>() / (count - 1.0);
-    // Were they normal, one row in two thousand would lie below.
-    let guess = mean - 3.4 * variance.sqrt();
-    let guesses: Vec<f32> = rest_x
-        .par_chunks_exact(d)
-        .map(|x| norm(x).map_or(f32::NEG_INFINITY, |norm| guess * norm))
+    let guess = expected.unwrap_or_else(|| guess::from(first, &norms[..sample], k));
+    let guesses: Vec<f32> = norms[sample..]
+        .iter()
+        .map(|norm| norm.map_or(f32::NEG_INFINITY, |norm| guess * norm))
         .map(|guess| {
             if guess.is_finite() {
                 guess
@@ -174,15 +175,17 @@ fn guessing(
             guesses[row] > f32::NEG_INFINITY && rest[(row + 1) * k - 1].value() < guesses[row]
         })
         .collect();
-    if wrong.is_empty() {
-        return;
+    if !wrong.is_empty() {
+        let rows = wrong.iter().flat_map(|&row| &rest_x[row * d..][..d]);
+        let mut again = vec![Scored::NONE; wrong.len() * k];
+        let x_again: Vec<f32> = rows.copied().collect();
+        best_of(&x_again, plain(wrong.len()), &mut again);
+        for (&row, again) in wrong.iter().zip(again.chunks_exact(k)) {
+            rest[row * k..][..k].copy_from_slice(again);
+        }
     }
-    let rows = wrong.iter().flat_map(|&row| &rest_x[row * d..][..d]);
-    let mut again = vec![Scored::NONE; wrong.len() * k];
-    let x_again: Vec<f32> = rows.copied().collect();
-    best_of(&x_again, plain(wrong.len()), &mut again);
-    for (&row, again) in wrong.iter().zip(again.chunks_exact(k)) {
-        rest[row * k..][..k].copy_from_slice(again);
+    if n >= TELLING {
+        guess::expect(key, guess::from(best, &norms, k));
     }
 }
 

@@ -314,3 +314,19 @@ fn few_latents_are_scored_exactly() {
         }
     }
 }
+
+#[test]
+fn guesses_of_a_call_that_the_next_puts_to_shame() {
+    let mut case = Case::draw(11, [300, 64, 700, 8]);
+    case.holds("nothing is expected");
+    // The same memory holds other weights: nearly all rows are done again, then hardly any latent is ruled out by the guess.
+    for (factor, what) in [
+        (0.01, "too much is expected"),
+        (1e4, "too little is expected"),
+    ] {
+        case.w_enc.iter_mut().for_each(|w| *w *= factor);
+        case.holds(what);
+    }
+    case.w_enc.fill(f32::NAN);
+    case.holds("what is expected is no number");
+}

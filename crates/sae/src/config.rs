@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::coder::Architecture;
 use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit, proximal};
+use crate::cross_layer;
 use crate::error::SaeError;
 use crate::optimizer::Optimizer;
 use lapidary_activations::{Exclusion, TEXT_FIELD};
@@ -74,7 +75,8 @@ impl RunConfig {
         let hook_point = r.or("hook_point", first)?;
         let hook_point_out: Option<String> = r.optional("hook_point_out")?;
         let hook_point_out = hook_point_out.filter(|out| *out != hook_point);
-        let transcodes = hook_point_out.is_some();
+        let hook_points_out: Vec<String> = r.or("hook_points_out", vec![])?;
+        let transcodes = hook_point_out.is_some() || !hook_points_out.is_empty();
         let frees_decoder_norm = frees_decoder_norm(named, transcodes);
         let optimizer = r.one_of("training.optimizer", &Optimizer::NAMES, "adam")?;
         let decay = Optimizer::named(&optimizer).default_decay();
@@ -95,6 +97,7 @@ impl RunConfig {
             model: r.or("model", "embedded".to_owned())?,
             hook_point,
             hook_points,
+            hook_points_out,
             hook_point_out,
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
@@ -132,6 +135,8 @@ impl RunConfig {
                 adam_beta1: r.or("training.adam_beta1", decay)?,
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
+                sparsity_penalty: r.one_of("training.sparsity_penalty", &["l1", "tanh"], "l1")?,
+                tanh_scale: r.or("training.tanh_scale", tables::tanh_scale())?,
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
                 sparsity_warmup_steps: r.optional("training.sparsity_warmup_steps")?,
                 k_anneal_steps: r.optional("training.k_anneal_steps")?,
@@ -297,6 +302,12 @@ impl RunConfig {
             "0 or more",
         )?;
         real(
+            "training.tanh_scale",
+            t.tanh_scale,
+            t.tanh_scale as f32 > 0.0,
+            "more than 0",
+        )?;
+        real(
             "training.aux_k_coefficient",
             t.aux_k_coefficient,
             t.aux_k_coefficient >= 0.0,
@@ -343,6 +354,17 @@ impl RunConfig {
             ));
         }
         let (named, transcodes) = (self.architecture(), self.transcodes());
+        if self.layers().is_some()
+            && let Some(message) = cross_layer::contradiction(self, named.method())
+        {
+            return contradiction(message);
+        }
+        if t.sparsity_penalty != "l1" && named != Architecture::Standard {
+            return contradiction(format!(
+                "`training.sparsity_penalty` = \"{}\" does not go with `coder.architecture` = \"{named}\": it is an option of \"standard\"",
+                t.sparsity_penalty
+            ));
+        }
         let several = match (self.hook_points.is_empty(), transcodes) {
             (true, true) => Some("hook_point_out"),
             (false, _) => Some("hook_points"),
@@ -361,9 +383,10 @@ impl RunConfig {
                 let expected = "two hook points or more, each once";
                 return Err(r.wrong("hook_points", found, expected).into());
             }
-            if transcodes || self.hook_point != points[0] {
+            let out = self.hook_point_out.is_some();
+            if out || self.hook_point != points[0] {
                 return contradiction(
-                    "`hook_points` are all that a crosscoder reads and reconstructs: leave out `hook_point` and `hook_point_out`"
+                    "`hook_points` are all that a coder reads: leave out `hook_point` and `hook_point_out`"
                         .to_owned(),
                 );
             }
@@ -461,7 +484,14 @@ impl RunConfig {
         Architecture::of(&self.coder)
     }
 
-    /// The hook points whose activations the coder reads: one, but for a crosscoder.
+    /// Layers of a cross-layer transcoder; none of any other coder.
+    #[must_use]
+    pub fn layers(&self) -> Option<usize> {
+        let layers = self.hook_points_out.len();
+        (layers > 0).then_some(layers)
+    }
+
+    /// The hook points whose activations the coder reads: one, but for crosscoders and cross-layer transcoders.
     #[must_use]
     pub fn read_hook_points(&self) -> Vec<String> {
         match self.hook_points.is_empty() {
@@ -473,6 +503,9 @@ impl RunConfig {
     /// The hook points whose activations the coder reconstructs.
     #[must_use]
     pub fn written_hook_points(&self) -> Vec<String> {
+        if !self.hook_points_out.is_empty() {
+            return self.hook_points_out.clone();
+        }
         let out = self.hook_point_out.clone();
         out.map_or_else(|| self.read_hook_points(), |out| vec![out])
     }
@@ -480,7 +513,7 @@ impl RunConfig {
     /// Whether the coder is a transcoder: reconstructs other activations than it reads.
     #[must_use]
     pub const fn transcodes(&self) -> bool {
-        self.hook_point_out.is_some()
+        self.hook_point_out.is_some() || !self.hook_points_out.is_empty()
     }
 
     /// Whether decoder rows may start at 0. A penalty weighed by their norms has no slope there.

@@ -45,6 +45,13 @@ pub fn l1(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize]) -> Tensor<1> {
     latents.matmul(norms).sum() / n as f64
 }
 
+/// Sum over latents of tanh(`scale` · activation · decoder norm), mean over tokens; `parts` as in [`decoder_norms`].
+pub fn tanh(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize], scale: f64) -> Tensor<1> {
+    let n = latents.dims()[0].max(1);
+    let norms = decoder_norms(w_dec, parts).transpose(); // [1, d_sae]
+    (latents * norms * scale).tanh().sum() / n as f64
+}
+
 /// AuxK: the `k_aux` largest raw pre-activations among the `dead` latents reconstruct the `residual` `[n, d]` that the
 /// living left. Returns the fraction of the residual's variance that they leave, times min(dead / k_aux, 1).
 ///
@@ -233,6 +240,13 @@ mod tests {
         }
     }
 
+    /// Latents and reconstruction of `x`, centred.
+    fn forward(coder: &SparseCoder, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let latents = standard::latents(coder, x);
+        let decoded = latents.clone().matmul(coder.w_dec());
+        (latents, decoded + coder.b_dec().unsqueeze())
+    }
+
     fn reconstruction(coder: &SparseCoder, x: Tensor<2>) -> Tensor<1> {
         let reconstruction = coder.decode(coder.encode(x.clone()));
         mse(x.clone(), reconstruction) / batch_variance(x)
@@ -271,7 +285,7 @@ mod tests {
     fn standard_reconstruction_has_the_right_gradient() {
         let mut case = with_margin(away_from_zero);
         let reconstruction = |coder: &SparseCoder, x: Tensor<2>| {
-            let (_, reconstruction) = standard::forward(coder, coder.centre(x.clone()));
+            let (_, reconstruction) = forward(coder, coder.centre(x.clone()));
             mse(x.clone(), reconstruction) / batch_variance(x)
         };
         check(&mut case, Architecture::Standard, [true; 4], reconstruction);
@@ -281,7 +295,7 @@ mod tests {
     fn l1_weighs_latents_by_decoder_norm_and_has_the_right_gradient() {
         let mut case = with_margin(away_from_zero);
         let penalty = |coder: &SparseCoder, x: Tensor<2>| {
-            let (latents, _) = standard::forward(coder, coder.centre(x));
+            let (latents, _) = forward(coder, coder.centre(x));
             l1(latents, coder.w_dec(), &[D])
         };
         let expected: f64 = case

@@ -128,10 +128,14 @@ impl Parameters {
         counts.reduce(|a, b| a + b).expect("a coder has weights")
     }
 
-    /// Changes the vector of this name.
-    pub(crate) fn map_vector(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
-        if let AnyParameter::Vector(p) = self.named(name) {
-            p.map(f);
+    /// Changes the vector of this name, that of every layer if there are several.
+    pub(crate) fn map_vectors(&mut self, name: &str, f: impl Fn(Tensor<1>) -> Tensor<1>) {
+        for (found, parameter) in &mut self.0 {
+            if found.split('.').next() == Some(name)
+                && let AnyParameter::Vector(p) = parameter
+            {
+                p.map(&f);
+            }
         }
     }
 

@@ -240,6 +240,21 @@ fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, Sa
             expected: hooks.len(),
         });
     }
+    for recipe in recipes.iter().filter(|recipe| recipe.layers().is_some()) {
+        let width = |hook: &String| {
+            let place = hooks.iter().position(|h| h == hook);
+            place.map_or(0, |place| source.normalizations()[place].mean.len())
+        };
+        for points in [recipe.read_hook_points(), recipe.written_hook_points()] {
+            if let Some(other) = points.iter().find(|p| width(p) != width(&points[0])) {
+                return Err(SaeError::Shape {
+                    what: "width at a hook point of a cross-layer transcoder, whose layers are alike",
+                    found: width(other),
+                    expected: width(&points[0]),
+                });
+            }
+        }
+    }
     let ends = recipes.iter().map(|recipe| Ends::of(recipe, &hooks));
     Ok(ends.collect())
 }

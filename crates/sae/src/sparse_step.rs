@@ -105,47 +105,12 @@ pub(crate) fn sparse_step(
 
     let w_skip = in_output.map(|all| all.transpose().matmul(centred.clone())); // [d_out, d_in]
 
-    let training = &now.config.training;
-    let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
-    let wanted = k_aux > 0 && coefficient > 0.0;
-    let aux = now.dead.clone().filter(|_| wanted).map(|dead| {
-        let n_dead = dead.dims()[0];
-        let k = k_aux.min(n_dead);
-        let scale = (n_dead as f64 / k_aux as f64).min(1.0);
-        let residual = found.error.neg();
-        let w_dead = coder.w_dec().select(0, dead.clone()); // [n_dead, d_in]
-        let codes = encode_topk(
-            centred.clone(),
-            coder.w_enc().select(0, dead.clone()),
-            coder.b_enc().select(0, dead.clone()),
-            k,
-        );
-        let miss = reconstruct(&codes, w_dead, coder.b_dec().zeros_like(), residual.clone());
-        let variance = losses::batch_variance(residual);
-        let term = miss.squares.sum() / n / variance.clone() * scale;
-        total = total.clone() + term.clone() * coefficient;
-        let factor = (variance.recip() * (2.0 / n * scale * coefficient)).unsqueeze::<2>();
-        let [rows, k] = codes.indices.dims();
-        let indices = dead.select(0, codes.indices.reshape([rows * k]));
-        let of_dead = |values: Tensor<2>| SparseCodes {
-            values,
-            indices: indices.clone().reshape([rows, k]),
-        };
-        w_dec = both(
-            &w_dec,
-            SparseGradient {
-                codes: of_dead(codes.values * factor.clone()),
-                rows: miss.error,
-            },
-        );
-        w_enc = both(
-            &w_enc,
-            SparseGradient {
-                codes: of_dead(miss.along * factor),
-                rows: centred,
-            },
-        );
-        term
+    let found = auxiliary(coder, centred, found.error.neg(), 0, 1.0, now);
+    let aux = found.map(|found| {
+        total = total.clone() + found.term.clone() * now.config.training.aux_k_coefficient;
+        w_dec = both(&w_dec, found.w_dec);
+        w_enc = both(&w_enc, found.w_enc);
+        found.term
     });
 
     let b_enc = latent_sums(&w_enc.codes, coder.d_sae());
@@ -174,8 +139,66 @@ pub(crate) fn sparse_step(
     }
 }
 
+/// AuxK of one layer.
+pub(crate) struct Auxiliary {
+    /// Before its coefficient, `[1]`.
+    pub(crate) term: Tensor<1>,
+    /// What it adds, coefficient and all, to the gradients of the layer's weights.
+    pub(crate) w_dec: SparseGradient,
+    pub(crate) w_enc: SparseGradient,
+}
+
+/// What the dead latents of `coder`, the layer of this number, make of the `residual` `[n, d_out]` of what it writes at, times `share`; see
+/// [`losses::aux_k`]. None if nothing is dead or the recipe does not want it. `centred` is what the encoder reads.
+pub(crate) fn auxiliary(
+    coder: &SparseCoder,
+    centred: Tensor<2>,
+    residual: Tensor<2>,
+    layer: usize,
+    share: f64,
+    now: &Now<'_>,
+) -> Option<Auxiliary> {
+    let training = &now.config.training;
+    let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
+    let wanted = k_aux > 0 && coefficient > 0.0;
+    let dead = now.dead_of_layer(layer).filter(|_| wanted)?;
+    let n = residual.dims()[0].max(1) as f64;
+    let n_dead = dead.dims()[0];
+    let k = k_aux.min(n_dead);
+    let scale = (n_dead as f64 / k_aux as f64).min(1.0) * share;
+    let w_dead = coder.w_dec().select(0, dead.clone()); // [n_dead, d_out]
+    let codes = encode_topk(
+        centred.clone(),
+        coder.w_enc().select(0, dead.clone()),
+        coder.b_enc().select(0, dead.clone()),
+        k,
+    );
+    let none = coder.b_dec().zeros_like();
+    let miss = reconstruct(&codes, w_dead, none, residual.clone());
+    let variance = losses::batch_variance(residual);
+    let term = miss.squares.sum() / n / variance.clone() * scale;
+    let factor = (variance.recip() * (2.0 / n * scale * coefficient)).unsqueeze::<2>();
+    let [rows, k] = codes.indices.dims();
+    let indices = dead.select(0, codes.indices.reshape([rows * k]));
+    let of_dead = |values: Tensor<2>| SparseCodes {
+        values,
+        indices: indices.clone().reshape([rows, k]),
+    };
+    Some(Auxiliary {
+        term,
+        w_dec: SparseGradient {
+            codes: of_dead(codes.values * factor.clone()),
+            rows: miss.error,
+        },
+        w_enc: SparseGradient {
+            codes: of_dead(miss.along * factor),
+            rows: centred,
+        },
+    })
+}
+
 /// The sum of two gradients: rows under rows, the narrower codes filled with zeros, which add nothing.
-fn both(a: &SparseGradient, b: SparseGradient) -> SparseGradient {
+pub(crate) fn both(a: &SparseGradient, b: SparseGradient) -> SparseGradient {
     let wide = a.codes.values.dims()[1].max(b.codes.values.dims()[1]);
     let widened = |codes: SparseCodes| {
         let [n, k] = codes.values.dims();
@@ -270,7 +293,7 @@ mod tests {
             let now = Now {
                 config: &config,
                 step: 0,
-                dead: with_aux.then(|| dead.clone()),
+                dead: &[with_aux.then(|| dead.clone())],
             };
             let method = architecture.method();
             let step = method.learn(&coder, &Batch::of(x.clone()), &now);

@@ -83,7 +83,7 @@ impl Trainer {
         let config = config.resolve(first.x.dims()[1])?;
         let coder = init::coder(&config, first, device)?;
         let parameters = Parameters::fresh(&coder.weights);
-        let d_sae = coder.d_sae();
+        let firing = Firing::new(coder.d_sae(), coder.layers().unwrap_or(1));
         Ok(Self {
             config,
             device: device.clone(),
@@ -93,7 +93,7 @@ impl Trainer {
                 tokens: 0,
                 threshold: ThresholdAverage::default(),
             },
-            firing: Firing::new(d_sae),
+            firing,
         })
     }
 
@@ -256,7 +256,7 @@ impl Trainer {
         let now = Now {
             config: &self.config,
             step: self.progress.step,
-            dead: self.firing.dead_tensor(),
+            dead: self.firing.by_layer(),
         };
         Ok(coder
             .architecture

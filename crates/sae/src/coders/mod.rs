@@ -153,6 +153,11 @@ pub(crate) trait Method: Sync {
         true
     }
 
+    /// Whether it can choose the latents of a cross-layer transcoder, layer by layer.
+    fn crosses_layers(&self) -> bool {
+        false
+    }
+
     /// Norm of decoder rows at the start, where they may have any and the recipe has none.
     fn free_initial_norm(&self) -> f64 {
         0.1
@@ -243,8 +248,15 @@ pub(crate) struct Now<'a> {
     pub(crate) config: &'a RunConfig,
     /// Steps done.
     pub(crate) step: u64,
-    /// The dead latents, ascending, if there are any.
-    pub(crate) dead: Option<Tensor<1, Int>>,
+    /// Of each layer the dead latents, ascending and counted within it, if there are any; most coders are of one layer.
+    pub(crate) dead: &'a [Option<Tensor<1, Int>>],
+}
+
+impl Now<'_> {
+    /// The dead latents of a layer, if there are any.
+    pub(crate) fn dead_of_layer(&self, layer: usize) -> Option<Tensor<1, Int>> {
+        self.dead.get(layer).cloned().flatten()
+    }
 }
 
 /// What came of a batch.

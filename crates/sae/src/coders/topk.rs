@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::coder::{SparseCoder, Weights};
 use crate::coders::{Learned, Method, Now};
+use crate::cross_layer::sparse_layers_step;
 use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
@@ -29,6 +30,10 @@ impl Method for TopK {
         true
     }
 
+    fn crosses_layers(&self) -> bool {
+        true
+    }
+
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
         let k = coder.k.min(coder.d_sae());
         let codes = encode_topk(x, coder.w_enc(), coder.b_enc(), k);
@@ -39,6 +44,9 @@ impl Method for TopK {
     }
 
     fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
+        if let Some(layers) = coder.each_layer() {
+            return sparse_layers_step(coder, &layers, batch, now);
+        }
         let (centred, y) = (coder.centre(batch.x.clone()), batch.y.clone());
         if !now.config.coder.multi_topk {
             let codes = self.encode(coder, centred.clone());

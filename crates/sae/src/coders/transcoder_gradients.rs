@@ -90,7 +90,7 @@ impl World {
         let now = Now {
             config: &self.config,
             step: 1 << 40,
-            dead: None,
+            dead: &[],
         };
         coder.architecture.method().learn(&coder, &batch, &now)
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::coder::Architecture;
 use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit, proximal};
 use crate::cross_layer;
+use crate::end_to_end::Loss;
 use crate::error::SaeError;
 use crate::optimizer::Optimizer;
 use lapidary_activations::{Exclusion, TEXT_FIELD};
@@ -135,6 +136,8 @@ impl RunConfig {
                 adam_beta1: r.or("training.adam_beta1", decay)?,
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
+                loss: r.one_of("training.loss", &Loss::NAMES, "local")?,
+                local_coefficient: r.or("training.local_coefficient", 0.0)?,
                 sparsity_penalty: r.one_of("training.sparsity_penalty", &["l1", "tanh"], "l1")?,
                 tanh_scale: r.or("training.tanh_scale", tables::tanh_scale())?,
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
@@ -302,6 +305,12 @@ impl RunConfig {
             "0 or more",
         )?;
         real(
+            "training.local_coefficient",
+            t.local_coefficient,
+            t.local_coefficient >= 0.0,
+            "0 or more",
+        )?;
+        real(
             "training.tanh_scale",
             t.tanh_scale,
             t.tanh_scale as f32 > 0.0,
@@ -364,6 +373,36 @@ impl RunConfig {
                 "`training.sparsity_penalty` = \"{}\" does not go with `coder.architecture` = \"{named}\": it is an option of \"standard\"",
                 t.sparsity_penalty
             ));
+        }
+        if self.learns_end_to_end() {
+            if !named.method().learns_end_to_end() || self.coder.multi_topk {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with `coder.architecture` = \"{named}\"{}: it is for \"topk\", \"batchtopk\", \"standard\" and \"jumprelu\"",
+                    t.loss,
+                    if self.coder.multi_topk {
+                        " and `coder.multi_topk`"
+                    } else {
+                        ""
+                    }
+                ));
+            }
+            if self.activations.store.is_some() {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with `activations.store`: the model must run on the text",
+                    t.loss
+                ));
+            }
+            if !t.batch_tokens.is_multiple_of(self.corpus.context) {
+                return contradiction(format!(
+                    "`training.batch_tokens` = {} is no multiple of `corpus.context` = {}: with `training.loss` = \"{}\" batches are whole blocks",
+                    t.batch_tokens, self.corpus.context, t.loss
+                ));
+            }
+        } else if t.local_coefficient > 0.0 {
+            return contradiction(
+                "`training.local_coefficient` needs `training.loss` = \"kl\" or \"ce\": the local loss by itself has weight 1"
+                    .to_owned(),
+            );
         }
         let several = match (self.hook_points.is_empty(), transcodes) {
             (true, true) => Some("hook_point_out"),
@@ -482,6 +521,12 @@ impl RunConfig {
     #[must_use]
     pub fn architecture(&self) -> Architecture {
         Architecture::of(&self.coder)
+    }
+
+    /// Whether the loss goes through the model, for which batches are whole sequences.
+    #[must_use]
+    pub fn learns_end_to_end(&self) -> bool {
+        Loss::named(&self.training.loss) != Loss::Local
     }
 
     /// Layers of a cross-layer transcoder; none of any other coder.

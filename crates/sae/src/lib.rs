@@ -10,6 +10,7 @@ mod config;
 mod cross_layer;
 mod decoder_norm;
 mod dictionary;
+mod end_to_end;
 mod ends;
 mod error;
 mod fields;

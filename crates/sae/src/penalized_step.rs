@@ -72,10 +72,21 @@ pub(crate) fn penalized_step(
             (whole, penalty, sum(auxiliary), all_codes(&layers, codes))
         }
     };
-    let mse = losses::mse(y.clone(), reconstruction);
+    let mse = losses::mse(y.clone(), reconstruction.clone());
     let fvu = mse.clone() / losses::batch_variance(y);
     let (weight, aux_weight) = method.weights(now);
-    let mut total = mse.clone() + penalty.clone() * weight;
+    let local = now.local_weight();
+    let mut total = match local == 1.0 {
+        true => mse.clone(),
+        false => mse.clone() * local,
+    };
+    if let Some(pull) = &batch.pull {
+        // The loss through the model, with its gradient.
+        let product = (reconstruction * pull.gradient.clone().autodiff()).sum();
+        let value = pull.loss.clone().autodiff();
+        total = total + value + product.clone() - product.detach();
+    }
+    total = total + penalty.clone() * weight;
     if let Some(aux) = &aux {
         total = total + aux.clone() * aux_weight;
     }

@@ -6,6 +6,7 @@ use lapidary_kernels::{SparseCodes, SparseGradient, encode_topk, latent_sums, re
 
 use crate::coder::{SKIP, SparseCoder};
 use crate::coders::{Codes, Gradient, Learned, Now, Terms};
+use crate::ends::Batch;
 use crate::losses;
 
 /// One of the reconstructions that a loss compares with the batch.
@@ -34,12 +35,12 @@ impl Part {
     }
 }
 
-/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch `y` `[n, d_out]` to reconstruct from codes that are those of `centred`
+/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch to reconstruct from codes that are those of `centred`
 /// `[n, d_in]`, what the encoder reads; nothing tracks gradients. The first part is the coder's own reconstruction: what is reported, and what AuxK, the auxiliary loss
-/// where there are dead latents, takes the rest of.
+/// where there are dead latents, takes the rest of. A loss through the model is added to what then is only a share of the first part.
 pub(crate) fn sparse_step(
     coder: &SparseCoder,
-    y: Tensor<2>,
+    batch: &Batch,
     centred: Tensor<2>,
     codes: SparseCodes,
     parts: &[Part],
@@ -48,6 +49,7 @@ pub(crate) fn sparse_step(
     let (own, others) = parts.split_first().expect("a loss has a reconstruction");
     let all = codes;
     let codes = own.of(&all);
+    let y = batch.y.clone();
     let n = y.dims()[0].max(1) as f64;
     let variance = losses::batch_variance(y.clone());
     // What the codes are to reconstruct.
@@ -59,11 +61,25 @@ pub(crate) fn sparse_step(
     let mse = found.squares.sum() / n;
     let fvu = mse.clone() / variance.clone();
     // The gradient of fvu in the reconstruction is `error · factor`.
-    let factor = (variance.clone().recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
-    let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_out]
+    let local = now.local_weight();
+    let factor = (variance.clone().recip() * (2.0 / n * local)).unsqueeze::<2>(); // [1, 1]
+    let mut total = fvu.clone() * local;
+    // Times `factor` the gradient in the reconstruction, and that in the codes.
+    let (slope, along, factor) = match &batch.pull {
+        None => (found.error.clone(), found.along, factor),
+        Some(pull) => {
+            total = total + pull.loss.clone();
+            let slope = found.error.clone() * factor.clone() + pull.gradient.clone();
+            // Against this target the error is the slope.
+            let target = found.error.clone() + left.clone() - slope.clone();
+            let along = reconstruct(&codes, coder.w_dec(), coder.b_dec(), target).along;
+            (slope, along, factor.ones_like())
+        }
+    };
+    let mut b_dec = slope.clone().sum_dim(0) * factor.clone(); // [1, d_out]
     // Of the loss in the whole reconstruction, where a skip connection needs it.
     let skips = coder.w_skip().is_some();
-    let mut in_output = skips.then(|| found.error.clone() * factor.clone()); // [n, d_out]
+    let mut in_output = skips.then(|| slope.clone() * factor.clone()); // [n, d_out]
     // A latent that is off passes nothing on.
     let on = codes.values.clone().greater_elem(0.0).float();
     let mut w_dec = SparseGradient {
@@ -71,17 +87,16 @@ pub(crate) fn sparse_step(
             values: codes.values.clone() * factor.clone(),
             indices: codes.indices.clone(),
         },
-        rows: found.error.clone(),
+        rows: slope,
     };
     let mut w_enc = SparseGradient {
         codes: SparseCodes {
-            values: found.along * on * factor,
+            values: along * on * factor,
             indices: codes.indices.clone(),
         },
         rows: centred.clone(),
     };
 
-    let mut total = fvu.clone();
     for part in others {
         let codes = part.of(&all);
         let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), left.clone());
@@ -229,7 +244,6 @@ mod tests {
     use super::*;
     use crate::coder::{Architecture, Weights};
     use crate::config::RunConfig;
-    use crate::ends::Batch;
     use burn::tensor::{Device, Distribution, Int};
 
     const N: usize = 24;

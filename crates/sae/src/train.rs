@@ -141,6 +141,14 @@ impl Trainer {
         }
     }
 
+    /// The same with as many active latents as there are in the next step.
+    pub(crate) fn coder_now(&self) -> SparseCoder {
+        SparseCoder {
+            k: self.config.k_at(self.progress.step),
+            ..self.coder()
+        }
+    }
+
     /// One step on a batch. A report comes back on the first step, every `log_every_steps`, and on the last.
     ///
     /// # Errors
@@ -239,10 +247,7 @@ impl Trainer {
 
     /// The batch's loss and gradients.
     fn learn(&self, batch: &Batch) -> Result<Learned, SaeError> {
-        let coder = SparseCoder {
-            k: self.config.k_at(self.progress.step),
-            ..self.coder()
-        };
+        let coder = self.coder_now();
         for (part, expected) in [(&batch.x, coder.d_in()), (&batch.y, coder.d_out())] {
             let found = part.dims()[1];
             if found != expected {

@@ -96,8 +96,7 @@ pub(super) fn read(
         let path = place.join(&file(ENCODER, layer));
         let container = Container::open(&path)?;
         let tensors = container.tensors()?;
-        let [w_enc, b_enc, bias, threshold] =
-            ["W_enc", "b_enc", "b_dec", "threshold"].map(|name| named(name));
+        let [w_enc, b_enc, bias, threshold] = ["W_enc", "b_enc", "b_dec", "threshold"].map(&named);
         if layer == 0 {
             jumps = tensors.has(&threshold);
         }

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::coder::{SparseCoder, Weight, Weights};
 use crate::config::{CoderConfig, RunConfig};
+use crate::end_to_end::Loss;
 use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
@@ -153,6 +154,11 @@ pub(crate) trait Method: Sync {
         true
     }
 
+    /// Whether its gradients can come from a loss through the model.
+    fn learns_end_to_end(&self) -> bool {
+        false
+    }
+
     /// Whether it can choose the latents of a cross-layer transcoder, layer by layer.
     fn crosses_layers(&self) -> bool {
         false
@@ -253,6 +259,15 @@ pub(crate) struct Now<'a> {
 }
 
 impl Now<'_> {
+    /// Weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the model.
+    pub(crate) fn local_weight(&self) -> f64 {
+        let training = &self.config.training;
+        match Loss::named(&training.loss) {
+            Loss::Local => 1.0,
+            Loss::Kl | Loss::Ce => training.local_coefficient,
+        }
+    }
+
     /// The dead latents of a layer, if there are any.
     pub(crate) fn dead_of_layer(&self, layer: usize) -> Option<Tensor<1, Int>> {
         self.dead.get(layer).cloned().flatten()

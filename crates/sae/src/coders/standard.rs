@@ -37,6 +37,10 @@ impl Method for Standard {
         encode_threshold(x, coder.w_enc(), b_enc, threshold)
     }
 
+    fn learns_end_to_end(&self) -> bool {
+        true
+    }
+
     fn crosses_layers(&self) -> bool {
         true
     }

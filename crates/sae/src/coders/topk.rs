@@ -30,6 +30,10 @@ impl Method for TopK {
         true
     }
 
+    fn learns_end_to_end(&self) -> bool {
+        true
+    }
+
     fn crosses_layers(&self) -> bool {
         true
     }
@@ -47,10 +51,10 @@ impl Method for TopK {
         if let Some(layers) = coder.each_layer() {
             return sparse_layers_step(coder, &layers, batch, now);
         }
-        let (centred, y) = (coder.centre(batch.x.clone()), batch.y.clone());
+        let centred = coder.centre(batch.x.clone());
         if !now.config.coder.multi_topk {
             let codes = self.encode(coder, centred.clone());
-            return sparse_step(coder, y, centred, codes, &[Part::WHOLE], now);
+            return sparse_step(coder, batch, centred, codes, &[Part::WHOLE], now);
         }
         // Codes descend, so the k largest of the 4k are the first columns.
         let k = coder.k.min(coder.d_sae());
@@ -73,7 +77,7 @@ impl Method for TopK {
             on: None,
             weight: MULTI_WEIGHT,
         };
-        sparse_step(coder, y, centred, codes, &[own, wider], now)
+        sparse_step(coder, batch, centred, codes, &[own, wider], now)
     }
 
     /// Rows keep their norms, 1 in an autoencoder and any in a transcoder: dividing by them would change which latents are the largest.

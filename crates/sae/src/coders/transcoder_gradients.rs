@@ -86,6 +86,7 @@ impl World {
             x: matrix(&self.x, [N, D_IN]),
             y: matrix(&self.y, [N, D_OUT]),
             parts: self.parts.clone(),
+            pull: None,
         };
         let now = Now {
             config: &self.config,

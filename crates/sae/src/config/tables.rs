@@ -66,6 +66,10 @@ fn adam() -> String {
     "adam".to_owned()
 }
 
+fn local() -> String {
+    "local".to_owned()
+}
+
 fn l1() -> String {
     "l1".to_owned()
 }
@@ -169,6 +173,13 @@ pub struct TrainingConfig {
     pub adam_beta2: f64,
     /// Adam's epsilon (small, because the gradients of rare latents are).
     pub adam_eps: f64,
+    /// What is minimized besides sparsity: "local" (what the coder leaves of the activations), or what the model says of the text with the
+    /// reconstruction in place: "kl" (divergence from what it says by itself) or "ce" (cross-entropy of the next tokens), mean over tokens.
+    #[serde(default = "local")]
+    pub loss: String,
+    /// "kl", "ce": weight of the local loss beside it.
+    #[serde(default)]
+    pub local_coefficient: f64,
     /// "standard": what makes it sparse, "l1" (activation times decoder norm, summed) or "tanh" (of `tanh_scale` times that, which asks no
     /// less of a latent that is large).
     #[serde(default = "l1")]

@@ -91,6 +91,7 @@ impl World {
             x: matrix(floats(&self.x), [N, LAYERS * D_IN]),
             y: matrix(floats(&self.y), [N, LAYERS * D_OUT]),
             parts: vec![D_OUT; LAYERS],
+            pull: None,
         }
     }
 

@@ -37,17 +37,24 @@ pub(crate) fn sparse_layers_step(
     let n = n.max(1) as f64;
     let mse = error.clone().square().sum() / n;
     let fvu = mse.clone() / variance.clone();
-    // The gradient of fvu in the reconstruction is `error · factor`.
-    let factor = (variance.recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
-    let b_dec = (error.clone().sum_dim(0) * factor.clone()).squeeze_dim(0); // [d_out]
+    // The gradient of fvu in the reconstruction is `error · factor`; a loss through the model has its own.
+    let local = now.local_weight();
+    let factor = (variance.recip() * (2.0 / n * local)).unsqueeze::<2>(); // [1, 1]
+    let mut slope = error.clone() * factor; // [n, d_out]
+    let mut total = fvu.clone() * local;
+    if let Some(pull) = &batch.pull {
+        slope = slope + pull.gradient.clone();
+        total = total + pull.loss.clone();
+    }
+    let b_dec = slope.clone().sum_dim(0).squeeze_dim(0); // [d_out]
 
     let mut gradients = vec![("b_dec", Gradient::Vector(b_dec))];
-    let (mut total, mut aux) = (fvu.clone(), None);
+    let mut aux: Option<Tensor<1>> = None;
     for (number, (layer, x)) in layers.iter().zip(xs).enumerate() {
         let codes = &codes[number];
-        let missed = last(&error, layer.d_out());
-        // Against this target the layer by itself has the error that all have together.
-        let target = decoded[number].clone() - missed.clone();
+        let slope = last(&slope, layer.d_out());
+        // Against this target the layer's own error is the slope.
+        let target = decoded[number].clone() - slope.clone();
         let along = reconstruct(codes, layer.w_dec(), layer.b_dec(), target).along;
         let of_codes = |values: Tensor<2>| SparseCodes {
             values,
@@ -55,15 +62,16 @@ pub(crate) fn sparse_layers_step(
         };
         let on = codes.values.clone().greater_elem(0.0).float();
         let mut w_dec = SparseGradient {
-            codes: of_codes(codes.values.clone() * factor.clone()),
-            rows: missed.clone(),
+            codes: of_codes(codes.values.clone()),
+            rows: slope,
         };
         let mut w_enc = SparseGradient {
-            codes: of_codes(along * on * factor.clone()),
+            codes: of_codes(along * on),
             rows: x.clone(),
         };
         let share = 1.0 / layers.len() as f64;
-        if let Some(found) = auxiliary(layer, x, missed.neg(), number, share, now) {
+        let left = last(&error, layer.d_out()).neg();
+        if let Some(found) = auxiliary(layer, x, left, number, share, now) {
             let coefficient = now.config.training.aux_k_coefficient;
             total = total + found.term.clone() * coefficient;
             aux = Some(match aux {

@@ -13,6 +13,7 @@ use crate::cross_layer;
 use crate::end_to_end::Loss;
 use crate::error::SaeError;
 use crate::optimizer::Optimizer;
+use crate::revival::Revival;
 use lapidary_activations::{Exclusion, TEXT_FIELD};
 use lapidary_model::settings::Reader;
 
@@ -143,6 +144,12 @@ impl RunConfig {
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
                 sparsity_warmup_steps: r.optional("training.sparsity_warmup_steps")?,
                 k_anneal_steps: r.optional("training.k_anneal_steps")?,
+                revival: r.one_of(
+                    "training.revival",
+                    &Revival::NAMES,
+                    Revival::usual(named.method()),
+                )?,
+                resample_every_steps: r.optional("training.resample_every_steps")?,
                 aux_k: r.optional("training.aux_k")?,
                 aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,
                 dead_after_tokens: r.optional("training.dead_after_tokens")?,
@@ -368,6 +375,18 @@ impl RunConfig {
         {
             return contradiction(message);
         }
+        if let Some(message) = Revival::contradiction(self, named.method()) {
+            return contradiction(message);
+        }
+        if let Some(every) = t.resample_every_steps {
+            positive("training.resample_every_steps", every)?;
+            if Revival::of(self) != Revival::Resampling {
+                return contradiction(
+                    "`training.resample_every_steps` needs `training.revival` = \"resampling\""
+                        .to_owned(),
+                );
+            }
+        }
         if t.sparsity_penalty != "l1" && named != Architecture::Standard {
             return contradiction(format!(
                 "`training.sparsity_penalty` = \"{}\" does not go with `coder.architecture` = \"{named}\": it is an option of \"standard\"",
@@ -512,6 +531,9 @@ impl RunConfig {
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
         t.sparsity_warmup_steps.get_or_insert(steps / 20);
         t.aux_k.get_or_insert(d_in / 2);
+        if Revival::of(self) == Revival::Resampling {
+            t.resample_every_steps.get_or_insert((steps / 5).max(1));
+        }
         t.dead_after_tokens
             .get_or_insert((self.training.tokens / 10).min(10_000_000));
         Ok(c)

@@ -112,6 +112,14 @@ impl Firing {
         Ok(())
     }
 
+    /// The dead latents live again, as if they had just fired.
+    pub(crate) fn revive(&mut self, device: &Device) {
+        for latent in std::mem::take(&mut self.dead) {
+            self.since[latent as usize] = 0;
+        }
+        self.upload(device);
+    }
+
     /// The dead on the device, of each layer and counted within it, if it has any.
     pub(crate) fn by_layer(&self) -> &[Option<Tensor<1, Int>>] {
         &self.by_layer

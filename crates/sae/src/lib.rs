@@ -26,6 +26,7 @@ mod parameters;
 mod penalized_step;
 mod penalty;
 mod pursuit;
+mod revival;
 mod run;
 pub mod schedule;
 mod sparse_step;

@@ -78,6 +78,24 @@ pub fn aux_k(
     mse(residual, guess) / variance * scale
 }
 
+/// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"; as in SAELens): the `dead` latents, with the exponential
+/// in place of their activation function, make a guess of the `residual` `[n, d_out]` that the living left, scaled to half its norm. Returns the
+/// guess's squared error, mean over tokens; the scale is a constant. `x` `[n, d_in]` is centred; `residual` must carry no gradient.
+pub fn ghost(
+    coder: &SparseCoder,
+    x: Tensor<2>,
+    residual: Tensor<2>,
+    dead: Tensor<1, Int>,
+) -> Tensor<1> {
+    let rows = coder.w_enc().select(0, dead.clone()); // [n_dead, d_in]
+    let bias = coder.b_enc().select(0, dead.clone()).unsqueeze(); // [1, n_dead]
+    let latents = (x.matmul(rows.transpose()) + bias).exp();
+    let guess = latents.matmul(coder.w_dec().select(0, dead)); // [n, d_out]
+    let norm = |t: Tensor<2>| t.square().sum_dim(1).sqrt(); // [n, 1]
+    let scale = norm(residual.clone()) / (norm(guess.clone().detach()) * 2.0 + 1e-6);
+    mse(residual, guess * scale)
+}
+
 #[cfg(test)]
 mod tests {
     //! Gradients against central differences. Every term is at most quadratic in any single weight (the L1 norm

@@ -5,9 +5,10 @@ use burn::tensor::{Int, Tensor};
 
 use crate::coder::SparseCoder;
 use crate::coders::{Codes, Learned, Now, Terms, differentiate};
-use crate::cross_layer::{add_last, all_codes, inputs};
+use crate::cross_layer::{add_last, all_codes, inputs, last};
 use crate::ends::Batch;
 use crate::losses;
+use crate::revival::Revival;
 
 /// What a layer makes of what it reads, with gradients.
 pub(crate) struct Active {
@@ -47,12 +48,12 @@ pub(crate) fn penalized_step(
     let coder = coder.tracked();
     let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
     let centred = coder.centre(x);
-    let (reconstruction, penalty, aux, codes) = match coder.each_layer() {
+    let (reconstruction, penalty, mut aux, codes) = match coder.each_layer() {
         None => {
             let dead = now.dead_of_layer(0);
             let found = method.active(&coder, centred.clone(), &batch.parts, dead, now);
             let decoded = found.decoded + coder.b_dec().unsqueeze();
-            let whole = coder.with_skip(decoded, centred);
+            let whole = coder.with_skip(decoded, centred.clone());
             (whole, found.penalty, found.aux, found.codes)
         }
         Some(layers) => {
@@ -73,7 +74,7 @@ pub(crate) fn penalized_step(
         }
     };
     let mse = losses::mse(y.clone(), reconstruction.clone());
-    let fvu = mse.clone() / losses::batch_variance(y);
+    let fvu = mse.clone() / losses::batch_variance(y.clone());
     let (weight, aux_weight) = method.weights(now);
     let local = now.local_weight();
     let mut total = match local == 1.0 {
@@ -82,13 +83,22 @@ pub(crate) fn penalized_step(
     };
     if let Some(pull) = &batch.pull {
         // The loss through the model, with its gradient.
-        let product = (reconstruction * pull.gradient.clone().autodiff()).sum();
+        let product = (reconstruction.clone() * pull.gradient.clone().autodiff()).sum();
         let value = pull.loss.clone().autodiff();
         total = total + value + product.clone() - product.detach();
     }
     total = total + penalty.clone() * weight;
     if let Some(aux) = &aux {
         total = total + aux.clone() * aux_weight;
+    }
+    if Revival::of(now.config) == Revival::GhostGradients
+        && let Some(ghosts) = ghosts(&coder, &centred, (y - reconstruction).detach(), &mse, now)
+    {
+        total = total + ghosts.clone();
+        aux = Some(match aux {
+            Some(aux) => aux + ghosts,
+            None => ghosts,
+        });
     }
     Learned {
         gradients: differentiate(&coder, &total),
@@ -102,4 +112,28 @@ pub(crate) fn penalized_step(
             threshold: None,
         },
     }
+}
+
+/// The guesses that dead latents make of the `residual` of what their layer writes at, each with the weight that makes it as large as `mse`, mean over the
+/// layers that have any dead.
+fn ghosts(
+    coder: &SparseCoder,
+    x: &Tensor<2>,
+    residual: Tensor<2>,
+    mse: &Tensor<1>,
+    now: &Now<'_>,
+) -> Option<Tensor<1>> {
+    let layers = coder.each_layer().unwrap_or_else(|| vec![coder.clone()]);
+    let inputs = inputs(&layers, x);
+    let found = layers.iter().zip(inputs).enumerate();
+    let found = found.filter_map(|(number, (layer, x))| {
+        let dead = now.dead_of_layer(number)?;
+        let left = last(&residual, layer.d_out());
+        let miss = losses::ghost(layer, x, left, dead);
+        let weight = mse.clone().detach() / (miss.clone().detach() + 1e-6);
+        Some(miss * weight)
+    });
+    let each: Vec<Tensor<1>> = found.collect();
+    let count = each.len() as f64;
+    each.into_iter().reduce(|a, b| a + b).map(|sum| sum / count)
 }

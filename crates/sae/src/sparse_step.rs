@@ -8,6 +8,7 @@ use crate::coder::{SKIP, SparseCoder};
 use crate::coders::{Codes, Gradient, Learned, Now, Terms};
 use crate::ends::Batch;
 use crate::losses;
+use crate::revival::Revival;
 
 /// One of the reconstructions that a loss compares with the batch.
 pub(crate) struct Part {
@@ -175,7 +176,7 @@ pub(crate) fn auxiliary(
 ) -> Option<Auxiliary> {
     let training = &now.config.training;
     let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
-    let wanted = k_aux > 0 && coefficient > 0.0;
+    let wanted = Revival::of(now.config) == Revival::AuxK && k_aux > 0 && coefficient > 0.0;
     let dead = now.dead_of_layer(layer).filter(|_| wanted)?;
     let n = residual.dims()[0].max(1) as f64;
     let n_dead = dead.dims()[0];

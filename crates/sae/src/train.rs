@@ -16,6 +16,7 @@ use crate::init;
 use crate::json::nan_if_null;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
+use crate::revival;
 use crate::schedule::learning_rate_factor;
 
 /// One line of `metrics.jsonl`. A number that is not finite is written as `null`,
@@ -219,6 +220,14 @@ impl Trainer {
             let dead_after = training.dead_after_tokens.expect("resolved");
             self.firing.check(dead_after, &self.device)?;
         }
+        let dead = self.firing.dead.len() as u64;
+        if dead > 0 && revival::is_due(&self.config, self.progress.step) {
+            let coder = self.coder_now();
+            let latents = self.firing.dead.clone();
+            let (parameters, step) = (&mut self.parameters, self.progress.step);
+            revival::resample(parameters, &coder, batch, &latents, &self.config, step)?;
+            self.firing.revive(&self.device);
+        }
         if !log {
             return Ok(None);
         }
@@ -231,7 +240,7 @@ impl Trainer {
             l0: l0.map_or(Ok(0.0), scalar)? / n.max(1) as f64,
             penalty: terms.penalty.map_or(Ok(0.0), scalar)?,
             aux: terms.aux.map_or(Ok(0.0), scalar)?,
-            dead: self.firing.dead.len() as u64,
+            dead,
             lr,
             grad_norm,
             threshold: terms.threshold.map(|_| self.progress.threshold.value()),

@@ -131,6 +131,10 @@ impl Method for JumpRelu {
         encode_threshold(x, coder.w_enc(), coder.b_enc(), threshold)
     }
 
+    fn has_ghosts(&self) -> bool {
+        true
+    }
+
     fn learns_end_to_end(&self) -> bool {
         true
     }

@@ -154,6 +154,17 @@ pub(crate) trait Method: Sync {
         true
     }
 
+    /// Whether its dead latents can make an auxiliary loss by AuxK.
+    fn has_aux_k(&self) -> bool {
+        self.counts_latents()
+    }
+
+    /// Whether they can have ghost gradients or be resampled: latents that compete for places would not fire with the small weights they
+    /// then have.
+    fn has_ghosts(&self) -> bool {
+        false
+    }
+
     /// Whether its gradients can come from a loss through the model.
     fn learns_end_to_end(&self) -> bool {
         false

@@ -37,6 +37,10 @@ impl Method for Standard {
         encode_threshold(x, coder.w_enc(), b_enc, threshold)
     }
 
+    fn has_ghosts(&self) -> bool {
+        true
+    }
+
     fn learns_end_to_end(&self) -> bool {
         true
     }

@@ -66,6 +66,10 @@ fn adam() -> String {
     "adam".to_owned()
 }
 
+fn aux_k() -> String {
+    "aux_k".to_owned()
+}
+
 fn local() -> String {
     "local".to_owned()
 }
@@ -196,6 +200,13 @@ pub struct TrainingConfig {
     /// Steps over which the active latents fall from `coder.k_start` to `coder.k`; absent: half of all, if there is a start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k_anneal_steps: Option<u64>,
+    /// What brings dead latents back: "aux_k" (they reconstruct what the living leave), "ghost_gradients" (the same with exponentials, scaled),
+    /// "resampling" (they get directions of inputs that are reconstructed badly) or "none".
+    #[serde(default = "aux_k")]
+    pub revival: String,
+    /// "resampling": steps between two; absent: a fifth of all. None in the last fifth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resample_every_steps: Option<u64>,
     /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux_k: Option<usize>,

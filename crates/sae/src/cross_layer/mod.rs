@@ -144,7 +144,7 @@ pub(crate) fn add_last(all: Tensor<2>, written: Tensor<2>) -> Tensor<2> {
 }
 
 /// The last `width` columns: what a layer is about.
-fn last(all: &Tensor<2>, width: usize) -> Tensor<2> {
+pub(crate) fn last(all: &Tensor<2>, width: usize) -> Tensor<2> {
     let start = all.dims()[1] - width;
     all.clone().narrow(1, start, width)
 }

@@ -5,7 +5,8 @@ Small random coders are made and saved by SAELens, sparsify, dictionary_learning
 releases that SAELens's own loaders read (Gemma Scope, Llama Scope). For each, `lapidary encode` must give the library's codes and
 reconstructions within 1e-4 of the largest value. Then `lapidary convert` writes it in each format that can hold such a coder; the
 library of that format must load it and give the same codes and reconstructions, and so must `lapidary encode` again. Where a
-format cannot hold the coder, `convert` must say so. Transcoders go through SAELens, sparsify and circuit-tracer likewise.
+format cannot hold the coder, `convert` must say so. Transcoders go through SAELens, sparsify and circuit-tracer likewise, cross-layer
+transcoders through circuit-tracer.
 """
 
 import argparse
@@ -34,6 +35,7 @@ with warnings.catch_warnings():
     import dictionary_learning.dictionary as learning
     import sae_lens
     import sparsify
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder, load_clt
     from circuit_tracer.transcoder.single_layer_transcoder import load_relu_transcoder, load_transcoder_set
     from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
@@ -47,6 +49,7 @@ logging.getLogger("simple_parsing").setLevel(logging.ERROR)  # tells which of ou
 
 TOLERANCE = 1e-4
 D_IN, D_SAE, K, ROWS = 12, 40, 5, 64
+LAYERS = 4  # of a cross-layer transcoder, which reads D_IN / LAYERS dimensions at each and has D_SAE / LAYERS latents there
 HOOK = "blocks.1.hook_resid_post"
 ENDS = ("blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out")
 failed = False
@@ -138,7 +141,9 @@ def of_learning(folder):
 
 
 def of_circuit_tracer(folder):
-    """As its loader of sets reads the one layer that there is."""
+    """As its loader of sets reads the one layer that there is, or that of cross-layer transcoders all."""
+    if Path(folder, "W_enc_0.safetensors").exists():
+        return of_layers(load_clt(str(folder), device=torch.device("cpu"), dtype=torch.float32, lazy_decoder=False))
     paths = {0: str(Path(folder, "layer_0.safetensors"))}
     places = {"feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "hook_mlp_out"}
     settings = {"device": torch.device("cpu"), "lazy_encoder": False, "lazy_decoder": False}
@@ -147,6 +152,15 @@ def of_circuit_tracer(folder):
     def run(x):
         codes = transcoder.encode(x)
         return codes, transcoder.decode(codes, x)
+
+    return run
+
+
+def of_layers(clt):
+    def run(x):
+        codes = clt.encode(x.reshape(len(x), LAYERS, -1).transpose(0, 1))  # [layers, n, d_transcoder]
+        side_by_side = [part.transpose(0, 1).reshape(len(x), -1) for part in (codes, clt.decode(codes))]
+        return tuple(side_by_side)
 
     return run
 
@@ -228,6 +242,28 @@ def circuit_tracer_layer(threshold, skip):
         places = "feature_input_hook: ln2.hook_normalized\nfeature_output_hook: hook_mlp_out\n"
         (folder / "config.yaml").write_text(f"model_name: gpt2\nmodel_kind: transcoder_set\nscan: gpt2\n{places}")
         return of_circuit_tracer(folder)
+
+    return make
+
+
+def circuit_tracer_layers(activation):
+    """What `to_safetensors` writes of a cross-layer transcoder, with a configuration."""
+
+    def make(folder):
+        places = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+        sizes = (LAYERS, D_SAE // LAYERS, D_IN // LAYERS)
+        settings = {"activation_function": activation, "device": torch.device("cpu"), "dtype": torch.float32}
+        clt = CrossLayerTranscoder(*sizes, lazy_decoder=False, **places, **settings)
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for name, p in sorted(clt.named_parameters()):
+                p.copy_(torch.randn(p.shape, generator=generator) * (0.3 if "W_" in name else 0.1))
+                if "threshold" in name:
+                    p.abs_().add_(0.1)
+        clt.to_safetensors(str(folder))
+        text = "".join(f"{key}: {value}\n" for key, value in places.items())
+        (folder / "config.yaml").write_text(f"model_name: gpt2\nmodel_kind: cross_layer_transcoder\nscan: gpt2\n{text}")
+        return of_layers(clt)
 
     return make
 
@@ -396,6 +432,8 @@ CODERS = {
     "sparsify skip transcoder": (of_sparsify_config(transcode=True, skip_connection=True), {"sparsify"}),
     "circuit-tracer ReLU": (circuit_tracer_layer(False, False), TRACED),
     "circuit-tracer JumpReLU with a skip connection": (circuit_tracer_layer(True, True), TRACED),
+    "circuit-tracer cross-layer ReLU": (circuit_tracer_layers("relu"), TRACED),
+    "circuit-tracer cross-layer JumpReLU": (circuit_tracer_layers("jump_relu"), TRACED),
 }
 
 
@@ -417,8 +455,10 @@ def check(name, make, holders, lapidary, x):
             require(refused, f"{format}: was not refused: {done.stdout}{done.stderr}")
             continue
         require(done.returncode == 0, f"{format}: {done.stderr}")
-        if done.returncode == 0:
+        # SAELens has no cross-layer transcoder: ours in its layout only we read.
+        if done.returncode == 0 and not ("cross-layer" in name and format == "saelens"):
             compare(f"{format} loads what was written", host(load(to), x), theirs)
+        if done.returncode == 0:
             compare(f"lapidary encode from {format}", lapidary.encode(to), theirs)
     print(f"  {active:.1f} latents active; the same in {', '.join(sorted(holders))}")
 

@@ -202,6 +202,83 @@ fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
 }
 
 #[test]
+fn a_cross_layer_transcoder_is_trained_measured_described_and_converted() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut command = lapidary(&["train", "--device", "cpu"]);
+    command
+        .arg(recipe("cross-layer-transcoder-embedded.toml"))
+        .arg("--out")
+        .arg(&out);
+    for setting in [
+        "coder.architecture=standard",
+        "training.sparsity_penalty=tanh",
+        "training.l1_coefficient=0.02",
+        "coder.d_sae=96",
+        "corpus.context=32",
+        "training.tokens=20480",
+        "training.batch_tokens=256",
+        "activations.buffer_tokens=1024",
+        "evaluation.tokens=512",
+        "features.tokens=1024",
+    ] {
+        command.args(["--set", setting]);
+    }
+    succeeds(&mut command);
+    let first = metrics(&out);
+    assert!(first.fvu < 0.9 && first.ce_loss_score > 0.1, "{first:?}");
+    succeeds(lapidary(&["eval", "--device", "cpu"]).arg(&out));
+    assert_eq!(metrics(&out), first);
+    let described = succeeds(lapidary(&["inspect"]).arg(&out));
+    let written = "blocks.0.hook_mlp_out, blocks.1.hook_mlp_out, blocks.2.hook_mlp_out, blocks.3.hook_mlp_out";
+    assert!(
+        described.contains(written) && described.contains("384 on 1024 dimensions"),
+        "{described}"
+    );
+    let dictionary = Dictionary::load(&out.join("dictionary"), &Device::flex()).unwrap();
+    let read = &dictionary.provenance.hook_points;
+    let features = read_features(&out.join("features/features.parquet")).unwrap();
+    assert_eq!(features.len(), 384);
+    for (latent, row) in features.iter().enumerate() {
+        assert_eq!(*row.hook_point, *read[latent / 96]);
+        assert!(row.decoder_norm > 0.0 && !row.promoted.is_empty());
+    }
+    let error = Steering::new(&dictionary, 3, Steer::Add(2.0))
+        .err()
+        .unwrap();
+    let error = error.to_string();
+    assert!(error.contains("cross-layer transcoder"), "{error}");
+
+    // The same in circuit-tracer's layout, on activations at each hook point.
+    let traced = folder.path().join("traced");
+    let mut command = lapidary(&["convert", "--format", "circuit_tracer", "--from"]);
+    succeeds(command.arg(out.join("dictionary")).arg("--to").arg(&traced));
+    let activations = folder.path().join("x.safetensors");
+    let mut command = lapidary(&["run", "--device", "cpu", "--text", "When in the course of"]);
+    for hook in read {
+        command.args(["--capture", hook]);
+    }
+    succeeds(command.arg("--out").arg(&activations));
+    let codes = ["dictionary", "traced"].map(|name| {
+        let from = match name {
+            "traced" => traced.clone(),
+            _ => out.join(name),
+        };
+        let to = folder.path().join(format!("{name}.safetensors"));
+        let mut command = lapidary(&["encode", "--device", "cpu", "--dictionary"]);
+        command.arg(from).arg("--activations").arg(&activations);
+        succeeds(command.arg("--out").arg(&to));
+        std::fs::read(to).unwrap()
+    });
+    assert!(codes[0] == codes[1], "other codes");
+    let task = folder.path().join("task.jsonl");
+    std::fs::write(&task, "{\"text\": \"a\", \"label\": \"b\"}\n").unwrap();
+    let mut command = lapidary(&["probe", "--device", "cpu"]);
+    let (ok, _, error) = run(command.arg(&out).arg("--task").arg(&task));
+    assert!(!ok && !error.contains("panicked"), "{error}");
+}
+
+#[test]
 fn a_crosscoder_is_trained_measured_and_described() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");

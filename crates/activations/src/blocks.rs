@@ -111,6 +111,22 @@ impl TokenBlock {
     }
 }
 
+/// Whether each token's prediction counts: it does where the token does, unless another document's text comes next that
+/// the token's own has nothing to do with. An end or beginning of sequence it does predict.
+#[must_use]
+pub fn predicts(blocks: &[TokenBlock], counts: &[bool], special: &[u32]) -> Vec<bool> {
+    let mut predicts = counts.to_vec();
+    let mut i = 0;
+    for block in blocks {
+        for (pair, next) in block.sequences().windows(2).zip(&block.tokens[1..]) {
+            predicts[i] &= pair[0] == pair[1] || special.contains(next);
+            i += 1;
+        }
+        i += 1;
+    }
+    predicts
+}
+
 /// An iterator over a corpus's blocks.
 pub struct BlockStream {
     model: Arc<LanguageModel>,
@@ -420,5 +436,26 @@ mod tests {
         let (plain, adding) = (load("embedded"), load(folder.path().to_str().unwrap()));
         let texts = [TEXT, TEXT];
         assert!(blocks(&plain, folder.path(), &texts) == blocks(&adding, folder.path(), &texts));
+    }
+
+    #[test]
+    fn the_last_token_of_a_document_predicts_nothing_of_the_next_but_its_special_token() {
+        // Two documents side by side, then one that begins with a special token; special tokens do not count themselves.
+        const SPECIAL: u32 = 9;
+        let begins = |start: usize, bos| Segment {
+            start,
+            bos,
+            document: start as u32,
+            offset: 0,
+        };
+        let block = TokenBlock {
+            tokens: vec![1, 2, 3, 4, SPECIAL, 5],
+            segments: vec![begins(0, false), begins(2, false), begins(4, true)],
+            attend_across_documents: false,
+        };
+        let counts = [true, true, true, true, false, true];
+        let found = predicts(&[block.clone(), block], &counts.repeat(2), &[SPECIAL]);
+        let expected = [true, false, true, true, false, true];
+        assert_eq!(found, expected.repeat(2));
     }
 }

@@ -13,10 +13,11 @@ mod exclusion;
 mod first_batch;
 mod harvest;
 mod normalization;
+mod sequences;
 mod source;
 mod store;
 
-pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock};
+pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock, predicts};
 pub use checksum::Checksum;
 pub use corpus::{Corpus, Documents, TEXT_FIELD};
 pub use error::ActivationsError;
@@ -24,6 +25,7 @@ pub use exclusion::{Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};
 pub use harvest::{harvest, harvest_all};
 pub use normalization::{Normalization, NormalizationKind};
+pub use sequences::{SequenceStream, Sequences};
 pub use source::{ActivationMatrix, ActivationStream, BatchSource, StreamConfig};
 pub use store::{
     HarvestConfig, HarvestProgress, Place, RowPlace, Shard, Store, StoreBatches, StoreDtype,

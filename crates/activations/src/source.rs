@@ -5,7 +5,7 @@ use crate::exclusion::Candidate;
 use crate::harvest::harvest_all;
 use crate::{
     ActivationsError, BlockStream, Excluded, Exclusion, Normalization, NormalizationKind,
-    TokenBlock,
+    Sequences, TokenBlock,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_model::{HookPoint, Outgoing, TensorFile, Values, write_tensors};
@@ -25,6 +25,11 @@ pub trait BatchSource {
     /// # Errors
     /// When the corpus or the model fails.
     fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError>;
+
+    /// The sequences that the last batch's rows are of, if batches are whole sequences.
+    fn sequences(&self) -> Option<&Sequences> {
+        None
+    }
 
     /// Writes everything that decides the batches to come into a folder.
     ///

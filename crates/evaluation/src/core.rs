@@ -7,7 +7,7 @@
 //! reconstruction is spliced in, as SAEBench recommends.
 
 use burn::tensor::{Tensor, TensorData};
-use lapidary_activations::TokenBlock;
+use lapidary_activations::{TokenBlock, predicts};
 use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
 use lapidary_sae::{Dictionary, SparseCoder, host, host_int};
 
@@ -17,7 +17,7 @@ use crate::error::EvaluationError;
 use crate::hooks::Hooks;
 use crate::latents::LatentFigures;
 use crate::metrics::Metrics;
-use crate::predictions::{Predictions, cross_entropy, divergence, log_probabilities, predicts};
+use crate::predictions::{Predictions, cross_entropy, divergence, log_probabilities};
 use crate::reconstruction::ReconstructionSums;
 
 /// Blocks that make one batch, over which the means of `explained_variance_legacy` and

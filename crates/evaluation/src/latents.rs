@@ -20,9 +20,9 @@ pub struct LatentFigures {
     pub encoder_norm: Vec<f32>,
     /// Cosine of its encoder and decoder rows; NaN where they are of different widths.
     pub encoder_decoder_cosine_sim: Vec<f32>,
-    /// Largest cosine of its encoder row with another latent's.
+    /// Largest cosine of its encoder row with another latent's, in a cross-layer transcoder of whatever layer.
     pub max_encoder_cosine_sim: Vec<f32>,
-    /// Largest cosine of its decoder row with another latent's.
+    /// Largest cosine of its decoder row with another latent's, in a cross-layer transcoder of what they write at all layers.
     pub max_decoder_cosine_sim: Vec<f32>,
 }
 
@@ -35,12 +35,15 @@ impl LatentFigures {
     ) -> Result<Self, EvaluationError> {
         let (w_enc, w_dec): (Tensor<2>, Tensor<2>) = (coder.w_enc(), coder.w_dec());
         let d_sae = coder.d_sae();
-        let bias = ["b_mag", "b_enc"].map(|name| coder.weights.vector(name));
+        let bias = match coder.layers() {
+            Some(_) => [None, Some(coder.b_enc())],
+            None => ["b_mag", "b_enc"].map(|name| coder.weights.vector(name).cloned()),
+        };
         Ok(Self {
             feature_density: codes.densities(),
             consistent_activation_heuristic: codes.firings_a_block(),
             encoder_bias: match bias.into_iter().flatten().next() {
-                Some(bias) => host(bias)?,
+                Some(bias) => host(&bias)?,
                 None => vec![0.0; d_sae],
             },
             encoder_norm: host(&w_enc.clone().square().sum_dim(1).sqrt())?,

@@ -1,7 +1,6 @@
 //! What a changed activation does to the model's next-token distributions: cross-entropy and KL divergence.
 
 use burn::tensor::{Int, Tensor, activation::log_softmax};
-use lapidary_activations::TokenBlock;
 use lapidary_sae::host;
 
 use crate::error::EvaluationError;
@@ -13,21 +12,6 @@ pub(crate) struct Predictions {
     pub(crate) cross_entropy_tokens: u64,
     pub(crate) divergence: [f64; 2],
     pub(crate) divergence_tokens: u64,
-}
-
-/// Whether each token's prediction counts: it does where the token does, unless another document's text comes next that
-/// the token's own has nothing to do with. An end or beginning of sequence it does predict.
-pub(crate) fn predicts(blocks: &[TokenBlock], counts: &[bool], special: &[u32]) -> Vec<bool> {
-    let mut predicts = counts.to_vec();
-    let mut i = 0;
-    for block in blocks {
-        for (pair, next) in block.sequences().windows(2).zip(&block.tokens[1..]) {
-            predicts[i] &= pair[0] == pair[1] || special.contains(next);
-            i += 1;
-        }
-        i += 1;
-    }
-    predicts
 }
 
 pub(crate) fn log_probabilities(logits: Option<Tensor<3>>) -> Result<Tensor<3>, EvaluationError> {
@@ -78,7 +62,6 @@ mod tests {
     use super::*;
     use crate::numbers::numbers;
     use burn::tensor::TensorData;
-    use lapidary_activations::Segment;
 
     #[test]
     fn cross_entropy_and_divergence_equal_sums_over_the_vocabulary() {
@@ -119,26 +102,5 @@ mod tests {
             })
             .sum();
         assert!((found - expected).abs() < 1e-5);
-    }
-
-    #[test]
-    fn the_last_token_of_a_document_predicts_nothing_of_the_next_but_its_special_token() {
-        // Two documents side by side, then one that begins with a special token; special tokens do not count themselves.
-        const SPECIAL: u32 = 9;
-        let begins = |start: usize, bos| Segment {
-            start,
-            bos,
-            document: start as u32,
-            offset: 0,
-        };
-        let block = TokenBlock {
-            tokens: vec![1, 2, 3, 4, SPECIAL, 5],
-            segments: vec![begins(0, false), begins(2, false), begins(4, true)],
-            attend_across_documents: false,
-        };
-        let counts = [true, true, true, true, false, true];
-        let found = predicts(&[block.clone(), block], &counts.repeat(2), &[SPECIAL]);
-        let expected = [true, false, true, true, false, true];
-        assert_eq!(found, expected.repeat(2));
     }
 }

@@ -87,7 +87,8 @@ pub fn names(hooks: &[HookPoint]) -> String {
     names.join(", ")
 }
 
-/// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part at the last of them, for hook points in the residual stream's space: the row
+/// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part at the last of them (of a cross-layer transcoder the sum of what it writes at
+/// all, since each adds to the stream), for hook points in the residual stream's space: the row
 /// (less its mean, where the final norm takes the mean away) times the final norm's weight times the unembedding, the
 /// norm's scale left out. Elsewhere the lists stay empty.
 ///
@@ -119,11 +120,14 @@ pub fn summarize_decoder(
         return Ok(summary);
     };
     let width = model.width(*hook).map_err(ActivationsError::from)?;
-    let w_dec = w_dec.narrow(
-        1,
-        coder.d_out() - width.min(coder.d_out()),
-        width.min(coder.d_out()),
-    );
+    let width = width.min(coder.d_out());
+    let w_dec = match coder.layers() {
+        None => w_dec.narrow(1, coder.d_out() - width, width),
+        Some(layers) => (0..layers)
+            .map(|layer| w_dec.clone().narrow(1, layer * width, width))
+            .reduce(|a, b| a + b)
+            .unwrap_or(w_dec),
+    };
     let writes_to_residual = matches!(
         hook,
         HookPoint::Embed

@@ -58,7 +58,10 @@ impl Steering {
         if !dictionary.provenance.hook_points.is_empty() {
             return Err(FeaturesError::Input {
                 field: "steering",
-                found: "a crosscoder's latent".into(),
+                found: match dictionary.coder.layers() {
+                    Some(_) => "a cross-layer transcoder's latent".into(),
+                    None => "a crosscoder's latent".into(),
+                },
                 expected: "one of a coder that writes at one hook point".into(),
             });
         }

@@ -65,7 +65,7 @@ pub struct FiringToken {
 pub struct FeatureRow {
     /// Number of the latent in its dictionary (u32).
     pub feature_id: u32,
-    /// Where the dictionary reads the model (string).
+    /// Where the dictionary reads the model, in a cross-layer transcoder where the latent does (string).
     pub hook_point: Arc<str>,
     /// Share of the counted tokens on which it fired (f64).
     pub firing_density: f64,
@@ -118,14 +118,15 @@ pub struct ExampleRow {
     pub position: u32,
 }
 
-/// Joins statistics and decoder into rows; `token_text` gives the text of one token.
+/// Joins statistics and decoder into rows; `token_text` gives the text of one token. The `hook_points` are those of as many equal parts of the
+/// latents, mostly of all.
 ///
 /// # Errors
 /// If `decoder` does not describe as many latents as `summary`.
 pub fn feature_rows(
     summary: &StatisticsSummary,
     decoder: &DecoderSummary,
-    hook_point: &str,
+    hook_points: &[String],
     token_text: &dyn Fn(u32) -> String,
 ) -> Result<Vec<FeatureRow>, FeaturesError> {
     let latents = summary.latents.len();
@@ -150,7 +151,15 @@ pub fn feature_rows(
             });
         }
     }
-    let hook_point: Arc<str> = hook_point.into();
+    if hook_points.is_empty() || !latents.is_multiple_of(hook_points.len()) {
+        return Err(FeaturesError::Input {
+            field: "hook_points",
+            found: format!("{} for {latents} latents", hook_points.len()),
+            expected: "one, or one for each of as many equal parts".into(),
+        });
+    }
+    let hook_points: Vec<Arc<str>> = hook_points.iter().map(|h| h.as_str().into()).collect();
+    let of_each = (latents / hook_points.len()).max(1);
     let mut texts = Texts::new(token_text);
     let rows = summary
         .latents
@@ -158,7 +167,7 @@ pub fn feature_rows(
         .enumerate()
         .map(|(id, latent)| FeatureRow {
             feature_id: id as u32,
-            hook_point: Arc::clone(&hook_point),
+            hook_point: Arc::clone(&hook_points[id / of_each]),
             firing_density: latent.firing_density,
             firing_count: latent.firing_count,
             mean_activation: latent.mean_activation,

@@ -62,6 +62,7 @@ fn fetch(address: &str) -> Result<PathBuf, FormatError> {
             let known: Vec<String> = known.filter(|w| has(w)).collect();
             match known.is_empty() {
                 false => known,
+                true if !layers(files, folder).is_empty() => layers(files, folder),
                 true => only(files, folder).map_err(|found| {
                     wrong(
                         found,
@@ -113,6 +114,18 @@ fn joined(folder: &str, name: &str) -> String {
         true => name.to_owned(),
         false => format!("{folder}/{name}"),
     }
+}
+
+/// The files of a cross-layer transcoder of circuit-tracer's in a folder, two a layer; none if there is none.
+fn layers(files: &[String], folder: &str) -> Vec<String> {
+    let prefix = joined(folder, "W_");
+    let of_layer = |file: &&String| {
+        let rest = file.strip_prefix(&prefix);
+        let rest = rest.and_then(|rest| rest.strip_suffix(".safetensors"));
+        let number = rest.and_then(|rest| rest.strip_prefix("enc_").or(rest.strip_prefix("dec_")));
+        number.is_some_and(|n| n.parse::<usize>().is_ok())
+    };
+    files.iter().filter(of_layer).cloned().collect()
 }
 
 /// The only file of weights in a folder, or what lies there instead.
@@ -170,5 +183,21 @@ mod tests {
             "2 of weights, layer_0.safetensors among them"
         );
         assert_eq!(only(&files, "z").unwrap_err(), "none of weights");
+    }
+
+    #[test]
+    fn a_cross_layer_transcoder_is_all_files_of_its_layers() {
+        let files = [
+            "W_enc_0.safetensors",
+            "clt/W_dec_0.safetensors",
+            "clt/W_enc_0.safetensors",
+            "clt/W_enc_10.safetensors",
+            "clt/W_enc_x.safetensors",
+            "clt/more/W_enc_1.safetensors",
+        ];
+        let files: Vec<String> = files.map(str::to_owned).into();
+        assert_eq!(layers(&files, "clt"), files[1..4]);
+        assert_eq!(layers(&files, ""), files[..1]);
+        assert!(layers(&files, "other").is_empty());
     }
 }

@@ -186,7 +186,10 @@ fn only_ours(dir: &Path) -> Result<(), FormatError> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let ours = NAMES.contains(&name.as_str())
             || name.starts_with("lapidary_sample")
-            || (name.starts_with("layer_") && name.ends_with(".safetensors"));
+            || (["layer_", "W_enc_", "W_dec_"]
+                .iter()
+                .any(|p| name.starts_with(p))
+                && name.ends_with(".safetensors"));
         if !ours || !entry.path().is_file() {
             return Err(SaeError::format(
                 dir,

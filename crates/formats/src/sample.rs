@@ -51,8 +51,11 @@ fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), Sae
 
 /// Writes a coder's sample into a folder.
 pub(crate) fn write(coder: &SparseCoder, folder: &Path, name: &str) -> Result<(), SaeError> {
-    let w_enc = host(&coder.w_enc())?;
+    let rows = coder.w_enc();
+    // Of a cross-layer transcoder a row is as wide as its layer's hook point.
+    let (width, w_enc) = (rows.dims()[1], host(&rows)?);
     let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
+    let of_layer = d_sae / coder.layers().unwrap_or(1).max(1);
     let mut x = Vec::with_capacity(ROWS * d_in);
     let mut scale = 1.0;
     for row in 0..ROWS {
@@ -62,8 +65,9 @@ pub(crate) fn write(coder: &SparseCoder, folder: &Path, name: &str) -> Result<()
         };
         for i in 0..LATENTS {
             let latent = (row * LATENTS + i) * 7919 % d_sae; // a prime: latents from everywhere
-            let direction = &w_enc[latent * d_in..][..d_in];
-            for (sum, w) in input.iter_mut().zip(direction) {
+            let direction = &w_enc[latent * width..][..width];
+            let place = &mut input[latent / of_layer.max(1) * width..][..width];
+            for (sum, w) in place.iter_mut().zip(direction) {
                 *sum += scale * w;
             }
         }

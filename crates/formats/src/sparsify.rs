@@ -106,6 +106,9 @@ impl Layout for Sparsify {
 
     fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
         let coder = &dictionary.coder;
+        if dictionary.coder.layers().is_some() {
+            return Some("a cross-layer transcoder: its coders have one layer".into());
+        }
         if !dictionary.provenance.hook_points.is_empty() {
             return Some("a crosscoder: its coders have one place".into());
         }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::coder::SKIP;
 use crate::coders::ThresholdAverage;
 use crate::config::RunConfig;
+use crate::cross_layer;
 #[cfg(doc)]
 use crate::ends::Ends;
 use crate::error::SaeError;
@@ -213,16 +214,19 @@ fn load_coder(
     };
     check("d_in", d_in, read)?;
     check("d_out", d_out, written)?;
-    check(
-        "d_sae",
-        d_sae,
-        config.resolve(width)?.coder.d_sae.unwrap_or(0),
-    )?;
+    let (layers, latents) = (config.layers(), config.resolve(width)?.coder.d_sae);
+    check("d_sae", d_sae, latents.unwrap_or(0) * layers.unwrap_or(1))?;
 
     let state_path = coder_folder(dir, number).join("state.safetensors");
     let file = TensorReader::open(&state_path)?;
     let tensors = file.tensors()?;
-    let mut shapes = config.architecture().method().shapes(d_in, d_out, d_sae);
+    let mut shapes = match layers {
+        Some(n) => {
+            let each = [d_in / n, d_out / n, d_sae / n];
+            cross_layer::shapes(config.architecture(), n, each)
+        }
+        None => config.architecture().method().shapes(d_in, d_out, d_sae),
+    };
     if config.coder.skip_connection {
         shapes.push((SKIP, vec![d_out, d_in]));
     }
@@ -266,6 +270,6 @@ fn load_coder(
                 weight: threshold[1],
             },
         },
-        firing: Firing::restore(since, dead, device),
+        firing: Firing::restore(since, dead, layers.unwrap_or(1), device),
     })
 }

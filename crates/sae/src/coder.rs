@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
 pub use crate::coders::Architecture;
+use crate::cross_layer::{self, whole_decoder};
 use crate::error::SaeError;
 pub use crate::weights::{Weight, Weights};
 
@@ -17,13 +18,13 @@ pub struct SparseCoder {
     /// How it chooses its latents.
     pub architecture: Architecture,
     /// TopK: active latents a token; BatchTopK: on average; matching pursuit: steps, which may be others than in
-    /// training. Others have as many as they have.
+    /// training. Others have as many as they have. Of a cross-layer transcoder these are those of each layer.
     pub k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
     /// The weights that its architecture has: always `w_dec` `[d_sae, d_out]` and `b_dec` `[d_out]`, mostly `w_enc` `[d_sae, d_in]` and
     /// `b_enc` `[d_sae]`. One row of `w_enc` and one of `w_dec` belong to each latent. `w_skip` `[d_out, d_in]` is there if a
-    /// linear map of the input is part of the reconstruction.
+    /// linear map of the input is part of the reconstruction. A cross-layer transcoder has those of each layer ([`SparseCoder::layer`]).
     pub weights: Weights,
 }
 
@@ -38,9 +39,13 @@ impl SparseCoder {
         found.expect("an architecture has its weights").clone()
     }
 
-    /// The encoder, `[d_sae, d_in]`; matching pursuit reads with its decoder rows.
+    /// The encoder, `[d_sae, d_in]`; matching pursuit reads with its decoder rows. Of a cross-layer transcoder `[d_sae, d]`, one under the other:
+    /// a latent's row is about the hook point of its layer.
     #[must_use]
     pub fn w_enc(&self) -> Tensor<2> {
+        if let Some(layers) = self.each_layer() {
+            return Tensor::cat(layers.iter().map(Self::w_enc).collect(), 0);
+        }
         let own = self.weights.matrix("w_enc").cloned();
         own.unwrap_or_else(|| self.w_dec())
     }
@@ -48,12 +53,18 @@ impl SparseCoder {
     /// The encoder's bias, `[d_sae]`.
     #[must_use]
     pub fn b_enc(&self) -> Tensor<1> {
+        if let Some(layers) = self.each_layer() {
+            return Tensor::cat(layers.iter().map(Self::b_enc).collect(), 0);
+        }
         self.vector("b_enc")
     }
 
-    /// The decoder, `[d_sae, d_out]`.
+    /// The decoder, `[d_sae, d_out]`. That of a cross-layer transcoder is put together here, with zeros where a latent writes nothing.
     #[must_use]
     pub fn w_dec(&self) -> Tensor<2> {
+        if let Some(layers) = self.each_layer() {
+            return whole_decoder(&layers);
+        }
         self.matrix("w_dec")
     }
 
@@ -66,6 +77,10 @@ impl SparseCoder {
     /// JumpReLU: smallest pre-activation (exclusive) at which a latent is active, `[d_sae]`, none below 0.
     #[must_use]
     pub fn threshold(&self) -> Option<Tensor<1>> {
+        if let Some(layers) = self.each_layer() {
+            let each: Option<Vec<_>> = layers.iter().map(Self::threshold).collect();
+            return each.map(|each| Tensor::cat(each, 0));
+        }
         self.weights.vector("threshold").cloned()
     }
 
@@ -78,31 +93,40 @@ impl SparseCoder {
     /// Width of the activations that it reads.
     #[must_use]
     pub fn d_in(&self) -> usize {
-        self.w_enc().dims()[1]
+        match self.each_layer() {
+            Some(layers) => layers.iter().map(Self::d_in).sum(),
+            None => self.w_enc().dims()[1],
+        }
     }
 
     /// Width of those that it reconstructs.
     #[must_use]
     pub fn d_out(&self) -> usize {
-        self.w_dec().dims()[1]
+        self.b_dec().dims()[0]
     }
 
-    /// Number of latents.
+    /// Number of latents, of a cross-layer transcoder those of all layers.
     #[must_use]
     pub fn d_sae(&self) -> usize {
-        self.w_dec().dims()[0]
+        match self.each_layer() {
+            Some(layers) => layers.iter().map(Self::d_sae).sum(),
+            None => self.w_dec().dims()[0],
+        }
     }
 
     /// The device that holds the weights.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.w_dec().device()
+        self.b_dec().device()
     }
 
-    /// Active latents of each row of `x` `[n, d_in]`, descending by value, inactive places filled with value 0 (their
+    /// Active latents of each row of `x` `[n, d_in]`, descending by value (in a cross-layer transcoder within each layer), inactive places filled with value 0 (their
     /// indices are valid). The width is `k` for TopK and as large as the densest row needs otherwise.
     #[must_use]
     pub fn encode(&self, x: Tensor<2>) -> SparseCodes {
+        if let Some(layers) = self.each_layer() {
+            return cross_layer::encode(&layers, &x);
+        }
         let x = self.centre(x);
         self.architecture.method().encode(self, x)
     }
@@ -110,7 +134,9 @@ impl SparseCoder {
     /// The activations that `codes` stand for: `sum_j values_j * w_dec[indices_j] + b_dec`, `[n, d_out]`.
     #[must_use]
     pub fn decode(&self, codes: SparseCodes) -> Tensor<2> {
-        decode_sparse(codes, self.w_dec()) + self.b_dec().unsqueeze()
+        let layers = self.each_layer();
+        let written = layers.and_then(|layers| cross_layer::decode(&layers, &codes));
+        written.unwrap_or_else(|| decode_sparse(codes, self.w_dec())) + self.b_dec().unsqueeze()
     }
 
     /// What it makes of `x` `[n, d_in]`, whose codes are `codes`: these decoded, and `x` through the skip connection if
@@ -144,8 +170,9 @@ impl SparseCoder {
                 self.architecture
             ));
         }
-        if k == 0 || (k > self.d_sae() && !method.repeats()) {
-            return refuse(format!("found {k}, expected 1 to {} latents", self.d_sae()));
+        let most = self.layer(0).d_sae();
+        if k == 0 || (k > most && !method.repeats()) {
+            return refuse(format!("found {k}, expected 1 to {most} latents"));
         }
         Ok(Self { k, ..self })
     }

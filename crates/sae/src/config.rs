@@ -9,8 +9,11 @@ use std::path::Path;
 
 use crate::coder::Architecture;
 use crate::coders::{JumpReluConfig, MatryoshkaConfig, matching_pursuit, proximal};
+use crate::cross_layer;
+use crate::end_to_end::Loss;
 use crate::error::SaeError;
 use crate::optimizer::Optimizer;
+use crate::revival::Revival;
 use lapidary_activations::{Exclusion, TEXT_FIELD};
 use lapidary_model::settings::Reader;
 
@@ -74,7 +77,8 @@ impl RunConfig {
         let hook_point = r.or("hook_point", first)?;
         let hook_point_out: Option<String> = r.optional("hook_point_out")?;
         let hook_point_out = hook_point_out.filter(|out| *out != hook_point);
-        let transcodes = hook_point_out.is_some();
+        let hook_points_out: Vec<String> = r.or("hook_points_out", vec![])?;
+        let transcodes = hook_point_out.is_some() || !hook_points_out.is_empty();
         let frees_decoder_norm = frees_decoder_norm(named, transcodes);
         let optimizer = r.one_of("training.optimizer", &Optimizer::NAMES, "adam")?;
         let decay = Optimizer::named(&optimizer).default_decay();
@@ -95,6 +99,7 @@ impl RunConfig {
             model: r.or("model", "embedded".to_owned())?,
             hook_point,
             hook_points,
+            hook_points_out,
             hook_point_out,
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
@@ -132,9 +137,19 @@ impl RunConfig {
                 adam_beta1: r.or("training.adam_beta1", decay)?,
                 adam_beta2: r.or("training.adam_beta2", 0.999)?,
                 adam_eps: r.or("training.adam_eps", 6.25e-10)?,
+                loss: r.one_of("training.loss", &Loss::NAMES, "local")?,
+                local_coefficient: r.or("training.local_coefficient", 0.0)?,
+                sparsity_penalty: r.one_of("training.sparsity_penalty", &["l1", "tanh"], "l1")?,
+                tanh_scale: r.or("training.tanh_scale", tables::tanh_scale())?,
                 l1_coefficient: r.or("training.l1_coefficient", 0.05)?,
                 sparsity_warmup_steps: r.optional("training.sparsity_warmup_steps")?,
                 k_anneal_steps: r.optional("training.k_anneal_steps")?,
+                revival: r.one_of(
+                    "training.revival",
+                    &Revival::NAMES,
+                    Revival::usual(named.method()),
+                )?,
+                resample_every_steps: r.optional("training.resample_every_steps")?,
                 aux_k: r.optional("training.aux_k")?,
                 aux_k_coefficient: r.or("training.aux_k_coefficient", 1.0 / 32.0)?,
                 dead_after_tokens: r.optional("training.dead_after_tokens")?,
@@ -297,6 +312,18 @@ impl RunConfig {
             "0 or more",
         )?;
         real(
+            "training.local_coefficient",
+            t.local_coefficient,
+            t.local_coefficient >= 0.0,
+            "0 or more",
+        )?;
+        real(
+            "training.tanh_scale",
+            t.tanh_scale,
+            t.tanh_scale as f32 > 0.0,
+            "more than 0",
+        )?;
+        real(
             "training.aux_k_coefficient",
             t.aux_k_coefficient,
             t.aux_k_coefficient >= 0.0,
@@ -343,6 +370,59 @@ impl RunConfig {
             ));
         }
         let (named, transcodes) = (self.architecture(), self.transcodes());
+        if self.layers().is_some()
+            && let Some(message) = cross_layer::contradiction(self, named.method())
+        {
+            return contradiction(message);
+        }
+        if let Some(message) = Revival::contradiction(self, named.method()) {
+            return contradiction(message);
+        }
+        if let Some(every) = t.resample_every_steps {
+            positive("training.resample_every_steps", every)?;
+            if Revival::of(self) != Revival::Resampling {
+                return contradiction(
+                    "`training.resample_every_steps` needs `training.revival` = \"resampling\""
+                        .to_owned(),
+                );
+            }
+        }
+        if t.sparsity_penalty != "l1" && named != Architecture::Standard {
+            return contradiction(format!(
+                "`training.sparsity_penalty` = \"{}\" does not go with `coder.architecture` = \"{named}\": it is an option of \"standard\"",
+                t.sparsity_penalty
+            ));
+        }
+        if self.learns_end_to_end() {
+            if !named.method().learns_end_to_end() || self.coder.multi_topk {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with `coder.architecture` = \"{named}\"{}: it is for \"topk\", \"batchtopk\", \"standard\" and \"jumprelu\"",
+                    t.loss,
+                    if self.coder.multi_topk {
+                        " and `coder.multi_topk`"
+                    } else {
+                        ""
+                    }
+                ));
+            }
+            if self.activations.store.is_some() {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with `activations.store`: the model must run on the text",
+                    t.loss
+                ));
+            }
+            if !t.batch_tokens.is_multiple_of(self.corpus.context) {
+                return contradiction(format!(
+                    "`training.batch_tokens` = {} is no multiple of `corpus.context` = {}: with `training.loss` = \"{}\" batches are whole blocks",
+                    t.batch_tokens, self.corpus.context, t.loss
+                ));
+            }
+        } else if t.local_coefficient > 0.0 {
+            return contradiction(
+                "`training.local_coefficient` needs `training.loss` = \"kl\" or \"ce\": the local loss by itself has weight 1"
+                    .to_owned(),
+            );
+        }
         let several = match (self.hook_points.is_empty(), transcodes) {
             (true, true) => Some("hook_point_out"),
             (false, _) => Some("hook_points"),
@@ -361,9 +441,10 @@ impl RunConfig {
                 let expected = "two hook points or more, each once";
                 return Err(r.wrong("hook_points", found, expected).into());
             }
-            if transcodes || self.hook_point != points[0] {
+            let out = self.hook_point_out.is_some();
+            if out || self.hook_point != points[0] {
                 return contradiction(
-                    "`hook_points` are all that a crosscoder reads and reconstructs: leave out `hook_point` and `hook_point_out`"
+                    "`hook_points` are all that a coder reads: leave out `hook_point` and `hook_point_out`"
                         .to_owned(),
                 );
             }
@@ -450,6 +531,9 @@ impl RunConfig {
         t.lr_warmup_steps.get_or_insert((steps / 20).min(1000));
         t.sparsity_warmup_steps.get_or_insert(steps / 20);
         t.aux_k.get_or_insert(d_in / 2);
+        if Revival::of(self) == Revival::Resampling {
+            t.resample_every_steps.get_or_insert((steps / 5).max(1));
+        }
         t.dead_after_tokens
             .get_or_insert((self.training.tokens / 10).min(10_000_000));
         Ok(c)
@@ -461,7 +545,20 @@ impl RunConfig {
         Architecture::of(&self.coder)
     }
 
-    /// The hook points whose activations the coder reads: one, but for a crosscoder.
+    /// Whether the loss goes through the model, for which batches are whole sequences.
+    #[must_use]
+    pub fn learns_end_to_end(&self) -> bool {
+        Loss::named(&self.training.loss) != Loss::Local
+    }
+
+    /// Layers of a cross-layer transcoder; none of any other coder.
+    #[must_use]
+    pub fn layers(&self) -> Option<usize> {
+        let layers = self.hook_points_out.len();
+        (layers > 0).then_some(layers)
+    }
+
+    /// The hook points whose activations the coder reads: one, but for crosscoders and cross-layer transcoders.
     #[must_use]
     pub fn read_hook_points(&self) -> Vec<String> {
         match self.hook_points.is_empty() {
@@ -473,6 +570,9 @@ impl RunConfig {
     /// The hook points whose activations the coder reconstructs.
     #[must_use]
     pub fn written_hook_points(&self) -> Vec<String> {
+        if !self.hook_points_out.is_empty() {
+            return self.hook_points_out.clone();
+        }
         let out = self.hook_point_out.clone();
         out.map_or_else(|| self.read_hook_points(), |out| vec![out])
     }
@@ -480,7 +580,7 @@ impl RunConfig {
     /// Whether the coder is a transcoder: reconstructs other activations than it reads.
     #[must_use]
     pub const fn transcodes(&self) -> bool {
-        self.hook_point_out.is_some()
+        self.hook_point_out.is_some() || !self.hook_points_out.is_empty()
     }
 
     /// Whether decoder rows may start at 0. A penalty weighed by their norms has no slope there.

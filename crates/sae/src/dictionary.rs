@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::coder::{Architecture, SparseCoder};
 use crate::config::RunConfig;
+use crate::cross_layer;
 use crate::ends::Scaling;
 use crate::error::SaeError;
 use crate::formats::saelens;
@@ -20,9 +21,13 @@ pub struct Provenance {
     pub model_name: Option<String>,
     /// The hook point that it reads, in TransformerLens spelling.
     pub hook_point: Option<String>,
-    /// A crosscoder's: all hook points that it reads and reconstructs, side by side in this order; otherwise empty.
+    /// A crosscoder's: all hook points that it reads and reconstructs, side by side in this order; a cross-layer transcoder's: those
+    /// that it reads; otherwise empty.
     #[serde(default)]
     pub hook_points: Vec<String>,
+    /// A cross-layer transcoder's: the hook points whose activations it reconstructs, one for each of `hook_points`; otherwise empty.
+    #[serde(default)]
+    pub hook_points_out: Vec<String>,
     /// A transcoder's: the hook point whose activations it reconstructs, empty if a file does not say.
     pub hook_point_out: Option<String>,
     /// Tokens of context in training.
@@ -98,16 +103,18 @@ impl Dictionary {
     #[must_use]
     pub fn transcodes(&self) -> bool {
         self.provenance.hook_point_out.is_some()
+            || self.coder.layers().is_some()
             || self.coder.d_in() != self.coder.d_out()
             || self.coder.w_skip().is_some()
     }
 
-    /// The hook point whose activations it reconstructs, of a crosscoder the first.
+    /// The hook point whose activations it reconstructs, of several the first.
     ///
     /// # Errors
     /// The dictionary does not say, or says one that no model here has.
     pub fn hook_point_out(&self) -> Result<HookPoint, SaeError> {
-        match &self.provenance.hook_point_out {
+        let first = self.provenance.hook_points_out.first();
+        match first.or(self.provenance.hook_point_out.as_ref()) {
             Some(name) if !name.is_empty() => Ok(name.parse::<HookPoint>()?),
             None if !self.transcodes() => self.hook_point(),
             _ => Err(SaeError::Config {
@@ -135,13 +142,18 @@ impl Dictionary {
     /// # Errors
     /// As [`Dictionary::read_hook_points`].
     pub fn written_hook_points(&self) -> Result<Vec<HookPoint>, SaeError> {
+        let several = &self.provenance.hook_points_out;
+        if !several.is_empty() {
+            let parsed = several.iter().map(|hook| hook.parse());
+            return Ok(parsed.collect::<Result<_, _>>()?);
+        }
         match self.transcodes() {
             true => Ok(vec![self.hook_point_out()?]),
             false => self.read_hook_points(),
         }
     }
 
-    /// The hook point that this dictionary reads, of a crosscoder the first.
+    /// The hook point that this dictionary reads, of several the first.
     ///
     /// # Errors
     /// The dictionary does not say, or says one that no model here has.
@@ -165,12 +177,16 @@ impl Dictionary {
         (steps, tokens): (u64, u64),
     ) -> Result<Self, SaeError> {
         let trained = coder.architecture;
-        let coder = trained.method().finish(coder, threshold, scaling)?;
+        let coder = match coder.each_layer() {
+            Some(layers) => cross_layer::finish(coder, &layers, threshold, scaling)?,
+            None => trained.method().finish(coder, threshold, scaling)?,
+        };
         Ok(Self {
             provenance: Provenance {
                 model_name: Some(config.model.clone()),
                 hook_point: Some(config.hook_point.clone()),
                 hook_points: config.hook_points.clone(),
+                hook_points_out: config.hook_points_out.clone(),
                 hook_point_out: config.hook_point_out.clone(),
                 context: Some(config.corpus.context),
                 prepend_bos: Some(config.corpus.prepend_bos),

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use lapidary_activations::Normalization;
 
 use crate::config::RunConfig;
+use crate::end_to_end::Pull;
 
 /// A batch as a coder sees it.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Batch {
     pub y: Tensor<2>,
     /// Widths of the hook points that stand side by side in `y`.
     pub parts: Vec<usize>,
+    /// The loss through the model, if the recipe has one.
+    pub(crate) pull: Option<Pull>,
 }
 
 impl Batch {
@@ -25,7 +28,12 @@ impl Batch {
     pub fn of(x: Tensor<2>) -> Self {
         let y = x.clone();
         let parts = vec![y.dims()[1]];
-        Self { x, y, parts }
+        Self {
+            x,
+            y,
+            parts,
+            pull: None,
+        }
     }
 
     /// Nothing in it tracks gradients.
@@ -34,6 +42,7 @@ impl Batch {
             x: self.x.clone().inner(),
             y: self.y.clone().inner(),
             parts: self.parts.clone(),
+            pull: self.pull.clone(),
         }
     }
 }
@@ -70,6 +79,7 @@ impl Ends {
             x,
             y,
             parts: widths.collect(),
+            pull: None,
         }
     }
 
@@ -83,6 +93,11 @@ impl Ends {
             read: of(&self.read),
             written: of(&self.written),
         }
+    }
+
+    /// The places of what is reconstructed among the hook points of the source.
+    pub(crate) fn written(&self) -> &[usize] {
+        &self.written
     }
 
     /// Width of the first hook point that is read, of what is read in all, and of what is reconstructed.

@@ -13,8 +13,8 @@ pub(crate) struct Firing {
     pub(crate) since: Vec<u64>,
     /// Latents dead as of the last check, ascending.
     pub(crate) dead: Vec<u32>,
-    /// `dead` on the device.
-    dead_tensor: Option<Tensor<1, Int>>,
+    /// `dead` on the device, of each layer by itself.
+    by_layer: Vec<Option<Tensor<1, Int>>>,
     /// Steps not yet counted.
     pending: Vec<(u64, Fired)>,
 }
@@ -27,22 +27,22 @@ enum Fired {
 }
 
 impl Firing {
-    /// All latents as if they had just fired.
-    pub(crate) fn new(d_sae: usize) -> Self {
+    /// All latents, `d_sae` in `layers` layers, as if they had just fired.
+    pub(crate) fn new(d_sae: usize, layers: usize) -> Self {
         Self {
             since: vec![0; d_sae],
             dead: Vec::new(),
-            dead_tensor: None,
+            by_layer: vec![None; layers],
             pending: Vec::new(),
         }
     }
 
     /// Goes on from a checkpoint.
-    pub(crate) fn restore(since: Vec<u64>, dead: Vec<u32>, device: &Device) -> Self {
+    pub(crate) fn restore(since: Vec<u64>, dead: Vec<u32>, layers: usize, device: &Device) -> Self {
         let mut firing = Self {
             since,
             dead,
-            dead_tensor: None,
+            by_layer: vec![None; layers],
             pending: Vec::new(),
         };
         firing.upload(device);
@@ -112,17 +112,27 @@ impl Firing {
         Ok(())
     }
 
-    /// The dead on the device, if there are any.
-    pub(crate) fn dead_tensor(&self) -> Option<Tensor<1, Int>> {
-        self.dead_tensor.clone()
+    /// The dead latents live again, as if they had just fired.
+    pub(crate) fn revive(&mut self, device: &Device) {
+        for latent in std::mem::take(&mut self.dead) {
+            self.since[latent as usize] = 0;
+        }
+        self.upload(device);
+    }
+
+    /// The dead on the device, of each layer and counted within it, if it has any.
+    pub(crate) fn by_layer(&self) -> &[Option<Tensor<1, Int>>] {
+        &self.by_layer
     }
 
     fn upload(&mut self, device: &Device) {
-        self.dead_tensor = (!self.dead.is_empty()).then(|| {
-            let list: Vec<i32> = self.dead.iter().map(|i| *i as i32).collect();
+        let latents = (self.since.len() / self.by_layer.len()).max(1) as u32;
+        for (layer, on_device) in (0u32..).zip(&mut self.by_layer) {
+            let own = self.dead.iter().filter(|i| **i / latents == layer);
+            let list: Vec<i32> = own.map(|i| (i % latents) as i32).collect();
             let n = list.len();
-            Tensor::from_data(TensorData::new(list, [n]), device)
-        });
+            *on_device = (n > 0).then(|| Tensor::from_data(TensorData::new(list, [n]), device));
+        }
     }
 }
 
@@ -134,7 +144,7 @@ mod tests {
     #[test]
     fn a_latent_dies_of_silence_and_revives_when_it_fires() {
         let device = Device::flex();
-        let mut firing = Firing::new(4);
+        let mut firing = Firing::new(4, 1);
         let codes = |i: [i32; 2], v: [f32; 2]| {
             Codes::Sparse(SparseCodes {
                 values: Tensor::from_data(TensorData::new(v.to_vec(), [1, 2]), &device),

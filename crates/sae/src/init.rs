@@ -21,22 +21,53 @@ pub(crate) fn coder(
     device: &Device,
 ) -> Result<SparseCoder, SaeError> {
     let d_in = first.x.dims()[1];
-    let [n, d_out] = first.y.dims();
+    let d_out = first.y.dims()[1];
     let (Some(d_sae), Some(norm)) = (config.coder.d_sae, config.coder.decoder_init_norm) else {
         unreachable!("a resolved recipe has both");
     };
-    check_memory(d_sae, d_in, d_out)?;
+    check_memory(config.layers(), d_sae, d_in, d_out)?;
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let mut directions = |width, norm: f64| -> Tensor<2> {
         let rows = random_directions(&mut rng, d_sae, width, norm);
         Tensor::from_data(TensorData::new(rows, [d_sae, width]), device) // [d_sae, width]
     };
+    let method = config.architecture().method();
+    let coder = |weights| SparseCoder {
+        architecture: config.architecture(),
+        k: config.coder.k,
+        apply_b_dec_to_input: config.coder.apply_b_dec_to_input,
+        weights,
+    };
+    if let Some(layers) = config.layers() {
+        let each: Vec<SparseCoder> = (0..layers)
+            .map(|layer| {
+                let w_enc = directions(d_in / layers, 1.0);
+                let w_dec = directions(d_out / layers * (layers - layer), norm);
+                coder(method.init(w_enc, w_dec, Tensor::zeros([1], device), config))
+            })
+            .collect();
+        return Ok(SparseCoder::of_layers(
+            &each,
+            centre(config, first, device)?,
+        ));
+    }
     let (w_enc, w_dec) = if config.transcodes() {
         (directions(d_in, 1.0), directions(d_out, norm))
     } else {
         let w_dec = directions(d_out, norm);
         (w_dec.clone(), w_dec)
     };
+    let b_dec = centre(config, first, device)?;
+    let mut weights = method.init(w_enc, w_dec, b_dec, config);
+    if config.coder.skip_connection {
+        weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
+    }
+    Ok(coder(weights))
+}
+
+/// Where `b_dec` starts, `[d_out]`.
+fn centre(config: &RunConfig, first: &Batch, device: &Device) -> Result<Tensor<1>, SaeError> {
+    let [n, d_out] = first.y.dims();
     let b_dec = if config.coder.b_dec_init == "zeros" {
         vec![0.0; d_out]
     } else {
@@ -54,24 +85,24 @@ pub(crate) fn coder(
             geometric_median(&rows[..n.min(MEDIAN_ROWS) * d_out], d_out)
         }
     };
-    let b_dec = Tensor::from_data(TensorData::new(b_dec, [d_out]), device);
-    let architecture = config.architecture();
-    let mut weights = architecture.method().init(w_enc, w_dec, b_dec, config);
-    if config.coder.skip_connection {
-        weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
-    }
-    Ok(SparseCoder {
-        architecture,
-        k: config.coder.k,
-        apply_b_dec_to_input: config.coder.apply_b_dec_to_input,
-        weights,
-    })
+    Ok(Tensor::from_data(TensorData::new(b_dec, [d_out]), device))
 }
 
 /// Training holds encoder and decoder four times: weights, gradients and Adam's two moments. A dictionary that this
 /// machine cannot hold is refused here rather than by an abort halfway.
-fn check_memory(d_sae: usize, d_in: usize, d_out: usize) -> Result<(), SaeError> {
-    let widths = d_in.saturating_add(d_out);
+fn check_memory(
+    layers: Option<usize>,
+    d_sae: usize,
+    d_in: usize,
+    d_out: usize,
+) -> Result<(), SaeError> {
+    // Of L layers that write at L, L − 1, .. hook points each writes at (L + 1) / 2 of L.
+    let widths = match layers {
+        Some(layers) => {
+            d_in.saturating_add((d_out / layers).saturating_mul(layers * (layers + 1) / 2))
+        }
+        None => d_in.saturating_add(d_out),
+    };
     let numbers = d_sae.saturating_mul(widths).saturating_mul(4);
     let mut room: Vec<f32> = Vec::new();
     room.try_reserve_exact(numbers).map_err(|_| SaeError::Config {
@@ -165,14 +196,14 @@ mod tests {
 
     #[test]
     fn a_dictionary_that_no_machine_holds_is_an_error() {
-        let error = check_memory(2_147_483_647, 100_000, 100_000)
+        let error = check_memory(None, 2_147_483_647, 100_000, 100_000)
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("GiB") && error.contains("`coder.d_sae`"),
             "{error}"
         );
-        check_memory(4096, 256, 256).unwrap();
+        check_memory(None, 4096, 256, 256).unwrap();
     }
 
     #[test]

@@ -45,6 +45,13 @@ pub fn l1(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize]) -> Tensor<1> {
     latents.matmul(norms).sum() / n as f64
 }
 
+/// Sum over latents of tanh(`scale` · activation · decoder norm), mean over tokens; `parts` as in [`decoder_norms`].
+pub fn tanh(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize], scale: f64) -> Tensor<1> {
+    let n = latents.dims()[0].max(1);
+    let norms = decoder_norms(w_dec, parts).transpose(); // [1, d_sae]
+    (latents * norms * scale).tanh().sum() / n as f64
+}
+
 /// AuxK: the `k_aux` largest raw pre-activations among the `dead` latents reconstruct the `residual` `[n, d]` that the
 /// living left. Returns the fraction of the residual's variance that they leave, times min(dead / k_aux, 1).
 ///
@@ -69,6 +76,24 @@ pub fn aux_k(
     let guess = decode_sparse(codes, coder.w_dec().select(0, dead)); // [n, d]
     let variance = batch_variance(residual.clone());
     mse(residual, guess) / variance * scale
+}
+
+/// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"; as in SAELens): the `dead` latents, with the exponential
+/// in place of their activation function, make a guess of the `residual` `[n, d_out]` that the living left, scaled to half its norm. Returns the
+/// guess's squared error, mean over tokens; the scale is a constant. `x` `[n, d_in]` is centred; `residual` must carry no gradient.
+pub fn ghost(
+    coder: &SparseCoder,
+    x: Tensor<2>,
+    residual: Tensor<2>,
+    dead: Tensor<1, Int>,
+) -> Tensor<1> {
+    let rows = coder.w_enc().select(0, dead.clone()); // [n_dead, d_in]
+    let bias = coder.b_enc().select(0, dead.clone()).unsqueeze(); // [1, n_dead]
+    let latents = (x.matmul(rows.transpose()) + bias).exp();
+    let guess = latents.matmul(coder.w_dec().select(0, dead)); // [n, d_out]
+    let norm = |t: Tensor<2>| t.square().sum_dim(1).sqrt(); // [n, 1]
+    let scale = norm(residual.clone()) / (norm(guess.clone().detach()) * 2.0 + 1e-6);
+    mse(residual, guess * scale)
 }
 
 #[cfg(test)]
@@ -233,6 +258,13 @@ mod tests {
         }
     }
 
+    /// Latents and reconstruction of `x`, centred.
+    fn forward(coder: &SparseCoder, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let latents = standard::latents(coder, x);
+        let decoded = latents.clone().matmul(coder.w_dec());
+        (latents, decoded + coder.b_dec().unsqueeze())
+    }
+
     fn reconstruction(coder: &SparseCoder, x: Tensor<2>) -> Tensor<1> {
         let reconstruction = coder.decode(coder.encode(x.clone()));
         mse(x.clone(), reconstruction) / batch_variance(x)
@@ -271,7 +303,7 @@ mod tests {
     fn standard_reconstruction_has_the_right_gradient() {
         let mut case = with_margin(away_from_zero);
         let reconstruction = |coder: &SparseCoder, x: Tensor<2>| {
-            let (_, reconstruction) = standard::forward(coder, coder.centre(x.clone()));
+            let (_, reconstruction) = forward(coder, coder.centre(x.clone()));
             mse(x.clone(), reconstruction) / batch_variance(x)
         };
         check(&mut case, Architecture::Standard, [true; 4], reconstruction);
@@ -281,7 +313,7 @@ mod tests {
     fn l1_weighs_latents_by_decoder_norm_and_has_the_right_gradient() {
         let mut case = with_margin(away_from_zero);
         let penalty = |coder: &SparseCoder, x: Tensor<2>| {
-            let (latents, _) = standard::forward(coder, coder.centre(x));
+            let (latents, _) = forward(coder, coder.centre(x));
             l1(latents, coder.w_dec(), &[D])
         };
         let expected: f64 = case

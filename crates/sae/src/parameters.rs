@@ -1,6 +1,6 @@
 //! Weights with their Adam moments, and the update of all of them by a batch's gradients.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use lapidary_kernels::{
     AdamStep, Moments, RowUpdate, SparseGradient, adam_step, sparse_adam_step, squared_norm,
 };
@@ -8,7 +8,9 @@ use lapidary_kernels::{
 use crate::coder::{Weight, Weights};
 use crate::coders::Gradient;
 use crate::decoder_norm;
+use crate::error::SaeError;
 use crate::optimizer::Optimizer;
+use crate::tensors::host;
 
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
@@ -55,6 +57,32 @@ impl<const D: usize> Parameter<D> {
                 (value - step, moments)
             });
         }
+    }
+
+    /// Other values in some rows, or entries of a vector, one row of `values` each, with moments of 0.
+    fn replace(&mut self, rows: &[u32], values: &[f32]) -> Result<(), SaeError> {
+        let (value, moments) = self.parts();
+        let width = values.len() / rows.len().max(1);
+        let (shape, device) = (value.shape(), value.device());
+        let put = |t: &Tensor<D>, from: Option<&[f32]>| -> Result<Tensor<D>, SaeError> {
+            let mut all = host(t)?;
+            for (i, row) in rows.iter().enumerate() {
+                let place = &mut all[*row as usize * width..][..width];
+                match from {
+                    Some(values) => place.copy_from_slice(&values[i * width..][..width]),
+                    None => place.fill(0.0),
+                }
+            }
+            let data = TensorData::new(all, shape.clone());
+            Ok(Tensor::from_data(data, &device))
+        };
+        let value = put(value, Some(values))?;
+        let moments = Moments {
+            m: put(&moments.m, None)?,
+            v: put(&moments.v, None)?,
+        };
+        self.0 = Some((value, moments));
+        Ok(())
     }
 
     fn map(&mut self, f: impl FnOnce(Tensor<D>) -> Tensor<D>) {
@@ -128,10 +156,27 @@ impl Parameters {
         counts.reduce(|a, b| a + b).expect("a coder has weights")
     }
 
-    /// Changes the vector of this name.
-    pub(crate) fn map_vector(&mut self, name: &str, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
-        if let AnyParameter::Vector(p) = self.named(name) {
-            p.map(f);
+    /// Changes the vector of this name, that of every layer if there are several.
+    pub(crate) fn map_vectors(&mut self, name: &str, f: impl Fn(Tensor<1>) -> Tensor<1>) {
+        for (found, parameter) in &mut self.0 {
+            if found.split('.').next() == Some(name)
+                && let AnyParameter::Vector(p) = parameter
+            {
+                p.map(&f);
+            }
+        }
+    }
+
+    /// Gives the latents `latents` other rows, or entries, of the weight of this name, and moments of 0.
+    pub(crate) fn replace_rows(
+        &mut self,
+        name: &str,
+        latents: &[u32],
+        values: &[f32],
+    ) -> Result<(), SaeError> {
+        match self.named(name) {
+            AnyParameter::Matrix(p) => p.replace(latents, values),
+            AnyParameter::Vector(p) => p.replace(latents, values),
         }
     }
 

@@ -9,7 +9,8 @@ use lapidary_activations::BatchSource;
 use crate::checkpoint;
 use crate::config::RunConfig;
 use crate::dictionary::Dictionary;
-use crate::ends::Ends;
+use crate::end_to_end::{Loss, pull};
+use crate::ends::{Batch, Ends};
 use crate::error::SaeError;
 use crate::train::{StepReport, Trainer};
 
@@ -138,12 +139,16 @@ impl TrainingRun {
         let several = self.trainers.len() > 1;
         let mut reports = Vec::with_capacity(self.trainers.len());
         for (number, (trainer, ends)) in self.trainers.iter_mut().zip(&self.ends).enumerate() {
-            reports.push(match trainer.is_done() {
-                true => None,
-                false => trainer
-                    .step(&ends.batch(&batch))
-                    .map_err(|e| of_coder(several, number, e))?,
-            });
+            if trainer.is_done() {
+                reports.push(None);
+                continue;
+            }
+            let mut own = ends.batch(&batch);
+            let source = self.source.as_ref();
+            let report = through_the_model(trainer, &mut own, ends, source)
+                .and_then(|()| trainer.step(&own))
+                .map_err(|e| of_coder(several, number, e))?;
+            reports.push(report);
         }
         Ok(reports)
     }
@@ -201,6 +206,40 @@ impl TrainingRun {
     }
 }
 
+/// Gives the batch its loss through the model, if the coder's recipe wants one.
+fn through_the_model(
+    trainer: &Trainer,
+    batch: &mut Batch,
+    ends: &Ends,
+    source: &dyn BatchSource,
+) -> Result<(), SaeError> {
+    let training = &trainer.config().training;
+    if !trainer.config().learns_end_to_end() {
+        return Ok(());
+    }
+    let Some(sequences) = source.sequences() else {
+        return Err(SaeError::Config {
+            place: "training.loss".to_owned(),
+            message: format!(
+                "found \"{}\", expected \"local\", since this source of activations has no sequences",
+                training.loss
+            ),
+        });
+    };
+    let scaling = ends.scaling(source.normalizations());
+    let coder = trainer.coder_now();
+    let loss = Loss::named(&training.loss);
+    batch.pull = Some(pull(
+        loss,
+        &coder,
+        batch,
+        sequences,
+        ends.written(),
+        &scaling,
+    )?);
+    Ok(())
+}
+
 /// An error of a coder that is not the only one says which it is of.
 fn of_coder(several: bool, number: usize, error: SaeError) -> SaeError {
     match several {
@@ -239,6 +278,21 @@ fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, Sa
             found,
             expected: hooks.len(),
         });
+    }
+    for recipe in recipes.iter().filter(|recipe| recipe.layers().is_some()) {
+        let width = |hook: &String| {
+            let place = hooks.iter().position(|h| h == hook);
+            place.map_or(0, |place| source.normalizations()[place].mean.len())
+        };
+        for points in [recipe.read_hook_points(), recipe.written_hook_points()] {
+            if let Some(other) = points.iter().find(|p| width(p) != width(&points[0])) {
+                return Err(SaeError::Shape {
+                    what: "width at a hook point of a cross-layer transcoder, whose layers are alike",
+                    found: width(other),
+                    expected: width(&points[0]),
+                });
+            }
+        }
     }
     let ends = recipes.iter().map(|recipe| Ends::of(recipe, &hooks));
     Ok(ends.collect())

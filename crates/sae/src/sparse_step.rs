@@ -6,7 +6,9 @@ use lapidary_kernels::{SparseCodes, SparseGradient, encode_topk, latent_sums, re
 
 use crate::coder::{SKIP, SparseCoder};
 use crate::coders::{Codes, Gradient, Learned, Now, Terms};
+use crate::ends::Batch;
 use crate::losses;
+use crate::revival::Revival;
 
 /// One of the reconstructions that a loss compares with the batch.
 pub(crate) struct Part {
@@ -34,12 +36,12 @@ impl Part {
     }
 }
 
-/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch `y` `[n, d_out]` to reconstruct from codes that are those of `centred`
+/// The weighted sum of the parts' `fvu`, plus `coefficient * aux`, and its gradients, for the batch to reconstruct from codes that are those of `centred`
 /// `[n, d_in]`, what the encoder reads; nothing tracks gradients. The first part is the coder's own reconstruction: what is reported, and what AuxK, the auxiliary loss
-/// where there are dead latents, takes the rest of.
+/// where there are dead latents, takes the rest of. A loss through the model is added to what then is only a share of the first part.
 pub(crate) fn sparse_step(
     coder: &SparseCoder,
-    y: Tensor<2>,
+    batch: &Batch,
     centred: Tensor<2>,
     codes: SparseCodes,
     parts: &[Part],
@@ -48,6 +50,7 @@ pub(crate) fn sparse_step(
     let (own, others) = parts.split_first().expect("a loss has a reconstruction");
     let all = codes;
     let codes = own.of(&all);
+    let y = batch.y.clone();
     let n = y.dims()[0].max(1) as f64;
     let variance = losses::batch_variance(y.clone());
     // What the codes are to reconstruct.
@@ -59,11 +62,25 @@ pub(crate) fn sparse_step(
     let mse = found.squares.sum() / n;
     let fvu = mse.clone() / variance.clone();
     // The gradient of fvu in the reconstruction is `error · factor`.
-    let factor = (variance.clone().recip() * (2.0 / n)).unsqueeze::<2>(); // [1, 1]
-    let mut b_dec = found.error.clone().sum_dim(0) * factor.clone(); // [1, d_out]
+    let local = now.local_weight();
+    let factor = (variance.clone().recip() * (2.0 / n * local)).unsqueeze::<2>(); // [1, 1]
+    let mut total = fvu.clone() * local;
+    // Times `factor` the gradient in the reconstruction, and that in the codes.
+    let (slope, along, factor) = match &batch.pull {
+        None => (found.error.clone(), found.along, factor),
+        Some(pull) => {
+            total = total + pull.loss.clone();
+            let slope = found.error.clone() * factor.clone() + pull.gradient.clone();
+            // Against this target the error is the slope.
+            let target = found.error.clone() + left.clone() - slope.clone();
+            let along = reconstruct(&codes, coder.w_dec(), coder.b_dec(), target).along;
+            (slope, along, factor.ones_like())
+        }
+    };
+    let mut b_dec = slope.clone().sum_dim(0) * factor.clone(); // [1, d_out]
     // Of the loss in the whole reconstruction, where a skip connection needs it.
     let skips = coder.w_skip().is_some();
-    let mut in_output = skips.then(|| found.error.clone() * factor.clone()); // [n, d_out]
+    let mut in_output = skips.then(|| slope.clone() * factor.clone()); // [n, d_out]
     // A latent that is off passes nothing on.
     let on = codes.values.clone().greater_elem(0.0).float();
     let mut w_dec = SparseGradient {
@@ -71,17 +88,16 @@ pub(crate) fn sparse_step(
             values: codes.values.clone() * factor.clone(),
             indices: codes.indices.clone(),
         },
-        rows: found.error.clone(),
+        rows: slope,
     };
     let mut w_enc = SparseGradient {
         codes: SparseCodes {
-            values: found.along * on * factor,
+            values: along * on * factor,
             indices: codes.indices.clone(),
         },
         rows: centred.clone(),
     };
 
-    let mut total = fvu.clone();
     for part in others {
         let codes = part.of(&all);
         let found = reconstruct(&codes, coder.w_dec(), coder.b_dec(), left.clone());
@@ -105,47 +121,12 @@ pub(crate) fn sparse_step(
 
     let w_skip = in_output.map(|all| all.transpose().matmul(centred.clone())); // [d_out, d_in]
 
-    let training = &now.config.training;
-    let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
-    let wanted = k_aux > 0 && coefficient > 0.0;
-    let aux = now.dead.clone().filter(|_| wanted).map(|dead| {
-        let n_dead = dead.dims()[0];
-        let k = k_aux.min(n_dead);
-        let scale = (n_dead as f64 / k_aux as f64).min(1.0);
-        let residual = found.error.neg();
-        let w_dead = coder.w_dec().select(0, dead.clone()); // [n_dead, d_in]
-        let codes = encode_topk(
-            centred.clone(),
-            coder.w_enc().select(0, dead.clone()),
-            coder.b_enc().select(0, dead.clone()),
-            k,
-        );
-        let miss = reconstruct(&codes, w_dead, coder.b_dec().zeros_like(), residual.clone());
-        let variance = losses::batch_variance(residual);
-        let term = miss.squares.sum() / n / variance.clone() * scale;
-        total = total.clone() + term.clone() * coefficient;
-        let factor = (variance.recip() * (2.0 / n * scale * coefficient)).unsqueeze::<2>();
-        let [rows, k] = codes.indices.dims();
-        let indices = dead.select(0, codes.indices.reshape([rows * k]));
-        let of_dead = |values: Tensor<2>| SparseCodes {
-            values,
-            indices: indices.clone().reshape([rows, k]),
-        };
-        w_dec = both(
-            &w_dec,
-            SparseGradient {
-                codes: of_dead(codes.values * factor.clone()),
-                rows: miss.error,
-            },
-        );
-        w_enc = both(
-            &w_enc,
-            SparseGradient {
-                codes: of_dead(miss.along * factor),
-                rows: centred,
-            },
-        );
-        term
+    let found = auxiliary(coder, centred, found.error.neg(), 0, 1.0, now);
+    let aux = found.map(|found| {
+        total = total.clone() + found.term.clone() * now.config.training.aux_k_coefficient;
+        w_dec = both(&w_dec, found.w_dec);
+        w_enc = both(&w_enc, found.w_enc);
+        found.term
     });
 
     let b_enc = latent_sums(&w_enc.codes, coder.d_sae());
@@ -174,8 +155,66 @@ pub(crate) fn sparse_step(
     }
 }
 
+/// AuxK of one layer.
+pub(crate) struct Auxiliary {
+    /// Before its coefficient, `[1]`.
+    pub(crate) term: Tensor<1>,
+    /// What it adds, coefficient and all, to the gradients of the layer's weights.
+    pub(crate) w_dec: SparseGradient,
+    pub(crate) w_enc: SparseGradient,
+}
+
+/// What the dead latents of `coder`, the layer of this number, make of the `residual` `[n, d_out]` of what it writes at, times `share`; see
+/// [`losses::aux_k`]. None if nothing is dead or the recipe does not want it. `centred` is what the encoder reads.
+pub(crate) fn auxiliary(
+    coder: &SparseCoder,
+    centred: Tensor<2>,
+    residual: Tensor<2>,
+    layer: usize,
+    share: f64,
+    now: &Now<'_>,
+) -> Option<Auxiliary> {
+    let training = &now.config.training;
+    let (k_aux, coefficient) = (training.aux_k.unwrap_or(0), training.aux_k_coefficient);
+    let wanted = Revival::of(now.config) == Revival::AuxK && k_aux > 0 && coefficient > 0.0;
+    let dead = now.dead_of_layer(layer).filter(|_| wanted)?;
+    let n = residual.dims()[0].max(1) as f64;
+    let n_dead = dead.dims()[0];
+    let k = k_aux.min(n_dead);
+    let scale = (n_dead as f64 / k_aux as f64).min(1.0) * share;
+    let w_dead = coder.w_dec().select(0, dead.clone()); // [n_dead, d_out]
+    let codes = encode_topk(
+        centred.clone(),
+        coder.w_enc().select(0, dead.clone()),
+        coder.b_enc().select(0, dead.clone()),
+        k,
+    );
+    let none = coder.b_dec().zeros_like();
+    let miss = reconstruct(&codes, w_dead, none, residual.clone());
+    let variance = losses::batch_variance(residual);
+    let term = miss.squares.sum() / n / variance.clone() * scale;
+    let factor = (variance.recip() * (2.0 / n * scale * coefficient)).unsqueeze::<2>();
+    let [rows, k] = codes.indices.dims();
+    let indices = dead.select(0, codes.indices.reshape([rows * k]));
+    let of_dead = |values: Tensor<2>| SparseCodes {
+        values,
+        indices: indices.clone().reshape([rows, k]),
+    };
+    Some(Auxiliary {
+        term,
+        w_dec: SparseGradient {
+            codes: of_dead(codes.values * factor.clone()),
+            rows: miss.error,
+        },
+        w_enc: SparseGradient {
+            codes: of_dead(miss.along * factor),
+            rows: centred,
+        },
+    })
+}
+
 /// The sum of two gradients: rows under rows, the narrower codes filled with zeros, which add nothing.
-fn both(a: &SparseGradient, b: SparseGradient) -> SparseGradient {
+pub(crate) fn both(a: &SparseGradient, b: SparseGradient) -> SparseGradient {
     let wide = a.codes.values.dims()[1].max(b.codes.values.dims()[1]);
     let widened = |codes: SparseCodes| {
         let [n, k] = codes.values.dims();
@@ -206,7 +245,6 @@ mod tests {
     use super::*;
     use crate::coder::{Architecture, Weights};
     use crate::config::RunConfig;
-    use crate::ends::Batch;
     use burn::tensor::{Device, Distribution, Int};
 
     const N: usize = 24;
@@ -270,7 +308,7 @@ mod tests {
             let now = Now {
                 config: &config,
                 step: 0,
-                dead: with_aux.then(|| dead.clone()),
+                dead: &[with_aux.then(|| dead.clone())],
             };
             let method = architecture.method();
             let step = method.learn(&coder, &Batch::of(x.clone()), &now);

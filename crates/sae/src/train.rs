@@ -16,6 +16,7 @@ use crate::init;
 use crate::json::nan_if_null;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
+use crate::revival;
 use crate::schedule::learning_rate_factor;
 
 /// One line of `metrics.jsonl`. A number that is not finite is written as `null`,
@@ -83,7 +84,7 @@ impl Trainer {
         let config = config.resolve(first.x.dims()[1])?;
         let coder = init::coder(&config, first, device)?;
         let parameters = Parameters::fresh(&coder.weights);
-        let d_sae = coder.d_sae();
+        let firing = Firing::new(coder.d_sae(), coder.layers().unwrap_or(1));
         Ok(Self {
             config,
             device: device.clone(),
@@ -93,7 +94,7 @@ impl Trainer {
                 tokens: 0,
                 threshold: ThresholdAverage::default(),
             },
-            firing: Firing::new(d_sae),
+            firing,
         })
     }
 
@@ -138,6 +139,14 @@ impl Trainer {
             k: self.config.coder.k,
             apply_b_dec_to_input: self.config.coder.apply_b_dec_to_input,
             weights: self.parameters.weights(),
+        }
+    }
+
+    /// The same with as many active latents as there are in the next step.
+    pub(crate) fn coder_now(&self) -> SparseCoder {
+        SparseCoder {
+            k: self.config.k_at(self.progress.step),
+            ..self.coder()
         }
     }
 
@@ -211,6 +220,14 @@ impl Trainer {
             let dead_after = training.dead_after_tokens.expect("resolved");
             self.firing.check(dead_after, &self.device)?;
         }
+        let dead = self.firing.dead.len() as u64;
+        if dead > 0 && revival::is_due(&self.config, self.progress.step) {
+            let coder = self.coder_now();
+            let latents = self.firing.dead.clone();
+            let (parameters, step) = (&mut self.parameters, self.progress.step);
+            revival::resample(parameters, &coder, batch, &latents, &self.config, step)?;
+            self.firing.revive(&self.device);
+        }
         if !log {
             return Ok(None);
         }
@@ -223,7 +240,7 @@ impl Trainer {
             l0: l0.map_or(Ok(0.0), scalar)? / n.max(1) as f64,
             penalty: terms.penalty.map_or(Ok(0.0), scalar)?,
             aux: terms.aux.map_or(Ok(0.0), scalar)?,
-            dead: self.firing.dead.len() as u64,
+            dead,
             lr,
             grad_norm,
             threshold: terms.threshold.map(|_| self.progress.threshold.value()),
@@ -239,10 +256,7 @@ impl Trainer {
 
     /// The batch's loss and gradients.
     fn learn(&self, batch: &Batch) -> Result<Learned, SaeError> {
-        let coder = SparseCoder {
-            k: self.config.k_at(self.progress.step),
-            ..self.coder()
-        };
+        let coder = self.coder_now();
         for (part, expected) in [(&batch.x, coder.d_in()), (&batch.y, coder.d_out())] {
             let found = part.dims()[1];
             if found != expected {
@@ -256,7 +270,7 @@ impl Trainer {
         let now = Now {
             config: &self.config,
             step: self.progress.step,
-            dead: self.firing.dead_tensor(),
+            dead: self.firing.by_layer(),
         };
         Ok(coder
             .architecture

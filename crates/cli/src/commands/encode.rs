@@ -20,7 +20,9 @@ const ROWS: usize = 8192;
   lapidary encode --dictionary trainer_0/ae.pt --activations x.safetensors --out codes.safetensors
 
 The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
-active latents, and `reconstruction` [n, d], of a transcoder what it makes of the activations.")]
+active latents, and `reconstruction` [n, d], of a transcoder what it makes of the activations. A coder that reads several
+hook points takes a tensor that is named after each, or one with all side by side; a cross-layer transcoder's codes
+descend layer by layer.")]
 pub struct Encode {
     /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
@@ -51,15 +53,21 @@ impl Encode {
             dictionary.coder = dictionary.coder.with_k(k)?;
         }
         let file = TensorFile::open(&self.activations)?;
-        let name = self.tensor_name(&file, &dictionary)?;
-        let (shape, rows) = file.read(&name)?;
         let d = dictionary.coder.d_in();
-        if shape.last() != Some(&d) {
-            bail!(
-                "{}: tensor `{name}` has shape {shape:?}, the dictionary reads activations of width {d}",
-                self.activations.display()
-            );
-        }
+        let rows = match self.side_by_side(&file, &dictionary)? {
+            Some(rows) => rows,
+            None => {
+                let name = self.tensor_name(&file, &dictionary)?;
+                let (shape, rows) = file.read(&name)?;
+                if shape.last() != Some(&d) {
+                    bail!(
+                        "{}: tensor `{name}` has shape {shape:?}, the dictionary reads activations of width {d}",
+                        self.activations.display()
+                    );
+                }
+                rows
+            }
+        };
         let n = rows.len() / d;
         let mut parts = vec![];
         let mut reconstruction = Vec::with_capacity(n * dictionary.coder.d_out());
@@ -119,6 +127,42 @@ impl Encode {
             active as f64 / n.max(1) as f64
         )?;
         Ok(())
+    }
+
+    /// The activations at all hook points of a coder that reads several, if the file has a tensor for each.
+    fn side_by_side(&self, file: &TensorFile, dictionary: &Dictionary) -> Result<Option<Vec<f32>>> {
+        let hooks = &dictionary.provenance.hook_points;
+        let has = |hook: &String| file.tensors().any(|(name, ..)| name == hook);
+        if self.tensor.is_some() || hooks.is_empty() || !hooks.iter().all(has) {
+            return Ok(None);
+        }
+        let (mut parts, mut all) = (vec![], 0);
+        for hook in hooks {
+            let (shape, rows) = file.read(hook)?;
+            let width = shape.last().copied().unwrap_or(1).max(1);
+            all += width;
+            parts.push((rows.len() / width, width, rows));
+        }
+        let (n, d) = (parts[0].0, dictionary.coder.d_in());
+        if all != d || parts.iter().any(|(rows, ..)| *rows != n) {
+            let shown: Vec<String> = parts
+                .iter()
+                .map(|(n, d, _)| format!("[{n}, {d}]"))
+                .collect();
+            bail!(
+                "{}: the tensors of {} have shapes {}, the dictionary reads as many rows of each, {d} dimensions in all",
+                self.activations.display(),
+                hooks.join(", "),
+                shown.join(", ")
+            );
+        }
+        let mut rows = Vec::with_capacity(n * d);
+        for row in 0..n {
+            for (_, width, values) in &parts {
+                rows.extend_from_slice(&values[row * width..(row + 1) * width]);
+            }
+        }
+        Ok(Some(rows))
     }
 
     fn tensor_name(&self, file: &TensorFile, dictionary: &Dictionary) -> Result<String> {

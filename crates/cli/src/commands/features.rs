@@ -123,7 +123,12 @@ pub fn write(
     )?;
     let written = dictionary.written_hook_points()?;
     let decoder = summarize_decoder(model, dictionary, &written, top)?;
-    let features = feature_rows(&summary, &decoder, &hook, &text)?;
+    // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other coder at all.
+    let places: Vec<String> = match dictionary.coder.layers() {
+        Some(_) => hooks.iter().map(ToString::to_string).collect(),
+        None => vec![hook.clone()],
+    };
+    let features = feature_rows(&summary, &decoder, &places, &text)?;
     let examples = example_rows(&summary, &text);
     let tables = folder.features();
     std::fs::create_dir_all(&tables)
@@ -159,7 +164,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     row("Model", p.model_name.clone());
     let hooks = dictionary.read_hook_points().map(|hooks| names(&hooks));
     row("Hook point", hooks.ok());
-    row("Reconstructs", p.hook_point_out.clone());
+    row("Reconstructs", reconstructs(dictionary));
     row(
         "Architecture",
         p.training_architecture
@@ -196,6 +201,13 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
         Some(format!("lapidary {}", env!("CARGO_PKG_VERSION"))),
     );
     rows
+}
+
+/// What a transcoder reconstructs, if it says.
+pub fn reconstructs(dictionary: &Dictionary) -> Option<String> {
+    let hooks = dictionary.written_hook_points().ok();
+    let hooks = hooks.filter(|_| dictionary.transcodes());
+    hooks.map(|hooks| names(&hooks))
 }
 
 /// What a coder reads and, if that is another width, reconstructs.

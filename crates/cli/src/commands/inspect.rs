@@ -235,7 +235,7 @@ fn dictionary(path: &Path) -> Result<()> {
                 .map(|h| lapidary_features::names(&h))
                 .or(p.hook_point.clone()),
         ),
-        ("reconstructs", p.hook_point_out.clone()),
+        ("reconstructs", super::features::reconstructs(&dictionary)),
         ("corpus", p.corpus.clone()),
         ("tokens", p.tokens.map(|n| n.to_string())),
         ("steps", p.steps.map(|n| n.to_string())),

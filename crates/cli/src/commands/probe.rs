@@ -206,7 +206,13 @@ impl Probe {
             .map(|(tokens, _)| (tokens, Reading::Mean))
             .collect();
         let stage = Stage::new("represent", texts.len() as u64);
-        let hook = opened.dictionary.hook_point()?;
+        let hook = match opened.dictionary.read_hook_points()?[..] {
+            [hook] => hook,
+            ref several => bail!(
+                "found a dictionary that reads {}, expected one that reads one hook point",
+                lapidary_features::names(several)
+            ),
+        };
         let (context, _) = opened.context();
         let represented = represent(&opened.model, coder, hook, &texts, context, &mut |n| {
             stage.at(n as u64, format!("{n} texts"));

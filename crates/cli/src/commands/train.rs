@@ -12,7 +12,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
-    ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, StoreBatches, StreamConfig,
+    ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, SequenceStream,
+    StoreBatches, StreamConfig,
 };
 use lapidary_evaluation::Metrics;
 use lapidary_model::{HookPoint, LanguageModel, write_atomically};
@@ -459,6 +460,12 @@ fn source(recipe: &Recipe, common: &Common, fresh: bool) -> Result<Box<dyn Batch
         normalization,
         seed,
     };
+    if c.learns_end_to_end() {
+        return Ok(Box::new(match fresh {
+            true => SequenceStream::new(blocks, stream)?,
+            false => SequenceStream::unfilled(blocks, stream)?,
+        }));
+    }
     Ok(Box::new(match fresh {
         true => ActivationStream::new(blocks, stream)?,
         false => ActivationStream::unfilled(blocks, stream)?,

@@ -52,7 +52,7 @@ fn written(folder: &Path) -> (Vec<FeatureRow>, Vec<ExampleRow>) {
     let features = feature_rows(
         &summary(),
         &decoder(6),
-        "blocks.2.hook_resid_post",
+        &["blocks.2.hook_resid_post".into()],
         &text_of,
     )
     .unwrap();
@@ -71,6 +71,17 @@ fn spoil(path: &Path, change: impl FnOnce(&mut DataFrame)) {
     ParquetWriter::new(std::fs::File::create(path).unwrap())
         .finish(&mut table)
         .unwrap();
+}
+
+#[test]
+fn latents_of_several_layers_have_the_hook_point_of_their_own() {
+    let hooks = ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_mid"].map(String::from);
+    let rows = feature_rows(&summary(), &decoder(6), &hooks, &text_of).unwrap();
+    let found: Vec<&str> = rows.iter().map(|row| &*row.hook_point).collect();
+    assert_eq!(found[..3], [&*hooks[0]; 3]);
+    assert_eq!(found[3..], [&*hooks[1]; 3]);
+    let none = feature_rows(&summary(), &decoder(6), &[], &text_of).unwrap_err();
+    assert!(none.to_string().contains("0 for 6 latents"), "{none}");
 }
 
 #[test]
@@ -124,7 +135,7 @@ fn empty_tables_and_absent_cosines_come_back_too() {
         encoder_decoder_cosine: None,
         ..decoder(6)
     };
-    let features = feature_rows(&summary(), &without, "hook_embed", &text_of).unwrap();
+    let features = feature_rows(&summary(), &without, &["hook_embed".into()], &text_of).unwrap();
     write_features(&path, &features).unwrap();
     assert_eq!(read_features(&path).unwrap(), features);
     spoil(&path, |table| {
@@ -287,7 +298,7 @@ fn a_file_that_is_no_table_is_an_error_and_not_a_panic() {
 
 #[test]
 fn a_decoder_of_another_size_is_refused() {
-    let error = feature_rows(&summary(), &decoder(5), "hook_embed", &text_of)
+    let error = feature_rows(&summary(), &decoder(5), &["hook_embed".into()], &text_of)
         .unwrap_err()
         .to_string();
     assert_eq!(

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod circuit_tracer;
+mod cross_layer;
 mod detection;
 mod dictionary_learning;
 mod folder;

@@ -23,6 +23,10 @@ impl Method for BatchTopK {
         true
     }
 
+    fn learns_end_to_end(&self) -> bool {
+        true
+    }
+
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
         encode_batch(coder, x).codes
     }
@@ -30,8 +34,7 @@ impl Method for BatchTopK {
     fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
         let centred = coder.centre(batch.x.clone());
         let found = encode_batch(coder, centred.clone());
-        let y = batch.y.clone();
-        let mut learned = sparse_step(coder, y, centred, found.codes, &[Part::WHOLE], now);
+        let mut learned = sparse_step(coder, batch, centred, found.codes, &[Part::WHOLE], now);
         learned.terms.threshold = Some(found.threshold);
         learned
     }

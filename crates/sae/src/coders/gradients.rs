@@ -83,7 +83,7 @@ impl World {
         let now = Now {
             config: &config.unwrap(),
             step: 1 << 40,
-            dead: None,
+            dead: &[],
         };
         let x: Vec<f32> = self.x.iter().flatten().map(|v| *v as f32).collect();
         let x = Tensor::from_data(TensorData::new(x, [N, D]), &Device::flex());
@@ -338,7 +338,7 @@ fn jumprelu_asks_dead_latents_for_what_they_lack() {
     let now = Now {
         config: &config,
         step: 1 << 40,
-        dead: Some(Tensor::from_ints(dead.map(|i| i as i32), &device)),
+        dead: &[Some(Tensor::from_ints(dead.map(|i| i as i32), &device))],
     };
     let x: Vec<f32> = world.x.iter().flatten().map(|v| *v as f32).collect();
     let x = Tensor::from_data(TensorData::new(x, [N, D]), &device);

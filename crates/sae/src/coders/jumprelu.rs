@@ -5,16 +5,17 @@
 //! January 2025 update, whose loss on the pre-activations of dead latents is there too).
 
 use burn::tensor::{Int, Tensor, activation::relu};
-use lapidary_kernels::{SparseCodes, encode_threshold};
+use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 use lapidary_model::settings::{Reader, SettingsError};
 use serde::{Deserialize, Serialize};
 
 use crate::coder::{SparseCoder, Weights};
-use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
+use crate::coders::{Codes, Learned, Method, Now};
 use crate::config::RunConfig;
 use crate::ends::Batch;
 use crate::losses;
 use crate::parameters::Parameters;
+use crate::penalized_step::{Active, Penalized, penalized_step};
 use crate::schedule::rise;
 
 /// `[coder.jumprelu]`.
@@ -130,44 +131,54 @@ impl Method for JumpRelu {
         encode_threshold(x, coder.w_enc(), coder.b_enc(), threshold)
     }
 
+    fn has_ghosts(&self) -> bool {
+        true
+    }
+
+    fn learns_end_to_end(&self) -> bool {
+        true
+    }
+
+    fn crosses_layers(&self) -> bool {
+        true
+    }
+
     fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
-        let how = settings(now.config);
-        let coder = coder.tracked();
-        let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
-        let centred = coder.centre(x);
-        let latents = Latents::of(&coder, centred.clone(), how);
-        let mse = losses::mse(
-            y.clone(),
-            coder.reconstruct(latents.codes(), centred.clone()),
-        );
-        let fvu = mse.clone() / losses::batch_variance(y);
-        let penalty = latents.penalty(&coder, how, &batch.parts);
-        let warmup = now.config.training.sparsity_warmup_steps.expect("resolved");
-        let weight = how.l0_coefficient * rise(now.step, warmup);
-        let mut total = mse.clone() + penalty.clone() * weight;
-        let wanted = how.pre_act_coefficient > 0.0;
-        let aux = now.dead.clone().filter(|_| wanted).map(|dead| {
-            let term = missing(&coder, centred, dead, &batch.parts);
-            total = total.clone() + term.clone() * how.pre_act_coefficient;
-            term
-        });
-        Learned {
-            gradients: differentiate(&coder, &total),
-            terms: Terms {
-                total,
-                mse,
-                fvu,
-                penalty: Some(penalty),
-                aux,
-                codes: Codes::Sparse(latents.codes()),
-                threshold: None,
-            },
-        }
+        penalized_step(self, coder, batch, now)
     }
 
     /// Below 0 a threshold means nothing.
     fn project(&self, parameters: &mut Parameters) {
-        parameters.map_vector("threshold", |t| t.clamp_min(0.0));
+        parameters.map_vectors("threshold", |t| t.clamp_min(0.0));
+    }
+}
+
+impl Penalized for JumpRelu {
+    fn active(
+        &self,
+        coder: &SparseCoder,
+        x: Tensor<2>,
+        parts: &[usize],
+        dead: Option<Tensor<1, Int>>,
+        now: &Now<'_>,
+    ) -> Active {
+        let how = settings(now.config);
+        let latents = Latents::of(coder, x.clone(), how);
+        let wanted = how.pre_act_coefficient > 0.0;
+        let dead = dead.filter(|_| wanted);
+        Active {
+            decoded: decode_sparse(latents.codes(), coder.w_dec()),
+            codes: Codes::Sparse(latents.codes()),
+            penalty: latents.penalty(coder, how, parts),
+            aux: dead.map(|dead| missing(coder, x, dead, parts)),
+        }
+    }
+
+    fn weights(&self, now: &Now<'_>) -> (f64, f64) {
+        let how = settings(now.config);
+        let warmup = now.config.training.sparsity_warmup_steps.expect("resolved");
+        let weight = how.l0_coefficient * rise(now.step, warmup);
+        (weight, how.pre_act_coefficient)
     }
 }
 

@@ -74,7 +74,7 @@ impl Method for Matryoshka {
                 weight: 1.0,
             });
         let parts: Vec<Part> = std::iter::once(Part::WHOLE).chain(prefixes).collect();
-        let mut learned = sparse_step(coder, batch.y.clone(), centred, found.codes, &parts, now);
+        let mut learned = sparse_step(coder, batch, centred, found.codes, &parts, now);
         learned.terms.threshold = Some(found.threshold);
         learned
     }

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::coder::{SparseCoder, Weight, Weights};
 use crate::config::{CoderConfig, RunConfig};
+use crate::end_to_end::Loss;
 use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
@@ -153,6 +154,27 @@ pub(crate) trait Method: Sync {
         true
     }
 
+    /// Whether its dead latents can make an auxiliary loss by AuxK.
+    fn has_aux_k(&self) -> bool {
+        self.counts_latents()
+    }
+
+    /// Whether they can have ghost gradients or be resampled: latents that compete for places would not fire with the small weights they
+    /// then have.
+    fn has_ghosts(&self) -> bool {
+        false
+    }
+
+    /// Whether its gradients can come from a loss through the model.
+    fn learns_end_to_end(&self) -> bool {
+        false
+    }
+
+    /// Whether it can choose the latents of a cross-layer transcoder, layer by layer.
+    fn crosses_layers(&self) -> bool {
+        false
+    }
+
     /// Norm of decoder rows at the start, where they may have any and the recipe has none.
     fn free_initial_norm(&self) -> f64 {
         0.1
@@ -243,8 +265,24 @@ pub(crate) struct Now<'a> {
     pub(crate) config: &'a RunConfig,
     /// Steps done.
     pub(crate) step: u64,
-    /// The dead latents, ascending, if there are any.
-    pub(crate) dead: Option<Tensor<1, Int>>,
+    /// Of each layer the dead latents, ascending and counted within it, if there are any; most coders are of one layer.
+    pub(crate) dead: &'a [Option<Tensor<1, Int>>],
+}
+
+impl Now<'_> {
+    /// Weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the model.
+    pub(crate) fn local_weight(&self) -> f64 {
+        let training = &self.config.training;
+        match Loss::named(&training.loss) {
+            Loss::Local => 1.0,
+            Loss::Kl | Loss::Ce => training.local_coefficient,
+        }
+    }
+
+    /// The dead latents of a layer, if there are any.
+    pub(crate) fn dead_of_layer(&self, layer: usize) -> Option<Tensor<1, Int>> {
+        self.dead.get(layer).cloned().flatten()
+    }
 }
 
 /// What came of a batch.

@@ -2,13 +2,14 @@
 //! weighs each latent by the norm of its decoder row, as in Anthropic's April 2024 update). Training is dense: the
 //! penalty needs every latent. Inference shares JumpReLU's encoder, with threshold 0.
 
-use burn::tensor::{Tensor, activation::relu};
+use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use crate::coder::SparseCoder;
-use crate::coders::{Codes, Learned, Method, Now, Terms, differentiate};
+use crate::coders::{Codes, Learned, Method, Now};
 use crate::ends::Batch;
 use crate::losses;
+use crate::penalized_step::{Active, Penalized, penalized_step};
 use crate::schedule::rise;
 
 pub(crate) struct Standard;
@@ -36,36 +37,54 @@ impl Method for Standard {
         encode_threshold(x, coder.w_enc(), b_enc, threshold)
     }
 
+    fn has_ghosts(&self) -> bool {
+        true
+    }
+
+    fn learns_end_to_end(&self) -> bool {
+        true
+    }
+
+    fn crosses_layers(&self) -> bool {
+        true
+    }
+
     fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
-        let coder = coder.tracked();
-        let (x, y) = (batch.x.clone().autodiff(), batch.y.clone().autodiff());
-        let (latents, reconstruction) = forward(&coder, coder.centre(x));
-        let mse = losses::mse(y.clone(), reconstruction);
-        let fvu = mse.clone() / losses::batch_variance(y);
-        let penalty = losses::l1(latents.clone(), coder.w_dec(), &batch.parts);
-        let training = &now.config.training;
-        let warmup = training.sparsity_warmup_steps.expect("resolved");
-        let weight = training.l1_coefficient * rise(now.step, warmup);
-        let total = mse.clone() + penalty.clone() * weight;
-        Learned {
-            gradients: differentiate(&coder, &total),
-            terms: Terms {
-                total,
-                mse,
-                fvu,
-                penalty: Some(penalty),
-                aux: None,
-                codes: Codes::Dense(latents),
-                threshold: None,
-            },
-        }
+        penalized_step(self, coder, batch, now)
     }
 }
 
-/// Latents `[n, d_sae]` and reconstruction `[n, d_out]` of `x`, centred.
-pub(crate) fn forward(coder: &SparseCoder, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-    let pre = x.clone().matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze(); // [n, d_sae]
-    let latents = relu(pre);
-    let decoded = latents.clone().matmul(coder.w_dec()) + coder.b_dec().unsqueeze();
-    (latents, coder.with_skip(decoded, x))
+impl Penalized for Standard {
+    fn active(
+        &self,
+        coder: &SparseCoder,
+        x: Tensor<2>,
+        parts: &[usize],
+        _dead: Option<Tensor<1, Int>>,
+        now: &Now<'_>,
+    ) -> Active {
+        let latents = latents(coder, x);
+        let training = &now.config.training;
+        let penalty = match training.sparsity_penalty.as_str() {
+            "tanh" => losses::tanh(latents.clone(), coder.w_dec(), parts, training.tanh_scale),
+            _ => losses::l1(latents.clone(), coder.w_dec(), parts),
+        };
+        Active {
+            decoded: latents.clone().matmul(coder.w_dec()),
+            codes: Codes::Dense(latents),
+            penalty,
+            aux: None,
+        }
+    }
+
+    fn weights(&self, now: &Now<'_>) -> (f64, f64) {
+        let training = &now.config.training;
+        let warmup = training.sparsity_warmup_steps.expect("resolved");
+        (training.l1_coefficient * rise(now.step, warmup), 0.0)
+    }
+}
+
+/// Latents of `x`, centred, `[n, d_sae]`.
+pub(crate) fn latents(coder: &SparseCoder, x: Tensor<2>) -> Tensor<2> {
+    relu(x.matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze())
 }

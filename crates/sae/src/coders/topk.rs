@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::coder::{SparseCoder, Weights};
 use crate::coders::{Learned, Method, Now};
+use crate::cross_layer::sparse_layers_step;
 use crate::ends::{Batch, Scaling};
 use crate::error::SaeError;
 use crate::fold::{Fold, fold};
@@ -29,6 +30,14 @@ impl Method for TopK {
         true
     }
 
+    fn learns_end_to_end(&self) -> bool {
+        true
+    }
+
+    fn crosses_layers(&self) -> bool {
+        true
+    }
+
     fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
         let k = coder.k.min(coder.d_sae());
         let codes = encode_topk(x, coder.w_enc(), coder.b_enc(), k);
@@ -39,10 +48,13 @@ impl Method for TopK {
     }
 
     fn learn(&self, coder: &SparseCoder, batch: &Batch, now: &Now<'_>) -> Learned {
-        let (centred, y) = (coder.centre(batch.x.clone()), batch.y.clone());
+        if let Some(layers) = coder.each_layer() {
+            return sparse_layers_step(coder, &layers, batch, now);
+        }
+        let centred = coder.centre(batch.x.clone());
         if !now.config.coder.multi_topk {
             let codes = self.encode(coder, centred.clone());
-            return sparse_step(coder, y, centred, codes, &[Part::WHOLE], now);
+            return sparse_step(coder, batch, centred, codes, &[Part::WHOLE], now);
         }
         // Codes descend, so the k largest of the 4k are the first columns.
         let k = coder.k.min(coder.d_sae());
@@ -65,7 +77,7 @@ impl Method for TopK {
             on: None,
             weight: MULTI_WEIGHT,
         };
-        sparse_step(coder, y, centred, codes, &[own, wider], now)
+        sparse_step(coder, batch, centred, codes, &[own, wider], now)
     }
 
     /// Rows keep their norms, 1 in an autoencoder and any in a transcoder: dividing by them would change which latents are the largest.

@@ -86,11 +86,12 @@ impl World {
             x: matrix(&self.x, [N, D_IN]),
             y: matrix(&self.y, [N, D_OUT]),
             parts: self.parts.clone(),
+            pull: None,
         };
         let now = Now {
             config: &self.config,
             step: 1 << 40,
-            dead: None,
+            dead: &[],
         };
         coder.architecture.method().learn(&coder, &batch, &now)
     }

@@ -49,12 +49,17 @@ impl RunConfig {
         let ordered = |c: &Self| {
             let mut c = c.clone();
             c.activations.seed = Some(c.order_seed());
+            // Whole sequences or not; which loss goes through the model may differ.
+            if c.learns_end_to_end() {
+                "kl or ce".clone_into(&mut c.training.loss);
+            }
             c
         };
         let by_norm = self.activations.exclude.norm_multiple.is_some();
         ordered(self).difference(&ordered(other), |key| {
             key == "model"
                 || key == "training.batch_tokens"
+                || key == "training.loss"
                 || (key.starts_with("hook_point") && by_norm)
                 || key.starts_with("corpus.")
                 || key.starts_with("activations.")

@@ -14,9 +14,13 @@ pub struct RunConfig {
     pub model: String,
     /// Where the activations are taken, in TransformerLens spelling.
     pub hook_point: String,
-    /// The hook points that a crosscoder reads and reconstructs, `hook_point` the first of them; otherwise empty.
+    /// The hook points that a crosscoder reads and reconstructs, or a cross-layer transcoder reads, `hook_point` the first of them; otherwise
+    /// empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hook_points: Vec<String>,
+    /// The hook points at which a cross-layer transcoder writes, one for each of `hook_points`, which it reads; otherwise empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hook_points_out: Vec<String>,
     /// Where those are taken that a transcoder reconstructs; absent: where it reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_point_out: Option<String>,
@@ -62,6 +66,22 @@ fn adam() -> String {
     "adam".to_owned()
 }
 
+fn aux_k() -> String {
+    "aux_k".to_owned()
+}
+
+fn local() -> String {
+    "local".to_owned()
+}
+
+fn l1() -> String {
+    "l1".to_owned()
+}
+
+pub(super) const fn tanh_scale() -> f64 {
+    4.0
+}
+
 const fn yes() -> bool {
     true
 }
@@ -93,7 +113,7 @@ pub struct CoderConfig {
     /// reconstruct by themselves), "standard" (ReLU with an L1 penalty), "jumprelu" (a threshold a latent), "gated",
     /// "matching_pursuit" (decoder rows taken away one after the other) or "proximal" (a penalty's proximal operator).
     pub architecture: String,
-    /// Number of latents; absent: `expansion_factor` times the activation's width.
+    /// Number of latents, of a cross-layer transcoder of each layer; absent: `expansion_factor` times the activation's width.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub d_sae: Option<usize>,
     /// Latents for each dimension of the activation; used if `d_sae` is absent. Default 16.
@@ -157,7 +177,21 @@ pub struct TrainingConfig {
     pub adam_beta2: f64,
     /// Adam's epsilon (small, because the gradients of rare latents are).
     pub adam_eps: f64,
-    /// Weight of the L1 penalty ("standard" only), against the squared error summed over dimensions. SAELens scales
+    /// What is minimized besides sparsity: "local" (what the coder leaves of the activations), or what the model says of the text with the
+    /// reconstruction in place: "kl" (divergence from what it says by itself) or "ce" (cross-entropy of the next tokens), mean over tokens.
+    #[serde(default = "local")]
+    pub loss: String,
+    /// "kl", "ce": weight of the local loss beside it.
+    #[serde(default)]
+    pub local_coefficient: f64,
+    /// "standard": what makes it sparse, "l1" (activation times decoder norm, summed) or "tanh" (of `tanh_scale` times that, which asks no
+    /// less of a latent that is large).
+    #[serde(default = "l1")]
+    pub sparsity_penalty: String,
+    /// "tanh": factor inside it.
+    #[serde(default = "tanh_scale")]
+    pub tanh_scale: f64,
+    /// Weight of the penalty ("standard", "gated"), against the squared error summed over dimensions. SAELens scales
     /// activations to norm sqrt(d): its coefficient over sqrt(d) is this one.
     pub l1_coefficient: f64,
     /// Steps over which the weight of the sparsity penalty rises from 0; absent: a twentieth of all.
@@ -166,6 +200,13 @@ pub struct TrainingConfig {
     /// Steps over which the active latents fall from `coder.k_start` to `coder.k`; absent: half of all, if there is a start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k_anneal_steps: Option<u64>,
+    /// What brings dead latents back: "aux_k" (they reconstruct what the living leave), "ghost_gradients" (the same with exponentials, scaled),
+    /// "resampling" (they get directions of inputs that are reconstructed badly) or "none".
+    #[serde(default = "aux_k")]
+    pub revival: String,
+    /// "resampling": steps between two; absent: a fifth of all. None in the last fifth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resample_every_steps: Option<u64>,
     /// Dead latents that reconstruct the residual of a token; absent: half the activation's width; 0: no auxiliary loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux_k: Option<usize>,

@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 
 use crate::coder::{Architecture, SKIP, SparseCoder, Weight};
+use crate::cross_layer::{self, MOST_LAYERS};
 use crate::dictionary::{Dictionary, Provenance, recipe_of};
 use crate::error::SaeError;
 use crate::fields::Fields;
@@ -49,7 +50,7 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
     for (name, weight) in coder.weights.iter() {
         let there = stored_name(name);
         match weight {
-            Weight::Matrix(t) if name == ENCODER => {
+            Weight::Matrix(t) if is(name, ENCODER) => {
                 let [rows, columns] = t.dims();
                 let values = transpose(&host(t)?, rows, columns);
                 weights.f32(&there, &[columns, rows], &values);
@@ -77,6 +78,11 @@ fn stored_name(name: &str) -> String {
         .map_or(name.to_owned(), |rest| format!("W_{rest}"))
 }
 
+/// Whether `name` is this weight, of a coder of one layer or of a layer of several.
+fn is(name: &str, weight: &str) -> bool {
+    name.split('.').next() == Some(weight)
+}
+
 fn cfg(dictionary: &Dictionary) -> Value {
     let (coder, from) = (&dictionary.coder, &dictionary.provenance);
     let mut cfg = json!({
@@ -95,6 +101,7 @@ fn cfg(dictionary: &Dictionary) -> Value {
             "model_class_name": "HookedTransformer",
             "hook_name": from.hook_point,
             "hook_names": Some(&from.hook_points).filter(|points| !points.is_empty()),
+            "hook_names_out": Some(&from.hook_points_out).filter(|points| !points.is_empty()),
             "hook_name_out": from.hook_point_out.as_ref().filter(|name| !name.is_empty()),
             "hook_head_index": null,
             "context_size": from.context,
@@ -114,6 +121,9 @@ fn cfg(dictionary: &Dictionary) -> Value {
     if dictionary.transcodes() {
         cfg["d_out"] = json!(coder.d_out());
     }
+    if let Some(layers) = coder.layers() {
+        cfg["layers"] = json!(layers);
+    }
     for (key, value) in coder.architecture.method().cfg(coder) {
         cfg[key] = value;
     }
@@ -126,6 +136,7 @@ fn stored_architecture(dictionary: &Dictionary) -> String {
     let kind = match (dictionary.transcodes(), dictionary.coder.w_skip()) {
         (false, _) if !dictionary.provenance.hook_points.is_empty() => CROSSCODER,
         (false, _) => return name.to_owned(),
+        (true, _) if dictionary.coder.layers().is_some() => CROSS_LAYER,
         (true, None) => "transcoder",
         (true, Some(_)) => "skip_transcoder",
     };
@@ -138,11 +149,15 @@ fn stored_architecture(dictionary: &Dictionary) -> String {
 /// A coder of several hook points, which SAELens has not.
 const CROSSCODER: &str = "crosscoder";
 
+/// A coder of several layers, which SAELens has not.
+const CROSS_LAYER: &str = "cross_layer_transcoder";
+
 /// What kind of coder it is, whatever its architecture.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Autoencoder,
     Crosscoder,
+    CrossLayer,
     Transcoder { skips: bool },
 }
 
@@ -150,6 +165,7 @@ enum Kind {
 fn parse_architecture(stored: &str) -> (&str, Kind) {
     let skips = |skips| Kind::Transcoder { skips };
     let kinds = [
+        (CROSS_LAYER, Kind::CrossLayer),
         ("skip_transcoder", skips(true)),
         ("transcoder", skips(false)),
         (CROSSCODER, Kind::Crosscoder),
@@ -235,7 +251,12 @@ impl Cfg {
         let stored = || {
             Architecture::ALL.into_iter().filter(|a| {
                 let method = a.method();
-                method.not_stored().is_none() && (method.has_encoder() || kind == Kind::Autoencoder)
+                method.not_stored().is_none()
+                    && match kind {
+                        Kind::Autoencoder => true,
+                        Kind::CrossLayer => method.crosses_layers(),
+                        Kind::Crosscoder | Kind::Transcoder { .. } => method.has_encoder(),
+                    }
             })
         };
         stored()
@@ -251,13 +272,33 @@ impl Cfg {
             })
     }
 
-    /// A crosscoder's hook points.
-    fn hook_names(&self) -> Result<Vec<String>, SaeError> {
-        let names: Option<Vec<String>> = self.metadata.read_as("hook_names");
-        let expected = "the hook points of a crosscoder, two or more";
+    /// The several hook points of a coder; `count`: as many.
+    fn hook_names(&self, field: &str, count: Option<usize>) -> Result<Vec<String>, SaeError> {
+        let names: Option<Vec<String>> = self.metadata.read_as(field);
+        let expected = match count {
+            Some(count) => format!("the hook points of {count} layers"),
+            None => "the hook points of a crosscoder, two or more".to_owned(),
+        };
         names
-            .filter(|names| names.len() > 1)
-            .ok_or_else(|| self.metadata.wrong("hook_names", expected))
+            .filter(|names| count.map_or(names.len() > 1, |count| names.len() == count))
+            .ok_or_else(|| self.metadata.wrong(field, &expected))
+    }
+
+    /// Layers of a cross-layer transcoder, with what each reads, writes at a hook point, and has of latents.
+    fn layers(&self) -> Result<(usize, [usize; 3]), SaeError> {
+        let layers = self.size_up_to("layers", MOST_LAYERS, "layers")?;
+        let each = |field: &str| {
+            let all = self.size(field)?;
+            match all % layers {
+                0 => Ok(all / layers),
+                _ => Err(self.wrong(field, &format!("a multiple of the {layers} layers"))),
+            }
+        };
+        if self.flag("rescale_acts_by_decoder_norm", false)? {
+            let expected = "false, for a cross-layer transcoder";
+            return Err(self.wrong("rescale_acts_by_decoder_norm", expected));
+        }
+        Ok((layers, [each("d_in")?, each("d_out")?, each("d_sae")?]))
     }
 
     fn provenance(&self) -> Provenance {
@@ -271,6 +312,7 @@ impl Cfg {
             model_name: self.metadata_text(&["model_name"]),
             hook_point: self.metadata_text(&["hook_name", "hook_point"]),
             hook_points: vec![],
+            hook_points_out: vec![],
             hook_point_out: self.metadata_text(&["hook_name_out"]),
             context: self
                 .metadata
@@ -299,7 +341,7 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
     let dir = &standing(dir, CONFIG);
     let cfg = Cfg::read(dir.join(CONFIG))?;
     let (architecture, kind) = cfg.architecture()?;
-    let transcodes = matches!(kind, Kind::Transcoder { .. });
+    let transcodes = matches!(kind, Kind::Transcoder { .. } | Kind::CrossLayer);
     let method = architecture.method();
     let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);
     let d_out = match transcodes {
@@ -318,7 +360,7 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
     let tensors = file.tensors()?;
     let read = |(name, shape): (&'static str, Vec<usize>)| {
         let weight = match shape[..] {
-            [rows, columns] if name == ENCODER => {
+            [rows, columns] if is(name, ENCODER) => {
                 let values = tensors.f32(&stored_name(name), &[columns, rows])?;
                 matrix(transpose(&values, columns, rows), [rows, columns], device)
             }
@@ -326,12 +368,19 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
                 let values = tensors.f32(&stored_name(name), &shape)?;
                 matrix(values, [rows, columns], device)
             }
-            _ if name == "threshold" => vector(thresholds(&tensors, &shape)?, device),
+            _ if is(name, "threshold") => vector(thresholds(&tensors, name, &shape)?, device),
             _ => vector(tensors.f32(name, &shape)?, device),
         };
         Ok::<_, SaeError>((name, weight))
     };
-    let mut shapes = method.shapes(d_in, d_out, d_sae);
+    let layers = match kind {
+        Kind::CrossLayer => Some(cfg.layers()?),
+        _ => None,
+    };
+    let mut shapes = match layers {
+        Some((layers, each)) => cross_layer::shapes(architecture, layers, each),
+        None => method.shapes(d_in, d_out, d_sae),
+    };
     if kind == (Kind::Transcoder { skips: true }) {
         shapes.push((SKIP, vec![d_out, d_in]));
     }
@@ -359,14 +408,21 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         weights,
     };
     let mut provenance = cfg.provenance();
-    match transcodes {
+    match transcodes && layers.is_none() {
         true => {
             provenance.hook_point_out.get_or_insert_default();
         }
         false => provenance.hook_point_out = None, // where what it reads is reconstructed
     }
     if kind == Kind::Crosscoder {
-        provenance.hook_points = cfg.hook_names()?;
+        provenance.hook_points = cfg.hook_names("hook_names", None)?;
+    }
+    if let Some((layers, [.., latents])) = layers {
+        provenance.hook_points = cfg.hook_names("hook_names", Some(layers))?;
+        provenance.hook_points_out = cfg.hook_names("hook_names_out", Some(layers))?;
+        if method.takes_k() {
+            cfg.size_up_to("k", latents, "latents of a layer")?;
+        }
     }
     Ok(Dictionary {
         coder: method.read_cfg(&cfg, coder)?,
@@ -384,10 +440,10 @@ fn vector(values: Vec<f32>, device: &Device) -> Weight {
 }
 
 /// Thresholds may be infinite (a latent that never fires), and old training files hold their logarithm.
-fn thresholds(tensors: &Tensors<'_>, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
-    if !tensors.has("threshold") && tensors.has("log_threshold") {
+fn thresholds(tensors: &Tensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, SaeError> {
+    if name == "threshold" && !tensors.has(name) && tensors.has("log_threshold") {
         let logs = tensors.f32("log_threshold", shape)?;
         return Ok(logs.iter().map(|t| t.exp()).collect());
     }
-    tensors.f32_or_infinite("threshold", shape)
+    tensors.f32_or_infinite(name, shape)
 }

@@ -1,9 +1,10 @@
-//! circuit-tracer: a set of transcoders, one a layer, in `layer_N.safetensors` with `config.yaml`. Checked against
+//! circuit-tracer: a set of transcoders, one a layer, in `layer_N.safetensors` with `config.yaml`, or a [cross-layer transcoder](cross_layer). Checked against
 //! circuit-tracer 0.5.0.
 //!
 //! Encoder and decoder are `[d_transcoder, d_model]` both, `W_skip` is `[d_model, d_model]`; a JumpReLU where there is
-//! `activation_function.threshold`, else a ReLU. `config.yaml` says where in each layer they read and write. Cross-layer transcoders
-//! (`W_enc_N.safetensors`) are told and refused: no coder here writes to several layers.
+//! `activation_function.threshold`, else a ReLU. `config.yaml` says where in each layer they read and write.
+
+mod cross_layer;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -32,13 +33,14 @@ impl Layout for CircuitTracer {
     }
 
     fn signature(&self) -> &'static str {
-        "layer_N.safetensors"
+        "layer_N.safetensors or W_enc_N.safetensors"
     }
 
     fn signs(&self, place: &Place) -> Result<Option<String>, FormatError> {
         let any = |prefix| place.meant().iter().any(|n| numbered(n, prefix).is_some());
-        Ok(match (any("layer_"), any("W_enc_")) {
-            (true, _) => Some(self.signature().into()),
+        let across = any(cross_layer::ENCODER) || any(cross_layer::DECODER);
+        Ok(match (any("layer_"), across) {
+            (true, _) => Some("layer_N.safetensors".into()),
             (_, true) => Some("W_enc_N.safetensors".into()),
             _ => None,
         })
@@ -50,16 +52,12 @@ impl Layout for CircuitTracer {
             None => None,
         };
         let kind = config.as_ref().and_then(|c| c.text("model_kind"));
-        let across = place
-            .meant()
-            .iter()
-            .any(|n| numbered(n, "W_enc_").is_some());
-        if across || kind == Some("cross_layer_transcoder") {
-            return Err(FormatError::Foreign {
-                path: place.path.clone(),
-                found: "a cross-layer transcoder".into(),
-                why: "no coder here writes to several layers".into(),
-            });
+        let across = place.meant().iter().any(|n| {
+            let number = numbered(n, cross_layer::ENCODER);
+            number.or(numbered(n, cross_layer::DECODER)).is_some()
+        });
+        if across || kind == Some(cross_layer::KIND) {
+            return cross_layer::read(place, config.as_ref(), device);
         }
         if let Some(config) = &config {
             config.only("model_kind", &["transcoder_set"])?;
@@ -112,6 +110,9 @@ impl Layout for CircuitTracer {
         if !dictionary.transcodes() {
             return Some("an autoencoder: it is for transcoders".into());
         }
+        if coder.layers().is_some() {
+            return cross_layer::cannot_hold(dictionary);
+        }
         if !matches!(
             coder.architecture,
             Architecture::Standard | Architecture::JumpRelu
@@ -134,6 +135,9 @@ impl Layout for CircuitTracer {
     }
 
     fn cannot_join(&self, dictionaries: &[Dictionary]) -> Option<String> {
+        if dictionaries.iter().any(|d| d.coder.layers().is_some()) {
+            return Some("a cross-layer transcoder and another dictionary together".into());
+        }
         let all: Vec<Ends> = dictionaries.iter().filter_map(ends).collect();
         let same = |a: &Ends, b: &Ends| a.input == b.input && a.output == b.output;
         if let Some(other) = all.iter().find(|e| !same(e, &all[0])) {
@@ -155,6 +159,9 @@ impl Layout for CircuitTracer {
     }
 
     fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
+        if dictionary.coder.layers().is_some() {
+            return cross_layer::write(dictionary, folder);
+        }
         let ends = ends(dictionary).expect("was asked for what it holds");
         let parts = Parts::of(&dictionary.coder)?;
         let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
@@ -172,32 +179,40 @@ impl Layout for CircuitTracer {
         tensors.write(&folder.join(layer_file(ends.layer)), None)?;
         let from = &dictionary.provenance;
         let model = from.model_name.as_deref().unwrap_or_default();
-        // Each value is JSON, which is YAML too.
-        let mut text = String::new();
-        for (key, value) in [
+        let text = config([
             ("model_name", Value::from(model)),
             ("model_kind", "transcoder_set".into()),
             ("feature_input_hook", ends.input.into()),
             ("feature_output_hook", ends.output.into()),
             ("scan", model.into()),
             provenance::written(from),
-        ] {
-            text += &format!("{key}: {value}\n");
-        }
+        ]);
         write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
     }
 
     fn file(&self, dictionary: &Dictionary) -> Option<String> {
+        if dictionary.coder.layers().is_some() {
+            return None;
+        }
         ends(dictionary).map(|ends| layer_file(ends.layer))
     }
 
     fn sample(&self, dictionary: &Dictionary) -> String {
+        if dictionary.coder.layers().is_some() {
+            return crate::SAMPLE.into();
+        }
         // Theirs counts the files that begin with `layer_`.
         match layer_of(dictionary.provenance.hook_point.as_deref()) {
             Some((layer, _)) => format!("lapidary_sample_{layer}.safetensors"),
             None => crate::SAMPLE.into(),
         }
     }
+}
+
+/// The text of `config.yaml`: each value is JSON, which is YAML too.
+fn config<const N: usize>(fields: [(&str, Value); N]) -> String {
+    let line = |(key, value): (&str, Value)| format!("{key}: {value}\n");
+    fields.into_iter().map(line).collect()
 }
 
 /// Where a transcoder reads and writes.

@@ -1,0 +1,175 @@
+//! What becomes of dead latents: nothing, AuxK ([`losses::aux_k`](crate::losses::aux_k)), ghost gradients
+//! ([`losses::ghost`](crate::losses::ghost)), or resampling, of which this file is (Bricken et al. 2023, "Towards Monosemanticity",
+//! appendix "Neuron resampling").
+
+use burn::tensor::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::coder::SparseCoder;
+use crate::coders::Method;
+use crate::config::RunConfig;
+use crate::ends::Batch;
+use crate::error::SaeError;
+use crate::parameters::Parameters;
+use crate::tensors::host;
+
+/// What is done for dead latents.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Revival {
+    None,
+    AuxK,
+    GhostGradients,
+    Resampling,
+}
+
+/// Norm of a resampled encoder row, in the mean of the living.
+const ENCODER_SHARE: f64 = 0.2;
+
+impl Revival {
+    /// Names in recipes.
+    pub(crate) const NAMES: [&str; 4] = ["none", "aux_k", "ghost_gradients", "resampling"];
+
+    /// That of a recipe.
+    pub(crate) fn of(config: &RunConfig) -> Self {
+        match config.training.revival.as_str() {
+            "aux_k" => Self::AuxK,
+            "ghost_gradients" => Self::GhostGradients,
+            "resampling" => Self::Resampling,
+            _ => Self::None,
+        }
+    }
+
+    /// The name of that which a coder has unless its recipe says otherwise.
+    pub(crate) fn usual(method: &dyn Method) -> &'static str {
+        match method.has_aux_k() {
+            true => "aux_k",
+            false => "none",
+        }
+    }
+
+    /// Why a recipe cannot have it, if it cannot.
+    pub(crate) fn contradiction(config: &RunConfig, method: &dyn Method) -> Option<String> {
+        let (name, fits, those) = match Self::of(config) {
+            Self::None => return None,
+            Self::AuxK => (
+                "aux_k",
+                method.has_aux_k(),
+                "topk, batchtopk and matryoshka",
+            ),
+            Self::GhostGradients => (
+                "ghost_gradients",
+                method.has_ghosts(),
+                "standard and jumprelu",
+            ),
+            Self::Resampling => (
+                "resampling",
+                method.has_ghosts() && config.layers().is_none(),
+                "standard and jumprelu, but for cross-layer transcoders",
+            ),
+        };
+        let message = format!(
+            "`training.revival` = \"{name}\" does not go with this coder, a {} one{}: it is for {those}",
+            method.name(),
+            match config.layers() {
+                Some(_) => " of several layers",
+                None => "",
+            }
+        );
+        (!fits).then_some(message)
+    }
+}
+
+/// Whether latents are resampled after `step` steps: every so many, but not in the last fifth of the run, which they would need to settle.
+pub(crate) fn is_due(config: &RunConfig, step: u64) -> bool {
+    let every = config.training.resample_every_steps.unwrap_or(0);
+    Revival::of(config) == Revival::Resampling
+        && every > 0
+        && step.is_multiple_of(every)
+        && step <= config.steps() * 4 / 5
+}
+
+/// Gives each of the `dead` latents of `coder` the direction of an input of `batch`, drawn with a probability in proportion to the square of its loss: its decoder
+/// row becomes that of what is to be reconstructed there, less `b_dec`, with the norm of the living's, its encoder row that of what is read, with a fifth of
+/// their norm; bias 0, thresholds as at the start, Adam's moments 0. The draw depends on the recipe's seed and `step` alone.
+pub(crate) fn resample(
+    parameters: &mut Parameters,
+    coder: &SparseCoder,
+    batch: &Batch,
+    dead: &[u32],
+    config: &RunConfig,
+    step: u64,
+) -> Result<(), SaeError> {
+    let (x, y) = (batch.x.clone().inner(), batch.y.clone().inner());
+    let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
+    let y_hat = coder.reconstruct(coder.encode(x.clone()), x.clone());
+    let losses: Tensor<2> = (y.clone() - y_hat).square().sum_dim(1);
+    let mut sum = 0.0;
+    let cumulative: Vec<f64> = host(&losses)?
+        .iter()
+        .map(|loss| {
+            sum += f64::from(*loss).powi(2);
+            sum
+        })
+        .collect();
+    // Nothing is left to explain, or nothing sensible.
+    if sum <= 0.0 || !sum.is_finite() {
+        return Ok(());
+    }
+    let read = host(&coder.centre(x))?;
+    let written = host(&(y - coder.b_dec().unsqueeze()))?;
+    let mut alive = vec![true; d_sae];
+    dead.iter()
+        .for_each(|latent| alive[*latent as usize] = false);
+    let mean_norm = |rows: Vec<f32>, width: usize| {
+        let rows = rows.chunks_exact(width).zip(&alive);
+        let norms: Vec<f64> = rows
+            .filter(|(_, alive)| **alive)
+            .map(|(row, _)| norm(row))
+            .collect();
+        match norms.len() {
+            0 => 1.0,
+            n => norms.iter().sum::<f64>() / n as f64,
+        }
+    };
+    let encoder_norm = ENCODER_SHARE * mean_norm(host(&coder.w_enc())?, d_in);
+    let decoder_norm = match config.training.decoder_norm == "unit" {
+        true => 1.0,
+        false => mean_norm(host(&coder.w_dec())?, d_out),
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let (mut encoders, mut decoders) = (vec![], vec![]);
+    for _ in dead {
+        let at = rng.random::<f64>() * sum;
+        let token = cumulative
+            .partition_point(|c| *c <= at)
+            .min(cumulative.len() - 1);
+        let scaled = |rows: &[f32], width: usize, to: f64| -> Vec<f32> {
+            let row = &rows[token * width..][..width];
+            let factor = to / norm(row).max(1e-12);
+            row.iter()
+                .map(|v| (f64::from(*v) * factor) as f32)
+                .collect()
+        };
+        encoders.extend(scaled(&read, d_in, encoder_norm));
+        decoders.extend(scaled(&written, d_out, decoder_norm));
+    }
+    parameters.replace_rows("w_enc", dead, &encoders)?;
+    parameters.replace_rows("w_dec", dead, &decoders)?;
+    parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
+    if let Some(jumprelu) = &config.coder.jumprelu {
+        let start = vec![jumprelu.initial_threshold as f32; dead.len()];
+        parameters.replace_rows("threshold", dead, &start)?;
+    }
+    Ok(())
+}
+
+fn norm(row: &[f32]) -> f64 {
+    row.iter()
+        .map(|v| f64::from(*v).powi(2))
+        .sum::<f64>()
+        .sqrt()
+}
+
+#[cfg(test)]
+mod tests;

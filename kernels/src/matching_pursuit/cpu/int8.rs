@@ -546,7 +546,7 @@ mod tests {
         let mut integers = Integers::new(&atoms, D, vec![]).unwrap();
         let new = integers.bounds.mean_error();
         let moved = |size: f32| -> Vec<f32> {
-            let by = |at: usize| if at % 3 == 0 { size } else { -size };
+            let by = |at: usize| if at.is_multiple_of(3) { size } else { -size };
             (0..).map(by).zip(&atoms).map(|(by, a)| a + by).collect()
         };
         for (size, serves) in [(2e-4, true), (3e-2, false), (0.0, true)] {

@@ -64,8 +64,8 @@ impl Revival {
             ),
             Self::Resampling => (
                 "resampling",
-                method.has_ghosts() && config.layers().is_none(),
-                "standard and jumprelu, but for cross-layer transcoders",
+                (method.has_ghosts() || !method.has_encoder()) && config.layers().is_none(),
+                "standard, jumprelu and matching_pursuit, but for cross-layer transcoders",
             ),
         };
         let message = format!(
@@ -91,7 +91,8 @@ pub(crate) fn is_due(config: &RunConfig, step: u64) -> bool {
 
 /// Gives each of the `dead` latents of `coder` the direction of an input of `batch`, drawn with a probability in proportion to the square of its loss: its decoder
 /// row becomes that of what is to be reconstructed there, less `b_dec`, with the norm of the living's, its encoder row that of what is read, with a fifth of
-/// their norm; bias 0, thresholds as at the start, Adam's moments 0. The draw depends on the recipe's seed and `step` alone.
+/// their norm; bias 0, thresholds as at the start, Adam's moments 0. A coder without an encoder pursues what others leave, so there the decoder row becomes
+/// what the coder misses of that input. The draw depends on the recipe's seed and `step` alone.
 pub(crate) fn resample(
     parameters: &mut Parameters,
     coder: &SparseCoder,
@@ -103,7 +104,8 @@ pub(crate) fn resample(
     let (x, y) = (batch.x.clone().inner(), batch.y.clone().inner());
     let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
     let y_hat = coder.reconstruct(coder.encode(x.clone()), x.clone());
-    let losses: Tensor<2> = (y.clone() - y_hat).square().sum_dim(1);
+    let missed = y.clone() - y_hat;
+    let losses: Tensor<2> = missed.clone().square().sum_dim(1);
     let mut sum = 0.0;
     let cumulative: Vec<f64> = host(&losses)?
         .iter()
@@ -116,8 +118,12 @@ pub(crate) fn resample(
     if sum <= 0.0 || !sum.is_finite() {
         return Ok(());
     }
+    let has_encoder = config.architecture().method().has_encoder();
     let read = host(&coder.centre(x))?;
-    let written = host(&(y - coder.b_dec().unsqueeze()))?;
+    let written = match has_encoder {
+        true => host(&(y - coder.b_dec().unsqueeze()))?,
+        false => host(&missed)?,
+    };
     let mut alive = vec![true; d_sae];
     dead.iter()
         .for_each(|latent| alive[*latent as usize] = false);
@@ -132,7 +138,10 @@ pub(crate) fn resample(
             n => norms.iter().sum::<f64>() / n as f64,
         }
     };
-    let encoder_norm = ENCODER_SHARE * mean_norm(host(&coder.w_enc())?, d_in);
+    let encoder_norm = match has_encoder {
+        true => ENCODER_SHARE * mean_norm(host(&coder.w_enc())?, d_in),
+        false => 0.0,
+    };
     let decoder_norm = match config.training.decoder_norm == "unit" {
         true => 1.0,
         false => mean_norm(host(&coder.w_dec())?, d_out),
@@ -154,8 +163,11 @@ pub(crate) fn resample(
         encoders.extend(scaled(&read, d_in, encoder_norm));
         decoders.extend(scaled(&written, d_out, decoder_norm));
     }
-    parameters.replace_rows("w_enc", dead, &encoders)?;
     parameters.replace_rows("w_dec", dead, &decoders)?;
+    if !has_encoder {
+        return Ok(());
+    }
+    parameters.replace_rows("w_enc", dead, &encoders)?;
     parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
     if let Some(jumprelu) = &config.coder.jumprelu {
         let start = vec![jumprelu.initial_threshold as f32; dead.len()];

@@ -177,6 +177,45 @@ fn what_is_resampled_is_an_input_with_a_fifth_of_the_livings_norm_and_fresh_mome
     );
 }
 
+/// Atoms that point away from every row are never taken; resampled, most are, and less is left.
+#[test]
+fn atoms_that_no_pursuit_takes_come_back() {
+    let settings = |revival: &str| {
+        format!(
+            "coder.architecture=matching_pursuit training.revival={revival} training.tokens=38_400 \
+             training.dead_after_tokens=1024"
+        )
+    };
+    let trained = |revival: &str| {
+        let config = recipe(&settings(revival));
+        let x = rows();
+        let source = ActivationMatrix::new(x.clone(), 128, 1).unwrap();
+        let mut run = TrainingRun::new(&[config], Box::new(source), &Device::flex()).unwrap();
+        // So short that there is always a better one.
+        let dead: Vec<u32> = (LIVING as u32..F as u32).collect();
+        let short: Vec<f32> = (0..dead.len() * D)
+            .map(|at| [1e-6, -1e-6][at % 2])
+            .collect();
+        let parameters = &mut run.trainers[0].parameters;
+        parameters.replace_rows("w_dec", &dead, &short).unwrap();
+        run.run(&mut |_, _| {}).unwrap();
+        let coder = run.trainers()[0].coder();
+        let codes = coder.encode(x.clone());
+        let (values, atoms) = (host(&codes.values).unwrap(), codes.indices.to_data());
+        let taken = atoms.iter::<i32>().zip(values).filter(|(_, v)| *v != 0.0);
+        let taken: std::collections::HashSet<i32> = taken.map(|(atom, _)| atom).collect();
+        let missed: Tensor<2> = (x.clone() - coder.reconstruct(codes, x)).square();
+        (taken.len(), missed.sum().into_scalar::<f32>())
+    };
+    let (few, left) = trained("none");
+    let (many, less) = trained("resampling");
+    assert!(
+        few <= LIVING + 2 && many > 3 * F / 4,
+        "{few} and {many} atoms"
+    );
+    assert!(less < 0.5 * left, "{less} and {left} are left");
+}
+
 #[test]
 fn a_run_with_resampling_resumes_to_the_same_bits() {
     let settings = "coder.architecture=standard training.revival=resampling training.tokens=12_800 training.resample_every_steps=20 training.dead_after_tokens=256";
@@ -333,7 +372,7 @@ fn recipes_whose_coders_have_no_such_revival_are_refused() {
         ),
         (
             "coder.architecture=gated training.revival=resampling",
-            "a gated one: it is for standard and jumprelu",
+            "a gated one: it is for standard, jumprelu and matching_pursuit",
         ),
         ("training.revival=ghosts", "training.revival"),
         (

@@ -1,7 +1,7 @@
 //! What the CubeCL kernels (WGPU and CUDA) share: allocation, launch sizes, and reading numbers back.
 
-use burn::backend::ops::IntTensorOps;
-use burn::tensor::{DType, IntDType, Shape};
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
@@ -41,8 +41,12 @@ pub(crate) fn empty<const D: usize>(
     )
 }
 
-/// Floats as f32, row-major.
+/// Floats as f32, row-major. Those stored in 16 bits become wider, which changes none.
 pub(crate) fn floats(tensor: CubeTensor) -> CubeTensor {
+    let tensor = match tensor.dtype {
+        DType::BF16 | DType::F16 => CubeBackend::float_cast(tensor, FloatDType::F32),
+        _ => tensor,
+    };
     assert!(
         tensor.dtype == DType::F32,
         "kernels compute in f32, but were given {:?}",

@@ -1,12 +1,16 @@
 //! Burn's CPU tensors as plain slices, and loops compiled for the widest vectors of the machine they run on.
 
-use burn::tensor::{DType, IntDType, Shape};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_flex::{Flex, FlexTensor};
 use std::sync::OnceLock;
 
-/// The same numbers, row-major without gaps.
+/// The same numbers in f32, row-major without gaps. Those stored in 16 bits become wider, which changes none.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    tensor.to_contiguous()
+    use burn::backend::ops::FloatTensorOps;
+    match tensor.dtype() {
+        DType::BF16 | DType::F16 => Flex::float_cast(tensor, FloatDType::F32).to_contiguous(),
+        _ => tensor.to_contiguous(),
+    }
 }
 
 /// Indices as i32, row-major without gaps.

@@ -5,7 +5,7 @@
 //! of pre-activations; [`encode_batch_topk`] is the same for BatchTopK (Bussmann et al. 2024) and [`encode_threshold`] for
 //! JumpReLU (Rajamanoharan et al. 2024); [`adam_step`] updates
 //! parameters in one pass; [`causal_attention`] and its kin are what a transformer does beside products. Every operation has its folder: the contract in `mod.rs`, then `cpu.rs`, `cube.rs` (WGPU and
-//! CUDA alike) and `gradient.rs`, but for a language model's forward pass, which is on the CPU only. Floats are f32 and indices i32 throughout. On one machine the same input gives the
+//! CUDA alike) and `gradient.rs`, but for a language model's forward pass, which is on the CPU only. Floats may be stored in f32, bf16 or f16; they are computed with, added up and returned (gradients too) in f32. What Adam updates is stored in f32. Indices are i32. On one machine the same input gives the
 //! same bits on every run, and on the CPU with any number of threads.
 //!
 //! ```

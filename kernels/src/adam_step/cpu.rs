@@ -1,6 +1,7 @@
 //! Adam on the CPU, parallel over pieces that fit in cache.
 
 use burn::backend::Flex;
+use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
@@ -33,7 +34,16 @@ impl Adam for Flex {
 }
 
 /// The tensor itself if its storage holds its elements in order and nothing else, otherwise a copy that does.
+///
+/// # Panics
+///
+/// If it is not stored in f32: what is updated keeps its type.
 pub(crate) fn whole(tensor: FlexTensor) -> FlexTensor {
+    assert!(
+        tensor.dtype() == DType::F32,
+        "parameters and moments are updated in f32, but were given {:?}",
+        tensor.dtype()
+    );
     let elements = tensor.layout().num_elements();
     let in_order = tensor.is_contiguous() && tensor.layout().start_offset() == 0;
     if in_order && tensor.bytes().len() == elements * size_of::<f32>() {

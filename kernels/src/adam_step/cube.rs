@@ -1,5 +1,6 @@
 //! Adam in CubeCL, for WGPU and CUDA: one unit an element.
 
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -43,7 +44,16 @@ impl Adam for CubeBackend {
 }
 
 /// The tensor itself if nobody else holds its memory, otherwise a copy.
+///
+/// # Panics
+///
+/// If it is not stored in f32: what is updated keeps its type.
 fn owned(tensor: CubeTensor) -> CubeTensor {
+    assert!(
+        tensor.dtype == DType::F32,
+        "parameters and moments are updated in f32, but were given {:?}",
+        tensor.dtype
+    );
     let tensor = floats(tensor);
     if tensor.can_mut() {
         tensor

@@ -12,3 +12,4 @@ mod forward_pass;
 mod matching_pursuit;
 mod reference;
 mod sparse_training;
+mod storage;

@@ -477,6 +477,25 @@ fn a_benchmark_prints_one_json_object() {
     for key in ["step_seconds", "encode_seconds", "floor_ratio"] {
         assert!(found[key].as_f64().is_some_and(|s| s > 0.0), "{found}");
     }
+    let text = succeeds(&mut lapidary(&[
+        "bench",
+        "--device",
+        "cpu",
+        "--config",
+        "tiny-pursuit",
+        "--steps",
+        "1",
+        "--json",
+    ]));
+    let pursuit: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for key in [
+        "step_seconds",
+        "encode_seconds",
+        "topk_step_seconds",
+        "step_over_topk",
+    ] {
+        assert!(pursuit[key].as_f64().is_some_and(|s| s > 0.0), "{pursuit}");
+    }
     // Nobody to compare with unless asked.
     for key in ["step_vs_sparsify", "encode_vs_best_peer"] {
         assert!(found[key].is_null(), "{found}");

@@ -17,7 +17,7 @@ import polars
 FEATURES = {
     "sums": ["feature_id", "firing_count", "firing_density", "mean_activation", "max_activation", "std_activation",
              "quantile_25", "quantile_50", "quantile_75", "quantile_90", "quantile_99", "decoder_norm", "dead"],
-    "numbers": ["promoted_token_ids", "promoted_logits", "suppressed_token_ids", "suppressed_logits", "top_token_ids",
+    "numbers": ["relative_decoder_norms", "promoted_token_ids", "promoted_logits", "suppressed_token_ids", "suppressed_logits", "top_token_ids",
                 "top_token_counts", "top_token_mean_activations"],
     "texts": ["promoted_tokens", "suppressed_tokens", "top_tokens"],
 }

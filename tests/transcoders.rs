@@ -278,6 +278,114 @@ fn a_cross_layer_transcoder_is_trained_measured_described_and_converted() {
     assert!(!ok && !error.contains("panicked"), "{error}");
 }
 
+/// The embedded model, and the same with other weights in its first MLP.
+#[test]
+fn a_crosscoder_of_two_models_says_which_latent_belongs_to_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/embedded");
+    let tuned = folder.path().join("tuned");
+    std::fs::create_dir(&tuned).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(from.join(name), tuned.join(name)).unwrap();
+    }
+    let weights = std::fs::read(from.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    let changed: Vec<(String, Vec<u8>, safetensors::Dtype, Vec<usize>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let mut bytes = view.data().to_vec();
+            if name.contains("layers.0.mlp.down_proj") {
+                // Rows and columns shifted: another layer.
+                let third = bytes.len() / 3 / 4 * 4;
+                bytes.rotate_left(third);
+            }
+            (name, bytes, view.dtype(), view.shape().to_vec())
+        })
+        .collect();
+    let views = changed.iter().map(|(name, bytes, dtype, shape)| {
+        let view = safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name.clone(), view)
+    });
+    let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
+    std::fs::write(tuned.join("model.safetensors"), bytes).unwrap();
+
+    let out = folder.path().join("run");
+    let train = |settings: &[String]| {
+        let mut command = lapidary(&["train", "--device", "cpu", "--overwrite"]);
+        command
+            .arg(recipe("quickstart.toml"))
+            .arg("--out")
+            .arg(&out);
+        for setting in [
+            "hook_point=blocks.1.hook_resid_pre",
+            "coder.architecture=batchtopk",
+            "coder.d_sae=256",
+            "coder.k=8",
+            "corpus.context=32",
+            "training.tokens=20480",
+            "training.batch_tokens=256",
+            "activations.buffer_tokens=1024",
+            "features.tokens=1024",
+        ] {
+            command.args(["--set", setting]);
+        }
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command
+    };
+    let other = format!("other_model={}", tuned.display());
+    succeeds(&mut train(&[other.clone(), "evaluation.tokens=0".into()]));
+    let described = succeeds(lapidary(&["inspect"]).arg(&out));
+    let places = "blocks.1.hook_resid_pre, other:blocks.1.hook_resid_pre";
+    assert!(
+        described.contains(places) && described.contains("tuned"),
+        "{described}"
+    );
+    let features = read_features(&out.join("features/features.parquet")).unwrap();
+    let mut lopsided = 0;
+    for row in &features {
+        let [first, second] = row.relative_decoder_norms[..] else {
+            panic!("{:?}", row.relative_decoder_norms);
+        };
+        assert!((first + second - 1.0).abs() < 1e-5 && *row.hook_point == *places);
+        lopsided += usize::from((first - second).abs() > 0.05);
+    }
+    assert!(features.len() == 256 && lopsided > 0, "{lopsided}");
+    // The tables again, from the dictionary alone.
+    let again = folder.path().join("again");
+    let mut command = lapidary(&["features", "--device", "cpu", "--tokens", "1024"]);
+    succeeds(command.arg(&out).arg("--out").arg(&again));
+    let norms = |rows: &[lapidary_features::FeatureRow]| -> Vec<Vec<f32>> {
+        rows.iter()
+            .map(|row| row.relative_decoder_norms.clone())
+            .collect()
+    };
+    let rows = read_features(&again.join("features/features.parquet")).unwrap();
+    assert_eq!(norms(&rows), norms(&features));
+    let (ok, _, error) = run(lapidary(&["eval", "--device", "cpu"]).arg(&out));
+    assert!(
+        !ok && error.contains("a crosscoder of two models"),
+        "{error}"
+    );
+    let (ok, _, error) = run(&mut train(std::slice::from_ref(&other)));
+    assert!(
+        !ok && error.contains("`evaluation.tokens` does not go with `other_model`"),
+        "{error}"
+    );
+    // Another vocabulary.
+    let tokenizer = std::fs::read_to_string(tuned.join("tokenizer.json")).unwrap();
+    let swapped = tokenizer.replacen("\"a\":65,\"b\":66", "\"a\":66,\"b\":65", 1);
+    assert!(swapped != tokenizer);
+    std::fs::write(tuned.join("tokenizer.json"), swapped).unwrap();
+    let (ok, _, error) = run(&mut train(&[other, "evaluation.tokens=0".into()]));
+    assert!(
+        !ok && error.contains("do not have the same tokens"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_crosscoder_is_trained_measured_and_described() {
     let folder = tempfile::tempdir().unwrap();

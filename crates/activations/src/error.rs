@@ -84,6 +84,14 @@ pub enum ActivationsError {
         of: usize,
         problems: String,
     },
+    #[error(
+        "models `{first}` and `{other}` do not have the same tokens, which a crosscoder of both needs: found {problem}"
+    )]
+    Tokenizers {
+        first: String,
+        other: String,
+        problem: String,
+    },
     #[error("activations of width {found}, expected {expected}")]
     Width { found: usize, expected: usize },
 }

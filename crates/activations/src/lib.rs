@@ -13,6 +13,7 @@ mod exclusion;
 mod first_batch;
 mod harvest;
 mod normalization;
+mod other_model;
 mod sequences;
 mod source;
 mod store;
@@ -25,6 +26,7 @@ pub use exclusion::{Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};
 pub use harvest::{harvest, harvest_all};
 pub use normalization::{Normalization, NormalizationKind};
+pub use other_model::OtherModel;
 pub use sequences::{SequenceStream, Sequences};
 pub use source::{ActivationMatrix, ActivationStream, BatchSource, StreamConfig};
 pub use store::{

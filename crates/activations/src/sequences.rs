@@ -404,6 +404,7 @@ mod tests {
             exclude: Exclusion::default(),
             normalization: NormalizationKind::UnitNorm,
             seed: 3,
+            other: None,
         };
         match fresh {
             true => SequenceStream::new(blocks, config).unwrap(),

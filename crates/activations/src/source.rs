@@ -5,7 +5,7 @@ use crate::exclusion::Candidate;
 use crate::harvest::harvest_all;
 use crate::{
     ActivationsError, BlockStream, Excluded, Exclusion, Normalization, NormalizationKind,
-    Sequences, TokenBlock,
+    OtherModel, Sequences, TokenBlock,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_model::{HookPoint, Outgoing, TensorFile, Values, write_tensors};
@@ -61,6 +61,8 @@ pub struct StreamConfig {
     pub normalization: NormalizationKind,
     /// Seeds the shuffling.
     pub seed: u64,
+    /// A second model on the same tokens, whose activations come behind.
+    pub other: Option<OtherModel>,
 }
 
 /// Activations of a model over a corpus, harvested as they are needed and shuffled through a buffer. At the corpus's end
@@ -119,7 +121,13 @@ impl ActivationStream {
     pub fn unfilled(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let model = blocks.model();
         let widths = config.hook_points.iter().map(|hook| model.width(*hook));
-        let widths: Vec<usize> = widths.collect::<Result<_, _>>()?;
+        let mut widths: Vec<usize> = widths.collect::<Result<_, _>>()?;
+        if let Some(other) = &config.other {
+            other.check_tokens(model)?;
+            for hook in &other.hook_points {
+                widths.push(other.model.width(*hook)?);
+            }
+        }
         let device = model.device().clone();
         // Filling stops when less than one block fits: what is then in use must still make a batch.
         let least = config
@@ -152,8 +160,9 @@ impl ActivationStream {
     }
 
     fn hook_names(&self) -> Vec<String> {
-        let hooks = self.config.hook_points.iter();
-        hooks.map(ToString::to_string).collect()
+        let hooks = self.config.hook_points.iter().map(ToString::to_string);
+        let others = self.config.other.iter().flat_map(OtherModel::names);
+        hooks.chain(others).collect()
     }
 
     /// Harvests until less than one helping fits.
@@ -172,15 +181,15 @@ impl ActivationStream {
             }
             let blocks = self.next_blocks(helping)?;
             let hooks = &self.config.hook_points;
-            let mut parts: Vec<Vec<f32>> = Vec::with_capacity(hooks.len());
-            for (hook, rows) in hooks
-                .iter()
-                .zip(harvest_all(self.blocks.model(), hooks, &blocks)?)
-            {
+            let mut values = harvest_all(self.blocks.model(), hooks, &blocks)?;
+            if let Some(other) = &self.config.other {
+                values.extend(harvest_all(&other.model, &other.hook_points, &blocks)?);
+            }
+            let mut parts: Vec<Vec<f32>> = Vec::with_capacity(values.len());
+            for (hook, rows) in self.hook_names().into_iter().zip(values) {
                 let rows: Vec<f32> = rows.into_data().try_to_vec().expect("activations are f32");
                 let count = rows.iter().filter(|v| !v.is_finite()).count();
                 if count > 0 {
-                    let hook = hook.to_string();
                     return Err(ActivationsError::NotFinite { hook, count });
                 }
                 parts.push(rows);
@@ -555,6 +564,7 @@ mod tests {
                 exclude,
                 normalization: NormalizationKind::None,
                 seed: 0,
+                other: None,
             };
             let batch = ActivationStream::new(blocks(&model), config).unwrap();
             let batch = { batch }.next_batch().unwrap().remove(0).into_data();

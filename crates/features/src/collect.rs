@@ -6,7 +6,7 @@ use crate::{
     StatisticsSummary,
 };
 use burn::tensor::{Int, Tensor};
-use lapidary_activations::{ActivationsError, TokenBlock, harvest_all};
+use lapidary_activations::{ActivationsError, OtherModel, TokenBlock, harvest_all};
 use lapidary_evaluation::HostCodes;
 use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
 use lapidary_sae::{Dictionary, SparseCoder};
@@ -18,7 +18,8 @@ const BLOCKS: usize = 16;
 /// Latents whose logits are computed at once.
 const LATENTS: usize = 512;
 
-/// Runs model and dictionary, which reads at `hooks`, over `blocks` and gathers statistics. `on_progress` hears the number of blocks done.
+/// Runs model and dictionary, which reads at `hooks`, and at those of `other` behind, over `blocks` and gathers statistics. `on_progress` hears the number of blocks
+/// done.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point, or the model fails.
@@ -26,14 +27,22 @@ pub fn collect(
     model: &LanguageModel,
     coder: &SparseCoder,
     hooks: &[HookPoint],
+    other: Option<&OtherModel>,
     blocks: &[TokenBlock],
     config: StatisticsConfig,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<StatisticsSummary, FeaturesError> {
     let widths = hooks.iter().map(|hook| model.width(*hook));
-    let widths: Vec<usize> = widths
+    let mut widths: Vec<usize> = widths
         .collect::<Result<_, _>>()
         .map_err(ActivationsError::from)?;
+    if let Some(other) = other {
+        other.check_tokens(model)?;
+        for hook in &other.hook_points {
+            let width = other.model.width(*hook);
+            widths.push(width.map_err(ActivationsError::from)?);
+        }
+    }
     let width = widths.iter().sum::<usize>();
     if width != coder.d_in() {
         return Err(FeaturesError::Input {
@@ -50,7 +59,11 @@ pub fn collect(
     let special = [model.config().bos, model.config().eos];
     let mut done = 0;
     for helping in blocks.chunks(BLOCKS) {
-        let rows = Tensor::cat(harvest_all(model, hooks, helping)?, 1);
+        let mut rows = harvest_all(model, hooks, helping)?;
+        if let Some(other) = other {
+            rows.extend(harvest_all(&other.model, &other.hook_points, helping)?);
+        }
+        let rows = Tensor::cat(rows, 1);
         let codes = HostCodes::read(coder.encode(rows));
         for (i, block) in helping.iter().enumerate() {
             let n = block.tokens.len();
@@ -90,7 +103,7 @@ pub fn names(hooks: &[HookPoint]) -> String {
 /// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part at the last of them (of a cross-layer transcoder the sum of what it writes at
 /// all, since each adds to the stream), for hook points in the residual stream's space: the row
 /// (less its mean, where the final norm takes the mean away) times the final norm's weight times the unembedding, the
-/// norm's scale left out. Elsewhere the lists stay empty.
+/// norm's scale left out. Elsewhere the lists stay empty. `parts` are the widths of all hook points that it writes at, of two models both's.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point.
@@ -98,6 +111,7 @@ pub fn summarize_decoder(
     model: &LanguageModel,
     dictionary: &Dictionary,
     hooks: &[HookPoint],
+    parts: &[usize],
     top: usize,
 ) -> Result<DecoderSummary, FeaturesError> {
     let coder = dictionary.coder.clone().to_device(model.device());
@@ -112,6 +126,7 @@ pub fn summarize_decoder(
     });
     let mut summary = DecoderSummary {
         decoder_norm: host(norm(&w_dec)),
+        relative_decoder_norms: relative_norms(&w_dec, parts),
         encoder_decoder_cosine: cosine.map(host),
         promoted: vec![vec![]; d_sae],
         suppressed: vec![vec![]; d_sae],
@@ -174,6 +189,31 @@ pub fn summarize_decoder(
     Ok(summary)
 }
 
+/// Of each row of `w_dec` `[d_sae, d_out]` its norm in each of the `parts`, which stand side by side, over the sum of these; zeros for a row of zeros.
+fn relative_norms(w_dec: &Tensor<2>, parts: &[usize]) -> Vec<Vec<f32>> {
+    let [d_sae, d_out] = w_dec.dims();
+    let rows: Vec<f32> = w_dec.to_data().iter::<f32>().collect();
+    if parts.iter().sum::<usize>() != d_out {
+        return vec![vec![]; d_sae];
+    }
+    let of_row = |row: &[f32]| {
+        let mut start = 0;
+        let norms = parts.iter().map(|width| {
+            start += width;
+            let part = &row[start - width..start];
+            part.iter()
+                .map(|v| f64::from(*v).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        });
+        let norms: Vec<f64> = norms.collect();
+        let sum = norms.iter().sum::<f64>();
+        let share = |norm: &f64| if sum > 0.0 { (norm / sum) as f32 } else { 0.0 };
+        norms.iter().map(share).collect()
+    };
+    rows.chunks_exact(d_out.max(1)).map(of_row).collect()
+}
+
 /// The `n` largest of `sign * row` with their places, most extreme first, ties to the lower place.
 fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
     let order = |a: &u32, b: &u32| {
@@ -225,7 +265,7 @@ mod tests {
             provenance: Provenance::default(),
         };
         let hook = "blocks.0.hook_resid_post".parse().unwrap();
-        let found = summarize_decoder(&model, &dictionary, &[hook], 4).unwrap();
+        let found = summarize_decoder(&model, &dictionary, &[hook], &[d], 4).unwrap();
         for lists in [&found.promoted, &found.suppressed] {
             for ((i, a), (j, b)) in lists[0].iter().zip(&lists[1]) {
                 assert!(i == j && (a - b).abs() < 1e-4, "{lists:?}");

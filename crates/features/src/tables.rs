@@ -23,6 +23,8 @@ use crate::statistics::{Band, StatisticsSummary};
 pub struct DecoderSummary {
     /// Norm of each decoder row.
     pub decoder_norm: Vec<f32>, // [d_sae]
+    /// Its norm at each hook point that it writes at, over the sum of them; empty where that is not known.
+    pub relative_decoder_norms: Vec<Vec<f32>>, // [d_sae][hook points]
     /// Cosine between each latent's encoder and decoder row, where both live in the same space.
     pub encoder_decoder_cosine: Option<Vec<f32>>, // [d_sae]
     /// The tokens whose logits the decoder row raises most, as (token, logit), highest first.
@@ -81,6 +83,9 @@ pub struct FeatureRow {
     pub quantiles: [f32; 5],
     /// Norm of the decoder row (f32).
     pub decoder_norm: f32,
+    /// Norm of the decoder row at each hook point that it writes at, as the model makes activations there, over the sum of them: of a crosscoder of two
+    /// models how much the latent belongs to each (list of f32; 1 alone where there is one).
+    pub relative_decoder_norms: Vec<f32>,
     /// Cosine between encoder and decoder row (f32, null where it has no meaning).
     pub encoder_decoder_cosine: Option<f32>,
     /// Tokens whose logits it raises most, highest first (lists).
@@ -175,6 +180,11 @@ pub fn feature_rows(
             std_activation: latent.std_activation,
             quantiles: latent.quantiles,
             decoder_norm: decoder.decoder_norm[id],
+            relative_decoder_norms: decoder
+                .relative_decoder_norms
+                .get(id)
+                .cloned()
+                .unwrap_or_default(),
             encoder_decoder_cosine: decoder
                 .encoder_decoder_cosine
                 .as_ref()

@@ -102,7 +102,10 @@ impl SparseCoder {
     /// Width of those that it reconstructs.
     #[must_use]
     pub fn d_out(&self) -> usize {
-        self.b_dec().dims()[0]
+        match self.layers() {
+            Some(_) => self.b_dec().dims()[0],
+            None => self.w_dec().dims()[1],
+        }
     }
 
     /// Number of latents, of a cross-layer transcoder those of all layers.

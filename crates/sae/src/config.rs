@@ -14,7 +14,7 @@ use crate::end_to_end::Loss;
 use crate::error::SaeError;
 use crate::optimizer::Optimizer;
 use crate::revival::Revival;
-use lapidary_activations::{Exclusion, TEXT_FIELD};
+use lapidary_activations::{Exclusion, OtherModel, TEXT_FIELD};
 use lapidary_model::settings::Reader;
 
 pub use tables::{
@@ -95,12 +95,19 @@ impl RunConfig {
         } else {
             corpus_path.clone()
         };
+        let other_model: Option<String> = r.optional("other_model")?;
+        let evaluation_tokens = match other_model {
+            Some(_) => 0,
+            None => 32_768,
+        };
         let config = Self {
             model: r.or("model", "embedded".to_owned())?,
             hook_point,
             hook_points,
             hook_points_out,
             hook_point_out,
+            other_model,
+            other_hook_point: r.optional("other_hook_point")?,
             seed: r.or("seed", 0)?,
             corpus: CorpusConfig {
                 path: corpus_path,
@@ -186,7 +193,7 @@ impl RunConfig {
             },
             evaluation: EvaluationConfig {
                 corpus: r.or("evaluation.corpus", evaluation_corpus)?,
-                tokens: r.or("evaluation.tokens", 32_768)?,
+                tokens: r.or("evaluation.tokens", evaluation_tokens)?,
             },
             features: FeaturesConfig {
                 tokens: r.or("features.tokens", 200_000)?,
@@ -375,6 +382,27 @@ impl RunConfig {
         {
             return contradiction(message);
         }
+        match (&self.other_model, &self.other_hook_point) {
+            (None, Some(_)) => {
+                return contradiction("`other_hook_point` needs `other_model`".to_owned());
+            }
+            (Some(_), _) => {
+                let beside = [
+                    ("hook_points", !self.hook_points.is_empty()),
+                    ("hook_points_out", self.layers().is_some()),
+                    ("hook_point_out", self.hook_point_out.is_some()),
+                    ("activations.store", self.activations.store.is_some()),
+                    ("training.loss", self.learns_end_to_end()),
+                    ("evaluation.tokens", self.evaluation.tokens > 0),
+                ];
+                if let Some((key, _)) = beside.into_iter().find(|(_, there)| *there) {
+                    return contradiction(format!(
+                        "`{key}` does not go with `other_model`: a crosscoder of two models reads one hook point in each, while both run on the text, and figures of merit are not made for two"
+                    ));
+                }
+            }
+            (None, None) => {}
+        }
         if let Some(message) = Revival::contradiction(self, named.method()) {
             return contradiction(message);
         }
@@ -424,6 +452,7 @@ impl RunConfig {
             );
         }
         let several = match (self.hook_points.is_empty(), transcodes) {
+            _ if self.other_model.is_some() => Some("other_model"),
             (true, true) => Some("hook_point_out"),
             (false, _) => Some("hook_points"),
             (true, false) => None,
@@ -558,9 +587,14 @@ impl RunConfig {
         (layers > 0).then_some(layers)
     }
 
-    /// The hook points whose activations the coder reads: one, but for crosscoders and cross-layer transcoders.
+    /// The hook points whose activations the coder reads: one, but for crosscoders and cross-layer transcoders. That of a second model has [`OtherModel::PREFIX`] before it.
     #[must_use]
     pub fn read_hook_points(&self) -> Vec<String> {
+        if self.other_model.is_some() {
+            let other = self.other_hook_point.as_ref().unwrap_or(&self.hook_point);
+            let other = format!("{}{other}", OtherModel::PREFIX);
+            return vec![self.hook_point.clone(), other];
+        }
         match self.hook_points.is_empty() {
             true => vec![self.hook_point.clone()],
             false => self.hook_points.clone(),

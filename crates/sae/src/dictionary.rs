@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_activations::OtherModel;
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,6 +20,9 @@ use crate::formats::saelens;
 pub struct Provenance {
     /// The model's name.
     pub model_name: Option<String>,
+    /// The second model of a crosscoder of two; its hook points have [`OtherModel::PREFIX`] before them.
+    #[serde(default)]
+    pub other_model: Option<String>,
     /// The hook point that it reads, in TransformerLens spelling.
     pub hook_point: Option<String>,
     /// A crosscoder's: all hook points that it reads and reconstructs, side by side in this order; a cross-layer transcoder's: those
@@ -130,11 +134,37 @@ impl Dictionary {
     /// # Errors
     /// The dictionary does not say, or says one that no model here has.
     pub fn read_hook_points(&self) -> Result<Vec<HookPoint>, SaeError> {
+        if let Some(other) = &self.provenance.other_model {
+            return Err(SaeError::Config {
+                place: "dictionary".to_owned(),
+                message: format!(
+                    "found a crosscoder of two models, `{other}` the second, expected one of one model: of two there are features, encode and inspect"
+                ),
+            });
+        }
         if self.provenance.hook_points.is_empty() {
             return Ok(vec![self.hook_point()?]);
         }
         let parsed = self.provenance.hook_points.iter().map(|hook| hook.parse());
         Ok(parsed.collect::<Result<_, _>>()?)
+    }
+
+    /// The hook points of a crosscoder of two models, those of the first and those of the second; of any other dictionary all are the first's.
+    ///
+    /// # Errors
+    /// As [`Dictionary::read_hook_points`], but for two models.
+    pub fn hook_points_of_both(&self) -> Result<[Vec<HookPoint>; 2], SaeError> {
+        if self.provenance.other_model.is_none() {
+            return Ok([self.read_hook_points()?, vec![]]);
+        }
+        let mut both = [vec![], vec![]];
+        for hook in &self.provenance.hook_points {
+            match hook.strip_prefix(OtherModel::PREFIX) {
+                Some(hook) => both[1].push(hook.parse()?),
+                None => both[0].push(hook.parse()?),
+            }
+        }
+        Ok(both)
     }
 
     /// The hook points whose activations it reconstructs, likewise.
@@ -185,7 +215,11 @@ impl Dictionary {
             provenance: Provenance {
                 model_name: Some(config.model.clone()),
                 hook_point: Some(config.hook_point.clone()),
-                hook_points: config.hook_points.clone(),
+                other_model: config.other_model.clone(),
+                hook_points: match config.other_model {
+                    Some(_) => config.read_hook_points(),
+                    None => config.hook_points.clone(),
+                },
                 hook_points_out: config.hook_points_out.clone(),
                 hook_point_out: config.hook_point_out.clone(),
                 context: Some(config.corpus.context),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use lapidary_activations::BatchSource;
+use lapidary_activations::{BatchSource, OtherModel};
 
 use crate::checkpoint;
 use crate::config::RunConfig;
@@ -23,7 +23,7 @@ pub struct TrainingRun {
     checkpoint: Option<PathBuf>,
 }
 
-/// The hook points of `recipes`, each once: those that the source of their run gives, in this order.
+/// The hook points of `recipes`, each once: those that the source of their run gives, in this order, a second model's last.
 #[must_use]
 pub fn hook_points(recipes: &[RunConfig]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
@@ -35,6 +35,7 @@ pub fn hook_points(recipes: &[RunConfig]) -> Vec<String> {
             }
         }
     }
+    found.sort_by_key(|hook| hook.starts_with(OtherModel::PREFIX));
     found
 }
 

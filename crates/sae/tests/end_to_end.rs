@@ -54,6 +54,7 @@ fn source(model: &Arc<LanguageModel>, fresh: bool) -> Box<dyn BatchSource> {
         exclude: Exclusion::default(),
         normalization: NormalizationKind::UnitNorm,
         seed: 0,
+        other: None,
     };
     Box::new(match fresh {
         true => SequenceStream::new(blocks, config).unwrap(),

@@ -7,7 +7,7 @@ use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
-use lapidary_activations::{BlockConfig, BlockStream, TokenBlock};
+use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TokenBlock};
 use lapidary_evaluation::{Evaluation, Hooks, evaluate};
 use lapidary_features::write_latents;
 use lapidary_model::LanguageModel;
@@ -120,6 +120,19 @@ impl Opened {
             model,
             folder: in_run.then_some(folder),
         })
+    }
+
+    /// The second model of a crosscoder of two, with its hook points.
+    pub fn other(&self) -> Result<Option<OtherModel>> {
+        let Some(name) = &self.dictionary.provenance.other_model else {
+            return Ok(None);
+        };
+        let [_, hook_points] = self.dictionary.hook_points_of_both()?;
+        let model = LanguageModel::load(name, self.model.device())?;
+        Ok(Some(OtherModel {
+            model: Arc::new(model),
+            hook_points,
+        }))
     }
 
     /// Tokens of context in training, and the BOS that each sequence began with.

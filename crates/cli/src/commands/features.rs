@@ -6,7 +6,7 @@ use crate::progress::Stage;
 use crate::run_folder::RunFolder;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lapidary_activations::TokenBlock;
+use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_evaluation::Metrics;
 use lapidary_features::{
     Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, names, summarize_decoder,
@@ -71,6 +71,7 @@ impl Features {
             Some(folder) => (folder.read_metrics()?, folder.read_log()),
             None => (None, vec![]),
         };
+        let other = opened.other()?;
         let folder = match (&self.out, opened.folder) {
             (Some(out), _) => RunFolder::new(out),
             (None, Some(folder)) => folder,
@@ -81,7 +82,7 @@ impl Features {
         };
         write(
             &folder,
-            &opened.model,
+            (&opened.model, other.as_ref()),
             &opened.dictionary,
             &blocks,
             examples,
@@ -94,7 +95,7 @@ impl Features {
 /// Writes `features/` and `report.html`.
 pub fn write(
     folder: &RunFolder,
-    model: &LanguageModel,
+    (model, other): (&LanguageModel, Option<&OtherModel>),
     dictionary: &Dictionary,
     blocks: &[TokenBlock],
     examples_per_feature: usize,
@@ -102,8 +103,11 @@ pub fn write(
     log: &[StepReport],
 ) -> Result<()> {
     let stage = Stage::new("features", blocks.len() as u64);
-    let hooks = dictionary.read_hook_points()?;
-    let hook = names(&hooks);
+    let [hooks, others] = dictionary.hook_points_of_both()?;
+    let hook = match others.is_empty() {
+        true => names(&hooks),
+        false => dictionary.provenance.hook_points.join(", "),
+    };
     let tokenizer = model.tokenizer()?;
     let text = |token: u32| tokenizer.token(token);
     let config = StatisticsConfig {
@@ -115,14 +119,27 @@ pub fn write(
         model,
         &dictionary.coder,
         &hooks,
+        other,
         blocks,
         config,
         &mut |done| {
             stage.at(done as u64, format!("{done} blocks"));
         },
     )?;
-    let written = dictionary.written_hook_points()?;
-    let decoder = summarize_decoder(model, dictionary, &written, top)?;
+    // Of two models what a latent does to the second one's logits.
+    let (lens, written) = match other {
+        Some(other) => (&*other.model, others),
+        None => (model, dictionary.written_hook_points()?),
+    };
+    let parts = match other {
+        Some(_) => hooks.iter().map(|hook| model.width(*hook)).collect(),
+        None => Ok(vec![]),
+    };
+    let mut parts: Vec<usize> = parts?;
+    for hook in &written {
+        parts.push(lens.width(*hook)?);
+    }
+    let decoder = summarize_decoder(lens, dictionary, &written, &parts, top)?;
     // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other coder at all.
     let places: Vec<String> = match dictionary.coder.layers() {
         Some(_) => hooks.iter().map(ToString::to_string).collect(),
@@ -162,8 +179,10 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
         rows.extend(value.map(|value| (name.to_string(), value)))
     };
     row("Model", p.model_name.clone());
+    row("Second model", p.other_model.clone());
     let hooks = dictionary.read_hook_points().map(|hooks| names(&hooks));
-    row("Hook point", hooks.ok());
+    let several = || (!p.hook_points.is_empty()).then(|| p.hook_points.join(", "));
+    row("Hook point", hooks.ok().or_else(several));
     row("Reconstructs", reconstructs(dictionary));
     row(
         "Architecture",

@@ -227,12 +227,14 @@ fn dictionary(path: &Path) -> Result<()> {
     writeln!(stdout(), "latents      {} on {widths}", coder.d_sae())?;
     for (name, value) in [
         ("model", p.model_name.clone()),
+        ("second model", p.other_model.clone()),
         (
             "hook point",
             dictionary
                 .read_hook_points()
                 .ok()
                 .map(|h| lapidary_features::names(&h))
+                .or_else(|| p.other_model.as_ref().map(|_| p.hook_points.join(", ")))
                 .or(p.hook_point.clone()),
         ),
         ("reconstructs", super::features::reconstructs(&dictionary)),

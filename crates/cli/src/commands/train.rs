@@ -12,8 +12,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
-    ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, SequenceStream,
-    StoreBatches, StreamConfig,
+    ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, OtherModel,
+    SequenceStream, StoreBatches, StreamConfig,
 };
 use lapidary_evaluation::Metrics;
 use lapidary_model::{HookPoint, LanguageModel, write_atomically};
@@ -123,6 +123,8 @@ struct Common {
     model: Arc<LanguageModel>,
     device: Device,
     hooks: Vec<HookPoint>,
+    /// The second model, with its hook points, if there is one.
+    other: Option<OtherModel>,
     blocks: BlockConfig,
     /// Each coder's folder.
     folders: Vec<RunFolder>,
@@ -142,17 +144,35 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
         prepend_bos: first.corpus.prepend_bos,
         attend_across_documents: first.corpus.attend_across_documents,
     };
+    let other = match &first.other_model {
+        Some(name) => Some(Arc::new(LanguageModel::load(name, &device)?)),
+        None => None,
+    };
     // What can be refused is refused before anything is written or any long work begins.
     let mut widths = vec![];
     for recipe in &recipes {
-        let width = check(recipe, &model, &block_config);
+        let width = check(recipe, &model, other.as_ref(), &block_config);
         widths.push(match several {
             true => width.with_context(|| format!("coder {}", recipe.name))?,
             false => width?,
         });
     }
     let hooks = hook_points(&configs);
+    let (others, hooks): (Vec<String>, Vec<String>) = hooks
+        .into_iter()
+        .partition(|hook| hook.starts_with(OtherModel::PREFIX));
     let hooks: Vec<HookPoint> = hooks.iter().map(|h| h.parse()).collect::<Result<_, _>>()?;
+    let others = others
+        .iter()
+        .filter_map(|h| h.strip_prefix(OtherModel::PREFIX));
+    let others: Vec<HookPoint> = others.map(|h| h.parse()).collect::<Result<_, _>>()?;
+    let other = other.map(|model| OtherModel {
+        model,
+        hook_points: others,
+    });
+    if let Some(other) = &other {
+        other.check_tokens(&model)?;
+    }
     let blocks = BlockStream::new(model.clone(), &block_config)?;
     let wide = |(hook, width)| format!("{hook} is {width} wide");
     let places: Vec<String> = hooks
@@ -183,6 +203,7 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
         model,
         device,
         hooks,
+        other,
         blocks: block_config,
         several,
     };
@@ -226,12 +247,21 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
 }
 
 /// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its activations.
-fn check(recipe: &Recipe, model: &Arc<LanguageModel>, blocks: &BlockConfig) -> Result<usize> {
+fn check(
+    recipe: &Recipe,
+    model: &Arc<LanguageModel>,
+    other: Option<&Arc<LanguageModel>>,
+    blocks: &BlockConfig,
+) -> Result<usize> {
     let config = &recipe.config;
     if let Some(store) = &recipe.store {
         store.check_model(model)?;
     }
     for hook in hook_points(std::slice::from_ref(config)) {
+        if let (Some(hook), Some(other)) = (hook.strip_prefix(OtherModel::PREFIX), other) {
+            other.width(hook.parse()?)?;
+            continue;
+        }
         let width = model.width(hook.parse()?)?;
         let Some(store) = &recipe.store else { continue };
         let (_, kept) = store.hook(&hook)?;
@@ -423,7 +453,7 @@ fn describe(
         let examples = config.features.examples_per_feature;
         features::write(
             folder,
-            model,
+            (model, common.other.as_ref()),
             dictionary,
             &blocks,
             examples,
@@ -459,6 +489,7 @@ fn source(recipe: &Recipe, common: &Common, fresh: bool) -> Result<Box<dyn Batch
         exclude: c.activations.exclude,
         normalization,
         seed,
+        other: common.other.clone(),
     };
     if c.learns_end_to_end() {
         return Ok(Box::new(match fresh {

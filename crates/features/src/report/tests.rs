@@ -39,6 +39,7 @@ fn feature(id: u32) -> FeatureRow {
         std_activation: 0.5,
         quantiles: [0.5, 1.0, 2.0, 3.0, f32::NAN],
         decoder_norm: 1.0,
+        relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: None,
         promoted: logits(1.0),
         suppressed: logits(-1.0),

@@ -28,7 +28,7 @@ pub(super) const SUPPRESSED: [&str; 3] = [
     "suppressed_logits",
 ];
 
-/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` may be absent.
+/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and `relative_decoder_norms` may be absent.
 ///
 /// # Errors
 /// If the file cannot be read or is not such a table; the error names the file, the column and what is wrong with it.
@@ -52,6 +52,10 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         }
     }
     let norms = table.numbers::<Float32Type>("decoder_norm")?;
+    let relative = match table.data.column("relative_decoder_norms") {
+        Ok(_) => Some(table.lists::<Float32Type>("relative_decoder_norms")?),
+        Err(_) => None,
+    };
     let cosines = table.optional_numbers::<Float32Type>("encoder_decoder_cosine")?;
     let mut promoted = table.logit_tokens(PROMOTED, &mut texts)?;
     let mut suppressed = table.logit_tokens(SUPPRESSED, &mut texts)?;
@@ -67,6 +71,9 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         std_activation: deviations[row],
         quantiles: quantiles[row],
         decoder_norm: norms[row],
+        relative_decoder_norms: relative
+            .as_ref()
+            .map_or_else(Vec::new, |lists| lists.row(row).to_vec()),
         encoder_decoder_cosine: cosines[row],
         promoted: std::mem::take(&mut promoted[row]),
         suppressed: std::mem::take(&mut suppressed[row]),

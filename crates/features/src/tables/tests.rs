@@ -42,6 +42,7 @@ fn decoder(latents: usize) -> DecoderSummary {
     };
     DecoderSummary {
         decoder_norm: (0..latents).map(|at| 1.0 + at as f32).collect(),
+        relative_decoder_norms: (0..latents).map(|at| vec![1.0; at % 3]).collect(),
         encoder_decoder_cosine: Some((0..latents).map(|at| at as f32 / 10.0).collect()),
         promoted: list(1.0),
         suppressed: list(-1.0),
@@ -162,7 +163,7 @@ fn columns_have_the_documented_types() {
         types("features.parquet"),
         "feature_id u32, hook_point str, firing_density f64, firing_count u64, mean_activation f32, max_activation f32, \
          std_activation f32, quantile_25 f32, quantile_50 f32, quantile_75 f32, quantile_90 f32, quantile_99 f32, \
-         decoder_norm f32, encoder_decoder_cosine f32, promoted_tokens list[str], promoted_token_ids list[u32], \
+         decoder_norm f32, relative_decoder_norms list[f32], encoder_decoder_cosine f32, promoted_tokens list[str], promoted_token_ids list[u32], \
          promoted_logits list[f32], suppressed_tokens list[str], suppressed_token_ids list[u32], \
          suppressed_logits list[f32], top_tokens list[str], top_token_ids list[u32], top_token_counts list[u64], \
          top_token_mean_activations list[f32], dead bool"

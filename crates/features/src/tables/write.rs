@@ -55,6 +55,11 @@ pub fn write_features(path: &Path, rows: &[FeatureRow]) -> Result<(), FeaturesEr
         "decoder_norm".into(),
         column(rows, |row| row.decoder_norm),
     ));
+    columns.push(lists::<Float32Type, _, _>(
+        "relative_decoder_norms",
+        rows,
+        |row| row.relative_decoder_norms.iter().copied(),
+    ));
     columns.push(Column::new("encoder_decoder_cosine".into(), cosines));
     columns.extend(logit_columns(rows, super::read::PROMOTED, |row| {
         &row.promoted

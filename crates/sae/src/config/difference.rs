@@ -58,6 +58,7 @@ impl RunConfig {
         let by_norm = self.activations.exclude.norm_multiple.is_some();
         ordered(self).difference(&ordered(other), |key| {
             key == "model"
+                || key == "other_model"
                 || key == "training.batch_tokens"
                 || key == "training.loss"
                 || (key.starts_with("hook_point") && by_norm)

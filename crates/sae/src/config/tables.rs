@@ -24,6 +24,12 @@ pub struct RunConfig {
     /// Where those are taken that a transcoder reconstructs; absent: where it reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_point_out: Option<String>,
+    /// The second model of a crosscoder of two, with the same tokens; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_model: Option<String>,
+    /// Where the second model's activations are taken; absent: at `hook_point`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_hook_point: Option<String>,
     /// Seed of everything random: initial weights and, unless it has its own, the order of the activations.
     pub seed: u64,
     /// The text.

@@ -160,6 +160,7 @@ fn world(text: &str) -> World {
         exclude: Exclusion::default(),
         normalization: NormalizationKind::MeanCentred,
         seed: 3,
+        other: None,
     };
     let mut source = SequenceStream::new(blocks, stream).unwrap();
     let ends = Ends::of(&config, &hooks);

@@ -98,6 +98,7 @@ fn cfg(dictionary: &Dictionary) -> Value {
             "sae_lens_version": SAE_LENS_VERSION,
             "sae_lens_training_version": null,
             "model_name": from.model_name,
+            "other_model_name": from.other_model,
             "model_class_name": "HookedTransformer",
             "hook_name": from.hook_point,
             "hook_names": Some(&from.hook_points).filter(|points| !points.is_empty()),
@@ -310,6 +311,7 @@ impl Cfg {
         let number = |field: &str| ours.get(field).and_then(Value::as_u64);
         Provenance {
             model_name: self.metadata_text(&["model_name"]),
+            other_model: self.metadata_text(&["other_model_name"]),
             hook_point: self.metadata_text(&["hook_name", "hook_point"]),
             hook_points: vec![],
             hook_points_out: vec![],

@@ -439,6 +439,19 @@ impl RunConfig {
                     t.loss
                 ));
             }
+            let residual = |hook: &&String| hook.contains("hook_resid");
+            let written = self.written_hook_points();
+            if written.len() > 1
+                && written.iter().any(|h| residual(&h))
+                && t.local_coefficient == 0.0
+            {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with several hook points of which {} is one: what is put in place there hides what is put in place before, \
+                     so part of the coder would learn nothing; give `training.local_coefficient` too",
+                    t.loss,
+                    written.iter().find(residual).expect("there is one")
+                ));
+            }
             if !t.batch_tokens.is_multiple_of(self.corpus.context) {
                 return contradiction(format!(
                     "`training.batch_tokens` = {} is no multiple of `corpus.context` = {}: with `training.loss` = \"{}\" batches are whole blocks",

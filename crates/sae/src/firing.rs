@@ -112,11 +112,12 @@ impl Firing {
         Ok(())
     }
 
-    /// The dead latents live again, as if they had just fired.
-    pub(crate) fn revive(&mut self, device: &Device) {
-        for latent in std::mem::take(&mut self.dead) {
-            self.since[latent as usize] = 0;
+    /// Some of the dead live again, as if they had just fired.
+    pub(crate) fn revive(&mut self, latents: &[u32], device: &Device) {
+        for latent in latents {
+            self.since[*latent as usize] = 0;
         }
+        self.dead.retain(|latent| !latents.contains(latent));
         self.upload(device);
     }
 

@@ -78,7 +78,7 @@ pub fn aux_k(
     mse(residual, guess) / variance * scale
 }
 
-/// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"; as in SAELens): the `dead` latents, with the exponential
+/// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"): the `dead` latents, with the exponential
 /// in place of their activation function, make a guess of the `residual` `[n, d_out]` that the living left, scaled to half its norm. Returns the
 /// guess's squared error, mean over tokens; the scale is a constant. `x` `[n, d_in]` is centred; `residual` must carry no gradient.
 pub fn ghost(

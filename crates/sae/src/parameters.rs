@@ -11,6 +11,7 @@ use crate::decoder_norm;
 use crate::error::SaeError;
 use crate::optimizer::Optimizer;
 use crate::tensors::host;
+use crate::weights::is;
 
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
@@ -159,7 +160,7 @@ impl Parameters {
     /// Changes the vector of this name, that of every layer if there are several.
     pub(crate) fn map_vectors(&mut self, name: &str, f: impl Fn(Tensor<1>) -> Tensor<1>) {
         for (found, parameter) in &mut self.0 {
-            if found.split('.').next() == Some(name)
+            if is(found, name)
                 && let AnyParameter::Vector(p) = parameter
             {
                 p.map(&f);
@@ -188,8 +189,8 @@ impl Parameters {
     /// Takes from the decoder's gradient what lies along its rows, if it is dense; what is sparse loses it in the update.
     pub(crate) fn remove_parallel(&mut self, gradients: &mut [(&'static str, Gradient)]) {
         for (name, gradient) in gradients {
-            if let (DECODER, Gradient::Matrix(grad)) = (*name, gradient)
-                && let AnyParameter::Matrix(rows) = self.named(DECODER)
+            if let (true, Gradient::Matrix(grad)) = (is(name, DECODER), gradient)
+                && let AnyParameter::Matrix(rows) = self.named(name)
             {
                 let along = grad.clone();
                 rows.map(|rows| {
@@ -211,7 +212,7 @@ impl Parameters {
                 let Some((_, AnyParameter::Matrix(p))) = found else {
                     unreachable!("only matrices have rows");
                 };
-                squared_norm(&p.parts().0, rows, unit && *name == DECODER)
+                squared_norm(&p.parts().0, rows, unit && is(name, DECODER))
             }
         });
         squares.reduce(|a, b| a + b).expect("a coder has weights")
@@ -228,7 +229,7 @@ impl Parameters {
     ) {
         let lr = f64::from(step.lr);
         for (name, gradient) in gradients {
-            let unit_rows = unit && name == DECODER;
+            let unit_rows = unit && is(name, DECODER);
             match (self.named(name), gradient) {
                 (AnyParameter::Matrix(p), Gradient::Matrix(grad)) => {
                     p.update(grad, &optimizer.adam::<2>(step), scale);

@@ -89,10 +89,11 @@ pub(crate) fn is_due(config: &RunConfig, step: u64) -> bool {
         && step <= config.steps() * 4 / 5
 }
 
-/// Gives each of the `dead` latents of `coder` the direction of an input of `batch`, drawn with a probability in proportion to the square of its loss: its decoder
+/// Gives each of the `dead` latents of `coder` the direction of an input of `batch`, each of another, drawn with a probability in proportion to the square of its loss: its decoder
 /// row becomes that of what is to be reconstructed there, less `b_dec`, with the norm of the living's, its encoder row that of what is read, with a fifth of
 /// their norm; bias 0, thresholds as at the start, Adam's moments 0. A coder without an encoder pursues what others leave, so there the decoder row becomes
-/// what the coder misses of that input. The draw depends on the recipe's seed and `step` alone.
+/// what the coder misses of that input. The draw depends on the recipe's seed and `step` alone. Returns
+/// those that got one.
 pub(crate) fn resample(
     parameters: &mut Parameters,
     coder: &SparseCoder,
@@ -100,23 +101,20 @@ pub(crate) fn resample(
     dead: &[u32],
     config: &RunConfig,
     step: u64,
-) -> Result<(), SaeError> {
+) -> Result<Vec<u32>, SaeError> {
     let (x, y) = (batch.x.clone().inner(), batch.y.clone().inner());
     let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
     let y_hat = coder.reconstruct(coder.encode(x.clone()), x.clone());
     let missed = y.clone() - y_hat;
     let losses: Tensor<2> = missed.clone().square().sum_dim(1);
-    let mut sum = 0.0;
-    let cumulative: Vec<f64> = host(&losses)?
+    let mut weights: Vec<f64> = host(&losses)?
         .iter()
-        .map(|loss| {
-            sum += f64::from(*loss).powi(2);
-            sum
-        })
+        .map(|loss| f64::from(*loss).powi(2))
         .collect();
+    let sum: f64 = weights.iter().sum();
     // Nothing is left to explain, or nothing sensible.
     if sum <= 0.0 || !sum.is_finite() {
-        return Ok(());
+        return Ok(vec![]);
     }
     let has_encoder = config.architecture().method().has_encoder();
     let read = host(&coder.centre(x))?;
@@ -148,11 +146,14 @@ pub(crate) fn resample(
     };
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut encoders, mut decoders) = (vec![], vec![]);
+    // Each input once: two latents that are alike would stay so. Those for whom none is left wait for the next time.
+    let mut given = 0;
     for _ in dead {
-        let at = rng.random::<f64>() * sum;
-        let token = cumulative
-            .partition_point(|c| *c <= at)
-            .min(cumulative.len() - 1);
+        let Some(token) = drawn(&weights, rng.random()) else {
+            break;
+        };
+        weights[token] = 0.0;
+        given += 1;
         let scaled = |rows: &[f32], width: usize, to: f64| -> Vec<f32> {
             let row = &rows[token * width..][..width];
             let factor = to / norm(row).max(1e-12);
@@ -163,9 +164,10 @@ pub(crate) fn resample(
         encoders.extend(scaled(&read, d_in, encoder_norm));
         decoders.extend(scaled(&written, d_out, decoder_norm));
     }
+    let dead = &dead[..given];
     parameters.replace_rows("w_dec", dead, &decoders)?;
     if !has_encoder {
-        return Ok(());
+        return Ok(dead.to_vec());
     }
     parameters.replace_rows("w_enc", dead, &encoders)?;
     parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
@@ -173,7 +175,21 @@ pub(crate) fn resample(
         let start = vec![jumprelu.initial_threshold as f32; dead.len()];
         parameters.replace_rows("threshold", dead, &start)?;
     }
-    Ok(())
+    Ok(dead.to_vec())
+}
+
+/// The place that a share of the sum of all weights falls on; None if they are all 0.
+fn drawn(weights: &[f64], share: f64) -> Option<usize> {
+    let mut left = share * weights.iter().sum::<f64>();
+    let mut last = None;
+    for (at, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+        last = Some(at);
+        if left < *weight {
+            break;
+        }
+        left -= weight;
+    }
+    last
 }
 
 fn norm(row: &[f32]) -> f64 {

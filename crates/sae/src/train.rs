@@ -212,21 +212,20 @@ impl Trainer {
         {
             self.progress.threshold.observe(t, training.threshold_decay);
         }
-        if self
-            .progress
-            .step
-            .is_multiple_of(training.dead_check_every_steps)
-        {
+        let resamples = revival::is_due(&self.config, self.progress.step);
+        let every = training.dead_check_every_steps;
+        if resamples || self.progress.step.is_multiple_of(every) {
             let dead_after = training.dead_after_tokens.expect("resolved");
             self.firing.check(dead_after, &self.device)?;
         }
         let dead = self.firing.dead.len() as u64;
-        if dead > 0 && revival::is_due(&self.config, self.progress.step) {
+        if dead > 0 && resamples {
             let coder = self.coder_now();
             let latents = self.firing.dead.clone();
             let (parameters, step) = (&mut self.parameters, self.progress.step);
-            revival::resample(parameters, &coder, batch, &latents, &self.config, step)?;
-            self.firing.revive(&self.device);
+            let revived =
+                revival::resample(parameters, &coder, batch, &latents, &self.config, step)?;
+            self.firing.revive(&revived, &self.device);
         }
         if !log {
             return Ok(None);

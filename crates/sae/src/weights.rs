@@ -113,3 +113,8 @@ impl FromIterator<(&'static str, Weight)> for Weights {
         Self(weights.into_iter().collect())
     }
 }
+
+/// Whether `name` is this weight, of a coder of one layer or of a layer of several.
+pub(crate) fn is(name: &str, weight: &str) -> bool {
+    name.split('.').next() == Some(weight)
+}

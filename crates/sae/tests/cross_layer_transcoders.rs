@@ -160,6 +160,19 @@ fn features_are_found_in_their_layer_with_what_they_write_at_each_later_one() {
         ),
     ] {
         let (run, fvu) = trained(&planted, config(more), [1.0; 2 * LAYERS]);
+        if more[0].ends_with("jumprelu") {
+            // The only ones whose decoder rows keep norm 1: what a latent writes anywhere, together.
+            for l in 0..LAYERS {
+                let rows = host(run.trainers()[0].coder().layer(l).w_dec());
+                for row in rows.chunks((LAYERS - l) * D_OUT) {
+                    assert!(
+                        (dot(row, row).sqrt() - 1.0).abs() < 1e-4,
+                        "{}",
+                        dot(row, row)
+                    );
+                }
+            }
+        }
         let coder = run.finish(0).unwrap().coder;
         assert_eq!((coder.layers(), coder.d_sae()), (Some(LAYERS), 24 * LAYERS));
         let (mut found, mut misplaced) = (0.0, 0.0f64);

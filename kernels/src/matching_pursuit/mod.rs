@@ -51,16 +51,16 @@ pub struct Pursued {
 /// row that no atom fits any more (largest value not above 0) has done.
 ///
 /// On the CPU the choice is exact with respect to f32 values: correlations of all atoms, updated by rows of the atoms' Gram
-/// matrix in 16 bits or made anew in 8, only rule atoms out, by a proven bound. Refits happen on the host, whatever device holds
+/// matrix in 16 bits or made anew, in 8 bits where the processor multiplies those, only rule atoms out, by a proven bound. Refits happen on the host, whatever device holds
 /// the tensors.
 ///
 /// # Panics
 ///
-/// If the shapes disagree, there are no atoms, or an argument tracks gradients.
+/// If the shapes disagree or have no width, there are no atoms, or an argument tracks gradients.
 pub fn pursue(x: Tensor<2>, atoms: Tensor<2>, k: usize, how: &Pursuit) -> Pursued {
     let ([_, d], [latents, wide]) = (x.dims(), atoms.dims());
     assert!(
-        d == wide && latents > 0,
+        d == wide && d > 0 && latents > 0,
         "rows are {d} wide, atoms {latents} of {wide}"
     );
     let (taken, values, residual) =

@@ -315,3 +315,39 @@ fn gradients_equal_differences_with_the_choice_of_atoms_held() {
         }
     }
 }
+
+/// More atoms and columns than a cube has units: what every device takes is what the CPU takes.
+#[test]
+fn many_atoms_and_columns_are_those_of_the_cpu() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let mut uniform =
+        |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random::<f32>() - 0.5).collect() };
+    let (x, atoms) = (uniform(6 * 300), uniform(600 * 300));
+    let all = |device: &Device, k| {
+        let x = Tensor::<2>::from_data(TensorData::new(x.clone(), [6, 300]), device);
+        let atoms = Tensor::<2>::from_data(TensorData::new(atoms.clone(), [600, 300]), device);
+        let pursued = lapidary_kernels::pursue(x, atoms.clone() * 0.2, k, &SIGNED);
+        let (to_atoms, to_starts) = pursuit_gradient(&pursued, atoms * 0.2, false, 0.5);
+        let numbers = [
+            floats(pursued.residual),
+            floats(to_atoms),
+            floats(to_starts),
+        ];
+        (ints(pursued.atoms), numbers)
+    };
+    // 600 atoms: by a Gram matrix from 100 steps on.
+    for k in [7, 100] {
+        let (expected, expected_numbers) = all(&Device::flex(), k);
+        for device in devices() {
+            let (taken, numbers) = all(&device, k);
+            assert_eq!(taken[..7], expected[..7]);
+            if k == 7 {
+                assert_eq!(taken, expected);
+                for (numbers, expected) in numbers.iter().zip(&expected_numbers) {
+                    let expected: Vec<f64> = expected.iter().map(|v| f64::from(*v)).collect();
+                    crate::reference::assert_close(numbers, &expected, 1e-4);
+                }
+            }
+        }
+    }
+}

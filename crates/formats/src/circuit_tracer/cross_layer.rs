@@ -46,7 +46,7 @@ fn layers(place: &Place) -> Result<usize, SaeError> {
     }
     let found = |prefix| {
         let layers = place.meant().iter().filter_map(|n| numbered(n, prefix));
-        layers.max().map_or(0, |last| last + 1)
+        layers.max().map_or(0, |last| last.saturating_add(1))
     };
     let count = found(ENCODER).max(found(DECODER)).max(1);
     if count > MOST_LAYERS {

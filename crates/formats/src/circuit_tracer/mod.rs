@@ -247,7 +247,8 @@ fn layer_file(layer: usize) -> String {
 /// N of `prefixN.safetensors`.
 fn numbered(name: &str, prefix: &str) -> Option<usize> {
     let number = name.strip_prefix(prefix)?.strip_suffix(".safetensors")?;
-    number.parse().ok()
+    let digits = number.bytes().all(|b| b.is_ascii_digit());
+    number.parse().ok().filter(|_| digits)
 }
 
 /// What the set's configuration says of a layer. What is said under our own key is of one layer, that which was written last.

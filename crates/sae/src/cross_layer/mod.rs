@@ -311,5 +311,13 @@ pub(crate) fn contradiction(config: &RunConfig, method: &dyn Method) -> Option<S
             before = layer;
         }
     }
+    let parsed = |hook: &String| hook.parse::<lapidary_model::HookPoint>().ok()?.layer();
+    for (read, written) in read.iter().zip(written) {
+        if parsed(read) > parsed(written) {
+            return Some(format!(
+                "`hook_points_out`: found {written} for what is read at {read}, expected a hook point of that layer or a later one"
+            ));
+        }
+    }
     None
 }

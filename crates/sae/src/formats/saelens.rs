@@ -18,6 +18,7 @@ use crate::error::SaeError;
 use crate::fields::Fields;
 use crate::files::{replace_folder, standing, write_synced};
 use crate::tensors::{TensorReader, TensorWriter, Tensors, host, transpose};
+use crate::weights::is;
 
 /// The SAELens whose layout this is.
 const SAE_LENS_VERSION: &str = "6.54.12";
@@ -76,11 +77,6 @@ const ENCODER: &str = "w_enc";
 fn stored_name(name: &str) -> String {
     name.strip_prefix("w_")
         .map_or(name.to_owned(), |rest| format!("W_{rest}"))
-}
-
-/// Whether `name` is this weight, of a coder of one layer or of a layer of several.
-fn is(name: &str, weight: &str) -> bool {
-    name.split('.').next() == Some(weight)
 }
 
 fn cfg(dictionary: &Dictionary) -> Value {

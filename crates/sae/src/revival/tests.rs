@@ -116,7 +116,8 @@ fn what_is_resampled_is_an_input_with_a_fifth_of_the_livings_norm_and_fresh_mome
     let before = host(&coder.w_enc()).unwrap();
     let alive: Vec<f64> = before.chunks(D).take(LIVING).map(norm).collect();
     let expected = 0.2 * alive.iter().sum::<f64>() / LIVING as f64;
-    resample(&mut trainer.parameters, &coder, &batch, &dead, &config, 20).unwrap();
+    let given = resample(&mut trainer.parameters, &coder, &batch, &dead, &config, 20).unwrap();
+    assert_eq!(given, dead);
     let after = trainer.coder();
     let (w_enc, w_dec) = (host(&after.w_enc()).unwrap(), host(&after.w_dec()).unwrap());
     assert_eq!(w_enc[..LIVING * D], before[..LIVING * D]);
@@ -138,6 +139,8 @@ fn what_is_resampled_is_an_input_with_a_fifth_of_the_livings_norm_and_fresh_mome
             .sum();
         assert!((along - expected).abs() < 1e-5);
     }
+    let distinct: std::collections::HashSet<usize> = drawn.iter().copied().collect();
+    assert_eq!(distinct.len(), drawn.len(), "an input was drawn twice");
     // Those with large losses more often: the mean loss of what was drawn is above that of all.
     let y_hat = coder.reconstruct(coder.encode(batch.x.clone()), batch.x.clone());
     let losses: Tensor<2> = (batch.y.clone() - y_hat).square().sum_dim(1);
@@ -175,6 +178,10 @@ fn what_is_resampled_is_an_input_with_a_fifth_of_the_livings_norm_and_fresh_mome
             .iter()
             .all(|t| *t == 0.01)
     );
+    // Of five inputs each is given once.
+    let few = Batch::of(batch.x.narrow(0, 0, 5));
+    let given = resample(&mut trainer.parameters, &after, &few, &dead, &config, 40).unwrap();
+    assert_eq!(given, dead[..5]);
 }
 
 /// Atoms that point away from every row are never taken; resampled, most are, and less is left.
@@ -230,9 +237,11 @@ fn a_run_with_resampling_resumes_to_the_same_bits() {
     let mut whole = run(settings);
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("checkpoint");
-    while whole.step_count() < 30 {
+    // The first resampling, after 20 steps, is still to come, and there is something for it to do.
+    while whole.step_count() < 10 {
         whole.step().unwrap();
     }
+    assert!(whole.trainers[0].firing.dead.len() > F / 2);
     whole.save_checkpoint(&dir).unwrap();
     whole.run(&mut |_, _| {}).unwrap();
     let source = ActivationMatrix::new(rows(), 128, 1).unwrap();

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::forward_pass::product::{Matrix, product};
 use crate::host::{Level, prefetch_far, widest_vectors};
-use crate::norms::{Norms, norms};
+use crate::norms::{Norms, norms, rounding};
 
 use super::row::Scores;
 
@@ -132,10 +132,16 @@ pub(super) fn of<'a>(
 ) -> Option<Box<dyn Approximate + 'a>> {
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 && super::int8::serves(n, d) {
-        return Some(Box::new(super::int8::Integers::of(atoms, d)?));
+        return usable(super::int8::Integers::of(atoms, d)?);
     }
     let _ = (level, n);
-    Some(Box::new(Floats::new(atoms, d)?))
+    usable(Floats::new(atoms, d)?)
+}
+
+/// None where all atoms are so small that what correlations are counted in would vanish.
+fn usable<'a>(known: impl Approximate + 'a) -> Option<Box<dyn Approximate + 'a>> {
+    let usable = known.bounds().most.approximate > 1e-15;
+    usable.then(|| Box::new(known) as Box<dyn Approximate>)
 }
 
 /// Correlations among atoms in 16 bits.
@@ -145,6 +151,8 @@ pub(super) struct Gram {
     pub padded: usize,
     /// What a 1 is.
     pub unit: f32,
+    /// At least how far a number may be from the product of the approximate atoms.
+    pub error: f32,
 }
 
 impl Gram {
@@ -155,11 +163,6 @@ impl Gram {
     /// Asks for the beginning of a row.
     pub fn fetch(&self, atom: u32) {
         prefetch_far(&self.row(atom)[..AHEAD.min(self.padded)]);
-    }
-
-    /// At least what rounding took from a number.
-    pub fn half_unit(&self) -> f32 {
-        0.51 * self.unit
     }
 }
 
@@ -206,6 +209,7 @@ impl<'a> Floats<'a> {
             numbers,
             padded,
             unit,
+            error: 0.51 * unit + rounding(d) * self.bounds.most.whole().powi(2),
         }
     }
 
@@ -364,6 +368,7 @@ fn subtract_wide(scores: &mut [f32], factor: f32, row: &[i16], highest: &mut [f3
 
 /// `scores −= factor · row`, with [`maxima`].
 pub(super) fn subtract(
+    level: Level,
     scores: &mut [f32],
     factor: f32,
     row: &[i16],
@@ -371,7 +376,7 @@ pub(super) fn subtract(
     signed: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if Level::here() == Level::Avx512 {
+    if level == Level::Avx512 {
         // SAFETY: the processor has these instructions, as the level says.
         unsafe { subtract_wide(scores, factor, row, highest, counted(signed)) };
         return;
@@ -380,13 +385,15 @@ pub(super) fn subtract(
 }
 
 /// A place of the largest correlation; None where nothing is above `f32::NEG_INFINITY`.
-pub(super) fn top(scores: &[f32], highest: &[f32], signed: bool) -> Option<u32> {
+pub(super) fn top(level: Level, scores: &[f32], highest: &[f32], signed: bool) -> Option<u32> {
     #[cfg(target_arch = "x86_64")]
-    let (place, most) = match Level::here() {
+    let (place, most) = match level {
         // SAFETY: the processor has these instructions, as the level says.
         Level::Avx512 => unsafe { wide::largest(highest) },
         _ => largest(highest),
     };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = level;
     #[cfg(not(target_arch = "x86_64"))]
     let (place, most) = largest(highest);
     let (block, lane) = (place / LANES * BLOCK, place % LANES);
@@ -409,6 +416,7 @@ fn largest(numbers: &[f32]) -> (usize, f32) {
 
 /// Puts those atoms into `found` whose correlations, approximately so, may reach `limit`, by magnitude if `signed`.
 pub(super) fn reaching(
+    level: Level,
     now: &Scores<'_>,
     signed: bool,
     reach: Reach,
@@ -420,7 +428,7 @@ pub(super) fn reaching(
     let counted = counted(signed);
     found.clear();
     #[cfg(target_arch = "x86_64")]
-    if Level::here() == Level::Avx512 {
+    if level == Level::Avx512 {
         // SAFETY: the processor has these instructions, as the level says.
         unsafe {
             wide::reaching(

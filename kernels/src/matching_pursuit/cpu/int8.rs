@@ -32,26 +32,36 @@ pub(super) struct Integers {
     /// What adding 128 to the other side adds to sums of products.
     offsets: Vec<i32>, // [padded]
     bounds: Bounds,
-    /// The mean of what they missed when they were new.
-    missed: f32,
+    /// The mean and the largest of what they missed when they were new.
+    missed: [f32; 2],
     gram: OnceLock<Gram>,
     /// Memory for it.
     room: Mutex<Vec<i16>>,
+    /// Of the atoms.
+    place: usize,
     steps: usize,
     d: usize,
 }
 
-/// The integers and the Gram matrix of the last pursuit, for the next: while training, atoms move by less in a step than 8 bits leave of them, and
-/// all that is asked of an approximation is that what it misses be known. It is kept until the process ends.
-static KEPT: Mutex<Option<Box<Integers>>> = Mutex::new(None);
+/// The integers and the Gram matrices of the last pursuits, for the next ones, each with the place of its atoms, the newest last: while training, atoms move by less in a
+/// step than 8 bits leave of them, and all that is asked of an approximation is that what it misses be known. They are kept until the process ends.
+static KEPT: Mutex<Vec<(usize, Box<Integers>)>> = Mutex::new(Vec::new());
+
+/// Pursuits whose integers are kept: coders that train in turn, few, since a Gram matrix takes up to 128 MiB.
+const MOST_KEPT: usize = 2;
 
 /// How much more integers may miss of atoms than new ones would, in the mean, before they are made anew.
 const WORN: f32 = 2.5;
 
 impl Integers {
-    /// Those of the last pursuit, if they will do, or new ones; None if there are atoms beyond any bound.
+    /// Those of an earlier pursuit, if they will do, or new ones; None if there are atoms beyond any bound.
     pub fn of(atoms: &[f32], d: usize) -> Option<Self> {
-        let kept = KEPT.lock().ok().and_then(|mut kept| kept.take());
+        let place = atoms.as_ptr().addr();
+        let kept = KEPT.lock().ok().and_then(|mut all| {
+            let same = all.iter().position(|(of, _)| *of == place);
+            let any = same.or_else(|| (all.len() == MOST_KEPT).then_some(0));
+            any.map(|at| all.remove(at).1)
+        });
         let Some(mut kept) = kept else {
             return Self::new(atoms, d, Vec::new());
         };
@@ -60,6 +70,7 @@ impl Integers {
         }
         // Pages that are new to the process cost more to clear than to fill.
         let room = kept.gram.take().unwrap_or_default().numbers;
+        drop(kept);
         Self::new(atoms, d, room)
     }
 
@@ -76,10 +87,16 @@ impl Integers {
             .map(|((atom, row), scale)| square_missing(atom, row, *scale).sqrt() * SUMS)
             .collect();
         let mean = errors.iter().sum::<f32>() / latents as f32;
-        // Neither NaN nor so small that squares may have vanished.
-        let known = errors.iter().all(|error| *error > 1e-9) && mean <= WORN * self.missed;
+        let largest = errors.iter().copied().fold(0.0, f32::max);
+        // An atom that has become another would make all others uncertain.
+        let [missed, most_missed] = self.missed;
+        let known = errors.iter().all(|error| error.is_finite())
+            && mean <= WORN * missed
+            && largest <= 2.0 * WORN * most_missed;
         if known {
-            self.bounds.set_errors(errors);
+            // Below that squares may have vanished.
+            self.bounds
+                .set_errors(errors.into_iter().map(|error| error.max(1e-9)).collect());
         }
         known
     }
@@ -96,9 +113,10 @@ impl Integers {
             scales: vec![0.0; padded],
             offsets: vec![0; padded],
             bounds: Bounds::default(),
-            missed: 0.0,
+            missed: [0.0; 2],
             gram: OnceLock::new(),
             room: Mutex::new(room),
+            place: 0,
             steps,
             d,
         };
@@ -129,7 +147,8 @@ impl Integers {
         for norms in sets.collect::<Vec<_>>() {
             norms?.into_iter().for_each(|norms| all.bounds.push(norms));
         }
-        all.missed = all.bounds.mean_error();
+        all.missed = [all.bounds.mean_error(), all.bounds.most.error];
+        all.place = atoms.as_ptr().addr();
         Some(all)
     }
 
@@ -155,7 +174,9 @@ impl Integers {
                 // one task only.
                 unsafe {
                     places.write(&part, [first, second], padded);
-                    places.write(&turned, [second, first], padded);
+                    if first != second {
+                        places.write(&turned, [second, first], padded);
+                    }
                 }
             }
             // SAFETY: every x86-64 has it. What went past the caches is there before this task has ended.
@@ -165,6 +186,7 @@ impl Integers {
             numbers,
             padded,
             unit,
+            error: 0.51 * unit,
         }
     }
 
@@ -285,6 +307,7 @@ const SQUARES: usize = 32;
 widest_vectors! {
     /// `missing −= change · (exact − scale · integers)`. Returns the sum of squares of what is left.
     fn miss(missing: &mut [f32], change: f32, exact: &[f32], integers: &[u8], scale: f32) -> f32 {
+        let integers = &integers[..exact.len()]; // without the padding
         let mut sums = [0.0f32; SQUARES];
         let one = |missing: &mut f32, exact: f32, q: u8| {
             *missing -= change * (exact - (f32::from(q) - 128.0) * scale);
@@ -307,6 +330,7 @@ widest_vectors! {
 widest_vectors! {
     /// The sum of squares of `exact − scale · integers`.
     fn square_missing(exact: &[f32], integers: &[u8], scale: f32) -> f32 {
+        let integers = &integers[..exact.len()]; // without the padding
         let mut sums = [0.0f32; SQUARES];
         let one = |exact: f32, q: u8| {
             let missing = exact - (f32::from(q) - 128.0) * scale;
@@ -378,7 +402,11 @@ impl Approximate for Integers {
 
     fn keep(self: Box<Self>) {
         if let Ok(mut kept) = KEPT.lock() {
-            *kept = Some(self);
+            kept.retain(|(place, _)| *place != self.place);
+            if kept.len() == MOST_KEPT {
+                kept.remove(0);
+            }
+            kept.push((self.place, self));
         }
     }
 
@@ -399,15 +427,16 @@ impl Integers {
     /// See [`Approximate::sharpen`], of a residual in integers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn reaching(&self, asked: &Asked<'_>, x: &Quantized, integers: &Sharp, found: &mut Vec<u32>) {
-        let sum = |integers: &[i8]| integers.iter().map(|q| i32::from(*q)).sum::<i32>();
-        let ones = [sum(&integers.first), sum(&integers.second)].map(|sum| 128.0 * sum as f32);
-        // What adding 128 to atoms adds to their product.
-        let offset = ones[0] + ones[1] / PARTS;
+        let sum = |integers: &[i8]| 128 * integers.iter().map(|q| i32::from(*q)).sum::<i32>();
+        // What adding 128 to atoms adds to their products.
+        let offsets = [sum(&integers.first), sum(&integers.second)];
         let mut kept = 0;
         for at in 0..found.len() {
             let atom = found[at];
-            let product = product(self.row(atom), &integers.first, &integers.second) - offset;
-            let score = product * (x.scale * self.scales[atom as usize]);
+            let [first, second] = products(self.row(atom), [&integers.first, &integers.second]);
+            let first = (first - offsets[0]) as f32;
+            let second = (second - offsets[1]) as f32;
+            let score = (first + second / PARTS) * (x.scale * self.scales[atom as usize]);
             let reach = Reach {
                 missing: x.second_error,
                 ..asked.reach
@@ -421,12 +450,12 @@ impl Integers {
     }
 }
 
-/// `⟨row, first⟩ + ⟨row, second⟩ / 254`, added up in f32.
+/// The sums of products of a row with two others.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn product(row: &[u8], first: &[i8], second: &[i8]) -> f32 {
+fn products(row: &[u8], [first, second]: [&[i8]; 2]) -> [i32; 2] {
     const BYTES: usize = LANES * DEPTH;
-    let (mut sum, mut sum_of_second) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let mut sums = [_mm512_setzero_si512(); 2];
     let (rows, row_rest) = row.as_chunks::<BYTES>();
     let (firsts, first_rest) = first.as_chunks::<BYTES>();
     let (seconds, second_rest) = second.as_chunks::<BYTES>();
@@ -436,20 +465,20 @@ fn product(row: &[u8], first: &[i8], second: &[i8]) -> f32 {
             let row = _mm512_loadu_si512(row.as_ptr().cast());
             let first = _mm512_loadu_si512(first.as_ptr().cast());
             let second = _mm512_loadu_si512(second.as_ptr().cast());
-            sum = _mm512_dpbusd_epi32(sum, row, first);
-            sum_of_second = _mm512_dpbusd_epi32(sum_of_second, row, second);
+            sums[0] = _mm512_dpbusd_epi32(sums[0], row, first);
+            sums[1] = _mm512_dpbusd_epi32(sums[1], row, second);
         }
     }
-    let parts = _mm512_mul_ps(
-        _mm512_cvtepi32_ps(sum_of_second),
-        _mm512_set1_ps(1.0 / PARTS),
-    );
-    let both = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sum), parts));
-    let rest = row_rest.iter().zip(first_rest).zip(second_rest);
-    let rest = rest.map(|((row, first), second)| {
-        f32::from(*row) * (f32::from(*first) + f32::from(*second) / PARTS)
-    });
-    both + rest.sum::<f32>()
+    let rest = |others: &[i8]| -> i32 {
+        let pairs = row_rest.iter().zip(others);
+        pairs
+            .map(|(row, other)| i32::from(*row) * i32::from(*other))
+            .sum()
+    };
+    [
+        _mm512_reduce_add_epi32(sums[0]) + rest(first_rest),
+        _mm512_reduce_add_epi32(sums[1]) + rest(second_rest),
+    ]
 }
 
 /// Where parts of the Gram matrix are written.
@@ -532,6 +561,42 @@ fn turn(part: &Part, turned: &mut Part) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_written_where_they_belong_past_the_caches_or_not() {
+        if crate::host::Level::detected() < crate::host::Level::Avx512 {
+            return;
+        }
+        let padded = 2 * SET;
+        let mut part = [[0i16; SET]; SET];
+        for (at, number) in part.iter_mut().flatten().enumerate() {
+            *number = (at % 30_011) as i16;
+        }
+        let mut turned = [[0i16; SET]; SET];
+        turn(&part, &mut turned);
+        let mut numbers = vec![-1i16; padded * padded + VECTOR];
+        let aligned = numbers.as_ptr().align_offset(VECTOR);
+        for shift in [aligned, aligned + 1] {
+            numbers.fill(-1);
+            let places = Places(numbers[shift..].as_mut_ptr());
+            // SAFETY: there is room for all, which nobody else holds, and the processor has the instructions.
+            unsafe {
+                places.write(&part, [0, 1], padded);
+                places.write(&turned, [1, 0], padded);
+                _mm_sfence();
+            }
+            for row in 0..padded {
+                for column in 0..padded {
+                    let expected = match (row / SET, column / SET) {
+                        (0, 1) => part[row][column - SET],
+                        (1, 0) => part[column][row - SET],
+                        _ => -1,
+                    };
+                    assert_eq!(numbers[shift + row * padded + column], expected);
+                }
+            }
+        }
+    }
 
     /// |v|
     fn norm(v: impl Iterator<Item = f64>) -> f64 {

@@ -45,8 +45,9 @@ impl MatchingPursuit for Flex {
             d,
             k,
             how,
+            level: Level::here(),
         };
-        let (taken, values, residual) = all.run(Level::here(), floats(&x), Way::Best);
+        let (taken, values, residual) = all.run(floats(&x), Way::Best);
         (
             int_tensor(taken, [n, k]),
             float_tensor(values, [n, k]),
@@ -102,11 +103,12 @@ pub(super) struct Pursuing<'a> {
     pub d: usize,
     pub k: usize,
     pub how: Pursuit,
+    pub level: Level,
 }
 
 impl Pursuing<'_> {
     /// Atoms `[n, k]`, values `[n, k]` and residuals `[n, d]`.
-    fn run(&self, level: Level, x: &[f32], way: Way) -> (Vec<i32>, Vec<f32>, Vec<f32>) {
+    fn run(&self, x: &[f32], way: Way) -> (Vec<i32>, Vec<f32>, Vec<f32>) {
         let (d, k) = (self.d, self.k);
         let n = x.len().checked_div(d).unwrap_or(0);
         let mut taken = vec![-1i32; n * k];
@@ -123,7 +125,7 @@ impl Pursuing<'_> {
         let known = match way {
             #[cfg(test)]
             Way::Exact => None,
-            _ => approximate::of(level, self.atoms, d, n),
+            _ => approximate::of(self.level, self.atoms, d, n),
         };
         let gram = known.as_ref().filter(|_| gram).map(|known| known.gram());
         let most = known.as_ref().map_or(TOGETHER, |known| known.tile());
@@ -241,7 +243,7 @@ impl Pursuing<'_> {
                         known,
                         scores,
                         highest: &highest,
-                        top: top(scores, &highest, self.how.signed),
+                        top: top(self.level, scores, &highest, self.how.signed),
                     };
                     row.seek(self, &now, search);
                     row.sharpen(self, known, search, sharp);
@@ -296,7 +298,7 @@ impl<'a, 'b> Under<'a, 'b> {
 
     /// Finds the largest correlation, and asks for its atom.
     fn look(&mut self, all: &Pursuing<'_>) {
-        self.top = top(self.scores, &self.highest, all.how.signed);
+        self.top = top(all.level, self.scores, &self.highest, all.how.signed);
         if let Some(top) = self.top {
             prefetch_far(all.atom(top));
         }
@@ -323,7 +325,7 @@ impl<'a, 'b> Under<'a, 'b> {
         let changes = self.row.take(all, &mut self.search);
         if self.row.goes_on(all) {
             changes.iter().for_each(|(atom, _)| gram.fetch(*atom));
-            self.row.drift(&changes, known, all, gram.half_unit());
+            self.row.drift(&changes, known, all, gram.error);
             self.changes = changes;
         }
     }
@@ -336,6 +338,7 @@ impl<'a, 'b> Under<'a, 'b> {
         for &(atom, change) in &self.changes {
             let row = &gram.row(atom)[..self.scores.len()];
             subtract(
+                all.level,
                 self.scores,
                 change * gram.unit,
                 row,

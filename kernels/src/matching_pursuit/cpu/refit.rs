@@ -42,6 +42,7 @@ fn non_negative(gram: &[Vec<f64>], wanted: &[f64], start: &[f64]) -> Vec<f64> {
     let mut z = start.to_vec();
     let mut passive: Vec<bool> = z.iter().map(|v| *v > 0.0).collect();
     let scale = (0..n).map(|i| gram[i][i]).fold(0.0f64, f64::max).sqrt();
+    let most = wanted.iter().fold(0.0f64, |most, w| most.max(w.abs()));
     // Each pass lets one variable in; a fit needs few more passes than variables.
     for _ in 0..3 * n {
         let slope = |i: usize| wanted[i] - (0..n).map(|j| gram[i][j] * z[j]).sum::<f64>();
@@ -50,7 +51,7 @@ fn non_negative(gram: &[Vec<f64>], wanted: &[f64], start: &[f64]) -> Vec<f64> {
             .map(|i| (i, slope(i)))
             .max_by(|a, b| a.1.total_cmp(&b.1));
         match entering {
-            Some((i, gain)) if gain > 1e-9 * scale => passive[i] = true,
+            Some((i, gain)) if gain > 1e-9 * most => passive[i] = true,
             _ => break,
         }
         loop {

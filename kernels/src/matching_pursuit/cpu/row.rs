@@ -30,6 +30,13 @@ struct Drift {
     slack: f32,
 }
 
+impl Drift {
+    /// Whether it says anything: correlations stay far below what slack may be, so none is infinite or NaN.
+    fn bounds(&self) -> bool {
+        self.slack < 1e30 && self.reach < 1e30
+    }
+}
+
 /// Approximate correlations of all atoms with what is left of a row.
 pub(super) struct Scores<'a> {
     pub known: &'a dyn Approximate,
@@ -81,24 +88,25 @@ impl<'a> Running<'a> {
         self.drift = missing.and_then(|missing| {
             let norm = upper_norm(self.residual)?;
             let most = known.bounds().most;
-            Some(Drift {
+            let drift = Drift {
                 missing: missing.to_vec(),
                 missing_norm: upper_norm(missing)?,
                 norm,
                 reach: norm,
                 slack: 2.0 * rounding(all.d) * norm * most.whole()
                     + all.d as f32 * f32::MIN_POSITIVE,
-            })
+            };
+            Some(drift).filter(Drift::bounds)
         });
     }
 
-    /// Approximate correlations will follow these changes of values; `half_unit` is what rounding takes of a number of the Gram matrix.
+    /// Approximate correlations will follow these changes of values; `gram_error` is how far a number of the Gram matrix may be from right.
     pub fn drift(
         &mut self,
         changes: &[(u32, f32)],
         known: &dyn Approximate,
         all: &Pursuing<'_>,
-        half_unit: f32,
+        gram_error: f32,
     ) {
         let most = known.bounds().most.whole();
         self.drift = self.drift.take().and_then(|mut drift| {
@@ -106,11 +114,12 @@ impl<'a> Running<'a> {
                 let square = known.miss(atom, change, all.atom(atom), &mut drift.missing);
                 drift.missing_norm = root(square, &drift.missing)?;
                 drift.reach += change.abs() * most;
-                drift.slack += change.abs() * (half_unit + STEP * most * most);
+                drift.slack += change.abs() * (gram_error + STEP * most * most);
+                // Each change rounds all sums.
+                drift.slack += STEP * drift.reach * most;
             }
             drift.norm = upper_norm(self.residual)?;
-            drift.slack += STEP * drift.reach * most;
-            Some(drift)
+            Some(drift).filter(Drift::bounds)
         });
     }
 
@@ -130,7 +139,14 @@ impl<'a> Running<'a> {
             search.best.offer(top, self.value(top, all), all.how.signed);
         }
         let limit = search.best.size(all.how.signed);
-        reaching(now, all.how.signed, reach, limit, &mut search.found);
+        reaching(
+            all.level,
+            now,
+            all.how.signed,
+            reach,
+            limit,
+            &mut search.found,
+        );
         search.found.retain(|atom| Some(*atom) != now.top);
         search.found.iter().for_each(|atom| known.fetch(*atom));
     }

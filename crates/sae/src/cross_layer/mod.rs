@@ -14,7 +14,6 @@ mod gradients;
 use std::sync::LazyLock;
 
 use burn::tensor::{Tensor, TensorData};
-use lapidary_activations::Normalization;
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
 use crate::coder::{SparseCoder, Weight, Weights};
@@ -220,19 +219,15 @@ pub(crate) fn finish(
     scaling: &Scaling,
 ) -> Result<SparseCoder, SaeError> {
     let method = coder.architecture.method();
-    // What is written adds up, so the mean is not a layer's to add.
-    let no_mean = |n: &Normalization| Normalization {
-        mean: vec![0.0; n.mean.len()],
-        ..n.clone()
-    };
     let finished = layers.iter().enumerate().map(|(number, layer)| {
         let own = Scaling {
             read: vec![scaling.read[number].clone()],
-            written: scaling.written[number..].iter().map(no_mean).collect(),
+            written: scaling.written[number..].to_vec(),
         };
         method.finish(layer, threshold, &own)
     });
     let finished: Vec<SparseCoder> = finished.collect::<Result<_, _>>()?;
+    // What is written adds up, so means and `b_dec` are of no layer alone.
     let (means, scales) = (scaling.mean_written(), scaling.scale_written());
     let b_dec = host(&coder.b_dec())?;
     if means.len() != b_dec.len() {

@@ -272,7 +272,9 @@ fn a_cross_layer_transcoder_is_trained_measured_described_and_converted() {
     });
     assert!(codes[0] == codes[1], "other codes");
     let task = folder.path().join("task.jsonl");
-    std::fs::write(&task, "{\"text\": \"a\", \"label\": \"b\"}\n").unwrap();
+    let texts = ["a", "b", "c", "d"]
+        .map(|label| format!("{{\"text\": \"the\", \"label\": \"{label}\"}}\n"));
+    std::fs::write(&task, texts.concat().repeat(20)).unwrap();
     let mut command = lapidary(&["probe", "--device", "cpu"]);
     let (ok, _, error) = run(command.arg(&out).arg("--task").arg(&task));
     assert!(

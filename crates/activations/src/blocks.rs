@@ -215,6 +215,35 @@ impl BlockStream {
         self.digest = DIGEST.0;
     }
 
+    /// The next block, from the corpus's beginning again where it has ended: `read` blocks of this pass, and `passes` finished.
+    ///
+    /// # Errors
+    ///
+    /// If the corpus cannot be read, or has no block at all.
+    pub(crate) fn next_in_passes(
+        &mut self,
+        read: &mut u64,
+        passes: &mut u64,
+    ) -> Result<TokenBlock, ActivationsError> {
+        loop {
+            if let Some(block) = self.block()? {
+                *read += 1;
+                return Ok(block);
+            }
+            if *read == 0 {
+                return Err(ActivationsError::TooShort {
+                    corpus: self.config().corpus.clone(),
+                    found: 0,
+                    context: self.config().context,
+                    needed: 1,
+                });
+            }
+            self.rewind();
+            *read = 0;
+            *passes += 1;
+        }
+    }
+
     /// A digest of the tokens of every block since the corpus's beginning: two streams that gave the same blocks have
     /// the same one.
     pub fn digest(&self) -> u64 {

@@ -198,25 +198,10 @@ impl SequenceStream {
         self.window.clear();
         self.taken = 0;
         while self.window.len() < self.window_blocks() {
-            match self.blocks.next() {
-                Some(block) => {
-                    self.window.push(block?);
-                    self.read += 1;
-                }
-                None if self.read == 0 => {
-                    return Err(ActivationsError::TooShort {
-                        corpus: self.blocks.config().corpus.clone(),
-                        found: 0,
-                        context: self.blocks.config().context,
-                        needed: 1,
-                    });
-                }
-                None => {
-                    self.blocks.rewind();
-                    self.read = 0;
-                    self.passes += 1;
-                }
-            }
+            let block = self
+                .blocks
+                .next_in_passes(&mut self.read, &mut self.passes)?;
+            self.window.push(block);
         }
         self.window.shuffle(&mut self.rng);
         Ok(())

@@ -215,25 +215,10 @@ impl ActivationStream {
     fn next_blocks(&mut self, n: usize) -> Result<Vec<TokenBlock>, ActivationsError> {
         let mut blocks = Vec::with_capacity(n);
         while blocks.len() < n {
-            match self.blocks.next() {
-                Some(block) => {
-                    blocks.push(block?);
-                    self.read += 1;
-                }
-                None if self.read == 0 => {
-                    return Err(ActivationsError::TooShort {
-                        corpus: self.blocks.config().corpus.clone(),
-                        found: 0,
-                        context: self.blocks.config().context,
-                        needed: 1,
-                    });
-                }
-                None => {
-                    self.blocks.rewind();
-                    self.read = 0;
-                    self.passes += 1;
-                }
-            }
+            let block = self
+                .blocks
+                .next_in_passes(&mut self.read, &mut self.passes)?;
+            blocks.push(block);
         }
         Ok(blocks)
     }

@@ -360,6 +360,10 @@ fn recipes_of_cross_layer_transcoders_that_cannot_be_are_refused() {
             "two or more: found 3 and 1",
         ),
         (
+            "hook_points = ['blocks.1.hook_mlp_in', 'blocks.2.hook_mlp_in']\nhook_points_out = ['blocks.0.hook_mlp_out', 'blocks.2.hook_mlp_out']".to_owned(),
+            "found blocks.0.hook_mlp_out for what is read at blocks.1.hook_mlp_in, expected a hook point of that layer or a later one",
+        ),
+        (
             format!("{HOOKS}hook_point_out = 'blocks.2.hook_mlp_out'"),
             "leave out `hook_point`",
         ),

@@ -154,6 +154,10 @@ fn a_source_without_sequences_and_recipes_that_cannot_be_are_refused() {
             "`training.batch_tokens` = 2048 is no multiple of `corpus.context` = 100",
         ),
         (
+            "training.loss = 'kl'\nhook_points = ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']",
+            "hides what is put in place before",
+        ),
+        (
             "training.local_coefficient = 0.5",
             "`training.local_coefficient` needs `training.loss`",
         ),
@@ -163,4 +167,6 @@ fn a_source_without_sequences_and_recipes_that_cannot_be_are_refused() {
             .to_string();
         assert!(error.contains(expected), "{error}");
     }
+    let both = "training.loss = 'kl'\ntraining.local_coefficient = 1.0\nhook_points = ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']";
+    assert!(RunConfig::parse("run.toml", both, &[]).is_ok());
 }

@@ -95,6 +95,23 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// The first line of a table.
+    pub fn headline(self, device: &str) -> String {
+        format!(
+            "{device}; d {}, F {}, k {}, {} tokens a step, f32\n",
+            self.d_in, self.d_sae, self.k, self.batch_tokens
+        )
+    }
+
+    /// What a batch takes, and the tokens a second that this is.
+    pub fn timed(self, seconds: f64) -> String {
+        format!(
+            "{:>9.1} ms {:>9.0} tokens/s",
+            seconds * 1e3,
+            self.batch_tokens as f64 / seconds
+        )
+    }
+
     pub fn arguments(self) -> [(&'static str, String); 4] {
         [
             ("--d-in", self.d_in.to_string()),
@@ -401,18 +418,9 @@ pub fn median(mut times: Vec<f64>) -> f64 {
 impl Findings {
     fn table(&self) -> String {
         let s = self.sizes;
-        let mut text = format!(
-            "{}; d {}, F {}, k {}, {} tokens a step, f32\n",
-            self.device, s.d_in, s.d_sae, s.k, s.batch_tokens
-        );
+        let mut text = s.headline(&self.device);
         let mut line = |name: &str, value: String| text += &format!("{name:<28} {value}\n");
-        let timed = |seconds: f64| {
-            format!(
-                "{:>9.1} ms {:>9.0} tokens/s",
-                seconds * 1e3,
-                s.batch_tokens as f64 / seconds
-            )
-        };
+        let timed = |seconds: f64| s.timed(seconds);
         line("training step", timed(self.step_seconds));
         line("encode", timed(self.encode_seconds));
         line("dense product, f32", timed(self.product_seconds));

@@ -123,18 +123,9 @@ impl PursuitBench<'_> {
 impl Findings {
     fn table(&self) -> String {
         let s = self.sizes;
-        let mut text = format!(
-            "{}; d {}, F {}, k {}, {} tokens a step, f32\n",
-            self.device, s.d_in, s.d_sae, s.k, s.batch_tokens
-        );
+        let mut text = s.headline(&self.device);
         let mut line = |name: &str, value: String| text += &format!("{name:<28} {value}\n");
-        let timed = |seconds: f64| {
-            format!(
-                "{:>9.1} ms {:>9.0} tokens/s",
-                seconds * 1e3,
-                s.batch_tokens as f64 / seconds
-            )
-        };
+        let timed = |seconds: f64| s.timed(seconds);
         line("matching pursuit, step", timed(self.step_seconds));
         line("matching pursuit, encode", timed(self.encode_seconds));
         line("TopK, step", timed(self.topk_step_seconds));

@@ -18,7 +18,7 @@ const BLOCK: usize = 4 * LANES;
 /// Numbers of the Gram matrix between asking for them and needing them: a page, beyond which the processor asks for nothing.
 const AHEAD: usize = 2048;
 
-/// What stands in for the last numbers of 16 bits, and what one more would be.
+/// What the largest product of two approximate atoms that there can be is in the 16 bits of the Gram matrix.
 pub(super) const MOST: f32 = 32_000.0;
 
 /// Atoms as approximate correlations have them.

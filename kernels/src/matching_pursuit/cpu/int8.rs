@@ -66,6 +66,7 @@ impl Integers {
             return Self::new(atoms, d, Vec::new());
         };
         if kept.serve(atoms, d) {
+            kept.place = place;
             return Some(*kept);
         }
         // Pages that are new to the process cost more to clear than to fill.

@@ -357,12 +357,12 @@ mod tests {
         apart
     }
 
-    fn cut(
+    fn stream(
         model: &Arc<LanguageModel>,
         folder: &Path,
         texts: &[&str],
         attend_across_documents: bool,
-    ) -> Vec<TokenBlock> {
+    ) -> BlockStream {
         let lines: Vec<String> = texts
             .iter()
             .map(|text| serde_json::json!({ "text": text }).to_string())
@@ -376,8 +376,39 @@ mod tests {
             prepend_bos: true,
             attend_across_documents,
         };
-        let blocks = BlockStream::new(model.clone(), &config).unwrap();
+        BlockStream::new(model.clone(), &config).unwrap()
+    }
+
+    fn cut(
+        model: &Arc<LanguageModel>,
+        folder: &Path,
+        texts: &[&str],
+        attend_across_documents: bool,
+    ) -> Vec<TokenBlock> {
+        let blocks = stream(model, folder, texts, attend_across_documents);
         blocks.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn passes_follow_one_another_and_a_corpus_without_blocks_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let texts = ["one two three four five six", "seven eight nine ten eleven"];
+        let whole = cut(&model, folder.path(), &texts, false);
+        let mut again = stream(&model, folder.path(), &texts, false);
+        let (mut read, mut passes) = (0, 0);
+        for at in 0..2 * whole.len() + 1 {
+            let block = again.next_in_passes(&mut read, &mut passes).unwrap();
+            assert_eq!(block.tokens, whole[at % whole.len()].tokens);
+            let expected = (at % whole.len() + 1, at / whole.len());
+            assert_eq!((read as usize, passes as usize), expected);
+        }
+        let mut short = stream(&model, folder.path(), &["a"], false);
+        let error = short.next_in_passes(&mut 0, &mut 0).unwrap_err();
+        assert!(
+            matches!(error, ActivationsError::TooShort { needed: 1, .. }),
+            "{error}"
+        );
     }
 
     const TEXT: &str = "We, the people of the United States, in order to form a more perfect Union";

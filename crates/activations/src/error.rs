@@ -7,6 +7,8 @@ use std::path::PathBuf;
 #[allow(missing_docs)] // The messages say what the fields hold.
 pub enum ActivationsError {
     #[error(transparent)]
+    Io(#[from] lapidary_io::IoError),
+    #[error(transparent)]
     Model(#[from] lapidary_model::ModelError),
     #[error("{}: cannot be read: {source}", path.display())]
     Read {

@@ -102,6 +102,8 @@ pub enum ModelError {
     #[error("an empty sequence of tokens: give at least one")]
     NoTokens,
     #[error(transparent)]
+    Io(#[from] lapidary_io::IoError),
+    #[error(transparent)]
     Settings(#[from] crate::settings::SettingsError),
     #[error("pretraining stopped at step {step}: {problem}")]
     Pretrain { step: u64, problem: String },

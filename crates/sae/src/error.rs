@@ -22,6 +22,9 @@ pub enum SaeError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A file or folder cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] lapidary_io::IoError),
     /// A recipe cannot be read.
     #[error(transparent)]
     Settings(#[from] lapidary_model::settings::SettingsError),

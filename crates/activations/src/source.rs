@@ -451,7 +451,7 @@ impl BatchSource for ActivationMatrix {
 
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ActivationsError> {
     let text = serde_json::to_string(value).expect("plain data");
-    Ok(lapidary_model::write_atomically(path, text.as_bytes())?)
+    Ok(lapidary_io::write_atomically(path, text.as_bytes())?)
 }
 
 pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ActivationsError> {

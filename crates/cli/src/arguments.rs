@@ -1,7 +1,8 @@
 //! Arguments that several commands share.
 
+use crate::progress::count;
 use crate::run_folder::RunFolder;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::TEXT_FIELD;
@@ -18,10 +19,17 @@ pub struct DeviceArgument {
     /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto takes CUDA, then a hardware WGPU adapter, then the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
+    /// CPU threads; default: $RAYON_NUM_THREADS, else all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
 }
 
 impl DeviceArgument {
     pub fn open(&self) -> Result<Device> {
+        if let Some(threads) = self.threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+            pool.build_global().context("--threads")?;
+        }
         Ok(device::open(self.device)?)
     }
 }
@@ -102,8 +110,8 @@ impl TextArgument {
 pub fn device_name(device: &Device) -> String {
     if *device == Device::flex() {
         return format!(
-            "CPU, {} threads",
-            std::thread::available_parallelism().map_or(1, usize::from)
+            "CPU, {}",
+            count(rayon::current_num_threads() as u64, "thread")
         );
     }
     device

@@ -1,5 +1,6 @@
 //! Shows what the first batch of activations is like, and keeps it beside what was made of it.
 
+use crate::progress::say;
 use crate::run_folder::write_json;
 use anyhow::Result;
 use lapidary_activations::FirstBatch;
@@ -11,7 +12,7 @@ pub const FILE: &str = "first_batch.json";
 /// Prints figures and advice to standard error.
 pub fn show(reports: &[FirstBatch]) {
     for r in reports {
-        eprintln!(
+        say!(
             "{:>10} {}: norm {:.3} ± {:.3}, median {:.3}, highest {:.3}; mean over spread {:.2}; {} outliers, {} of them special",
             "look",
             r.hook_point,
@@ -24,7 +25,7 @@ pub fn show(reports: &[FirstBatch]) {
             r.special_outliers
         );
         for advice in &r.advice {
-            eprintln!("{:>10} {advice}", "");
+            say!("{:>10} {advice}", "");
         }
     }
 }

@@ -3,12 +3,14 @@
 mod arguments;
 mod commands;
 mod first_batch;
+mod interrupt;
 mod progress;
 mod recipe;
 mod run_folder;
 mod summary;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use interrupt::Interrupted;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -21,6 +23,9 @@ static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
 #[derive(Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 struct Cli {
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -41,14 +46,25 @@ enum Command {
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
     Devices(commands::devices::Devices),
+    Template(commands::template::Template),
+    Completions(commands::completions::Completions),
     Pretrain(commands::pretrain::Pretrain),
     Bench(commands::bench::Bench),
+}
+
+/// The whole command line, for completions.
+pub fn command_line() -> clap::Command {
+    Cli::command()
 }
 
 fn main() -> ExitCode {
     MEMORY.keep_freed();
     lapidary_kernels::device::quiet_loader();
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    if cli.quiet {
+        progress::be_quiet();
+    }
+    let result = match cli.command {
         Command::Quickstart(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Harvest(command) => command.run(),
@@ -63,6 +79,8 @@ fn main() -> ExitCode {
         Command::Generate(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Devices(command) => command.run(),
+        Command::Template(command) => command.run(),
+        Command::Completions(command) => command.run(),
         Command::Pretrain(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
@@ -70,11 +88,28 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough, as `head` has.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            progress::say!("{:>10} {error}", "stop");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::print_always(format_args!("error: {}", message(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, each of which is named once: many errors repeat the text of their cause.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -82,4 +117,20 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .downcast_ref::<std::io::Error>()
         .map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::message;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_named_once() {
+        let full =
+            || lapidary_io::IoError::write("x".as_ref())(std::io::ErrorKind::StorageFull.into());
+        let said = message(&full().into());
+        assert_eq!(said.matches("no storage space").count(), 1, "{said}");
+        let said = message(&Err::<(), _>(full()).context("coder a").unwrap_err());
+        assert_eq!(said, "coder a: x: cannot be written: no storage space");
+    }
 }

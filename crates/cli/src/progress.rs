@@ -1,8 +1,54 @@
-//! Progress bars for long work. They go to standard error and vanish where it is no terminal; each stage's closing line
-//! is printed either way.
+//! What goes to standard error: bars for long work, closing lines of stages, notes.
+//!
+//! Nothing here fails: what cannot be printed, since the reader has gone or a disk is full, is dropped, and the work goes on.
+//! Bars need a terminal; without one, long work prints a line a minute.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use std::time::Instant;
+use std::cell::RefCell;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often work says how far it is where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_mins(1);
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line to standard error, unless `--quiet` was given.
+macro_rules! say {
+    ($($argument:tt)*) => { $crate::progress::print(format_args!($($argument)*)) };
+}
+pub(crate) use say;
+
+/// Leaves out everything but errors from now on.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line to standard error, unless `--quiet` was given.
+pub fn print(line: std::fmt::Arguments<'_>) {
+    if !QUIET.load(Ordering::Relaxed) {
+        print_always(line);
+    }
+}
+
+/// Prints a line to standard error; one that cannot be printed is dropped.
+pub fn print_always(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Prints a remark, below the name `note` where stages have theirs.
+pub fn note(text: impl std::fmt::Display) {
+    say!("{:>10} {text}", "note");
+}
+
+/// `1 token`, `2 tokens`.
+pub fn count(n: u64, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
 
 /// One stage of a command.
 pub struct Stage {
@@ -11,28 +57,40 @@ pub struct Stage {
     lines: Vec<ProgressBar>,
     name: &'static str,
     start: Instant,
+    /// When the last line was printed, where there is no terminal.
+    last_line: RefCell<Option<Instant>>,
 }
 
 impl Stage {
     pub fn new(name: &'static str, length: u64) -> Self {
-        let bar = ProgressBar::new(length);
+        let quiet = QUIET.load(Ordering::Relaxed);
+        let bar = match quiet {
+            true => ProgressBar::hidden(),
+            false => ProgressBar::new(length),
+        };
+        bar.set_length(length);
         let style = ProgressStyle::with_template(
             "{prefix:>10} {bar:30} {percent:>3}%  {msg}  ({eta} left)",
         )
         .expect("the template is fixed");
         bar.set_style(style.progress_chars("━╸─"));
         bar.set_prefix(name);
+        let by_line = !quiet && !std::io::stderr().is_terminal();
         Self {
             bar,
             lines: vec![],
             name,
             start: Instant::now(),
+            last_line: RefCell::new(by_line.then(Instant::now)),
         }
     }
 
     /// A stage with a line for each of `names` below its bar.
     pub fn with_lines(name: &'static str, length: u64, names: &[&str]) -> Self {
         let mut stage = Self::new(name, length);
+        if stage.bar.is_hidden() {
+            return stage;
+        }
         let all = MultiProgress::new();
         stage.bar = all.add(stage.bar);
         let width = names.iter().map(|name| name.chars().count()).max();
@@ -56,8 +114,26 @@ impl Stage {
     }
 
     pub fn at(&self, position: u64, message: impl Into<String>) {
-        self.bar.set_message(message.into());
+        let message = message.into();
+        let mut last = self.last_line.borrow_mut();
+        if last.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
+            *last = Some(Instant::now());
+            self.print_line(position, &message);
+        }
+        self.bar.set_message(message);
         self.bar.set_position(position);
+    }
+
+    /// How far it is, for a log.
+    fn print_line(&self, position: u64, message: &str) {
+        let length = self.bar.length().unwrap_or(0).max(1);
+        let share = position as f64 / length as f64;
+        let left = self.seconds() * (1.0 / share.max(1e-9) - 1.0);
+        let left = match share > 0.0 {
+            true => format!("  ({} left)", duration(left)),
+            false => String::new(),
+        };
+        say!("{:>10} {:.0} %  {message}{left}", self.name, 100.0 * share);
     }
 
     pub fn seconds(&self) -> f64 {
@@ -70,6 +146,31 @@ impl Stage {
             line.finish_and_clear();
         }
         self.bar.finish_and_clear();
-        eprintln!("{:>10} {message} ({:.1} s)", self.name, self.seconds());
+        say!("{:>10} {message} ({:.1} s)", self.name, self.seconds());
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_counts_are_readable() {
+        assert_eq!(
+            [12.3, 600.0, 7200.0].map(duration),
+            ["12 s", "10 min", "2.0 h"]
+        );
+        assert_eq!(
+            [0, 1, 2].map(|n| count(n, "token")),
+            ["0 tokens", "1 token", "2 tokens"]
+        );
     }
 }

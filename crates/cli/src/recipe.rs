@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use lapidary_activations::{Exclusion, Store};
+use lapidary_io::read_text;
 use lapidary_sae::{RunConfig, hook_points};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ pub struct Recipe {
     pub name: String,
     pub config: RunConfig,
     pub store: Option<Arc<Store>>,
+    /// The keys that the file, the command line or the store gives.
+    pub given: BTreeSet<String>,
 }
 
 /// A key and the values that it takes in turn.
@@ -114,8 +117,7 @@ pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<V
     let mut recipes: Vec<Recipe> = vec![];
     for path in files {
         let file = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("{file}: cannot be read"))?;
+        let text = read_text(path)?;
         let stem = path
             .file_stem()
             .with_context(|| format!("{file}: the path ends in no file"))?
@@ -176,6 +178,11 @@ fn agree(recipes: &[Recipe]) -> Result<()> {
 }
 
 impl Recipe {
+    /// Whether the recipe says where the coder reads.
+    pub fn names_hook_point(&self) -> bool {
+        self.given.iter().any(|key| key.starts_with("hook_point"))
+    }
+
     /// Reads a recipe; `set` wins over `text`, which stands in `file`.
     pub fn read(name: String, file: &str, text: &str, set: Vec<String>) -> Result<Self> {
         let config = RunConfig::parse(file, text, &set)?;
@@ -184,6 +191,7 @@ impl Recipe {
                 name,
                 config,
                 store: None,
+                given: RunConfig::given(file, text, &set)?,
             });
         };
         // What the recipe leaves open about model and text is as the store has it; what it says must agree.
@@ -249,6 +257,7 @@ impl Recipe {
             name,
             config,
             store: Some(Arc::new(store)),
+            given: RunConfig::given(file, text, &set)?,
         })
     }
 }

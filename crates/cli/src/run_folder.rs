@@ -1,27 +1,35 @@
 //! What a run leaves behind, and where.
 //!
 //! ```text
+//! DIR/run.json         what in DIR belongs to the run, and whether it is finished
 //! DIR/config.toml      the recipe, every default filled in
 //! DIR/first_batch.json what the first batch of activations is like
 //! DIR/dictionary/      cfg.json and sae_weights.safetensors, in SAELens's layout
 //! DIR/features/        features.parquet and examples.parquet
-//! DIR/metrics.json     figures of merit on the evaluation text
-//! DIR/metrics.jsonl    the course of the training, one object a line
+//! DIR/metrics.json     metrics on the evaluation text
+//! DIR/metrics.jsonl    the training log, one object per line
 //! DIR/report.html      all of it for a reader
-//! DIR/checkpoint/      what `--resume` goes on from
+//! DIR/checkpoint/      what `--resume` goes on from, until the run is finished
 //! ```
+//!
+//! [`RunFolder`] knows the names; [`RunWriter`] decides what may be written and replaced.
 
-use crate::{first_batch, summary};
-use anyhow::{Context, Result, bail};
+mod writer;
+
+pub use writer::{RunWriter, table_files, training_files};
+
+use anyhow::{Context, Result};
 use lapidary_evaluation::Metrics;
-use lapidary_model::write_atomically;
-use lapidary_sae::{Dictionary, StepReport, checkpoint, remove_folder};
+use lapidary_io::write_atomically;
+use lapidary_sae::StepReport;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+/// The names in a run's folder.
 pub struct RunFolder {
     pub path: PathBuf,
 }
@@ -29,57 +37,6 @@ pub struct RunFolder {
 impl RunFolder {
     pub fn new(path: &Path) -> Self {
         Self { path: path.into() }
-    }
-
-    /// Makes the folder for a new run; one that already holds a run is refused unless it may be overwritten, and even then
-    /// keeps it until [`Self::clear`].
-    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        let folder = Self::new(path);
-        let taken = [
-            (folder.metrics_log(), folder.metrics_log().exists()),
-            (
-                folder.dictionary(),
-                Dictionary::exists(&folder.dictionary()),
-            ),
-            (
-                folder.checkpoint(),
-                checkpoint::exists(&folder.checkpoint()),
-            ),
-        ]
-        .into_iter()
-        .find(|(_, exists)| *exists);
-        match taken {
-            Some((found, _)) if !overwrite => bail!(
-                "{} holds a run already ({} is there): give --resume to go on with it, --overwrite to replace it, or another --out",
-                path.display(),
-                found.display()
-            ),
-            _ => std::fs::create_dir_all(path)
-                .with_context(|| format!("{}: cannot be made", path.display()))?,
-        }
-        Ok(folder)
-    }
-
-    /// Removes what a run wrote and nothing else.
-    pub fn clear(&self) -> Result<()> {
-        for file in [
-            self.config(),
-            self.metrics(),
-            self.metrics_log(),
-            self.report(),
-            self.path.join(first_batch::FILE),
-            self.path.join(summary::FILE),
-        ] {
-            if file.exists() {
-                std::fs::remove_file(&file)
-                    .with_context(|| format!("{}: cannot be removed", file.display()))?;
-            }
-        }
-        for folder in [self.dictionary(), self.features(), self.checkpoint()] {
-            remove_folder(&folder)
-                .with_context(|| format!("{}: cannot be removed", folder.display()))?;
-        }
-        Ok(())
     }
 
     pub fn config(&self) -> PathBuf {
@@ -110,7 +67,7 @@ impl RunFolder {
         self.path.join("checkpoint")
     }
 
-    /// The figures of merit, if they were written.
+    /// The metrics, if they were written.
     pub fn read_metrics(&self) -> Result<Option<Metrics>> {
         if !self.metrics().exists() {
             return Ok(None);
@@ -135,7 +92,7 @@ impl RunFolder {
     }
 
     /// Opens the log for appending, what was logged after `step` (and lost with the interruption) taken out.
-    pub fn append_log(&self, step: u64) -> Result<MetricsLog> {
+    pub fn append_log(&self, step: u64, batch_tokens: usize) -> Result<MetricsLog> {
         let path = self.metrics_log();
         let mut kept = String::new();
         for (_, line) in self
@@ -151,6 +108,9 @@ impl RunFolder {
         Ok(MetricsLog {
             file: file.with_context(|| path.display().to_string())?,
             path,
+            start: Instant::now(),
+            last: (step, 0.0),
+            batch_tokens,
         })
     }
 }
@@ -159,11 +119,35 @@ impl RunFolder {
 pub struct MetricsLog {
     file: std::fs::File,
     path: PathBuf,
+    start: Instant,
+    /// Step and seconds of the last line.
+    last: (u64, f64),
+    batch_tokens: usize,
+}
+
+/// A line of the log: what the step was like, and how fast steps are.
+#[derive(Serialize)]
+struct LogLine<'a> {
+    #[serde(flatten)]
+    report: &'a StepReport,
+    /// Since this process began to train.
+    seconds: f64,
+    /// Since the last line.
+    tokens_per_second: f64,
 }
 
 impl MetricsLog {
     pub fn push(&mut self, report: &StepReport) -> Result<()> {
-        let line = serde_json::to_string(report)? + "\n";
+        let seconds = self.start.elapsed().as_secs_f64();
+        let tokens = report.step.saturating_sub(self.last.0) * self.batch_tokens as u64;
+        let rate = tokens as f64 / (seconds - self.last.1).max(1e-9);
+        self.last = (report.step, seconds);
+        let line = LogLine {
+            report,
+            seconds: (seconds * 1e3).round() / 1e3,
+            tokens_per_second: rate.round(),
+        };
+        let line = serde_json::to_string(&line)? + "\n";
         self.file
             .write_all(line.as_bytes())
             .with_context(|| format!("{}: cannot be written", self.path.display()))
@@ -171,12 +155,10 @@ impl MetricsLog {
 }
 
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot be read", path.display()))?;
-    serde_json::from_str(&text)
-        .with_context(|| format!("{}: not what was expected", path.display()))
+    Ok(lapidary_io::read_json(path)?)
 }
 
+/// Writes a value as a JSON file that appears whole or not at all.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)? + "\n";
     Ok(write_atomically(path, text.as_bytes())?)

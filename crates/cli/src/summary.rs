@@ -1,5 +1,6 @@
 //! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short on standard error.
 
+use crate::progress::say;
 use crate::run_folder::RunFolder;
 use anyhow::Result;
 use lapidary_evaluation::Metrics;
@@ -111,7 +112,7 @@ fn show(rows: &[RunRow], varied: usize) {
             .iter()
             .zip(&widths)
             .map(|(c, width)| format!("{c:<width$}"));
-        eprintln!(
+        say!(
             "{:>10} {}",
             "",
             cells.collect::<Vec<_>>().join("  ").trim_end()

@@ -13,6 +13,9 @@ pub enum FeaturesError {
     /// The dictionary failed.
     #[error(transparent)]
     Sae(#[from] lapidary_sae::SaeError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] lapidary_io::IoError),
     /// A file or its folder could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

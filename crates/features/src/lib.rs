@@ -9,7 +9,6 @@
 
 mod collect;
 mod error;
-mod finished_file;
 mod report;
 mod statistics;
 mod steering;

@@ -11,8 +11,8 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use crate::FeaturesError;
-use crate::finished_file::write_finished;
 use crate::tables::{ExampleRow, FeatureRow};
+use lapidary_io::write_file;
 
 const TEMPLATE: &str = include_str!("../report/template.html");
 
@@ -80,7 +80,7 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesErro
     // Split before anything is put in, so that a title `{{data}}` stays a title.
     let (head, body, end) = template();
     let title = escape_html(&report.title);
-    write_finished(path, io_error, |file| {
+    write_file(path, |file| {
         let mut page = std::io::BufWriter::new(file);
         let parts = [head, "<title>", &title, "</title>", body, &data, end];
         parts

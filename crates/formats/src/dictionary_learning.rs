@@ -8,8 +8,9 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_io::write_synced;
 use lapidary_sae::tensors::{Tensors, transpose};
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, write_synced};
+use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
 use serde_json::json;
 
 use crate::container::{Container, Stored, write_torch};

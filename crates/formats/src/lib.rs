@@ -156,14 +156,19 @@ pub fn save_all(
         .into());
     }
     only_ours(dir)?;
-    replace_folder(dir, |folder| {
-        for dictionary in dictionaries {
-            layout.write(dictionary, folder)?;
-            let name = layout.sample(dictionary);
-            sample::write(&dictionary.coder, folder, &name)?;
-        }
-        Ok(())
-    })?;
+    // Refused above, before anything else.
+    replace_folder(
+        dir,
+        |_| true,
+        |folder| {
+            for dictionary in dictionaries {
+                layout.write(dictionary, folder)?;
+                let name = layout.sample(dictionary);
+                sample::write(&dictionary.coder, folder, &name)?;
+            }
+            Ok(())
+        },
+    )?;
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lapidary_sae::{SaeError, standing};
+use lapidary_io::existing;
+use lapidary_sae::SaeError;
 
 use crate::container::Container;
 use crate::error::FormatError;
@@ -31,7 +32,7 @@ impl Place {
                 _ => PathBuf::from("."),
             },
             // A folder of ours that was being replaced when the program died.
-            false => standing(path, "cfg.json"),
+            false => existing(path, "cfg.json"),
         };
         let listed = fs::read_dir(&folder).map_err(|e| SaeError::read(path, e))?;
         let mut names = vec![];

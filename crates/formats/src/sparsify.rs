@@ -8,9 +8,10 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_io::write_synced;
 use lapidary_model::{BlockHook, HookPoint};
 use lapidary_sae::tensors::TensorWriter;
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, write_synced};
+use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
 use serde_json::json;
 
 use crate::container::Container;

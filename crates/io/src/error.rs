@@ -27,6 +27,21 @@ pub enum IoError {
         bytes: u64,
         limit: u64,
     },
+    #[error("{}: found {found}, expected a regular file or a new name", path.display())]
+    NotAFile { path: PathBuf, found: &'static str },
+    #[error("{} is in the way: expected {expected}", path.display())]
+    InTheWay {
+        path: PathBuf,
+        expected: &'static str,
+    },
+    #[error("{}: the file is damaged: its checksum is {found}, expected {expected}", path.display())]
+    Damaged {
+        path: PathBuf,
+        found: String,
+        expected: String,
+    },
+    #[error("{}: another process is writing to it", path.display())]
+    InUse { path: PathBuf },
 }
 
 impl IoError {

@@ -8,7 +8,6 @@ mod embedded;
 mod encoding;
 mod error;
 mod family;
-mod files;
 mod generate;
 mod gguf;
 mod hook;
@@ -27,7 +26,6 @@ pub mod weights;
 
 pub use config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 pub use error::ModelError;
-pub use files::write_atomically;
 pub use generate::{Sampling, generate};
 pub use gguf::GgufDescription;
 pub use hook::{BlockHook, HookPoint};

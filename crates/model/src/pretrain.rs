@@ -9,8 +9,9 @@ use crate::settings::Reader;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Extras, forward};
 use crate::weights::{Layer, Linear, NormWeights, Param, Weights};
-use crate::{ModelError, Outgoing, Values, family, write_atomically, write_tensors};
+use crate::{ModelError, Outgoing, Values, family, write_tensors};
 use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use lapidary_io::write_atomically;
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -480,10 +481,9 @@ impl Pretrainer {
         let config = serde_json::to_string_pretty(&family::llama::write_config(&self.model))
             .expect("plain JSON");
         write_atomically(&folder.join("config.json"), config.as_bytes())?;
-        write_atomically(
-            &folder.join("tokenizer.json"),
-            tokenizer.to_json()?.as_bytes(),
-        )
+        let tokenizer = tokenizer.to_json()?;
+        write_atomically(&folder.join("tokenizer.json"), tokenizer.as_bytes())?;
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked before use; and the
 //! writing of such a file.
 
+use crate::ModelError;
 use crate::encoding::Encoding;
-use crate::{ModelError, write_atomically};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
+use lapidary_io::write_atomically;
 use lapidary_kernels::MappedFile;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -446,7 +447,7 @@ pub fn write_tensors(
         metadata.map(|(key, value)| [(key.to_owned(), value)].into()),
     )
     .map_err(wrong)?;
-    write_atomically(path, &file)
+    Ok(write_atomically(path, &file)?)
 }
 
 fn describe(error: &SafeTensorError, found: usize) -> String {

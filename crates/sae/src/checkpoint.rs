@@ -1,15 +1,18 @@
 //! The checkpoint folder: of each coder weights, Adam's moments, counters and who is dead, and the state of the source, so
 //! that a resumed run computes the same bits as one that never stopped.
 //!
-//! `manifest.json` (format version, steps), of each coder `coder-N/config.toml` (the resolved recipe) and
-//! `coder-N/state.safetensors`, and `source/`. Random numbers are drawn only by the initialization, which is over, and by
+//! `manifest.json` (format version, steps, length and checksum of every file, and a checksum of itself), of each coder
+//! `coder-N/config.toml` (the resolved recipe) and `coder-N/state.safetensors`, and `source/`. Random numbers are drawn only by the initialization, which is over, and by
 //! the source, which saves its generator.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::BatchSource;
+use lapidary_io::{Checksum, existing, files_below, read_text, sealed_json, unseal, write_synced};
 use lapidary_kernels::Moments;
 use serde::{Deserialize, Serialize};
 
@@ -20,17 +23,22 @@ use crate::cross_layer;
 #[cfg(doc)]
 use crate::ends::Ends;
 use crate::error::SaeError;
-use crate::files::{replace_folder, standing, write_synced};
+use crate::files::replace_folder;
 use crate::firing::Firing;
 use crate::parameters::{AnyParameter, Parameter};
 use crate::run::TrainingRun;
 use crate::tensors::{TensorReader, TensorWriter, Tensors};
 use crate::train::{Progress, Trainer};
 
-/// Version of the folder's layout.
-const FORMAT_VERSION: u64 = 2;
+/// Version of the folder's layout. Checkpoints of version 2 have no checksums and are still read.
+const FORMAT_VERSION: u64 = 3;
+const WITHOUT_CHECKSUMS: u64 = 2;
 const FORMAT: &str = "lapidary checkpoint";
 const MANIFEST: &str = "manifest.json";
+const RECIPE: &str = "config.toml";
+const STATE: &str = "state.safetensors";
+/// What the sources of activations save.
+const SOURCE_FILES: [&str; 3] = ["stream.json", "buffer.safetensors", "sequences.json"];
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
@@ -38,6 +46,16 @@ struct Manifest {
     format_version: u64,
     lapidary_version: String,
     coders: Vec<CoderManifest>,
+    /// Every other file, by its path with `/`.
+    #[serde(default)]
+    files: BTreeMap<String, FileManifest>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileManifest {
+    bytes: u64,
+    /// XXH64, as `xxh64sum` prints it.
+    xxh64: String,
 }
 
 /// What is read of a manifest before its version is known.
@@ -59,7 +77,7 @@ struct CoderManifest {
 /// Whether there is a checkpoint in `dir`.
 #[must_use]
 pub fn exists(dir: &Path) -> bool {
-    standing(dir, MANIFEST).join(MANIFEST).exists()
+    existing(dir, MANIFEST).join(MANIFEST).exists()
 }
 
 /// The resolved recipes of the checkpoint in `dir`, from which to build the source that
@@ -68,10 +86,64 @@ pub fn exists(dir: &Path) -> bool {
 /// # Errors
 /// There is no checkpoint, or its manifest or a recipe is damaged.
 pub fn recipes(dir: &Path) -> Result<Vec<RunConfig>, SaeError> {
-    let dir = &standing(dir, MANIFEST);
-    let coders = manifest(dir)?.coders;
-    let recipe = |number| RunConfig::load(&coder_folder(dir, number).join("config.toml"), &[]);
-    (0..coders.len()).map(recipe).collect()
+    let dir = &existing(dir, MANIFEST);
+    let manifest = manifest(dir)?;
+    verify(dir, &manifest, |file| file.ends_with(RECIPE))?;
+    let recipe = |number| RunConfig::load(&coder_folder(dir, number).join(RECIPE), &[]);
+    (0..manifest.coders.len()).map(recipe).collect()
+}
+
+/// Whether a checkpoint has a file of this name, relative to its folder.
+#[must_use]
+pub fn is_ours(file: &Path) -> bool {
+    let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();
+    match parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>()[..] {
+        [name] => name == MANIFEST,
+        ["source", name] => SOURCE_FILES.contains(&name),
+        [coder, name] => {
+            let number = coder.strip_prefix("coder-");
+            number.is_some_and(|n| n.parse::<usize>().is_ok()) && [RECIPE, STATE].contains(&name)
+        }
+        _ => false,
+    }
+}
+
+/// Compares the files that `is_read` selects with what the manifest says of them.
+fn verify(dir: &Path, manifest: &Manifest, is_read: impl Fn(&str) -> bool) -> Result<(), SaeError> {
+    for (name, expected) in manifest.files.iter().filter(|(name, _)| is_read(name)) {
+        let path = dir.join(name);
+        let found = FileManifest::of(&path).map_err(|e| SaeError::read(&path, e))?;
+        if found.bytes != expected.bytes {
+            let [found, expected] =
+                [found.bytes, expected.bytes].map(|bytes| format!("{bytes} bytes"));
+            return Err(SaeError::format(&path, "length", found, expected));
+        }
+        if found.xxh64 != expected.xxh64 {
+            let expected = format!("{}; the file is damaged", expected.xxh64);
+            return Err(SaeError::format(&path, "XXH64", found.xxh64, expected));
+        }
+    }
+    Ok(())
+}
+
+impl FileManifest {
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut file = fs::File::open(path)?;
+        let (mut sum, mut bytes) = (Checksum::default(), 0);
+        let mut part = vec![0; 1 << 20];
+        loop {
+            let n = file.read(&mut part)?;
+            if n == 0 {
+                break;
+            }
+            sum.update(&part[..n]);
+            bytes += n as u64;
+        }
+        Ok(Self {
+            bytes,
+            xxh64: format!("{:016x}", sum.finish()),
+        })
+    }
 }
 
 fn coder_folder(dir: &Path, number: usize) -> PathBuf {
@@ -80,12 +152,13 @@ fn coder_folder(dir: &Path, number: usize) -> PathBuf {
 
 fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
     let path = dir.join(MANIFEST);
-    let text = fs::read_to_string(&path).map_err(|e| SaeError::read(&path, e))?;
+    let text = read_text(&path)?;
     let damaged = |e: serde_json::Error| {
         SaeError::format(&path, "manifest", e.to_string(), "a checkpoint's manifest")
     };
     let version: Version = serde_json::from_str(&text).map_err(damaged)?;
-    if version.format != FORMAT || version.format_version != FORMAT_VERSION {
+    let known = [WITHOUT_CHECKSUMS, FORMAT_VERSION];
+    if version.format != FORMAT || !known.contains(&version.format_version) {
         return Err(SaeError::format(
             &path,
             "format, format_version",
@@ -93,7 +166,17 @@ fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
             format!("\"{FORMAT}\", {FORMAT_VERSION}"),
         ));
     }
-    serde_json::from_str(&text).map_err(damaged)
+    let manifest: Manifest = serde_json::from_str(&text).map_err(damaged)?;
+    match (version.format_version, manifest.files.is_empty()) {
+        (WITHOUT_CHECKSUMS, true) => {}
+        (FORMAT_VERSION, false) => unseal(&path, &text)?,
+        (version, _) => {
+            let found = format!("version {version} with {} files", manifest.files.len());
+            let expected = format!("checksums of all files from version {FORMAT_VERSION} on");
+            return Err(SaeError::format(&path, "files", found, expected));
+        }
+    }
+    Ok(manifest)
 }
 
 pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
@@ -107,25 +190,31 @@ pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
             d_sae: coder.d_sae(),
         }
     });
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format: FORMAT.to_owned(),
         format_version: FORMAT_VERSION,
         lapidary_version: env!("CARGO_PKG_VERSION").to_owned(),
         coders: coders.collect(),
+        files: BTreeMap::new(),
     };
-    replace_folder(dir, |folder| {
+    replace_folder(dir, is_ours, |folder| {
         let failed = |e| SaeError::write(folder, e);
         for (number, trainer) in run.trainers.iter().enumerate() {
             let place = coder_folder(folder, number);
             fs::create_dir(&place).map_err(failed)?;
-            state(trainer)?.write(&place.join("state.safetensors"), None)?;
+            state(trainer)?.write(&place.join(STATE), None)?;
             let recipe = trainer.config.to_toml();
-            write_synced(&place.join("config.toml"), recipe.as_bytes()).map_err(failed)?;
+            write_synced(&place.join(RECIPE), recipe.as_bytes()).map_err(failed)?;
         }
         let source = folder.join("source");
         fs::create_dir(&source).map_err(failed)?;
         run.source.save(&source)?;
-        let text = serde_json::to_string_pretty(&manifest).expect("strings and numbers");
+        for file in files_below(folder)? {
+            let sum = FileManifest::of(&folder.join(&file)).map_err(failed)?;
+            let name: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();
+            manifest.files.insert(name.join("/"), sum);
+        }
+        let text = sealed_json(&manifest);
         write_synced(&folder.join(MANIFEST), text.as_bytes()).map_err(failed)
     })
 }
@@ -180,8 +269,10 @@ pub(crate) fn load(
     source: &mut dyn BatchSource,
     device: &Device,
 ) -> Result<Vec<Trainer>, SaeError> {
-    let dir = &standing(dir, MANIFEST);
-    let coders = manifest(dir)?.coders;
+    let dir = &existing(dir, MANIFEST);
+    let manifest = manifest(dir)?;
+    verify(dir, &manifest, |file| !file.ends_with(RECIPE))?;
+    let coders = manifest.coders;
     let trainers = recipes.into_iter().zip(widths).zip(&coders).enumerate();
     let trainers = trainers
         .map(|(number, ((config, width), coder))| {
@@ -217,7 +308,7 @@ fn load_coder(
     let (layers, latents) = (config.layers(), config.resolve(width)?.coder.d_sae);
     check("d_sae", d_sae, latents.unwrap_or(0) * layers.unwrap_or(1))?;
 
-    let state_path = coder_folder(dir, number).join("state.safetensors");
+    let state_path = coder_folder(dir, number).join(STATE);
     let file = TensorReader::open(&state_path)?;
     let tensors = file.tensors()?;
     let mut shapes = match layers {

@@ -6,6 +6,7 @@ mod check;
 mod difference;
 mod tables;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::coder::Architecture;
@@ -29,7 +30,7 @@ impl RunConfig {
     /// The file cannot be read, is not TOML, has an unknown key (the error says which was probably meant), a value of
     /// the wrong type, or values that contradict each other.
     pub fn load(path: &Path, set: &[String]) -> Result<Self, SaeError> {
-        let text = std::fs::read_to_string(path).map_err(|e| SaeError::read(path, e))?;
+        let text = lapidary_io::read_text(path)?;
         Self::parse(&path.display().to_string(), &text, set)
     }
 
@@ -49,6 +50,17 @@ impl RunConfig {
             !given.contains_key(key)
         };
         Ok(beneath.iter().filter(absent).chain(set).cloned().collect())
+    }
+
+    /// The keys that `text` or `set` gives, dotted.
+    ///
+    /// # Errors
+    /// `text` is not TOML, or an item has no `=`.
+    pub fn given(file: &str, text: &str, set: &[String]) -> Result<BTreeSet<String>, SaeError> {
+        Ok(Reader::new(file, text, set)?
+            .into_values()
+            .into_keys()
+            .collect())
     }
 
     /// The recipe with every default, as if read from an empty file.

@@ -1,150 +1,59 @@
-//! Writing so that a final name never holds half of something: temporary name beside it, fsync, rename.
+//! Folders of this crate's files, whole or absent.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use lapidary_io::{IoError, StagedFolder, files_below};
 
 use crate::error::SaeError;
 
-/// Removes a folder when dropped, unless told that it was renamed away.
-struct Scratch {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !self.keep {
-            // Already failing: a left-over temporary folder is the lesser trouble.
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-/// Writes `bytes` to the new file `path` and forces them to the disk.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Where [`replace_folder`] keeps the previous content until the new one stands, and where a reader finds it if the
-/// program died between the two.
-pub(crate) fn previous(folder: &Path) -> PathBuf {
-    beside(folder, "previous")
-}
-
-/// The folder to read: `folder`, or its predecessor if the program died while replacing it. `marker` is a file that every
-/// whole folder of the kind has.
-#[must_use]
-pub fn standing(folder: &Path, marker: &str) -> PathBuf {
-    let old = previous(folder);
-    if !folder.join(marker).exists() && old.join(marker).exists() {
-        old
-    } else {
-        folder.to_path_buf()
-    }
-}
-
-/// Removes a folder that was written all at once, such as a dictionary or a checkpoint, and its predecessor if one was left
-/// over.
-///
-/// # Errors
-/// When one of them cannot be removed.
-pub fn remove_folder(folder: &Path) -> io::Result<()> {
-    for path in [previous(folder), folder.to_path_buf()] {
-        if path.exists() {
-            fs::remove_dir_all(path)?;
-        }
-    }
-    Ok(())
-}
-
-fn beside(folder: &Path, what: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(folder.file_name().unwrap_or_default());
-    name.push(".");
-    name.push(what);
-    folder.with_file_name(name)
-}
-
 /// Makes `folder` with what `fill` writes into the (temporary) folder it is given, in place of what stood there.
 ///
+/// `is_ours` says of a path relative to `folder` whether the old one may hold such a file.
+///
 /// # Errors
-/// When something cannot be written, or `fill` fails; what stood there stands there still.
+/// The old one holds another file, which would be lost; another process writes the same folder; something cannot be
+/// written, or `fill` fails. What stood there stands there still.
 pub fn replace_folder(
     folder: &Path,
+    is_ours: impl Fn(&Path) -> bool,
     fill: impl FnOnce(&Path) -> Result<(), SaeError>,
 ) -> Result<(), SaeError> {
-    let named = |e: io::Error| SaeError::write(folder, e);
-    let folder = &if folder.file_name().is_some() {
-        folder.to_path_buf()
-    } else {
-        // "." and ".." have no name to put a temporary one beside.
-        folder.canonicalize().map_err(named)?
-    };
-    let parent = match folder.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    fs::create_dir_all(&parent).map_err(named)?;
-    let mut scratch = Scratch {
-        path: beside(folder, &format!("writing-{}", std::process::id())),
-        keep: false,
-    };
-    if scratch.path.exists() {
-        fs::remove_dir_all(&scratch.path).map_err(named)?;
-    }
-    fs::create_dir(&scratch.path).map_err(named)?;
     // An error inside names the temporary place; the user knows only the final one.
-    fill(&scratch.path).map_err(|e| match e {
-        SaeError::Write { source, .. } => SaeError::write(folder, source),
-        other => other,
-    })?;
-    sync_folder(&scratch.path).map_err(named)?;
-    let previous = previous(folder);
-    if folder.exists() {
-        if previous.exists() {
-            fs::remove_dir_all(&previous).map_err(named)?;
+    let named = |error| match error {
+        SaeError::Write { source, .. } | SaeError::Io(IoError::Write { source, .. }) => {
+            SaeError::write(folder, source)
         }
-        fs::rename(folder, &previous).map_err(named)?;
-    }
-    if let Err(e) = fs::rename(&scratch.path, folder) {
-        // Put back what stood there; if even that fails, the reader still looks at `previous`.
-        let _ = fs::rename(&previous, folder);
-        return Err(named(e));
-    }
-    scratch.keep = true;
-    sync_folder(&parent).map_err(named)?;
-    if previous.exists() {
-        fs::remove_dir_all(&previous).map_err(named)?;
-    }
-    Ok(())
+        other => other,
+    };
+    refuse_foreign(folder, is_ours)?;
+    let staged = StagedFolder::begin(folder).map_err(|e| named(e.into()))?;
+    fill(staged.path()).map_err(named)?;
+    staged.commit().map_err(|e| named(e.into()))
 }
 
-/// Forces the names inside `folder` to the disk.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// Refuses a folder with a file that is not `is_ours`, by its name.
+fn refuse_foreign(folder: &Path, is_ours: impl Fn(&Path) -> bool) -> Result<(), SaeError> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    match files_below(folder)?.into_iter().find(|file| !is_ours(file)) {
+        None => Ok(()),
+        Some(file) => Err(IoError::InTheWay {
+            path: folder.join(file),
+            expected: "nothing but what this program wrote there, since the folder is replaced: move it away, or choose another folder",
+        }
+        .into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(folder: &Path) -> Vec<String> {
-        let mut v: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        v.sort();
-        v
-    }
+    use lapidary_io::write_synced;
+    use std::{fs, io};
 
     #[test]
-    fn a_failed_write_leaves_the_old_folder_and_nothing_else() {
+    fn a_failed_write_leaves_the_old_folder_and_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("dictionary");
         let write = |text: &'static str| {
@@ -152,13 +61,12 @@ mod tests {
                 write_synced(&d.join("a"), text.as_bytes()).map_err(|e| SaeError::write(d, e))
             }
         };
-        replace_folder(&out, write("one")).unwrap();
-        let error = replace_folder(&out, |d| {
+        let ours = |file: &Path| file == Path::new("a");
+        replace_folder(&out, ours, write("one")).unwrap();
+        let error = replace_folder(&out, ours, |d| {
             write("half")(d)?;
-            Err(SaeError::write(
-                &d.join("b"),
-                io::Error::from(io::ErrorKind::StorageFull),
-            ))
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            Err(SaeError::write(&d.join("b"), full))
         })
         .unwrap_err()
         .to_string();
@@ -168,20 +76,16 @@ mod tests {
         );
         assert!(error.contains("no storage space"), "{error}");
         assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "one");
-        assert_eq!(names(dir.path()), ["dictionary"]);
-        replace_folder(&out, write("two")).unwrap();
-        assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "two");
-        assert_eq!(names(dir.path()), ["dictionary"]);
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_one_clear_error() {
+    fn a_folder_with_another_file_is_refused_by_its_name() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, "x").unwrap();
-        let error = replace_folder(&file.join("out"), |_| Ok(()))
-            .unwrap_err()
-            .to_string();
-        assert!(error.starts_with("cannot write "), "{error}");
+        let out = dir.path().join("dictionary");
+        fs::create_dir_all(out.join("deep")).unwrap();
+        fs::write(out.join("deep/mine.pt"), "x").unwrap();
+        let error = replace_folder(&out, |_| false, |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("deep/mine.pt"), "{error}");
+        assert!(out.join("deep/mine.pt").exists());
     }
 }

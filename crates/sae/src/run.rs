@@ -2,6 +2,7 @@
 //! one pass of the model. A coder comes out with the same bits as if it had been the only one.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{BatchSource, OtherModel};
@@ -20,7 +21,42 @@ pub struct TrainingRun {
     pub(crate) trainers: Vec<Trainer>,
     /// Which of the source's hook points are each coder's.
     ends: Vec<Ends>,
-    checkpoint: Option<PathBuf>,
+}
+
+/// How long a run goes on without a checkpoint where no recipe says after how many steps.
+const CHECKPOINT_EVERY: Duration = Duration::from_mins(10);
+
+/// What a run tells while it trains, and what it asks ([`TrainingRun::run_observed`]).
+pub trait Observer {
+    /// A coder, by its number, has logged a step.
+    fn report(&mut self, coder: usize, report: &StepReport);
+
+    /// The folder of the next checkpoint; none is written without one.
+    fn checkpoint_folder(&mut self) -> Option<PathBuf> {
+        None
+    }
+
+    /// A checkpoint stands in the folder.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn checkpoint_written(&mut self) -> Result<(), SaeError> {
+        Ok(())
+    }
+
+    /// Whether to leave after the step that was just done, with a checkpoint.
+    fn must_stop(&mut self) -> bool {
+        false
+    }
+}
+
+/// Takes the reports and keeps no checkpoints.
+struct Reports<'a>(&'a mut dyn FnMut(usize, &StepReport));
+
+impl Observer for Reports<'_> {
+    fn report(&mut self, coder: usize, report: &StepReport) {
+        (self.0)(coder, report);
+    }
 }
 
 /// The hook points of `recipes`, each once: those that the source of their run gives, in this order, a second model's last.
@@ -64,7 +100,6 @@ impl TrainingRun {
             source,
             trainers,
             ends,
-            checkpoint: None,
         })
     }
 
@@ -87,15 +122,7 @@ impl TrainingRun {
             source,
             trainers,
             ends,
-            checkpoint: None,
         })
-    }
-
-    /// Where [`TrainingRun::run`] puts its checkpoints (the folder itself, `.../checkpoint`).
-    #[must_use]
-    pub fn with_checkpoints(mut self, dir: &Path) -> Self {
-        self.checkpoint = Some(dir.to_path_buf());
-        self
     }
 
     /// The coders' trainers, in the order of the recipes.
@@ -154,29 +181,49 @@ impl TrainingRun {
         Ok(reports)
     }
 
-    /// Steps until all coders are done, with checkpoints where [`TrainingRun::with_checkpoints`] says: whenever a recipe's
-    /// `checkpoint_every_steps` has passed, and at the end. A report comes with its coder's number.
+    /// Steps until all coders are done, without checkpoints. A report comes with its coder's number.
+    ///
+    /// # Errors
+    /// A step fails.
+    pub fn run(&mut self, on_report: &mut dyn FnMut(usize, &StepReport)) -> Result<(), SaeError> {
+        self.run_observed(&mut Reports(on_report))
+    }
+
+    /// Steps until all coders are done, or the observer stops the run ([`TrainingRun::is_done`] says which).
+    ///
+    /// Checkpoints are written whenever a recipe's `checkpoint_every_steps` has passed (without one, every ten minutes), where
+    /// the run is stopped, and at the end.
     ///
     /// # Errors
     /// A step or a checkpoint fails.
-    pub fn run(&mut self, on_report: &mut dyn FnMut(usize, &StepReport)) -> Result<(), SaeError> {
+    pub fn run_observed(&mut self, observer: &mut dyn Observer) -> Result<(), SaeError> {
         let every: Vec<u64> = self
             .trainers
             .iter()
             .map(|t| t.config().training.checkpoint_every_steps)
             .filter(|every| *every > 0)
             .collect();
+        let mut last = Instant::now();
         while !self.is_done() {
             for (number, report) in self.step()?.iter().enumerate() {
                 if let Some(report) = report {
-                    on_report(number, report);
+                    observer.report(number, report);
                 }
             }
-            let due = every.iter().any(|n| self.step_count().is_multiple_of(*n));
-            if let Some(dir) = self.checkpoint.clone()
-                && (due || self.is_done())
+            let stop = observer.must_stop();
+            let due = match every.is_empty() {
+                true => last.elapsed() >= CHECKPOINT_EVERY,
+                false => every.iter().any(|n| self.step_count().is_multiple_of(*n)),
+            };
+            if (due || stop || self.is_done())
+                && let Some(dir) = observer.checkpoint_folder()
             {
                 self.save_checkpoint(&dir)?;
+                observer.checkpoint_written()?;
+                last = Instant::now();
+            }
+            if stop {
+                break;
             }
         }
         Ok(())
@@ -192,6 +239,25 @@ impl TrainingRun {
             trainer.settle().map_err(|e| of_coder(several, number, e))?;
         }
         checkpoint::save(self, dir)
+    }
+
+    /// Makes the run as long as `recipes` say, with the schedules of that length from here on.
+    ///
+    /// # Errors
+    /// There are not as many recipes as coders, or a recipe does not fit its coder's width.
+    pub fn extend(&mut self, recipes: &[RunConfig]) -> Result<(), SaeError> {
+        if recipes.len() != self.trainers.len() {
+            return Err(SaeError::Shape {
+                what: "recipes",
+                found: recipes.len(),
+                expected: self.trainers.len(),
+            });
+        }
+        for ((trainer, recipe), ends) in self.trainers.iter_mut().zip(recipes).zip(&self.ends) {
+            let [width, ..] = ends.widths(self.source.normalizations());
+            trainer.extend(&recipe.resolve(width)?);
+        }
+        Ok(())
     }
 
     /// The dictionary of a coder, for activations as the model makes them.

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::SaeError;
-use crate::files::write_synced;
+use lapidary_io::write_synced;
 
 /// Tensors to be written, as bytes.
 #[derive(Default)]

@@ -113,6 +113,17 @@ impl Trainer {
         self.config.features = config.features.clone();
     }
 
+    /// Takes the length of the training, and what follows from it, from another resolved recipe.
+    pub(crate) fn extend(&mut self, config: &RunConfig) {
+        let (ours, theirs) = (&mut self.config.training, &config.training);
+        ours.tokens = theirs.tokens;
+        ours.lr_warmup_steps = theirs.lr_warmup_steps;
+        ours.sparsity_warmup_steps = theirs.sparsity_warmup_steps;
+        ours.k_anneal_steps = theirs.k_anneal_steps;
+        ours.resample_every_steps = theirs.resample_every_steps;
+        ours.dead_after_tokens = theirs.dead_after_tokens;
+    }
+
     /// Steps done.
     #[must_use]
     pub const fn step_count(&self) -> u64 {

@@ -8,13 +8,16 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TokenBlock};
-use lapidary_evaluation::{Evaluation, Hooks, evaluate};
+use lapidary_evaluation::{Evaluation, Hooks, Metrics, evaluate};
 use lapidary_features::write_latents;
+use lapidary_io::check_target;
 use lapidary_model::LanguageModel;
 use lapidary_sae::Dictionary;
+use serde::Serialize;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Measure a dictionary on text, best on text that it was not trained on
 #[derive(Args)]
@@ -40,10 +43,10 @@ pub struct Eval {
     /// Tokens to evaluate on; default: as the run's recipe says, else 50000
     #[arg(long)]
     tokens: Option<u64>,
-    /// Active latents a token (TopK) or steps (matching pursuit) instead of the dictionary's; figures are then not kept in a run's folder
+    /// Active latents per token (TopK) or steps (matching pursuit) instead of the dictionary's
     #[arg(long)]
     k: Option<usize>,
-    /// Where to write the figures; default: metrics.json in a run's folder, else standard output only
+    /// Also write the metrics to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Print the figures as JSON instead of a table
@@ -62,7 +65,6 @@ impl Eval {
         let mut opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         if let Some(k) = self.k {
             opened.dictionary.coder = opened.dictionary.coder.with_k(k)?;
-            opened.folder = None; // whose figures are those of its own k
         }
         let recipe = opened.dictionary.provenance.recipe.as_ref();
         let corpus = self
@@ -74,24 +76,46 @@ impl Eval {
             .tokens
             .or_else(|| recipe.map(|r| r.evaluation.tokens))
             .unwrap_or(50_000);
+        for path in self.out.iter().chain(&self.latents) {
+            check_target(path)?;
+        }
         let blocks = opened.blocks(&corpus, &self.text, tokens)?;
         let Evaluation { metrics, latents } = measure(&opened.model, &opened.dictionary, &blocks)?;
-        let out = self
-            .out
-            .or_else(|| opened.folder.map(|folder| folder.metrics()));
-        if let Some(path) = out {
-            write_json(&path, &metrics)?;
+        let signed = Signed {
+            metrics: &metrics,
+            corpus: &corpus,
+            model: opened.model.name(),
+            dictionary: &self.dictionary.display().to_string(),
+            date: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+            lapidary_version: env!("CARGO_PKG_VERSION"),
+        };
+        if let Some(path) = self.out {
+            write_json(&path, &signed)?;
         }
         if let Some(path) = self.latents {
             write_latents(&path, &latents)?;
         }
         if self.json {
-            writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
+            writeln!(stdout(), "{}", serde_json::to_string_pretty(&signed)?)?;
         } else {
             write!(stdout(), "{}", table(&metrics))?;
         }
         Ok(())
     }
+}
+
+/// Metrics with what they are of.
+#[derive(Serialize)]
+pub struct Signed<'a> {
+    #[serde(flatten)]
+    pub metrics: &'a Metrics,
+    pub corpus: &'a str,
+    pub model: &'a str,
+    pub dictionary: &'a str,
+    /// Moment, as `2026-01-31T12:00:00Z`. A run's own metrics have none, so that the same run gives the same bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    pub lapidary_version: &'a str,
 }
 
 /// A dictionary with the model that it belongs to.

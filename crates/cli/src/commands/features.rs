@@ -3,7 +3,7 @@
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::commands::eval::Opened;
 use crate::progress::Stage;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, RunWriter, table_files};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{OtherModel, TokenBlock};
@@ -51,7 +51,7 @@ pub struct Features {
 impl Features {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
+        let mut opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let recipe = opened.dictionary.provenance.recipe.as_ref();
         let corpus = self
             .corpus
@@ -66,13 +66,13 @@ impl Features {
             .examples
             .or_else(|| recipe.map(|r| r.features.examples_per_feature))
             .unwrap_or(16);
-        let blocks = opened.blocks(&corpus, &self.text, tokens)?;
-        let (metrics, log) = match &opened.folder {
+        let in_run = opened.folder.take();
+        let (metrics, log) = match &in_run {
             Some(folder) => (folder.read_metrics()?, folder.read_log()),
             None => (None, vec![]),
         };
         let other = opened.other()?;
-        let folder = match (&self.out, opened.folder) {
+        let folder = match (&self.out, in_run) {
             (Some(out), _) => RunFolder::new(out),
             (None, Some(folder)) => folder,
             (None, None) if self.dictionary.is_file() => {
@@ -80,6 +80,9 @@ impl Features {
             }
             (None, None) => RunFolder::new(&self.dictionary),
         };
+        let mut writer = RunWriter::claim(&folder.path, &table_files())?;
+        let blocks = opened.blocks(&corpus, &self.text, tokens)?;
+        writer.add(table_files())?;
         write(
             &folder,
             (&opened.model, other.as_ref()),

@@ -5,8 +5,9 @@ use crate::progress::Stage;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TEXT_FIELD};
+use lapidary_io::write_atomically;
 use lapidary_model::pretrain::{PretrainConfig, Pretrainer, mean_loss};
-use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate, write_atomically};
+use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 

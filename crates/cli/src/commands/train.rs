@@ -4,9 +4,10 @@ use crate::arguments::{DeviceArgument, device_name};
 use crate::commands::eval::{measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
-use crate::progress::Stage;
+use crate::interrupt::{self, Graceful, Interrupted};
+use crate::progress::{Stage, note, say};
 use crate::recipe::{Recipe, Sweep, read_all};
-use crate::run_folder::{MetricsLog, RunFolder, write_json};
+use crate::run_folder::{MetricsLog, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
@@ -16,10 +17,14 @@ use lapidary_activations::{
     SequenceStream, StoreBatches, StreamConfig,
 };
 use lapidary_evaluation::Metrics;
-use lapidary_model::{HookPoint, LanguageModel, write_atomically};
-use lapidary_sae::{RunConfig, SaeError, StepReport, TrainingRun, checkpoint, hook_points};
+use lapidary_io::write_atomically;
+use lapidary_model::{HookPoint, LanguageModel};
+use lapidary_sae::{
+    Dictionary, Observer, RunConfig, SaeError, StepReport, TrainingRun, checkpoint, hook_points,
+};
+use std::collections::BTreeSet;
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
@@ -43,7 +48,9 @@ pub struct Quickstart {
 #[command(after_help = "Examples:
   lapidary train configs/quickstart.toml --out out
   lapidary train configs/quickstart.toml --set coder.architecture=batchtopk --set training.tokens=2000000 --out wide
-  lapidary train configs/quickstart.toml --out out --resume    # after an interruption
+  lapidary train configs/quickstart.toml --out out --resume    # starts, goes on after an interruption, or finds the work done
+  lapidary train configs/quickstart.toml --out out --keep-checkpoint
+  lapidary train configs/quickstart.toml --out out --extend --set training.tokens=2000000
 
 Several coders on one pass of the model or the store, each in a folder of its own, with out/runs.parquet beside them:
   lapidary train configs/quickstart.toml --seeds 1,2,3 --out out
@@ -76,12 +83,18 @@ struct Options {
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Go on from the last checkpoint of the same run
+    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing where all is done
     #[arg(long)]
     resume: bool,
-    /// Replace the run that the folder holds
+    /// Go on with a run whose checkpoint was kept to a larger training.tokens, with the schedules of that length
     #[arg(long, conflicts_with = "resume")]
+    extend: bool,
+    /// Replace the run that the folder holds, once the new one has its first checkpoint
+    #[arg(long, conflicts_with_all = ["resume", "extend"])]
     overwrite: bool,
+    /// Keep the checkpoint of the finished run, so that it can be extended
+    #[arg(long)]
+    keep_checkpoint: bool,
 }
 
 impl Options {
@@ -131,12 +144,15 @@ struct Common {
     several: bool,
 }
 
-fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -> Result<()> {
+fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -> Result<()> {
     let device = options.device.open()?;
     let stage = Stage::new("load", 1);
+    let model = Arc::new(LanguageModel::load(&recipes[0].config.model, &device)?);
+    for recipe in &mut recipes {
+        choose_hook_point(recipe, &model);
+    }
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
-    let first = &recipes[0].config;
-    let model = Arc::new(LanguageModel::load(&first.model, &device)?);
+    let first = &configs[0];
     let block_config = BlockConfig {
         corpus: first.corpus.path.clone(),
         text_field: first.corpus.text_field.clone(),
@@ -189,17 +205,14 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
         device_name(&device),
     ));
 
-    let folder = match options.resume {
-        true => RunFolder::new(&out),
-        false => RunFolder::create(&out, options.overwrite)?,
+    let names: Vec<&str> = match several {
+        true => recipes.iter().map(|r| r.name.as_str()).collect(),
+        false => vec![],
     };
-    let folders = recipes.iter().map(|recipe| match several {
-        false => Ok(RunFolder::new(&out)),
-        true if options.resume => Ok(RunFolder::new(&out.join(&recipe.name))),
-        true => RunFolder::create(&out.join(&recipe.name), options.overwrite),
-    });
-    let common = Common {
-        folders: folders.collect::<Result<_>>()?,
+    let files = training_files(&names);
+    let mut writer = RunWriter::claim(&out, &files)?;
+    let mut common = Common {
+        folders: folders(&writer.folder(), &names),
         model,
         device,
         hooks,
@@ -207,43 +220,117 @@ fn train(recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -
         blocks: block_config,
         several,
     };
-    let mut run = match options.resume {
-        true => resume(&recipes, &widths, &common, &folder)?,
-        false => start(&recipes, &common, &folder, blocks)?,
-    }
-    .with_checkpoints(&folder.checkpoint());
-    let mut logs = vec![];
-    for (trainer, folder) in run.trainers().iter().zip(&common.folders) {
-        write_atomically(&folder.config(), trainer.config().to_toml().as_bytes())?;
-        logs.push(folder.append_log(trainer.step_count())?);
-    }
-    steps(&mut run, &recipes, logs)?;
-
-    let configs: Vec<RunConfig> = run.trainers().iter().map(|t| t.config().clone()).collect();
-    let mut dictionaries = vec![];
-    for (number, folder) in common.folders.iter().enumerate() {
-        let dictionary = run.finish(number)?;
-        dictionary.save(&folder.dictionary())?;
-        dictionaries.push(dictionary);
-    }
-    drop(run);
+    let way = Way::of(options, &writer)?;
+    let (configs, dictionaries) = match way {
+        Way::Done => finished(&recipes, &widths, &common)?,
+        Way::Start | Way::GoOn => {
+            let mut run = match way {
+                Way::Start => start(&recipes, &mut common, &mut writer, files, blocks)?,
+                _ => {
+                    let run = resume(&recipes, &widths, &common, options.extend)?;
+                    writer.go_on(files)?;
+                    run
+                }
+            };
+            let mut logs = vec![];
+            for (trainer, folder) in run.trainers().iter().zip(&common.folders) {
+                let config = trainer.config();
+                write_atomically(&folder.config(), config.to_toml().as_bytes())?;
+                logs.push(folder.append_log(trainer.step_count(), config.training.batch_tokens)?);
+            }
+            steps(&mut run, &recipes, logs, &mut writer)?;
+            common.folders = folders(&writer.folder(), &names);
+            let configs = run.trainers().iter().map(|t| t.config().clone());
+            let configs: Vec<RunConfig> = configs.collect();
+            let mut dictionaries = vec![];
+            for (number, folder) in common.folders.iter().enumerate() {
+                let dictionary = run.finish(number)?;
+                dictionary.save(&folder.dictionary())?;
+                dictionaries.push(dictionary);
+            }
+            (configs, dictionaries)
+        }
+    };
     let mut figures = vec![];
     for (number, dictionary) in dictionaries.iter().enumerate() {
         if several {
-            eprintln!("{:>10} {}", "coder", recipes[number].name);
+            say!("{:>10} {}", "coder", recipes[number].name);
         }
         figures.push(describe(&common, number, &configs[number], dictionary)?);
     }
-    let written = if several {
-        let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
+    let folder = RunFolder::new(&out);
+    let written = if dictionaries.is_empty() {
+        out // whose run was finished before
+    } else if several {
         summary::write(&out, &names, &configs, &common.folders, &figures)?
     } else if configs[0].features.tokens > 0 {
         folder.report()
     } else {
         folder.dictionary()
     };
+    writer.finish(options.keep_checkpoint || options.extend)?;
     writeln!(stdout(), "{}", written.display())?;
     Ok(())
+}
+
+/// What there is to do in a folder.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Start,
+    GoOn,
+    /// Nothing but, perhaps, evaluation and tables of other settings.
+    Done,
+}
+
+impl Way {
+    fn of(options: &Options, writer: &RunWriter) -> Result<Self> {
+        let folder = writer.folder();
+        let has_checkpoint = checkpoint::exists(&folder.join("checkpoint"));
+        if options.extend {
+            ensure!(
+                has_checkpoint,
+                "{}: no checkpoint to extend; `train --keep-checkpoint` keeps that of a finished run",
+                folder.display()
+            );
+            return Ok(Self::GoOn);
+        }
+        if options.resume {
+            return Ok(match (writer.is_finished(), has_checkpoint) {
+                (true, _) => Self::Done,
+                (false, true) => Self::GoOn,
+                (false, false) => Self::Start,
+            });
+        }
+        match writer.existing() {
+            Some(found) if !options.overwrite => bail!(
+                "{} holds a run already ({} is there): give --resume to go on with it, --overwrite to replace it, or another --out",
+                folder.display(),
+                found.display()
+            ),
+            _ => Ok(Self::Start),
+        }
+    }
+}
+
+/// Each coder's folder, of one that has no name the run's own.
+fn folders(run: &Path, names: &[&str]) -> Vec<RunFolder> {
+    match names.is_empty() {
+        true => vec![RunFolder::new(run)],
+        false => names.iter().map(|n| RunFolder::new(&run.join(n))).collect(),
+    }
+}
+
+/// Where the coder reads if the recipe does not say: after the middle layer.
+fn choose_hook_point(recipe: &mut Recipe, model: &LanguageModel) {
+    if recipe.names_hook_point() {
+        return;
+    }
+    let layer = model.config().n_layers() / 2;
+    recipe.config.hook_point = format!("blocks.{layer}.hook_resid_post");
+    note(format_args!(
+        "the recipe names no hook point: {}, after the middle layer",
+        recipe.config.hook_point
+    ));
 }
 
 /// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its activations.
@@ -284,11 +371,12 @@ fn check(
     Ok(width)
 }
 
-/// A fresh run, in place of whatever the folders held.
+/// A fresh run, in place of whatever the folders hold.
 fn start(
     recipes: &[Recipe],
-    common: &Common,
-    folder: &RunFolder,
+    common: &mut Common,
+    writer: &mut RunWriter,
+    files: BTreeSet<String>,
     blocks: BlockStream,
 ) -> Result<TrainingRun> {
     let stage = Stage::new("buffer", 1);
@@ -299,9 +387,13 @@ fn start(
     let run = TrainingRun::new(&configs, source(&recipes[0], common, true)?, &common.device)
         .map_err(|e| named(e, recipes))?;
     // Only now is it sure that there will be a run in their place.
-    folder.clear()?;
+    writer.begin(files)?;
+    let names: Vec<&str> = match common.several {
+        true => recipes.iter().map(|r| r.name.as_str()).collect(),
+        false => vec![],
+    };
+    common.folders = folders(&writer.folder(), &names);
     for (folder, config) in common.folders.iter().zip(&configs) {
-        folder.clear()?;
         let read = hook_points(std::slice::from_ref(config));
         let of_coder = look.iter().filter(|r| read.contains(&r.hook_point));
         let of_coder: Vec<FirstBatch> = of_coder.cloned().collect();
@@ -311,19 +403,51 @@ fn start(
     Ok(run)
 }
 
+/// Refuses a recipe that is not `saved`, which is in `place`, but for what follows from another length where that may change.
+fn same_training(
+    saved: &RunConfig,
+    place: &Path,
+    recipe: &Recipe,
+    width: usize,
+    common: &Common,
+    extend: bool,
+) -> Result<()> {
+    let differences = saved.training_differences(&recipe.config.resolve(width)?);
+    let mut differences: Vec<_> = differences
+        .into_iter()
+        .filter(|(key, ..)| !(extend && RunConfig::is_length(key)))
+        .collect();
+    // What the user changed, before what follows from it.
+    differences.sort_by_key(|(key, ..)| !recipe.given.contains(key));
+    let Some((key, there, here)) = differences.into_iter().next() else {
+        return Ok(());
+    };
+    let of = match common.several {
+        true => format!(" of {}", recipe.name),
+        false => String::new(),
+    };
+    let longer =
+        match key == "training.tokens" && recipe.config.training.tokens > saved.training.tokens {
+            true => "; --extend goes on to the larger number",
+            false => "",
+        };
+    bail!(
+        "{}: the run was trained with {key} = {there}, the recipe{of} says {here}{longer}",
+        place.display()
+    )
+}
+
 /// The run of the folder's checkpoint, if it is one of these recipes.
 fn resume(
     recipes: &[Recipe],
     widths: &[usize],
     common: &Common,
-    folder: &RunFolder,
+    extend: bool,
 ) -> Result<TrainingRun> {
-    let place = folder.checkpoint();
-    ensure!(
-        checkpoint::exists(&place),
-        "{}: no checkpoint to resume from; leave out --resume to start",
-        place.display()
-    );
+    let place = match common.several {
+        true => common.folders[0].path.with_file_name("checkpoint"),
+        false => common.folders[0].checkpoint(),
+    };
     let stage = Stage::new("buffer", 1);
     let saved = checkpoint::recipes(&place)?;
     ensure!(
@@ -334,29 +458,114 @@ fn resume(
         recipes.len()
     );
     for ((saved, recipe), width) in saved.iter().zip(recipes).zip(widths) {
-        if let Some((key, there, here)) = saved.training_difference(&recipe.config.resolve(*width)?)
-        {
-            let of = match common.several {
-                true => format!(" of {}", recipe.name),
-                false => String::new(),
-            };
-            bail!(
-                "{}: the checkpoint was trained with {key} = {there}, the recipe{of} says {here}",
-                place.display()
-            );
-        }
+        same_training(saved, &place, recipe, *width, common, extend)?;
+        ensure!(
+            !extend || recipe.config.training.tokens >= saved.training.tokens,
+            "{}: found {} tokens in the run, expected at most the {} of training.tokens to extend it to",
+            place.display(),
+            saved.training.tokens,
+            recipe.config.training.tokens
+        );
     }
     let source = source(&recipes[0], common, false)?;
     let mut run = TrainingRun::resume(&place, source, &common.device)?;
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
     run.adopt(&configs);
+    if extend {
+        run.extend(&configs)?;
+    }
     let to_shuffle = recipes[0].config.activations.buffer_tokens;
     stage.done(format!("{to_shuffle} activations to shuffle"));
     Ok(run)
 }
 
+/// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise; none if all is done.
+fn finished(
+    recipes: &[Recipe],
+    widths: &[usize],
+    common: &Common,
+) -> Result<(Vec<RunConfig>, Vec<Dictionary>)> {
+    let mut configs = vec![];
+    let mut as_wanted = true;
+    for ((recipe, folder), width) in recipes.iter().zip(&common.folders).zip(widths) {
+        let saved = RunConfig::load(&folder.config(), &[])?;
+        same_training(&saved, &folder.config(), recipe, *width, common, false)?;
+        let config = recipe.config.resolve(*width)?;
+        as_wanted &= saved.evaluation == config.evaluation && saved.features == config.features;
+        configs.push(config);
+    }
+    if as_wanted {
+        say!("{:>10} the run is finished already", "train");
+        return Ok((configs, vec![]));
+    }
+    let mut dictionaries = vec![];
+    for (folder, config) in common.folders.iter().zip(&configs) {
+        dictionaries.push(Dictionary::load(&folder.dictionary(), &common.device)?);
+        write_atomically(&folder.config(), config.to_toml().as_bytes())?;
+    }
+    Ok((configs, dictionaries))
+}
+
+/// Shows a run's progress, keeps its logs, and says where checkpoints go.
+struct Watch<'a> {
+    stage: &'a Stage,
+    writer: &'a mut RunWriter,
+    logs: Vec<MetricsLog>,
+    last: Vec<Option<StepReport>>,
+    first_step: u64,
+    batch: f64,
+    /// What went wrong outside the training; it is stopped then.
+    failed: Option<anyhow::Error>,
+}
+
+impl Observer for Watch<'_> {
+    fn report(&mut self, number: usize, report: &StepReport) {
+        let steps = report.step.saturating_sub(self.first_step);
+        let speed = steps as f64 * self.batch / self.stage.seconds();
+        let figures = format!(
+            "loss {:.4}  FVU {:.3}  L0 {:.1}  dead {}",
+            report.loss, report.fvu, report.l0, report.dead
+        );
+        if self.logs.len() > 1 {
+            self.stage.line(number, figures);
+            self.stage.at(report.step, format!("{speed:.0} tokens/s"));
+        } else {
+            let message = format!("{speed:.0} tokens/s  {figures}");
+            self.stage.at(report.step, message);
+        }
+        let pushed = self.logs[number].push(report);
+        self.failed = self.failed.take().or(pushed.err());
+        self.last[number] = Some(report.clone());
+    }
+
+    fn checkpoint_folder(&mut self) -> Option<PathBuf> {
+        Some(self.writer.folder().join("checkpoint"))
+    }
+
+    fn checkpoint_written(&mut self) -> Result<(), SaeError> {
+        let replaced = self.writer.replace_old();
+        self.failed = self.failed.take().or(replaced.err());
+        Ok(())
+    }
+
+    fn must_stop(&mut self) -> bool {
+        if interrupt::requested() {
+            say!(
+                "{:>10} a checkpoint is written; once more to leave at once",
+                "stop"
+            );
+        }
+        interrupt::requested() || self.failed.is_some()
+    }
+}
+
 /// All steps, with bars and logs.
-fn steps(run: &mut TrainingRun, recipes: &[Recipe], mut logs: Vec<MetricsLog>) -> Result<()> {
+fn steps(
+    run: &mut TrainingRun,
+    recipes: &[Recipe],
+    logs: Vec<MetricsLog>,
+    writer: &mut RunWriter,
+) -> Result<()> {
     let several = recipes.len() > 1;
     let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
     let stage = match several {
@@ -365,28 +574,31 @@ fn steps(run: &mut TrainingRun, recipes: &[Recipe], mut logs: Vec<MetricsLog>) -
     };
     let first = run.step_count();
     let batch = recipes[0].config.training.batch_tokens as f64;
-    let mut failed = None;
-    let mut last: Vec<Option<StepReport>> = vec![None; recipes.len()];
-    let trained = run.run(&mut |number, report| {
-        let speed = report.step.saturating_sub(first) as f64 * batch / stage.seconds();
-        let figures = format!(
-            "loss {:.4}  FVU {:.3}  L0 {:.1}  dead {}",
-            report.loss, report.fvu, report.l0, report.dead
-        );
-        if several {
-            stage.line(number, figures);
-            stage.at(report.step, format!("{speed:.0} tokens/s"));
-        } else {
-            stage.at(report.step, format!("{speed:.0} tokens/s  {figures}"));
-        }
-        failed = failed.take().or(logs[number].push(report).err());
-        last[number] = Some(report.clone());
-    });
+    let graceful = Graceful::begin();
+    let mut watch = Watch {
+        stage: &stage,
+        writer,
+        logs,
+        last: vec![None; recipes.len()],
+        first_step: first,
+        batch,
+        failed: None,
+    };
+    let trained = run.run_observed(&mut watch);
+    drop(graceful);
+    let Watch { last, failed, .. } = watch;
     trained.map_err(|e| named(e, recipes))?;
     if let Some(error) = failed {
         return Err(error);
     }
     let count = run.step_count();
+    if !run.is_done() {
+        let left = format!(
+            "stopped after step {count} of {}, with a checkpoint: --resume goes on",
+            run.total_steps()
+        );
+        return Err(Interrupted(left).into());
+    }
     let speed = (count - first) as f64 * batch / stage.seconds();
     let figures = |r: &StepReport| {
         format!(
@@ -402,7 +614,7 @@ fn steps(run: &mut TrainingRun, recipes: &[Recipe], mut logs: Vec<MetricsLog>) -
             ));
             for (name, last) in names.iter().zip(&last) {
                 if let Some(r) = last {
-                    eprintln!("{:>10} {name}: {}", "", figures(r));
+                    say!("{:>10} {name}: {}", "", figures(r));
                 }
             }
         }
@@ -432,7 +644,7 @@ fn describe(
     common: &Common,
     number: usize,
     config: &RunConfig,
-    dictionary: &lapidary_sae::Dictionary,
+    dictionary: &Dictionary,
 ) -> Result<Option<Metrics>> {
     let (folder, model) = (&common.folders[number], &common.model);
     let metrics = match config.evaluation.tokens {

@@ -8,7 +8,7 @@ use polars::prelude::*;
 
 use super::{ExampleRow, FeatureRow, LogitToken};
 use crate::FeaturesError;
-use crate::finished_file::write_finished;
+use lapidary_io::write_file;
 
 /// Writes `features.parquet`; the file appears whole or not at all.
 ///
@@ -199,11 +199,7 @@ pub(super) fn write_table(
         source,
     };
     let table = DataFrame::new(height, columns).map_err(table_error)?;
-    let io_error = |source| FeaturesError::Write {
-        path: path.into(),
-        source,
-    };
-    write_finished(path, io_error, |file| {
+    write_file(path, |file| {
         write_parquet(file, &table).map_err(table_error)
     })
 }

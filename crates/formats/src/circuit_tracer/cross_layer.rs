@@ -5,11 +5,10 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_io::write_synced;
 use lapidary_model::HookPoint;
 use lapidary_sae::tensors::{TensorWriter, host};
-use lapidary_sae::{
-    Architecture, Dictionary, Fields, Provenance, SaeError, SparseCoder, Weights, write_synced,
-};
+use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, SparseCoder, Weights};
 use serde_json::Value;
 
 use super::{CONFIG, layer_of, numbered};

@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_io::write_synced;
 use lapidary_model::HookPoint;
 use lapidary_sae::tensors::TensorWriter;
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, write_synced};
+use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
 use serde_json::Value;
 
 use crate::container::Container;

@@ -230,7 +230,7 @@ pub struct TrainingConfig {
     pub clip_grad_norm: f64,
     /// "batchtopk": decay of the moving average of the inference threshold.
     pub threshold_decay: f64,
-    /// Steps between checkpoints; 0: only at the end.
+    /// Steps between checkpoints; 0: every ten minutes. One is written at the end as well.
     pub checkpoint_every_steps: u64,
     /// Steps between lines of metrics.jsonl.
     pub log_every_steps: u64,

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_io::{existing, write_synced};
 use serde_json::{Value, json};
 
 use crate::coder::{Architecture, SKIP, SparseCoder, Weight};
@@ -16,7 +17,7 @@ use crate::cross_layer::{self, MOST_LAYERS};
 use crate::dictionary::{Dictionary, Provenance, recipe_of};
 use crate::error::SaeError;
 use crate::fields::Fields;
-use crate::files::{replace_folder, standing, write_synced};
+use crate::files::replace_folder;
 use crate::tensors::{TensorReader, TensorWriter, Tensors, host, transpose};
 use crate::weights::is;
 
@@ -61,7 +62,8 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
         }
     }
     let text = serde_json::to_string_pretty(&cfg(dictionary)).expect("JSON values");
-    replace_folder(dir, |folder| {
+    let is_ours = |file: &Path| [CONFIG, WEIGHTS].iter().any(|name| file == Path::new(name));
+    replace_folder(dir, is_ours, |folder| {
         weights.write(&folder.join(WEIGHTS), None)?;
         write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
     })
@@ -332,11 +334,11 @@ impl Cfg {
 }
 
 pub(crate) fn exists(dir: &Path) -> bool {
-    standing(dir, CONFIG).join(CONFIG).exists()
+    existing(dir, CONFIG).join(CONFIG).exists()
 }
 
 pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
-    let dir = &standing(dir, CONFIG);
+    let dir = &existing(dir, CONFIG);
     let cfg = Cfg::read(dir.join(CONFIG))?;
     let (architecture, kind) = cfg.architecture()?;
     let transcodes = matches!(kind, Kind::Transcoder { .. } | Kind::CrossLayer);

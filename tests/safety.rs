@@ -63,7 +63,7 @@ fn train(out: &Path, more: &[&str]) -> Command {
 
 /// The same with so many steps that it can be interrupted.
 fn long_train(out: &Path, more: &[&str]) -> Command {
-    let mut command = train(out, &["--set", "training.tokens=64000"]);
+    let mut command = train(out, &["--set", "training.tokens=25600"]);
     command
         .args(["--set", "training.checkpoint_every_steps=3"])
         .args(more);
@@ -216,13 +216,13 @@ fn one_command_starts_goes_on_and_finds_the_work_done() {
     // The key that the user changed, not one that follows from it.
     let error = fails(&mut long_train(
         &out,
-        &["--resume", "--set", "training.tokens=70000"],
+        &["--resume", "--set", "training.tokens=38400"],
     ));
-    assert!(error.contains("training.tokens = 64000"), "{error}");
+    assert!(error.contains("training.tokens = 25600"), "{error}");
     assert!(error.contains("--extend"), "{error}");
     let error = fails(&mut long_train(
         &out,
-        &["--extend", "--set", "training.tokens=70000"],
+        &["--extend", "--set", "training.tokens=38400"],
     ));
     assert!(error.contains("--keep-checkpoint"), "{error}");
     // Other tables of a finished run need no training.
@@ -301,7 +301,7 @@ fn a_run_that_is_asked_to_stop_finishes_its_step_with_a_checkpoint() {
     succeeds(&mut long_train(&whole, &[]));
     for signal in ["TERM", "INT"] {
         let _ = std::fs::remove_dir_all(&out);
-        let mut child = train(&out, &["--set", "training.tokens=64000"])
+        let mut child = train(&out, &["--set", "training.tokens=25600"])
             .args(["--set", "training.checkpoint_every_steps=0"])
             .stderr(Stdio::piped())
             .spawn()
@@ -369,15 +369,12 @@ fn a_flipped_bit_in_a_checkpoint_is_noticed() {
         ]
     );
     for (name, bytes) in &files {
-        for part in 0..6 {
-            let mut damaged = bytes.clone();
-            let at = (bytes.len() - 1) * part / 5;
-            damaged[at] ^= 1 << (part % 8);
-            std::fs::write(checkpoint.join(name), &damaged).unwrap();
-            let error = fails(&mut long_train(&out, &["--resume"]));
-            let last = Path::new(name).file_name().unwrap().to_str().unwrap();
-            assert!(error.contains(last), "byte {at} of {name}: {error}");
-        }
+        let mut damaged = bytes.clone();
+        damaged[bytes.len() / 2] ^= 4;
+        std::fs::write(checkpoint.join(name), &damaged).unwrap();
+        let error = fails(&mut long_train(&out, &["--resume"]));
+        let last = Path::new(name).file_name().unwrap().to_str().unwrap();
+        assert!(error.contains(last), "{name}: {error}");
         std::fs::write(checkpoint.join(name), bytes).unwrap();
     }
     // As it was, it is good.

@@ -14,6 +14,7 @@ use lapidary_sae::{
     Architecture, Dictionary, Provenance, RunConfig, SparseCoder, TrainingRun, Weights,
 };
 use polars::prelude::{Column, DataFrame, NamedFrom, ParquetWriter};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -132,6 +133,19 @@ pub(crate) fn checkpoint(path: &Path) {
     let mut run = TrainingRun::new(&recipes, source(), &Device::flex()).expect("a run");
     run.step().expect("a step");
     run.save_checkpoint(path).expect("a checkpoint");
+}
+
+/// The same as of format version 2, which has no checksums: what is changed in it is read.
+pub(crate) fn old_checkpoint(path: &Path) {
+    checkpoint(path);
+    let manifest = path.join("manifest.json");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    let mut value: Value = serde_json::from_str(&text).expect("JSON");
+    value["format_version"] = 2.into();
+    for key in ["files", "checksum"] {
+        value.as_object_mut().expect("an object").remove(key);
+    }
+    fs::write(manifest, value.to_string()).expect("a manifest");
 }
 
 /// A dictionary that every format which is written can hold.

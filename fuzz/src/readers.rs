@@ -1,7 +1,8 @@
 //! One function for each reader. Where the first byte chooses, what is chosen is in the function's documentation.
 
 use crate::folders::{
-    CONFIGURED, checkpoint as write_checkpoint, configured, copy, fixture, folder, scratch,
+    CONFIGURED, checkpoint as write_checkpoint, configured, copy, fixture, folder,
+    old_checkpoint as write_old_checkpoint, scratch,
 };
 use crate::folders::{source, store as write_store};
 use burn::tensor::Device;
@@ -241,12 +242,17 @@ pub fn recipe(bytes: &[u8]) {
 
 pub(crate) const RECIPES: [&str; 3] = ["train", "synthetic", "pretrain"];
 
-/// A file of a checkpoint of two coders, chosen by the first byte: an error, or a run that goes on a step.
+/// A file of a checkpoint of two coders, with checksums or, as older ones, without, chosen by the first byte: an error, or a
+/// run that goes on a step.
 pub fn checkpoint(bytes: &[u8]) {
-    let Some((name, bytes)) = choice(&CHECKPOINT, bytes) else {
+    let all = CHECKPOINT.map(|name| [(name, true), (name, false)]);
+    let Some(((name, sealed), bytes)) = choice(all.as_flattened(), bytes) else {
         return;
     };
-    let folder = folder("checkpoint", write_checkpoint);
+    let folder = match sealed {
+        true => folder("checkpoint", write_checkpoint),
+        false => folder("checkpoint-2", write_old_checkpoint),
+    };
     let path = folder.join(name);
     let good = fs::read(&path).expect("a file of the checkpoint");
     fs::write(&path, bytes).expect("a temporary file");

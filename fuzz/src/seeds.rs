@@ -1,6 +1,8 @@
 //! Good files of every kind, as the first inputs of the targets.
 
-use crate::folders::{CONFIGURED, checkpoint, configured, fixture, folder, store, tables};
+use crate::folders::{
+    CONFIGURED, checkpoint, configured, fixture, folder, old_checkpoint, store, tables,
+};
 use crate::readers::{ARROW, CHECKPOINT, CORPORA, MODELS, RECIPES, STORE, TABLES};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,14 +92,15 @@ pub fn write(root: &Path) {
             }
         }
     }
-    let of_run = folder("checkpoint", checkpoint);
+    let [sealed, old] = [
+        folder("checkpoint", checkpoint),
+        folder("checkpoint-2", old_checkpoint),
+    ];
     for (number, name) in CHECKPOINT.iter().enumerate() {
-        seeds.file(
-            "checkpoint",
-            Some(number),
-            &name.replace('/', "-"),
-            &of_run.join(name),
-        );
+        let flat = name.replace('/', "-");
+        seeds.file("checkpoint", Some(2 * number), &flat, &sealed.join(name));
+        let flat = format!("old-{flat}");
+        seeds.file("checkpoint", Some(2 * number + 1), &flat, &old.join(name));
     }
     for entry in fs::read_dir(fixture("dictionaries")).expect("fixtures") {
         let path = entry.expect("an entry").path();

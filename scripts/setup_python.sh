@@ -3,7 +3,8 @@
 #
 #   scripts/setup_python.sh [--peers] [FOLDER]      default: $LAPIDARY_VENV, else target/oracle-venv
 #
-# With --peers also sparsify and dictionary_learning, for scripts/bench_peers.py.
+# With --peers also sparsify and dictionary_learning, for scripts/bench_peers.py. Every file that is installed must have one
+# of the hashes in requirements*.txt.
 # Does nothing when FOLDER already holds these very pins. Needs Python 3.11 or later ($PYTHON, else python3), with venv,
 # and cc. About 700 MB of downloads, 2.2 GB on disk.
 set -euo pipefail
@@ -16,10 +17,10 @@ if [ "${1:-}" = --peers ]; then
 fi
 folder=${1:-${LAPIDARY_VENV:-$here/../target/oracle-venv}}
 python=${PYTHON:-python3}
-uv=0.13.9 # downloads and unpacks in parallel, which pip does not
+options=(--quiet --no-deps --require-hashes)
 
 case "$folder" in -h | --help)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -37,9 +38,9 @@ fi
 rm -rf "$folder"
 "$python" -m venv "$folder"
 folder=$(cd "$folder" && pwd) # commands below run elsewhere
-if "$folder/bin/python" -m pip install --quiet "uv==$uv" &&
-    "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --no-deps "${requirements[@]}"; then :; else
-    "$folder/bin/python" -m pip install --quiet --no-deps "${requirements[@]}"
+if "$folder/bin/python" -m pip install "${options[@]}" -r "$here/requirements-uv.txt" &&
+    "$folder/bin/uv" pip install --python "$folder/bin/python" "${options[@]}" "${requirements[@]}"; then :; else
+    "$folder/bin/python" -m pip install "${options[@]}" "${requirements[@]}"
 fi
 if [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
     "$folder/bin/python" "$here/stub_cuda.py"

@@ -176,6 +176,16 @@ fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
             return Err(SaeError::format(&path, "files", found, expected));
         }
     }
+    // Names become paths: one that leads out of the folder, or to a device, is never opened.
+    if let Some(name) = manifest.files.keys().find(|n| !is_ours(Path::new(n))) {
+        let expected = "the name of a checkpoint's file";
+        return Err(SaeError::format(
+            &path,
+            "files",
+            format!("{name:?}"),
+            expected,
+        ));
+    }
     Ok(manifest)
 }
 

@@ -141,6 +141,31 @@ fn all_coders_of_a_run_resume_to_the_same_bits() {
 }
 
 #[test]
+fn a_checkpoint_names_no_file_outside_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, recipes) = (folder.path().join("checkpoint"), [recipe(&[])]);
+    start(&recipes).save_checkpoint(&place).unwrap();
+    std::fs::write(folder.path().join("config.toml"), "").unwrap();
+    let path = place.join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for name in [
+        "../config.toml",
+        "/dev/null/../null",
+        "coder-0/../../config.toml",
+    ] {
+        let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+        manifest.as_object_mut().unwrap().remove("checksum");
+        // What is there has these, so that nothing else is wrong.
+        let empty = serde_json::json!({"bytes": 0, "xxh64": "ef46db3751d8e999"});
+        manifest["files"][name] = empty;
+        std::fs::write(&path, lapidary_io::sealed_json(&manifest)).unwrap();
+        let resumed = TrainingRun::resume(&place, source(&recipes), &Device::flex());
+        let error = resumed.err().unwrap().to_string();
+        assert!(error.contains(&format!("found {name:?}")), "{error}");
+    }
+}
+
+#[test]
 fn recipes_that_need_other_batches_are_refused_by_the_key() {
     let first = recipe(&[]);
     let mut by_norm = vec!["activations.exclude.norm_multiple=3"];

@@ -114,6 +114,14 @@ impl Rows {
             .with_columns(Some(names))
             .with_slice(Some((self.next_row, ROWS)));
         let frame = decoded(|| reader.finish()).map_err(|problem| self.wrong(problem))?;
+        // A file may claim more rows than it has: without this they would be looked for one piece after the other.
+        let (found, expected) = (frame.height(), ROWS.min(self.rows - self.next_row));
+        if found != expected {
+            return Err(self.wrong(format!(
+                "found {found} rows from row {} on, expected {expected} of {}",
+                self.next_row, self.rows
+            )));
+        }
         let column = |name: &str| {
             let column = frame.column(name).and_then(|c| c.str());
             column.map_err(|e| self.wrong(format!("expected a column `{name}` of strings; {e}")))

@@ -32,6 +32,31 @@ fn a_folder_is_read_in_the_order_of_its_paths() {
 }
 
 #[test]
+fn a_parquet_file_that_claims_rows_it_does_not_have_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let mut frame = polars::df!("text" => ["one", "two", "three"]).unwrap();
+    let mut sound = vec![];
+    ParquetWriter::new(&mut sound).finish(&mut frame).unwrap();
+    // The description at the end, before its length and four letters, says `num_rows` before the list of row groups.
+    let end = sound.len() - 8;
+    let length = u32::from_le_bytes(sound[end..end + 4].try_into().unwrap()) as usize;
+    let (pages, description) = sound[..end].split_at(end - length);
+    let three = description.windows(3).position(|w| w == [0x16, 6, 0x19]);
+    let (before, after) = description.split_at(three.unwrap() + 1);
+    // 2^40, in Thrift's variable length, twice as large as it is.
+    let rows = [0x80, 0x80, 0x80, 0x80, 0x80, 0x40];
+    let description = [before, &rows, &after[1..]].concat();
+    let length = u32::try_from(description.len()).unwrap().to_le_bytes();
+    let bytes = [pages, &description[..], &length, b"PAR1"].concat();
+    std::fs::write(&path, bytes).unwrap();
+    let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD).unwrap();
+    let error = corpus.documents().find_map(Result::err).unwrap();
+    let expected = "found 3 rows from row 0 on, expected 256 of 1099511627776";
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[test]
 fn a_parquet_file_with_any_byte_damaged_is_read_or_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.parquet");

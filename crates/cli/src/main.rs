@@ -1,5 +1,8 @@
 //! The command `lapidary`: parses, calls the libraries, shows progress, prints.
 
+// They panic where the reader has gone: `progress::say!` and `writeln!` do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod arguments;
 mod commands;
 mod first_batch;

@@ -29,6 +29,9 @@ use std::sync::Arc;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
+/// Said before an error about a recipe's model.
+const NAMED_BY_RECIPE: &str = "the recipe's model (--set model=FOLDER names another; the recipe's first lines say where it comes from)";
+
 /// Train a TopK autoencoder on the embedded model, with tables and report, in a few minutes
 #[derive(Args)]
 #[command(after_help = "Example:\n  lapidary quickstart --out out    # then open out/report.html")]
@@ -146,8 +149,10 @@ struct Common {
 
 fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -> Result<()> {
     let device = options.device.open()?;
+    note_evaluation_text(&recipes[0]);
     let stage = Stage::new("load", 1);
-    let model = Arc::new(LanguageModel::load(&recipes[0].config.model, &device)?);
+    let model = LanguageModel::load(&recipes[0].config.model, &device);
+    let model = Arc::new(model.context(NAMED_BY_RECIPE)?);
     for recipe in &mut recipes {
         choose_hook_point(recipe, &model);
     }
@@ -161,7 +166,10 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
         attend_across_documents: first.corpus.attend_across_documents,
     };
     let other = match &first.other_model {
-        Some(name) => Some(Arc::new(LanguageModel::load(name, &device)?)),
+        Some(name) => {
+            let model = LanguageModel::load(name, &device);
+            Some(Arc::new(model.context(NAMED_BY_RECIPE)?))
+        }
         None => None,
     };
     // What can be refused is refused before anything is written or any long work begins.
@@ -317,6 +325,17 @@ fn folders(run: &Path, names: &[&str]) -> Vec<RunFolder> {
     match names.is_empty() {
         true => vec![RunFolder::new(run)],
         false => names.iter().map(|n| RunFolder::new(&run.join(n))).collect(),
+    }
+}
+
+/// Says so where metrics will be of the text that the coder is trained on.
+fn note_evaluation_text(recipe: &Recipe) {
+    let config = &recipe.config;
+    if config.evaluation.tokens > 0 && config.evaluation.corpus == config.corpus.path {
+        note(format_args!(
+            "metrics will be measured on the training text {}: evaluation.corpus names held-out text",
+            config.corpus.path
+        ));
     }
 }
 

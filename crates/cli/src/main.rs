@@ -5,6 +5,7 @@
 
 mod arguments;
 mod commands;
+mod downloads;
 mod first_batch;
 mod interrupt;
 mod progress;
@@ -64,8 +65,9 @@ fn main() -> ExitCode {
     MEMORY.keep_freed();
     lapidary_kernels::device::quiet_loader();
     let cli = Cli::parse();
-    if cli.quiet {
-        progress::be_quiet();
+    match cli.quiet {
+        true => progress::be_quiet(),
+        false => downloads::show(),
     }
     let result = match cli.command {
         Command::Quickstart(command) => command.run(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lapidary_model::HubRepository;
+use lapidary_model::{CachedRepository, HubRepository};
 use lapidary_sae::SaeError;
 
 use crate::error::FormatError;
@@ -28,17 +28,33 @@ const BESIDE: [&str; 5] = [
     SAMPLE,
 ];
 
-/// Where the dictionary that `path` names lies on this machine: itself, unless it is an address on the hub, whose files are then
-/// fetched into the hub's cache, those that one dictionary needs and no more.
+/// Where the dictionary that `path` names lies on this machine.
+///
+/// That is the path itself, but for two kinds: the files of an address on the hub are fetched into the hub's cache, those that one
+/// dictionary needs and no more; and a folder of that cache (`models--owner--name`, or a path below it as in the repository) is its
+/// snapshot.
 ///
 /// # Errors
-/// When the hub does not have it, or there are several.
+/// When the hub or the cache does not have it, or there are several.
 pub fn local(path: &Path) -> Result<PathBuf, FormatError> {
     let text = path.to_string_lossy();
     match text.strip_prefix(SCHEME) {
         Some(address) => fetch(address.trim_start_matches('/')),
-        None => Ok(path.to_path_buf()),
+        None => cached(path),
     }
+}
+
+fn cached(path: &Path) -> Result<PathBuf, FormatError> {
+    for folder in path.ancestors() {
+        if folder != path && path.exists() {
+            break;
+        }
+        if let Some(found) = CachedRepository::at(folder).map_err(SaeError::from)? {
+            let within = path.strip_prefix(folder).unwrap_or(Path::new(""));
+            return Ok(found.snapshot.join(within));
+        }
+    }
+    Ok(path.to_path_buf())
 }
 
 fn fetch(address: &str) -> Result<PathBuf, FormatError> {
@@ -166,6 +182,34 @@ mod tests {
         );
         assert_eq!(of("a/b/layers.3/"), ("a/b".into(), None, "layers.3".into()));
         assert_eq!(of("a"), ("a".into(), None, String::new()));
+    }
+
+    #[test]
+    fn a_folder_of_the_cache_is_its_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("models--a--b");
+        let snapshot = repository.join("snapshots/c0ffee");
+        std::fs::create_dir_all(snapshot.join("layer_3")).unwrap();
+        let place = |path: &str| local(&dir.path().join(path)).map_err(|e| e.to_string());
+        assert_eq!(place("models--a--b"), Ok(snapshot.clone()));
+        assert_eq!(place("models--a--b/layer_3"), Ok(snapshot.join("layer_3")));
+        assert_eq!(place("models--a--b/snapshots/c0ffee"), Ok(snapshot.clone()));
+        assert_eq!(place("other"), Ok(dir.path().join("other")));
+        std::fs::create_dir(repository.join("snapshots/beef")).unwrap();
+        let error = place("models--a--b").unwrap_err();
+        assert!(
+            error.contains("found 2 and no refs/main, [beef, c0ffee]"),
+            "{error}"
+        );
+        std::fs::create_dir(repository.join("refs")).unwrap();
+        std::fs::write(repository.join("refs/main"), "beef").unwrap();
+        assert_eq!(place("models--a--b"), Ok(repository.join("snapshots/beef")));
+        std::fs::write(repository.join("refs/main"), "../../..").unwrap();
+        let error = place("models--a--b").unwrap_err();
+        assert!(
+            error.contains("refs/main: field `commit`: found \"../../..\""),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::attention::Cache;
 use crate::config::ModelConfig;
 use crate::gguf::Gguf;
 use crate::hook::{BlockHook, HookPoint};
+use crate::hub::CachedRepository;
 use crate::rotary::RopeScaling;
 use crate::run::{HookedRun, RunOutput};
 use crate::tensor_file::TensorFile;
@@ -31,7 +32,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`, `model.safetensors` or its
-    /// shards, `tokenizer.json`), a GGUF file of one of the same families (not OPT, Mistral as Llama), or the name of a model on the Hugging Face hub (fetched once into the hub's own
+    /// shards, `tokenizer.json`), a folder of the hub's cache (`models--owner--name`), a GGUF file of one of the same families (not OPT, Mistral as Llama), or the name of a model on the Hugging Face hub (fetched once into the hub's own
     /// cache; `HF_HUB_OFFLINE=1` forbids fetching).
     ///
     /// ```
@@ -56,6 +57,9 @@ impl LanguageModel {
         }
         let folder = Path::new(source);
         if folder.is_dir() {
+            if let Some(cached) = CachedRepository::at(folder)? {
+                return Self::from_folder(&cached.name, &cached.snapshot, device);
+            }
             let name = folder
                 .file_name()
                 .map_or(source.into(), |n| n.to_string_lossy().into_owned());

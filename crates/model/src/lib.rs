@@ -29,7 +29,9 @@ pub use error::ModelError;
 pub use generate::{Sampling, generate};
 pub use gguf::GgufDescription;
 pub use hook::{BlockHook, HookPoint};
-pub use hub::HubRepository;
+#[doc(hidden)]
+pub use hub::read_hub_answer;
+pub use hub::{CachedRepository, Download, HubRepository, on_download};
 pub use language_model::{Gradients, LanguageModel};
 pub use roles::Simplify;
 pub use rotary::{Rope, RopeScaling};

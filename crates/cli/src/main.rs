@@ -7,6 +7,7 @@ mod arguments;
 mod commands;
 mod first_batch;
 mod interrupt;
+mod once;
 mod progress;
 mod recipe;
 mod run_folder;

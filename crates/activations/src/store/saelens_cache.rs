@@ -18,6 +18,7 @@ use serde::Deserialize;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
+use std::sync::Mutex;
 
 const STATE: &str = "state.json";
 
@@ -384,6 +385,8 @@ impl Stream {
             token_ids: tokens,
             places: None,
             hooks: vec![(at, 0)],
+            checksum: None,
+            verified: Mutex::new(false),
         })
     }
 }

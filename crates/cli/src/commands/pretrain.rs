@@ -106,9 +106,13 @@ impl Pretrain {
 }
 
 fn documents(corpus: &str) -> Result<Vec<String>> {
-    Ok(Corpus::open(corpus, TEXT_FIELD)?
-        .documents()
-        .collect::<Result<_, _>>()?)
+    let corpus = Corpus::open(corpus, TEXT_FIELD)?;
+    let texts = corpus.documents().map(|document| Ok(document?.text));
+    let texts = texts.collect::<Result<_>>()?;
+    if let Some(note) = corpus.skipped_rows().note() {
+        eprintln!("note: {note}");
+    }
+    Ok(texts)
 }
 
 struct Heldout {

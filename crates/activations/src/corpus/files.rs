@@ -232,11 +232,7 @@ pub(super) fn snapshot(folder: &Path) -> Result<PathBuf, ActivationsError> {
     if !reference.is_file() || !folder.join("snapshots").is_dir() {
         return Ok(folder.into());
     }
-    let read = |source| ActivationsError::Read {
-        path: reference.clone(),
-        source,
-    };
-    let revision = std::fs::read_to_string(&reference).map_err(read)?;
+    let revision = lapidary_io::read_text(&reference)?;
     let revision = revision.trim();
     let plain = !revision.is_empty() && revision.bytes().all(|b| b.is_ascii_alphanumeric());
     let path = folder.join("snapshots").join(revision);

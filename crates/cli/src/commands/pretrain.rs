@@ -107,8 +107,10 @@ impl Pretrain {
 
 fn documents(corpus: &str) -> Result<Vec<String>> {
     let corpus = Corpus::open(corpus, TEXT_FIELD)?;
-    let texts = corpus.documents().map(|document| Ok(document?.text));
-    let texts = texts.collect::<Result<_>>()?;
+    let mut texts = vec![];
+    for document in corpus.documents() {
+        texts.push(document?.text);
+    }
     if let Some(note) = corpus.skipped_rows().note() {
         eprintln!("note: {note}");
     }

@@ -179,8 +179,12 @@ impl Probe {
             let tested = ((texts.len() as f64 * self.test_share).round() as usize).max(1);
             if tested >= texts.len() {
                 let name: String = name.chars().take(40).collect(); // the wrong field may hold whole texts
+                let count = match texts.len() {
+                    1 => "1 text".to_owned(),
+                    n => format!("{n} texts"),
+                };
                 bail!(
-                    "{}: class `{name}` has one text, expected at least 2",
+                    "{}: class `{name}` has {count}, expected at least one to train on beside {tested} to test on",
                     self.task
                 );
             }

@@ -4,7 +4,7 @@ use super::bench::memory;
 use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
 use crate::once::each_once;
-use crate::progress::Stage;
+use crate::progress::{Stage, say};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use lapidary_activations::{
@@ -154,7 +154,7 @@ impl Harvest {
             false => 0,
         };
         if before > 0 {
-            eprintln!(
+            say!(
                 "{:>10} {} holds {before} activations already",
                 "resume",
                 self.out.display()
@@ -180,12 +180,13 @@ impl Harvest {
             left_out.norm,
         ));
         if let Some(note) = skipped.note() {
-            eprintln!("note: {note}");
+            say!("note: {note}");
         }
         if manifest.rows < self.tokens {
-            eprintln!(
+            say!(
                 "{:>10} the corpus ended before {} activations",
-                "", self.tokens
+                "",
+                self.tokens
             );
         }
         writeln!(stdout(), "{}", self.out.display())?;

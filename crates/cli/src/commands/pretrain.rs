@@ -1,7 +1,7 @@
 //! `lapidary pretrain`.
 
 use crate::arguments::DeviceArgument;
-use crate::progress::Stage;
+use crate::progress::{Stage, say};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TEXT_FIELD};
@@ -112,7 +112,7 @@ fn documents(corpus: &str) -> Result<Vec<String>> {
         texts.push(document?.text);
     }
     if let Some(note) = corpus.skipped_rows().note() {
-        eprintln!("note: {note}");
+        say!("note: {note}");
     }
     Ok(texts)
 }

@@ -165,6 +165,34 @@ fn latents_are_probed_and_absorption_is_measured() {
         );
     }
     assert!(fails(&["probe", out, "--task", task, "--label-field", "kind"]).contains("kind"));
+    assert!(fails(&["probe", out, "--task", task, "--k", "2,1,2"]).contains("found 2 twice"));
+
+    // Two words, a class each. Where rows lack a text or a class, the others keep theirs; categories are strings.
+    for (name, texts, note) in [
+        ("labels.parquet", 120, ""),
+        ("labels_categories.parquet", 120, ""),
+        (
+            "labels_nulls.parquet",
+            107,
+            "note: 13 rows without text or class were skipped",
+        ),
+    ] {
+        let task = format!("tests/fixtures/corpora/{name}");
+        let probe = [
+            "probe", out, "--task", &task, "--device", "cpu", "--k", "1", "--json",
+        ];
+        let (good, found, told) = lapidary(&probe);
+        assert!(good && told.contains(note), "{told}");
+        assert_eq!(told.contains("skipped"), !note.is_empty(), "{told}");
+        let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+        let count = |key: &str| found[0][key].as_u64().unwrap();
+        assert!(
+            count("train_texts") + count("test_texts") <= texts,
+            "{found}"
+        );
+        assert_eq!(found[0]["llm_test_accuracy"], 1.0, "{name}");
+        assert_eq!(found[1]["llm_test_accuracy"], 1.0, "{name}");
+    }
     assert!(fails(&["probe", out, "--task", task, "--k", "257"]).contains("expected 1 to 256"));
     assert!(fails(&["probe", out, "--task", task, "--test-share", "1"]).contains("--test-share"));
 

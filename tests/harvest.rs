@@ -331,3 +331,160 @@ fn training_reads_a_cache_that_saelens_wrote() {
     let (done, text) = run(&mut train(&store, &out, &["--set", "corpus.context=9"]));
     assert!(!done && text.contains("corpus.context = 8"), "{text}");
 }
+
+/// A corpus in a file, harvested from `blocks.0.hook_resid_post`: the store, and what was printed.
+fn harvested(folder: &Path, name: &str, corpus: &[u8]) -> (std::path::PathBuf, String) {
+    let (path, store) = (folder.join(name), folder.join(format!("{name}.store")));
+    std::fs::write(&path, corpus).unwrap();
+    let hook = ["--hook", "blocks.0.hook_resid_post", "--tokens", "100000"];
+    let mut command = harvest(&store, &hook);
+    let (done, text) = run(command.arg("--corpus").arg(&path));
+    assert!(done, "{text}");
+    (store, text)
+}
+
+/// A column of four-byte numbers of a store's only shard.
+fn column(store: &Path, name: &str) -> Vec<u32> {
+    let shard = std::fs::read(store.join("shard-000000.safetensors")).unwrap();
+    let length = u64::from_le_bytes(shard[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&shard[8..8 + length]).unwrap();
+    let at = |i: usize| 8 + length + header[name]["data_offsets"][i].as_u64().unwrap() as usize;
+    let numbers = shard[at(0)..at(1)].chunks_exact(4);
+    numbers
+        .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+const SENTENCE: &str =
+    "The people of the United States have confided their trust to the Congress. ";
+
+#[test]
+fn rows_without_text_are_counted_and_documents_are_numbered_by_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = SENTENCE.repeat(4);
+    let line = |text: Option<&str>| serde_json::json!({ "text": text }).to_string() + "\n";
+    let lines = |rows: &[bool]| {
+        let lines = rows.iter().map(|has| line(has.then_some(text.as_str())));
+        lines.collect::<String>()
+    };
+    let (store, told) = harvested(
+        folder.path(),
+        "nulls.jsonl",
+        lines(&[true, false, true, false, true]).as_bytes(),
+    );
+    let note = "note: 2 rows without text were skipped";
+    assert_eq!(told.matches(note).count(), 1, "{told}");
+    let mut documents = column(&store, "documents");
+    documents.dedup();
+    assert_eq!(documents, [0, 2, 4]);
+    let (other, told) = harvested(folder.path(), "all.jsonl", lines(&[true; 3]).as_bytes());
+    assert!(!told.contains("note:"), "{told}");
+    assert_eq!(column(&store, "token_ids"), column(&other, "token_ids"));
+    assert_eq!(column(&store, "positions"), column(&other, "positions"));
+}
+
+#[test]
+fn a_byte_order_mark_and_numbers_that_json_lacks_change_no_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = SENTENCE.repeat(6);
+    let tokens = |name: &str, corpus: String| {
+        let (store, _) = harvested(folder.path(), name, corpus.as_bytes());
+        column(&store, "token_ids")
+    };
+    let plain = tokens("plain.txt", text.clone());
+    assert_eq!(tokens("bom.txt", format!("\u{feff}{text}")), plain);
+    let line = format!("{{\"text\": {text:?}}}\n");
+    assert_eq!(tokens("bom.jsonl", format!("\u{feff}{line}")), plain);
+    let line = format!("{{\"score\": NaN, \"text\": {text:?}, \"other\": -Infinity}}\n");
+    assert_eq!(tokens("nan.jsonl", line), plain);
+}
+
+#[test]
+fn what_leaves_nothing_or_is_given_twice_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let hook = "blocks.0.hook_resid_post";
+    let refused = |more: &[&str], named: &[&str]| {
+        let (done, text) = run(&mut harvest(&store, more));
+        assert!(!done && !store.exists(), "{text}");
+        for name in named {
+            assert!(text.contains(name), "{text}");
+        }
+    };
+    let twice = format!("{hook},blocks.1.hook_resid_post,{hook}");
+    refused(&["--hook", &twice], &["--hook", hook, "twice"]);
+    let few = ["--hook", hook, "--skip-first", "40"]; // the context is 32
+    refused(&few, &["--skip-first", "40", "32"]);
+    let out = folder.path().join("x.safetensors");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.args(["run", "--tokens", "1,2", "--capture", &twice, "--out"]);
+    let (done, text) = run(command.arg(&out));
+    assert!(
+        !done && text.contains("--capture") && text.contains(hook),
+        "{text}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_corpus_folder_with_links_to_itself_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = folder.path().join("corpus");
+    std::fs::create_dir(&corpus).unwrap();
+    std::fs::write(corpus.join("text.txt"), SENTENCE.repeat(40)).unwrap();
+    for name in ["a", "b"] {
+        std::os::unix::fs::symlink(".", corpus.join(name)).unwrap();
+    }
+    let store = folder.path().join("store");
+    let hook = ["--hook", "blocks.0.hook_resid_post", "--tokens", "100000"];
+    let (done, text) = run(harvest(&store, &hook).arg("--corpus").arg(&corpus));
+    assert!(done, "{text}");
+    let (other, _) = harvested(folder.path(), "text.txt", SENTENCE.repeat(40).as_bytes());
+    assert_eq!(column(&store, "token_ids"), column(&other, "token_ids"));
+}
+
+#[test]
+fn training_and_encoding_refuse_a_store_with_a_flipped_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let hook = "blocks.2.hook_resid_post"; // the recipe's own
+    let settings = ["--hook", hook, "--tokens", "3000", "--shard-tokens", "1000"];
+    assert!(run(&mut harvest(&store, &settings)).0);
+    let flip = |file: &str, from_end: usize| {
+        let path = store.join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    };
+    let out = folder.path().join("out");
+    flip("shard-000001.safetensors", 1);
+    let (done, text) = run(&mut train(&store, &folder.path().join("first"), &[]));
+    assert!(
+        !done && text.contains("shard-000001") && text.contains("xxh64"),
+        "{text}"
+    );
+    let mut encode = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    let dictionary = folder.path().join("dictionary");
+    encode.arg("encode").arg("--dictionary").arg(&dictionary);
+    encode
+        .arg("--activations")
+        .arg(store.join("shard-000001.safetensors"));
+    encode.arg("--out").arg(folder.path().join("codes"));
+    flip("shard-000001.safetensors", 1);
+    assert!(run(&mut train(&store, &out, &[])).0);
+    std::fs::rename(out.join("dictionary"), &dictionary).unwrap();
+    encode.args(["--tensor", hook, "--device", "cpu"]);
+    let (done, text) = run(&mut encode);
+    assert!(done, "{text}");
+    flip("shard-000001.safetensors", 1);
+    let (done, text) = run(&mut encode);
+    assert!(
+        !done && text.contains("shard-000001") && text.contains("xxh64"),
+        "{text}"
+    );
+    flip("shard-000001.safetensors", 1);
+    flip("manifest.json", 10); // a digit of its checksum
+    let (done, text) = run(&mut train(&store, &folder.path().join("other"), &[]));
+    assert!(!done && text.contains("manifest.json"), "{text}");
+}

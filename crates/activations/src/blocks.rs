@@ -4,14 +4,15 @@
 //! is the BOS that follows; a text that begins with BOS or ends with EOS itself gets no second one; nothing of the last,
 //! incomplete block is padded, it is left out.
 
-use crate::{ActivationsError, Corpus, Documents};
+use crate::{ActivationsError, Corpus, Documents, SkippedRows, TokenPieces};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::LanguageModel;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Documents tokenized at once, in parallel.
+/// Documents tokenized at once, in parallel, and bytes of their texts.
 const DOCUMENTS: usize = 16;
+const BYTES: usize = 1 << 20;
 
 /// What to cut blocks from, and how.
 #[derive(Debug, Clone)]
@@ -47,7 +48,7 @@ pub struct Segment {
     pub start: usize,
     /// Whether a BOS that is not the document's own comes first.
     pub bos: bool,
-    /// Which document of the corpus, counted from 0.
+    /// Which row of the corpus, counted from 0 ([`crate::Document::number`]).
     pub document: u32,
     /// How many tokens of the document come before it.
     pub offset: u32,
@@ -133,13 +134,33 @@ pub struct BlockStream {
     config: BlockConfig,
     corpus: Corpus,
     documents: Documents,
-    ready: VecDeque<Vec<u32>>,
-    /// The document being cut: its tokens, how many were used, its number.
-    current: (Vec<u32>, usize, u32),
-    next_document: u32,
+    ready: VecDeque<(u32, Tokens)>,
+    current: Current,
     bos: Option<u32>,
     separator: Option<u32>,
     digest: u64,
+}
+
+/// A document's tokens.
+enum Tokens {
+    All(Vec<u32>),
+    /// Of a long text they come in pieces.
+    Pieces(Box<TokenPieces>),
+}
+
+/// The document being cut.
+#[derive(Default)]
+struct Current {
+    document: u32,
+    /// Tokens at hand, and how many of them were used.
+    tokens: Vec<u32>,
+    used: usize,
+    /// Tokens of the document before those at hand.
+    before: u32,
+    /// The last of those.
+    last: Option<u32>,
+    /// What is to come.
+    rest: Option<Box<TokenPieces>>,
 }
 
 /// Where a digest of tokens begins, and what it is multiplied with at each: FNV-1a over whole token ids.
@@ -175,15 +196,13 @@ impl BlockStream {
         let corpus = Corpus::open(&config.corpus, &config.text_field)?;
         let documents = corpus.documents();
         let config = config.clone();
-        let current = (vec![], 0, 0);
         Ok(Self {
             model,
             config,
             corpus,
             documents,
             ready: VecDeque::new(),
-            current,
-            next_document: 0,
+            current: Current::default(),
             bos,
             separator,
             digest: DIGEST.0,
@@ -206,12 +225,16 @@ impl BlockStream {
         Some(token) == config.bos || Some(token) == config.eos
     }
 
+    /// The rows of the corpus that had no text, as far as it was read.
+    pub fn skipped_rows(&self) -> SkippedRows {
+        self.corpus.skipped_rows()
+    }
+
     /// Starts again at the corpus's first document.
     pub fn rewind(&mut self) {
         self.documents = self.corpus.documents();
         self.ready.clear();
-        self.current = (vec![], 0, 0);
-        self.next_document = 0;
+        self.current = Current::default();
         self.digest = DIGEST.0;
     }
 
@@ -264,38 +287,85 @@ impl BlockStream {
         Ok(n)
     }
 
-    /// Makes `current` a document with tokens left; false at the corpus's end.
+    /// Makes `current` a document with tokens left, a block's worth or all that there are; false at the corpus's end.
     fn advance(&mut self) -> Result<bool, ActivationsError> {
-        while self.current.1 == self.current.0.len() {
-            if self.ready.is_empty() {
-                let texts: Vec<String> = self
-                    .documents
-                    .by_ref()
-                    .take(DOCUMENTS)
-                    .collect::<Result<_, _>>()?;
-                if texts.is_empty() {
-                    return Ok(false);
-                }
-                let tokenizer = self.model.tokenizer()?;
-                self.ready
-                    .extend(tokenizer.encode_batch(texts.iter().map(String::as_str).collect())?);
+        loop {
+            let left = self.current.tokens.len() - self.current.used;
+            let ends = self.current.rest.is_none();
+            if left > 0 && (ends || left >= self.config.context) {
+                return Ok(true);
             }
-            let mut tokens = self.ready.pop_front().expect("just filled");
+            if ends && self.ready.is_empty() && !self.tokenize()? {
+                return Ok(false);
+            }
+            let current = &mut self.current;
+            if let Some(pieces) = &mut current.rest {
+                let piece = pieces.next_piece(self.model.tokenizer()?)?;
+                current.last = current.tokens.last().copied().or(current.last);
+                current.tokens.drain(..current.used);
+                current.before = current.before.saturating_add(current.used as u32);
+                current.used = 0;
+                match piece {
+                    Some(piece) => current.tokens.extend(piece),
+                    None => current.rest = None,
+                }
+            } else {
+                let (document, tokens) = self.ready.pop_front().expect("just filled");
+                let (tokens, rest) = match tokens {
+                    Tokens::All(tokens) => (tokens, None),
+                    Tokens::Pieces(pieces) => (vec![], Some(pieces)),
+                };
+                *current = Current {
+                    document,
+                    tokens,
+                    rest,
+                    ..Current::default()
+                };
+            }
             // A text may bring these tokens itself: neither is doubled.
             if let Some(bos) = self.bos {
-                let own = tokens.iter().take_while(|token| **token == bos).count();
-                tokens.drain(..own);
-                while self.separator.is_none() && tokens.last() == Some(&bos) {
-                    tokens.pop();
+                if current.before == 0 && current.last.is_none() {
+                    let own = current.tokens.iter().take_while(|t| **t == bos).count();
+                    current.tokens.drain(..own);
+                }
+                let ends = self.separator.is_none() && current.rest.is_none();
+                while ends && current.tokens.last() == Some(&bos) {
+                    current.tokens.pop();
                 }
             }
-            if !tokens.is_empty() && tokens.last().copied() != self.separator {
-                tokens.extend(self.separator);
+            if current.rest.is_none() {
+                let last = current.tokens.last().copied().or(current.last);
+                if last.is_some() && last != self.separator {
+                    current.tokens.extend(self.separator);
+                }
             }
-            self.current = (tokens, 0, self.next_document);
-            self.next_document += 1;
         }
-        Ok(true)
+    }
+
+    /// Fills `ready` with the next documents; false if there are none.
+    fn tokenize(&mut self) -> Result<bool, ActivationsError> {
+        let (mut numbers, mut texts, mut bytes) = (vec![], vec![], 0);
+        let mut long = None;
+        while texts.len() < DOCUMENTS && bytes < BYTES {
+            let Some(document) = self.documents.next().transpose()? else {
+                break;
+            };
+            let number = u32::try_from(document.number).unwrap_or(u32::MAX);
+            if !TokenPieces::is_short(&document.text) {
+                let pieces = Box::new(TokenPieces::new(document.text));
+                long = Some((number, Tokens::Pieces(pieces)));
+                break;
+            }
+            bytes += document.text.len();
+            numbers.push(number);
+            texts.push(document.text);
+        }
+        let tokenizer = self.model.tokenizer()?;
+        let tokens = tokenizer.encode_batch(texts.iter().map(String::as_str).collect())?;
+        let tokens = tokens.into_iter().map(Tokens::All);
+        self.ready.extend(numbers.into_iter().zip(tokens));
+        self.ready.extend(long);
+        Ok(!self.ready.is_empty())
     }
 
     fn block(&mut self) -> Result<Option<TokenBlock>, ActivationsError> {
@@ -308,7 +378,13 @@ impl BlockStream {
             if !self.advance()? {
                 return Ok(None);
             }
-            let (tokens, used, document) = &mut self.current;
+            let Current {
+                tokens,
+                used,
+                document,
+                before,
+                ..
+            } = &mut self.current;
             let nothing_yet = block.segments.is_empty();
             if nothing_yet && *used + 1 == tokens.len() && Some(tokens[*used]) == self.separator {
                 *used += 1; // It would separate nothing, and double a BOS that is the same token.
@@ -323,7 +399,7 @@ impl BlockStream {
                 start,
                 bos: bos.is_some(),
                 document: *document,
-                offset: *used as u32,
+                offset: before.saturating_add(*used as u32),
             });
             block.tokens.extend_from_slice(&tokens[*used..*used + n]);
             *used += n;
@@ -517,5 +593,69 @@ mod tests {
         let found = predicts(&[block.clone(), block], &counts.repeat(2), &[SPECIAL]);
         let expected = [true, false, true, true, false, true];
         assert_eq!(found, expected.repeat(2));
+    }
+    #[test]
+    fn a_long_document_is_cut_into_the_blocks_of_its_whole_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let speeches = Corpus::open("embedded", "text").unwrap().documents();
+        let speeches: Vec<String> = speeches.take(20).map(|d| d.unwrap().text).collect();
+        let long = speeches.concat().replace('\n', " ");
+        assert!(long.len() > 2 << 17, "it takes several windows");
+        let texts = [TEXT, &long, TEXT, &long[..1 << 18]];
+        for across in [false, true] {
+            let found = cut(&model, folder.path(), &texts, across);
+            // The same by the whole texts' tokens, joined by the token that begins and separates.
+            let tokenizer = model.tokenizer().unwrap();
+            let bos = model.config().bos.unwrap();
+            let of = |n: usize| tokenizer.encode(texts[n]).unwrap();
+            let mut places: Vec<(u32, u32, u32)> = vec![];
+            for n in 0..4 {
+                places.extend(
+                    of(n)
+                        .iter()
+                        .zip(0..)
+                        .map(|(token, at)| (*token, n as u32, at)),
+                );
+            }
+            let kept = found
+                .iter()
+                .flat_map(|block| block.tokens.iter().zip(block.places()));
+            let kept = kept.filter(|(token, _)| **token != bos);
+            let kept: Vec<(u32, u32, u32)> = kept.map(|(t, (d, p))| (*t, d, p)).collect();
+            assert!(places.len() - kept.len() < 4, "all but the last block");
+            assert!(kept == places[..kept.len()]);
+            let segments = found.iter().map(|b| b.segments.len()).sum::<usize>();
+            assert!(
+                segments <= found.len() + 3,
+                "no block is cut within a document"
+            );
+        }
+    }
+
+    #[test]
+    fn a_segment_is_of_the_row_that_its_text_stands_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let corpus = folder.path().join("corpus.jsonl");
+        let line = |text: Option<&str>| serde_json::json!({ "text": text }).to_string() + "\n";
+        let lines = [Some(TEXT), None, Some(TEXT), Some(""), None, Some(TEXT)];
+        std::fs::write(&corpus, lines.map(line).concat()).unwrap();
+        let config = BlockConfig {
+            corpus: corpus.to_str().unwrap().into(),
+            text_field: "text".into(),
+            context: 4,
+            prepend_bos: true,
+            attend_across_documents: false,
+        };
+        let mut stream = BlockStream::new(model, &config).unwrap();
+        for _ in 0..2 {
+            let segments = stream.by_ref().flat_map(|block| block.unwrap().segments);
+            let mut documents: Vec<u32> = segments.map(|segment| segment.document).collect();
+            documents.dedup();
+            assert_eq!(documents, [0, 2, 5]);
+            assert_eq!(stream.skipped_rows().count(), 2);
+            stream.rewind();
+        }
     }
 }

@@ -22,10 +22,12 @@ pub enum ActivationsError {
     },
     #[error("corpus {}: {problem}", path.display())]
     Corpus { path: PathBuf, problem: String },
-    #[error("{}: line {line}: {problem}", path.display())]
-    Line {
+    #[error("{}: {unit} {number}: {problem}", path.display())]
+    Row {
         path: PathBuf,
-        line: u64,
+        /// What is counted: `line` or `object`.
+        unit: &'static str,
+        number: u64,
         problem: String,
     },
     #[error("Parquet file {}: {problem}", path.display())]
@@ -47,6 +49,13 @@ pub enum ActivationsError {
         "prepend_bos is set, but model `{model}` has no beginning-of-sequence token; set it to false"
     )]
     NoBos { model: String },
+    #[error(
+        "exclude.first_positions: found {first_positions}, expected less than the context of {context} tokens, of which nothing would be left"
+    )]
+    FirstPositions {
+        first_positions: usize,
+        context: usize,
+    },
     #[error("{}: {problem}", path.display())]
     Checkpoint { path: PathBuf, problem: String },
     #[error("the activations at {hook} hold {count} values that are not finite")]

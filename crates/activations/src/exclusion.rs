@@ -1,6 +1,6 @@
 //! Which tokens' activations are left out, of stores and of streams alike.
 
-use crate::{BlockStream, TokenBlock};
+use crate::{ActivationsError, BlockStream, TokenBlock};
 use serde::{Deserialize, Serialize};
 
 /// Which tokens' activations are left out.
@@ -63,6 +63,20 @@ impl Candidate {
 }
 
 impl Exclusion {
+    /// Refuses what leaves out every token of sequences of `context` tokens.
+    ///
+    /// # Errors
+    /// When `first_positions` is not below `context`.
+    pub fn check(&self, context: usize) -> Result<(), ActivationsError> {
+        match self.first_positions < context {
+            true => Ok(()),
+            false => Err(ActivationsError::FirstPositions {
+                first_positions: self.first_positions,
+                context,
+            }),
+        }
+    }
+
     /// Whether the token is kept; if not, that is counted. `rows` are its activations at the hook points with the norm limits
     /// `limits`.
     pub(crate) fn keeps(
@@ -151,5 +165,16 @@ mod tests {
         );
         assert_eq!(counts, (1, 1, 1));
         assert_eq!(Exclusion::default().norm_limit(&rows, 2, &batch), None);
+    }
+    #[test]
+    fn a_rule_that_leaves_nothing_of_a_sequence_is_refused_with_both_numbers() {
+        let rule = |first_positions| Exclusion {
+            first_positions,
+            ..Exclusion::default()
+        };
+        assert!(rule(31).check(32).is_ok());
+        let error = rule(40).check(32).unwrap_err().to_string();
+        assert!(error.contains("40") && error.contains("32"), "{error}");
+        assert!(rule(32).check(32).is_err());
     }
 }

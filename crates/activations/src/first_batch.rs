@@ -217,25 +217,22 @@ impl FirstBatch {
                 self.mean_over_std
             ));
         }
-        let rms = self.mean_norm.hypot(self.std_norm);
-        if !(0.5..2.0).contains(&rms) {
-            advice.push(format!(
-                "norms are about {rms:.3}: keep a normalization (unit_norm is the default), since learning rates and penalties are meant for norms of 1"
-            ));
-        }
-        if self.special_outliers > 0 {
-            advice.push(
-                "special tokens have outsized norms: leave them out, as is the default".into(),
-            );
-        }
+        // Nothing about special tokens and norms: to leave out the first and to normalize are defaults.
+        let tokens = |n: usize| match n {
+            1 => "1 token".to_owned(),
+            n => format!("{n} tokens"),
+        };
+        let have = |n: usize| if n == 1 { "has" } else { "have" };
         if first > 0 {
             advice.push(format!(
-                "{first} tokens at the beginning of a sequence have outsized norms, as attention sinks do: leave the first out (activations.exclude.first_positions, harvest --skip-first)"
+                "{} at the beginning of a sequence {} more than {OUTLIER} times the median norm, as attention sinks do: leave the first out (activations.exclude.first_positions, harvest --skip-first)",
+                tokens(first), have(first)
             ));
         }
         if others > 0 {
             advice.push(format!(
-                "{others} tokens elsewhere have norms above {OUTLIER} times the median: leave them out (activations.exclude.norm_multiple = {OUTLIER}, harvest --max-norm {OUTLIER})"
+                "{} elsewhere {} more than {OUTLIER} times the median norm: leave such out (activations.exclude.norm_multiple = {OUTLIER}, harvest --max-norm {OUTLIER})",
+                tokens(others), have(others)
             ));
         }
         let share: f64 = self
@@ -303,15 +300,13 @@ mod tests {
         assert_eq!(report.largest_outliers[0].text, "<0>");
         close(report.largest_outliers[0].times_median, 100.0);
         let advice = report.advice.join("\n");
-        for word in [
-            "centre",
-            "special tokens",
-            "unit_norm",
-            "dimensions have 100 %",
-        ] {
+        for word in ["centre", "dimensions have 100 %"] {
             assert!(advice.contains(word), "{word}: {advice}");
         }
-        assert!(!advice.contains("--max-norm"), "{advice}");
+        // Nor does it advise what is done anyway.
+        for word in ["--max-norm", "special tokens", "unit_norm"] {
+            assert!(!advice.contains(word), "{word}: {advice}");
+        }
 
         let rows: Vec<Row<'_>> = rows
             .into_iter()
@@ -326,7 +321,8 @@ mod tests {
             .advice
             .join("\n");
         assert!(
-            advice.contains("1 tokens at the beginning") && advice.contains("--max-norm 5"),
+            advice.contains("1 token at the beginning of a sequence has")
+                && advice.contains("--max-norm 5"),
             "{advice}"
         );
     }

@@ -16,7 +16,7 @@ pub fn harvest(
     Ok(harvest_all(model, &[hook], blocks)?.remove(0))
 }
 
-/// The same at several different hook points by one forward pass, in the order of `hooks`.
+/// The same at several hook points by one forward pass, in the order of `hooks`.
 ///
 /// # Errors
 /// As [`harvest`].
@@ -31,9 +31,9 @@ pub fn harvest_all(
         segments: TokenBlock::attention(blocks, model.device()),
         ..Default::default()
     };
-    let mut output = model.run(model.tokens(&tokens)?, &run)?;
+    let output = model.run(model.tokens(&tokens)?, &run)?;
     let values = hooks.iter().map(|hook| {
-        let value = output.captured.remove(hook).expect("it was asked for");
+        let value = output.captured.get(hook).expect("it was asked for").clone();
         let [batch, pos, width] = value.dims();
         value.reshape([batch * pos, width])
     });

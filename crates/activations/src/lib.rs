@@ -17,10 +17,11 @@ mod other_model;
 mod sequences;
 mod source;
 mod store;
+mod token_pieces;
 
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock, predicts};
 pub use checksum::Checksum;
-pub use corpus::{Corpus, Documents, TEXT_FIELD};
+pub use corpus::{Corpus, Document, Documents, SkippedRows, TEXT_FIELD, TextRows};
 pub use error::ActivationsError;
 pub use exclusion::{Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};
@@ -33,3 +34,4 @@ pub use store::{
     HarvestConfig, HarvestProgress, Place, RowPlace, Shard, Store, StoreBatches, StoreDtype,
     StoreManifest, StoreSettings, StoreWriter, StoredHook, harvest_store,
 };
+pub use token_pieces::TokenPieces;

@@ -130,6 +130,7 @@ impl SequenceStream {
     /// When a batch is no whole number of blocks.
     pub fn unfilled(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let context = blocks.config().context;
+        config.exclude.check(context)?;
         if config.batch_tokens == 0 || !config.batch_tokens.is_multiple_of(context) {
             return Err(ActivationsError::Corpus {
                 path: blocks.config().corpus.clone().into(),
@@ -268,6 +269,10 @@ impl SequenceStream {
 impl BatchSource for SequenceStream {
     fn normalizations(&self) -> &[Normalization] {
         &self.normalizations
+    }
+
+    fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// One batch has fewer rows than `batch_tokens` by the tokens that are left out.

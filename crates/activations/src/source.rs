@@ -26,6 +26,12 @@ pub trait BatchSource {
     /// When the corpus or the model fails.
     fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError>;
 
+    /// Passes over all that there is that are finished: what comes next was given so many times before. A source that never
+    /// repeats itself has none.
+    fn passes(&self) -> u64 {
+        0
+    }
+
     /// The sequences that the last batch's rows are of, if batches are whole sequences.
     fn sequences(&self) -> Option<&Sequences> {
         None
@@ -119,6 +125,7 @@ impl ActivationStream {
     /// # Errors
     /// When the buffer does not fit into memory.
     pub fn unfilled(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
+        config.exclude.check(blocks.config().context)?;
         let model = blocks.model();
         let widths = config.hook_points.iter().map(|hook| model.width(*hook));
         let mut widths: Vec<usize> = widths.collect::<Result<_, _>>()?;
@@ -152,11 +159,6 @@ impl ActivationStream {
             blocks,
             config,
         })
-    }
-
-    /// Passes over the corpus so far.
-    pub fn passes(&self) -> u64 {
-        self.passes
     }
 
     fn hook_names(&self) -> Vec<String> {
@@ -227,6 +229,10 @@ impl ActivationStream {
 impl BatchSource for ActivationStream {
     fn normalizations(&self) -> &[Normalization] {
         &self.normalizations
+    }
+
+    fn passes(&self) -> u64 {
+        self.passes
     }
 
     fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {

@@ -13,7 +13,7 @@ pub const FILE: &str = "first_batch.json";
 pub fn show(reports: &[FirstBatch]) {
     for r in reports {
         say!(
-            "{:>10} {}: norm {:.3} ± {:.3}, median {:.3}, highest {:.3}; mean over spread {:.2}; {} outliers, {} of them special",
+            "{:>10} {}: norm {:.3} ± {:.3}, median {:.3}, highest {:.3}; the mean activation is {:.2} times the spread around it; {} outliers, {} of them special tokens",
             "look",
             r.hook_point,
             r.mean_norm,

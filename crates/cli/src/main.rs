@@ -8,6 +8,7 @@ mod commands;
 mod downloads;
 mod first_batch;
 mod interrupt;
+mod once;
 mod progress;
 mod recipe;
 mod run_folder;

@@ -117,6 +117,26 @@ impl Tokenizer {
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
+    /// Token ids of several texts, each with the bytes of its text that it stands for, in parallel.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a text.
+    pub fn encode_batch_with_offsets(
+        &self,
+        texts: Vec<&str>,
+    ) -> Result<Vec<Vec<(u32, (usize, usize))>>, ModelError> {
+        let problem = |e: tokenizers::Error| ModelError::Tokenizer {
+            path: self.path.clone(),
+            problem: e.to_string(),
+        };
+        let encodings = self.inner.encode_batch(texts, false).map_err(problem)?;
+        let tokens = |e: &tokenizers::Encoding| {
+            let ids = e.get_ids().iter().copied();
+            ids.zip(e.get_offsets().iter().copied()).collect()
+        };
+        Ok(encodings.iter().map(tokens).collect())
+    }
+
     /// The text of token ids, special tokens included.
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.inner.decode(tokens, false).unwrap_or_default()

@@ -6,6 +6,7 @@
 //! `val_2.jsonl`), else none.
 
 use crate::ActivationsError;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What a corpus's files may be called.
@@ -87,9 +88,7 @@ impl Files {
 
     /// Those below a folder on this machine.
     pub fn below(folder: &Path) -> Result<Self, ActivationsError> {
-        let mut names = vec![];
-        collect(folder, "", &mut names)?;
-        Ok(Self::new(names))
+        Ok(Self::new(names_below(folder)?))
     }
 
     /// Those of a split; without one those of `train` where there are such, else all. Errors call the corpus `source`.
@@ -163,26 +162,67 @@ fn split_of(name: &str) -> Option<String> {
     })
 }
 
-fn collect(folder: &Path, before: &str, names: &mut Vec<String>) -> Result<(), ActivationsError> {
-    let read = |source| ActivationsError::Read {
-        path: folder.into(),
-        source,
+/// Folders and files below a folder, at most: what has more is a mistake, such as a link to the root.
+const MOST_ENTRIES: usize = 1 << 22;
+
+/// The names of the files below a folder. A folder that is reached in several ways (by links) is read once, under its own name if it
+/// has one there; links to a folder that holds `root` itself are not followed.
+fn names_below(root: &Path) -> Result<Vec<String>, ActivationsError> {
+    let true_path = |path: &Path| {
+        path.canonicalize()
+            .map_err(|source| ActivationsError::Read {
+                path: path.into(),
+                source,
+            })
     };
-    for entry in std::fs::read_dir(folder).map_err(read)? {
-        let entry = entry.map_err(read)?;
-        let path = entry.path();
-        // A name that is not Unicode has no extension that we know.
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
+    let above = true_path(root)?;
+    let mut seen = BTreeSet::from([above.clone()]);
+    let mut names = vec![];
+    let mut entries = 0;
+    // Linked folders wait until all others were read.
+    let mut folders = vec![(root.to_owned(), String::new())];
+    let mut links: Vec<(PathBuf, String)> = vec![];
+    while let Some((folder, before)) = folders.pop().or_else(|| links.pop()) {
+        if folder != root {
+            let path = true_path(&folder)?;
+            if above.starts_with(&path) || !seen.insert(path) {
+                continue;
+            }
+        }
+        let read = |source| ActivationsError::Read {
+            path: folder.clone(),
+            source,
         };
-        let name = format!("{before}{name}");
-        if path.is_dir() {
-            collect(&path, &format!("{name}/"), names)?;
-        } else {
-            names.push(name);
+        for entry in std::fs::read_dir(&folder).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            entries += 1;
+            if entries > MOST_ENTRIES {
+                return Err(ActivationsError::Corpus {
+                    path: root.into(),
+                    problem: format!("found more than {MOST_ENTRIES} files and folders in it"),
+                });
+            }
+            // A name that is not Unicode has no extension that we know. Hidden folders hold no corpus.
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = entry.path();
+            let name = format!("{before}{name}");
+            match (path.is_dir(), path.is_symlink()) {
+                (false, _) => names.push(name),
+                (true, false) => folders.push((path, name + "/")),
+                (true, true) => links.push((path, name + "/")),
+            }
+        }
+        if folders.is_empty() {
+            // The first by name is taken first.
+            links.sort_by(|a, b| b.1.cmp(&a.1));
         }
     }
-    Ok(())
+    Ok(names)
 }
 
 /// The folder of files behind a folder of the hub's cache (`datasets--owner--name`): its revision `main`. Any other folder
@@ -192,11 +232,7 @@ pub(super) fn snapshot(folder: &Path) -> Result<PathBuf, ActivationsError> {
     if !reference.is_file() || !folder.join("snapshots").is_dir() {
         return Ok(folder.into());
     }
-    let read = |source| ActivationsError::Read {
-        path: reference.clone(),
-        source,
-    };
-    let revision = std::fs::read_to_string(&reference).map_err(read)?;
+    let revision = lapidary_io::read_text(&reference)?;
     let revision = revision.trim();
     let plain = !revision.is_empty() && revision.bytes().all(|b| b.is_ascii_alphanumeric());
     let path = folder.join("snapshots").join(revision);

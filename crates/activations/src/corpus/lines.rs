@@ -4,10 +4,11 @@ use super::files::Packing;
 use super::no_field;
 use crate::ActivationsError;
 use flate2::bufread::MultiGzDecoder;
-use serde::Deserialize;
-use serde_json::Value;
+use lapidary_io::python_json;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::PathBuf;
 
 /// Plain text is handed out in documents of at least this many bytes, cut after a line.
@@ -15,6 +16,12 @@ const TEXT_DOCUMENT: usize = 1 << 20;
 
 /// A line or a JSON object that is longer is no document.
 const LONGEST: u64 = 1 << 30;
+
+/// The byte order mark in UTF-8: how some programs begin a file, and no text.
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+/// Fields that an error lists, at most.
+const FIELDS: usize = 30;
 
 /// A file being read.
 pub(super) struct Lines {
@@ -42,20 +49,32 @@ enum Form {
 
 impl Lines {
     fn open(path: PathBuf, packing: Packing, kind: Kind) -> Result<Self, ActivationsError> {
-        let open = || -> io::Result<Box<dyn BufRead + Send>> {
+        let open = || -> io::Result<(Vec<u8>, Box<dyn BufRead + Send>)> {
             let file = BufReader::with_capacity(1 << 16, File::open(&path)?);
-            Ok(match packing {
+            let mut bytes: Box<dyn BufRead + Send> = match packing {
                 Packing::Plain => Box::new(file),
                 Packing::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(file))),
                 Packing::Zstandard => Box::new(BufReader::new(
                     zstd::stream::read::Decoder::with_buffer(file)?,
                 )),
-            })
+            };
+            let mut start = vec![];
+            bytes.by_ref().take(3).read_to_end(&mut start)?;
+            Ok((start, bytes))
         };
-        match open() {
-            Ok(bytes) => Ok(Self { path, bytes, kind }),
-            Err(source) => Err(ActivationsError::Read { path, source }),
+        let (mut start, bytes) = match open() {
+            Ok(opened) => opened,
+            Err(source) => return Err(ActivationsError::Read { path, source }),
+        };
+        if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+            let problem = "begins with the byte order mark of UTF-16, expected UTF-8".into();
+            return Err(ActivationsError::Corpus { path, problem });
         }
+        if start == BYTE_ORDER_MARK {
+            start.clear();
+        }
+        let bytes = Box::new(Cursor::new(start).chain(bytes));
+        Ok(Self { path, bytes, kind })
     }
 
     /// A text.
@@ -73,17 +92,12 @@ impl Lines {
         Self::open(path, packing, kind)
     }
 
-    /// The next document.
-    pub fn document(&mut self) -> Result<Option<String>, ActivationsError> {
+    /// The next row: its text, or nothing where the field is null.
+    pub fn row(&mut self) -> Result<Option<Option<String>>, ActivationsError> {
         let Self { path, bytes, kind } = self;
         let failed = |source| ActivationsError::Read {
             path: path.clone(),
             source,
-        };
-        let wrong = |line, problem| ActivationsError::Line {
-            path: path.clone(),
-            line,
-            problem,
         };
         match kind {
             Kind::Text { read } => {
@@ -101,7 +115,7 @@ impl Lines {
                         start + e.utf8_error().valid_up_to() as u64
                     ),
                 })?;
-                Ok(Some(text))
+                Ok(Some(Some(text)))
             }
             Kind::Json { field, read, form } => {
                 if matches!(form, Form::Unknown) {
@@ -113,33 +127,32 @@ impl Lines {
                         _ => Form::Lines,
                     };
                 }
-                let value = match form {
-                    Form::Array => {
-                        let value = element(bytes, *read == 0).map_err(|e| wrong(*read + 1, e))?;
-                        *read += 1;
-                        value
+                let mut json = vec![];
+                let is_array = matches!(form, Form::Array);
+                let wrong = |number, problem| ActivationsError::Row {
+                    path: path.clone(),
+                    unit: if is_array { "object" } else { "line" },
+                    number,
+                    problem,
+                };
+                if is_array {
+                    let first = *read == 0;
+                    *read += 1;
+                    if !element(bytes, first, &mut json).map_err(|e| wrong(*read, e))? {
+                        *read -= 1;
+                        return Ok(None);
                     }
-                    _ => {
-                        let mut text = vec![];
-                        loop {
-                            text.clear();
-                            *read += 1;
-                            if !line(bytes, &mut text).map_err(failed)? {
-                                break None;
-                            }
-                            if !text.trim_ascii().is_empty() {
-                                let value = serde_json::from_slice::<Value>(&text);
-                                break Some(
-                                    value.map_err(|e| wrong(*read, format!("not JSON: {e}")))?,
-                                );
-                            }
+                } else {
+                    while json.trim_ascii().is_empty() {
+                        json.clear();
+                        *read += 1;
+                        if !line(bytes, &mut json).map_err(failed)? {
+                            return Ok(None);
                         }
                     }
-                };
-                match value {
-                    None => Ok(None),
-                    Some(value) => Ok(Some(text_of(value, field).map_err(|e| wrong(*read, e))?)),
                 }
+                let text = text_of(&json, field).map_err(|e| wrong(*read, e))?;
+                Ok(Some(text))
             }
         }
     }
@@ -175,8 +188,8 @@ fn space(bytes: &mut dyn BufRead) -> io::Result<Option<u8>> {
     }
 }
 
-/// The next element of an array whose bracket was read; none at its end.
-fn element(bytes: &mut dyn BufRead, first: bool) -> Result<Option<Value>, String> {
+/// The next object of an array whose bracket was read, as it is written; false at the array's end.
+fn element(bytes: &mut dyn BufRead, first: bool, out: &mut Vec<u8>) -> Result<bool, String> {
     let mut next = |consume: bool| {
         if consume {
             bytes.consume(1);
@@ -186,52 +199,199 @@ fn element(bytes: &mut dyn BufRead, first: bool) -> Result<Option<Value>, String
     let mark = match (next(false)?, first) {
         (Some(b']'), _) => {
             bytes.consume(1);
-            return Ok(None);
+            return Ok(false);
         }
         (mark, true) => mark,
         (Some(b','), false) => next(true)?,
         _ => return Err("not JSON: found no `,` or `]` behind an object".into()),
     };
-    match mark {
-        // Objects and strings end with a byte of their own, so that reading them takes nothing of what follows.
-        Some(b'{' | b'"') => {
-            let mut json = serde_json::Deserializer::from_reader(bytes.take(LONGEST));
-            let value = Value::deserialize(&mut json).map_err(|e| format!("not JSON: {e}"))?;
-            Ok(Some(value))
+    if mark != Some(b'{') {
+        return Err("not an array of objects".into());
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_u64, false, false);
+    loop {
+        let buffer = bytes.fill_buf().map_err(|e| e.to_string())?;
+        if buffer.is_empty() {
+            return Err("not JSON: the file ends within an object".into());
         }
-        _ => Err("not an array of objects".into()),
+        let ends = buffer.iter().position(|byte| {
+            match (byte, in_string) {
+                _ if escaped => escaped = false,
+                (b'\\', true) => escaped = true,
+                (b'"', _) => in_string = !in_string,
+                (b'{' | b'[', false) => depth += 1,
+                (b'}' | b']', false) => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        let n = ends.map_or(buffer.len(), |end| end + 1);
+        out.extend_from_slice(&buffer[..n]);
+        bytes.consume(n);
+        if ends.is_some() {
+            return Ok(true);
+        }
+        if out.len() as u64 > LONGEST {
+            return Err(format!("an object is longer than {LONGEST} bytes"));
+        }
     }
 }
 
-fn text_of(value: Value, field: &str) -> Result<String, String> {
-    let mut object = match value {
-        Value::Object(object) => object,
-        _ => {
-            return Err(format!(
-                "found no object, expected one with a field `{field}`"
-            ));
+/// The text in a field of a JSON object; none where it is null. Python's `NaN` in its place is null too, since that is how
+/// pandas marks a missing text.
+fn text_of(json: &[u8], field: &str) -> Result<Option<String>, String> {
+    let value = read_field(json, field).or_else(|error| {
+        // Python writes numbers that JSON does not have.
+        let text = std::str::from_utf8(json).map_err(|_| error.to_string())?;
+        let std::borrow::Cow::Owned(readable) = python_json(text) else {
+            return Err(error.to_string());
+        };
+        let value = read_field(readable.as_bytes(), field).map_err(|e| e.to_string())?;
+        // They come as strings of their names. A string that was one before is told by giving it another.
+        match value {
+            Found::Text(name) if name == "NaN" || name.ends_with("Infinity") => {
+                let renamed = text.replace(&format!("\"{name}\""), "\"text\"");
+                let again = read_field(python_json(&renamed).as_bytes(), field);
+                match again.map_err(|e| e.to_string())? {
+                    Found::Text(now) if now != name => Ok(Found::Text(name)),
+                    _ if name == "NaN" => Ok(Found::Null),
+                    _ => Ok(Found::Other("a number")),
+                }
+            }
+            value => Ok(value),
         }
-    };
-    match object.remove(field) {
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(format!(
-            "field `{field}`: found {}, expected a string",
-            kind_of(&other)
-        )),
-        None => {
-            let fields: Vec<&str> = object.keys().map(String::as_str).collect();
+    });
+    match value.map_err(|e: String| format!("not JSON: {e}"))? {
+        Found::Text(text) => Ok(Some(text)),
+        Found::Null => Ok(None),
+        Found::Other(kind) => Err(format!("field `{field}`: found {kind}, expected a string")),
+        Found::Absent(fields) => {
+            let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
             Err(no_field(field, &fields))
         }
+        Found::NoObject => Err(format!(
+            "found no object, expected one with a field `{field}`"
+        )),
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// What stands in a field.
+enum Found {
+    Text(String),
+    Null,
+    /// Neither, in words.
+    Other(&'static str),
+    /// There is no such field, but these.
+    Absent(Vec<String>),
+    NoObject,
+}
+
+fn read_field(json: &[u8], field: &str) -> serde_json::Result<Found> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let found = Object(field).deserialize(&mut json)?;
+    json.end()?;
+    Ok(found)
+}
+
+/// Reads one field of an object, and nothing else into memory.
+struct Object<'a>(&'a str);
+
+/// Reads a field's value.
+struct Field;
+
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = Found;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Found, D::Error> {
+        json.deserialize_any(self)
     }
+}
+
+impl<'de> DeserializeSeed<'de> for Field {
+    type Value = Found;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Found, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+/// The visits of values that are all answered with the same.
+macro_rules! answer {
+    ($($visit:ident: $kind:ty => $answer:expr),*) => {
+        $(fn $visit<E>(self, _: $kind) -> Result<Found, E> {
+            Ok($answer)
+        })*
+    };
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let (mut found, mut fields) = (None, vec![]);
+        while let Some(name) = map.next_key::<String>()? {
+            if name == self.0 {
+                // Of several the last counts, as in Python.
+                found = Some(map.next_value_seed(Field)?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+                if fields.len() < FIELDS && !fields.contains(&name) {
+                    fields.push(name);
+                }
+            }
+        }
+        Ok(found.unwrap_or_else(|| {
+            fields.sort_unstable();
+            Found::Absent(fields)
+        }))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Found::NoObject)
+    }
+
+    fn visit_unit<E>(self) -> Result<Found, E> {
+        Ok(Found::NoObject)
+    }
+
+    answer!(visit_bool: bool => Found::NoObject, visit_i64: i64 => Found::NoObject, visit_u64: u64 => Found::NoObject,
+        visit_f64: f64 => Found::NoObject, visit_str: &str => Found::NoObject);
+}
+
+impl<'de> Visitor<'de> for Field {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Found, E> {
+        Ok(Found::Text(text.into()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Found, E> {
+        Ok(Found::Text(text))
+    }
+
+    fn visit_unit<E>(self) -> Result<Found, E> {
+        Ok(Found::Null)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Found::Other("an object"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Found::Other("an array"))
+    }
+
+    answer!(visit_bool: bool => Found::Other("true or false"), visit_i64: i64 => Found::Other("a number"),
+        visit_u64: u64 => Found::Other("a number"), visit_f64: f64 => Found::Other("a number"));
 }

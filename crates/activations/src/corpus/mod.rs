@@ -14,6 +14,7 @@ use lines::Lines;
 use parquet::Rows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The field of a text that names no other.
 pub const TEXT_FIELD: &str = "text";
@@ -24,6 +25,37 @@ pub struct Corpus {
     name: String,
     field: String,
     sources: Vec<Source>,
+    skipped: SkippedRows,
+}
+
+/// A text of a corpus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its row in the corpus, counted from 0 over all files. Rows without text count too, so that it says where to look.
+    pub number: u64,
+    /// The text.
+    pub text: String,
+}
+
+/// How many rows of a corpus had no text (null) in one pass so far. Clones share the count, so that it can be asked for while
+/// something else reads.
+#[derive(Debug, Clone, Default)]
+pub struct SkippedRows(Arc<AtomicU64>);
+
+impl SkippedRows {
+    /// The number of rows.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What to tell the user, if there is something to tell.
+    pub fn note(&self) -> Option<String> {
+        match self.count() {
+            0 => None,
+            1 => Some("1 row without text was skipped".into()),
+            n => Some(format!("{n} rows without text were skipped")),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +95,7 @@ impl Corpus {
             name: source.into(),
             field: field.into(),
             sources,
+            skipped: SkippedRows::default(),
         })
     }
 
@@ -88,15 +121,30 @@ impl Corpus {
         &self.name
     }
 
-    /// The documents, in order.
+    /// The documents, in order. Rows without text (null) are left out and counted.
     pub fn documents(&self) -> Documents {
+        Documents {
+            rows: self.rows(),
+            number: 0,
+            skipped: 0,
+            count: self.skipped.clone(),
+        }
+    }
+
+    /// All rows, in order; a row without text (null) is none.
+    pub fn rows(&self) -> TextRows {
         let mut sources = self.sources.clone();
         sources.reverse();
-        Documents {
+        TextRows {
             sources,
             field: self.field.clone(),
             current: None,
         }
+    }
+
+    /// The rows that [`Self::documents`] left out so far, in one pass.
+    pub fn skipped_rows(&self) -> SkippedRows {
+        self.skipped.clone()
     }
 }
 
@@ -150,6 +198,35 @@ fn of_hub(source: &str, name: &str) -> Result<Vec<Source>, ActivationsError> {
 
 /// An iterator over a corpus's documents.
 pub struct Documents {
+    rows: TextRows,
+    /// Rows and skipped rows so far.
+    number: u64,
+    skipped: u64,
+    count: SkippedRows,
+}
+
+impl Iterator for Documents {
+    type Item = Result<Document, ActivationsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let row = self.rows.next()?;
+            let number = self.number;
+            self.number += 1;
+            match row {
+                Ok(Some(text)) => return Some(Ok(Document { number, text })),
+                Ok(None) => {
+                    self.skipped += 1;
+                    self.count.0.fetch_max(self.skipped, Ordering::Relaxed);
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// An iterator over a corpus's rows.
+pub struct TextRows {
     sources: Vec<Source>, // reversed
     field: String,
     current: Option<Reader>,
@@ -176,16 +253,16 @@ impl Reader {
         })
     }
 
-    fn next(&mut self) -> Result<Option<String>, ActivationsError> {
+    fn next(&mut self) -> Result<Option<Option<String>>, ActivationsError> {
         match self {
-            Self::Lines(lines) => lines.document(),
-            Self::Rows(rows) => rows.document(),
+            Self::Lines(lines) => lines.row(),
+            Self::Rows(rows) => rows.row(),
         }
     }
 }
 
-impl Iterator for Documents {
-    type Item = Result<String, ActivationsError>;
+impl Iterator for TextRows {
+    type Item = Result<Option<String>, ActivationsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -199,7 +276,7 @@ impl Iterator for Documents {
                 }
             }
             match self.current.as_mut().expect("just opened").next() {
-                Ok(Some(text)) => return Some(Ok(text)),
+                Ok(Some(row)) => return Some(Ok(row)),
                 Ok(None) => self.current = None,
                 Err(error) => {
                     // After an error the rest cannot be trusted.

@@ -1,19 +1,23 @@
-//! Documents out of a column of a Parquet file, some rows at a time.
+//! Documents out of a column of a Parquet file, some rows at a time. Strings are what the file holds as bytes of UTF-8: also those
+//! that a program keeps as categories, or that nothing says to be text.
 
 use super::no_field;
 use crate::ActivationsError;
 use polars::io::mmap::MmapBytesReader;
-use polars::prelude::{ParquetReader, PolarsResult, SerReader};
+use polars::io::parquet::metadata::FileMetadataRef;
+use polars::prelude::{Column, DataType, ParquetReader, PolarsResult, SerReader};
 use std::fs::File;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The corpus that the binary carries: US presidents' State of the Union speeches, in the public domain.
 const STATE_OF_THE_UNION: &[u8] = include_bytes!("../../corpus/state_of_the_union.parquet");
 
-/// Rows read at once.
+/// Rows read at once, at most, and bytes of their texts, about.
 const ROWS: usize = 256;
+const BYTES: i64 = 32 << 20;
 
 /// A file being read.
 pub(super) struct Rows {
@@ -22,10 +26,15 @@ pub(super) struct Rows {
     field: String,
     /// Only rows whose column `split` says this.
     split: Option<&'static str>,
+    /// Of the file, once it was read.
+    metadata: Option<FileMetadataRef>,
     next_row: usize,
     rows: usize,
-    ready: std::vec::IntoIter<String>,
+    rows_at_once: usize,
+    ready: std::vec::IntoIter<Option<String>>,
 }
+
+type Reader = ParquetReader<Box<dyn MmapBytesReader>>;
 
 /// What a Parquet decoder returns, or in words why not: polars answers some damaged files with a panic.
 fn decoded<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T, String> {
@@ -54,23 +63,32 @@ impl Rows {
             file,
             field: field.into(),
             split,
+            metadata: None,
             next_row: 0,
             rows: 0,
+            rows_at_once: ROWS,
             ready: vec![].into_iter(),
         };
-        rows.rows = rows.count()?;
+        rows.count()?;
         Ok(rows)
     }
 
-    fn bytes(&self) -> Result<Box<dyn MmapBytesReader>, ActivationsError> {
-        let Some(path) = &self.file else {
-            return Ok(Box::new(Cursor::new(STATE_OF_THE_UNION)));
+    fn reader(&self) -> Result<Reader, ActivationsError> {
+        let bytes: Box<dyn MmapBytesReader> = match &self.file {
+            None => Box::new(Cursor::new(STATE_OF_THE_UNION)),
+            Some(path) => {
+                let file = File::open(path).map_err(|source| ActivationsError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                Box::new(file)
+            }
         };
-        let file = File::open(path).map_err(|source| ActivationsError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Box::new(file))
+        let mut reader = ParquetReader::new(bytes);
+        if let Some(metadata) = &self.metadata {
+            reader.set_metadata(metadata.clone());
+        }
+        Ok(reader)
     }
 
     fn wrong(&self, problem: String) -> ActivationsError {
@@ -81,20 +99,35 @@ impl Rows {
         }
     }
 
-    /// How many rows there are; the column must be there too.
-    fn count(&self) -> Result<usize, ActivationsError> {
-        let mut reader = ParquetReader::new(self.bytes()?);
-        let read = decoded(|| Ok((reader.schema()?, reader.num_rows()?)));
-        let (schema, rows) = read.map_err(|problem| self.wrong(problem))?;
+    /// How many rows there are, and how many are read at once; the column must be there too.
+    fn count(&mut self) -> Result<(), ActivationsError> {
+        let mut reader = self.reader()?;
+        let read = decoded(|| {
+            // Which types a program had in memory does not matter: its categories are strings in the file.
+            let mut metadata = (**reader.get_metadata()?).clone();
+            metadata.key_value_metadata = None;
+            let metadata = Arc::new(metadata);
+            reader.set_metadata(metadata.clone());
+            Ok((reader.schema()?, metadata))
+        });
+        let (schema, metadata) = read.map_err(|problem| self.wrong(problem))?;
         let fields: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
-        match fields.contains(&self.field.as_str()) {
-            true => Ok(rows),
-            false => Err(self.wrong(no_field(&self.field, &fields))),
+        if !fields.contains(&self.field.as_str()) {
+            return Err(self.wrong(no_field(&self.field, &fields)));
         }
+        self.rows = metadata.num_rows;
+        let groups = metadata.row_groups.iter();
+        let columns = groups.flat_map(|group| group.columns_under_root_iter(&self.field));
+        let bytes = columns.flatten().map(|chunk| chunk.uncompressed_size());
+        let bytes = bytes.fold(0_i64, |sum, bytes| sum.saturating_add(bytes.max(0)));
+        let each = bytes / i64::try_from(self.rows).unwrap_or(i64::MAX).max(1);
+        self.metadata = Some(metadata.clone());
+        self.rows_at_once = (BYTES / each.max(1)).clamp(1, ROWS as i64) as usize;
+        Ok(())
     }
 
-    /// The next document.
-    pub fn document(&mut self) -> Result<Option<String>, ActivationsError> {
+    /// The next row: its text, or nothing where the column is null.
+    pub fn row(&mut self) -> Result<Option<Option<String>>, ActivationsError> {
         loop {
             if let Some(text) = self.ready.next() {
                 return Ok(Some(text));
@@ -103,16 +136,17 @@ impl Rows {
                 return Ok(None);
             }
             self.ready = self.some()?.into_iter();
-            self.next_row += ROWS;
+            self.next_row += self.rows_at_once;
         }
     }
 
-    fn some(&self) -> Result<Vec<String>, ActivationsError> {
+    fn some(&self) -> Result<Vec<Option<String>>, ActivationsError> {
         let names = std::iter::once(self.field.as_str()).chain(self.split.map(|_| "split"));
         let names = names.map(String::from).collect();
-        let reader = ParquetReader::new(self.bytes()?)
+        let reader = self
+            .reader()?
             .with_columns(Some(names))
-            .with_slice(Some((self.next_row, ROWS)));
+            .with_slice(Some((self.next_row, self.rows_at_once)));
         let frame = decoded(|| reader.finish()).map_err(|problem| self.wrong(problem))?;
         // A file may claim more rows than it has: without this they would be looked for one piece after the other.
         let (found, expected) = (frame.height(), ROWS.min(self.rows - self.next_row));
@@ -123,17 +157,42 @@ impl Rows {
             )));
         }
         let column = |name: &str| {
-            let column = frame.column(name).and_then(|c| c.str());
-            column.map_err(|e| self.wrong(format!("expected a column `{name}` of strings; {e}")))
+            let column = frame.column(name).map_err(|e| e.to_string());
+            let texts = column.and_then(|column| self.strings(column));
+            texts.map_err(|problem| self.wrong(format!("column `{name}`: {problem}")))
         };
         let texts = column(&self.field)?;
         let Some(split) = self.split else {
-            return Ok(texts.iter().flatten().map(String::from).collect());
+            return Ok(texts);
         };
-        let both = texts.iter().zip(column("split")?.iter());
-        let mine = both.filter(|(_, s)| *s == Some(split));
-        Ok(mine
-            .filter_map(|(text, _)| text.map(String::from))
-            .collect())
+        let splits = column("split")?;
+        let both = texts.into_iter().zip(splits);
+        let mine = both.filter(|(_, s)| s.as_deref() == Some(split));
+        Ok(mine.map(|(text, _)| text).collect())
+    }
+
+    /// The texts of a column, or in words why it has none.
+    fn strings(&self, column: &Column) -> Result<Vec<Option<String>>, String> {
+        let failed = |e: polars::prelude::PolarsError| e.to_string();
+        match column.dtype() {
+            DataType::String => {
+                let texts = column.str().map_err(failed)?;
+                Ok(texts.iter().map(|text| text.map(String::from)).collect())
+            }
+            DataType::Binary => {
+                let texts = column.binary().map_err(failed)?;
+                let text = |(i, bytes): (usize, Option<&[u8]>)| {
+                    let Some(bytes) = bytes else { return Ok(None) };
+                    let row = self.next_row + i;
+                    let text = std::str::from_utf8(bytes)
+                        .map_err(|e| format!("row {row}: bytes that are no UTF-8 text: {e}"))?;
+                    Ok(Some(text.to_owned()))
+                };
+                texts.iter().enumerate().map(text).collect()
+            }
+            // A column without a single value may have any type.
+            _ if column.null_count() == column.len() => Ok(vec![None; column.len()]),
+            other => Err(format!("found {other}, expected strings")),
+        }
     }
 }

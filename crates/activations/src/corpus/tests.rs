@@ -8,7 +8,7 @@ fn the_embedded_corpus_keeps_its_heldout_speeches_apart() {
         Corpus::open(name, TEXT_FIELD)
             .unwrap()
             .documents()
-            .map(Result::unwrap)
+            .map(|document| document.unwrap().text)
             .collect::<Vec<_>>()
     };
     let (train, heldout) = (all("embedded"), all("embedded:heldout"));
@@ -27,7 +27,7 @@ fn a_folder_is_read_in_the_order_of_its_paths() {
     .unwrap();
     std::fs::write(folder.path().join("ignored.bin"), [0xff]).unwrap();
     let corpus = Corpus::open(folder.path().to_str().unwrap(), TEXT_FIELD).unwrap();
-    let texts: Vec<_> = corpus.documents().map(Result::unwrap).collect();
+    let texts: Vec<_> = corpus.documents().map(|d| d.unwrap().text).collect();
     assert_eq!(texts, ["first", "one and a half", "second\n"]);
 }
 
@@ -103,7 +103,7 @@ fn unreadable_corpora_are_named() {
 
 fn texts(corpus: &str) -> Result<Vec<String>, String> {
     let corpus = Corpus::open(corpus, TEXT_FIELD).map_err(|e| e.to_string())?;
-    let texts: Result<Vec<_>, _> = corpus.documents().collect();
+    let texts: Result<Vec<_>, _> = corpus.documents().map(|d| d.map(|d| d.text)).collect();
     texts.map_err(|e| e.to_string())
 }
 
@@ -151,11 +151,15 @@ fn json_comes_by_line_or_as_an_array_and_may_be_packed() {
         assert!(error.contains(name) && error.contains(named), "{error}");
     };
     refused("x.json", b"[1]", "array of objects");
-    refused("x.json", b"[{\"text\": \"a\"} {\"text\": \"b\"}]", "line 2");
-    refused("x.json", b"[{\"text\": \"a\"}", "line 2");
-    refused("x.json", b"[{\"text\": \"a\"},]", "line 2");
-    refused("x.json", b"[,{\"text\": \"a\"}]", "line 1");
-    refused("x.jsonl", b"{\"text\": null}", "null");
+    refused(
+        "x.json",
+        b"[{\"text\": \"a\"} {\"text\": \"b\"}]",
+        "object 2",
+    );
+    refused("x.json", b"[{\"text\": \"a\"}", "object 2");
+    refused("x.json", b"[{\"text\": \"a\"},]", "object 2");
+    refused("x.json", b"[,{\"text\": \"a\"}]", "object 1");
+    refused("x.jsonl", b"{\"text\": 7}", "a number");
     refused("x.jsonl.gz", &gzip(lines)[..20], "cannot be read");
     refused("x.jsonl.zst", b"not packed at all", "cannot be read");
 }
@@ -171,7 +175,7 @@ fn another_field_is_named_and_an_absent_one_lists_those_there_are() {
     for path in [json, parquet] {
         let read = |field: &str| {
             let corpus = Corpus::open(&path, field).unwrap();
-            let texts: Result<Vec<_>, _> = corpus.documents().collect();
+            let texts: Result<Vec<_>, _> = corpus.documents().map(|d| d.map(|d| d.text)).collect();
             texts.map_err(|e| e.to_string())
         };
         assert_eq!(read("content").unwrap(), ["x"]);
@@ -258,4 +262,175 @@ fn a_folder_of_the_hubs_cache_is_read_at_its_revision() {
     assert_eq!(texts(corpus).unwrap(), ["new"]);
     write(folder.path(), "refs/main", b"../../secret");
     assert!(texts(corpus).unwrap_err().contains("refs/main"));
+}
+
+/// The documents with their numbers, and the rows that were skipped.
+fn numbered(corpus: &str) -> (Vec<(u64, String)>, u64) {
+    let corpus = Corpus::open(corpus, TEXT_FIELD).unwrap();
+    // Twice: passes do not add up.
+    let read = || corpus.documents().map(Result::unwrap);
+    let once: Vec<_> = read().map(|d| (d.number, d.text)).collect();
+    assert_eq!(read().count(), once.len());
+    (once, corpus.skipped_rows().count())
+}
+
+#[test]
+fn rows_without_text_are_skipped_and_counted_and_numbers_stay_those_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "{\"text\": null}\n{\"text\": \"one\"}\n{\"text\": NaN}\n\n{\"text\": \"\"}\n{\"text\": null}\n{\"text\": \"NaN\"}\n";
+    let rows: Vec<&str> = lines.lines().filter(|line| !line.is_empty()).collect();
+    let array = format!("[{}]", rows.join(",\n"));
+    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 3).unwrap();
+    let texts = [None, Some("one"), None, Some(""), None, Some("NaN")];
+    let mut frame = polars::df!("text" => texts).unwrap();
+    let mut parquet = vec![];
+    ParquetWriter::new(&mut parquet).finish(&mut frame).unwrap();
+    let expected: Vec<(u64, String)> =
+        vec![(1, "one".into()), (3, String::new()), (5, "NaN".into())];
+    for (name, bytes) in [
+        ("a.jsonl", lines.as_bytes().to_vec()),
+        ("b.json", array.as_bytes().to_vec()),
+        ("c.jsonl.zst", zstd(lines)),
+        ("d.json.zst", zstd(&array)),
+        ("e.parquet", parquet),
+    ] {
+        let path = write(folder.path(), name, &bytes);
+        assert_eq!(numbered(&path), (expected.clone(), 3), "{name}");
+    }
+    // Over all files of a folder, rows are counted on.
+    let (all, skipped) = numbered(folder.path().to_str().unwrap());
+    let numbers: Vec<u64> = all.iter().map(|(number, _)| *number).collect();
+    let expected: Vec<u64> = (0..5)
+        .flat_map(|file| [1, 3, 5].map(|n| 6 * file + n))
+        .collect();
+    assert_eq!((numbers, skipped), (expected, 15));
+}
+
+#[test]
+fn numbers_that_json_does_not_have_are_read_as_python_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "{\"text\": \"one\", \"score\": NaN}\n{\"score\": -Infinity, \"deep\": [{\"x\": Infinity}], \"text\": \"NaN \\\"NaN\\\"\"}\n{\"text\":\"NaN\",\"score\":NaN}";
+    let array = format!("[{}]", lines.lines().collect::<Vec<_>>().join(","));
+    for (name, text) in [("a.jsonl", lines), ("b.json", array.as_str())] {
+        let path = write(folder.path(), name, text.as_bytes());
+        assert_eq!(
+            texts(&path).unwrap(),
+            ["one", "NaN \"NaN\"", "NaN"],
+            "{name}"
+        );
+    }
+    let path = write(folder.path(), "c.jsonl", b"{\"text\": -Infinity}");
+    let error = texts(&path).unwrap_err();
+    assert!(
+        error.contains("line 1") && error.contains("a number"),
+        "{error}"
+    );
+    let path = write(
+        folder.path(),
+        "d.jsonl",
+        b"{\"text\": \"a\"}\n{\"text\": Nan}",
+    );
+    assert!(texts(&path).unwrap_err().contains("line 2"));
+}
+
+#[test]
+fn a_byte_order_mark_is_no_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let gzip = |text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, text.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    };
+    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 3).unwrap();
+    let plain = |text: &str| text.as_bytes().to_vec();
+    for (name, content) in [
+        ("txt", "\u{feff}one"),
+        ("jsonl", "\u{feff}{\"text\": \"one\"}\n"),
+        ("json", "\u{feff}[{\"text\": \"one\"}]"),
+    ] {
+        let packed = [
+            (name.to_owned(), plain(content)),
+            (format!("{name}.gz"), gzip(content)),
+            (format!("{name}.zst"), zstd(content)),
+        ];
+        for (extension, bytes) in packed {
+            let path = write(folder.path(), &format!("a.{extension}"), &bytes);
+            assert_eq!(texts(&path).unwrap(), ["one"], "{extension}");
+        }
+    }
+    assert_eq!(texts(folder.path().to_str().unwrap()).unwrap(), ["one"; 9]);
+    // Elsewhere it is a character as any other; files of a byte or two are read too.
+    for text in ["", "a", "ab", "a\u{feff}b"] {
+        let path = write(folder.path(), "b.txt", text.as_bytes());
+        assert_eq!(texts(&path).unwrap().concat(), text);
+    }
+    let path = write(folder.path(), "c.txt", b"\xff\xfea\0");
+    let error = texts(&path).unwrap_err();
+    assert!(
+        error.contains("UTF-16") && error.contains("c.txt"),
+        "{error}"
+    );
+}
+
+#[test]
+fn links_that_lead_back_are_not_followed_for_ever() {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        let outside = tempfile::tempdir().unwrap();
+        let folder = outside.path().join("corpus");
+        write(&folder, "b/x.txt", b"one");
+        write(&folder, "c.txt", b"two");
+        write(outside.path(), "beside/y.txt", b"three");
+        write(outside.path(), "above.txt", b"no part of the corpus");
+        for (to, name) in [
+            (".", "here"),
+            (".", "there"),
+            ("b", "a"),
+            ("..", "up"),
+            ("/", "root"),
+            ("../beside", "linked"),
+            ("../beside", "linked_again"),
+            ("../../corpus/b", "b/back"),
+            ("c.txt", "d.txt"),
+        ] {
+            symlink(to, folder.join(name)).unwrap();
+        }
+        // A folder has its own name before a link's; a link to a file is a file.
+        let found = texts(folder.to_str().unwrap()).unwrap();
+        assert_eq!(found, ["one", "two", "two", "three"]);
+    }
+}
+
+#[test]
+fn categories_and_bytes_are_strings() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/corpora");
+    let expected = ["one", "two", "one", "<null>", "three"];
+    for name in [
+        "strings",
+        "large_strings",
+        "views",
+        "binary",
+        "categories",
+        "polars_categories",
+    ] {
+        let path = fixtures.join(format!("{name}.parquet"));
+        let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD).unwrap();
+        let rows: Vec<String> = corpus
+            .rows()
+            .map(|row| row.unwrap().unwrap_or_else(|| "<null>".into()))
+            .collect();
+        assert_eq!(rows, expected, "{name}");
+    }
+    let path = fixtures.join("no_text.parquet");
+    let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD).unwrap();
+    let error = corpus.rows().find_map(Result::err).unwrap().to_string();
+    assert!(
+        error.contains("row 1") && error.contains("UTF-8"),
+        "{error}"
+    );
+    let path = fixtures.join("all_null.parquet");
+    let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD).unwrap();
+    assert_eq!(corpus.documents().count(), 0);
+    assert_eq!(corpus.skipped_rows().count(), 2);
 }

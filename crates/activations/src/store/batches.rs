@@ -242,11 +242,6 @@ impl StoreBatches {
         })
     }
 
-    /// Passes over the store so far.
-    pub fn passes(&self) -> u64 {
-        self.pass
-    }
-
     fn following(&self) -> (u64, u64) {
         match self.number + 1 < self.plan.windows() {
             true => (self.pass, self.number + 1),
@@ -297,6 +292,10 @@ impl Drop for StoreBatches {
 impl BatchSource for StoreBatches {
     fn normalizations(&self) -> &[Normalization] {
         &self.normalizations
+    }
+
+    fn passes(&self) -> u64 {
+        self.pass
     }
 
     fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {

@@ -10,6 +10,9 @@ use burn::tensor::Tensor;
 use lapidary_model::{HookPoint, LanguageModel};
 use std::path::Path;
 
+/// Blocks that are skipped between two reports.
+const SKIPPED: u64 = 256;
+
 /// What to harvest, beside the blocks.
 #[derive(Debug, Clone)]
 pub struct HarvestConfig {
@@ -98,6 +101,7 @@ pub fn harvest_store(
     folder: &Path,
     on_progress: &mut dyn FnMut(HarvestProgress),
 ) -> Result<StoreManifest, ActivationsError> {
+    config.exclude.check(blocks.config().context)?;
     let mut writer = StoreWriter::open(folder, settings(&blocks, config)?)?;
     let settings = writer.manifest().settings.clone();
     let resumed = writer.rows();
@@ -106,7 +110,17 @@ pub fn harvest_store(
     let (mut done, mut skip) = (0, 0);
     if let Some(last) = writer.manifest().shards.last() {
         (done, skip) = (last.end.blocks, last.end.tokens as usize);
-        let skipped = blocks.skip_blocks(done)?;
+        let mut skipped = 0;
+        while skipped < done {
+            let n = blocks.skip_blocks(SKIPPED.min(done - skipped))?;
+            if n == 0 {
+                break;
+            }
+            skipped += n;
+            // Nothing new yet, but something goes on.
+            let rows = resumed;
+            on_progress(HarvestProgress { rows, resumed });
+        }
         let found = hexadecimal(blocks.digest());
         if skipped != done || found != last.end.digest {
             let expected = format!(

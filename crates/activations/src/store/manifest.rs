@@ -3,7 +3,7 @@
 
 use super::StoreDtype;
 use super::shard::Layout;
-use crate::{ActivationsError, Excluded, Exclusion, TEXT_FIELD};
+use crate::{ActivationsError, Checksum, Excluded, Exclusion, TEXT_FIELD};
 use lapidary_model::HookPoint;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -35,7 +35,14 @@ pub struct StoreManifest {
     pub corpus_ended: bool,
     /// The shards, in the order of the text.
     pub shards: Vec<Shard>,
+    /// XXH64 of this file's bytes, with zeros for these digits. Stores of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
 }
+
+/// How the checksum begins in the file, and what stands for its digits while it is computed.
+const CHECKSUM: &str = "\"checksum\": \"";
+const NO_CHECKSUM: &str = "0000000000000000";
 
 /// All that decides a store's rows. A store never mixes two of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,6 +137,16 @@ pub(crate) fn shard_name(number: usize) -> String {
     format!("shard-{number:06}.safetensors")
 }
 
+/// Whether a file is called as a shard is.
+pub(crate) fn is_shard_name(name: &str) -> bool {
+    let number = name
+        .strip_prefix("shard-")
+        .and_then(|n| n.strip_suffix(".safetensors"));
+    number
+        .and_then(|n| n.parse().ok())
+        .is_some_and(|n| shard_name(n) == name)
+}
+
 impl StoreManifest {
     /// An empty store's.
     pub(crate) fn new(settings: StoreSettings) -> Self {
@@ -143,6 +160,7 @@ impl StoreManifest {
             norm_limits: vec![],
             corpus_ended: false,
             shards: vec![],
+            checksum: None,
         }
     }
 
@@ -186,6 +204,13 @@ impl StoreManifest {
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(json)?;
         manifest.check(path)?;
+        if let Some(checksum) = &manifest.checksum {
+            let found = checksum_of(bytes).unwrap_or_else(|| "another spelling".into());
+            if found != *checksum {
+                let expected = format!("{checksum}: the file has changed since it was written");
+                return Err(wrong(path, "checksum", found, expected));
+            }
+        }
         Ok(manifest)
     }
 
@@ -292,9 +317,30 @@ impl StoreManifest {
         )
     }
 
+    /// Its text as it was read.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("plain data") + "\n"
     }
+
+    /// Its text with its checksum.
+    pub(crate) fn seal(&mut self) -> String {
+        self.checksum = Some(NO_CHECKSUM.into());
+        self.checksum = checksum_of(self.to_json().as_bytes());
+        self.to_json()
+    }
+}
+
+/// The checksum of a manifest that has one, whatever it says itself.
+fn checksum_of(bytes: &[u8]) -> Option<String> {
+    let begins = bytes
+        .windows(CHECKSUM.len())
+        .rposition(|w| w == CHECKSUM.as_bytes())?;
+    let (before, rest) = bytes.split_at(begins + CHECKSUM.len());
+    let mut sum = Checksum::default();
+    sum.update(before);
+    sum.update(NO_CHECKSUM.as_bytes());
+    sum.update(rest.get(NO_CHECKSUM.len()..)?);
+    Some(hexadecimal(sum.finish()))
 }
 
 impl StoreSettings {

@@ -1,13 +1,12 @@
 //! Reading a store: rows by number, and every byte against its checksum.
 
 use super::harvest::{first_model_digest, model_digest};
-use super::manifest::{MANIFEST, StoreManifest, StoredHook, hexadecimal, wrong};
-use super::shard::{CHUNK, OpenShard, read_at};
+use super::manifest::{MANIFEST, StoreManifest, StoredHook, hexadecimal, is_shard_name, wrong};
+use super::shard::{CHUNK, OpenShard, check, read_at};
 use super::{RowPlace, StoreDtype, decode, saelens_cache};
 use crate::{ActivationsError, Checksum};
 use lapidary_model::LanguageModel;
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -58,7 +57,8 @@ impl Store {
     }
 
     /// Opens the store in a folder, or the activations that SAELens's `CacheActivationsRunner` left there. Sizes and headers
-    /// are checked against the manifest; values are not read.
+    /// are checked against the manifest; values are not read. Each shard's bytes are read against its checksum when rows of it are
+    /// first asked for, once as long as the store is open; SAELens's caches have no checksums.
     ///
     /// # Errors
     /// When there is no store, or a shard is not what the manifest says.
@@ -259,6 +259,7 @@ impl Store {
         let [width, scale] = self.row_bytes(hook);
         for range in ranges {
             self.parts(range.clone(), |shard, start, n| {
+                shard.verify()?;
                 let path = &shard.path;
                 let mut file = open(path)?;
                 let offsets = shard.hooks[hook];
@@ -309,6 +310,7 @@ impl Store {
     pub fn places(&self, rows: Range<u64>) -> Result<Vec<RowPlace>, ActivationsError> {
         let mut places = vec![];
         self.parts(rows, |shard, start, n| {
+            shard.verify()?;
             let path = &shard.path;
             let mut file = open(path)?;
             let mut columns: [Vec<u8>; 3] = Default::default();
@@ -334,6 +336,25 @@ impl Store {
         Ok(places)
     }
 
+    /// Reads a file against its checksum if it is a shard of a store that lies beside it.
+    ///
+    /// # Errors
+    /// When the store's manifest or the file is damaged.
+    pub fn verify_file(path: &Path) -> Result<(), ActivationsError> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let is_shard = name.to_str().is_some_and(is_shard_name);
+        if !is_shard || !Self::exists(folder) {
+            return Ok(());
+        }
+        let manifest = StoreManifest::read(folder)?;
+        match manifest.shards.iter().find(|shard| *shard.file == *name) {
+            Some(shard) => check(path, &shard.xxh64, &mut vec![0; CHUNK], &mut |_| {}),
+            None => Ok(()),
+        }
+    }
+
     /// Reads every byte of a store against its checksums; `on_progress` hears the bytes read so far.
     ///
     /// # Errors
@@ -350,16 +371,11 @@ impl Store {
             let mut problem = OpenShard::open(folder, &manifest.settings, shard, first).err();
             first += shard.rows;
             if problem.is_none() {
-                match checksum(&path, &mut buffer, |n| {
+                let mut on_read = |n| {
                     read += n;
                     on_progress(read);
-                }) {
-                    Ok(sum) if hexadecimal(sum) == shard.xxh64 => {}
-                    Ok(sum) => {
-                        problem = Some(wrong(&path, "xxh64", hexadecimal(sum), shard.xxh64.clone()))
-                    }
-                    Err(e) => problem = Some(e),
-                }
+                };
+                problem = check(&path, &shard.xxh64, &mut buffer, &mut on_read).err();
             }
             problems.extend(problem);
         }
@@ -397,24 +413,4 @@ fn append(
     let start = out.len();
     out.resize(start + bytes, 0);
     read_at(path, file, offset, &mut out[start..])
-}
-
-fn checksum(
-    path: &Path,
-    buffer: &mut [u8],
-    mut on_read: impl FnMut(u64),
-) -> Result<u64, ActivationsError> {
-    let mut file = open(path)?;
-    let mut sum = Checksum::default();
-    loop {
-        let n = file.read(buffer).map_err(|source| ActivationsError::Read {
-            path: path.into(),
-            source,
-        })?;
-        if n == 0 {
-            return Ok(sum.finish());
-        }
-        sum.update(&buffer[..n]);
-        on_read(n as u64);
-    }
 }

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
+use std::sync::Mutex;
 
 const STATE: &str = "state.json";
 
@@ -55,11 +56,8 @@ pub(super) fn exists(folder: &Path) -> bool {
 /// Opens the cache in a folder: every record batch becomes a shard.
 pub(super) fn open(folder: &Path) -> Result<Store, ActivationsError> {
     let path = folder.join(STATE);
-    let bytes = std::fs::read(&path).map_err(|source| ActivationsError::Read {
-        path: path.clone(),
-        source,
-    })?;
-    let state: State = serde_json::from_slice(&bytes).map_err(|e| {
+    let text = lapidary_io::read_text(&path)?;
+    let state: State = serde_json::from_str(&lapidary_io::python_json(&text)).map_err(|e| {
         wrong(
             &path,
             "_data_files",
@@ -68,7 +66,7 @@ pub(super) fn open(folder: &Path) -> Result<Store, ActivationsError> {
         )
     })?;
     let mut sum = Checksum::default();
-    sum.update(&bytes);
+    sum.update(text.as_bytes());
     let mut shards: Vec<OpenShard> = vec![];
     let mut columns = None;
     for file in &state._data_files {
@@ -384,6 +382,8 @@ impl Stream {
             token_ids: tokens,
             places: None,
             hooks: vec![(at, 0)],
+            checksum: None,
+            verified: Mutex::new(false),
         })
     }
 }

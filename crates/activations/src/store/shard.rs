@@ -1,7 +1,7 @@
 //! One shard: a safetensors file of `token_ids`, `documents` and `positions` `[rows]` (U32), for each hook point a tensor of
 //! its name, `[rows, d_in]`, and for int8 its `….scale`, `[rows]` (F32).
 
-use super::manifest::{Shard, StoreSettings, wrong};
+use super::manifest::{Shard, StoreSettings, hexadecimal, wrong};
 use super::{Encoded, StoreDtype};
 use crate::{ActivationsError, Checksum};
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The three tensors that every shard has.
 pub(crate) const PLACES: [&str; 3] = ["token_ids", "documents", "positions"];
@@ -165,6 +166,10 @@ pub(crate) struct OpenShard {
     pub places: Option<[u64; 2]>,
     /// Offsets of values and, for int8, of scales, by hook point.
     pub hooks: Vec<(u64, u64)>,
+    /// What its bytes must come to; none where nothing says.
+    pub checksum: Option<String>,
+    /// Whether they were seen to.
+    pub verified: Mutex<bool>,
 }
 
 #[derive(Deserialize)]
@@ -278,7 +283,55 @@ impl OpenShard {
             token_ids: Some(begins[0]),
             places: Some([begins[1], begins[2]]),
             hooks: hooks.collect(),
+            checksum: Some(shard.xxh64.clone()),
+            verified: Mutex::new(false),
         })
+    }
+
+    /// Reads every byte against the checksum, the first time that this is asked of the open shard. Other threads wait for it.
+    pub fn verify(&self) -> Result<(), ActivationsError> {
+        let Some(expected) = &self.checksum else {
+            return Ok(());
+        };
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*verified {
+            check(&self.path, expected, &mut vec![0; CHUNK], &mut |_| {})?;
+            *verified = true;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file against its checksum; `on_read` hears the bytes of each part.
+pub(crate) fn check(
+    path: &Path,
+    expected: &str,
+    buffer: &mut [u8],
+    on_read: &mut dyn FnMut(u64),
+) -> Result<(), ActivationsError> {
+    let read = |source| ActivationsError::Read {
+        path: path.into(),
+        source,
+    };
+    let mut file = File::open(path).map_err(read)?;
+    let mut sum = Checksum::default();
+    loop {
+        let n = file.read(buffer).map_err(read)?;
+        if n == 0 {
+            break;
+        }
+        sum.update(&buffer[..n]);
+        on_read(n as u64);
+    }
+    let found = hexadecimal(sum.finish());
+    match found == expected {
+        true => Ok(()),
+        false => Err(wrong(
+            path,
+            "xxh64",
+            found,
+            format!("{expected}: the file has changed since it was written"),
+        )),
     }
 }
 

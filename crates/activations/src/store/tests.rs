@@ -455,7 +455,10 @@ fn a_store_of_the_first_version_is_read_but_not_gone_on_with() {
         .replace("\"format_version\": 2", "\"format_version\": 1")
         .replace("    \"attend_across_documents\": false,\n", "")
         .replace("    \"text_field\": \"text\",\n", "");
-    assert_eq!(old.lines().count() + 2, text.lines().count());
+    // Nor had it a checksum.
+    let end = old.rfind(",\n  \"checksum\"").unwrap();
+    let old = old[..end].to_owned() + "\n}\n";
+    assert_eq!(old.lines().count() + 3, text.lines().count());
     std::fs::write(&path, old).unwrap();
     let store = Store::open(folder.path()).unwrap();
     assert!(store.manifest().unwrap().settings.attend_across_documents);
@@ -508,4 +511,120 @@ fn a_models_digest_is_of_the_weights_that_the_hook_point_depends_on() {
             );
         }
     }
+}
+
+/// Everything that a run reads of a store: its manifest, rows at every hook point, tokens and places.
+fn read_all(folder: &Path) -> Result<(), String> {
+    let read = || {
+        let store = Store::open(folder)?;
+        for hook in HOOKS {
+            store.read(hook, 0..store.rows())?;
+        }
+        store.places(0..store.rows())?;
+        Ok(())
+    };
+    read().map_err(|e: crate::ActivationsError| e.to_string())
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_noticed_when_the_store_is_read() {
+    for dtype in [StoreDtype::Bf16, StoreDtype::Int8] {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), dtype, 10, 5);
+        assert_eq!(read_all(folder.path()), Ok(()));
+        for file in [
+            "manifest.json",
+            "shard-000000.safetensors",
+            "shard-000001.safetensors",
+        ] {
+            let path = folder.path().join(file);
+            let sound = std::fs::read(&path).unwrap();
+            for at in 0..sound.len() {
+                let mut bytes = sound.clone();
+                bytes[at] ^= 1 << (at % 8);
+                std::fs::write(&path, &bytes).unwrap();
+                let error = read_all(folder.path()).expect_err(&format!("{file}, byte {at}"));
+                assert!(error.contains(file), "{file}, byte {at}: {error}");
+            }
+            std::fs::write(&path, &sound).unwrap();
+        }
+    }
+}
+
+#[test]
+fn each_kind_of_damage_to_a_manifests_numbers_is_noticed() {
+    let text = manifest_text();
+    let parse = |text: &str| StoreManifest::parse(Path::new("s/manifest.json"), text.as_bytes());
+    assert!(parse(&text).is_ok());
+    // Every digit of the file, made another one.
+    for (at, digit) in text.char_indices().filter(|(_, c)| c.is_ascii_digit()) {
+        let other = if digit == '9' { "8" } else { "9" };
+        let mut damaged = text.clone();
+        damaged.replace_range(at..=at, other);
+        let error = parse(&damaged).unwrap_err().to_string();
+        assert!(error.contains("manifest.json"), "{error}");
+    }
+    // One without a checksum, as earlier versions wrote it, is read.
+    let begins = text.rfind(",\n  \"checksum\"").unwrap();
+    let old = text[..begins].to_owned() + "\n}\n";
+    assert_eq!(parse(&old).unwrap().rows, 100);
+}
+
+#[test]
+fn shards_are_read_against_their_checksums_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), StoreDtype::F32, 1000, 256);
+    let damage = |number: usize| {
+        let path = folder.path().join(format!("shard-{number:06}.safetensors"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    };
+    // Rows of the first shard are all that is asked for.
+    store.read(HOOKS[0], 0..10).unwrap();
+    damage(0);
+    damage(2);
+    store.read(HOOKS[0], 10..20).unwrap();
+    let error = store.read(HOOKS[0], 500..600).unwrap_err().to_string();
+    assert!(
+        error.contains("shard-000002") && error.contains("xxh64"),
+        "{error}"
+    );
+    // Batches need all shards.
+    let store = Arc::new(Store::open(folder.path()).unwrap());
+    let kind = NormalizationKind::None;
+    let device = Device::flex();
+    let opened = StoreBatches::new(store, &HOOKS[..1], 10, 1000, kind, 0, &device);
+    let error = opened.err().unwrap().to_string();
+    assert!(error.contains("shard-00000"), "{error}");
+}
+
+#[test]
+fn what_a_killed_writer_left_is_gone_once_the_store_is_opened_for_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), StoreDtype::F32, 100, 30);
+    let names = || {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
+        names.collect::<BTreeSet<_>>()
+    };
+    let sound = names();
+    let own = [
+        ".manifest.json.writing",
+        ".shard-000001.safetensors.writing",
+        ".shard-000004.safetensors.writing",
+        "shard-000004.safetensors", // renamed, but not yet named by the manifest
+    ];
+    let foreign = [
+        "notes.txt",
+        ".notes.writing",
+        "shard-000007.safetensors",
+        ".shard-1.safetensors.writing",
+    ];
+    for name in own.iter().chain(&foreign) {
+        std::fs::write(folder.path().join(name), "x").unwrap();
+    }
+    drop(StoreWriter::open(folder.path(), settings(StoreDtype::F32, 30)).unwrap());
+    let foreign = foreign.iter().map(ToString::to_string);
+    assert_eq!(names(), sound.into_iter().chain(foreign).collect());
 }

@@ -3,7 +3,8 @@
 //! written while the next is filled.
 
 use super::manifest::{
-    MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, shard_name, wrong,
+    MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, is_shard_name, shard_name,
+    wrong,
 };
 use super::shard::ShardRows;
 use super::{Encoded, encode};
@@ -101,7 +102,8 @@ impl StoreWriter {
                 });
             }
         }
-        let writer = Self {
+        clear_scratch(folder, manifest.shards.len()).map_err(write)?;
+        let mut writer = Self {
             folder: folder.into(),
             manifest,
             rows: ShardRows::default(),
@@ -109,7 +111,7 @@ impl StoreWriter {
             _lock: lock,
         };
         if !standing {
-            commit(folder, &writer.manifest)?;
+            commit(folder, &mut writer.manifest)?;
         }
         Ok(writer)
     }
@@ -220,7 +222,7 @@ impl StoreWriter {
             return Ok(());
         }
         self.manifest.corpus_ended = ended;
-        commit(&self.folder, &self.manifest)
+        commit(&self.folder, &mut self.manifest)
     }
 }
 
@@ -252,20 +254,21 @@ fn write(
         xxh64: hexadecimal(checksum),
         end,
     });
-    commit(folder, &manifest)?;
+    commit(folder, &mut manifest)?;
     rows.clear();
     Ok((manifest, rows))
 }
 
-fn commit(folder: &Path, manifest: &StoreManifest) -> Result<(), ActivationsError> {
-    let json = manifest.to_json();
+fn commit(folder: &Path, manifest: &mut StoreManifest) -> Result<(), ActivationsError> {
+    let json = manifest.seal();
     put(folder, MANIFEST, |file| {
         file.write_all(json.as_bytes())?;
         file.sync_all()
     })
 }
 
-/// A file that is whole or absent. The temporary name is always the same, so what a kill leaves is overwritten.
+/// A file that is whole or absent. The temporary name is always the same, so that what a kill leaves is overwritten, or removed when
+/// the store is opened again.
 fn put<T>(
     folder: &Path,
     name: &str,
@@ -284,4 +287,29 @@ fn put<T>(
 
 fn temporary(name: &str) -> String {
     format!(".{name}.writing")
+}
+
+/// Removes what a writer that was killed may have left: temporary files, and a shard that no manifest names yet. `shards` are
+/// named.
+fn clear_scratch(folder: &Path, shards: usize) -> std::io::Result<()> {
+    let mut left = vec![shard_name(shards)];
+    for entry in std::fs::read_dir(folder)? {
+        // A name that is not Unicode is none of ours.
+        let Ok(name) = entry?.file_name().into_string() else {
+            continue;
+        };
+        let of = name
+            .strip_prefix('.')
+            .and_then(|n| n.strip_suffix(".writing"));
+        if of.is_some_and(|of| of == MANIFEST || is_shard_name(of)) {
+            left.push(name);
+        }
+    }
+    for name in left {
+        match std::fs::remove_file(folder.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }

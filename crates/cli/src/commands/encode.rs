@@ -4,6 +4,7 @@ use crate::arguments::{DeviceArgument, DictionaryArgument};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
+use lapidary_activations::Store;
 use lapidary_evaluation::HostCodes;
 use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
 use lapidary_sae::Dictionary;
@@ -52,6 +53,8 @@ impl Encode {
         if let Some(k) = self.k {
             dictionary.coder = dictionary.coder.with_k(k)?;
         }
+        // A shard of a store has a checksum.
+        Store::verify_file(&self.activations)?;
         let file = TensorFile::open(&self.activations)?;
         let d = dictionary.coder.d_in();
         let rows = match self.side_by_side(&file, &dictionary)? {

@@ -3,7 +3,8 @@
 use super::bench::memory;
 use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
-use crate::progress::Stage;
+use crate::once::each_once;
+use crate::progress::{Stage, say};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use lapidary_activations::{
@@ -102,11 +103,18 @@ impl From<Dtype> for StoreDtype {
 impl Harvest {
     pub fn run(self) -> Result<()> {
         ensure!(self.tokens > 0, "--tokens: found 0, expected at least 1");
+        each_once("--hook", &self.hook)?;
         let positive = self.max_norm.is_none_or(|m| m > 0.0 && m.is_finite());
         ensure!(
             positive,
             "--max-norm: found {:?}, expected more than 0",
             self.max_norm
+        );
+        ensure!(
+            self.skip_first < self.context,
+            "--skip-first: found {}, expected less than --context, {}: nothing would be left of a sequence",
+            self.skip_first,
+            self.context
         );
         let stage = Stage::new("load", 1);
         let device = self.device.open()?;
@@ -119,6 +127,7 @@ impl Harvest {
             attend_across_documents: self.text.attend_across_documents,
         };
         let blocks = BlockStream::new(model.clone(), &from)?;
+        let skipped = blocks.skipped_rows();
         let dtype = StoreDtype::from(self.dtype);
         let mut width = 0;
         for hook in &self.hook {
@@ -145,7 +154,7 @@ impl Harvest {
             false => 0,
         };
         if before > 0 {
-            eprintln!(
+            say!(
                 "{:>10} {} holds {before} activations already",
                 "resume",
                 self.out.display()
@@ -170,10 +179,14 @@ impl Harvest {
             left_out.first_positions,
             left_out.norm,
         ));
+        if let Some(note) = skipped.note() {
+            say!("note: {note}");
+        }
         if manifest.rows < self.tokens {
-            eprintln!(
+            say!(
                 "{:>10} the corpus ended before {} activations",
-                "", self.tokens
+                "",
+                self.tokens
             );
         }
         writeln!(stdout(), "{}", self.out.display())?;

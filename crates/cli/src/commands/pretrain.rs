@@ -1,7 +1,7 @@
 //! `lapidary pretrain`.
 
 use crate::arguments::DeviceArgument;
-use crate::progress::Stage;
+use crate::progress::{Stage, say};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TEXT_FIELD};
@@ -106,9 +106,15 @@ impl Pretrain {
 }
 
 fn documents(corpus: &str) -> Result<Vec<String>> {
-    Ok(Corpus::open(corpus, TEXT_FIELD)?
-        .documents()
-        .collect::<Result<_, _>>()?)
+    let corpus = Corpus::open(corpus, TEXT_FIELD)?;
+    let mut texts = vec![];
+    for document in corpus.documents() {
+        texts.push(document?.text);
+    }
+    if let Some(note) = corpus.skipped_rows().note() {
+        say!("note: {note}");
+    }
+    Ok(texts)
 }
 
 struct Heldout {

@@ -3,11 +3,12 @@
 use super::eval::Opened;
 use super::figures::number;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
-use crate::progress::Stage;
+use crate::once::each_once;
+use crate::progress::{Stage, say};
 use crate::run_folder::write_json;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lapidary_activations::Corpus;
+use lapidary_activations::{Corpus, TokenPieces};
 use lapidary_evaluation::probing::{
     ProbeConfig, ProbeResult, Reading, Represented, Rows, Task, represent, sparse_probing,
 };
@@ -89,6 +90,7 @@ impl Probe {
                 self.test_share
             );
         }
+        each_once("--k", &self.k)?;
         let device = self.device.open()?;
         let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let d_sae = opened.dictionary.coder.d_sae();
@@ -132,11 +134,29 @@ impl Probe {
 
     /// Names of the classes, samples to train on and to test on.
     fn read(&self, opened: &Opened) -> Result<(Vec<String>, Vec<Sample>, Vec<Sample>)> {
-        let texts = Corpus::open(&self.task, &self.text_field)?.documents();
-        let labels = Corpus::beside(&self.task, &self.label_field)?.documents();
+        let mut texts = Corpus::open(&self.task, &self.text_field)?.rows();
+        let mut labels = Corpus::beside(&self.task, &self.label_field)?.rows();
         let mut of_class: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (text, label) in texts.zip(labels) {
-            of_class.entry(label?).or_default().push(text?);
+        let mut skipped = 0;
+        loop {
+            match (texts.next().transpose()?, labels.next().transpose()?) {
+                (Some(Some(text)), Some(Some(label))) => {
+                    of_class.entry(label).or_default().push(text);
+                }
+                (Some(_), Some(_)) => skipped += 1,
+                (None, None) => break,
+                _ => bail!(
+                    "{}: has other rows with `{}` than with `{}`",
+                    self.task,
+                    self.text_field,
+                    self.label_field
+                ),
+            }
+        }
+        match skipped {
+            0 => {}
+            1 => say!("note: 1 row without text or class was skipped"),
+            n => say!("note: {n} rows without text or class were skipped"),
         }
         // The most frequent first, of equal ones by name.
         let mut classes: Vec<(String, Vec<String>)> = of_class.into_iter().collect();
@@ -159,15 +179,17 @@ impl Probe {
             let tested = ((texts.len() as f64 * self.test_share).round() as usize).max(1);
             if tested >= texts.len() {
                 let name: String = name.chars().take(40).collect(); // the wrong field may hold whole texts
+                let count = match texts.len() {
+                    1 => "1 text".to_owned(),
+                    n => format!("{n} texts"),
+                };
                 bail!(
-                    "{}: class `{name}` has {} texts, expected at least 2",
-                    self.task,
-                    texts.len()
+                    "{}: class `{name}` has {count}, expected at least one to train on beside {tested} to test on",
+                    self.task
                 );
             }
-            for (text, whole) in texts.iter().enumerate() {
+            for (text, whole) in texts.iter_mut().enumerate() {
                 let part = if text < tested { &mut test } else { &mut train };
-                let tokens = tokenizer.encode(whole)?;
                 let bos = bos.into_iter().collect::<Vec<u32>>();
                 let room = context.saturating_sub(bos.len());
                 if room == 0 {
@@ -175,6 +197,15 @@ impl Probe {
                         "{}: found a context of {context} tokens, expected more than the one that begins a sequence",
                         self.dictionary.display()
                     );
+                }
+                // Of a long text no more is tokenized than is read.
+                let mut pieces = TokenPieces::new(std::mem::take(whole));
+                let most = room.saturating_mul(self.passages);
+                let mut tokens = Vec::new();
+                while tokens.len() < most
+                    && let Some(piece) = pieces.next_piece(tokenizer)?
+                {
+                    tokens.extend(piece);
                 }
                 let passages = tokens.chunks(room).take(self.passages);
                 part.extend(passages.map(|passage| ([&bos, passage].concat(), class)));

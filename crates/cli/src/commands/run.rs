@@ -1,6 +1,7 @@
 //! `lapidary run`.
 
 use crate::arguments::{DeviceArgument, ModelArgument};
+use crate::once::each_once;
 use anyhow::{Result, bail};
 use clap::Args;
 use lapidary_model::{HookPoint, HookedRun, Outgoing, Values, write_tensors};
@@ -50,6 +51,7 @@ pub struct Run {
 
 impl Run {
     pub fn run(mut self) -> Result<()> {
+        each_once("--capture", &self.capture)?;
         let model = self.model.load(&self.device.open()?)?;
         if let Some(text) = &self.text {
             let tokenizer = model.tokenizer()?;

@@ -4,7 +4,7 @@ use super::figures::line;
 use crate::arguments::{DeviceArgument, open_dictionary};
 use crate::progress::Stage;
 use crate::run_folder::write_json;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_evaluation::synthetic::{
@@ -57,7 +57,7 @@ impl Synthetic {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
         let place = self.recipe.display().to_string();
-        let text = std::fs::read_to_string(&self.recipe).with_context(|| place.clone())?;
+        let text = lapidary_io::read_text(&self.recipe)?;
         let (config, run) = read_recipe(&place, &text, &self.set)?;
         let seed = run.seed;
         let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;

@@ -20,6 +20,16 @@ impl RunConfig {
         };
         let positive = |key: &str, v: u64| range(key, v > 0, v.to_string(), "at least 1");
         positive("corpus.context", self.corpus.context as u64)?;
+        let first = self.activations.exclude.first_positions;
+        range(
+            "activations.exclude.first_positions",
+            first < self.corpus.context,
+            first.to_string(),
+            &format!(
+                "less than `corpus.context`, {}: nothing would be left of a sequence",
+                self.corpus.context
+            ),
+        )?;
         positive(
             "activations.harvest_blocks",
             self.activations.harvest_blocks as u64,

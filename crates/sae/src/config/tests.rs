@@ -211,3 +211,35 @@ fn a_start_of_k_that_cannot_fall_is_refused() {
         (64, 48, 32)
     );
 }
+
+#[test]
+fn first_positions_beyond_the_context_are_refused_with_both_numbers() {
+    let set = ["activations.exclude.first_positions=200"];
+    let refused = error("", &set);
+    assert!(
+        refused.contains("activations.exclude.first_positions") && refused.contains("200"),
+        "{refused}"
+    );
+    assert!(refused.contains("128"), "{refused}");
+    let at = [
+        "activations.exclude.first_positions=64",
+        "corpus.context=64",
+    ];
+    assert!(error("", &at).contains("first_positions"));
+    let below = [
+        "activations.exclude.first_positions=63",
+        "corpus.context=64",
+    ];
+    let below: Vec<String> = below.map(String::from).into();
+    assert!(RunConfig::parse("run.toml", "", &below).is_ok());
+}
+
+#[test]
+fn a_hook_point_given_twice_is_refused_by_name() {
+    let text = "hook_points = ['blocks.1.hook_resid_post', 'blocks.1.hook_resid_post']";
+    let refused = error(text, &[]);
+    assert!(
+        refused.contains("hook_points") && refused.contains("each once"),
+        "{refused}"
+    );
+}

@@ -152,6 +152,12 @@ impl TrainingRun {
         steps.max().unwrap_or(0)
     }
 
+    /// Passes through the text or the store that the batches so far took.
+    #[must_use]
+    pub fn passes(&self) -> u64 {
+        self.source.passes()
+    }
+
     /// Whether all coders have had their steps.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use super::figures::table;
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
-use crate::progress::Stage;
+use crate::progress::{Stage, note};
 use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -203,8 +203,12 @@ pub fn read_blocks(
     tokens: u64,
 ) -> Result<Vec<TokenBlock>> {
     let stream = BlockStream::new(model.clone(), config)?; // refuses a context below 2
+    let skipped = stream.skipped_rows();
     let n = (tokens / config.context as u64).max(1) as usize;
     let blocks: Vec<TokenBlock> = stream.take(n).collect::<Result<_, _>>()?;
+    if let Some(text) = skipped.note() {
+        note(text);
+    }
     if blocks.is_empty() {
         bail!(
             "corpus {} holds less than one block of {} tokens",

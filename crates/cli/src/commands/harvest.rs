@@ -4,7 +4,7 @@ use super::bench::memory;
 use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
 use crate::once::each_once;
-use crate::progress::{Stage, say};
+use crate::progress::{Stage, note, say};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use lapidary_activations::{
@@ -179,8 +179,8 @@ impl Harvest {
             left_out.first_positions,
             left_out.norm,
         ));
-        if let Some(note) = skipped.note() {
-            say!("note: {note}");
+        if let Some(text) = skipped.note() {
+            note(text);
         }
         if manifest.rows < self.tokens {
             say!(

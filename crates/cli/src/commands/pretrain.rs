@@ -112,7 +112,7 @@ fn documents(corpus: &str) -> Result<Vec<String>> {
         texts.push(document?.text);
     }
     if let Some(note) = corpus.skipped_rows().note() {
-        say!("note: {note}");
+        crate::progress::note(note);
     }
     Ok(texts)
 }

@@ -14,7 +14,7 @@ use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
     ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, OtherModel,
-    SequenceStream, StoreBatches, StreamConfig,
+    SequenceStream, SkippedRows, StoreBatches, StreamConfig,
 };
 use lapidary_evaluation::Metrics;
 use lapidary_io::write_atomically;
@@ -232,7 +232,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     let (configs, dictionaries) = match way {
         Way::Done => finished(&recipes, &widths, &common)?,
         Way::Start | Way::GoOn => {
-            let mut run = match way {
+            let (mut run, skipped) = match way {
                 Way::Start => start(&recipes, &mut common, &mut writer, files, blocks)?,
                 _ => {
                     let run = resume(&recipes, &widths, &common, options.extend)?;
@@ -247,6 +247,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
                 logs.push(folder.append_log(trainer.step_count(), config.training.batch_tokens)?);
             }
             steps(&mut run, &recipes, logs, &mut writer)?;
+            note_text(run.passes(), skipped);
             common.folders = folders(&writer.folder(), &names);
             let configs = run.trainers().iter().map(|t| t.config().clone());
             let configs: Vec<RunConfig> = configs.collect();
@@ -328,6 +329,16 @@ fn folders(run: &Path, names: &[&str]) -> Vec<RunFolder> {
     }
 }
 
+/// Says what a look at the metrics does not show of the text: rows that were skipped, and that it was short.
+fn note_text(passes: u64, skipped: Option<SkippedRows>) {
+    if let Some(text) = skipped.and_then(|skipped| skipped.note()) {
+        note(text);
+    }
+    if passes > 1 {
+        note(format_args!("the training went through its text or store more than {passes} times"));
+    }
+}
+
 /// Says so where metrics will be of the text that the coder is trained on.
 fn note_evaluation_text(recipe: &Recipe) {
     let config = &recipe.config;
@@ -397,14 +408,15 @@ fn start(
     writer: &mut RunWriter,
     files: BTreeSet<String>,
     blocks: BlockStream,
-) -> Result<TrainingRun> {
+) -> Result<(TrainingRun, Option<SkippedRows>)> {
     let stage = Stage::new("buffer", 1);
     let first = &recipes[0].config.activations;
     let look = FirstBatch::of(blocks, &common.hooks, first.harvest_blocks)?;
     first_batch::show(&look);
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
-    let run = TrainingRun::new(&configs, source(&recipes[0], common, true)?, &common.device)
-        .map_err(|e| named(e, recipes))?;
+    let (source, skipped) = source(&recipes[0], common, true)?;
+    let run =
+        TrainingRun::new(&configs, source, &common.device).map_err(|e| named(e, recipes))?;
     // Only now is it sure that there will be a run in their place.
     writer.begin(files)?;
     let names: Vec<&str> = match common.several {
@@ -419,7 +431,7 @@ fn start(
         first_batch::keep(&folder.path, &of_coder)?;
     }
     stage.done(format!("{} activations to shuffle", first.buffer_tokens));
-    Ok(run)
+    Ok((run, skipped))
 }
 
 /// Refuses a recipe that is not `saved`, which is in `place`, but for what follows from another length where that may change.
@@ -462,7 +474,7 @@ fn resume(
     widths: &[usize],
     common: &Common,
     extend: bool,
-) -> Result<TrainingRun> {
+) -> Result<(TrainingRun, Option<SkippedRows>)> {
     let place = match common.several {
         true => common.folders[0].path.with_file_name("checkpoint"),
         false => common.folders[0].checkpoint(),
@@ -486,7 +498,7 @@ fn resume(
             recipe.config.training.tokens
         );
     }
-    let source = source(&recipes[0], common, false)?;
+    let (source, skipped) = source(&recipes[0], common, false)?;
     let mut run = TrainingRun::resume(&place, source, &common.device)?;
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
     run.adopt(&configs);
@@ -495,7 +507,7 @@ fn resume(
     }
     let to_shuffle = recipes[0].config.activations.buffer_tokens;
     stage.done(format!("{to_shuffle} activations to shuffle"));
-    Ok(run)
+    Ok((run, skipped))
 }
 
 /// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise; none if all is done.
@@ -697,7 +709,11 @@ fn describe(
 
 /// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread for one whose state
 /// comes from a checkpoint. Recipes of one run agree in all that is read here.
-fn source(recipe: &Recipe, common: &Common, fresh: bool) -> Result<Box<dyn BatchSource>> {
+fn source(
+    recipe: &Recipe,
+    common: &Common,
+    fresh: bool,
+) -> Result<(Box<dyn BatchSource>, Option<SkippedRows>)> {
     let (c, seed) = (&recipe.config, recipe.config.order_seed());
     let normalization = serde_json::from_value(c.activations.normalization.clone().into())?;
     let (batch, window) = (c.training.batch_tokens, c.activations.buffer_tokens);
@@ -706,12 +722,14 @@ fn source(recipe: &Recipe, common: &Common, fresh: bool) -> Result<Box<dyn Batch
         let names: Vec<String> = common.hooks.iter().map(ToString::to_string).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let store = store.clone();
-        return Ok(Box::new(match fresh {
+        let batches = match fresh {
             true => StoreBatches::new(store, &names, batch, window, normalization, seed, device)?,
             false => StoreBatches::unread(store, &names, batch, window, seed, device)?,
-        }));
+        };
+        return Ok((Box::new(batches), None));
     }
     let blocks = BlockStream::new(common.model.clone(), &common.blocks)?;
+    let skipped = Some(blocks.skipped_rows());
     let stream = StreamConfig {
         hook_points: common.hooks.clone(),
         batch_tokens: batch,
@@ -723,13 +741,15 @@ fn source(recipe: &Recipe, common: &Common, fresh: bool) -> Result<Box<dyn Batch
         other: common.other.clone(),
     };
     if c.learns_end_to_end() {
-        return Ok(Box::new(match fresh {
+        let sequences = match fresh {
             true => SequenceStream::new(blocks, stream)?,
             false => SequenceStream::unfilled(blocks, stream)?,
-        }));
+        };
+        return Ok((Box::new(sequences), skipped));
     }
-    Ok(Box::new(match fresh {
+    let activations = match fresh {
         true => ActivationStream::new(blocks, stream)?,
         false => ActivationStream::unfilled(blocks, stream)?,
-    }))
+    };
+    Ok((Box::new(activations), skipped))
 }

@@ -56,7 +56,6 @@ pub fn collect(
         });
     }
     let mut statistics = FeatureStatistics::new(config);
-    let special = [model.config().bos, model.config().eos];
     let mut done = 0;
     for helping in blocks.chunks(BLOCKS) {
         let mut rows = harvest_all(model, hooks, helping)?;
@@ -71,7 +70,7 @@ pub fn collect(
             let active: Vec<bool> = block
                 .tokens
                 .iter()
-                .map(|t| !special.contains(&Some(*t)))
+                .map(|t| !model.is_special(*t))
                 .collect();
             let view = BlockView {
                 tokens: &block.tokens,

@@ -496,7 +496,12 @@ def odd_checkpoints(folder):
         for token, i in tokenizer.get_vocab().items() if not token.startswith("<") and len(token) > 1
     }
     some = dict(sorted(inside.items())[:: max(1, len(inside) // 40)])
-    found = {"generated": texts, "encoded": encoded, "inside": some}
+    runs = [
+        [597, 399, 478, 188, 534, 227, 294], [643, 361, 597, 293, 185, 578, 227, 288, 412, 314, 71, 140, 645],
+        tokenizer("caf\u00e9 \u20ac5 \U0001f600 end", add_special_tokens=False).input_ids, [332, 332, 304, 2, 597], [198, 172, 198, 289, 71, 71],
+    ]
+    decoded = [{"ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True)} for ids in runs]
+    found = {"generated": texts, "encoded": encoded, "decoded": decoded, "inside": some}
     (at / "expected.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 

@@ -159,7 +159,9 @@ impl Generate {
                 (None, Some(highest)) => {
                     let highest = highest.get(*latent).copied().filter(|most| *most > 0.0);
                     let Some(highest) = highest else {
-                        // One that never fired has no unit; one that is not there is refused below.
+                        note(&format!(
+                            "latent {latent} has no highest activation in the run's tables: --strength counts in units of activation"
+                        ));
                         return Ok(Steering::new(dictionary, *latent, Steer::Add(self.strength))?);
                     };
                     note(&format!(

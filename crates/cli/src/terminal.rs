@@ -1,8 +1,9 @@
 //! What a model or a file says, on a terminal: control characters would move the cursor, change colours or worse.
 
+use crate::progress;
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{IsTerminal, stdout};
 
 /// A text for standard output: as it is into files and pipes, with visible control characters on a terminal.
 pub fn shown(text: &str) -> Cow<'_, str> {
@@ -12,9 +13,9 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Says once, on standard error, what a user should know. That it cannot be printed stops nothing.
+/// Says on standard error what a user should know of a text that others wrote.
 pub fn note(text: &str) {
-    let _ = writeln!(stderr(), "note: {}", visible(text));
+    progress::note(visible(text));
 }
 
 /// Control characters but newline and tab as Unicode's pictures of them, ESC as `␛`.

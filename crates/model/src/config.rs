@@ -233,7 +233,7 @@ impl Fields {
         let Some(class) = kind.and_then(family::class) else {
             return Err(ModelError::Architecture {
                 path: path.into(),
-                found: kind.map_or("absent".into(), |s| format!("\"{s}\"")),
+                found: kind.map_or("absent".into(), |s| format!("{s:?}")),
                 known: family::known(),
             });
         };
@@ -242,7 +242,7 @@ impl Fields {
             value,
             class,
         };
-        let null = |field: &&String| fields.raw(field).is_some_and(Value::is_null);
+        let null = |field: &&String| fields.value.get(*field).is_some_and(Value::is_null);
         let keys = fields.class.defaults.keys();
         let mut wrong = keys.filter(|key| !fields.class.nullable.contains(key));
         match wrong.find(null) {

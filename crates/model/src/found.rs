@@ -71,7 +71,7 @@ pub(crate) fn nothing(folder: &Path, missing: &str) -> ModelError {
     } else if let Some(tensors) = with(&[".safetensors"]).filter(|_| missing != "config.json") {
         format!("if {tensors} holds the whole model, name it model.safetensors")
     } else {
-        format!("a model's folder has config.json, model.safetensors and tokenizer.json")
+        "a model's folder has config.json, model.safetensors and tokenizer.json".to_owned()
     };
     ModelError::Folder {
         path: folder.into(),

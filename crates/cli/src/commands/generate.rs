@@ -152,23 +152,23 @@ impl Generate {
             Some(_) => None,
             None => highest_activations(folder)?,
         };
-        let steer = |latent: &usize| {
-            let steer = match (self.clamp, &highest) {
+        let steer = |latent: &usize| -> Result<Steering> {
+            let unit = highest.as_ref().and_then(|highest| highest.get(*latent));
+            let steer = match (self.clamp, unit) {
                 (Some(value), _) => Steer::Clamp(value),
                 (None, None) => Steer::Add(self.strength),
-                (None, Some(highest)) => {
-                    let highest = highest.get(*latent).copied().filter(|most| *most > 0.0);
-                    let Some(highest) = highest else {
-                        note(&format!(
-                            "latent {latent} has no highest activation in the run's tables: --strength counts in units of activation"
-                        ));
-                        return Ok(Steering::new(dictionary, *latent, Steer::Add(self.strength))?);
-                    };
+                (None, Some(highest)) if *highest > 0.0 => {
                     note(&format!(
                         "latent {latent}: {} times its highest activation, {highest:.2}",
                         self.strength
                     ));
                     Steer::Add(self.strength * highest)
+                }
+                (None, Some(_)) => {
+                    note(&format!(
+                        "latent {latent} never fired on the run's tables: --strength counts in units of activation"
+                    ));
+                    Steer::Add(self.strength)
                 }
             };
             Ok(Steering::new(dictionary, *latent, steer)?)

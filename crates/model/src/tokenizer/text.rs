@@ -78,7 +78,7 @@ fn fallback_byte(token: &str) -> Option<u8> {
 
 /// The length of the whole character that bytes begin with.
 fn whole_character(bytes: &[u8]) -> Option<usize> {
-    (1..=4.min(bytes.len())).find(|n| std::str::from_utf8(&bytes[..*n]).is_ok())
+    (1..=bytes.len().min(4)).find(|n| std::str::from_utf8(&bytes[..*n]).is_ok())
 }
 
 impl Tokenizer {

@@ -123,7 +123,7 @@ fn several_ends_of_a_sequence_are_read_and_negative_ones_are_none() {
     };
     let config = read("[2, 550]", "1").unwrap();
     assert_eq!((config.eos, config.bos), (vec![2, 550], Some(1)));
-    assert_eq!(read("-1", "-1").unwrap().eos, vec![]);
+    assert!(read("-1", "-1").unwrap().eos.is_empty());
     let error = read("\"</s>\"", "1").unwrap_err().to_string();
     assert!(error.contains("eos_token_id") && error.contains("a token id"), "{error}");
 }

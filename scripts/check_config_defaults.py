@@ -52,10 +52,10 @@ KEYS = {
     ],
     "phi": [key for key in LLAMA if key not in ("head_dim", "rms_norm_eps")] + ["layer_norm_eps", "qk_layernorm"],
 }
-# Small sizes, none of them a default.
+# Small sizes that fit the defaults of the others, hardly one of them a default.
 SIZES = {
-    "vocab_size": 61, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 64, "n_positions": 64, "n_embd": 48, "n_layer": 3, "n_head": 4,
+    "vocab_size": 61, "hidden_size": 512, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 64,
+    "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 64, "n_positions": 64, "n_embd": 512, "n_layer": 3, "n_head": 64,
     "n_inner": 40, "ffn_dim": 40, "bos_token_id": 3, "eos_token_id": 4, "pad_token_id": 5, "rms_norm_eps": 1e-4, "layer_norm_eps": 1e-4,
     "layer_norm_epsilon": 1e-4, "hidden_act": "relu", "activation_function": "silu", "hidden_activation": "gelu", "sliding_window": 7,
     "query_pre_attn_scalar": 9, "attn_logit_softcapping": 11.0, "final_logit_softcapping": 12.0, "max_window_layers": 1,
@@ -65,7 +65,7 @@ FLIPPED = ["tie_word_embeddings", "attention_bias", "mlp_bias", "use_parallel_re
 # Older spellings and combinations, and what only a few configurations have.
 EXTRAS = {
     "gpt2": [
-        {"n_ctx": 16}, {"n_embd": None, "hidden_size": 48}, {"hidden_size": 24}, {"max_position_embeddings": 32},
+        {"n_ctx": 16}, {"hidden_size": 128}, {"n_embd": None, "hidden_size": 192}, {"max_position_embeddings": 32},
         {"num_hidden_layers": 2, "num_attention_heads": 2}, {"attention_bias": True}, {"eos_token_id": [4, 9]},
     ],
     "gpt_neox": [
@@ -116,7 +116,7 @@ EXTRAS = {
     "opt": [{"bias": False}],
     "phi": [
         {"rope_theta": 300.0}, {"partial_rotary_factor": 0.25}, {"rope_parameters": {"rope_theta": 700.0}},
-        {"rope_parameters": {"rope_theta": 700.0, "partial_rotary_factor": 1.0}}, {"rope_scaling": {"type": "linear", "factor": 2.0}}, {"head_dim": 10},
+        {"rope_parameters": {"rope_theta": 700.0, "partial_rotary_factor": 1.0}}, {"rope_scaling": {"type": "linear", "factor": 2.0}}, {"head_dim": 12},
     ],
 }
 

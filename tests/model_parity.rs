@@ -66,7 +66,7 @@ fn agrees_with_transformers(name: &str) {
     // Some are recorded under another spelling.
     let recorded: BTreeMap<HookPoint, &str> = names
         .iter()
-        .filter_map(|name| Some((name.parse().ok()?, name.as_str())))
+        .filter_map(|name| Some((name.parse().ok()?, *name)))
         .filter(|(hook, _)| *hook != HookPoint::Logits)
         .collect();
     let hooks: Vec<HookPoint> = recorded.keys().copied().collect();

@@ -12,7 +12,12 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let n_heads = heads(fields, "num_attention_heads", d_model)?;
     let n_layers = fields.layers("num_hidden_layers")?;
     fields.only("qk_layernorm", false)?;
+    let d_head = fields
+        .optional_size("head_dim")?
+        .unwrap_or(d_model / n_heads);
     let mut c = ModelConfig {
+        d_head,
+        attn_scale: (d_head as f64).powf(-0.5),
         n_kv_heads: fields
             .optional_size("num_key_value_heads")?
             .unwrap_or(n_heads),

@@ -54,9 +54,9 @@ fn agree(found: &Value, expected: &Value) -> bool {
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(a, b))
         }
-        (Value::Object(a), Value::Object(b)) => {
-            b.iter().all(|(key, value)| a.get(key).is_some_and(|a| agree(a, value)))
-        }
+        (Value::Object(a), Value::Object(b)) => b
+            .iter()
+            .all(|(key, value)| a.get(key).is_some_and(|a| agree(a, value))),
         (Value::String(a), Value::String(b)) => {
             a == b || (a == "gelu_new" && b == "gelu_pytorch_tanh")
         }
@@ -103,13 +103,21 @@ fn absent_and_null_keys_mean_what_they_mean_to_transformers() {
             expected.extend(changes.clone());
             for (key, value) in &expected {
                 if !agree(&found[key], value) {
-                    wrong.push(format!("{what}: {key}: found {}, expected {value}", found[key]));
+                    wrong.push(format!(
+                        "{what}: {key}: found {}, expected {value}",
+                        found[key]
+                    ));
                 }
             }
         }
     }
     assert!(tried > 350, "{tried} cases");
-    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {tried}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -117,7 +125,8 @@ fn several_ends_of_a_sequence_are_read_and_negative_ones_are_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.json");
     let read = |eos: &str, bos: &str| {
-        let text = format!(r#"{{"model_type": "llama", "eos_token_id": {eos}, "bos_token_id": {bos}}}"#);
+        let text =
+            format!(r#"{{"model_type": "llama", "eos_token_id": {eos}, "bos_token_id": {bos}}}"#);
         std::fs::write(&file, text).unwrap();
         ModelConfig::read(&file)
     };
@@ -125,14 +134,23 @@ fn several_ends_of_a_sequence_are_read_and_negative_ones_are_none() {
     assert_eq!((config.eos, config.bos), (vec![2, 550], Some(1)));
     assert!(read("-1", "-1").unwrap().eos.is_empty());
     let error = read("\"</s>\"", "1").unwrap_err().to_string();
-    assert!(error.contains("eos_token_id") && error.contains("a token id"), "{error}");
+    assert!(
+        error.contains("eos_token_id") && error.contains("a token id"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_configuration_that_is_too_long_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.json");
-    std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
     let error = ModelConfig::read(&file).unwrap_err().to_string();
-    assert!(error.contains("config.json") && error.contains("at most"), "{error}");
+    assert!(
+        error.contains("config.json") && error.contains("at most"),
+        "{error}"
+    );
 }

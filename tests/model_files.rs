@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor};
-use lapidary_model::{HookPoint, HookedRun, LanguageModel, Outgoing, Simplify, Values, write_tensors};
+use lapidary_model::{
+    HookPoint, HookedRun, LanguageModel, Outgoing, Simplify, Values, write_tensors,
+};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -42,7 +44,9 @@ fn expected(name: &str) -> Expected {
             return vec![];
         };
         let numbers = tensor.data().chunks_exact(8);
-        numbers.map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+        numbers
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     };
     let tokens: Vec<u32> = whole("tokens").iter().map(|t| *t as u32).collect();
     let length = file.tensor("tokens").unwrap().shape()[1];
@@ -127,7 +131,11 @@ fn bare_checkpoints_of_every_family_compute_what_whole_ones_do() {
         let model = load(folder.path());
         let expected = expected(name);
         let hook = "blocks.1.hook_resid_post";
-        close(&at(&model, &expected.tokens, hook), &expected.values[hook], name);
+        close(
+            &at(&model, &expected.tokens, hook),
+            &expected.values[hook],
+            name,
+        );
         let run = HookedRun {
             logits: true,
             ..Default::default()
@@ -149,7 +157,14 @@ fn bare_checkpoints_of_every_family_compute_what_whole_ones_do() {
             };
             assert!(model.run(model.tokens(&[[1]]).unwrap(), &run).is_err());
             assert!(model.check_head().is_err());
-            assert!(model.simplified(Simplify { fold_norms: true, ..Default::default() }).is_ok());
+            assert!(
+                model
+                    .simplified(Simplify {
+                        fold_norms: true,
+                        ..Default::default()
+                    })
+                    .is_ok()
+            );
         }
     }
 }
@@ -165,12 +180,22 @@ fn a_bare_checkpoint_that_transformers_saved_is_read() {
 
 #[test]
 fn another_head_in_the_file_wins_over_a_configuration_that_ties() {
-    let (model, expected) = (load(&fixture("tied-but-other-head")), expected("tied-but-other-head"));
-    close(&at(&model, &expected.tokens, "logits"), &expected.values["logits"], "logits");
+    let (model, expected) = (
+        load(&fixture("tied-but-other-head")),
+        expected("tied-but-other-head"),
+    );
+    close(
+        &at(&model, &expected.tokens, "logits"),
+        &expected.values["logits"],
+        "logits",
+    );
     let [warning] = model.warnings() else {
         panic!("{:?}", model.warnings());
     };
-    assert!(warning.contains("tie_word_embeddings") && warning.contains("lm_head.weight"), "{warning}");
+    assert!(
+        warning.contains("tie_word_embeddings") && warning.contains("lm_head.weight"),
+        "{warning}"
+    );
     assert!(!model.config().tied);
 }
 
@@ -180,7 +205,10 @@ fn the_embedding_stored_once_more_as_head_is_no_reason_to_warn() {
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut views = file.tensors();
-    views.push(("lm_head.weight".into(), file.tensor("model.embed_tokens.weight").unwrap()));
+    views.push((
+        "lm_head.weight".into(),
+        file.tensor("model.embed_tokens.weight").unwrap(),
+    ));
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("model.safetensors"),
@@ -189,23 +217,39 @@ fn the_embedding_stored_once_more_as_head_is_no_reason_to_warn() {
     .unwrap();
     std::fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
     let model = load(folder.path());
-    assert!(model.config().tied && model.warnings().is_empty(), "{:?}", model.warnings());
+    assert!(
+        model.config().tied && model.warnings().is_empty(),
+        "{:?}",
+        model.warnings()
+    );
 }
 
 #[test]
 fn tensors_that_nothing_reads_are_named_and_buffers_are_not() {
     // One layer of three is left unread.
-    let folder = changed("llama-gqa", &|name| Some(name.into()), json!({"num_hidden_layers": 2}));
+    let folder = changed(
+        "llama-gqa",
+        &|name| Some(name.into()),
+        json!({"num_hidden_layers": 2}),
+    );
     let model = load(folder.path());
     let [warning] = model.warnings() else {
         panic!("{:?}", model.warnings());
     };
-    for part in ["9 tensors", "`model.layers.2.input_layernorm.weight`", ", …"] {
+    for part in [
+        "9 tensors",
+        "`model.layers.2.input_layernorm.weight`",
+        ", …",
+    ] {
         assert!(warning.contains(part), "{part}: {warning}");
     }
     // GPT-2's masks, and what older files of other families have.
     assert!(load(&fixture("gpt2-sharded")).warnings().is_empty());
-    let buffers = ["attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"];
+    let buffers = [
+        "attention.bias",
+        "attention.masked_bias",
+        "attention.rotary_emb.inv_freq",
+    ];
     let from = fixture("neox");
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -221,11 +265,18 @@ fn tensors_that_nothing_reads_are_named_and_buffers_are_not() {
     };
     std::fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
     write(&views);
-    assert!(load(folder.path()).warnings().is_empty(), "{:?}", load(folder.path()).warnings());
+    assert!(
+        load(folder.path()).warnings().is_empty(),
+        "{:?}",
+        load(folder.path()).warnings()
+    );
     views.push(("gpt_neox.adapter.weight".into(), any));
     write(&views);
     let warnings = load(folder.path()).warnings().to_vec();
-    assert!(warnings[0].contains("1 tensor of the file: `gpt_neox.adapter.weight`"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("1 tensor of the file: `gpt_neox.adapter.weight`"),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -233,11 +284,20 @@ fn weights_in_f64_and_numbers_that_only_python_writes_are_read() {
     let text = std::fs::read_to_string(fixture("llama-f64").join("config.json")).unwrap();
     assert!(text.contains("NaN") && text.contains("-Infinity"));
     let (model, expected) = (load(&fixture("llama-f64")), expected("llama-f64"));
-    close(&at(&model, &expected.tokens, "logits"), &expected.values["logits"], "logits");
+    close(
+        &at(&model, &expected.tokens, "logits"),
+        &expected.values["logits"],
+        "logits",
+    );
     // Integers are no weights.
     let bytes = std::fs::read(fixture("llama-gqa").join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    for (dtype, size) in [(Dtype::I8, 1), (Dtype::BOOL, 1), (Dtype::I64, 8), (Dtype::F8_E4M3, 1)] {
+    for (dtype, size) in [
+        (Dtype::I8, 1),
+        (Dtype::BOOL, 1),
+        (Dtype::I64, 8),
+        (Dtype::F8_E4M3, 1),
+    ] {
         let data = vec![0; 40 * size];
         let mut views = file.tensors();
         views.retain(|(name, _)| name != "model.norm.weight");
@@ -249,19 +309,30 @@ fn weights_in_f64_and_numbers_that_only_python_writes_are_read() {
         let written = safetensors::serialize(views, None).unwrap();
         std::fs::write(folder.path().join("model.safetensors"), written).unwrap();
         let error = error_of(folder.path());
-        let says = error.contains("`model.norm.weight` has dtype") && error.contains("expected floats");
+        let says =
+            error.contains("`model.norm.weight` has dtype") && error.contains("expected floats");
         assert!(says, "{error}");
     }
 }
 
 #[test]
 fn a_mistral_without_the_key_of_its_window_has_one_of_4096() {
-    let (model, expected) = (load(&fixture("mistral-no-window-key")), expected("mistral-no-window-key"));
+    let (model, expected) = (
+        load(&fixture("mistral-no-window-key")),
+        expected("mistral-no-window-key"),
+    );
     assert_eq!(model.config().layers[0].window, Some(4096));
     let logits = at(&model, &expected.tokens, "logits");
     let d_vocab = model.config().d_vocab;
-    let rows = expected.positions.iter().flat_map(|p| &logits[p * d_vocab..(p + 1) * d_vocab]);
-    close(&rows.copied().collect::<Vec<_>>(), &expected.values["logits"], "logits");
+    let rows = expected
+        .positions
+        .iter()
+        .flat_map(|p| &logits[p * d_vocab..(p + 1) * d_vocab]);
+    close(
+        &rows.copied().collect::<Vec<_>>(),
+        &expected.values["logits"],
+        "logits",
+    );
 }
 
 #[test]
@@ -281,7 +352,8 @@ fn shards_without_an_index_are_read_by_their_names() {
     );
     std::fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).unwrap();
     let error = error_of(folder.path());
-    let says = error.contains("model-00002-of-00002.safetensors is missing") && error.contains("1 of 2 shards");
+    let says = error.contains("model-00002-of-00002.safetensors is missing")
+        && error.contains("1 of 2 shards");
     assert!(says, "{error}");
 }
 
@@ -303,15 +375,45 @@ fn a_folder_that_lacks_what_is_needed_says_what_lies_there() {
     for (files, parts) in [
         (
             &["config.json", "pytorch_model.bin"][..],
-            &["model.safetensors is missing", "pytorch_model.bin", "python -c", "save_pretrained"][..],
+            &[
+                "model.safetensors is missing",
+                "pytorch_model.bin",
+                "python -c",
+                "save_pretrained",
+            ][..],
         ),
-        (&["config.json", "tf_model.h5"], &["tf_model.h5", "save_pretrained"]),
-        (&["llama.Q4_K_M.gguf"], &["config.json is missing", "give the GGUF file itself"]),
-        (&["config.json", "a.gguf"], &["give the GGUF file itself", "a.gguf"]),
-        (&["consolidated.00.pth", "params.json"], &["config.json is missing", "consolidated.00.pth", "Hugging Face"]),
-        (&["adapter_config.json", "adapter_model.safetensors"], &["adapter", "merge"]),
-        (&["config.json", "weights.safetensors"], &["weights.safetensors", "name it model.safetensors"]),
-        (&["model.safetensors"], &["config.json is missing", "found model.safetensors"]),
+        (
+            &["config.json", "tf_model.h5"],
+            &["tf_model.h5", "save_pretrained"],
+        ),
+        (
+            &["llama.Q4_K_M.gguf"],
+            &["config.json is missing", "give the GGUF file itself"],
+        ),
+        (
+            &["config.json", "a.gguf"],
+            &["give the GGUF file itself", "a.gguf"],
+        ),
+        (
+            &["consolidated.00.pth", "params.json"],
+            &[
+                "config.json is missing",
+                "consolidated.00.pth",
+                "Hugging Face",
+            ],
+        ),
+        (
+            &["adapter_config.json", "adapter_model.safetensors"],
+            &["adapter", "merge"],
+        ),
+        (
+            &["config.json", "weights.safetensors"],
+            &["weights.safetensors", "name it model.safetensors"],
+        ),
+        (
+            &["model.safetensors"],
+            &["config.json is missing", "found model.safetensors"],
+        ),
         (&[], &["config.json is missing", "found nothing"]),
     ] {
         let error = with(files);
@@ -337,15 +439,31 @@ fn what_the_mlp_and_attention_read_is_their_input_normalized_with_the_norms_weig
         ("blocks.1.mlp.out.hook_in", "blocks.1.mlp.hook_post"),
         ("embed.hook_out", "hook_embed"),
     ] {
-        close(&at(&model, &expected.tokens, name), &expected.values[recorded], name);
+        close(
+            &at(&model, &expected.tokens, name),
+            &expected.values[recorded],
+            name,
+        );
     }
     // By every family's own weights: W_in of it is the pre-activation.
-    for name in ["gpt2", "neox", "llama-gqa", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "opt", "phi"] {
+    for name in [
+        "gpt2",
+        "neox",
+        "llama-gqa",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "opt",
+        "phi",
+    ] {
         let model = load(&fixture(name));
         let tokens = vec![vec![3, 1, 4, 1, 5]];
         let c = model.config().clone();
         let read = at(&model, &tokens, "blocks.1.mlp.hook_in");
-        let read = Tensor::<1>::from_floats(read.as_slice(), &Device::flex()).reshape([5, c.d_model]);
+        let read =
+            Tensor::<1>::from_floats(read.as_slice(), &Device::flex()).reshape([5, c.d_model]);
         let (matrix, point) = match c.gated {
             true => (model.w_in(1), "blocks.1.mlp.hook_pre_linear"),
             false => (model.w_in(1), "blocks.1.mlp.hook_pre"),
@@ -366,11 +484,20 @@ fn a_tensor_file_tells_f64_as_it_is() {
     let path = folder.path().join("x.safetensors");
     write_tensors(
         &path,
-        &[Outgoing { name: "x".into(), shape: vec![1], values: Values::F32(vec![1.5]) }],
+        &[Outgoing {
+            name: "x".into(),
+            shape: vec![1],
+            values: Values::F32(vec![1.5]),
+        }],
         None,
     )
     .unwrap();
-    assert!(lapidary_model::TensorFile::open(&path).unwrap().read("x").is_ok());
+    assert!(
+        lapidary_model::TensorFile::open(&path)
+            .unwrap()
+            .read("x")
+            .is_ok()
+    );
     let value = 1.0e-3_f64.to_le_bytes();
     let view = TensorView::new(Dtype::F64, vec![1], &value).unwrap();
     std::fs::write(&path, safetensors::serialize([("x", view)], None).unwrap()).unwrap();

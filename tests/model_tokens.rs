@@ -38,7 +38,11 @@ fn embedded() -> LanguageModel {
 
 fn lapidary(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-    command.args(arguments).args(["--device", "cpu"]).output().unwrap()
+    command
+        .args(arguments)
+        .args(["--device", "cpu"])
+        .output()
+        .unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -69,8 +73,10 @@ fn model_with(config: &Value, generation: &Value) -> tempfile::TempDir {
 #[test]
 fn truncation_padding_and_dropout_that_a_file_stores_are_not_obeyed() {
     let model = embedded();
-    let mut file: Value = serde_json::from_str(&model.tokenizer().unwrap().to_json().unwrap()).unwrap();
-    file["truncation"] = json!({"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0});
+    let mut file: Value =
+        serde_json::from_str(&model.tokenizer().unwrap().to_json().unwrap()).unwrap();
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0});
     file["padding"] = json!({
         "strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
         "pad_token": "<|endoftext|>",
@@ -117,10 +123,16 @@ fn a_token_looks_as_it_stands_in_a_text() {
 fn no_two_tokens_of_a_vocabulary_look_the_same() {
     let model = embedded();
     for tokenizer in [&sentencepiece(), model.tokenizer().unwrap()] {
-        let texts: Vec<String> = (0..tokenizer.len() as u32 + 3).map(|id| tokenizer.token_text(id)).collect();
+        let texts: Vec<String> = (0..tokenizer.len() as u32 + 3)
+            .map(|id| tokenizer.token_text(id))
+            .collect();
         let different: HashSet<&String> = texts.iter().collect();
         assert_eq!(different.len(), texts.len());
-        assert!(texts.iter().all(|text| !text.is_empty() && !text.contains('\u{fffd}')));
+        assert!(
+            texts
+                .iter()
+                .all(|text| !text.is_empty() && !text.contains('\u{fffd}'))
+        );
     }
 }
 
@@ -184,8 +196,21 @@ fn generate_prints_what_transformers_generates() {
         let path = folder.path().to_str().unwrap();
         let n = case["tokens"].to_string();
         let prompt = case["prompt"].as_str().unwrap();
-        let output = lapidary(&["generate", prompt, "--model", path, "--temperature", "0", "--tokens", &n]);
-        assert_eq!(stdout(&output), format!("{}\n", case["text"].as_str().unwrap()), "{case}");
+        let output = lapidary(&[
+            "generate",
+            prompt,
+            "--model",
+            path,
+            "--temperature",
+            "0",
+            "--tokens",
+            &n,
+        ]);
+        assert_eq!(
+            stdout(&output),
+            format!("{}\n", case["text"].as_str().unwrap()),
+            "{case}"
+        );
         let model = LanguageModel::load(path, &Device::flex()).unwrap();
         let tokens = model.tokenizer().unwrap().encode(prompt).unwrap();
         let tokens = [&[1], tokens.as_slice()].concat();
@@ -206,17 +231,29 @@ fn every_end_of_a_sequence_is_special() {
         LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex()).unwrap()
     };
     let model = load(json!({"eos_token_id": [2, 550]}), json!(null));
-    assert_eq!((model.special_tokens(), model.stop_tokens()), (vec![1, 2, 550], &[2, 550][..]));
+    assert_eq!(
+        (model.special_tokens(), model.stop_tokens()),
+        (vec![1, 2, 550], &[2, 550][..])
+    );
     assert_eq!(model.tokenizer().unwrap().eos(), Some(2));
-    let model = load(json!({}), json!({"eos_token_id": [550, 7], "bos_token_id": 5}));
-    assert_eq!((model.special_tokens(), model.stop_tokens()), (vec![1, 2, 5, 7, 550], &[550, 7][..]));
+    let model = load(
+        json!({}),
+        json!({"eos_token_id": [550, 7], "bos_token_id": 5}),
+    );
+    assert_eq!(
+        (model.special_tokens(), model.stop_tokens()),
+        (vec![1, 2, 5, 7, 550], &[550, 7][..])
+    );
     // What fills up is no text where the tokenizer says so; here `<unk>` is special and token 300 is a letter.
     assert!(load(json!({"pad_token_id": 0}), json!(null)).is_special(0));
     assert!(!load(json!({"pad_token_id": 300}), json!(null)).is_special(300));
     let folder = model_with(&json!({}), &json!({"eos_token_id": "x"}));
     let error = LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex());
     let error = error.map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("generation_config.json") && error.contains("eos_token_id"), "{error}");
+    assert!(
+        error.contains("generation_config.json") && error.contains("eos_token_id"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -232,7 +269,10 @@ fn prompts_of_the_first_letter_task_have_no_space_that_nobody_wrote() {
         assert!(text.ends_with(&end), "{text:?}");
         for line in text.lines().filter(|line| !line.is_empty()) {
             let (_, answer) = line.split_once(" has the first letter:").unwrap();
-            assert!(answer.is_empty() || (answer.len() == 2 && answer.starts_with(' ')), "{line:?}");
+            assert!(
+                answer.is_empty() || (answer.len() == 2 && answer.starts_with(' ')),
+                "{line:?}"
+            );
         }
         let Reading::At(place) = reading else {
             panic!("read at the word");
@@ -244,9 +284,18 @@ fn prompts_of_the_first_letter_task_have_no_space_that_nobody_wrote() {
 #[test]
 fn generate_refuses_numbers_that_mean_nothing() {
     for (arguments, parts) in [
-        (&["--temperature", "NaN"][..], ["temperature: found NaN", "0 or more"]),
-        (&["--temperature=-1"], ["temperature: found -1", "0 or more"]),
-        (&["--temperature", "inf"], ["temperature: found inf", "finite"]),
+        (
+            &["--temperature", "NaN"][..],
+            ["temperature: found NaN", "0 or more"],
+        ),
+        (
+            &["--temperature=-1"],
+            ["temperature: found -1", "0 or more"],
+        ),
+        (
+            &["--temperature", "inf"],
+            ["temperature: found inf", "finite"],
+        ),
         (&["--top-p", "1.5"], ["top-p: found 1.5", "from 0 to 1"]),
         (&["--top-p", "NaN"], ["top-p: found NaN", "from 0 to 1"]),
         (&["--tokens", "0"], ["tokens: found 0", "at least 1"]),
@@ -255,17 +304,26 @@ fn generate_refuses_numbers_that_mean_nothing() {
         let output = lapidary(&[&["generate", "We the people"], arguments].concat());
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
-        assert!(parts.iter().all(|part| told.contains(part)), "{arguments:?}: {told}");
+        assert!(
+            parts.iter().all(|part| told.contains(part)),
+            "{arguments:?}: {told}"
+        );
     }
     let output = lapidary(&["generate", "We", "--tokens", "300", "--temperature", "0"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && told.contains("context holds"), "{told}");
+    assert!(
+        output.status.success() && told.contains("context holds"),
+        "{told}"
+    );
 }
 
 #[test]
 fn run_names_both_ways_to_give_it_tokens() {
     let output = lapidary(&["run", "--capture", "hook_embed", "--out", "x.safetensors"]);
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("--tokens") && told.contains("--text"), "{told}");
+    assert!(
+        told.contains("--tokens") && told.contains("--text"),
+        "{told}"
+    );
     assert_eq!(output.status.code(), Some(2));
 }

@@ -113,7 +113,9 @@ impl FirstBatch {
                     special: model.is_special(*token),
                 })
                 .collect();
-            Self::of_rows(&hook.to_string(), &rows, &|token| tokenizer.token_text(token))
+            Self::of_rows(&hook.to_string(), &rows, &|token| {
+                tokenizer.token_text(token)
+            })
         };
         Ok(hooks.iter().zip(values).map(report).collect())
     }

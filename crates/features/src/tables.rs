@@ -236,7 +236,10 @@ pub fn example_rows(
                     rank: rank as u32,
                     band: context.band,
                     max_activation: context.peak,
-                    tokens: texts(&context.tokens).into_iter().map(&mut shared).collect(),
+                    tokens: texts(&context.tokens)
+                        .into_iter()
+                        .map(&mut shared)
+                        .collect(),
                     token_ids: context.tokens.clone(),
                     activations: context.activations.clone(),
                     peak_index: context.peak_index as u32,

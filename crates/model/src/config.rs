@@ -1,8 +1,8 @@
 //! The shape of a decoder-only transformer, whatever family it comes from.
 
-use crate::rotary::Rope;
-use crate::family::{self, Class};
 use crate::ModelError;
+use crate::family::{self, Class};
+use crate::rotary::Rope;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

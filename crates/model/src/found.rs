@@ -55,7 +55,8 @@ pub(crate) fn nothing(folder: &Path, missing: &str) -> ModelError {
     let has = |name: &str| names.iter().any(|found| found == name);
     let at = folder.display();
     let advice = if has("adapter_config.json") {
-        "it holds an adapter (PEFT): merge it into its model, and give the folder of that".to_owned()
+        "it holds an adapter (PEFT): merge it into its model, and give the folder of that"
+            .to_owned()
     } else if let Some(gguf) = with(&[".gguf"]) {
         format!("give the GGUF file itself: {}", folder.join(gguf).display())
     } else if let Some(pickle) = with(&[".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"]) {

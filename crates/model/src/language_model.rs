@@ -2,6 +2,7 @@
 
 use crate::attention::Cache;
 use crate::config::ModelConfig;
+use crate::generation_config::GenerationConfig;
 use crate::gguf::Gguf;
 use crate::hook::{BlockHook, HookPoint};
 use crate::hub::CachedRepository;
@@ -11,7 +12,6 @@ use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Extras, Passed, forward, project, unembed};
 use crate::weights::{Param, Weights};
-use crate::generation_config::GenerationConfig;
 use crate::{ModelError, embedded, family, found, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -103,12 +103,7 @@ impl LanguageModel {
         let tokenizer = match file.tokenizer {
             Some(json) => {
                 let json = json.to_string();
-                Some(Tokenizer::from_text(
-                    path,
-                    &json,
-                    config.bos,
-                    &config.eos,
-                )?)
+                Some(Tokenizer::from_text(path, &json, config.bos, &config.eos)?)
             }
             None => None,
         };

@@ -205,7 +205,10 @@ fn highest_activations(dictionary: &Path) -> Result<Option<Vec<f32>>> {
         return Ok(None);
     };
     let rows = read_features(table).with_context(|| {
-        format!("{}: the unit of --strength is read from it", table.display())
+        format!(
+            "{}: the unit of --strength is read from it",
+            table.display()
+        )
     })?;
     Ok(Some(rows.iter().map(|row| row.max_activation).collect()))
 }

@@ -23,11 +23,7 @@ pub struct Run {
     #[command(flatten)]
     device: DeviceArgument,
     /// Token ids, exactly as the model shall see them
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "ID,ID…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     tokens: Vec<u32>,
     /// Text; the beginning-of-sequence token is put before it if the model has one
     #[arg(long)]

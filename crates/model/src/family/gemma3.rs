@@ -23,11 +23,17 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         fields.number_or("rope_local_base_freq", 1e4)?,
     );
     // The older key says how the layers are scaled that see all.
-    let of = |kind: &str| fields.get("rope_parameters").and_then(|both| both.get(kind));
+    let of = |kind: &str| {
+        fields
+            .get("rope_parameters")
+            .and_then(|both| both.get(kind))
+    };
     let mut global = of("full_attention").filter(|p| !p.is_null()).cloned();
     if let Some(Value::Object(scaling)) = fields.get("rope_scaling") {
         let known = global.take();
-        let mut all = known.and_then(|p| p.as_object().cloned()).unwrap_or_default();
+        let mut all = known
+            .and_then(|p| p.as_object().cloned())
+            .unwrap_or_default();
         all.extend(scaling.clone());
         global = Some(Value::Object(all));
     }

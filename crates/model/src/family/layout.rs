@@ -181,7 +181,12 @@ fn head(
 /// Says which tensors nobody has read, but for buffers that models compute anew.
 fn unread(from: &TensorFile) -> Option<String> {
     let buffer = |name: &&str| {
-        let masks = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
+        let masks = [
+            ".attn.bias",
+            ".attn.masked_bias",
+            ".attention.bias",
+            ".attention.masked_bias",
+        ];
         name.ends_with("rotary_emb.inv_freq") || masks.iter().any(|end| name.ends_with(end))
     };
     let mut names = from.unread();

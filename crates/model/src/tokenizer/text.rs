@@ -141,7 +141,10 @@ impl Tokenizer {
             return Ok(plain);
         }
         for before in ["a", ".", "\n", "e", ",", ":", "0"] {
-            let (start, both) = (self.encode(before)?, self.encode(&format!("{before}{text}"))?);
+            let (start, both) = (
+                self.encode(before)?,
+                self.encode(&format!("{before}{text}"))?,
+            );
             if let Some(rest) = both.strip_prefix(start.as_slice())
                 && reads(rest)
             {
@@ -199,7 +202,9 @@ impl Tokenizer {
             let rest = all.strip_prefix(carrier.before.as_str())?;
             Some(rest.strip_suffix(carrier.after.as_str())?.to_owned())
         });
-        between.unwrap_or_else(|| self.decode(&[token])).into_bytes()
+        between
+            .unwrap_or_else(|| self.decode(&[token]))
+            .into_bytes()
     }
 
     fn carrier(&self) -> Option<&Carrier> {

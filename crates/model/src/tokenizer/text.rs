@@ -9,6 +9,9 @@ use std::fmt::Write;
 use tokenizers::DecoderWrapper;
 use tokenizers::decoders::sequence::Sequence;
 
+/// Tokens whose texts are kept, at most; the largest vocabularies have an eighth of it.
+const MOST_TEXTS: u32 = 1 << 21;
+
 /// How a tokenizer spells single bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ByteTokens {
@@ -90,7 +93,10 @@ impl Tokenizer {
     pub fn token_text(&self, token: u32) -> String {
         let texts = self.texts.get_or_init(|| self.all_texts());
         let known = texts.get(token as usize).cloned();
-        known.unwrap_or_else(|| unused(token))
+        known.unwrap_or_else(|| match self.inner.id_to_token(token) {
+            Some(spelt) => format!("{spelt}<token {token}>"),
+            None => unused(token),
+        })
     }
 
     /// A stretch of tokens, one text each, that reads as the text does when they are put together. A character of several
@@ -231,7 +237,8 @@ impl Tokenizer {
     /// Every token's text, no two the same.
     fn all_texts(&self) -> Vec<String> {
         let highest = self.inner.get_vocab(true).into_values().max();
-        let size = highest.map_or(0, |id| id + 1);
+        // A file may number its tokens as it likes.
+        let size = highest.map_or(0, |id| id.saturating_add(1).min(MOST_TEXTS));
         let spelt: Vec<String> = (0..size)
             .map(|id| self.inner.id_to_token(id).unwrap_or_else(|| unused(id)))
             .collect();

@@ -181,6 +181,8 @@ def facts(values):
         windows = [window] * len(layers)
     elif kind in ("qwen2", "qwen3", "gemma2", "gemma3_text"):
         windows = [window if name == "sliding_attention" else None for name in types]
+        if window is None and "sliding_attention" in types and kind.startswith("gemma"):
+            raise ValueError("the model's masks refuse it")
     ropes = [None] * len(layers)
     rope = getattr(config, "rope_parameters", None)
     if rope is not None:

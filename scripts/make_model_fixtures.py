@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Makes small random language models and what transformers computes with them: tests/fixtures/models/NAME/.
 
-Each folder has config.json and weights as on the hub, and expected.safetensors: `tokens` [2, 19], `logits`, and the
+Most folders have config.json and weights as on the hub, and expected.safetensors: `tokens` [2, 19], `logits`, and the
 value at every hook point under its TransformerLens name, computed by transformers in f32 with eager attention.
 `hook_normalized` is x / scale before weight and bias, as in TransformerLens 3; after them it is `hook_out`.
+
+Others have what is odd about a checkpoint (`odd_checkpoints`), with expected.safetensors or expected.json as transformers finds it when
+it loads that folder.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig,
+    AutoModel, AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig,
     GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig,
     PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
 )
@@ -23,6 +26,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "tests/fixtures/models"
+TOKENIZERS = REPOSITORY / "tests/fixtures/tokenizers"
 BATCH, POSITIONS = 2, 19
 
 
@@ -385,6 +389,122 @@ def make(folder):
     return models
 
 
+def edit(path, **changes):
+    """Changes keys of a JSON file; a key that becomes `...` is left out. Infinities and NaN are written as Python writes them."""
+    values = json.loads(path.read_text()) if path.exists() else {}
+    values = {key: value for key, value in (values | changes).items() if value is not ...}
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def odd_checkpoints(folder):
+    """Checkpoints with something odd about them, and what transformers computes when it loads them."""
+    small = {
+        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": False,
+    }
+    tokens = torch.randint(61, (2, 9), generator=torch.Generator().manual_seed(77))
+
+    def target(name):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    # The configuration ties the unembedding to the embedding, the file has another one.
+    at = target("tied-but-other-head")
+    write_whole(randomize(llama(**small), 40), at)
+    edit(at / "config.json", tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_pretrained(at, attn_implementation="eager").eval()
+    with torch.no_grad():
+        save_file({"tokens": tokens, "logits": model(tokens).logits.contiguous()}, at / "expected.safetensors")
+
+    # Saved from the bare model: neither `model.` nor an unembedding.
+    at = target("bare-llama")
+    bare = randomize(llama(**small | {"tie_word_embeddings": True}), 41).model
+    save_file({name: value.contiguous() for name, value in bare.state_dict().items()}, at / "model.safetensors", metadata={"format": "pt"})
+    write_config(bare, at)
+    edit(at / "config.json", architectures=["LlamaModel"])
+    values = {"tokens": tokens}
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(at, attn_implementation="eager").eval()(tokens, output_hidden_states=True).hidden_states
+        values |= {"blocks.0.hook_resid_pre": states[0], "blocks.0.hook_resid_post": states[1]}
+        whole = AutoModelForCausalLM.from_pretrained(at, attn_implementation="eager").eval()
+        values["logits"] = whole(tokens).logits
+    save_file({name: value.contiguous() for name, value in values.items()}, at / "expected.safetensors")
+
+    # No `sliding_window`: that is 4096 for Mistral, not none. Single logits at a few positions.
+    at = target("mistral-no-window-key")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = MistralConfig(vocab_size=31, max_position_embeddings=8192, tie_word_embeddings=True, **sizes)
+    write_whole(randomize(MistralForCausalLM(config), 42), at)
+    edit(at / "config.json", sliding_window=...)
+    model = AutoModelForCausalLM.from_pretrained(at, attn_implementation="eager").eval()
+    long = (torch.arange(4400) * 7 % 31).reshape(1, -1)
+    places = torch.tensor([0, 1, 4000, 4095, 4096, 4097, 4200, 4399])
+    with torch.no_grad():
+        logits = model(long, use_cache=False).logits[0, places]
+    save_file({"tokens": long, "positions": places, "logits": logits.contiguous()}, at / "expected.safetensors")
+
+    # Weights in f64, and numbers in config.json that JSON does not have.
+    at = target("llama-f64")
+    model = randomize(llama(**small), 43).double()
+    write_whole(model, at)
+    edit(at / "config.json", attention_dropout=float("nan"), dtype="float64", router_limit=float("-inf"))
+    model = AutoModelForCausalLM.from_pretrained(at, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        save_file({"tokens": tokens, "logits": model(tokens).logits.contiguous()}, at / "expected.safetensors")
+
+    # A tokenizer as SentencePiece's; texts that transformers generates and tokens as it decodes them, the ends of sequences where the
+    # configurations say.
+    at = target("sentencepiece-like")
+    sizes = small | {"vocab_size": 700, "hidden_size": 16, "tie_word_embeddings": True}
+    write_whole(randomize(llama(**sizes), 45), at)
+    shutil.copy(TOKENIZERS / "sentencepiece-like.json", at / "tokenizer.json")
+    edit(
+        at / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(at)
+
+    def generated(prompt, n, **config):
+        with tempfile.TemporaryDirectory() as other:
+            for file in at.iterdir():
+                shutil.copy(file, other)
+            if (of_model := config.get("config")) is not None:
+                edit(Path(other) / "config.json", **of_model)
+            if (of_generation := config.get("generation_config")) is not None:
+                edit(Path(other) / "generation_config.json", **of_generation)
+            model = AutoModelForCausalLM.from_pretrained(other).eval()
+            ids = tokenizer(prompt, return_tensors="pt")
+            found = model.generate(**ids, do_sample=False, max_new_tokens=n)[0].tolist()
+        text = tokenizer.decode(found, skip_special_tokens=True)
+        return config | {"prompt": prompt, "tokens": n, "ids": found[ids.input_ids.shape[1] :], "text": text}
+
+    prompts = ["peace", "war and peace", "the people of", "We the people", "liberty", "a"]
+    texts = [generated(prompt, 12) for prompt in prompts]
+    plain = texts[2]["ids"]
+    ends = [2, plain[5]]
+    texts += [
+        generated("the people of", 12, config={"eos_token_id": ends}),
+        generated("the people of", 12, config={"eos_token_id": [plain[3], 2]}, generation_config={"eos_token_id": ends}),
+        generated("the people of", 12, config={"eos_token_id": ends}, generation_config={"bos_token_id": 1}),
+    ]
+    sentences = ["We the people in peace and in war", "caf\u00e9 \u20ac5 \U0001f600 end", "a  b\n\nc", " leading"]
+    encoded = [{"text": text, "ids": tokenizer(text, add_special_tokens=False).input_ids} for text in sentences]
+    # Both tokens stand in the middle of a text.
+    middle = tokenizer.convert_tokens_to_ids("a")
+    inside = {
+        token: tokenizer.decode([middle, i, middle])[1:-1]
+        for token, i in tokenizer.get_vocab().items() if not token.startswith("<") and len(token) > 1
+    }
+    some = dict(sorted(inside.items())[:: max(1, len(inside) // 40)])
+    runs = [
+        [597, 399, 478, 188, 534, 227, 294], [643, 361, 597, 293, 185, 578, 227, 288, 412, 314, 71, 140, 645],
+        tokenizer("caf\u00e9 \u20ac5 \U0001f600 end", add_special_tokens=False).input_ids, [332, 332, 304, 2, 597], [198, 172, 198, 289, 71, 71],
+    ]
+    decoded = [{"ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True)} for ids in runs]
+    found = {"generated": texts, "encoded": encoded, "decoded": decoded, "inside": some}
+    (at / "expected.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
 def compare(found, wanted, what):
     """The largest difference; every shape the same."""
     worst = 0.0
@@ -400,9 +520,14 @@ def check(committed):
     """The committed folders against models made afresh."""
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
+        odd_checkpoints(Path(folder))
         for path in sorted(Path(folder).rglob("*.safetensors")):
             inside = path.relative_to(folder)
             compare(load_file(committed / inside), load_file(path), str(inside))
+        for path in sorted(Path(folder).rglob("expected.json")):
+            inside = path.relative_to(folder)
+            assert (committed / inside).read_text() == path.read_text(), f"{inside} differs"
+            print(f"{inside}: the same")
 
 
 def lens_config(model):
@@ -578,6 +703,7 @@ def main():
     else:
         shutil.rmtree(arguments.out, ignore_errors=True)
         make(arguments.out)
+        odd_checkpoints(arguments.out)
         size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
         print(f"{arguments.out}: {size} bytes")
 

@@ -6,6 +6,7 @@
 use burn::tensor::Device;
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn fixture(name: &str) -> PathBuf {
@@ -62,11 +63,13 @@ fn agrees_with_transformers(name: &str) {
     let sequences: Vec<&[u32]> = ids.chunks(tokens.shape()[1]).collect();
 
     let names = expected.names();
-    let hooks: Vec<HookPoint> = names
+    // Some are recorded under another spelling.
+    let recorded: BTreeMap<HookPoint, &str> = names
         .iter()
-        .filter_map(|n| n.parse().ok())
-        .filter(|h| *h != HookPoint::Logits)
+        .filter_map(|name| Some((name.parse().ok()?, *name)))
+        .filter(|(hook, _)| *hook != HookPoint::Logits)
         .collect();
+    let hooks: Vec<HookPoint> = recorded.keys().copied().collect();
     assert!(
         hooks.len() >= 2,
         "the fixture records {} hook points",
@@ -87,7 +90,7 @@ fn agrees_with_transformers(name: &str) {
     assert!(error < 1e-4, "{name}: logits differ by {error}");
     for (hook, value) in output.captured {
         let mut found: Vec<f32> = value.into_data().iter::<f32>().collect();
-        let mut expected = floats(&expected, &hook.to_string());
+        let mut expected = floats(&expected, recorded[&hook]);
         if matches!(hook, HookPoint::Block(_, BlockHook::Pattern)) {
             expected = by_query(&expected, model.config().n_heads, tokens.shape()[1]);
         }

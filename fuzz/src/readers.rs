@@ -65,7 +65,7 @@ pub(crate) const MODELS: [&str; 10] = [
 /// `tokenizer.json`: an error, or a tokenizer that makes tokens of a text and a text of tokens.
 pub fn tokenizer(bytes: &[u8]) {
     let path = file("tokenizer.json", bytes);
-    if let Ok(tokenizer) = Tokenizer::read(&path, Some(0), Some(0)) {
+    if let Ok(tokenizer) = Tokenizer::read(&path, Some(0), &[0]) {
         for text in [
             "The Congress of the United States ",
             "",
@@ -77,7 +77,7 @@ pub fn tokenizer(bytes: &[u8]) {
         }
         let _ = tokenizer.encode_batch(vec!["war and peace", ""]);
         for token in [0, 1, 7, u32::MAX] {
-            let _ = tokenizer.token(token);
+            let _ = tokenizer.token_text(token);
         }
         let _ = (tokenizer.len(), tokenizer.to_json());
     }

@@ -221,8 +221,7 @@ impl BlockStream {
 
     /// Whether a token is special: the activations at it are left out of training and statistics.
     pub fn is_special(&self, token: u32) -> bool {
-        let config = self.model.config();
-        Some(token) == config.bos || Some(token) == config.eos
+        self.model.is_special(token)
     }
 
     /// The rows of the corpus that had no text, as far as it was read.

@@ -86,7 +86,6 @@ impl FirstBatch {
     ) -> Result<Vec<Self>, ActivationsError> {
         let model = blocks.model().clone();
         let config = blocks.config().clone();
-        let special = [model.config().bos, model.config().eos];
         let blocks: Vec<TokenBlock> = blocks.take(n).collect::<Result<_, _>>()?;
         if blocks.is_empty() {
             return Err(ActivationsError::TooShort {
@@ -111,10 +110,12 @@ impl FirstBatch {
                     values,
                     token: *token,
                     position: positions[i],
-                    special: special.contains(&Some(*token)),
+                    special: model.is_special(*token),
                 })
                 .collect();
-            Self::of_rows(&hook.to_string(), &rows, &|token| tokenizer.token(token))
+            Self::of_rows(&hook.to_string(), &rows, &|token| {
+                tokenizer.token_text(token)
+            })
         };
         Ok(hooks.iter().zip(values).map(report).collect())
     }

@@ -50,12 +50,12 @@ impl OtherModel {
                 show(b)
             ));
         }
-        let other = (0..a.len() as u32).find(|token| a.token(*token) != b.token(*token));
+        let other = (0..a.len() as u32).find(|t| a.token_text(*t) != b.token_text(*t));
         match other {
             Some(token) => differ(format!(
                 "token {token}, {:?} and {:?}",
-                a.token(token),
-                b.token(token)
+                a.token_text(token),
+                b.token_text(token)
             )),
             None => Ok(()),
         }

@@ -13,6 +13,7 @@ mod progress;
 mod recipe;
 mod run_folder;
 mod summary;
+mod terminal;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use interrupt::Interrupted;

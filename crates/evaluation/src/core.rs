@@ -100,10 +100,7 @@ pub fn evaluate(
 
 /// Tokens that count nowhere: beginning and end of sequence.
 pub(crate) fn special_tokens(model: &LanguageModel) -> Vec<u32> {
-    let tokenizer = model.tokenizer().ok();
-    tokenizer
-        .map(|t| t.bos().into_iter().chain(t.eos()).collect())
-        .unwrap_or_default()
+    model.special_tokens()
 }
 
 /// The running sums of an evaluation, and what they are of.

@@ -56,7 +56,6 @@ pub fn collect(
         });
     }
     let mut statistics = FeatureStatistics::new(config);
-    let special = [model.config().bos, model.config().eos];
     let mut done = 0;
     for helping in blocks.chunks(BLOCKS) {
         let mut rows = harvest_all(model, hooks, helping)?;
@@ -68,11 +67,7 @@ pub fn collect(
         for (i, block) in helping.iter().enumerate() {
             let n = block.tokens.len();
             let (document, position): (Vec<u32>, Vec<u32>) = block.places().into_iter().unzip();
-            let active: Vec<bool> = block
-                .tokens
-                .iter()
-                .map(|t| !special.contains(&Some(*t)))
-                .collect();
+            let active: Vec<bool> = block.tokens.iter().map(|t| !model.is_special(*t)).collect();
             let view = BlockView {
                 tokens: &block.tokens,
                 document: &document,

@@ -8,7 +8,7 @@ mod read;
 mod runs;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use read::{read_examples, read_features};
@@ -206,12 +206,21 @@ pub fn feature_rows(
     Ok(rows.collect())
 }
 
-/// The contexts of all latents as rows, by latent, band and rank.
+/// The contexts of all latents as rows, by latent, band and rank; `texts` gives the texts of the tokens of a context, which
+/// depend on each other where a character has several tokens.
 pub fn example_rows(
     summary: &StatisticsSummary,
-    token_text: &dyn Fn(u32) -> String,
+    texts: &dyn Fn(&[u32]) -> Vec<String>,
 ) -> Vec<ExampleRow> {
-    let mut texts = Texts::new(token_text);
+    let mut known: HashSet<Arc<str>> = HashSet::new();
+    let mut shared = |text: String| match known.get(text.as_str()) {
+        Some(text) => Arc::clone(text),
+        None => {
+            let text: Arc<str> = text.into();
+            known.insert(Arc::clone(&text));
+            text
+        }
+    };
     let mut rows = Vec::with_capacity(
         summary
             .latents
@@ -227,10 +236,9 @@ pub fn example_rows(
                     rank: rank as u32,
                     band: context.band,
                     max_activation: context.peak,
-                    tokens: context
-                        .tokens
-                        .iter()
-                        .map(|&token| texts.of(token))
+                    tokens: texts(&context.tokens)
+                        .into_iter()
+                        .map(&mut shared)
                         .collect(),
                     token_ids: context.tokens.clone(),
                     activations: context.activations.clone(),

@@ -1,7 +1,8 @@
 //! The shape of a decoder-only transformer, whatever family it comes from.
 
+use crate::ModelError;
+use crate::family::{self, Class};
 use crate::rotary::Rope;
-use crate::{ModelError, family};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -110,8 +111,10 @@ pub struct ModelConfig {
     pub tied: bool,
     /// Beginning-of-sequence token.
     pub bos: Option<u32>,
-    /// End-of-sequence token.
-    pub eos: Option<u32>,
+    /// Tokens that end a sequence; the first separates documents.
+    pub eos: Vec<u32>,
+    /// The token that fills sequences up elsewhere.
+    pub pad: Option<u32>,
 }
 
 impl ModelConfig {
@@ -142,24 +145,12 @@ impl ModelConfig {
     /// # Errors
     /// When the file is not JSON, names an unknown architecture, or holds a size that cannot be.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(ModelError::read(path))?;
-        Self::parse(path, &text)
-    }
-
-    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
-        let value = serde_json::from_str(text).map_err(|source| ModelError::Json {
-            path: path.into(),
-            source,
-        })?;
-        Self::of_value(path, value)
+        Self::of_value(path, lapidary_io::read_json(path)?)
     }
 
     /// Of a `config.json`'s value; `path` is the file that errors name.
     pub(crate) fn of_value(path: &Path, value: Value) -> Result<Self, ModelError> {
-        let fields = Fields {
-            path: path.into(),
-            value,
-        };
+        let fields = Fields::new(path, value)?;
         let config = family::config(&fields)?;
         config.check(&fields)?;
         Ok(config)
@@ -228,33 +219,67 @@ impl ModelConfig {
 }
 
 /// A `config.json` whose fields are read one by one, with errors that name file and field.
+///
+/// As in transformers a key that is absent has the default of the family's class, and `null` is a value: none.
 pub(crate) struct Fields {
     pub path: PathBuf,
     pub value: Value,
+    class: Class,
 }
 
 impl Fields {
+    pub fn new(path: &Path, value: Value) -> Result<Self, ModelError> {
+        let kind = value.get("model_type").and_then(Value::as_str);
+        let Some(class) = kind.and_then(family::class) else {
+            return Err(ModelError::Architecture {
+                path: path.into(),
+                found: kind.map_or("absent".into(), |s| format!("{s:?}")),
+                known: family::known(),
+            });
+        };
+        let fields = Self {
+            path: path.into(),
+            value,
+            class,
+        };
+        let null = |field: &&String| fields.value.get(*field).is_some_and(Value::is_null);
+        let keys = fields.class.defaults.keys();
+        let mut wrong = keys.filter(|key| !fields.class.nullable.contains(key));
+        match wrong.find(null) {
+            Some(field) => Err(fields.wrong(field, "a value")),
+            None => Ok(fields),
+        }
+    }
+
     pub fn wrong(&self, field: &str, expected: &str) -> ModelError {
         ModelError::Field {
             path: self.path.clone(),
             field: field.into(),
-            found: self
-                .value
-                .get(field)
-                .map_or("nothing".into(), Value::to_string),
+            found: self.raw(field).map_or("nothing".into(), Value::to_string),
             expected: expected.into(),
         }
     }
 
-    pub fn get(&self, field: &str) -> Option<&Value> {
-        self.value.get(field).filter(|value| !value.is_null())
+    /// The file's value, `null` included, or the class's default.
+    fn raw(&self, field: &str) -> Option<&Value> {
+        let own = |(_, own): &(&String, &Value)| own.as_str() == Some(field);
+        let alias = self.class.aliases.iter().find(own);
+        let alias = alias.and_then(|(other, _)| self.value.get(other));
+        let found = alias.or_else(|| self.value.get(field));
+        found.or_else(|| self.class.defaults.get(field))
     }
 
+    pub fn get(&self, field: &str) -> Option<&Value> {
+        self.raw(field).filter(|value| !value.is_null())
+    }
+
+    /// A size that has to be there.
     pub fn size(&self, field: &str) -> Result<usize, ModelError> {
         self.optional_size(field)?
             .ok_or_else(|| self.wrong(field, "a whole number"))
     }
 
+    /// A size that may be none.
     pub fn optional_size(&self, field: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.get(field) else {
             return Ok(None);
@@ -265,13 +290,21 @@ impl Fields {
         }
     }
 
-    pub fn number(&self, field: &str, default: f64) -> Result<f64, ModelError> {
-        let Some(value) = self.get(field) else {
-            return Ok(default);
-        };
-        value.as_f64().ok_or_else(|| self.wrong(field, "a number"))
+    /// A number that has to be there.
+    pub fn number(&self, field: &str) -> Result<f64, ModelError> {
+        self.optional_number(field)?
+            .ok_or_else(|| self.wrong(field, "a number"))
     }
 
+    /// A number that may be absent, but not `null`: of a key that is no default of the class.
+    pub fn number_or(&self, field: &str, default: f64) -> Result<f64, ModelError> {
+        match self.raw(field) {
+            None => Ok(default),
+            Some(_) => self.number(field),
+        }
+    }
+
+    /// A number that may be none.
     pub fn optional_number(&self, field: &str) -> Result<Option<f64>, ModelError> {
         match self.get(field) {
             None => Ok(None),
@@ -292,42 +325,36 @@ impl Fields {
 
     /// Refuses a switch that is not at the setting that is implemented.
     pub fn only(&self, field: &str, implemented: bool) -> Result<(), ModelError> {
-        match self.flag(field, implemented)? == implemented {
+        let value = self.get(field);
+        let as_it_is = value.map_or(Some(false), Value::as_bool);
+        match as_it_is == Some(implemented) {
             true => Ok(()),
             false => Err(self.wrong(field, &implemented.to_string())),
         }
     }
 
-    pub fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {
-        let Some(value) = self.get(field) else {
-            return Ok(default);
-        };
-        value
-            .as_bool()
-            .ok_or_else(|| self.wrong(field, "true or false"))
-    }
-
-    /// A token id; some configurations hold a list, whose first entry counts.
-    pub fn token(&self, field: &str) -> Result<Option<u32>, ModelError> {
-        let Some(value) = self.get(field) else {
-            return Ok(None);
-        };
-        let first = value.as_array().map_or(Some(value), |list| list.first());
-        match first
-            .and_then(Value::as_u64)
-            .and_then(|n| u32::try_from(n).ok())
-        {
-            Some(id) => Ok(Some(id)),
-            None => Err(self.wrong(field, "a token id")),
+    /// A switch; off where the family's class does not have it, whatever the file says.
+    pub fn flag(&self, field: &str) -> Result<bool, ModelError> {
+        if !self.class.defaults.contains_key(field) {
+            return Ok(false);
         }
+        let value = self.get(field).and_then(Value::as_bool);
+        value.ok_or_else(|| self.wrong(field, "true or false"))
     }
 
-    pub fn activation(&self, field: &str, default: &str) -> Result<Activation, ModelError> {
-        let name = match self.get(field) {
-            None => default,
-            Some(value) => value.as_str().ok_or_else(|| self.wrong(field, "a name"))?,
-        };
-        match name {
+    /// A token id. A negative one is no token's.
+    pub fn token(&self, field: &str) -> Result<Option<u32>, ModelError> {
+        Ok(self.tokens(field)?.first().copied())
+    }
+
+    /// A token id or a list of them.
+    pub fn tokens(&self, field: &str) -> Result<Vec<u32>, ModelError> {
+        tokens(self.get(field)).ok_or_else(|| self.wrong(field, "a token id or a list of them"))
+    }
+
+    pub fn activation(&self, field: &str) -> Result<Activation, ModelError> {
+        let name = self.get(field).and_then(Value::as_str);
+        match name.ok_or_else(|| self.wrong(field, "a name"))? {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
             "gelu" => Ok(Activation::Gelu),
             "silu" | "swish" => Ok(Activation::Silu),
@@ -335,4 +362,19 @@ impl Fields {
             _ => Err(self.wrong(field, "gelu_new, gelu_pytorch_tanh, gelu, silu or relu")),
         }
     }
+}
+
+/// Token ids of a number or a list of numbers, negative ones left out; `None` where it is something else.
+pub(crate) fn tokens(value: Option<&Value>) -> Option<Vec<u32>> {
+    let list = match value {
+        None | Some(Value::Null) => return Some(vec![]),
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+    };
+    let id = |value: &Value| match value.as_i64()? {
+        n if n < 0 => Some(None),
+        n => u32::try_from(n).ok().map(Some),
+    };
+    let ids: Option<Vec<Option<u32>>> = list.iter().map(id).collect();
+    Some(ids?.into_iter().flatten().collect())
 }

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(non_camel_case_types, clippy::upper_case_acronyms)] // ggml's names.
 pub(crate) enum Encoding {
+    F64,
     F32,
     F16,
     BF16,
@@ -34,6 +35,7 @@ impl Encoding {
             12 => Self::Q4_K,
             13 => Self::Q5_K,
             14 => Self::Q6_K,
+            28 => Self::F64,
             30 => Self::BF16,
             _ => return None,
         })
@@ -42,6 +44,7 @@ impl Encoding {
     /// Weights and bytes of a block.
     pub fn block(self) -> (usize, usize) {
         match self {
+            Self::F64 => (1, 8),
             Self::F32 => (1, 4),
             Self::F16 | Self::BF16 => (1, 2),
             Self::Q4_0 => (32, 18),
@@ -60,6 +63,11 @@ impl Encoding {
         let (weights, size) = self.block();
         for (block, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(weights)) {
             match self {
+                Self::F64 => {
+                    let mut bytes = [0; 8];
+                    bytes.copy_from_slice(block);
+                    out[0] = f64::from_le_bytes(bytes) as f32;
+                }
                 Self::F32 => out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
                 Self::F16 => out[0] = half_at(block, 0),
                 Self::BF16 => out[0] = bf16::from_le_bytes([block[0], block[1]]).to_f32(),

@@ -39,6 +39,23 @@ pub enum ModelError {
     Safetensors { path: PathBuf, problem: String },
     #[error("{}: not a whole GGUF file: {problem}", path.display())]
     Gguf { path: PathBuf, problem: String },
+    #[error("{}: {missing} is missing; found {found}; {advice}", path.display())]
+    Folder {
+        path: PathBuf,
+        missing: String,
+        found: String,
+        advice: String,
+    },
+    #[error(
+        "model `{model}` has no unembedding, so no logits: {} was saved without a language model's head; hook points up to ln_final can be read", path.display()
+    )]
+    NoHead { model: String, path: PathBuf },
+    #[error("{what}: found {found}, expected {expected}")]
+    Sampling {
+        what: &'static str,
+        found: String,
+        expected: &'static str,
+    },
     #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor `{tensor}` has shape {found:?}, the configuration asks for {expected:?}", path.display())]

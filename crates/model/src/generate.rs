@@ -36,7 +36,35 @@ impl Default for Sampling {
     }
 }
 
-/// Continues `prompt` and hands each new token to `on_token`; stops at the end-of-sequence token. Keys and values of
+impl Sampling {
+    /// Refuses numbers that mean nothing.
+    ///
+    /// # Errors
+    /// When there is one, which is named.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let wrong = |what, found: String, expected| {
+            Err(ModelError::Sampling {
+                what,
+                found,
+                expected,
+            })
+        };
+        if self.max_tokens == 0 {
+            return wrong("tokens", "0".into(), "at least 1");
+        }
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            let found = self.temperature.to_string();
+            return wrong("temperature", found, "0 or more, and finite");
+        }
+        if !(0.0..=1.0).contains(&self.top_p) {
+            return wrong("top-p", self.top_p.to_string(), "a number from 0 to 1");
+        }
+        Ok(())
+    }
+}
+
+/// Continues `prompt` and hands each new token to `on_token`; stops after the first of the model's
+/// [stop tokens](LanguageModel::stop_tokens), which is the last token handed over, as in transformers. Keys and values of
 /// earlier tokens are kept, so that a token costs a pass over one position. Past the model's context the oldest tokens
 /// fall out of sight; positions shift then, and every token costs a whole pass.
 ///
@@ -44,7 +72,7 @@ impl Default for Sampling {
 /// first token in sight.
 ///
 /// # Errors
-/// When a token of the prompt is outside the vocabulary, the prompt is empty, or an intervention does not fit.
+/// When a number of `sampling` means nothing, a token of the prompt is outside the vocabulary, the prompt is empty, or an intervention does not fit.
 pub fn generate(
     model: &LanguageModel,
     prompt: &[u32],
@@ -52,6 +80,8 @@ pub fn generate(
     interventions: &[Intervention<'_>],
     on_token: &mut dyn FnMut(u32),
 ) -> Result<Vec<u32>, ModelError> {
+    sampling.check()?;
+    model.check_head()?;
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let mut tokens = prompt.to_vec();
     let mut cache = Cache::default();
@@ -76,11 +106,11 @@ pub fn generate(
         let last = normalized.narrow(1, pos - 1, 1).reshape([1, d_model]);
         let logits: Vec<f32> = model.unembed(last).into_data().iter::<f32>().collect();
         let next = draw(&logits, sampling, &mut rng);
-        if Some(next) == model.config().eos {
-            break;
-        }
         tokens.push(next);
         on_token(next);
+        if model.stop_tokens().contains(&next) {
+            break;
+        }
     }
     Ok(tokens.split_off(prompt.len()))
 }

@@ -41,6 +41,8 @@ pub enum BlockHook {
     Ln1Scale,
     /// `ln1.hook_normalized`: attention's input, normalized, before the norm's weight and bias.
     Ln1,
+    /// `attn.hook_in`: what attention reads: its input, normalized, the norm's weight and bias applied.
+    AttnHookIn,
     /// `attn.hook_q`: queries before their norm and rotary embedding, `n_heads * d_head` wide.
     Q,
     /// `attn.hook_k`: keys before their norm and rotary embedding, `n_kv_heads * d_head` wide.
@@ -60,6 +62,8 @@ pub enum BlockHook {
     Z,
     /// `attn.hook_result`: what each head adds to the residual stream, without `b_O`, `n_heads * d_model` wide.
     Result,
+    /// `attn.hook_out`: what attention writes, before the norm of it where the model has one (Gemma).
+    AttnHookOut,
     /// `ln1_post.hook_scale`: what attention's output is divided by (Gemma), 1 wide.
     Ln1PostScale,
     /// `ln1_post.hook_normalized`: attention's output, normalized, before the norm's weight (Gemma).
@@ -74,12 +78,16 @@ pub enum BlockHook {
     Ln2Scale,
     /// `ln2.hook_normalized`: the MLP's input, normalized, before the norm's weight and bias.
     Ln2,
+    /// `mlp.hook_in`: what the MLP reads: its input, normalized, the norm's weight and bias applied.
+    MlpHookIn,
     /// `mlp.hook_pre`: the (gate's) pre-activation, `d_mlp` wide.
     MlpPre,
     /// `mlp.hook_pre_linear`: the linear branch of a gated MLP, `d_mlp` wide.
     MlpPreLinear,
     /// `mlp.hook_post`: what `W_out` reads, `d_mlp` wide.
     MlpPost,
+    /// `mlp.hook_out`: what the MLP writes, before the norm of it where the model has one (Gemma).
+    MlpHookOut,
     /// `ln2_post.hook_scale`: what the MLP's output is divided by (Gemma), 1 wide.
     Ln2PostScale,
     /// `ln2_post.hook_normalized`: the MLP's output, normalized, before the norm's weight (Gemma).
@@ -92,7 +100,7 @@ pub enum BlockHook {
 
 impl BlockHook {
     /// Every place inside a layer with its spelling after `blocks.{layer}.`.
-    pub const ALL: [(Self, &'static str); 30] = [
+    pub const ALL: [(Self, &'static str); 34] = [
         (Self::ResidPre, "hook_resid_pre"),
         (Self::AttnIn, "hook_attn_in"),
         (Self::QInput, "hook_q_input"),
@@ -100,6 +108,7 @@ impl BlockHook {
         (Self::VInput, "hook_v_input"),
         (Self::Ln1Scale, "ln1.hook_scale"),
         (Self::Ln1, "ln1.hook_normalized"),
+        (Self::AttnHookIn, "attn.hook_in"),
         (Self::Q, "attn.hook_q"),
         (Self::K, "attn.hook_k"),
         (Self::V, "attn.hook_v"),
@@ -109,6 +118,7 @@ impl BlockHook {
         (Self::Pattern, "attn.hook_pattern"),
         (Self::Z, "attn.hook_z"),
         (Self::Result, "attn.hook_result"),
+        (Self::AttnHookOut, "attn.hook_out"),
         (Self::Ln1PostScale, "ln1_post.hook_scale"),
         (Self::Ln1Post, "ln1_post.hook_normalized"),
         (Self::AttnOut, "hook_attn_out"),
@@ -116,13 +126,31 @@ impl BlockHook {
         (Self::MlpIn, "hook_mlp_in"),
         (Self::Ln2Scale, "ln2.hook_scale"),
         (Self::Ln2, "ln2.hook_normalized"),
+        (Self::MlpHookIn, "mlp.hook_in"),
         (Self::MlpPre, "mlp.hook_pre"),
         (Self::MlpPreLinear, "mlp.hook_pre_linear"),
         (Self::MlpPost, "mlp.hook_post"),
+        (Self::MlpHookOut, "mlp.hook_out"),
         (Self::Ln2PostScale, "ln2_post.hook_scale"),
         (Self::Ln2Post, "ln2_post.hook_normalized"),
         (Self::MlpOut, "hook_mlp_out"),
         (Self::ResidPost, "hook_resid_post"),
+    ];
+
+    /// Spellings of TransformerLens's bridge for the same values.
+    const ALIASES: [(Self, &'static str); 12] = [
+        (Self::ResidPre, "hook_in"),
+        (Self::AttnHookIn, "ln1.hook_out"),
+        (Self::Q, "attn.q.hook_out"),
+        (Self::K, "attn.k.hook_out"),
+        (Self::V, "attn.v.hook_out"),
+        (Self::Z, "attn.o.hook_in"),
+        (Self::AttnOut, "ln1_post.hook_out"),
+        (Self::MlpHookIn, "ln2.hook_out"),
+        (Self::MlpPre, "mlp.gate.hook_out"),
+        (Self::MlpPost, "mlp.out.hook_in"),
+        (Self::MlpOut, "ln2_post.hook_out"),
+        (Self::ResidPost, "hook_out"),
     ];
 }
 
@@ -132,6 +160,14 @@ const OUTER: [(HookPoint, &str); 5] = [
     (HookPoint::FinalNormScale, "ln_final.hook_scale"),
     (HookPoint::FinalNorm, "ln_final.hook_normalized"),
     (HookPoint::Logits, "logits"),
+];
+
+/// Spellings of TransformerLens's bridge for the same values.
+const OUTER_ALIASES: [(HookPoint, &str); 4] = [
+    (HookPoint::Embed, "embed.hook_out"),
+    (HookPoint::PosEmbed, "pos_embed.hook_out"),
+    (HookPoint::Logits, "unembed.hook_out"),
+    (HookPoint::Logits, "hook_unembed"),
 ];
 
 impl HookPoint {
@@ -165,7 +201,8 @@ impl FromStr for HookPoint {
     type Err = ModelError;
 
     fn from_str(text: &str) -> Result<Self, ModelError> {
-        if let Some((hook, _)) = OUTER.iter().find(|(_, name)| *name == text) {
+        let mut outer = OUTER.iter().chain(&OUTER_ALIASES);
+        if let Some((hook, _)) = outer.find(|(_, name)| *name == text) {
             return Ok(*hook);
         }
         let block = text
@@ -177,7 +214,8 @@ impl FromStr for HookPoint {
             && number.to_string() == layer
         {
             let layer = number;
-            if let Some((hook, _)) = BlockHook::ALL.iter().find(|(_, n)| *n == name) {
+            let mut all = BlockHook::ALL.iter().chain(&BlockHook::ALIASES);
+            if let Some((hook, _)) = all.find(|(_, n)| *n == name) {
                 return Ok(Self::Block(layer, *hook));
             }
             let closest = closest(name, BlockHook::ALL.iter().map(|(_, n)| *n));

@@ -2,6 +2,7 @@
 
 use crate::attention::Cache;
 use crate::config::ModelConfig;
+use crate::generation_config::GenerationConfig;
 use crate::gguf::Gguf;
 use crate::hook::{BlockHook, HookPoint};
 use crate::hub::CachedRepository;
@@ -11,10 +12,10 @@ use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Extras, Passed, forward, project, unembed};
 use crate::weights::{Param, Weights};
-use crate::{ModelError, embedded, family, hub};
+use crate::{ModelError, embedded, family, found, hub};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Tokens of one pass on the CPU, where several run side by side.
@@ -27,6 +28,13 @@ pub struct LanguageModel {
     weights: Weights,
     tokenizer: Option<Tokenizer>,
     tokenizer_path: PathBuf,
+    /// Tokens that are no text.
+    special: BTreeSet<u32>,
+    /// Tokens after which generation stops.
+    stops: Vec<u32>,
+    warnings: Vec<String>,
+    /// Where a missing unembedding is reported.
+    checkpoint: PathBuf,
     device: Device,
 }
 
@@ -95,8 +103,7 @@ impl LanguageModel {
         let tokenizer = match file.tokenizer {
             Some(json) => {
                 let json = json.to_string();
-                let (bos, eos) = (config.bos, config.eos);
-                Some(Tokenizer::from_bytes(path, json.as_bytes(), bos, eos)?)
+                Some(Tokenizer::from_text(path, &json, config.bos, &config.eos)?)
             }
             None => None,
         };
@@ -108,27 +115,41 @@ impl LanguageModel {
     }
 
     fn from_folder(name: &str, folder: &Path, device: &Device) -> Result<Self, ModelError> {
-        let config = ModelConfig::read(&folder.join("config.json"))?;
+        let config = folder.join("config.json");
+        if !config.exists() {
+            return Err(found::nothing(folder, "config.json"));
+        }
+        let config = ModelConfig::read(&config)?;
+        let generation = GenerationConfig::read(&folder.join("generation_config.json"))?;
         let path = folder.join("tokenizer.json");
         let tokenizer = match path.exists() {
-            true => Some(Tokenizer::read(&path, config.bos, config.eos)?),
+            true => Some(Tokenizer::read(&path, config.bos, &config.eos)?),
             false => None,
         };
         let checkpoint = TensorFile::open_model(folder)?;
         let mut model = Self::from_parts(name, config, &checkpoint, tokenizer, device)?;
         model.tokenizer_path = path;
+        if let Some(generation) = generation {
+            // As in transformers, the file decides alone where it is there, even if it says nothing.
+            model.special.extend(generation.bos);
+            model.special.extend(&generation.eos);
+            model.stops = generation.eos;
+        }
         Ok(model)
     }
 
     pub(crate) fn from_parts(
         name: &str,
-        config: ModelConfig,
+        mut config: ModelConfig,
         checkpoint: &TensorFile,
         tokenizer: Option<Tokenizer>,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let weights = family::weights(&config, checkpoint, device)?;
-        Ok(Self::new(name, config, weights, tokenizer, device))
+        let (weights, warnings) = family::weights(&mut config, checkpoint, device)?;
+        let mut model = Self::new(name, config, weights, tokenizer, device);
+        model.warnings = warnings;
+        model.checkpoint = checkpoint.path().into();
+        Ok(model)
     }
 
     pub(crate) fn new(
@@ -138,14 +159,59 @@ impl LanguageModel {
         tokenizer: Option<Tokenizer>,
         device: &Device,
     ) -> Self {
-        let tokenizer_path = "tokenizer.json".into();
+        let mut special: BTreeSet<u32> = config.bos.into_iter().collect();
+        special.extend(&config.eos);
+        // Some configurations fill up with an ordinary token.
+        let pad = |token: &u32| tokenizer.as_ref().is_some_and(|t| t.is_special(*token));
+        special.extend(config.pad.filter(pad));
         Self {
             name: name.into(),
+            stops: config.eos.clone(),
             config,
             weights,
             tokenizer,
-            tokenizer_path,
+            tokenizer_path: "tokenizer.json".into(),
+            special,
+            warnings: vec![],
+            checkpoint: name.into(),
             device: device.clone(),
+        }
+    }
+
+    /// What a user should know about the model's files: an unembedding that the configuration denies, tensors that nothing
+    /// reads.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Tokens that are no text, ascending: every beginning and end of sequence that `config.json` and
+    /// `generation_config.json` name, and the token that fills up where the tokenizer calls it special.
+    pub fn special_tokens(&self) -> Vec<u32> {
+        self.special.iter().copied().collect()
+    }
+
+    /// Whether a token is one of [`Self::special_tokens`].
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special.contains(&token)
+    }
+
+    /// Tokens after which [`generate`](crate::generate) stops: those of `generation_config.json` where there is one, else
+    /// those of `config.json`.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// Whether the model can make logits.
+    ///
+    /// # Errors
+    /// When its checkpoint is that of the bare model, without an unembedding.
+    pub fn check_head(&self) -> Result<(), ModelError> {
+        match self.weights.headless {
+            false => Ok(()),
+            true => Err(ModelError::NoHead {
+                model: self.name.clone(),
+                path: self.checkpoint.clone(),
+            }),
         }
     }
 
@@ -186,7 +252,7 @@ impl LanguageModel {
         &mut self.weights
     }
 
-    /// `W_U`, `[d_model, d_vocab]`.
+    /// `W_U`, `[d_model, d_vocab]`; the embedding's transpose where [`Self::check_head`] finds none.
     pub fn unembedding(&self) -> Tensor<2> {
         self.weights
             .unembed
@@ -232,6 +298,9 @@ impl LanguageModel {
                 reason,
             })
         };
+        if hook == HookPoint::Logits {
+            self.check_head()?;
+        }
         let width = match hook {
             HookPoint::Embed | HookPoint::FinalNorm => c.d_model,
             HookPoint::FinalNormScale => 1,
@@ -467,6 +536,7 @@ impl LanguageModel {
         scalar: &dyn Fn(Tensor<3>) -> Tensor<1>,
     ) -> Result<Gradients, ModelError> {
         self.check(tokens.dims(), run, 0)?;
+        self.check_head()?;
         for hook in at {
             self.width_in(*hook, None)?;
         }
@@ -510,6 +580,9 @@ impl LanguageModel {
         run: &HookedRun<'_>,
         offset: usize,
     ) -> Result<(), ModelError> {
+        if run.logits {
+            self.check_head()?;
+        }
         for hook in run.capture {
             self.width_in(*hook, None)?;
         }

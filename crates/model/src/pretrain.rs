@@ -116,7 +116,8 @@ impl PretrainConfig {
             mlp_bias: false,
             tied: true,
             bos: tokenizer.bos(),
-            eos: tokenizer.eos(),
+            eos: tokenizer.eos().into_iter().collect(),
+            pad: None,
         }
     }
 
@@ -125,7 +126,7 @@ impl PretrainConfig {
     /// # Errors
     /// When the file cannot be read, is not TOML, has an unknown key or a value that cannot be.
     pub fn load(path: &Path, set: &[String]) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(ModelError::read(path))?;
+        let text = lapidary_io::read_text(path)?;
         let default = Self::default();
         let mut r = Reader::new(&path.display().to_string(), &text, set)?;
         let config = Self {
@@ -584,5 +585,6 @@ fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Wei
         final_norm: ones(),
         unembed: None,
         unembed_bias: None,
+        headless: false,
     }
 }

@@ -173,7 +173,7 @@ impl LanguageModel {
             return refused("center_unembedding", "its logits are capped");
         }
         let w = self.weights_mut();
-        if c.tied {
+        if c.tied && !w.headless {
             w.unembed = Some(w.embed.clone());
         }
         if simplify.fold_norms {

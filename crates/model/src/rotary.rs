@@ -72,14 +72,27 @@ impl Rope {
         d_head: usize,
         default_theta: f64,
     ) -> Result<Self, ModelError> {
-        let place = ["rope_parameters", "rope_scaling"]
-            .into_iter()
-            .find(|f| fields.get(f).is_some());
-        let parameters = place.and_then(|f| fields.get(f)).cloned();
-        let theta = fields.number("rope_theta", default_theta)?;
-        let share = fields.number("partial_rotary_factor", 1.0)?;
-        let place = place.unwrap_or("rope_theta");
-        Self::of(fields, place, parameters.as_ref(), theta, share, d_head)
+        let theta = fields.number_or("rope_theta", default_theta)?;
+        let share = fields.number_or("partial_rotary_factor", 1.0)?;
+        Self::with(fields, theta, share, d_head)
+    }
+
+    /// The same where base and share of the dimensions have other keys: they hold unless the parameters say otherwise.
+    pub(crate) fn with(
+        fields: &Fields,
+        theta: f64,
+        share: f64,
+        d_head: usize,
+    ) -> Result<Self, ModelError> {
+        // Where both are there, transformers takes the older one, unless it is empty.
+        let older = fields.get("rope_scaling");
+        let older = older.filter(|p| p.as_object().is_none_or(|p| !p.is_empty()));
+        let (place, parameters) = match (older, fields.get("rope_parameters")) {
+            (Some(older), _) => ("rope_scaling", Some(older)),
+            (None, Some(newer)) => ("rope_parameters", Some(newer)),
+            (None, None) => ("rope_theta", None),
+        };
+        Self::of(fields, place, parameters, theta, share, d_head)
     }
 
     /// Reads one set of parameters, `field` of `config.json`; `theta` and `share` hold unless it says otherwise.
@@ -114,9 +127,10 @@ impl Rope {
         if !(share > 0.0 && share <= 1.0) {
             return Err(fields.wrong(field, "a share of rotary dimensions in (0, 1]"));
         }
-        let original = || match number("original_max_position_embeddings")? {
-            Some(n) => Ok::<f64, ModelError>(n),
-            None => Ok(fields.size("max_position_embeddings")? as f64),
+        let length = "original_max_position_embeddings";
+        let original = || match (fields.optional_number(length)?, number(length)?) {
+            (Some(n), _) | (None, Some(n)) => Ok::<f64, ModelError>(n),
+            (None, None) => Ok(fields.size("max_position_embeddings")? as f64),
         };
         let kind = get("rope_type")
             .or_else(|| get("type"))

@@ -1,8 +1,8 @@
 //! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked before use; and the
 //! writing of such a file.
 
-use crate::ModelError;
 use crate::encoding::Encoding;
+use crate::{ModelError, found};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
 use lapidary_io::write_atomically;
@@ -14,11 +14,14 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The tensors of one or several files, mapped into memory and decoded one at a time, when they are asked for.
 pub struct TensorFile {
     files: Vec<File>,
     tensors: BTreeMap<String, Entry>,
+    /// What has been read.
+    read: Mutex<BTreeSet<String>>,
     /// Where a missing tensor is reported.
     path: PathBuf,
 }
@@ -83,11 +86,7 @@ impl Index {
     /// Reads an index whose every shard is a file beside it: `..` or an absolute path would lead outside the model's
     /// folder.
     pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(ModelError::read(path))?;
-        let index: Self = serde_json::from_str(&text).map_err(|source| ModelError::Json {
-            path: path.into(),
-            source,
-        })?;
+        let index: Self = lapidary_io::read_json(path)?;
         let beside = |shard: &str| {
             let mut parts = Path::new(shard).components();
             matches!(parts.next(), Some(Component::Normal(_)))
@@ -120,29 +119,38 @@ impl TensorFile {
         let mut read = Self {
             files: vec![],
             tensors: BTreeMap::new(),
+            read: Mutex::default(),
             path: path.into(),
         };
         read.map(path.into())?;
         Ok(read)
     }
 
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in a folder.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` or their own names tell, in a folder.
     pub(crate) fn open_model(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        if single.exists() || !index.exists() {
+        if single.exists() {
             return Self::open(&single);
         }
-        let parsed = Index::read(&index)?;
+        let (path, shards, promised) = match index.exists() {
+            true => {
+                let parsed = Index::read(&index)?;
+                let shards = parsed.shards().into_iter().map(str::to_owned).collect();
+                (index, shards, parsed.weight_map)
+            }
+            false => (folder.into(), found::shards(folder)?, BTreeMap::new()),
+        };
         let mut read = Self {
             files: vec![],
             tensors: BTreeMap::new(),
-            path: index.clone(),
+            read: Mutex::default(),
+            path,
         };
-        for shard in parsed.shards() {
+        for shard in shards {
             read.map(folder.join(shard))?;
         }
-        for (tensor, shard) in parsed.weight_map {
+        for (tensor, shard) in promised {
             if !read.tensors.contains_key(&tensor) {
                 return Err(ModelError::MissingTensor {
                     path: folder.join(shard),
@@ -158,6 +166,7 @@ impl TensorFile {
         let mut read = Self {
             files: vec![],
             tensors: BTreeMap::new(),
+            read: Mutex::default(),
             path: path.into(),
         };
         read.add(path.into(), Bytes::Static(bytes))?;
@@ -177,6 +186,7 @@ impl TensorFile {
         Self {
             files: vec![file],
             tensors,
+            read: Mutex::default(),
             path: path.into(),
         }
     }
@@ -201,6 +211,7 @@ impl TensorFile {
                 Entry {
                     file,
                     encoding: match info.dtype {
+                        Dtype::F64 => Ok(Encoding::F64),
                         Dtype::F32 => Ok(Encoding::F32),
                         Dtype::F16 => Ok(Encoding::F16),
                         Dtype::BF16 => Ok(Encoding::BF16),
@@ -220,6 +231,18 @@ impl TensorFile {
         self.tensors.contains_key(tensor)
     }
 
+    /// Where a missing tensor is reported.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is there and has not been read.
+    pub(crate) fn unread(&self) -> Vec<&str> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.tensors.keys().filter(|name| !read.contains(*name));
+        names.map(String::as_str).collect()
+    }
+
     /// The tensors' names, sorted, with dtype and shape.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize])> {
         self.tensors.iter().map(|(name, e)| {
@@ -234,7 +257,7 @@ impl TensorFile {
     /// A tensor's shape and its values in f32.
     ///
     /// # Errors
-    /// When the tensor is missing, is not F32, F16 or BF16, or holds values that are not finite.
+    /// When the tensor is missing, is not F64, F32, F16 or BF16, or holds values that are not finite.
     pub fn read(&self, tensor: &str) -> Result<(Vec<usize>, Vec<f32>), ModelError> {
         let entry = self.entry(tensor)?;
         Ok((entry.shape.clone(), self.values(tensor, &entry.shape)?))
@@ -250,6 +273,9 @@ impl TensorFile {
 
     fn values(&self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let entry = self.entry(tensor)?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(tensor.to_owned());
+        drop(read);
         let file = &self.files[entry.file];
         if entry.shape != shape {
             return Err(ModelError::Shape {

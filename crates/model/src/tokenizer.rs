@@ -1,48 +1,81 @@
-//! Text to token ids and back: a thin face of the `tokenizers` crate, and the training of a byte-level BPE.
+//! Text to token ids and back: a thin face of the `tokenizers` crate, and the training of a byte-level BPE. How single tokens
+//! look is in `tokenizer/text.rs`.
 
 use crate::ModelError;
+use lapidary_io::{python_json, read_text};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper,
 };
 
+mod text;
+
+pub use text::TextStream;
+
 /// A model's tokenizer. Special tokens are never added by itself: whether a sequence starts with BOS is the caller's
-/// stated choice, so that it cannot be doubled.
+/// stated choice, so that it cannot be doubled. Nor does it cut or pad, whatever its file says: truncation, padding and
+/// dropout are state of the program that saved the file.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     bos: Option<u32>,
-    eos: Option<u32>,
+    eos: Vec<u32>,
+    bytes: text::ByteTokens,
+    carrier: OnceLock<Option<text::Carrier>>,
+    texts: OnceLock<Vec<String>>,
+    strips: OnceLock<bool>,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`. `eos` are all tokens that end a sequence; the first separates documents.
     ///
     /// # Errors
-    /// When the file cannot be read or is not a tokenizer.
-    pub fn read(path: &Path, bos: Option<u32>, eos: Option<u32>) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(ModelError::read(path))?;
-        Self::from_bytes(path, &bytes, bos, eos)
+    /// When the file cannot be read, is too long, or is not a tokenizer.
+    pub fn read(path: &Path, bos: Option<u32>, eos: &[u32]) -> Result<Self, ModelError> {
+        Self::from_text(path, &read_text(path)?, bos, eos)
     }
 
-    pub(crate) fn from_bytes(
+    /// The same of a file's text.
+    pub(crate) fn from_text(
         path: &Path,
-        bytes: &[u8],
+        text: &str,
         bos: Option<u32>,
-        eos: Option<u32>,
+        eos: &[u32],
     ) -> Result<Self, ModelError> {
         let problem = |e: tokenizers::Error| ModelError::Tokenizer {
             path: path.into(),
             problem: e.to_string(),
         };
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(problem)?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(python_json(text).as_bytes()).map_err(problem)?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(problem)?;
+        match inner.get_model() {
+            ModelWrapper::BPE(model) if model.dropout.is_some() => {
+                let mut model = model.clone();
+                model.dropout = None;
+                inner.with_model(model);
+            }
+            ModelWrapper::Unigram(model) if model.alpha.is_some() => {
+                let mut model = model.clone();
+                model.alpha = None;
+                inner.with_model(model);
+            }
+            _ => {}
+        }
         Ok(Self {
+            bytes: text::ByteTokens::of(&inner),
             inner,
             path: path.into(),
             bos,
-            eos,
+            eos: eos.to_vec(),
+            carrier: OnceLock::new(),
+            texts: OnceLock::new(),
+            strips: OnceLock::new(),
         })
     }
 
@@ -78,7 +111,7 @@ impl Tokenizer {
         .map_err(problem)?;
         built.train(&mut trainer, texts.iter()).map_err(problem)?;
         let json = built.to_string(false).map_err(problem)?;
-        Self::from_bytes(&path, json.as_bytes(), Some(0), Some(0))
+        Self::from_text(&path, &json, Some(0), &[0])
     }
 
     /// The tokenizer as the text of a `tokenizer.json`.
@@ -142,9 +175,9 @@ impl Tokenizer {
         self.inner.decode(tokens, false).unwrap_or_default()
     }
 
-    /// The text of one token; a token that is part of a character shows as `�`.
-    pub fn token(&self, token: u32) -> String {
-        self.decode(&[token])
+    /// The same without special tokens.
+    pub fn decode_plain(&self, tokens: &[u32]) -> String {
+        self.inner.decode(tokens, true).unwrap_or_default()
     }
 
     /// Beginning-of-sequence token.
@@ -152,9 +185,17 @@ impl Tokenizer {
         self.bos
     }
 
-    /// End-of-sequence token.
+    /// The token that separates documents: the first of those that end a sequence.
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.eos.first().copied()
+    }
+
+    /// Whether the file calls this token special.
+    pub fn is_special(&self, token: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        self.inner
+            .id_to_token(token)
+            .is_some_and(|text| added.is_special_token(&text))
     }
 
     /// Number of tokens, added ones included.

@@ -173,6 +173,7 @@ impl Pass<'_> {
         let split = split::inputs(self, l, &x)?;
         let points = [BlockHook::Ln1Scale, BlockHook::Ln1].map(at);
         let x = self.normalize(&layer.ln1, points, x)?;
+        let x = self.hooks.visit(at(BlockHook::AttnHookIn), None, x)?;
         let qkv = layer.qkv.forward(x); // [n, (n_heads + 2 * n_kv_heads) * d_head]
         let q = qkv.clone().narrow(1, 0, q_width);
         let k = qkv.clone().narrow(1, q_width, kv_width);
@@ -215,6 +216,8 @@ impl Pass<'_> {
                 }
             }
         };
+        let at_out = at(BlockHook::AttnHookOut);
+        let attn_out = self.hooks.visit(at_out, None, attn_out)?;
         let points = [BlockHook::Ln1PostScale, BlockHook::Ln1Post].map(at);
         self.post_norm(layer.ln1_post.as_ref(), points, attn_out)
     }
@@ -223,6 +226,7 @@ impl Pass<'_> {
         let at = |hook| HookPoint::Block(l, hook);
         let points = [BlockHook::Ln2Scale, BlockHook::Ln2].map(at);
         let x = self.normalize(&layer.ln2, points, x)?;
+        let x = self.hooks.visit(at(BlockHook::MlpHookIn), None, x)?;
         let up = layer.up.forward(x); // [n, d_mlp], or twice as wide with a gate
         let d_mlp = self.c.d_mlp;
         let pre = match self.c.gated {
@@ -241,6 +245,8 @@ impl Pass<'_> {
         let post = self.activated(pre, linear);
         let post = self.hooks.visit(at(BlockHook::MlpPost), None, post)?;
         let mlp_out = layer.down.forward(post);
+        let at_out = at(BlockHook::MlpHookOut);
+        let mlp_out = self.hooks.visit(at_out, None, mlp_out)?;
         let points = [BlockHook::Ln2PostScale, BlockHook::Ln2Post].map(at);
         self.post_norm(layer.ln2_post.as_ref(), points, mlp_out)
     }

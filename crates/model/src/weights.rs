@@ -18,6 +18,8 @@ pub struct Weights {
     pub unembed: Option<Tensor<2>>,
     /// Added to the logits, `[d_vocab]` (Phi).
     pub unembed_bias: Option<Tensor<1>>,
+    /// Whether there is no unembedding at all: the checkpoint is one of the bare model.
+    pub headless: bool,
 }
 
 /// One layer's weights.

@@ -112,7 +112,7 @@ pub fn write(
         false => dictionary.provenance.hook_points.join(", "),
     };
     let tokenizer = model.tokenizer()?;
-    let text = |token: u32| tokenizer.token(token);
+    let text = |token: u32| tokenizer.token_text(token);
     let config = StatisticsConfig {
         examples_per_feature,
         ..StatisticsConfig::new(dictionary.coder.d_sae())
@@ -149,7 +149,7 @@ pub fn write(
         None => vec![hook.clone()],
     };
     let features = feature_rows(&summary, &decoder, &places, &text)?;
-    let examples = example_rows(&summary, &text);
+    let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
     let tables = folder.features();
     std::fs::create_dir_all(&tables)
         .with_context(|| format!("{}: cannot be made", tables.display()))?;

@@ -1,25 +1,32 @@
 //! `lapidary generate`.
 
-use crate::arguments::{DeviceArgument, DictionaryArgument, ModelArgument};
-use anyhow::{Result, bail};
-use burn::tensor::Tensor;
+use super::eval::Opened;
+use crate::arguments::{DeviceArgument, DictionaryArgument};
+use crate::run_folder::RunFolder;
+use crate::terminal::{note, shown};
+use anyhow::{Context, Result, bail};
+use burn::tensor::{Device, Tensor};
 use clap::Args;
-use lapidary_features::{Steer, Steering};
+use lapidary_features::{Steer, Steering, read_features};
 use lapidary_model::{HookPoint, Intervention, LanguageModel, Sampling, TensorFile, generate};
+use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Continue a text
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary generate \"The people of the United States\" --tokens 40
-  lapidary generate \"My fellow citizens\" --dictionary out/dictionary --latent 17 --strength 8
-  lapidary generate \"My fellow citizens\" --dictionary out/dictionary --latent 17 --clamp 0")]
+  lapidary generate \"My fellow citizens\" --dictionary out --latent 17 --strength 1.5
+  lapidary generate \"My fellow citizens\" --dictionary out --latent 17,18 --clamp 0")]
 pub struct Generate {
     /// The text to continue
     prompt: String,
-    #[command(flatten)]
-    model: ModelArgument,
+    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging Face hub; default: the one
+    /// that the dictionary names, else `embedded`
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
     #[command(flatten)]
     device: DeviceArgument,
     /// Most tokens to add
@@ -34,8 +41,8 @@ pub struct Generate {
     /// Draw among the fewest likeliest tokens whose probabilities reach this sum; 1 means all
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Steer with a latent of this dictionary, of any format: its decoder row times --strength is added at the
-    /// dictionary's hook point, or its activation is set to --clamp
+    /// Steer with latents of this dictionary, a run's folder or one of any format: the decoder row of each is added at the
+    /// dictionary's hook point, times --strength, or its activation is set to --clamp
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
     #[command(flatten)]
@@ -48,10 +55,15 @@ pub struct Generate {
         requires = "hook"
     )]
     direction: Option<PathBuf>,
-    /// Which latent
-    #[arg(long, requires = "dictionary")]
-    latent: Option<usize>,
-    /// Set the latent's activation to this value everywhere; 0 switches it off
+    /// Which latents, with commas between
+    #[arg(
+        long,
+        requires = "dictionary",
+        value_delimiter = ',',
+        value_name = "N,N…"
+    )]
+    latent: Vec<usize>,
+    /// Set the latents' activations to this value everywhere; 0 switches them off
     #[arg(
         long,
         value_name = "VALUE",
@@ -63,7 +75,8 @@ pub struct Generate {
     /// Where --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
-    /// Factor of what is added, which may be negative
+    /// How much is added, which may be negative: of a latent in units of its highest activation where the run's
+    /// features.parquet tells it, else in units of activation (the decoder row as it is); of --direction a factor
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
     /// Seed of the draw
@@ -73,13 +86,6 @@ pub struct Generate {
 
 impl Generate {
     pub fn run(self) -> Result<()> {
-        let model = self.model.load(&self.device.open()?)?;
-        let tokenizer = model.tokenizer()?;
-        let prompt: Vec<u32> = tokenizer
-            .bos()
-            .into_iter()
-            .chain(tokenizer.encode(&self.prompt)?)
-            .collect();
         let sampling = Sampling {
             max_tokens: self.tokens,
             temperature: self.temperature,
@@ -87,41 +93,87 @@ impl Generate {
             top_p: self.top_p,
             seed: self.seed,
         };
-        let latent = self.latent_steering(&model)?;
+        sampling.check()?;
+        for (option, value) in [("strength", Some(self.strength)), ("clamp", self.clamp)] {
+            if let Some(value) = value.filter(|value| !value.is_finite()) {
+                bail!("--{option}: found {value}, expected a finite number");
+            }
+        }
+        let (model, dictionary) = self.open(&self.device.open()?)?;
+        for warning in model.warnings() {
+            note(warning);
+        }
+        let tokenizer = model.tokenizer()?;
+        let text = tokenizer.encode(&self.prompt)?;
+        let prompt: Vec<u32> = tokenizer.bos().into_iter().chain(text.clone()).collect();
+        let n_ctx = model.config().n_ctx;
+        if prompt.len().saturating_add(self.tokens) > n_ctx {
+            note(&format!(
+                "the model's context holds {n_ctx} tokens; beyond them the oldest fall out of sight"
+            ));
+        }
+        let latents = self.latent_steering(dictionary.as_ref())?;
         let mut steering = self.direction_steering(&model)?;
-        steering.extend(latent.iter().map(Steering::intervention));
+        steering.extend(latents.iter().map(Steering::intervention));
         let mut out = stdout();
-        write!(out, "{}", self.prompt)?;
+        write!(out, "{}", shown(&self.prompt))?;
         let mut written = Ok(());
-        let mut new: Vec<u32> = vec![];
-        let mut shown = 0;
+        let mut stream = tokenizer.stream(&text);
         generate(&model, &prompt, &sampling, &steering, &mut |token| {
-            new.push(token);
-            // A character may take several tokens: show only whole ones.
-            let text = tokenizer.decode(&new);
-            if !text.ends_with('\u{fffd}') && text.is_char_boundary(shown) {
-                if written.is_ok() {
-                    written = write!(out, "{}", &text[shown..]).and_then(|()| out.flush());
-                }
-                shown = text.len();
+            let new = stream.push(token);
+            if written.is_ok() && !new.is_empty() {
+                written = write!(out, "{}", shown(&new)).and_then(|()| out.flush());
             }
         })?;
         written?;
-        writeln!(out)?;
+        writeln!(out, "{}", shown(&stream.finish()))?;
         Ok(())
     }
 
-    /// The latent that was asked for.
-    fn latent_steering(&self, model: &LanguageModel) -> Result<Option<Steering>> {
-        let (Some(folder), Some(latent)) = (&self.dictionary, self.latent) else {
-            return Ok(None);
+    /// The model, and the dictionary if one was given.
+    fn open(&self, device: &Device) -> Result<(Arc<LanguageModel>, Option<Dictionary>)> {
+        let Some(folder) = &self.dictionary else {
+            let name = self.model.as_deref().unwrap_or("embedded");
+            return Ok((Arc::new(LanguageModel::load(name, device)?), None));
         };
-        let dictionary = self.from.open(folder, model.device())?;
-        let steer = match self.clamp {
-            Some(value) => Steer::Clamp(value),
-            None => Steer::Add(self.strength),
+        let opened = Opened::new(folder, &self.from, self.model.as_deref(), device)?;
+        if let (None, Some(name)) = (&self.model, &opened.dictionary.provenance.model_name) {
+            note(&format!("model {name}, as the dictionary says"));
+        }
+        Ok((opened.model, Some(opened.dictionary)))
+    }
+
+    /// The latents that were asked for.
+    fn latent_steering(&self, dictionary: Option<&Dictionary>) -> Result<Vec<Steering>> {
+        let (Some(folder), Some(dictionary)) = (&self.dictionary, dictionary) else {
+            return Ok(vec![]);
         };
-        Ok(Some(Steering::new(&dictionary, latent, steer)?))
+        let highest = match self.clamp {
+            Some(_) => None,
+            None => highest_activations(folder)?,
+        };
+        let steer = |latent: &usize| -> Result<Steering> {
+            let unit = highest.as_ref().and_then(|highest| highest.get(*latent));
+            let steer = match (self.clamp, unit) {
+                (Some(value), _) => Steer::Clamp(value),
+                (None, None) => Steer::Add(self.strength),
+                (None, Some(highest)) if *highest > 0.0 => {
+                    note(&format!(
+                        "latent {latent}: {} times its highest activation, {highest:.2}",
+                        self.strength
+                    ));
+                    Steer::Add(self.strength * highest)
+                }
+                (None, Some(_)) => {
+                    note(&format!(
+                        "latent {latent} never fired on the run's tables: --strength counts in units of activation"
+                    ));
+                    Steer::Add(self.strength)
+                }
+            };
+            Ok(Steering::new(dictionary, *latent, steer)?)
+        };
+        self.latent.iter().map(steer).collect()
     }
 
     /// The direction that was asked for.
@@ -142,4 +194,21 @@ impl Generate {
         let direction = Tensor::<1>::from_floats(values.as_slice(), model.device());
         Ok(vec![Intervention::add(hook, direction * self.strength)])
     }
+}
+
+/// The highest activation of each latent, where the dictionary lies in a run with feature tables.
+fn highest_activations(dictionary: &Path) -> Result<Option<Vec<f32>>> {
+    let parent = dictionary.parent().unwrap_or(Path::new(""));
+    let runs = [dictionary, parent].map(|folder| RunFolder::new(folder).features());
+    let tables = runs.map(|features| features.join("features.parquet"));
+    let Some(table) = tables.iter().find(|table| table.is_file()) else {
+        return Ok(None);
+    };
+    let rows = read_features(table).with_context(|| {
+        format!(
+            "{}: the unit of --strength is read from it",
+            table.display()
+        )
+    })?;
+    Ok(Some(rows.iter().map(|row| row.max_activation).collect()))
 }

@@ -3,6 +3,7 @@
 use super::figures;
 use crate::progress::Stage;
 use crate::run_folder::RunFolder;
+use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
@@ -52,11 +53,9 @@ impl Inspect {
             Some("parquet") => table(path),
             Some("gguf") => gguf(path),
             Some("json" | "jsonl" | "toml") => {
-                write!(
-                    stdout(),
-                    "{}",
-                    std::fs::read_to_string(path).with_context(|| path.display().to_string())?
-                )?;
+                let text =
+                    std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                write!(stdout(), "{}", shown(&text))?;
                 Ok(())
             }
             _ => bail!(
@@ -259,7 +258,7 @@ fn tensors(path: &Path) -> Result<()> {
     let file = Container::open(path)?;
     let tensors = file.tensors()?;
     for (name, dtype, shape) in tensors.described() {
-        writeln!(stdout(), "{dtype:<5} {shape:?}  {name}")?;
+        writeln!(stdout(), "{dtype:<5} {shape:?}  {}", shown(name))?;
     }
     Ok(())
 }
@@ -291,7 +290,7 @@ fn gguf(path: &Path) -> Result<()> {
     }
     for (field, value) in &file.fields {
         let line: String = value.chars().take(80).collect();
-        writeln!(out, "{field} = {}", line.replace('\n', "⏎"))?;
+        writeln!(out, "{field} = {}", shown(&line.replace('\n', "⏎")))?;
     }
     Ok(())
 }
@@ -333,7 +332,7 @@ fn table(path: &Path) -> Result<()> {
                     "{:>7}  {:>8.3}  {}",
                     row.feature_id,
                     row.max_activation,
-                    row.tokens.concat().replace('\n', "⏎")
+                    shown(&row.tokens.concat().replace('\n', "⏎"))
                 )?;
             }
             Ok(())

@@ -2,6 +2,7 @@
 
 use crate::arguments::DeviceArgument;
 use crate::progress::{Stage, say};
+use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TEXT_FIELD};
@@ -100,7 +101,7 @@ impl Pretrain {
             },
         )?;
         write_atomically(&self.out.join("README.md"), card.as_bytes())?;
-        writeln!(stdout(), "{card}")?;
+        writeln!(stdout(), "{}", shown(&card))?;
         Ok(())
     }
 }
@@ -143,7 +144,7 @@ fn card(
         temperature: 0.7,
         ..Default::default()
     };
-    let text = tokenizer.decode(&generate(model, &tokens, &sampling, &[], &mut |_| ())?);
+    let text = tokenizer.decode_plain(&generate(model, &tokens, &sampling, &[], &mut |_| ())?);
     let bits =
         heldout.loss * heldout.tokens as f64 / std::f64::consts::LN_2 / heldout.bytes.max(1) as f64;
     Ok(format!(

@@ -6,6 +6,7 @@ use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::once::each_once;
 use crate::progress::{Stage, say};
 use crate::run_folder::write_json;
+use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TokenPieces};
@@ -127,7 +128,7 @@ impl Probe {
         if self.json {
             writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
         } else {
-            write!(stdout(), "{}", table(&found))?;
+            write!(stdout(), "{}", shown(&table(&found)))?;
         }
         Ok(())
     }

@@ -2,15 +2,16 @@
 
 use crate::arguments::{DeviceArgument, ModelArgument};
 use crate::once::each_once;
+use crate::terminal::note;
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use lapidary_model::{HookPoint, HookedRun, Outgoing, Values, write_tensors};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 /// Run a model on one sequence and save the values at hook points
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(group(ArgGroup::new("input").required(true).args(["tokens", "text"])), after_help = "Examples:
   lapidary run --text \"My fellow citizens\" --capture blocks.2.hook_resid_post --out x.safetensors
   lapidary run --model openai-community/gpt2 --tokens 464,3139,286 --capture blocks.0.attn.hook_z,logits --out x.safetensors
 
@@ -22,13 +23,7 @@ pub struct Run {
     #[command(flatten)]
     device: DeviceArgument,
     /// Token ids, exactly as the model shall see them
-    #[arg(
-        long,
-        value_delimiter = ',',
-        required_unless_present = "text",
-        conflicts_with = "text",
-        value_name = "ID,ID…"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     tokens: Vec<u32>,
     /// Text; the beginning-of-sequence token is put before it if the model has one
     #[arg(long)]
@@ -53,6 +48,9 @@ impl Run {
     pub fn run(mut self) -> Result<()> {
         each_once("--capture", &self.capture)?;
         let model = self.model.load(&self.device.open()?)?;
+        for warning in model.warnings() {
+            note(warning);
+        }
         if let Some(text) = &self.text {
             let tokenizer = model.tokenizer()?;
             let bos = if self.no_bos { None } else { tokenizer.bos() };

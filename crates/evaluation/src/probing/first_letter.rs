@@ -42,7 +42,7 @@ pub fn first_letter_task(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let vocabulary = tokenizer.len().min(model.config().d_vocab) as u32;
     let mut words: Vec<(u32, String)> = (0..vocabulary)
-        .map(|token| (token, tokenizer.token(token)))
+        .map(|token| (token, tokenizer.token_text(token)))
         .filter(|(_, text)| {
             let word = text.strip_prefix(' ').unwrap_or(text);
             !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic())
@@ -59,10 +59,10 @@ pub fn first_letter_task(
         ));
     }
     let letter = |text: &str| text.trim_start().as_bytes()[0].to_ascii_lowercase() - b'a';
-    let newline = tokenizer.encode("\n")?;
-    let question = tokenizer.encode(" has the first letter:")?;
+    let newline = tokenizer.encode_continuation("\n")?;
+    let question = tokenizer.encode_continuation(" has the first letter:")?;
     let answers: Vec<Vec<u32>> = (b'A'..=b'Z')
-        .map(|letter| tokenizer.encode(&format!(" {}", char::from(letter))))
+        .map(|letter| tokenizer.encode_continuation(&format!(" {}", char::from(letter))))
         .collect::<Result<_, _>>()?;
     let prompt = |word: usize, examples: &[usize]| {
         let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();

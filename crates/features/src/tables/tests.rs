@@ -57,7 +57,9 @@ fn written(folder: &Path) -> (Vec<FeatureRow>, Vec<ExampleRow>) {
         &text_of,
     )
     .unwrap();
-    let examples = example_rows(&summary(), &text_of);
+    let examples = example_rows(&summary(), &|tokens| {
+        tokens.iter().map(|t| text_of(*t)).collect()
+    });
     write_features(&folder.join("features.parquet"), &features).unwrap();
     write_examples(&folder.join("examples.parquet"), &examples).unwrap();
     (features, examples)

@@ -2,22 +2,18 @@
 //! other layer seeing a window only. Its norms multiply by 1 + weight. Layout: transformers, `models/gemma2/`.
 
 use super::layout::Layout;
-use super::{llama, slide};
+use super::{llama, rotate_all, slide};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
+use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
-    // A soft cap that is absent has its default, one that is null is off.
-    let cap = |field: &str, default: f64| match fields.value.get(field) {
-        None => Ok(Some(default)),
-        Some(_) => fields.optional_number(field),
-    };
     let mut c = ModelConfig {
         family: Family::Gemma2,
-        attn_softcap: cap("attn_logit_softcapping", 50.0)?,
-        logit_softcap: cap("final_logit_softcapping", 30.0)?,
         ..shared(fields)?
     };
+    let rope = Rope::read(fields, c.d_head, 10000.0)?;
+    rotate_all(&mut c, &rope);
     slide(&mut c, fields, &|l| l % 2 == 0)?;
     Ok(c)
 }
@@ -25,13 +21,13 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
 /// What Gemma 2 and 3 have in common.
 pub fn shared(fields: &Fields) -> Result<ModelConfig, ModelError> {
     fields.only("use_bidirectional_attention", false)?;
-    let c = llama::config_with(fields, Some(256))?;
+    let c = llama::unrotated(fields, "hidden_activation")?;
     Ok(ModelConfig {
         post_norms: true,
         embed_scale: (c.d_model as f64).sqrt(),
-        attn_scale: fields.number("query_pre_attn_scalar", 256.0)?.powf(-0.5),
-        activation: fields.activation("hidden_activation", "gelu_pytorch_tanh")?,
-        tied: fields.flag("tie_word_embeddings", true)?,
+        attn_scale: fields.number("query_pre_attn_scalar")?.powf(-0.5),
+        attn_softcap: fields.optional_number("attn_logit_softcapping")?,
+        logit_softcap: fields.optional_number("final_logit_softcapping")?,
         ..c
     })
 }

@@ -6,13 +6,12 @@ use super::{gemma2, slide};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
 use crate::rotary::Rope;
+use serde_json::Value;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let mut c = ModelConfig {
         family: Family::Gemma3,
         qk_norm: true,
-        attn_softcap: fields.optional_number("attn_logit_softcapping")?,
-        logit_softcap: fields.optional_number("final_logit_softcapping")?,
         ..gemma2::shared(fields)?
     };
     let pattern = fields.optional_size("sliding_window_pattern")?.unwrap_or(6);
@@ -20,25 +19,31 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         pattern == 0 || !(l + 1).is_multiple_of(pattern)
     })?;
     let (theta, local_theta) = (
-        fields.number("rope_theta", 1e6)?,
-        fields.number("rope_local_base_freq", 1e4)?,
+        fields.number_or("rope_theta", 1e6)?,
+        fields.number_or("rope_local_base_freq", 1e4)?,
     );
-    let rope =
-        |field: &str, parameters, theta| Rope::of(fields, field, parameters, theta, 1.0, c.d_head);
-    let (global, local) = match fields.get("rope_parameters") {
-        Some(both) => (
-            rope("rope_parameters", both.get("full_attention"), theta)?,
-            rope(
-                "rope_parameters",
-                both.get("sliding_attention"),
-                local_theta,
-            )?,
-        ),
-        None => (
-            rope("rope_scaling", fields.get("rope_scaling"), theta)?,
-            rope("rope_local_base_freq", None, local_theta)?,
-        ),
+    // The older key says how the layers are scaled that see all.
+    let of = |kind: &str| {
+        fields
+            .get("rope_parameters")
+            .and_then(|both| both.get(kind))
     };
+    let mut global = of("full_attention").filter(|p| !p.is_null()).cloned();
+    if let Some(Value::Object(scaling)) = fields.get("rope_scaling") {
+        let known = global.take();
+        let mut all = known
+            .and_then(|p| p.as_object().cloned())
+            .unwrap_or_default();
+        all.extend(scaling.clone());
+        global = Some(Value::Object(all));
+    }
+    let field = match fields.get("rope_scaling") {
+        Some(_) => "rope_scaling",
+        None => "rope_parameters",
+    };
+    let global = Rope::of(fields, field, global.as_ref(), theta, 1.0, c.d_head)?;
+    let local = of("sliding_attention");
+    let local = Rope::of(fields, "rope_parameters", local, local_theta, 1.0, c.d_head)?;
     for layer in &mut c.layers {
         layer.rope = Some(match layer.window {
             Some(_) => local.clone(),

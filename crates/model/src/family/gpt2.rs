@@ -6,23 +6,20 @@ use super::layout::{Layout, PLAIN, QkvNames};
 use super::{heads, plain};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
-use crate::tensor_file::TensorFile;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("n_embd")?;
     let n_heads = heads(fields, "n_head", d_model)?;
     fields.only("scale_attn_by_inverse_layer_idx", false)?;
     fields.only("scale_attn_weights", true)?;
+    fields.only("add_cross_attention", false)?;
     let n_layers = fields.layers("n_layer")?;
     Ok(ModelConfig {
         d_mlp: fields.optional_size("n_inner")?.unwrap_or(4 * d_model),
-        n_ctx: match fields.optional_size("n_positions")? {
-            Some(n) => n,
-            None => fields.size("n_ctx")?,
-        },
-        norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
+        n_ctx: fields.size("n_positions")?,
+        norm_eps: fields.number("layer_norm_epsilon")?,
         learned_positions: true,
-        activation: fields.activation("activation_function", "gelu_new")?,
+        activation: fields.activation("activation_function")?,
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,
@@ -30,13 +27,9 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     })
 }
 
-pub fn layout(from: &TensorFile) -> Layout {
+pub fn layout() -> Layout {
     Layout {
-        // Checkpoints saved from the bare model have no prefix, those of the language model have one.
-        prefix: match from.contains("wte.weight") {
-            true => String::new(),
-            false => "transformer.".into(),
-        },
+        prefix: "transformer.",
         turned: false,
         embed: "wte",
         positions: Some(("wpe", 0)),

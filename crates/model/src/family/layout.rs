@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor};
 
 /// Names without `.weight` and `.bias`, those of layers after `{prefix}{layers}.{l}.`, the others after the prefix.
 pub struct Layout {
-    pub prefix: String,
+    /// What stands before every name but the unembedding's. A checkpoint of the bare model lacks the first part of it.
+    pub prefix: &'static str,
     /// Whether matrices are stored as `[out, in]` (`nn.Linear`).
     pub turned: bool,
     /// Whether norms have biases.
@@ -49,7 +50,7 @@ pub enum QkvNames {
 
 /// What GPT-like families with `nn.Linear` and LayerNorm have in common; a family states the rest.
 pub const PLAIN: Layout = Layout {
-    prefix: String::new(),
+    prefix: "",
     turned: true,
     norm_bias: true,
     norm_offset: 0.0,
@@ -70,22 +71,29 @@ pub const PLAIN: Layout = Layout {
     unembed_bias: None,
 };
 
-/// Reads a checkpoint.
+/// Unread tensors named in a warning, at most.
+const NAMED: usize = 3;
+
+/// Reads a checkpoint, with warnings. The configuration is told where the file knows better which unembedding there is.
 pub fn weights(
     layout: &Layout,
-    c: &ModelConfig,
+    c: &mut ModelConfig,
     from: &TensorFile,
     device: &Device,
-) -> Result<Weights, ModelError> {
+) -> Result<(Weights, Vec<String>), ModelError> {
+    let mut warnings = vec![];
+    let head = head(layout, c, from, device, &mut warnings)?;
+    let c = &*c;
     let reader = Reader {
         layout,
+        prefix: prefix(layout, from),
         c,
         from,
         device,
     };
-    let (d, prefix) = (c.d_model, &layout.prefix);
+    let (d, prefix) = (c.d_model, reader.prefix);
     let matrix = |name: &str, rows| from.matrix(name, [rows, d], device);
-    Ok(Weights {
+    let weights = Weights {
         embed: matrix(&format!("{prefix}{}.weight", layout.embed), c.d_vocab)?,
         positions: match layout.positions {
             None => None,
@@ -98,22 +106,107 @@ pub fn weights(
             .map(|l| reader.layer(l))
             .collect::<Result<_, _>>()?,
         final_norm: reader.norm(layout.final_norm, d)?,
-        unembed: match c.tied {
-            true => None,
-            false => {
-                let there = layout.unembed.iter().find(|name| from.contains(name));
-                Some(matrix(there.unwrap_or(&layout.unembed[0]), c.d_vocab)?)
-            }
-        },
         unembed_bias: match layout.unembed_bias {
-            None => None,
-            Some(name) => Some(from.vector(name, c.d_vocab, device)?),
+            Some(name) if !matches!(head, Head::Missing) => {
+                Some(from.vector(name, c.d_vocab, device)?)
+            }
+            _ => None,
         },
-    })
+        headless: matches!(head, Head::Missing),
+        unembed: match head {
+            Head::Own(unembed) => Some(unembed),
+            Head::Tied | Head::Missing => None,
+        },
+    };
+    warnings.extend(unread(from));
+    Ok((weights, warnings))
+}
+
+/// What stands before names in this file.
+fn prefix(layout: &Layout, from: &TensorFile) -> &'static str {
+    let bare = layout.prefix.split_once('.').map_or("", |(_, rest)| rest);
+    let there = |prefix: &&str| from.contains(&format!("{prefix}{}.weight", layout.embed));
+    let found = [layout.prefix, bare].into_iter().find(there);
+    found.unwrap_or(layout.prefix)
+}
+
+/// Where logits come from.
+enum Head {
+    /// The embedding.
+    Tied,
+    /// A matrix of its own.
+    Own(Tensor<2>),
+    /// Nowhere.
+    Missing,
+}
+
+/// Finds the unembedding as transformers does: a configuration that ties it to the embedding is not believed where the file
+/// has another one.
+fn head(
+    layout: &Layout,
+    c: &mut ModelConfig,
+    from: &TensorFile,
+    device: &Device,
+    warnings: &mut Vec<String>,
+) -> Result<Head, ModelError> {
+    let there = layout.unembed.iter().find(|name| from.contains(name));
+    let Some(name) = there else {
+        if c.tied {
+            return Ok(Head::Tied);
+        }
+        warnings.push(format!(
+            "{}: found no {}: hook points can be read, logits cannot",
+            from.path().display(),
+            layout.unembed[0]
+        ));
+        return Ok(Head::Missing);
+    };
+    let shape = [c.d_vocab, c.d_model];
+    let unembed = from.matrix(name, shape, device)?;
+    if c.tied {
+        let embed = format!("{}{}.weight", prefix(layout, from), layout.embed);
+        let (_, embed) = from.read(&embed)?;
+        if unembed.clone().into_data().iter::<f32>().eq(embed) {
+            return Ok(Head::Tied);
+        }
+        warnings.push(format!(
+            "{}: tie_word_embeddings is true, but {name} is not the embedding: {name} is used, as transformers does",
+            from.path().display()
+        ));
+        c.tied = false;
+    }
+    Ok(Head::Own(unembed))
+}
+
+/// Says which tensors nobody has read, but for buffers that models compute anew.
+fn unread(from: &TensorFile) -> Option<String> {
+    let buffer = |name: &&str| {
+        let masks = [
+            ".attn.bias",
+            ".attn.masked_bias",
+            ".attention.bias",
+            ".attention.masked_bias",
+        ];
+        name.ends_with("rotary_emb.inv_freq") || masks.iter().any(|end| name.ends_with(end))
+    };
+    let mut names = from.unread();
+    names.retain(|name| !buffer(name));
+    let first = names.iter().take(NAMED).map(|name| format!("`{name}`"));
+    let first = first.collect::<Vec<_>>().join(", ");
+    let (more, them) = match names.len() {
+        0 => return None,
+        1 => ("1 tensor".into(), ""),
+        n => (format!("{n} tensors"), if n > NAMED { ", …" } else { "" }),
+    };
+    Some(format!(
+        "{}: nothing reads {more} of the file: {first}{them}; is this another architecture than config.json says?",
+        from.path().display()
+    ))
 }
 
 struct Reader<'a> {
     layout: &'a Layout,
+    prefix: &'static str,
     c: &'a ModelConfig,
     from: &'a TensorFile,
     device: &'a Device,
@@ -183,7 +276,7 @@ impl Reader<'_> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<NormWeights, ModelError> {
-        let name = format!("{}{name}", self.layout.prefix);
+        let name = format!("{}{name}", self.prefix);
         let vector = |kind: &str| {
             self.from
                 .vector(&format!("{name}.{kind}"), width, self.device)
@@ -202,7 +295,7 @@ impl Reader<'_> {
     }
 
     fn linear(&self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
-        let name = format!("{}{name}", self.layout.prefix);
+        let name = format!("{}{name}", self.prefix);
         let weight = format!("{name}.weight");
         Ok(Linear {
             weight: match self.layout.turned {

@@ -11,13 +11,16 @@ use burn::tensor::Tensor;
 use serde_json::{Value, json};
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
-    config_with(fields, None)
+    let mut c = unrotated(fields, "hidden_act")?;
+    let rope = Rope::read(fields, c.d_head, 10000.0)?;
+    rotate_all(&mut c, &rope);
+    Ok(c)
 }
 
-/// The same with a family's own default of `head_dim`.
-pub fn config_with(fields: &Fields, head_dim: Option<usize>) -> Result<ModelConfig, ModelError> {
+/// The same before rotary embeddings, and with the key of the MLP's nonlinearity.
+pub fn unrotated(fields: &Fields, activation: &str) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
-    let (n_heads, d_head) = match fields.optional_size("head_dim")?.or(head_dim) {
+    let (n_heads, d_head) = match fields.optional_size("head_dim")? {
         Some(size) => (fields.size("num_attention_heads")?, size),
         None => {
             let n_heads = heads(fields, "num_attention_heads", d_model)?;
@@ -25,40 +28,29 @@ pub fn config_with(fields: &Fields, head_dim: Option<usize>) -> Result<ModelConf
         }
     };
     let n_layers = fields.layers("num_hidden_layers")?;
-    let attention_bias = fields.flag("attention_bias", false)?;
-    let mut c = ModelConfig {
+    let attention_bias = fields.flag("attention_bias")?;
+    Ok(ModelConfig {
         n_kv_heads: fields
             .optional_size("num_key_value_heads")?
             .unwrap_or(n_heads),
         d_head,
         attn_scale: (d_head as f64).powf(-0.5),
         d_mlp: fields.size("intermediate_size")?,
-        n_ctx: fields
-            .optional_size("max_position_embeddings")?
-            .unwrap_or(2048),
+        n_ctx: fields.size("max_position_embeddings")?,
         norm: Norm::Rms,
-        norm_eps: fields.number("rms_norm_eps", 1e-6)?,
+        norm_eps: fields.number("rms_norm_eps")?,
         gated: true,
-        activation: fields.activation("hidden_act", "silu")?,
+        activation: fields.activation(activation)?,
         qkv_bias: attention_bias,
         o_bias: attention_bias,
-        mlp_bias: fields.flag("mlp_bias", false)?,
-        tied: fields.flag("tie_word_embeddings", false)?,
+        mlp_bias: fields.flag("mlp_bias")?,
         ..plain(Family::Llama, fields, n_layers, d_model, n_heads)?
-    };
-    // Gemma 3 has two embeddings, under names of their own.
-    let two = fields
-        .get("rope_parameters")
-        .is_some_and(|p| p.get("full_attention").is_some());
-    if !two {
-        rotate_all(&mut c, &Rope::read(fields, d_head, 10000.0)?);
-    }
-    Ok(c)
+    })
 }
 
 pub fn layout() -> Layout {
     Layout {
-        prefix: "model.".into(),
+        prefix: "model.",
         norm_bias: false,
         qk_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]),
         gate: Some("mlp.gate_proj"),
@@ -86,7 +78,10 @@ pub fn write_config(c: &ModelConfig) -> Value {
         "mlp_bias": c.mlp_bias,
         "tie_word_embeddings": c.tied,
         "bos_token_id": c.bos,
-        "eos_token_id": c.eos,
+        "eos_token_id": match c.eos[..] {
+            [one] => one.into(),
+            _ => Value::from(c.eos.clone()),
+        },
         "torch_dtype": "float16",
     })
 }

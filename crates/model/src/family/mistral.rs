@@ -1,7 +1,7 @@
 //! Mistral (Jiang et al. 2023): Llama whose layers may all see a sliding window only. Layout: transformers,
 //! `models/mistral/`.
 
-use super::{llama, slide};
+use super::llama;
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
 
@@ -10,7 +10,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         family: Family::Mistral,
         ..llama::config(fields)?
     };
-    let windowed = fields.get("sliding_window").is_some();
-    slide(&mut c, fields, &|_| windowed)?;
+    let window = fields.optional_size("sliding_window")?;
+    c.layers.iter_mut().for_each(|layer| layer.window = window);
     Ok(c)
 }

@@ -18,42 +18,70 @@ use crate::rotary::Rope;
 use crate::tensor_file::TensorFile;
 use crate::weights::Weights;
 use burn::tensor::Device;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The families by `model_type`.
+const KINDS: [(&str, fn(&Fields) -> Result<ModelConfig, ModelError>); 10] = [
+    ("gpt2", gpt2::config),
+    ("gpt_neox", neox::config),
+    ("llama", llama::config),
+    ("mistral", mistral::config),
+    ("qwen2", qwen2::config),
+    ("qwen3", qwen3::config),
+    ("gemma2", gemma2::config),
+    ("gemma3_text", gemma3::config),
+    ("opt", opt::config),
+    ("phi", phi::config),
+];
+
+/// The names of all, for an error.
+pub(crate) fn known() -> String {
+    let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+    let [first @ .., last] = names.as_slice() else {
+        return String::new();
+    };
+    format!("{} and {last}", first.join(", "))
+}
+
+/// What transformers' configuration class of a family says of the keys that are read.
+#[derive(Deserialize)]
+pub(crate) struct Class {
+    /// What a key means that is absent.
+    pub defaults: Map<String, Value>,
+    /// Keys that may be `null`.
+    pub nullable: Vec<String>,
+    /// Other spellings of keys, which come first.
+    pub aliases: Map<String, Value>,
+}
+
+/// The class of a `model_type` (`scripts/check_config_defaults.py` writes and checks the file).
+pub(crate) fn class(kind: &str) -> Option<Class> {
+    let mut all: Map<String, Value> = serde_json::from_str(include_str!("defaults.json")).ok()?;
+    serde_json::from_value(all.remove(kind)?).ok()
+}
 
 /// What a `config.json` says, by its `model_type`.
 pub(crate) fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
-    match fields.value.get("model_type").and_then(Value::as_str) {
-        Some("gpt2") => gpt2::config(fields),
-        Some("gpt_neox") => neox::config(fields),
-        Some("llama") => llama::config(fields),
-        Some("mistral") => mistral::config(fields),
-        Some("qwen2") => qwen2::config(fields),
-        Some("qwen3") => qwen3::config(fields),
-        Some("gemma2") => gemma2::config(fields),
-        Some("gemma3_text") => gemma3::config(fields),
-        Some("opt") => opt::config(fields),
-        Some("phi") => phi::config(fields),
-        found => Err(ModelError::Architecture {
-            path: fields.path.clone(),
-            found: found.map_or("absent".into(), |s| format!("\"{s}\"")),
-            known: "gpt2, gpt_neox, llama, mistral, qwen2, qwen3, gemma2, gemma3_text, opt and phi"
-                .into(),
-        }),
-    }
+    let kind = fields.value.get("model_type").and_then(Value::as_str);
+    let found = KINDS.iter().find(|(name, _)| Some(*name) == kind);
+    let (_, config) = found.ok_or_else(|| fields.wrong("model_type", &known()))?;
+    config(fields)
 }
 
-/// The weights of a checkpoint in the family's layout.
+/// The weights of a checkpoint in the family's layout. The configuration is told what the file says of the unembedding;
+/// returned beside the weights is what a user should know.
 pub(crate) fn weights(
-    c: &ModelConfig,
+    c: &mut ModelConfig,
     from: &TensorFile,
     device: &Device,
-) -> Result<Weights, ModelError> {
+) -> Result<(Weights, Vec<String>), ModelError> {
     let layout = match c.family {
-        Family::Gpt2 => gpt2::layout(from),
+        Family::Gpt2 => gpt2::layout(),
         Family::NeoX => neox::layout(),
         Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama::layout(),
         Family::Gemma2 | Family::Gemma3 => gemma2::layout(),
-        Family::Opt => opt::layout(from),
+        Family::Opt => opt::layout(),
         Family::Phi => phi::layout(),
     };
     layout::weights(&layout, c, from, device)
@@ -98,9 +126,10 @@ fn plain(
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,
-        tied: fields.flag("tie_word_embeddings", true)?,
+        tied: fields.flag("tie_word_embeddings")?,
         bos: fields.token("bos_token_id")?,
-        eos: fields.token("eos_token_id")?,
+        eos: fields.tokens("eos_token_id")?,
+        pad: fields.token("pad_token_id")?,
     })
 }
 
@@ -110,21 +139,6 @@ fn heads(fields: &Fields, field: &str, d_model: usize) -> Result<usize, ModelErr
         n if n > 0 && d_model.is_multiple_of(n) => Ok(n),
         _ => Err(fields.wrong(field, &format!("a divisor of the hidden size {d_model}"))),
     }
-}
-
-/// A rotary embedding of a part of each head, scaled as the configuration says under the name of transformers 5 or, without it,
-/// under the older one.
-fn scaled_rope(
-    fields: &Fields,
-    base: f64,
-    fraction: f64,
-    d_head: usize,
-) -> Result<Rope, ModelError> {
-    let field = match fields.get("rope_parameters") {
-        Some(_) => "rope_parameters",
-        None => "rope_scaling",
-    };
-    Rope::of(fields, field, fields.get(field), base, fraction, d_head)
 }
 
 /// Gives every layer this rotary embedding.

@@ -3,39 +3,37 @@
 //! stand in one matrix, head by head.
 
 use super::layout::{Layout, PLAIN, QkvNames};
-use super::{heads, plain, rotate_all, scaled_rope};
+use super::{heads, plain, rotate_all};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
+use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
     let n_heads = heads(fields, "num_attention_heads", d_model)?;
     let n_layers = fields.layers("num_hidden_layers")?;
-    let bias = fields.flag("attention_bias", true)?;
+    let bias = fields.flag("attention_bias")?;
     let mut c = ModelConfig {
         d_mlp: fields.size("intermediate_size")?,
-        n_ctx: fields
-            .optional_size("max_position_embeddings")?
-            .unwrap_or(2048),
-        norm_eps: fields.number("layer_norm_eps", 1e-5)?,
-        parallel: fields.flag("use_parallel_residual", true)?,
-        activation: fields.activation("hidden_act", "gelu")?,
+        n_ctx: fields.size("max_position_embeddings")?,
+        norm_eps: fields.number("layer_norm_eps")?,
+        parallel: fields.flag("use_parallel_residual")?,
+        activation: fields.activation("hidden_act")?,
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: true,
-        tied: fields.flag("tie_word_embeddings", false)?,
         ..plain(Family::NeoX, fields, n_layers, d_model, n_heads)?
     };
-    let base = fields.number("rotary_emb_base", 10000.0)?;
-    let fraction = fields.number("rotary_pct", 0.25)?;
-    let rope = scaled_rope(fields, base, fraction, c.d_head)?;
+    let base = fields.number_or("rotary_emb_base", 10000.0)?;
+    let fraction = fields.number_or("rotary_pct", 0.25)?;
+    let rope = Rope::with(fields, base, fraction, c.d_head)?;
     rotate_all(&mut c, &rope);
     Ok(c)
 }
 
 pub fn layout() -> Layout {
     Layout {
-        prefix: "gpt_neox.".into(),
+        prefix: "gpt_neox.",
         embed: "embed_in",
         qkv: QkvNames::ByHead("attention.query_key_value"),
         o: "attention.dense",

@@ -4,7 +4,6 @@ use super::layout::{Layout, PLAIN};
 use super::{heads, plain};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
-use crate::tensor_file::TensorFile;
 
 /// Rows of the position table before the first position.
 const OFFSET: usize = 2;
@@ -25,12 +24,12 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
             &format!("{d_model}, the hidden size"),
         ));
     }
-    let bias = fields.flag("enable_bias", true)?;
+    let bias = fields.flag("enable_bias")?;
     Ok(ModelConfig {
         d_mlp: fields.size("ffn_dim")?,
         n_ctx: fields.size("max_position_embeddings")?,
         learned_positions: true,
-        activation: fields.activation("activation_function", "relu")?,
+        activation: fields.activation("activation_function")?,
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: bias,
@@ -38,13 +37,9 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     })
 }
 
-pub fn layout(from: &TensorFile) -> Layout {
+pub fn layout() -> Layout {
     Layout {
-        // The bare model has one `decoder`, the language model one inside `model`.
-        prefix: match from.contains("decoder.embed_tokens.weight") {
-            true => "decoder.".into(),
-            false => "model.decoder.".into(),
-        },
+        prefix: "model.decoder.",
         positions: Some(("embed_positions", OFFSET)),
         ln1: "self_attn_layer_norm",
         ln2: "final_layer_norm",

@@ -2,42 +2,45 @@
 //! of each head, biases everywhere, the unembedding too. Layout: transformers, `models/phi/`.
 
 use super::layout::{Layout, PLAIN};
-use super::{heads, plain, rotate_all, scaled_rope};
+use super::{heads, plain, rotate_all};
 use crate::ModelError;
 use crate::config::{Family, Fields, ModelConfig};
+use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("hidden_size")?;
     let n_heads = heads(fields, "num_attention_heads", d_model)?;
     let n_layers = fields.layers("num_hidden_layers")?;
     fields.only("qk_layernorm", false)?;
+    let d_head = fields
+        .optional_size("head_dim")?
+        .unwrap_or(d_model / n_heads);
     let mut c = ModelConfig {
+        d_head,
+        attn_scale: (d_head as f64).powf(-0.5),
         n_kv_heads: fields
             .optional_size("num_key_value_heads")?
             .unwrap_or(n_heads),
         d_mlp: fields.size("intermediate_size")?,
-        n_ctx: fields
-            .optional_size("max_position_embeddings")?
-            .unwrap_or(2048),
-        norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+        n_ctx: fields.size("max_position_embeddings")?,
+        norm_eps: fields.number("layer_norm_eps")?,
         parallel: true,
-        activation: fields.activation("hidden_act", "gelu_new")?,
+        activation: fields.activation("hidden_act")?,
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,
-        tied: fields.flag("tie_word_embeddings", false)?,
         ..plain(Family::Phi, fields, n_layers, d_model, n_heads)?
     };
-    let base = fields.number("rope_theta", 10000.0)?;
-    let fraction = fields.number("partial_rotary_factor", 0.5)?;
-    let rope = scaled_rope(fields, base, fraction, c.d_head)?;
+    let base = fields.number_or("rope_theta", 10000.0)?;
+    let fraction = fields.number_or("partial_rotary_factor", 0.5)?;
+    let rope = Rope::with(fields, base, fraction, c.d_head)?;
     rotate_all(&mut c, &rope);
     Ok(c)
 }
 
 pub fn layout() -> Layout {
     Layout {
-        prefix: "model.".into(),
+        prefix: "model.",
         ln2: PLAIN.ln1,
         o: "self_attn.dense",
         up: "mlp.fc1",

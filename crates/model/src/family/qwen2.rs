@@ -9,7 +9,6 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let mut c = ModelConfig {
         family: Family::Qwen2,
         qkv_bias: true,
-        o_bias: false,
         ..llama::config(fields)?
     };
     windows(&mut c, fields)?;
@@ -18,9 +17,9 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
 
 /// `use_sliding_window` turns windows on, for the layers from `max_window_layers` on.
 pub fn windows(c: &mut ModelConfig, fields: &Fields) -> Result<(), ModelError> {
-    if !fields.flag("use_sliding_window", false)? {
+    let first = fields.size("max_window_layers")?;
+    if !fields.flag("use_sliding_window")? || fields.get("sliding_window").is_none() {
         return Ok(());
     }
-    let first = fields.optional_size("max_window_layers")?.unwrap_or(28);
     slide(c, fields, &|l| l >= first)
 }

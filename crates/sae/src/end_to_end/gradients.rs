@@ -79,7 +79,7 @@ fn through(loss: Loss, world: &World, y_hat: &Tensor<2>) -> f64 {
         all.chunks(d_vocab).map(row).collect()
     };
     let (p, q) = (log_p(&sequences.logits), log_p(&logits));
-    let special = [model.config().bos, model.config().eos];
+    let special = model.special_tokens();
     let tokens: Vec<u32> = sequences
         .blocks
         .iter()
@@ -92,7 +92,7 @@ fn through(loss: Loss, world: &World, y_hat: &Tensor<2>) -> f64 {
         .collect();
     let (mut sum, mut count) = (0.0, 0.0);
     for (i, token) in tokens.iter().enumerate() {
-        if special.contains(&Some(*token)) {
+        if special.contains(token) {
             continue;
         }
         match loss {
@@ -106,7 +106,7 @@ fn through(loss: Loss, world: &World, y_hat: &Tensor<2>) -> f64 {
             }
             Loss::Ce if i % CONTEXT + 1 < CONTEXT => {
                 let next = tokens[i + 1];
-                if documents[i] == documents[i + 1] || special.contains(&Some(next)) {
+                if documents[i] == documents[i + 1] || special.contains(&next) {
                     sum -= q[i][next as usize];
                     count += 1.0;
                 }

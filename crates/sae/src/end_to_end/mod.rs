@@ -167,8 +167,7 @@ struct NextTokens {
 impl NextTokens {
     fn of(sequences: &Sequences, tokens: &Tensor<2, Int>) -> Self {
         let [blocks, context] = tokens.dims();
-        let config = sequences.model.config();
-        let special: Vec<u32> = config.bos.into_iter().chain(config.eos).collect();
+        let special = sequences.model.special_tokens();
         let mut predicts = predicts(&sequences.blocks, &sequences.counts, &special);
         // The last of a block has no next.
         predicts

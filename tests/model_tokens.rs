@@ -1,0 +1,329 @@
+//! Tokens as text: what a tokenizer's file stores of a program's state is not obeyed, single tokens look as they stand in
+//! a text, sequences end where the configurations say, and `lapidary generate` prints what `transformers` generates
+//! (`scripts/make_model_fixtures.py`).
+
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::Device;
+use lapidary_evaluation::probing::{Reading, first_letter_task};
+use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/models")
+        .join(name)
+}
+
+fn sentencepiece() -> Tokenizer {
+    let path = fixture("sentencepiece-like").join("tokenizer.json");
+    Tokenizer::read(&path, Some(1), &[2]).unwrap()
+}
+
+fn expected() -> Value {
+    lapidary_io::read_json(&fixture("sentencepiece-like").join("expected.json")).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    let list = value.as_array().unwrap().iter();
+    list.map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn embedded() -> LanguageModel {
+    LanguageModel::load("embedded", &Device::flex()).unwrap()
+}
+
+fn lapidary(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command
+        .args(arguments)
+        .args(["--device", "cpu"])
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// A copy of the model with SentencePiece's tokenizer, and changes of its configurations.
+fn model_with(config: &Value, generation: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let from = fixture("sentencepiece-like");
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+    }
+    let mut all: Value = lapidary_io::read_json(&from.join("config.json")).unwrap();
+    for (key, value) in config.as_object().into_iter().flatten() {
+        all[key] = value.clone();
+    }
+    std::fs::write(folder.path().join("config.json"), all.to_string()).unwrap();
+    if !generation.is_null() {
+        let path = folder.path().join("generation_config.json");
+        std::fs::write(path, generation.to_string()).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn truncation_padding_and_dropout_that_a_file_stores_are_not_obeyed() {
+    let model = embedded();
+    let mut file: Value =
+        serde_json::from_str(&model.tokenizer().unwrap().to_json().unwrap()).unwrap();
+    file["truncation"] =
+        json!({"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0});
+    file["padding"] = json!({
+        "strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    });
+    file["model"]["dropout"] = json!(0.9);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, format!("\u{feff}{file}")).unwrap();
+    let tokenizer = Tokenizer::read(&path, Some(0), &[0]).unwrap();
+    assert_eq!(tokenizer.encode("We").unwrap(), [1019]);
+    let long = "The people of the United States ask the Congress to hear them, and to do what they were sent to do.";
+    let plain = model.tokenizer().unwrap().encode(long).unwrap();
+    assert!(plain.len() > 16);
+    assert_eq!(tokenizer.encode(long).unwrap(), plain);
+    let both = tokenizer.encode_batch(vec!["We", long]).unwrap();
+    assert_eq!(both, [vec![1019], plain]);
+}
+
+#[test]
+fn a_token_looks_as_it_stands_in_a_text() {
+    let tokenizer = sentencepiece();
+    let expected = expected();
+    let vocabulary: Value =
+        lapidary_io::read_json(&fixture("sentencepiece-like").join("tokenizer.json")).unwrap();
+    let inside = expected["inside"].as_object().unwrap();
+    assert!(inside.len() > 30);
+    for (token, text) in inside {
+        let id = vocabulary["model"]["vocab"][token].as_u64().unwrap() as u32;
+        assert_eq!(tokenizer.token_text(id), text.as_str().unwrap());
+    }
+    // A byte that is a character of its own yields to the token that is that character.
+    let of = |token: &str| {
+        let id = vocabulary["model"]["vocab"][token].as_u64().unwrap();
+        tokenizer.token_text(id as u32)
+    };
+    assert_eq!((of("D"), of("<0x44>")), ("D".into(), "<0x44>".into()));
+    assert_eq!((of("\n"), of("<0x0A>")), ("\n".into(), "<0x0A>".into()));
+    assert_eq!((of("<0xE2>"), of("<s>")), ("<0xE2>".into(), "<s>".into()));
+    // `%` is in no piece, so its byte is all there is.
+    assert_eq!((of("<0x25>"), of("▁")), ("%".into(), " ".into()));
+}
+
+#[test]
+fn no_two_tokens_of_a_vocabulary_look_the_same() {
+    let model = embedded();
+    for tokenizer in [&sentencepiece(), model.tokenizer().unwrap()] {
+        let texts: Vec<String> = (0..tokenizer.len() as u32 + 3)
+            .map(|id| tokenizer.token_text(id))
+            .collect();
+        let different: HashSet<&String> = texts.iter().collect();
+        assert_eq!(different.len(), texts.len());
+        assert!(
+            texts
+                .iter()
+                .all(|text| !text.is_empty() && !text.contains('\u{fffd}'))
+        );
+    }
+}
+
+#[test]
+fn a_context_reads_as_the_text_does() {
+    let tokenizer = sentencepiece();
+    for case in expected()["encoded"].as_array().unwrap() {
+        let (text, tokens) = (case["text"].as_str().unwrap(), ids(&case["ids"]));
+        assert_eq!(tokenizer.encode(text).unwrap(), tokens);
+        // Inside a text each part stands with its space, at the beginning the space that is put there does not.
+        assert_eq!(tokenizer.texts(&tokens).concat(), format!(" {text}"));
+        let after_bos = [&[1], tokens.as_slice()].concat();
+        assert_eq!(tokenizer.texts(&after_bos).concat(), format!("<s>{text}"));
+        // A character of several tokens stands at the last of them.
+        for n in 0..tokens.len() {
+            let start = tokenizer.texts(&tokens[..n]).concat();
+            let whole = start.split("<0x").next().unwrap();
+            assert!(format!(" {text}").starts_with(whole), "{start:?}");
+        }
+    }
+    let model = embedded();
+    let tokenizer = model.tokenizer().unwrap();
+    let text = "The café on the hill — 😀 — is open; naïve?";
+    let tokens = tokenizer.encode(text).unwrap();
+    let texts = tokenizer.texts(&tokens);
+    assert_eq!((texts.concat().as_str(), texts.len()), (text, tokens.len()));
+    // A piece of a character is told from other pieces.
+    let emoji = tokenizer.encode("😀").unwrap();
+    assert!(emoji.len() > 1);
+    assert!(tokenizer.texts(&emoji[..1])[0].starts_with("<0xF0>"));
+}
+
+#[test]
+fn a_stream_of_tokens_comes_to_the_text_that_transformers_decodes() {
+    let tokenizer = sentencepiece();
+    for case in expected()["decoded"].as_array().unwrap() {
+        let (text, tokens) = (case["text"].as_str().unwrap(), ids(&case["ids"]));
+        for before in 0..2 {
+            let mut stream = tokenizer.stream(&tokens[..before]);
+            let mut shown = tokenizer.decode_plain(&tokens[..before]);
+            for (i, token) in tokens.iter().enumerate().skip(before) {
+                shown += &stream.push(*token);
+                // What follows an invalid byte is shown as soon as it is there.
+                if i == 4 && text.starts_with("peace on") {
+                    assert_eq!(shown, "peace on G�act");
+                }
+            }
+            shown += &stream.finish();
+            // A character half of which stood there before cannot be taken back.
+            if before == 0 || tokens[0] != 198 {
+                assert_eq!(shown, text);
+            }
+        }
+    }
+}
+
+#[test]
+fn generate_prints_what_transformers_generates() {
+    for case in expected()["generated"].as_array().unwrap() {
+        let folder = model_with(&case["config"], &case["generation_config"]);
+        let path = folder.path().to_str().unwrap();
+        let n = case["tokens"].to_string();
+        let prompt = case["prompt"].as_str().unwrap();
+        let output = lapidary(&[
+            "generate",
+            prompt,
+            "--model",
+            path,
+            "--temperature",
+            "0",
+            "--tokens",
+            &n,
+        ]);
+        assert_eq!(
+            stdout(&output),
+            format!("{}\n", case["text"].as_str().unwrap()),
+            "{case}"
+        );
+        let model = LanguageModel::load(path, &Device::flex()).unwrap();
+        let tokens = model.tokenizer().unwrap().encode(prompt).unwrap();
+        let tokens = [&[1], tokens.as_slice()].concat();
+        let greedy = Sampling {
+            max_tokens: 12,
+            temperature: 0.0,
+            ..Default::default()
+        };
+        let found = generate(&model, &tokens, &greedy, &[], &mut |_| ()).unwrap();
+        assert_eq!(found, ids(&case["ids"]), "{case}");
+    }
+}
+
+#[test]
+fn every_end_of_a_sequence_is_special() {
+    let load = |config: Value, generation: Value| {
+        let folder = model_with(&config, &generation);
+        LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex()).unwrap()
+    };
+    let model = load(json!({"eos_token_id": [2, 550]}), json!(null));
+    assert_eq!(
+        (model.special_tokens(), model.stop_tokens()),
+        (vec![1, 2, 550], &[2, 550][..])
+    );
+    assert_eq!(model.tokenizer().unwrap().eos(), Some(2));
+    let model = load(
+        json!({}),
+        json!({"eos_token_id": [550, 7], "bos_token_id": 5}),
+    );
+    assert_eq!(
+        (model.special_tokens(), model.stop_tokens()),
+        (vec![1, 2, 5, 7, 550], &[550, 7][..])
+    );
+    // What fills up is no text where the tokenizer says so; here `<unk>` is special and token 300 is a letter.
+    assert!(load(json!({"pad_token_id": 0}), json!(null)).is_special(0));
+    assert!(!load(json!({"pad_token_id": 300}), json!(null)).is_special(300));
+    let folder = model_with(&json!({}), &json!({"eos_token_id": "x"}));
+    let error = LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex());
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("generation_config.json") && error.contains("eos_token_id"),
+        "{error}"
+    );
+}
+
+#[test]
+fn prompts_of_the_first_letter_task_have_no_space_that_nobody_wrote() {
+    let folder = model_with(&json!({}), &json!(null));
+    let model = LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex()).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    let task = first_letter_task(&model, 100, 3).unwrap();
+    assert!(task.words.iter().any(|word| word.starts_with(' ')));
+    for ((prompt, reading), word) in task.prompts.iter().zip(&task.words) {
+        let text = tokenizer.decode_plain(prompt);
+        let end = format!("\n{word} has the first letter:");
+        assert!(text.ends_with(&end), "{text:?}");
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let (_, answer) = line.split_once(" has the first letter:").unwrap();
+            assert!(
+                answer.is_empty() || (answer.len() == 2 && answer.starts_with(' ')),
+                "{line:?}"
+            );
+        }
+        let Reading::At(place) = reading else {
+            panic!("read at the word");
+        };
+        assert_eq!(&tokenizer.token_text(prompt[*place]), word);
+    }
+}
+
+#[test]
+fn generate_refuses_numbers_that_mean_nothing() {
+    for (arguments, parts) in [
+        (
+            &["--temperature", "NaN"][..],
+            ["temperature: found NaN", "0 or more"],
+        ),
+        (
+            &["--temperature=-1"],
+            ["temperature: found -1", "0 or more"],
+        ),
+        (
+            &["--temperature", "inf"],
+            ["temperature: found inf", "finite"],
+        ),
+        (&["--top-p", "1.5"], ["top-p: found 1.5", "from 0 to 1"]),
+        (&["--top-p", "NaN"], ["top-p: found NaN", "from 0 to 1"]),
+        (&["--tokens", "0"], ["tokens: found 0", "at least 1"]),
+        (&["--strength", "NaN"], ["--strength: found NaN", "finite"]),
+    ] {
+        let output = lapidary(&[&["generate", "We the people"], arguments].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+        assert!(
+            parts.iter().all(|part| told.contains(part)),
+            "{arguments:?}: {told}"
+        );
+    }
+    let output = lapidary(&["generate", "We", "--tokens", "300", "--temperature", "0"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success() && told.contains("context holds"),
+        "{told}"
+    );
+}
+
+#[test]
+fn run_names_both_ways_to_give_it_tokens() {
+    let output = lapidary(&["run", "--capture", "hook_embed", "--out", "x.safetensors"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("--tokens") && told.contains("--text"),
+        "{told}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -559,3 +559,51 @@ fn a_quiet_run_prints_its_result_alone() {
     let error = fails(&mut train(&out, &["-q"]));
     assert!(error.contains("--overwrite"), "{error}");
 }
+
+#[test]
+fn other_commands_that_write_folders_lose_nothing_either() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, (command, file)) in [
+        (&["pretrain", "configs/pretrain/embedded.toml"], "README.md"),
+        (
+            &["pretrain", "configs/pretrain/embedded.toml"],
+            "config.json",
+        ),
+        (
+            &["synthetic", "configs/synthetic/topk.toml"],
+            "recovery.json",
+        ),
+        (
+            &["synthetic", "configs/synthetic/topk.toml"],
+            "dictionary/notes.md",
+        ),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let out = folder.path().join(number.to_string());
+        let path = out.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "mine").unwrap();
+        let mut command = lapidary(*command);
+        let error = fails(command.args(["--device", "cpu", "--out"]).arg(&out));
+        assert!(
+            error.contains(file) && error.contains("in the way"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+    // A run of `train` is not overwritten by `synthetic`.
+    let run = folder.path().join("run");
+    succeeds(&mut train(&run, &[]));
+    let before = contents(&run);
+    let mut command = lapidary(&[
+        "synthetic",
+        "configs/synthetic/topk.toml",
+        "--device",
+        "cpu",
+    ]);
+    let error = fails(command.arg("--out").arg(&run));
+    assert!(error.contains("holds a run"), "{error}");
+    same(&before, &contents(&run));
+}

@@ -12,6 +12,7 @@ use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
     Absorption as Found, AbsorptionConfig, Rows, absorption_of, first_letter_task, represent,
 };
+use lapidary_io::check_target;
 use lapidary_model::{Outgoing, Values, write_tensors};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,9 @@ pub struct Absorption {
 
 impl Absorption {
     pub fn run(self) -> Result<()> {
+        for path in self.out.iter().chain(&self.data) {
+            check_target(path)?;
+        }
         let device = self.device.open()?;
         let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let Hooks { sources, targets } = Hooks::of(&opened.dictionary)?;

@@ -6,6 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use clap::Args;
 use lapidary_activations::Store;
 use lapidary_evaluation::HostCodes;
+use lapidary_io::check_target;
 use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
 use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
@@ -48,6 +49,7 @@ pub struct Encode {
 
 impl Encode {
     pub fn run(self) -> Result<()> {
+        check_target(&self.out)?;
         let device = self.device.open()?;
         let mut dictionary = self.from.open(&self.dictionary, &device)?;
         if let Some(k) = self.k {

@@ -1,9 +1,10 @@
 //! `lapidary pretrain`.
 
 use crate::arguments::DeviceArgument;
-use crate::progress::{Stage, say};
+use crate::progress::Stage;
+use crate::run_folder::RunWriter;
 use crate::terminal::shown;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TEXT_FIELD};
 use lapidary_io::write_atomically;
@@ -50,8 +51,16 @@ impl Pretrain {
                 weights.display()
             );
         }
-        std::fs::create_dir_all(&self.out)
-            .with_context(|| format!("{}: cannot be made", self.out.display()))?;
+        let files = [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "README.md",
+        ];
+        let files = files.map(str::to_owned).into();
+        // Locked until the model is written.
+        let mut writer = RunWriter::claim(&self.out, &files)?;
+        writer.add(files)?;
         let stage = Stage::new("tokenize", 1);
         let texts = documents(&config.corpus)?;
         let tokenizer = Tokenizer::train(&texts, config.d_vocab)?;

@@ -13,6 +13,7 @@ use lapidary_activations::{Corpus, TokenPieces};
 use lapidary_evaluation::probing::{
     ProbeConfig, ProbeResult, Reading, Represented, Rows, Task, represent, sparse_probing,
 };
+use lapidary_io::check_target;
 use lapidary_model::{Outgoing, Values, write_tensors};
 use lapidary_sae::SparseCoder;
 use rand::SeedableRng;
@@ -85,6 +86,9 @@ type Sample = (Vec<u32>, usize);
 
 impl Probe {
     pub fn run(self) -> Result<()> {
+        for path in self.out.iter().chain(&self.data) {
+            check_target(path)?;
+        }
         if !(0.0..1.0).contains(&self.test_share) || self.test_share == 0.0 {
             bail!(
                 "--test-share: found {}, expected more than 0 and less than 1",

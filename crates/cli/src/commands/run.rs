@@ -5,6 +5,7 @@ use crate::once::each_once;
 use crate::terminal::note;
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args};
+use lapidary_io::check_target;
 use lapidary_model::{HookPoint, HookedRun, Outgoing, Values, write_tensors};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub struct Run {
 impl Run {
     pub fn run(mut self) -> Result<()> {
         each_once("--capture", &self.capture)?;
+        check_target(&self.out)?;
         let model = self.model.load(&self.device.open()?)?;
         for warning in model.warnings() {
             note(warning);

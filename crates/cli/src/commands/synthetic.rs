@@ -3,17 +3,19 @@
 use super::figures::line;
 use crate::arguments::{DeviceArgument, open_dictionary};
 use crate::progress::Stage;
-use crate::run_folder::write_json;
-use anyhow::Result;
+use crate::run_folder::{RunFolder, RunWriter, write_json};
+use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_evaluation::synthetic::{
     Recovery, Sample, Synthetic as Features, SyntheticSource, read_recipe, recovery,
 };
+use lapidary_io::check_target;
 use lapidary_model::{Outgoing, Values, write_tensors};
 use lapidary_sae::{Dictionary, RunConfig, TrainingRun};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +62,13 @@ impl Synthetic {
         let text = lapidary_io::read_text(&self.recipe)?;
         let (config, run) = read_recipe(&place, &text, &self.set)?;
         let seed = run.seed;
+        if let Some(path) = &self.data {
+            check_target(path)?;
+        }
+        let mut writer = match &self.out {
+            Some(folder) => Some(claim(folder)?),
+            None => None,
+        };
         let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;
         let dictionary = match &self.dictionary {
             Some(folder) => open_dictionary(folder, None, None, &device)?,
@@ -81,7 +90,8 @@ impl Synthetic {
         if let Some(path) = &self.data {
             write_data(path, &features, &sample)?;
         }
-        if let Some(folder) = &self.out {
+        if let (Some(folder), Some(writer)) = (&self.out, &mut writer) {
+            writer.add(files())?;
             if self.dictionary.is_none() {
                 dictionary.save(&folder.join("dictionary"))?;
             }
@@ -94,6 +104,28 @@ impl Synthetic {
         }
         Ok(())
     }
+}
+
+/// What goes into `--out`.
+fn files() -> BTreeSet<String> {
+    [
+        "dictionary/cfg.json",
+        "dictionary/sae_weights.safetensors",
+        "recovery.json",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Claims the folder of `--out`, where no run of `train` may be.
+fn claim(folder: &Path) -> Result<RunWriter> {
+    let log = RunFolder::new(folder).metrics_log();
+    ensure!(
+        !log.exists(),
+        "{} holds a run of `lapidary train`: give another --out",
+        folder.display()
+    );
+    RunWriter::claim(folder, &files())
 }
 
 fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Dictionary> {

@@ -335,7 +335,9 @@ fn note_text(passes: u64, skipped: Option<SkippedRows>) {
         note(text);
     }
     if passes > 1 {
-        note(format_args!("the training went through its text or store more than {passes} times"));
+        note(format_args!(
+            "the training went through its text or store more than {passes} times"
+        ));
     }
 }
 
@@ -415,8 +417,7 @@ fn start(
     first_batch::show(&look);
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
     let (source, skipped) = source(&recipes[0], common, true)?;
-    let run =
-        TrainingRun::new(&configs, source, &common.device).map_err(|e| named(e, recipes))?;
+    let run = TrainingRun::new(&configs, source, &common.device).map_err(|e| named(e, recipes))?;
     // Only now is it sure that there will be a run in their place.
     writer.begin(files)?;
     let names: Vec<&str> = match common.several {

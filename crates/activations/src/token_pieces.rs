@@ -204,7 +204,7 @@ mod tests {
         let made = |json: serde_json::Value| {
             let path = folder.path().join("tokenizer.json");
             std::fs::write(&path, json.to_string()).unwrap();
-            Tokenizer::read(&path, &[], &[]).unwrap()
+            Tokenizer::read(&path, None, &[]).unwrap()
         };
         let letters = ('a'..='z').chain("0123456789.,;:'()".chars());
         let mut words = serde_json::Map::new();
@@ -245,7 +245,7 @@ mod tests {
             json!({"type": "Sequence", "normalizers": [{"type": "Strip", "strip_left": true, "strip_right": true}, {"type": "NFKC"}, {"type": "Lowercase"}]}),
             json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
         );
-        let read = |path: &str| Tokenizer::read(&root().join(path), &[], &[]).unwrap();
+        let read = |path: &str| Tokenizer::read(&root().join(path), None, &[]).unwrap();
         vec![
             (
                 "byte-level BPE",

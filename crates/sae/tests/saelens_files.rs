@@ -385,7 +385,7 @@ fn a_hostile_file_is_one_clear_error() {
     );
     assert_eq!(
         refused(&|f| f.cfg["normalize_activations"] = json!("layer_norm")),
-        "DIR/cfg.json: normalize_activations: found \"layer_norm\", expected one of [\"none\"]"
+        "DIR/cfg.json: normalize_activations: found \"layer_norm\", expected \"none\": others scale each token by its own norm, or by a factor that is not in the file"
     );
     assert_eq!(
         refused(&|f| {

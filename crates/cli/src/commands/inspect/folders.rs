@@ -390,8 +390,8 @@ pub fn model(config: &Path) -> Result<View> {
         c.d_mlp, c.d_vocab, c.n_ctx
     ));
     view.store("family", serde_json::to_value(c.family)?);
+    view.store("weights", c.n_params());
     for (name, number) in [
-        ("weights", c.n_params()),
         ("d_model", c.d_model),
         ("layers", c.n_layers()),
         ("heads", c.n_heads),

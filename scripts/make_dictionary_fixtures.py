@@ -71,6 +71,7 @@ def main():
         "topk": topk(),
         "topk_square": topk(f=D),
         "topk_bf16": {n: t.bfloat16() if t.is_floating_point() else t for n, t in topk().items()},
+        "topk_f64": {n: t.double() if t.is_floating_point() else t for n, t in topk().items()},
         "topk_views": topk() | {"encoder.weight": tensor(1, F, D).T.contiguous().T},
         "transposed": topk() | {"encoder.weight": tensor(1, F, D).T.contiguous()},
         "missing": {n: t for n, t in topk().items() if n != "b_dec"},
@@ -99,6 +100,7 @@ def main():
     arrays["threshold"] = numbers(5, F)
     np.savez(FOLDER / "gemma_scope.npz", **arrays)
     np.savez_compressed(FOLDER / "compressed.npz", **arrays)
+    np.savez(FOLDER / "gemma_scope_f64.npz", **{n: a.astype(np.float64) for n, a in arrays.items()})
     np.savez(FOLDER / "fortran.npz", **arrays | {"W_enc": np.asfortranarray(numbers(1, D, F))})
     np.savez(FOLDER / "object.npz", **arrays | {"W_enc": np.array([{"a": 1}], dtype=object)})
     np.savez_compressed(FOLDER / "zeros.npz", **arrays | {"W_enc": np.zeros((D, 1 << 21), np.float32)})

@@ -166,6 +166,7 @@ fn simplified_weights_are_those_of_transformer_lens() {
             fold_norms: true,
             center_writing: name.starts_with("gpt2"),
             center_unembedding: true,
+            ..Default::default()
         };
         let model = model(name).simplified(simplify).unwrap();
         let c = model.config().clone();
@@ -235,6 +236,7 @@ fn simplified_models_predict_the_same() {
             fold_norms: true,
             center_writing: c.norm == lapidary_model::Norm::Layer,
             center_unembedding: c.logit_softcap.is_none(),
+            fold_value_biases: true,
         };
         let log_p = |model: &LanguageModel| {
             let run = HookedRun {

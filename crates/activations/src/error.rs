@@ -13,12 +13,12 @@ pub enum ActivationsError {
     #[error("{}: cannot be read: {source}", path.display())]
     Read {
         path: PathBuf,
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     #[error("{}: cannot be written: {source}", path.display())]
     Write {
         path: PathBuf,
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     #[error("corpus {}: {problem}", path.display())]
     Corpus { path: PathBuf, problem: String },

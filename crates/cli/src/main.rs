@@ -5,6 +5,7 @@
 
 mod arguments;
 mod commands;
+mod dictionary_model;
 mod downloads;
 mod first_batch;
 mod interrupt;

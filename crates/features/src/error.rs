@@ -22,7 +22,7 @@ pub enum FeaturesError {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// A file could not be written; nothing was left under its name.
     #[error("cannot write {}: {source}", path.display())]
@@ -30,7 +30,7 @@ pub enum FeaturesError {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// A table could not be encoded or stored; nothing was left under its name.
     #[error("cannot write table {}: {source}", path.display())]
@@ -38,7 +38,7 @@ pub enum FeaturesError {
         /// The file.
         path: PathBuf,
         /// What polars said.
-        source: PolarsError,
+        r#source: PolarsError,
     },
     /// A file is not a Parquet table that can be decoded.
     #[error("{} is not a readable Parquet table: {reason}", path.display())]

@@ -23,9 +23,9 @@ pub use statistics::{
 };
 pub use steering::{Steer, Steering};
 pub use tables::{
-    DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, example_rows,
-    feature_rows, read_examples, read_features, write_examples, write_features, write_latents,
-    write_runs,
+    DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, TableDescription,
+    describe_table, example_rows, feature_rows, read_examples, read_features, read_runs,
+    write_examples, write_features, write_latents, write_runs,
 };
 
 /// The Rust parts of the tutorial on hooks, run as doc tests.

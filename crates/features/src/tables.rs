@@ -11,7 +11,7 @@ mod write;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-pub use read::{read_examples, read_features};
+pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
 pub use runs::{RunRow, write_runs};
 pub use write::{write_examples, write_features, write_latents};
 

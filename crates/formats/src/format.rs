@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use burn::tensor::Device;
-use lapidary_sae::{Dictionary, SaeError};
+use lapidary_sae::{Description, Dictionary, SaeError};
 
 use crate::error::FormatError;
 use crate::place::Place;
@@ -114,6 +114,11 @@ pub(crate) trait Layout: Sync {
 
     /// Reads the dictionary.
     fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError>;
+
+    /// What its files say of it, where that needs no weights; none where it does.
+    fn describe(&self, _place: &Place) -> Result<Option<Description>, FormatError> {
+        Ok(None)
+    }
 
     /// What of this dictionary the format has no place for.
     fn cannot_hold(&self, _dictionary: &Dictionary) -> Option<String> {

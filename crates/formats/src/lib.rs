@@ -17,6 +17,7 @@ pub mod container;
 mod dictionary_learning;
 mod error;
 mod format;
+mod found;
 mod gemma_scope;
 mod hooks;
 mod hub;
@@ -34,7 +35,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use lapidary_sae::{Dictionary, SaeError, replace_folder};
+use lapidary_sae::{Description, Dictionary, SaeError, replace_folder};
 
 pub use error::FormatError;
 pub use format::Format;
@@ -48,7 +49,7 @@ use place::Place;
 /// # Errors
 /// When there is none that is known, or signs of several.
 pub fn detect(path: &Path) -> Result<Format, FormatError> {
-    detect_in(&Place::new(path)?)
+    detect_in(&Place::resolved(path)?)
 }
 
 fn detect_in(place: &Place) -> Result<Format, FormatError> {
@@ -78,10 +79,19 @@ fn detect_in(place: &Place) -> Result<Format, FormatError> {
 /// Whether a dictionary of some format lies at `path`.
 #[must_use]
 pub fn exists(path: &Path) -> bool {
-    match detect(path) {
-        Ok(_) | Err(FormatError::Ambiguous { .. }) => true,
-        Err(_) => false,
-    }
+    let place = Place::new(path);
+    matches!(
+        place.and_then(|place| detect_in(&place)),
+        Ok(_) | Err(FormatError::Ambiguous { .. })
+    )
+}
+
+/// The folder whose files [`open`] reads for `path`.
+///
+/// # Errors
+/// When nothing lies there.
+pub fn folder_of(path: &Path) -> Result<PathBuf, FormatError> {
+    Ok(Place::resolved(path)?.folder)
 }
 
 /// Reads the dictionary at `path`, a folder or a file of it, in the format given or else the one found out. A [`SAMPLE`] beside it
@@ -94,7 +104,7 @@ pub fn open(
     format: Option<Format>,
     device: &Device,
 ) -> Result<Dictionary, FormatError> {
-    let place = Place::new(path)?;
+    let place = Place::resolved(path)?;
     let format = match format {
         Some(format) => format,
         None => detect_in(&place)?,
@@ -103,6 +113,23 @@ pub fn open(
     let name = format.layout().sample(&dictionary);
     sample::check(&dictionary.coder, &place.folder, &name)?;
     Ok(dictionary)
+}
+
+/// What the files of the dictionary at `path` say of it, weights unread, and its format; none where its format says nothing without
+/// them, and [`open`] must be asked.
+///
+/// # Errors
+/// As [`open`], but for the values of weights.
+pub fn describe(
+    path: &Path,
+    format: Option<Format>,
+) -> Result<(Format, Option<Description>), FormatError> {
+    let place = Place::resolved(path)?;
+    let format = match format {
+        Some(format) => format,
+        None => detect_in(&place)?,
+    };
+    Ok((format, format.layout().describe(&place)?))
 }
 
 /// Writes the folder `dir` in a format, with a [`SAMPLE`]. All of it stands, or what stood there before.
@@ -133,7 +160,15 @@ pub fn save_all(
     format: Format,
 ) -> Result<(), FormatError> {
     let layout = format.layout();
-    let each = dictionaries.iter().find_map(|d| layout.cannot_hold(d));
+    let loading = || {
+        let said = |d: &Dictionary| d.provenance.loading.changes_activations();
+        let why = "how the dictionary's model was loaded (model_from_pretrained_kwargs and the like), which its activations depend on: only saelens can";
+        (format != Format::SaeLens && dictionaries.iter().any(said)).then(|| why.to_owned())
+    };
+    let each = dictionaries
+        .iter()
+        .find_map(|d| layout.cannot_hold(d))
+        .or_else(loading);
     let several = || match dictionaries.len() {
         1 => None,
         _ => layout.cannot_join(dictionaries),
@@ -144,16 +179,6 @@ pub fn save_all(
             format,
             what,
         });
-    }
-    let is_empty = || std::fs::read_dir(dir).is_ok_and(|mut d| d.next().is_none());
-    if dir.exists() && !is_empty() && !exists(dir) {
-        return Err(SaeError::format(
-            dir,
-            "folder",
-            "something that is not a dictionary",
-            "a new folder, an empty one, or an old dictionary to replace",
-        )
-        .into());
     }
     only_ours(dir)?;
     // Refused above, before anything else.
@@ -172,38 +197,60 @@ pub fn save_all(
     Ok(())
 }
 
-/// Refuses a folder with anything in it that [`save_all`] does not write: it would be lost.
+/// Refuses a place with anything in it but a dictionary that [`save_all`] or a trainer wrote: it would be lost.
 fn only_ours(dir: &Path) -> Result<(), FormatError> {
-    const NAMES: [&str; 6] = [
+    if !dir.exists() {
+        return Ok(());
+    }
+    let wrong = |found: String| -> FormatError {
+        let expected = "a new folder, an empty one, or nothing but a dictionary to replace: choose another folder, or move that away";
+        SaeError::format(dir, "folder", found, expected).into()
+    };
+    if !dir.is_dir() {
+        return Err(wrong("a file".into()));
+    }
+    let entries = std::fs::read_dir(dir).map_err(|e| SaeError::read(dir, e))?;
+    let (mut foreign, mut is_empty) = (vec![], true);
+    for entry in entries {
+        let entry = entry.map_err(|e| SaeError::read(dir, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !is_of_dictionary(&name) || !entry.path().is_file() {
+            foreign.push(format!("`{name}`"));
+        }
+        is_empty = false;
+    }
+    foreign.sort();
+    match foreign.len() {
+        0 if is_empty || exists(dir) => Ok(()),
+        0 => Err(wrong("something that is not a dictionary".into())),
+        n => {
+            foreign.truncate(6);
+            let more = if n > foreign.len() { ", …" } else { "" };
+            let names = format!("{}{more}", foreign.join(", "));
+            Err(wrong(match exists(dir) {
+                true => format!("{names} beside a dictionary"),
+                false => format!("something that is not a dictionary: {names}"),
+            }))
+        }
+    }
+}
+
+/// Whether this is the name of a file that belongs to a dictionary as it is written here.
+fn is_of_dictionary(name: &str) -> bool {
+    const NAMES: [&str; 7] = [
         "cfg.json",
         "config.json",
         "config.yaml",
         "sae_weights.safetensors",
         "sae.safetensors",
         "ae.pt",
+        SAMPLE,
     ];
-    if !dir.exists() {
-        return Ok(());
-    }
-    let entries = std::fs::read_dir(dir).map_err(|e| SaeError::read(dir, e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| SaeError::read(dir, e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let ours = NAMES.contains(&name.as_str())
-            || name.starts_with("lapidary_sample")
-            || (["layer_", "W_enc_", "W_dec_"]
-                .iter()
-                .any(|p| name.starts_with(p))
-                && name.ends_with(".safetensors"));
-        if !ours || !entry.path().is_file() {
-            return Err(SaeError::format(
-                dir,
-                "folder",
-                format!("`{name}` beside a dictionary"),
-                "nothing but a dictionary to replace: choose another folder, or move that away",
-            )
-            .into());
-        }
-    }
-    Ok(())
+    let numbered = ["layer_", "W_enc_", "W_dec_", "lapidary_sample_"];
+    let number = |prefix: &&str| {
+        let rest = name.strip_prefix(*prefix)?;
+        rest.strip_suffix(".safetensors")
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    NAMES.contains(&name) || numbered.iter().filter_map(number).any(is_number)
 }

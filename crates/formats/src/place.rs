@@ -8,6 +8,7 @@ use lapidary_sae::SaeError;
 
 use crate::container::Container;
 use crate::error::FormatError;
+use crate::found;
 
 /// A folder with the names in it, and the file that was meant if it was one.
 pub(crate) struct Place {
@@ -18,6 +19,8 @@ pub(crate) struct Place {
     file: Option<String>,
     /// Names of the folder's files, sorted.
     names: Vec<String>,
+    /// Names of its folders, sorted.
+    folders: Vec<String>,
 }
 
 /// Names that an error shows of a folder.
@@ -34,22 +37,28 @@ impl Place {
             // A folder of ours that was being replaced when the program died.
             false => existing(path, "cfg.json"),
         };
-        let listed = fs::read_dir(&folder).map_err(|e| SaeError::read(path, e))?;
-        let mut names = vec![];
-        for entry in listed {
-            let entry = entry.map_err(|e| SaeError::read(&folder, e))?;
-            if entry.path().is_file() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
-        names.sort();
+        let (names, folders) = list(&folder).map_err(|e| SaeError::read(path, e))?;
         let file = path.file_name().filter(|_| is_file);
         Ok(Self {
             path: path.to_path_buf(),
             folder,
             file: file.map(|name| name.to_string_lossy().into_owned()),
             names,
+            folders,
         })
+    }
+
+    /// The place of the dictionary that is meant by `path`: that of a run's folder, and the snapshot of a repository's folder in the
+    /// hub's cache, lie below.
+    pub(crate) fn resolved(path: &Path) -> Result<Self, FormatError> {
+        let place = Self::new(path)?;
+        match below(&place) {
+            Some(folder) => Ok(Self {
+                path: path.to_path_buf(),
+                ..Self::new(&folder)?
+            }),
+            None => Ok(place),
+        }
     }
 
     /// Whether the folder has a file of this name, be it the one that was given or not.
@@ -141,6 +150,10 @@ impl Place {
 
     /// Names of the tensors in the one file of PyTorch that is meant; none if there is none, or several.
     pub(crate) fn torch_names(&self) -> Result<Option<Vec<String>>, FormatError> {
+        // A training's folder may keep its state beside a dictionary in another format.
+        if self.file.is_none() && self.has("cfg.json") {
+            return Ok(None);
+        }
         let [name] = self.ending(".pt")[..] else {
             return Ok(None);
         };
@@ -149,14 +162,74 @@ impl Place {
         Ok(Some(tensors.names().map(str::to_owned).collect()))
     }
 
+    /// The names of its files.
+    pub(crate) fn listed(&self) -> String {
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        format!("[{}]", shown(&names))
+    }
+
     /// What lies there, in words.
     pub(crate) fn describe(&self) -> String {
+        if self.file.is_none()
+            && let Some(known) = found::instead(&self.folder, &self.names, &self.folders)
+        {
+            return known;
+        }
         let names: Vec<&str> = self.meant().iter().map(String::as_str).collect();
-        match names.is_empty() {
-            true => "no file".into(),
-            false => format!("[{}]", shown(&names)),
+        let folders: Vec<&str> = self.folders.iter().map(String::as_str).collect();
+        match (names.is_empty(), folders.is_empty() || self.file.is_some()) {
+            (true, true) => "no file".into(),
+            (true, false) => format!("no file, and the folders [{}]", shown(&folders)),
+            (false, true) => format!("[{}]", shown(&names)),
+            (false, false) => format!("[{}] and the folders [{}]", shown(&names), shown(&folders)),
         }
     }
+}
+
+/// Names of a folder's files and of its folders, sorted.
+fn list(folder: &Path) -> std::io::Result<(Vec<String>, Vec<String>)> {
+    let (mut names, mut folders) = (vec![], vec![]);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_file() {
+            names.push(name);
+        } else if path.is_dir() {
+            folders.push(name);
+        }
+    }
+    names.sort();
+    folders.sort();
+    Ok((names, folders))
+}
+
+/// The folder below that is meant, if one is.
+fn below(place: &Place) -> Option<PathBuf> {
+    let has = |folder: &str| place.folders.iter().any(|f| f == folder);
+    if place.file.is_some() || place.has("cfg.json") {
+        return None;
+    }
+    if has("dictionary") {
+        let dictionary = place.folder.join("dictionary");
+        return existing(&dictionary, "cfg.json")
+            .join("cfg.json")
+            .is_file()
+            .then_some(dictionary);
+    }
+    if has("snapshots") && has("refs") {
+        let commit = fs::read_to_string(place.folder.join("refs/main")).ok();
+        let snapshots = place.folder.join("snapshots");
+        let (_, all) = list(&snapshots).ok()?;
+        let named = commit.filter(|commit| all.iter().any(|name| name == commit.trim()));
+        let chosen = match (named, &all[..]) {
+            (Some(commit), _) => commit.trim().to_owned(),
+            (None, [only]) => only.clone(),
+            _ => return None,
+        };
+        return Some(snapshots.join(chosen));
+    }
+    None
 }
 
 fn shown(names: &[&str]) -> String {

@@ -9,17 +9,17 @@ pub enum IoError {
     #[error("{}: cannot be read: {source}", path.display())]
     Read {
         path: PathBuf,
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     #[error("{}: cannot be written: {source}", path.display())]
     Write {
         path: PathBuf,
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     #[error("{}: not valid JSON: {source}", path.display())]
     Json {
         path: PathBuf,
-        source: serde_json::Error,
+        r#source: serde_json::Error,
     },
     #[error("{}: {bytes} bytes, expected at most {limit}", path.display())]
     TooLarge {

@@ -252,6 +252,12 @@ impl LanguageModel {
         &mut self.weights
     }
 
+    /// Leaves out all layers but the first `n`.
+    pub(crate) fn cut_layers(&mut self, n: usize) {
+        self.config.layers.truncate(n);
+        self.weights.layers.truncate(n);
+    }
+
     /// `W_U`, `[d_model, d_vocab]`; the embedding's transpose where [`Self::check_head`] finds none.
     pub fn unembedding(&self) -> Tensor<2> {
         self.weights

@@ -2,9 +2,9 @@
 //! predictions as they are (TransformerLens, `weight_processing.py`).
 
 use crate::ModelError;
-use crate::config::Norm;
+use crate::config::{ModelConfig, Norm};
 use crate::language_model::LanguageModel;
-use crate::weights::{Linear, NormWeights};
+use crate::weights::{Layer, Linear, NormWeights};
 use burn::tensor::Tensor;
 
 /// Which simplifications [`LanguageModel::simplified`] makes. The default is none.
@@ -18,6 +18,9 @@ pub struct Simplify {
     pub center_writing: bool,
     /// The unembedding loses its mean over the vocabulary: logits move by one number a position, probabilities do not.
     pub center_unembedding: bool,
+    /// Biases of values go through `W_O` into attention's output bias: attention weights add up to 1, so what attention
+    /// writes stays as it is, and values and heads' outputs lose a constant.
+    pub fold_value_biases: bool,
 }
 
 /// Takes the mean over a dimension away.
@@ -173,7 +176,7 @@ impl LanguageModel {
             return refused("center_unembedding", "its logits are capped");
         }
         let w = self.weights_mut();
-        if c.tied && !w.headless {
+        if w.unembed.is_none() && !w.headless {
             w.unembed = Some(w.embed.clone());
         }
         if simplify.fold_norms {
@@ -210,8 +213,48 @@ impl LanguageModel {
             w.unembed = w.unembed.take().map(|unembed| centred(unembed, 0));
             w.unembed_bias = w.unembed_bias.take().map(|bias| centred(bias, 0));
         }
+        if simplify.fold_value_biases {
+            let queries_per_value = c.n_heads / c.n_kv_heads;
+            for layer in &mut w.layers {
+                fold_values(layer, &c, queries_per_value);
+                if simplify.center_writing {
+                    layer.o.bias = layer.o.bias.take().map(|bias| centred(bias, 0));
+                }
+            }
+        }
         Ok(self)
     }
+
+    /// The model cut off after its first layers, all of them if it has no more.
+    #[must_use]
+    pub fn first_layers(mut self, n: usize) -> Self {
+        self.cut_layers(n);
+        self
+    }
+}
+
+/// Moves the biases of values into the bias of attention's output.
+fn fold_values(layer: &mut Layer, c: &ModelConfig, queries_per_value: usize) {
+    let Some(bias) = layer.qkv.bias.clone() else {
+        return;
+    };
+    let values = c.n_kv_heads * c.d_head;
+    let before = bias.dims()[0] - values;
+    let b_v = bias.clone().narrow(0, before, values);
+    // Of each query head the bias of the values that it reads, side by side as `W_O` has its rows.
+    let of_heads = b_v
+        .clone()
+        .reshape([c.n_kv_heads, 1, c.d_head])
+        .repeat_dim(1, queries_per_value)
+        .reshape([1, c.n_heads * c.d_head]);
+    let moved = of_heads.matmul(layer.o.weight.clone());
+    let moved = moved.reshape([layer.o.weight.dims()[1]]);
+    layer.o.bias = Some(match layer.o.bias.take() {
+        Some(bias) => bias + moved,
+        None => moved,
+    });
+    let kept = bias.narrow(0, 0, before);
+    layer.qkv.bias = Some(Tensor::cat(vec![kept, b_v.zeros_like()], 0));
 }
 
 /// Moves a norm's weight and bias into a matrix that reads what it normalized.

@@ -14,6 +14,7 @@ use crate::cross_layer;
 use crate::ends::Scaling;
 use crate::error::SaeError;
 use crate::formats::saelens;
+use crate::model_loading::ModelLoading;
 
 /// What a dictionary was trained on. What a foreign file does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct Provenance {
     pub tokens: Option<u64>,
     /// The normalization that was folded into the weights.
     pub normalization: Option<String>,
+    /// How the model was loaded, and which part of the hook point's value is read.
+    #[serde(default, skip_serializing_if = "ModelLoading::is_plain")]
+    pub loading: ModelLoading,
     /// The whole resolved recipe, seed included.
     pub recipe: Option<RunConfig>,
 }
@@ -77,6 +81,50 @@ pub struct Dictionary {
     pub coder: SparseCoder,
     /// Where it comes from.
     pub provenance: Provenance,
+}
+
+/// What a dictionary's files say of it without its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// The architecture's name.
+    pub architecture: &'static str,
+    /// Active latents per token, of a TopK coder.
+    pub k: Option<usize>,
+    /// Width of what it reads.
+    pub d_in: usize,
+    /// Width of what it reconstructs.
+    pub d_out: usize,
+    /// Number of latents, of all layers.
+    pub d_sae: usize,
+    /// Layers of a cross-layer transcoder.
+    pub layers: Option<usize>,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+impl Description {
+    /// That of a dictionary.
+    #[must_use]
+    pub fn of(dictionary: &Dictionary) -> Self {
+        let coder = &dictionary.coder;
+        Self {
+            architecture: coder.architecture.name(),
+            k: matches!(coder.architecture, Architecture::TopK).then_some(coder.k),
+            d_in: coder.d_in(),
+            d_out: coder.d_out(),
+            d_sae: coder.d_sae(),
+            layers: coder.layers(),
+            provenance: dictionary.provenance.clone(),
+        }
+    }
+
+    /// Reads that of a folder in the layout of SAELens 6; of the weights only names, types and shapes are looked at.
+    ///
+    /// # Errors
+    /// As [`Dictionary::load`], but for values.
+    pub fn read(dir: &Path) -> Result<Self, SaeError> {
+        saelens::describe(dir)
+    }
 }
 
 impl Dictionary {
@@ -230,6 +278,7 @@ impl Dictionary {
                 steps: Some(steps),
                 tokens: Some(tokens),
                 normalization: Some(config.activations.normalization.clone()),
+                loading: ModelLoading::default(),
                 recipe: Some(config.clone()),
             },
             coder,

@@ -12,7 +12,7 @@ pub enum SaeError {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// A file or folder could not be written; nothing stands under its final name that did not stand there before.
     #[error("cannot write {}: {source} (nothing was changed under that name)", path.display())]
@@ -20,7 +20,7 @@ pub enum SaeError {
         /// The final name of the file or folder.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// A file or folder cannot be read or written.
     #[error(transparent)]

@@ -1,8 +1,8 @@
 //! A JSON object out of a file, asked field by field; an error names file, field, what was found and what was expected.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use lapidary_io::IoError;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -21,14 +21,18 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Reads a file.
+    /// Reads a file as Python would: `NaN` and `Infinity` are values.
     ///
     /// # Errors
-    /// When it cannot be read or is no JSON object.
+    /// When it cannot be read, is very large, or is no JSON object.
     pub fn read(path: &Path) -> Result<Self, SaeError> {
-        let text = fs::read_to_string(path).map_err(|e| SaeError::read(path, e))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| SaeError::format(path, "file", e.to_string(), "a JSON object"))?;
+        let value = lapidary_io::read_json(path).map_err(|e| match e {
+            IoError::Read { source, .. } => SaeError::read(path, source),
+            IoError::Json { source, .. } => {
+                SaeError::format(path, "file", source.to_string(), "a JSON object")
+            }
+            other => other.into(),
+        })?;
         Self::of(path, value)
     }
 

@@ -21,6 +21,7 @@ mod formats;
 mod init;
 mod json;
 pub mod losses;
+mod model_loading;
 mod optimizer;
 mod parameters;
 mod penalized_step;
@@ -40,13 +41,14 @@ pub use config::{
     ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, FeaturesConfig, RunConfig,
     TrainingConfig,
 };
-pub use dictionary::{Dictionary, Provenance};
+pub use dictionary::{Description, Dictionary, Provenance};
 pub use ends::{Batch, Scaling};
 pub use error::SaeError;
 pub use fields::Fields;
 pub use files::replace_folder;
 pub use json::nan_if_null;
 pub use lapidary_kernels::Pursuit;
+pub use model_loading::{ModelLoading, PreparedModel, hub_name};
 pub use penalty::{Penalty, Shape};
 pub use run::{Observer, TrainingRun, hook_points};
 pub use tensors::{host, host_int};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use half::{bf16, f16};
+use lapidary_kernels::MappedFile;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::SaeError;
@@ -108,10 +109,10 @@ pub fn host_int<const D: usize>(tensor: &Tensor<D, Int>) -> Result<Vec<i32>, Sae
         })
 }
 
-/// A safetensors file in memory.
+/// A safetensors file, mapped into memory: what is not asked for is not read.
 pub struct TensorReader {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: MappedFile,
 }
 
 /// The tensors of a file.
@@ -139,12 +140,12 @@ pub enum Data<'a> {
 }
 
 impl TensorReader {
-    /// Reads the whole file.
+    /// Opens the file.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn open(path: &Path) -> Result<Self, SaeError> {
-        let bytes = std::fs::read(path).map_err(|e| SaeError::read(path, e))?;
+        let bytes = MappedFile::open(path).map_err(|e| SaeError::read(path, e))?;
         Ok(Self {
             path: path.to_path_buf(),
             bytes,
@@ -272,6 +273,14 @@ impl<'a> Tensors<'a> {
         } else {
             Err(wrong(format!("{} bytes", bytes.len()), format!("{size}")))
         }
+    }
+
+    /// Checks that there is a tensor of this name and shape.
+    ///
+    /// # Errors
+    /// When there is none, or it has another shape.
+    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(), SaeError> {
+        self.entry(name, shape).map(|_| ())
     }
 
     /// Whether there is a tensor of this name.

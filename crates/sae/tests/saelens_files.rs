@@ -10,8 +10,8 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use lapidary_sae::{
-    Architecture, Dictionary, Penalty, Provenance, Pursuit, RunConfig, Shape, SparseCoder, Weight,
-    Weights,
+    Architecture, Description, Dictionary, ModelLoading, Penalty, Provenance, Pursuit, RunConfig,
+    Shape, SparseCoder, Weight, Weights,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -385,7 +385,7 @@ fn a_hostile_file_is_one_clear_error() {
     );
     assert_eq!(
         refused(&|f| f.cfg["normalize_activations"] = json!("layer_norm")),
-        "DIR/cfg.json: normalize_activations: found \"layer_norm\", expected one of [\"none\"]"
+        "DIR/cfg.json: normalize_activations: found \"layer_norm\", expected \"none\": others scale each token by its own norm, or by a factor that is not in the file"
     );
     assert_eq!(
         refused(&|f| {
@@ -526,4 +526,186 @@ fn recipes_of_other_versions_are_read_or_left_out() {
     // A newer one may have a coder that is not known here.
     let newer = recipe_of(|recipe| recipe["coder"]["architecture"] = json!("facets"));
     assert_eq!(newer, None);
+}
+
+/// Tensors of a file that SAELens's values were kept in.
+fn expected(folder: &Path) -> HashMap<String, Vec<f32>> {
+    let bytes = fs::read(folder.join("expected.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |data: &[u8]| {
+        let floats = data.as_chunks::<4>().0.iter();
+        floats.map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    file.tensors()
+        .into_iter()
+        .map(|(name, view)| (name, values(view.data())))
+        .collect()
+}
+
+#[test]
+fn older_files_give_the_codes_that_saelens_gives() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/dictionaries");
+    for (name, architecture, k, hook) in [
+        (
+            "cfg-with-nan",
+            Architecture::Standard,
+            None,
+            "blocks.1.hook_resid_post",
+        ),
+        (
+            "flat-cfg-without-architecture",
+            Architecture::Standard,
+            None,
+            "blocks.1.hook_resid_pre",
+        ),
+        (
+            "saelens5-topk",
+            Architecture::TopK,
+            Some(5),
+            "blocks.1.hook_resid_post",
+        ),
+    ] {
+        let folder = fixtures.join(name);
+        let read = Dictionary::load(&folder, &Device::flex()).unwrap();
+        assert_eq!(read.coder.architecture, architecture, "{name}");
+        assert_eq!(read.provenance.hook_point.as_deref(), Some(hook), "{name}");
+        assert_eq!(
+            read.provenance.corpus.as_deref(),
+            Some("Skylion007/openwebtext")
+        );
+        let described = Description::read(&folder).unwrap();
+        assert_eq!((described.k, described.d_sae), (k, 40), "{name}");
+        assert_eq!(described.provenance, read.provenance);
+
+        let wanted = expected(&folder);
+        let x = TensorData::new(wanted["x"].clone(), [5, 12]);
+        let x = Tensor::<2>::from_data(x, &Device::flex());
+        let codes = read.coder.encode(x.clone());
+        let width = codes.values.dims()[1];
+        let indices: Vec<i32> = codes.indices.clone().try_into_vec_as().unwrap();
+        let mut dense = vec![0f32; 5 * 40];
+        for (at, (value, index)) in host(&codes.values).iter().zip(indices).enumerate() {
+            if *value != 0.0 {
+                dense[at / width * 40 + index as usize] = *value;
+            }
+        }
+        let close = |found: &[f32], wanted: &[f32]| {
+            assert_eq!(found.len(), wanted.len());
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4 * b.abs().max(1.0);
+            assert!(found.iter().zip(wanted).all(near), "{name}: {found:?}");
+        };
+        close(&dense, &wanted["codes"]);
+        close(
+            &host(&read.coder.reconstruct(codes, x)),
+            &wanted["reconstruction"],
+        );
+    }
+}
+
+#[test]
+fn what_decides_activations_stays_with_a_dictionary() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("d");
+    let mut written = dictionary(Architecture::Standard);
+    written.provenance.loading = ModelLoading {
+        class: Some("HookedMamba".into()),
+        options: serde_json::from_value(json!({"center_writing_weights": true, "fold_ln": false}))
+            .unwrap(),
+        head: Some(3),
+        head_out: None,
+        positions: Some(json!([5, -5])),
+        excluded_tokens: Some(json!([0, 1])),
+    };
+    written.save(&place).unwrap();
+    let read = Dictionary::load(&place, &Device::flex()).unwrap();
+    assert_eq!(read.provenance, written.provenance);
+    assert!(read.provenance.loading.changes_activations());
+    // Under the names that SAELens has for them.
+    let cfg: Value =
+        serde_json::from_str(&fs::read_to_string(place.join("cfg.json")).unwrap()).unwrap();
+    let metadata = &cfg["metadata"];
+    assert_eq!(
+        metadata["model_from_pretrained_kwargs"]["center_writing_weights"],
+        true
+    );
+    assert_eq!(metadata["hook_head_index"], 3);
+    assert_eq!(metadata["model_class_name"], "HookedMamba");
+    assert_eq!(metadata["seqpos_slice"], json!([5, -5]));
+    assert_eq!(metadata["exclude_special_tokens"], json!([0, 1]));
+}
+
+#[test]
+fn metadata_that_say_what_is_usual_change_nothing() {
+    for metadata in [
+        json!({"model_from_pretrained_kwargs": {"center_writing_weights": false}, "hook_head_index": null}),
+        json!({"seqpos_slice": [null], "exclude_special_tokens": false, "model_class_name": "HookedTransformer"}),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("d");
+        dictionary(Architecture::Standard).save(&place).unwrap();
+        let path = place.join("cfg.json");
+        let mut cfg: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for (key, value) in metadata.as_object().unwrap() {
+            cfg["metadata"][key] = value.clone();
+        }
+        fs::write(&path, cfg.to_string()).unwrap();
+        let read = Dictionary::load(&place, &Device::flex()).unwrap();
+        assert!(!read.provenance.loading.changes_activations(), "{metadata}");
+    }
+}
+
+#[test]
+fn normalizations_that_a_file_lacks_are_refused() {
+    for (value, refused) in [
+        (json!("none"), false),
+        (json!(null), false),
+        (json!(false), false),
+        (json!(true), true),
+        (json!("expected_average_only_in"), true),
+        (json!("layer_norm"), true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("d");
+        dictionary(Architecture::Standard).save(&place).unwrap();
+        let path = place.join("cfg.json");
+        let mut cfg: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        cfg["normalize_activations"] = value.clone();
+        fs::write(&path, cfg.to_string()).unwrap();
+        match Dictionary::load(&place, &Device::flex()) {
+            Ok(_) => assert!(!refused, "{value}"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    refused && error.contains("normalize_activations: found"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dictionary_with_foreign_files_beside_it_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("d");
+    let d = dictionary(Architecture::Standard);
+    d.save(&place).unwrap();
+    fs::write(place.join("notes.md"), "years of work").unwrap();
+    let error = d.save(&place).unwrap_err().to_string();
+    assert!(error.contains("`notes.md`"), "{error}");
+    assert_eq!(
+        fs::read_to_string(place.join("notes.md")).unwrap(),
+        "years of work"
+    );
+}
+
+#[test]
+fn an_error_says_its_cause_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Dictionary::load(&dir.path().join("none"), &Device::flex()).unwrap_err();
+    assert!(error.to_string().contains("No such file"), "{error}");
+    assert!(
+        std::error::Error::source(&error).is_none(),
+        "its message has the cause already"
+    );
 }

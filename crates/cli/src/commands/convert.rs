@@ -51,7 +51,11 @@ impl Convert {
             .map(|from| open_dictionary(from, self.from_format, self.hook_point, &device))
             .collect::<Result<Vec<_>>>()?;
         if let Ok(to) = self.to.canonicalize() {
-            for from in self.from.iter().filter_map(|from| from.canonicalize().ok()) {
+            let read = self.from.iter().filter_map(|from| {
+                let folder = lapidary_formats::folder_of(from).unwrap_or_else(|_| from.clone());
+                folder.canonicalize().ok()
+            });
+            for from in read {
                 if from.starts_with(&to) {
                     bail!(
                         "{}: what is read lies in it, and would be lost; choose another --to",

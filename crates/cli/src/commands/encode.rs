@@ -24,7 +24,7 @@ const ROWS: usize = 8192;
 The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
 active latents, and `reconstruction` [n, d], of a transcoder what it makes of the activations. A coder that reads several
 hook points takes a tensor that is named after each, or one with all side by side; a cross-layer transcoder's codes
-descend layer by layer.")]
+descend layer by layer. A coder of one head (`hook_head_index`) takes its head out of activations of all heads side by side.")]
 pub struct Encode {
     /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
@@ -64,6 +64,7 @@ impl Encode {
             None => {
                 let name = self.tensor_name(&file, &dictionary)?;
                 let (shape, rows) = file.read(&name)?;
+                let (shape, rows) = of_head(shape, rows, &dictionary);
                 if shape.last() != Some(&d) {
                     bail!(
                         "{}: tensor `{name}` has shape {shape:?}, the dictionary reads activations of width {d}",
@@ -190,5 +191,29 @@ impl Encode {
                 names.join(", ")
             )
         })
+    }
+}
+
+/// Of activations of all heads side by side those of the one that the dictionary reads, if it reads one.
+fn of_head(
+    mut shape: Vec<usize>,
+    rows: Vec<f32>,
+    dictionary: &Dictionary,
+) -> (Vec<usize>, Vec<f32>) {
+    let d = dictionary.coder.d_in();
+    let all = shape.last().copied().unwrap_or(0);
+    let head = dictionary.provenance.loading.head;
+    let head = head.and_then(|head| usize::try_from(head).ok());
+    match head {
+        Some(head) if all > d && all.is_multiple_of(d) && head < all / d => {
+            let each = rows.chunks_exact(all);
+            let rows = each.flat_map(|row| row[head * d..][..d].iter().copied());
+            let rows = rows.collect();
+            if let Some(last) = shape.last_mut() {
+                *last = d;
+            }
+            (shape, rows)
+        }
+        _ => (shape, rows),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::figures::table;
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
+use crate::dictionary_model;
 use crate::progress::{Stage, note};
 use crate::run_folder::{RunFolder, write_json};
 use anyhow::{Context, Result, bail};
@@ -67,6 +68,7 @@ impl Eval {
             opened.dictionary.coder = opened.dictionary.coder.with_k(k)?;
         }
         let recipe = opened.dictionary.provenance.recipe.as_ref();
+        let given = self.corpus.is_some();
         let corpus = self
             .corpus
             .or_else(|| recipe.map(|r| r.evaluation.corpus.clone()));
@@ -79,7 +81,9 @@ impl Eval {
         for path in self.out.iter().chain(&self.latents) {
             check_target(path)?;
         }
-        let blocks = opened.blocks(&corpus, &self.text, tokens)?;
+        let blocks = opened
+            .blocks(&corpus, &self.text, tokens)
+            .map_err(dictionary_model::corpus_of(&self.dictionary, given))?;
         let Evaluation { metrics, latents } = measure(&opened.model, &opened.dictionary, &blocks)?;
         let signed = Signed {
             metrics: &metrics,
@@ -122,6 +126,8 @@ pub struct Signed<'a> {
 pub struct Opened {
     pub dictionary: Dictionary,
     pub model: Arc<LanguageModel>,
+    /// Where the dictionary lies.
+    path: PathBuf,
     /// The run's folder, if the dictionary lies in one.
     pub folder: Option<RunFolder>,
 }
@@ -136,12 +142,11 @@ impl Opened {
         let folder = RunFolder::new(path);
         let in_run = Dictionary::exists(&folder.dictionary());
         let dictionary = from.open(path, device)?;
-        let named = model.or(dictionary.provenance.model_name.as_deref());
-        let named = named.context("the dictionary does not name its model: give --model")?;
-        let model = Arc::new(LanguageModel::load(named, device)?);
+        let model = dictionary_model::load(&dictionary, path, model, device)?;
         Ok(Self {
             dictionary,
             model,
+            path: path.to_path_buf(),
             folder: in_run.then_some(folder),
         })
     }
@@ -152,7 +157,7 @@ impl Opened {
             return Ok(None);
         };
         let [_, hook_points] = self.dictionary.hook_points_of_both()?;
-        let model = LanguageModel::load(name, self.model.device())?;
+        let model = dictionary_model::load_second(name, &self.path, self.model.device())?;
         Ok(Some(OtherModel {
             model: Arc::new(model),
             hook_points,

@@ -53,6 +53,7 @@ impl Features {
         let device = self.device.open()?;
         let mut opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
         let recipe = opened.dictionary.provenance.recipe.as_ref();
+        let given = self.corpus.is_some();
         let corpus = self
             .corpus
             .or_else(|| opened.dictionary.provenance.corpus.clone());
@@ -81,7 +82,9 @@ impl Features {
             (None, None) => RunFolder::new(&self.dictionary),
         };
         let mut writer = RunWriter::claim(&folder.path, &table_files())?;
-        let blocks = opened.blocks(&corpus, &self.text, tokens)?;
+        let blocks = opened
+            .blocks(&corpus, &self.text, tokens)
+            .map_err(crate::dictionary_model::corpus_of(&self.dictionary, given))?;
         writer.add(table_files())?;
         write(
             &folder,

@@ -6,6 +6,31 @@ use std::fmt::Write;
 /// Width of the longest bar of the histogram.
 const BAR: u64 = 40;
 
+/// The figures that are shown first.
+pub const HEADLINE: [&str; 6] = [
+    "ce_loss_score",
+    "kl_div_score",
+    "fvu",
+    "cossim",
+    "l0",
+    "frac_alive",
+];
+
+/// The figures that are shown first, one a line.
+pub fn headline(m: &Metrics) -> String {
+    let rows = [
+        (m.ce_loss_score, "share of the loss recovered"),
+        (m.kl_div_score, "share of the divergence avoided"),
+        (m.fvu, "fraction of variance unexplained"),
+        (m.cossim, "cosine of activation and reconstruction"),
+        (m.l0, "active a token"),
+        (m.frac_alive, "share that fired at all"),
+    ];
+    let named = HEADLINE.into_iter().zip(rows);
+    let lines = named.map(|(name, (value, meaning))| line(name, value, meaning));
+    lines.collect()
+}
+
 /// All figures, one a line, in groups.
 pub fn table(m: &Metrics) -> String {
     let mut text = String::new();

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use polars::prelude::*;
+use serde_json::Value;
 
-use super::{ExampleRow, FeatureRow, FiringToken, LogitToken};
+use super::{ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow};
 use crate::FeaturesError;
 use crate::statistics::Band;
 
@@ -27,6 +28,75 @@ pub(super) const SUPPRESSED: [&str; 3] = [
     "suppressed_token_ids",
     "suppressed_logits",
 ];
+
+/// What a Parquet file's footer says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableDescription {
+    /// Number of rows.
+    pub rows: usize,
+    /// Name and type of each column.
+    pub columns: Vec<(String, String)>,
+}
+
+/// Reads the footer of any Parquet file, and no rows.
+///
+/// # Errors
+/// If the file cannot be read or is no Parquet table.
+pub fn describe_table(path: &Path) -> Result<TableDescription, FeaturesError> {
+    let mut reader = ParquetReader::new(open(path)?);
+    let read = decoded(path, || Ok((reader.schema()?, reader.num_rows()?)));
+    let (schema, rows) = read?;
+    let columns = schema.iter_values().map(|field| {
+        let dtype = DataType::from_arrow_field(field);
+        (field.name.to_string(), dtype.to_string())
+    });
+    Ok(TableDescription {
+        rows,
+        columns: columns.collect(),
+    })
+}
+
+/// Reads `runs.parquet`, or any other small table of numbers, texts and booleans; cells of other types are text.
+///
+/// # Errors
+/// If the file cannot be read or is no Parquet table.
+pub fn read_runs(path: &Path) -> Result<Vec<RunRow>, FeaturesError> {
+    let table = Table::open(path)?;
+    let cell = |column: &Column, row: usize| match column.get(row) {
+        Ok(AnyValue::Null) | Err(_) => Value::Null,
+        Ok(AnyValue::Boolean(yes)) => yes.into(),
+        Ok(AnyValue::String(text)) => text.into(),
+        Ok(AnyValue::StringOwned(text)) => text.as_str().into(),
+        Ok(AnyValue::Int64(number)) => number.into(),
+        Ok(AnyValue::UInt64(number)) => number.into(),
+        Ok(AnyValue::Float64(number)) => number.into(),
+        Ok(other) => other.to_string().into(),
+    };
+    let rows = (0..table.data.height()).map(|row| {
+        let columns = table.data.columns().iter();
+        let cells = columns.map(|column| (column.name().to_string(), cell(column, row)));
+        cells.collect()
+    });
+    Ok(rows.collect())
+}
+
+fn open(path: &Path) -> Result<File, FeaturesError> {
+    File::open(path).map_err(|source| FeaturesError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+/// What the decoder returns: polars answers some damaged files with a panic.
+fn decoded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T, FeaturesError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| "damaged in a way the decoder does not name".to_owned())
+        .and_then(|read| read.map_err(|error| error.to_string()))
+        .map_err(|reason| FeaturesError::Parquet {
+            path: path.into(),
+            reason,
+        })
+}
 
 /// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and `relative_decoder_norms` may be absent.
 ///
@@ -183,21 +253,8 @@ impl Interned {
 
 impl<'a> Table<'a> {
     fn open(path: &'a Path) -> Result<Self, FeaturesError> {
-        let file = File::open(path).map_err(|source| FeaturesError::Read {
-            path: path.into(),
-            source,
-        })?;
-        // polars answers some damaged files with a panic.
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            ParquetReader::new(file).set_rechunk(true).finish()
-        }));
-        let data = read
-            .map_err(|_| "damaged in a way the decoder does not name".to_owned())
-            .and_then(|read| read.map_err(|error| error.to_string()))
-            .map_err(|reason| FeaturesError::Parquet {
-                path: path.into(),
-                reason,
-            })?;
+        let file = open(path)?;
+        let data = decoded(path, || ParquetReader::new(file).set_rechunk(true).finish())?;
         Ok(Table { path, data })
     }
 

@@ -20,21 +20,21 @@ enum Kind {
 }
 
 impl Container {
-    /// Opens `.safetensors`, `.pt` (or `.pth`) or `.npz`.
+    /// Opens `.safetensors`, `.pt` (or `.pth`, `.bin`) or `.npz`. Elements are not read.
     ///
     /// # Errors
     /// When the file cannot be read, or is not what its ending says.
     pub fn open(path: &Path) -> Result<Self, SaeError> {
         let kind = match path.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => Kind::Safetensors(TensorReader::open(path)?),
-            Some("pt" | "pth") => Kind::Torch(torch::TorchFile::open(path)?),
+            Some("pt" | "pth" | "bin") => Kind::Torch(torch::TorchFile::open(path)?),
             Some("npz") => Kind::Npz(npz::NpzFile::open(path)?),
             _ => {
                 return Err(SaeError::format(
                     path,
                     "name",
                     "another ending",
-                    ".safetensors, .pt, .pth or .npz",
+                    ".safetensors, .pt, .pth, .bin or .npz",
                 ));
             }
         };

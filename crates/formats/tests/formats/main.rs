@@ -9,6 +9,7 @@ mod detection;
 mod dictionary_learning;
 mod folder;
 mod mutations;
+mod places;
 mod releases;
 mod round_trip;
 mod sparsify;

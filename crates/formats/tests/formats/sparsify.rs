@@ -9,7 +9,7 @@ use lapidary_sae::Architecture;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 
-use crate::folder::{D, F, Foreign, assert_weights, f32s, host, numbers, opened, turned};
+use crate::folder::{D, F, Foreign, assert_weights, f32s, fixture, host, numbers, opened, turned};
 
 fn foreign() -> Foreign {
     let config = json!({"activation": "topk", "expansion_factor": 32, "normalize_decoder": true, "num_latents": F, "k": 2,
@@ -102,6 +102,33 @@ fn the_run_and_the_folder_say_where_it_belongs() {
         (from.context, from.corpus.as_deref()),
         (Some(2048), Some("EleutherAI/text"))
     );
+}
+
+#[test]
+fn double_precision_is_read() {
+    let mut f = foreign();
+    for (dtype, _, bytes) in f.tensors.values_mut() {
+        *dtype = Dtype::F64;
+        let values = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b));
+        *bytes = values.flat_map(|v| f64::from(v).to_le_bytes()).collect();
+    }
+    assert_weights(&f.open().unwrap().coder);
+    for (file, config) in [
+        ("topk_f64.pt", "AutoEncoderTopK"),
+        ("gemma_scope_f64.npz", ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(fixture(file), dir.path().join(file)).unwrap();
+        let config = json!({"trainer": {"dict_class": config, "k": 2}}).to_string();
+        if file.ends_with(".pt") {
+            fs::write(dir.path().join("config.json"), config).unwrap();
+        }
+        assert_weights(&opened(dir.path(), None).unwrap().coder);
+    }
 }
 
 #[test]

@@ -102,10 +102,7 @@ impl Method for TopK {
     }
 
     fn read_cfg(&self, cfg: &Cfg, mut coder: SparseCoder) -> Result<SparseCoder, SaeError> {
-        coder.k = match cfg.old_k()? {
-            Some(k) => k,
-            None => cfg.size("k")?,
-        };
+        coder.k = cfg.k()?;
         if coder.k > coder.d_sae() {
             return Err(cfg.wrong("k", &format!("at most d_sae = {}", coder.d_sae())));
         }

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_io::{existing, write_synced};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::coder::{Architecture, SKIP, SparseCoder, Weight};
 use crate::cross_layer::{self, MOST_LAYERS};
-use crate::dictionary::{Dictionary, Provenance, recipe_of};
+use crate::dictionary::{Description, Dictionary, Provenance, recipe_of};
 use crate::error::SaeError;
 use crate::fields::Fields;
 use crate::files::replace_folder;
+use crate::model_loading::ModelLoading;
 use crate::tensors::{TensorReader, TensorWriter, Tensors, host, transpose};
 use crate::weights::is;
 
@@ -27,6 +28,10 @@ const SAE_LENS_VERSION: &str = "6.54.12";
 const FORMAT_VERSION: u64 = 1;
 const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
+/// What is replaced with a dictionary: its files, and the sample beside it.
+const OWN_FILES: [&str; 3] = [CONFIG, WEIGHTS, "lapidary_sample.safetensors"];
+/// `model_class_name` of what hook points are named after.
+const TRANSFORMER_LENS: &str = "HookedTransformer";
 /// `k` of a coder that has none.
 const UNKNOWN_K: usize = 64;
 
@@ -38,16 +43,7 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
             message: why.to_owned(),
         });
     }
-    let is_ours = dir.join(CONFIG).exists() || !dir.exists();
-    let is_empty = || fs::read_dir(dir).is_ok_and(|mut d| d.next().is_none());
-    if !is_ours && !is_empty() {
-        return Err(SaeError::format(
-            dir,
-            "folder",
-            "something that is not a dictionary (no cfg.json)",
-            "a new folder, an empty one, or an old dictionary to replace",
-        ));
-    }
+    only_ours(dir)?;
     let mut weights = TensorWriter::default();
     for (name, weight) in coder.weights.iter() {
         let there = stored_name(name);
@@ -62,11 +58,46 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
         }
     }
     let text = serde_json::to_string_pretty(&cfg(dictionary)).expect("JSON values");
-    let is_ours = |file: &Path| [CONFIG, WEIGHTS].iter().any(|name| file == Path::new(name));
+    let is_ours = |file: &Path| OWN_FILES.iter().any(|name| file == Path::new(name));
     replace_folder(dir, is_ours, |folder| {
         weights.write(&folder.join(WEIGHTS), None)?;
         write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
     })
+}
+
+/// Refuses a place where anything else than a dictionary in this layout lies: it would be lost.
+fn only_ours(dir: &Path) -> Result<(), SaeError> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let expected = "a new folder, an empty one, or an old dictionary to replace";
+    if !dir.is_dir() {
+        return Err(SaeError::format(dir, "folder", "a file", expected));
+    }
+    let entries = fs::read_dir(dir).map_err(|e| SaeError::read(dir, e))?;
+    let mut names = vec![];
+    for entry in entries {
+        let entry = entry.map_err(|e| SaeError::read(dir, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !OWN_FILES.contains(&name.as_str()) || !entry.path().is_file() {
+            return Err(SaeError::format(
+                dir,
+                "folder",
+                format!("something that is not a dictionary: `{name}`"),
+                format!("{expected}: choose another folder, or move that away"),
+            ));
+        }
+        names.push(name);
+    }
+    match names.is_empty() || names.iter().any(|name| name == CONFIG) {
+        true => Ok(()),
+        false => Err(SaeError::format(
+            dir,
+            "folder",
+            "something that is not a dictionary (no cfg.json)",
+            expected,
+        )),
+    }
 }
 
 /// Tensors that are looked at when they are there: a scale, which must be 1, and thresholds as their logarithms.
@@ -97,12 +128,13 @@ fn cfg(dictionary: &Dictionary) -> Value {
             "sae_lens_training_version": null,
             "model_name": from.model_name,
             "other_model_name": from.other_model,
-            "model_class_name": "HookedTransformer",
+            "model_class_name": from.loading.class.as_deref().unwrap_or(TRANSFORMER_LENS),
+            "model_from_pretrained_kwargs": from.loading.options,
             "hook_name": from.hook_point,
             "hook_names": Some(&from.hook_points).filter(|points| !points.is_empty()),
             "hook_names_out": Some(&from.hook_points_out).filter(|points| !points.is_empty()),
             "hook_name_out": from.hook_point_out.as_ref().filter(|name| !name.is_empty()),
-            "hook_head_index": null,
+            "hook_head_index": from.loading.head,
             "context_size": from.context,
             "prepend_bos": from.prepend_bos,
             "dataset_path": from.corpus,
@@ -117,6 +149,21 @@ fn cfg(dictionary: &Dictionary) -> Value {
             },
         },
     });
+    for (key, value) in [
+        (
+            "hook_head_index_out",
+            from.loading.head_out.map(Value::from),
+        ),
+        ("seqpos_slice", from.loading.positions.clone()),
+        (
+            "exclude_special_tokens",
+            from.loading.excluded_tokens.clone(),
+        ),
+    ] {
+        if let Some(value) = value {
+            cfg["metadata"][key] = value;
+        }
+    }
     if dictionary.transcodes() {
         cfg["d_out"] = json!(coder.d_out());
     }
@@ -183,6 +230,8 @@ fn parse_architecture(stored: &str) -> (&str, Kind) {
 pub(crate) struct Cfg {
     top: Fields,
     metadata: Fields,
+    /// Whether the file is from before version 6: everything stands at the top level.
+    is_flat: bool,
 }
 
 impl Deref for Cfg {
@@ -198,11 +247,16 @@ impl Cfg {
         let top = Fields::read(&path)?;
         let metadata = top.inner("metadata")?;
         // From before version 6 the same facts stand at the top level.
-        let metadata = match metadata.has("sae_lens_version") {
-            true => metadata,
-            false => top.clone(),
+        let is_flat = !metadata.has("sae_lens_version");
+        let metadata = match is_flat {
+            true => top.clone(),
+            false => metadata,
         };
-        Ok(Self { top, metadata })
+        Ok(Self {
+            top,
+            metadata,
+            is_flat,
+        })
     }
 
     fn metadata_text(&self, names: &[&str]) -> Option<String> {
@@ -219,13 +273,13 @@ impl Cfg {
             .find_map(|n| Some((n, self.top.text(n)?)))
     }
 
-    /// `k` of a TopK coder in a file from before version 6; none in later ones.
-    pub(crate) fn old_k(&self) -> Result<Option<usize>, SaeError> {
-        let named = self.top.text("architecture");
-        if named == Some("topk") || !matches!(self.activation(), Some((_, "topk"))) {
-            return Ok(None);
+    /// `k` of a TopK coder: where it stands depends on the version of the file.
+    pub(crate) fn k(&self) -> Result<usize, SaeError> {
+        let old = self.top.inner("activation_fn_kwargs")?;
+        match old.has("k") && (self.is_flat || !self.top.has("k")) {
+            true => old.size("k"),
+            false => self.top.size("k"),
         }
-        self.top.inner("activation_fn_kwargs")?.size("k").map(Some)
     }
 
     /// The architecture, and the kind of coder.
@@ -242,11 +296,13 @@ impl Cfg {
     fn of_kind(&self, name: Option<&str>, kind: Kind) -> Result<Architecture, SaeError> {
         match (name, self.activation()) {
             (Some("standard") | None, Some((_, "topk"))) => return Ok(Architecture::TopK),
-            (Some("standard"), Some((field, other))) if other != "relu" => {
+            (Some("standard") | None, Some((field, other))) if other != "relu" => {
                 return Err(self.wrong(field, "\"relu\" or \"topk\""));
             }
             _ => {}
         }
+        // As SAELens takes files from before architectures had names.
+        let name = name.or((self.is_flat && !self.top.has("architecture")).then_some("standard"));
         let stored = || {
             Architecture::ALL.into_iter().filter(|a| {
                 let method = a.method();
@@ -300,7 +356,41 @@ impl Cfg {
         Ok((layers, [each("d_in")?, each("d_out")?, each("d_sae")?]))
     }
 
-    fn provenance(&self) -> Provenance {
+    /// What SAELens says of the model's activations, but for what is usual.
+    fn loading(&self) -> Result<ModelLoading, SaeError> {
+        let said = |names: &[&str]| {
+            let found = names.iter().find_map(|name| self.metadata.get(name));
+            let usual = [Value::Null, json!(false), json!([null]), json!([])];
+            found.filter(|value| !usual.contains(value)).cloned()
+        };
+        let head = |names: &[&'static str]| match said(names) {
+            None => Ok(None),
+            Some(value) => value.as_u64().map(Some).ok_or_else(|| {
+                let name = names.iter().find(|name| self.metadata.has(name));
+                self.metadata
+                    .wrong(name.unwrap_or(&names[0]), "null or the number of a head")
+            }),
+        };
+        let options = match self.metadata.get("model_from_pretrained_kwargs") {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(options)) => options.clone(),
+            Some(_) => {
+                let field = "model_from_pretrained_kwargs";
+                return Err(self.metadata.wrong(field, "an object"));
+            }
+        };
+        let class = self.metadata_text(&["model_class_name"]);
+        Ok(ModelLoading {
+            class: class.filter(|class| class != TRANSFORMER_LENS),
+            options,
+            head: head(&["hook_head_index", "hook_point_head_index"])?,
+            head_out: head(&["hook_head_index_out"])?,
+            positions: said(&["seqpos_slice"]),
+            excluded_tokens: said(&["exclude_special_tokens"]),
+        })
+    }
+
+    fn provenance(&self, loading: ModelLoading) -> Provenance {
         let ours = self
             .metadata
             .get("lapidary")
@@ -329,6 +419,7 @@ impl Cfg {
                 .and_then(Value::as_str)
                 .map(str::to_owned),
             recipe: ours.get("recipe").and_then(recipe_of),
+            loading,
         }
     }
 }
@@ -337,62 +428,147 @@ pub(crate) fn exists(dir: &Path) -> bool {
     existing(dir, CONFIG).join(CONFIG).exists()
 }
 
-pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
-    let dir = &existing(dir, CONFIG);
-    let cfg = Cfg::read(dir.join(CONFIG))?;
-    let (architecture, kind) = cfg.architecture()?;
-    let transcodes = matches!(kind, Kind::Transcoder { .. } | Kind::CrossLayer);
-    let method = architecture.method();
-    let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);
-    let d_out = match transcodes {
-        true => cfg.size("d_out")?,
-        false => d_in,
-    };
-    cfg.only("normalize_activations", &["none"])?;
-    cfg.only("reshape_activations", &["none", "hook_z"])?;
-    let apply_b_dec_to_input = cfg.flag("apply_b_dec_to_input", !transcodes)?;
-    if transcodes && apply_b_dec_to_input {
-        return Err(cfg.wrong("apply_b_dec_to_input", "false, for a transcoder"));
+/// What a folder says of its dictionary before any weight is read.
+struct Plan {
+    cfg: Cfg,
+    architecture: Architecture,
+    apply_b_dec_to_input: bool,
+    /// `d_in`, `d_out`, `d_sae`.
+    sizes: [usize; 3],
+    layers: Option<usize>,
+    /// The weights, under our names.
+    shapes: Vec<(&'static str, Vec<usize>)>,
+    provenance: Provenance,
+}
+
+impl Plan {
+    fn read(dir: &Path) -> Result<Self, SaeError> {
+        let cfg = Cfg::read(dir.join(CONFIG))?;
+        let (architecture, kind) = cfg.architecture()?;
+        let transcodes = matches!(kind, Kind::Transcoder { .. } | Kind::CrossLayer);
+        let method = architecture.method();
+        let (d_in, d_sae) = (cfg.size("d_in")?, cfg.size("d_sae")?);
+        let d_out = match transcodes {
+            true => cfg.size("d_out")?,
+            false => d_in,
+        };
+        if cfg.only("normalize_activations", &["none"]).is_err() {
+            let expected = "\"none\": others scale each token by its own norm, or by a factor that is not in the file";
+            return Err(cfg.wrong("normalize_activations", expected));
+        }
+        cfg.only("reshape_activations", &["none", "hook_z"])?;
+        let apply_b_dec_to_input = cfg.flag("apply_b_dec_to_input", !transcodes)?;
+        if transcodes && apply_b_dec_to_input {
+            return Err(cfg.wrong("apply_b_dec_to_input", "false, for a transcoder"));
+        }
+        let layers = match kind {
+            Kind::CrossLayer => Some(cfg.layers()?),
+            _ => None,
+        };
+        let mut shapes = match layers {
+            Some((layers, each)) => cross_layer::shapes(architecture, layers, each),
+            None => method.shapes(d_in, d_out, d_sae),
+        };
+        if kind == (Kind::Transcoder { skips: true }) {
+            shapes.push((SKIP, vec![d_out, d_in]));
+        }
+        let mut provenance = cfg.provenance(cfg.loading()?);
+        match transcodes && layers.is_none() {
+            true => {
+                provenance.hook_point_out.get_or_insert_default();
+            }
+            false => provenance.hook_point_out = None, // where what it reads is reconstructed
+        }
+        if kind == Kind::Crosscoder {
+            provenance.hook_points = cfg.hook_names("hook_names", None)?;
+        }
+        if let Some((layers, [.., latents])) = layers {
+            provenance.hook_points = cfg.hook_names("hook_names", Some(layers))?;
+            provenance.hook_points_out = cfg.hook_names("hook_names_out", Some(layers))?;
+            if method.takes_k() {
+                cfg.size_up_to("k", latents, "latents of a layer")?;
+            }
+        }
+        Ok(Self {
+            cfg,
+            architecture,
+            apply_b_dec_to_input,
+            sizes: [d_in, d_out, d_sae],
+            layers: layers.map(|(layers, _)| layers),
+            shapes,
+            provenance,
+        })
     }
 
+    /// Refuses tensors that the coder does not have.
+    fn only(&self, tensors: &Tensors<'_>) -> Result<(), SaeError> {
+        let names = self.shapes.iter().map(|(name, _)| stored_name(name));
+        let names: Vec<String> = names.collect();
+        let known = names.iter().map(String::as_str).chain(HARMLESS);
+        tensors.only(&known.collect::<Vec<_>>())
+    }
+}
+
+pub(crate) fn describe(dir: &Path) -> Result<Description, SaeError> {
+    let dir = &existing(dir, CONFIG);
+    let plan = Plan::read(dir)?;
+    let file = TensorReader::open(&dir.join(WEIGHTS))?;
+    let tensors = file.tensors()?;
+    plan.only(&tensors)?;
+    for (name, shape) in &plan.shapes {
+        let logs = is(name, "threshold") && !tensors.has(name);
+        let stored = match logs {
+            true => "log_threshold".to_owned(),
+            false => stored_name(name),
+        };
+        match shape[..] {
+            [rows, columns] if is(name, ENCODER) => tensors.check(&stored, &[columns, rows])?,
+            _ => tensors.check(&stored, shape)?,
+        }
+    }
+    let [d_in, d_out, d_sae] = plan.sizes;
+    let takes_k = matches!(plan.architecture, Architecture::TopK);
+    Ok(Description {
+        architecture: plan.architecture.name(),
+        k: takes_k.then(|| plan.cfg.k()).transpose()?,
+        d_in,
+        d_out,
+        d_sae,
+        layers: plan.layers,
+        provenance: plan.provenance,
+    })
+}
+
+pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> {
+    let dir = &existing(dir, CONFIG);
+    let plan = Plan::read(dir)?;
     let path = dir.join(WEIGHTS);
     let file = TensorReader::open(&path)?;
     let tensors = file.tensors()?;
-    let read = |(name, shape): (&'static str, Vec<usize>)| {
+    let read = |(name, shape): &(&'static str, Vec<usize>)| {
+        let name = *name;
         let weight = match shape[..] {
             [rows, columns] if is(name, ENCODER) => {
                 let values = tensors.f32(&stored_name(name), &[columns, rows])?;
                 matrix(transpose(&values, columns, rows), [rows, columns], device)
             }
             [rows, columns] => {
-                let values = tensors.f32(&stored_name(name), &shape)?;
+                let values = tensors.f32(&stored_name(name), shape)?;
                 matrix(values, [rows, columns], device)
             }
-            _ if is(name, "threshold") => vector(thresholds(&tensors, name, &shape)?, device),
-            _ => vector(tensors.f32(name, &shape)?, device),
+            _ if is(name, "threshold") => vector(thresholds(&tensors, name, shape)?, device),
+            _ => vector(tensors.f32(name, shape)?, device),
         };
         Ok::<_, SaeError>((name, weight))
     };
-    let layers = match kind {
-        Kind::CrossLayer => Some(cfg.layers()?),
-        _ => None,
-    };
-    let mut shapes = match layers {
-        Some((layers, each)) => cross_layer::shapes(architecture, layers, each),
-        None => method.shapes(d_in, d_out, d_sae),
-    };
-    if kind == (Kind::Transcoder { skips: true }) {
-        shapes.push((SKIP, vec![d_out, d_in]));
-    }
-    let names: Vec<String> = shapes.iter().map(|(name, _)| stored_name(name)).collect();
-    let known = names.iter().map(String::as_str).chain(HARMLESS);
-    tensors.only(&known.collect::<Vec<_>>())?;
-    let weights = shapes.into_iter().map(read).collect::<Result<_, _>>()?;
+    plan.only(&tensors)?;
+    let weights = plan.shapes.iter().map(read).collect::<Result<_, _>>()?;
+    let [.., d_sae] = plan.sizes;
     if tensors.has("scaling_factor")
         && tensors
             .f32("scaling_factor", &[d_sae])?
             .iter()
-            .any(|s| *s != 1.0)
+            .any(|s| (s - 1.0).abs() > 1e-5)
     {
         return Err(SaeError::format(
             &path,
@@ -402,31 +578,15 @@ pub(crate) fn load(dir: &Path, device: &Device) -> Result<Dictionary, SaeError> 
         ));
     }
     let coder = SparseCoder {
-        architecture,
+        architecture: plan.architecture,
         k: UNKNOWN_K.min(d_sae),
-        apply_b_dec_to_input,
+        apply_b_dec_to_input: plan.apply_b_dec_to_input,
         weights,
     };
-    let mut provenance = cfg.provenance();
-    match transcodes && layers.is_none() {
-        true => {
-            provenance.hook_point_out.get_or_insert_default();
-        }
-        false => provenance.hook_point_out = None, // where what it reads is reconstructed
-    }
-    if kind == Kind::Crosscoder {
-        provenance.hook_points = cfg.hook_names("hook_names", None)?;
-    }
-    if let Some((layers, [.., latents])) = layers {
-        provenance.hook_points = cfg.hook_names("hook_names", Some(layers))?;
-        provenance.hook_points_out = cfg.hook_names("hook_names_out", Some(layers))?;
-        if method.takes_k() {
-            cfg.size_up_to("k", latents, "latents of a layer")?;
-        }
-    }
+    let method = plan.architecture.method();
     Ok(Dictionary {
-        coder: method.read_cfg(&cfg, coder)?,
-        provenance,
+        coder: method.read_cfg(&plan.cfg, coder)?,
+        provenance: plan.provenance,
     })
 }
 

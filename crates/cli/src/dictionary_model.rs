@@ -1,7 +1,7 @@
 //! The model that a dictionary reads: every command that runs a model under a dictionary gets it here, changed as the
 //! dictionary's metadata say. Names that come from the metadata are said to, with the option that replaces them.
 
-use crate::progress;
+use crate::terminal::note;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use lapidary_model::{LanguageModel, ModelError};
@@ -25,9 +25,8 @@ pub fn load(
     let prepared = dictionary
         .prepare_model(model, given.is_some())
         .with_context(|| said_by(path).display().to_string())?;
-    for note in &prepared.notes {
-        progress::note(note);
-    }
+    let notes = prepared.model.warnings().iter().chain(&prepared.notes);
+    notes.for_each(|text| note(text));
     check_hook_points(dictionary, path, &prepared.model)?;
     Ok(Arc::new(prepared.model))
 }

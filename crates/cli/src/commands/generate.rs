@@ -100,7 +100,8 @@ impl Generate {
             }
         }
         let (model, dictionary) = self.open(&self.device.open()?)?;
-        for warning in model.warnings() {
+        // Those of a dictionary's model were said when it was opened.
+        for warning in model.warnings().iter().filter(|_| dictionary.is_none()) {
             note(warning);
         }
         let tokenizer = model.tokenizer()?;

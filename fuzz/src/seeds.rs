@@ -4,7 +4,10 @@ use crate::folders::{
     CONFIGURED, checkpoint, configured, fixture, folder, old_checkpoint, store, tables,
 };
 use crate::readers::{ARROW, CHECKPOINT, CORPORA, MODELS, RECIPES, STORE, TABLES};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Writes `corpus/TARGET/NAME` below `root` for all targets but those of the hub.
@@ -162,6 +165,16 @@ fn corpora(seeds: &Seeds) {
     let number = CORPORA.iter().position(|name| *name == "a.parquet");
     let path = folder("tables", tables).join("texts.parquet");
     seeds.file("corpus", number, "texts.parquet", &path);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(vec![], Compression::default());
+    packed.write_all(bytes).expect("memory");
+    packed.finish().expect("memory")
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).expect("memory")
 }
 
 /// Tokenizers of other kinds than the embedded one, with a few tokens each.

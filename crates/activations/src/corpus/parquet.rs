@@ -149,7 +149,10 @@ impl Rows {
             .with_slice(Some((self.next_row, self.rows_at_once)));
         let frame = decoded(|| reader.finish()).map_err(|problem| self.wrong(problem))?;
         // A file may claim more rows than it has: without this they would be looked for one piece after the other.
-        let (found, expected) = (frame.height(), ROWS.min(self.rows - self.next_row));
+        let (found, expected) = (
+            frame.height(),
+            self.rows_at_once.min(self.rows - self.next_row),
+        );
         if found != expected {
             return Err(self.wrong(format!(
                 "found {found} rows from row {} on, expected {expected} of {}",

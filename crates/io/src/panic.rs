@@ -3,6 +3,11 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Calls that are caught now, on any thread.
+static CALLS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
@@ -21,13 +26,22 @@ pub fn without_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
         let before = take_hook();
         set_hook(Box::new(move |panic| {
             // A thread that is ending has no such value any more.
-            if !CAUGHT.try_with(Cell::get).unwrap_or(false) {
+            let caught = CAUGHT.try_with(Cell::get).unwrap_or(false);
+            // polars decodes on threads of its own, and hands their panics on.
+            let polars = || {
+                thread::current()
+                    .name()
+                    .is_some_and(|n| n.starts_with("polars-"))
+            };
+            if !caught && !(CALLS.load(Ordering::SeqCst) > 0 && polars()) {
                 before(panic);
             }
         }));
     });
     let outer = CAUGHT.replace(true);
+    CALLS.fetch_add(1, Ordering::SeqCst);
     let result = catch_unwind(AssertUnwindSafe(call));
+    CALLS.fetch_sub(1, Ordering::SeqCst);
     CAUGHT.set(outer);
     result.map_err(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);

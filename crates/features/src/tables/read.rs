@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use lapidary_io::without_panic;
 use polars::prelude::*;
 
 use super::{ExampleRow, FeatureRow, FiringToken, LogitToken};
@@ -188,11 +188,8 @@ impl<'a> Table<'a> {
             source,
         })?;
         // polars answers some damaged files with a panic.
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            ParquetReader::new(file).set_rechunk(true).finish()
-        }));
+        let read = without_panic(|| ParquetReader::new(file).set_rechunk(true).finish());
         let data = read
-            .map_err(|_| "damaged in a way the decoder does not name".to_owned())
             .and_then(|read| read.map_err(|error| error.to_string()))
             .map_err(|reason| FeaturesError::Parquet {
                 path: path.into(),

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes `corpus/TARGET/NAME` below `root` for all targets but those of the hub.
+/// Writes `corpus/TARGET/NAME` below `root` for all targets.
 pub fn write(root: &Path) {
     let seeds = Seeds(root.join("corpus"));
     for entry in fs::read_dir(fixture("models")).expect("fixtures") {
@@ -121,9 +121,27 @@ pub fn write(root: &Path) {
         });
         seeds.file("dictionary_config", Some(number), format, &path.join(name));
     }
+    for (name, answer) in ANSWERS {
+        seeds.bytes("hub", None, name, answer.as_bytes());
+    }
     let python = r#"{"a": NaN, "b": [Infinity, -Infinity, -1e-3], "c": "\"NaN\\", "é": null}"#;
     seeds.bytes("json", None, "python", python.as_bytes());
 }
+
+/// Answers of a hub.
+const ANSWERS: [(&str, &str); 5] = [
+    (
+        "listing",
+        r#"{"sha": "0123abcd", "siblings": [{"rfilename": "config.json"}, {"rfilename": "a/b.safetensors"}]}"#,
+    ),
+    (
+        "headers",
+        "x-repo-commit:0123abcd\nx-linked-etag:\"00ff\"\nx-linked-size:123\netag:W/\"1-2\"\ncontent-range:bytes 5-9/10",
+    ),
+    ("redirect", "https://cdn.example:8080/a/b?c=d#e"),
+    ("redirect-path", "/api/resolve-cache/a%20b"),
+    ("redirect-relative", "?download=true"),
+];
 
 struct Seeds(PathBuf);
 

@@ -33,9 +33,10 @@ pub fn without_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
                     .name()
                     .is_some_and(|n| n.starts_with("polars-"))
             };
-            if !caught && !(CALLS.load(Ordering::SeqCst) > 0 && polars()) {
-                before(panic);
+            if caught || (CALLS.load(Ordering::SeqCst) > 0 && polars()) {
+                return;
             }
+            before(panic);
         }));
     });
     let outer = CAUGHT.replace(true);

@@ -96,6 +96,25 @@ fn truncation_padding_and_dropout_that_a_file_stores_are_not_obeyed() {
 }
 
 #[test]
+fn a_tokenizer_that_is_cut_off_anywhere_is_one_error() {
+    let text = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "war": 1}, "unk_token": "<unk>"}}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Tokenizer::read(&path, None, &[])
+    };
+    assert_eq!(read(text).unwrap().encode("war").unwrap(), [1]);
+    for end in 0..text.len() {
+        let error = read(&text[..end]).err().unwrap().to_string();
+        assert!(error.contains("tokenizer.json"), "cut at {end}: {error}");
+    }
+}
+
+#[test]
 fn a_token_looks_as_it_stands_in_a_text() {
     let tokenizer = sentencepiece();
     let expected = expected();

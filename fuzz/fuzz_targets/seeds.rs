@@ -3,10 +3,12 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(
-    init: {
-        lapidary_fuzz::seeds::write(std::path::Path::new(env!("CARGO_MANIFEST_DIR")));
-        std::process::exit(0);
-    },
-    |_bytes: &[u8]| {}
-);
+use std::path::Path;
+use std::process::exit;
+
+libfuzzer_sys::fuzz_target!(init: write_and_end(), |_bytes: &[u8]| {});
+
+fn write_and_end() {
+    lapidary_fuzz::seeds::write(Path::new(env!("CARGO_MANIFEST_DIR")));
+    exit(0)
+}

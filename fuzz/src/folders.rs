@@ -13,7 +13,7 @@ use lapidary_model::{Outgoing, Values, write_tensors};
 use lapidary_sae::{
     Architecture, Dictionary, Provenance, RunConfig, SparseCoder, TrainingRun, Weights,
 };
-use polars::prelude::{Column, DataFrame, NamedFrom, ParquetWriter};
+use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

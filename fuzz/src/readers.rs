@@ -13,7 +13,7 @@ use lapidary_formats::container::Container;
 use lapidary_formats::open;
 use lapidary_io::{python_json, read_json};
 use lapidary_model::pretrain::PretrainConfig;
-use lapidary_model::{LanguageModel, ModelConfig, TensorFile, Tokenizer};
+use lapidary_model::{LanguageModel, ModelConfig, TensorFile, Tokenizer, read_hub_answer};
 use lapidary_sae::{RunConfig, TrainingRun, checkpoint as checkpoints};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -311,6 +311,11 @@ pub fn dictionary_config(bytes: &[u8]) {
     });
     fs::write(folder.join(name), bytes).expect("a temporary file");
     let _ = open(&folder, None, &Device::flex());
+}
+
+/// An answer of a hub: a list of files, header lines, or the address of a redirect. An error, or names that stay in the cache.
+pub fn hub(bytes: &[u8]) {
+    read_hub_answer(bytes);
 }
 
 /// JSON as Python writes it: an error, or a value.

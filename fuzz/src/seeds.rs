@@ -4,10 +4,13 @@ use crate::folders::{
     CONFIGURED, checkpoint, configured, fixture, folder, old_checkpoint, store, tables,
 };
 use crate::readers::{ARROW, CHECKPOINT, CORPORA, MODELS, RECIPES, STORE, TABLES};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes `corpus/TARGET/NAME` below `root` for all targets but those of the hub.
+/// Writes `corpus/TARGET/NAME` below `root` for all targets.
 pub fn write(root: &Path) {
     let seeds = Seeds(root.join("corpus"));
     for entry in fs::read_dir(fixture("models")).expect("fixtures") {
@@ -118,9 +121,27 @@ pub fn write(root: &Path) {
         });
         seeds.file("dictionary_config", Some(number), format, &path.join(name));
     }
+    for (name, answer) in ANSWERS {
+        seeds.bytes("hub", None, name, answer.as_bytes());
+    }
     let python = r#"{"a": NaN, "b": [Infinity, -Infinity, -1e-3], "c": "\"NaN\\", "é": null}"#;
     seeds.bytes("json", None, "python", python.as_bytes());
 }
+
+/// Answers of a hub.
+const ANSWERS: [(&str, &str); 5] = [
+    (
+        "listing",
+        r#"{"sha": "0123abcd", "siblings": [{"rfilename": "config.json"}, {"rfilename": "a/b.safetensors"}]}"#,
+    ),
+    (
+        "headers",
+        "x-repo-commit:0123abcd\nx-linked-etag:\"00ff\"\nx-linked-size:123\netag:W/\"1-2\"\ncontent-range:bytes 5-9/10",
+    ),
+    ("redirect", "https://cdn.example:8080/a/b?c=d#e"),
+    ("redirect-path", "/api/resolve-cache/a%20b"),
+    ("redirect-relative", "?download=true"),
+];
 
 struct Seeds(PathBuf);
 
@@ -162,6 +183,16 @@ fn corpora(seeds: &Seeds) {
     let number = CORPORA.iter().position(|name| *name == "a.parquet");
     let path = folder("tables", tables).join("texts.parquet");
     seeds.file("corpus", number, "texts.parquet", &path);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(vec![], Compression::default());
+    packed.write_all(bytes).expect("memory");
+    packed.finish().expect("memory")
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).expect("memory")
 }
 
 /// Tokenizers of other kinds than the embedded one, with a few tokens each.

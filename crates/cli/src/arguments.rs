@@ -44,8 +44,15 @@ pub struct ModelArgument {
 
 impl ModelArgument {
     pub fn load(&self, device: &Device) -> Result<Arc<LanguageModel>> {
-        Ok(Arc::new(LanguageModel::load(&self.model, device)?))
+        load_model(&self.model, device)
     }
+}
+
+/// A model, whose warnings are said.
+pub fn load_model(name: &str, device: &Device) -> Result<Arc<LanguageModel>> {
+    let model = LanguageModel::load(name, device)?;
+    model.warnings().iter().for_each(|warning| note(warning));
+    Ok(Arc::new(model))
 }
 
 /// What a dictionary's files may leave open.

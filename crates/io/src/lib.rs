@@ -6,6 +6,7 @@ mod file;
 mod folder;
 mod json;
 mod lock;
+mod panic;
 mod seal;
 
 pub use checksum::Checksum;
@@ -14,4 +15,5 @@ pub use file::{check_target, remove_scratch, write_atomically, write_file, write
 pub use folder::{StagedFolder, existing, files_below, previous, restore};
 pub use json::{MAX_TEXT_BYTES, python_json, read_json, read_text};
 pub use lock::FolderLock;
+pub use panic::without_panic;
 pub use seal::{sealed_json, unseal};

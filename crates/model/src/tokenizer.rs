@@ -2,7 +2,7 @@
 //! look is in `tokenizer/text.rs`.
 
 use crate::ModelError;
-use lapidary_io::{python_json, read_text};
+use lapidary_io::{python_json, read_text, without_panic};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -30,6 +30,11 @@ pub struct Tokenizer {
     strips: OnceLock<bool>,
 }
 
+/// What the tokenizers crate returns: it answers some damaged files with a panic.
+fn guarded<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, tokenizers::Error> {
+    without_panic(call)?
+}
+
 impl Tokenizer {
     /// Reads a `tokenizer.json`. `eos` are all tokens that end a sequence; the first separates documents.
     ///
@@ -50,8 +55,9 @@ impl Tokenizer {
             path: path.into(),
             problem: e.to_string(),
         };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(python_json(text).as_bytes()).map_err(problem)?;
+        let json = python_json(text);
+        let read = || tokenizers::Tokenizer::from_bytes(json.as_bytes());
+        let mut inner = guarded(read).map_err(problem)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(problem)?;
         match inner.get_model() {
@@ -129,12 +135,8 @@ impl Tokenizer {
             path: self.path.clone(),
             problem: e.to_string(),
         };
-        Ok(self
-            .inner
-            .encode_fast(text, false)
-            .map_err(problem)?
-            .get_ids()
-            .to_vec())
+        let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(problem)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Token ids of several texts, in parallel.
@@ -143,10 +145,7 @@ impl Tokenizer {
             path: self.path.clone(),
             problem: e.to_string(),
         };
-        let encodings = self
-            .inner
-            .encode_batch_fast(texts, false)
-            .map_err(problem)?;
+        let encodings = guarded(|| self.inner.encode_batch_fast(texts, false)).map_err(problem)?;
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
@@ -162,7 +161,7 @@ impl Tokenizer {
             path: self.path.clone(),
             problem: e.to_string(),
         };
-        let encodings = self.inner.encode_batch(texts, false).map_err(problem)?;
+        let encodings = guarded(|| self.inner.encode_batch(texts, false)).map_err(problem)?;
         let tokens = |e: &tokenizers::Encoding| {
             let ids = e.get_ids().iter().copied();
             ids.zip(e.get_offsets().iter().copied()).collect()
@@ -172,12 +171,12 @@ impl Tokenizer {
 
     /// The text of token ids, special tokens included.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        self.inner.decode(tokens, false).unwrap_or_default()
+        guarded(|| self.inner.decode(tokens, false)).unwrap_or_default()
     }
 
     /// The same without special tokens.
     pub fn decode_plain(&self, tokens: &[u32]) -> String {
-        self.inner.decode(tokens, true).unwrap_or_default()
+        guarded(|| self.inner.decode(tokens, true)).unwrap_or_default()
     }
 
     /// Beginning-of-sequence token.

@@ -3,12 +3,12 @@
 
 use super::no_field;
 use crate::ActivationsError;
+use lapidary_io::without_panic;
 use polars::io::mmap::MmapBytesReader;
 use polars::io::parquet::metadata::FileMetadataRef;
 use polars::prelude::{Column, DataType, ParquetReader, PolarsResult, SerReader};
 use std::fs::File;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,9 +38,7 @@ type Reader = ParquetReader<Box<dyn MmapBytesReader>>;
 
 /// What a Parquet decoder returns, or in words why not: polars answers some damaged files with a panic.
 fn decoded<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read))
-        .map_err(|_| "damaged in a way the decoder does not name".to_owned())?
-        .map_err(|e| format!("not readable: {e}"))
+    without_panic(read)?.map_err(|e| format!("not readable: {e}"))
 }
 
 impl Rows {
@@ -149,7 +147,10 @@ impl Rows {
             .with_slice(Some((self.next_row, self.rows_at_once)));
         let frame = decoded(|| reader.finish()).map_err(|problem| self.wrong(problem))?;
         // A file may claim more rows than it has: without this they would be looked for one piece after the other.
-        let (found, expected) = (frame.height(), ROWS.min(self.rows - self.next_row));
+        let (found, expected) = (
+            frame.height(),
+            self.rows_at_once.min(self.rows - self.next_row),
+        );
         if found != expected {
             return Err(self.wrong(format!(
                 "found {found} rows from row {} on, expected {expected} of {}",

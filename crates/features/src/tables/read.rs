@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use lapidary_io::without_panic;
 use polars::prelude::*;
 use serde_json::Value;
 
@@ -89,8 +89,7 @@ fn open(path: &Path) -> Result<File, FeaturesError> {
 
 /// What the decoder returns: polars answers some damaged files with a panic.
 fn decoded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T, FeaturesError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .map_err(|_| "damaged in a way the decoder does not name".to_owned())
+    without_panic(read)
         .and_then(|read| read.map_err(|error| error.to_string()))
         .map_err(|reason| FeaturesError::Parquet {
             path: path.into(),

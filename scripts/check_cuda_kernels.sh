@@ -38,7 +38,7 @@ for arch in "$@"; do
     on_stand_in() {
         env -i PATH="$PATH" HOME="$work/home" XDG_RUNTIME_DIR="$work" LD_LIBRARY_PATH="$folder/lib:$work/lib" CUDA_PATH="$site" \
             LAPIDARY_TEST_DEVICE=cuda CUDA_STAND_IN_ARCH="$arch" CUDA_STAND_IN_PTX="$ptx" \
-            LAPIDARY_BENCH_SIZES=768,24576,32,2048 LAPIDARY_BENCH_ROUNDS=1 LAPIDARY_BENCH_RESULT="$work/bench.json" \
+            LAPIDARY_BENCH_SIZES=768,24576,32,2048 LAPIDARY_BENCH_ROUNDS=1 LAPIDARY_BENCH_PATIENCE=60 LAPIDARY_BENCH_RESULT="$work/bench.json" \
             timeout 600 "$folder/card" "$@" >>"$work/$arch.log" 2>&1
     }
     on_stand_in --exact devices --ignored --nocapture || fail "sm_$arch: no device: $(tail -n 20 "$work/$arch.log")"

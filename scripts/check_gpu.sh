@@ -12,7 +12,7 @@
 # pack needs LLVM 22 where the build looks for it (scripts/llvm_for_cuda.sh, see docs/how-to/cuda.md), cc, xz, and pip for
 # sparsify. run needs no Rust: bash, timeout, the driver, NVRTC and CUDA's headers; for comparisons a Python with PyTorch
 # (LAPIDARY_PEERS_PYTHON; default: python3). What is missing is said in the JSON, and the rest is run.
-# LAPIDARY_PEERS names the tools to compare with (default: sparsify,pytorch).
+# LAPIDARY_PEERS names the tools to compare with (default: sparsify,pytorch at G1, sparsify at G2).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 fail() { echo "check_gpu: $*" >&2; exit 1; }
@@ -100,15 +100,15 @@ run() {
     mkdir "$work/lib"
     started=$SECONDS card="" nvrtc="" headers="" chosen="" steps=() tests_passed=0 tests_failed=0 failed_names=() all_ok=true
 
-    export LAPIDARY_TEST_DEVICE=$device LAPIDARY_PEERS=${LAPIDARY_PEERS:-sparsify,pytorch}
-    export XDG_RUNTIME_DIR=$work XDG_CACHE_HOME=$work TRITON_CACHE_DIR=$work/triton PYTHONDONTWRITEBYTECODE=1
+    export LAPIDARY_TEST_DEVICE=$device LAPIDARY_BENCH_PATIENCE=8
+    export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True XDG_RUNTIME_DIR=$work XDG_CACHE_HOME=$work TRITON_CACHE_DIR=$work/triton PYTHONDONTWRITEBYTECODE=1
     export LD_LIBRARY_PATH=$root/lib:$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     python=${LAPIDARY_PEERS_PYTHON:-$(command -v python3 || true)}
     PYTHONPATH=$(printf '%s:' "$root"/wheels/*.whl)${PYTHONPATH:-}
     export PYTHONPATH
     export LAPIDARY_PEERS_PYTHON=$python
 
-    local rounds=20 g1=768,24576,32,8192 g2=4096,131072,64,8192 ceiling=8192
+    local where rounds=20 g1=768,24576,32,8192 g2=4096,131072,64,8192 ceiling=8192
     if [ "$device" != cuda ]; then
         rounds=2 g1=64,512,8,128 g2=96,1024,16,256 ceiling=256
         export LAPIDARY_PEERS_DEVICE=cpu
@@ -123,22 +123,23 @@ run() {
     step devices 30 "$root/card" --exact devices --ignored --nocapture
     chosen=$(sed -n 's/^chosen //p' "$work/devices.out")
     tests encode_topk 60
-    benchmark G1 50 "$g1" "$rounds"
-    benchmark G2 70 "$g2" "$rounds"
+    benchmark G1 60 "$g1"
+    benchmark G2 90 "$g2"
     for name in decode_sparse sparse_training adam_step encode_batch_topk encode_threshold matching_pursuit storage forward_pass; do
         tests "$name" 40
     done
     tests training 40 training_on_the_device
     tests small_benchmark 20 a_benchmark
-    if "$python" -c 'import torch' 2>>"$results/log.txt"; then
-        local where=cpu
-        [ "$device" != cuda ] || where=cuda
+    if [ "$device" = cuda ]; then where=cuda; else where=cpu; fi
+    if [ -n "$python" ] && timeout 40 "$python" -c "import torch; torch.ones(1, device='$where')" 2>>"$results/log.txt"; then
         step ceilings 40 "$python" "$root/scripts/card_ceilings.py" --device "$where" --size "$ceiling" "${g1%,*,*},${g1##*,}" "${g2%,*,*},${g2##*,}"
-        LAPIDARY_BENCH_PEERS=$root/scripts benchmark G1_beside_peers 70 "$g1" "$rounds"
-        LAPIDARY_BENCH_PEERS=$root/scripts benchmark G2_beside_peers 90 "$g2" 5
+        export LAPIDARY_BENCH_PEERS=$root/scripts
+        LAPIDARY_PEERS=${LAPIDARY_PEERS:-sparsify,pytorch} benchmark G1_beside_peers 80 "$g1"
+        # A second dense coder of this size would leave little of a card's memory.
+        LAPIDARY_PEERS=${LAPIDARY_PEERS:-sparsify} benchmark G2_beside_peers 110 "$g2"
     else
         for name in ceilings G1_beside_peers G2_beside_peers; do
-            skip "$name" "no Python with PyTorch: ${python:-no python3} cannot import torch"
+            skip "$name" "no Python with PyTorch for $where: ${python:-no python3}"
         done
     fi
     if [ "$device" != cuda ]; then
@@ -179,10 +180,14 @@ find_cuda() {
 
 # step NAME SECONDS COMMAND…: runs it within its time and what is left of all; what it printed is $work/NAME.out.
 step() {
-    local name=$1 most=$2 status=0 left begun word
+    local name=$1 most=$2 status=0 left begun word more
     shift 2
     left=$((limit - (SECONDS - started)))
-    if [ "$left" -lt 3 ]; then skip "$name" "no time left"; return; fi
+    if [ "$left" -lt 3 ]; then
+        all_ok=false
+        skip "$name" "no time left"
+        return
+    fi
     [ "$most" -le "$left" ] || most=$left
     begun=$SECONDS
     timeout -k 3 "$most" "$@" >"$work/$name.out" 2>"$work/$name.err" </dev/null || status=$?
@@ -191,49 +196,55 @@ step() {
         124 | 137) word="timed out after $most s" ;;
         *) word="failed: exit $status" ;;
     esac
+    more=""
+    ${judge:-:} "$name"
     [ "$word" = ok ] || all_ok=false
-    add "$name" "$word" "$((SECONDS - begun))" ""
+    add "$name" "$word" "$((SECONDS - begun))" "$more"
     {
         echo "=== $name: $word"
         tail -c 200000 "$work/$name.out"
         echo "--- standard error"
         tail -c 200000 "$work/$name.err"
     } >>"$results/log.txt"
-    last_word=$word
 }
 
+# skip NAME REASON
 skip() {
-    add "$1" skipped 0 "$2"
+    add "$1" skipped 0 ", \"reason\": $(json "$2")"
 }
 
-# add NAME STATUS SECONDS REASON
+# add NAME STATUS SECONDS MORE, which is JSON.
 add() {
-    echo "check_gpu: $1: $2 ${4:+($4)} $3 s" >&2
-    steps+=("{\"step\": \"$1\", \"status\": $(json "$2"), \"seconds\": $3${4:+, \"reason\": $(json "$4")}}")
+    echo "check_gpu: $1: $2, $3 s${4:-}" >&2
+    steps+=("{\"step\": \"$1\", \"status\": $(json "$2"), \"seconds\": $3${4:-}}")
     summary
 }
 
 # tests NAME SECONDS [FILTER]: the program's tests of the module NAME, or those that FILTER matches.
 tests() {
-    local name=$1 passed failed
-    step "$name" "$2" "$root/card" "${3:-$name::}" --test-threads 4
-    [ -e "$work/$name.out" ] || return 0
-    passed=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$work/$name.out")
-    mapfile -t failed < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$work/$name.out")
-    tests_passed=$((tests_passed + ${passed:-0}))
-    tests_failed=$((tests_failed + ${#failed[@]}))
-    failed_names+=("${failed[@]}")
-    if [ "$last_word" = ok ] && [ "${passed:-0}" = 0 ]; then
-        all_ok=false
-        add "$name" "failed: no test of this name ran" 0 ""
-    fi
+    judge=judge_tests step "$1" "$2" "$root/card" "${3:-$1::}" --test-threads 4
 }
 
-# benchmark NAME SECONDS SIZES ROUNDS
+# Counts them. A step in which none ran has shown nothing.
+judge_tests() {
+    local passed failed
+    passed=$(sed -n 's/^test .* \.\.\. ok$/x/p' "$work/$1.out" | wc -l)
+    mapfile -t failed < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$work/$1.out")
+    tests_passed=$((tests_passed + passed))
+    tests_failed=$((tests_failed + ${#failed[@]}))
+    failed_names+=("${failed[@]}")
+    more=", \"passed\": $passed, \"failed\": ${#failed[@]}"
+    [ "$word" != ok ] || [ "$passed" != 0 ] || word="failed: no test ran"
+}
+
+# benchmark NAME SECONDS SIZES
 benchmark() {
-    LAPIDARY_BENCH_SIZES=$3 LAPIDARY_BENCH_ROUNDS=$4 LAPIDARY_BENCH_RESULT=$work/$1.json \
+    LAPIDARY_BENCH_SIZES=$3 LAPIDARY_BENCH_ROUNDS=$rounds LAPIDARY_BENCH_RESULT=$work/$1.json judge=judge_benchmark \
         step "$1" "$2" "$root/card" --exact benchmark --ignored --nocapture
-    summary
+}
+
+judge_benchmark() {
+    [ "$word" != ok ] || [ "$(json_file "$work/$1.json")" != null ] || word="failed: no figures"
 }
 
 # All that is known so far; whole at any time.

@@ -2,20 +2,21 @@
 //! `scripts/check_gpu.sh` packs it and runs it there. The environment says what to do:
 //!
 //! - `LAPIDARY_TEST_DEVICE` (`cpu`, `wgpu`, `cuda`): the device of the tests and of the benchmark.
-//! - `LAPIDARY_BENCH_SIZES` (`d,F,k,tokens`), `LAPIDARY_BENCH_ROUNDS`, `LAPIDARY_BENCH_RESULT` (a file for the JSON), and
+//! - `LAPIDARY_BENCH_SIZES` (`d,F,k,tokens`), `LAPIDARY_BENCH_ROUNDS`, `LAPIDARY_BENCH_PATIENCE` (seconds), `LAPIDARY_BENCH_RESULT` (a file for the JSON), and
 //!   `LAPIDARY_BENCH_PEERS` (the folder with bench_peers.py): the test `benchmark`, which is ignored otherwise.
 
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
 use commands::peers::Peers;
-use commands::timing::{Findings, Sizes};
+use commands::timing::{Findings, Rounds, Sizes};
 use lapidary_activations::ActivationMatrix;
 use lapidary_kernels::device;
 use lapidary_sae::{RunConfig, StepReport, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::env;
+use std::time::Duration;
 
 #[allow(dead_code)] // Some of it only prints.
 #[path = "../crates/cli/src/commands"]
@@ -134,7 +135,11 @@ fn a_benchmark_of_small_sizes_gives_figures() {
         batch_tokens: 32,
     };
     let device = chosen_device();
-    let found = Findings::measure(sizes, &device, "small".into(), 2, None).unwrap();
+    let rounds = Rounds {
+        most: 2,
+        patience: Duration::MAX,
+    };
+    let found = Findings::measure(sizes, &device, "small".into(), rounds, None).unwrap();
     for seconds in [
         found.start_seconds,
         found.step_seconds,
@@ -178,7 +183,10 @@ fn benchmark() {
     let name = device
         .identity()
         .map_or_else(|| "CPU".into(), |identity| identity.name);
-    let rounds = setting("LAPIDARY_BENCH_ROUNDS").parse().unwrap();
+    let rounds = Rounds {
+        most: setting("LAPIDARY_BENCH_ROUNDS").parse().unwrap(),
+        patience: Duration::from_secs(setting("LAPIDARY_BENCH_PATIENCE").parse().unwrap()),
+    };
     let findings = Findings::measure(sizes, &device, name, rounds, peers).unwrap();
     let json = serde_json::to_string_pretty(&findings).unwrap();
     std::fs::write(setting("LAPIDARY_BENCH_RESULT"), json + "\n").unwrap();

@@ -5,12 +5,13 @@ use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_pursuit::PursuitBench;
 use crate::commands::bench_store;
 use crate::commands::peers::Peers;
-use crate::commands::timing::{Findings, Sizes};
+use crate::commands::timing::{Findings, Rounds, Sizes};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use lapidary_model::HookPoint;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Time the training step and the encoder of a TopK coder on random activations
 #[derive(Args)]
@@ -136,7 +137,11 @@ impl Bench {
             )?),
             false => None,
         };
-        let findings = Findings::measure(sizes, &device, device_name(&device), self.steps, peers)?;
+        let rounds = Rounds {
+            most: self.steps,
+            patience: Duration::MAX,
+        };
+        let findings = Findings::measure(sizes, &device, device_name(&device), rounds, peers)?;
         let mut out = stdout();
         match self.json {
             true => writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?,

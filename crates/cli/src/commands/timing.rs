@@ -7,7 +7,7 @@ use lapidary_activations::ActivationMatrix;
 use lapidary_kernels::{AdamStep, Moments, adam_step, encode_topk};
 use lapidary_sae::{RunConfig, TrainingRun};
 use serde::Serialize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Sizes of a coder and its batch.
 #[derive(Clone, Copy, Serialize)]
@@ -43,6 +43,20 @@ impl Sizes {
             ("-k", self.k.to_string()),
             ("--batch-tokens", self.batch_tokens.to_string()),
         ]
+    }
+}
+
+/// How often something is timed.
+#[derive(Clone, Copy)]
+pub struct Rounds {
+    pub most: usize,
+    /// No round but the first begins when this has passed.
+    pub patience: Duration,
+}
+
+impl Rounds {
+    fn go_on(self, done: usize, begun: Instant) -> bool {
+        done == 0 || (done < self.most && begun.elapsed() < self.patience)
     }
 }
 
@@ -88,12 +102,12 @@ pub struct InTurn {
 }
 
 impl Findings {
-    /// Times a TopK coder of these sizes on random activations, alone and then in turn with the peers, `rounds` times each.
+    /// Times a TopK coder of these sizes on random activations, alone and then in turn with the peers, in as many rounds each.
     pub fn measure(
         sizes: Sizes,
         device: &Device,
         device_name: String,
-        rounds: usize,
+        rounds: Rounds,
         mut peers: Option<Peers>,
     ) -> Result<Self> {
         let before = memory::resident();
@@ -104,17 +118,19 @@ impl Findings {
         ours.encode()?;
         let start_seconds = start.elapsed().as_secs_f64();
         let mut times = [vec![], vec![]];
-        for _ in 0..rounds {
+        let begun = Instant::now();
+        while rounds.go_on(times[0].len(), begun) {
             times[0].push(ours.step()?);
             times[1].push(ours.encode()?);
         }
+        let done = times[0].len();
         let peak_bytes = memory::peak()
             .zip(before)
             .filter(|_| *device == Device::flex())
             .map(|(peak, before)| peak.saturating_sub(before));
         let [step_seconds, encode_seconds] = times.map(median);
-        let step_in_a_row_seconds = ours.steps(rounds)? / rounds as f64;
-        let (product_seconds, adam_seconds) = floor(sizes, device, rounds)?;
+        let step_in_a_row_seconds = ours.steps(done)? / done as f64;
+        let (product_seconds, adam_seconds) = floor(sizes, device, done)?;
 
         let in_turn = match &mut peers {
             Some(peers) => in_turn(peers, &mut ours, rounds)?,
@@ -154,9 +170,10 @@ impl Findings {
 
 /// Ours and every peer, one after the other, round after round. In its turn each does a thing twice and the second time
 /// counts, since in training a step follows a step: the first finds the caches and cores as another program left them.
-fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: usize) -> Result<Vec<InTurn>> {
+fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: Rounds) -> Result<Vec<InTurn>> {
     let mut times = vec![[vec![], vec![]]; 1 + peers.tools().len()];
-    for round in 0..=rounds {
+    let (mut round, begun) = (0, Instant::now());
+    while round == 0 || rounds.go_on(round - 1, begun) {
         for (tool, times) in times.iter_mut().enumerate() {
             let mut twice = |what: &str| {
                 let mut once = || match tool.checked_sub(1) {
@@ -174,6 +191,7 @@ fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: usize) -> Result<Vec<InTu
                 times[1].push(encode);
             }
         }
+        round += 1;
     }
     let ours = ("lapidary".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     let names = std::iter::once(ours).chain(peers.tools().iter().cloned());

@@ -9,6 +9,8 @@
 #       --out FOLDER                       for summary.json and log.txt (default: results)
 #       --limit SECONDS                    for all of it (default: 460)
 #
+# LAPIDARY_CARD_PROFILE=dev packs what `cargo build --workspace --features cuda` has mostly built already: larger, and what
+# launches kernels is not optimized, so its times on a card mean less.
 # pack needs LLVM 22 where the build looks for it (scripts/llvm_for_cuda.sh, see docs/how-to/cuda.md), cc, xz, and pip for
 # sparsify. run needs no Rust: bash, timeout, the driver, NVRTC and CUDA's headers; for comparisons a Python with PyTorch
 # (LAPIDARY_PEERS_PYTHON; default: python3). What is missing is said in the JSON, and the rest is run.
@@ -19,13 +21,13 @@ fail() { echo "check_gpu: $*" >&2; exit 1; }
 
 pack() {
     local file=${1:-$here/../target/check_gpu.tar.xz} folder program needed newest size
-    local most=$((35 << 20))
+    local most=$((35 << 20)) profile=${LAPIDARY_CARD_PROFILE:-card}
     mkdir -p "$(dirname "$file")"
     file=$(cd "$(dirname "$file")" && pwd)/$(basename "$file")
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
     cd "$here/.."
-    program=$(cargo test --profile card -p lapidary-sae --features cuda --test card --no-run --message-format json |
+    program=$(cargo test --profile "$profile" --workspace --features cuda --test card --no-run --message-format json |
         sed -n 's/.*"executable":"\([^"]*\/card-[^"]*\)".*/\1/p' | tail -1)
     [ -n "$program" ] || fail "the build named no program"
     mkdir -p "$folder/scripts" "$folder/lib"
@@ -268,5 +270,5 @@ summary() {
 
 case "${1:-}" in
     pack | run) "$@" ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; [ $# = 0 ] || exit 2 ;;
+    *) sed -n '2,19s/^# \{0,1\}//p' "$0"; [ $# = 0 ] || exit 2 ;;
 esac

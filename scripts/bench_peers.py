@@ -8,6 +8,10 @@ dictionary_learning) and Adam. The batch is normal random numbers, the same for 
 trainer runs it: its Triton decoder, bf16 autocast, fused Adam; the others likewise under autocast.
 
 With `--coder matching_pursuit` the tools are SAELens and overcomplete, both without a threshold and with k steps a row.
+
+LAPIDARY_PEERS=NAME,NAME chooses among the tools. `pytorch` among them is a TopK coder as one would write it in PyTorch alone; it is
+timed when it is asked for, and when no other tool can be started. LAPIDARY_PEERS_DEVICE overrides `--device`. A tool that fails
+while it is timed (memory, say) answers `nan`, and so it does from then on.
 """
 
 import argparse
@@ -30,6 +34,7 @@ parser.add_argument("--batch-tokens", type=int, default=2048)
 parser.add_argument("--coder", choices=["topk", "matching_pursuit"], default="topk")
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 arguments = parser.parse_args()
+arguments.device = os.environ.get("LAPIDARY_PEERS_DEVICE", arguments.device)
 if arguments.device == "cpu":
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -71,8 +76,18 @@ def clip(module):
     torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
 
 
+def parts_of(name):
+    """Lets single modules of a package be imported without what the package imports for other work."""
+    package = types.ModuleType(name)
+    package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations)
+    sys.modules[name] = package
+
+
 def sparsify():
-    from sparsify import SparseCoder, SparseCoderConfig
+    # Only its coder: the trainer around it imports packages for data sets.
+    parts_of("sparsify")
+    from sparsify.config import SparseCoderConfig
+    from sparsify.sparse_coder import SparseCoder
 
     coder = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K)).to(DEVICE)
     step = trained(
@@ -130,9 +145,7 @@ def dictionary_learning():
 
 def overcomplete():
     # Only its coders: the rest imports packages for images that timing has no use for.
-    package = types.ModuleType("overcomplete")
-    package.__path__ = list(importlib.util.find_spec("overcomplete").submodule_search_locations)
-    sys.modules["overcomplete"] = package
+    parts_of("overcomplete")
     from overcomplete.sae.mp_sae import MpSAE
 
     coder = MpSAE(D, F, k=K, device=DEVICE)
@@ -144,16 +157,41 @@ def overcomplete():
     return trained(coder, loss, adjust=lambda: clip(coder)), lambda: coder.encode(x)
 
 
+def pytorch():
+    encoder = torch.nn.Linear(D, F, device=DEVICE)
+    decoder = torch.nn.Parameter(encoder.weight.detach().clone())
+    b_dec = torch.nn.Parameter(torch.zeros(D, device=DEVICE))
+    coder = torch.nn.ParameterList([*encoder.parameters(), decoder, b_dec])
+
+    def encode():
+        return encoder(x - b_dec).topk(K)
+
+    def loss():
+        values, indices = encode()
+        found = torch.nn.functional.embedding_bag(
+            indices, decoder, per_sample_weights=values.to(decoder.dtype), mode="sum"
+        )
+        return (x - b_dec - found).square().mean()
+
+    return trained(coder, loss), encode
+
+
 if arguments.coder == "topk":
-    PACKAGES = {sparsify: "eai-sparsify", saelens: "sae-lens", dictionary_learning: "dictionary-learning"}
+    PACKAGES = {sparsify: "eai-sparsify", saelens: "sae-lens", dictionary_learning: "dictionary-learning", pytorch: "torch"}
 else:
     PACKAGES = {saelens: "sae-lens", overcomplete: "overcomplete"}
+usual = [tool.__name__ for tool in PACKAGES if tool is not pytorch]
+chosen = os.environ.get("LAPIDARY_PEERS", ",".join(usual)).split(",")
 tools = {}
 for tool, package in PACKAGES.items():
+    if tool.__name__ not in chosen:
+        continue
     try:
         tools[tool.__name__] = (importlib.metadata.version(package), *tool())
     except Exception:  # a tool that is missing or broken must not keep the others from being timed
         traceback.print_exc(limit=3, file=sys.stderr)
+if not tools and arguments.coder == "topk":
+    tools["pytorch"] = (torch.__version__, *pytorch())
 print(" ".join(f"{name}={version}" for name, (version, *_) in tools.items()), file=answers)
 
 
@@ -163,16 +201,28 @@ def timed_encode(encode):
         encode()
 
 
+def finished():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+failed = set()
 for line in sys.stdin:
     name, what = line.split()
-    _, step, encode = tools[name]
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    if what == "step":
-        step()
-    else:
-        timed_encode(encode)
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    print(time.perf_counter() - start, file=answers)
+    seconds = float("nan")
+    if name not in failed:
+        try:
+            _, step, encode = tools[name]
+            finished()
+            start = time.perf_counter()
+            if what == "step":
+                step()
+            else:
+                timed_encode(encode)
+            finished()
+            seconds = time.perf_counter() - start
+        except Exception:
+            traceback.print_exc(limit=3, file=sys.stderr)
+            failed.add(name)
+            tools[name] = step = encode = None
+    print(seconds, file=answers)

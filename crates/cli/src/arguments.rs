@@ -2,6 +2,7 @@
 
 use crate::progress::count;
 use crate::run_folder::RunFolder;
+use crate::terminal::note;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::Args;

@@ -5,8 +5,12 @@ use lapidary_kernels::device::{self, DeviceChoice};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The CPU, and the first graphics adapter and the first CUDA card if there are any.
+/// The CPU, and the first graphics adapter and the first CUDA card if there are any. With `LAPIDARY_TEST_DEVICE` only the device
+/// that it names, which must then be there.
 pub fn devices() -> Vec<Device> {
+    if let Ok(name) = std::env::var("LAPIDARY_TEST_DEVICE") {
+        return vec![device::open(name.parse().unwrap()).unwrap()];
+    }
     let mut devices = vec![Device::flex()];
     for choice in [DeviceChoice::Wgpu(None), DeviceChoice::Cuda(None)] {
         match device::open(choice) {

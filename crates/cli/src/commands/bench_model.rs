@@ -1,8 +1,8 @@
 //! `lapidary bench --model MODEL`: how fast a language model's activations are harvested at one hook point and its logits
 //! computed, and what memory that takes beside the weights; with `--vs-peers` beside transformers, in turn.
 
-use super::bench::{median, memory};
 use super::peers::Peers;
+use super::timing::{median, memory};
 use crate::arguments::device_name;
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Int, Tensor};

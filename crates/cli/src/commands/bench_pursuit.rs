@@ -1,8 +1,8 @@
 //! `lapidary bench --config M1`: what a training step of matching pursuit costs beside one of TopK at the same sizes, and with
 //! `--vs-peers` beside other tools, all in turn.
 
-use super::bench::{Ours, Sizes, median, memory};
 use super::peers::Peers;
+use super::timing::{Ours, Sizes, median, memory};
 use crate::arguments::device_name;
 use anyhow::Result;
 use burn::tensor::Device;

@@ -1,7 +1,7 @@
 //! `lapidary bench --store DIR`: how fast a store of activations is written and read in shuffled batches, beside `dd` on
 //! the same disk, in turn.
 
-use super::bench::median;
+use super::timing::median;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary_activations::{

@@ -100,10 +100,6 @@ impl Generate {
             }
         }
         let (model, dictionary) = self.open(&self.device.open()?)?;
-        // Those of a dictionary's model were said when it was opened.
-        for warning in model.warnings().iter().filter(|_| dictionary.is_none()) {
-            note(warning);
-        }
         let tokenizer = model.tokenizer()?;
         let text = tokenizer.encode(&self.prompt)?;
         let prompt: Vec<u32> = tokenizer.bos().into_iter().chain(text.clone()).collect();
@@ -135,7 +131,7 @@ impl Generate {
     fn open(&self, device: &Device) -> Result<(Arc<LanguageModel>, Option<Dictionary>)> {
         let Some(folder) = &self.dictionary else {
             let name = self.model.as_deref().unwrap_or("embedded");
-            return Ok((Arc::new(LanguageModel::load(name, device)?), None));
+            return Ok((load_model(name, device)?, None));
         };
         let opened = Opened::new(folder, &self.from, self.model.as_deref(), device)?;
         if let (None, Some(name)) = (&self.model, &opened.dictionary.provenance.model_name) {

@@ -1,6 +1,6 @@
 //! `lapidary harvest`.
 
-use super::bench::memory;
+use super::timing::memory;
 use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
 use crate::first_batch;
 use crate::once::each_once;

@@ -21,4 +21,5 @@ pub mod probe;
 pub mod run;
 pub mod synthetic;
 pub mod template;
+mod timing;
 pub mod train;

@@ -50,9 +50,6 @@ impl Run {
         each_once("--capture", &self.capture)?;
         check_target(&self.out)?;
         let model = self.model.load(&self.device.open()?)?;
-        for warning in model.warnings() {
-            note(warning);
-        }
         if let Some(text) = &self.text {
             let tokenizer = model.tokenizer()?;
             let bos = if self.no_bos { None } else { tokenizer.bos() };

@@ -1,6 +1,6 @@
 //! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary, or to several on one pass.
 
-use crate::arguments::{DeviceArgument, device_name};
+use crate::arguments::{DeviceArgument, device_name, load_model};
 use crate::commands::eval::{measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
@@ -151,8 +151,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     let device = options.device.open()?;
     note_evaluation_text(&recipes[0]);
     let stage = Stage::new("load", 1);
-    let model = LanguageModel::load(&recipes[0].config.model, &device);
-    let model = Arc::new(model.context(NAMED_BY_RECIPE)?);
+    let model = load_model(&recipes[0].config.model, &device).context(NAMED_BY_RECIPE)?;
     for recipe in &mut recipes {
         choose_hook_point(recipe, &model);
     }
@@ -166,10 +165,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
         attend_across_documents: first.corpus.attend_across_documents,
     };
     let other = match &first.other_model {
-        Some(name) => {
-            let model = LanguageModel::load(name, &device);
-            Some(Arc::new(model.context(NAMED_BY_RECIPE)?))
-        }
+        Some(name) => Some(load_model(name, &device).context(NAMED_BY_RECIPE)?),
         None => None,
     };
     // What can be refused is refused before anything is written or any long work begins.
@@ -373,6 +369,9 @@ fn check(
     blocks: &BlockConfig,
 ) -> Result<usize> {
     let config = &recipe.config;
+    if config.evaluation.tokens > 0 || config.features.tokens > 0 || config.learns_end_to_end() {
+        model.check_head()?;
+    }
     if let Some(store) = &recipe.store {
         store.check_model(model)?;
     }

@@ -19,6 +19,7 @@ mod terminal;
 use clap::{CommandFactory, Parser, Subcommand};
 use interrupt::Interrupted;
 use std::process::ExitCode;
+use terminal::visible;
 
 #[global_allocator]
 static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
-            progress::print_always(format_args!("error: {}", message(&error)));
+            progress::print_always(format_args!("error: {}", visible(&message(&error))));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short on standard error.
 
-use crate::progress::say;
+use crate::progress::{count, note, say};
 use crate::run_folder::RunFolder;
 use anyhow::Result;
 use lapidary_evaluation::Metrics;
@@ -82,12 +82,21 @@ fn course(last: &StepReport) -> RunRow {
     .into()
 }
 
-/// Name, what varies, and the figures that most look at first.
+/// Name, the first of the settings that vary, and the metrics that most look at first.
 fn show(rows: &[RunRow], varied: usize) {
     const FIRST: [&str; 4] = ["l0", "fvu", "ce_loss_score", "frac_alive"];
+    /// Settings that fit on a line beside them.
+    const SETTINGS: usize = 4;
     let keys = rows[0].iter().map(|(key, _)| key.as_str());
-    let head = keys.clone().take(1 + varied);
+    let head = keys.clone().take(1 + varied.min(SETTINGS));
     let shown: Vec<&str> = head.chain(keys.filter(|key| FIRST.contains(key))).collect();
+    if varied > SETTINGS {
+        let more = varied - SETTINGS;
+        note(format_args!(
+            "{} more differ: see {FILE}",
+            count(more as u64, "setting")
+        ));
+    }
     let cell = |row: &RunRow, key: &str| match row.iter().find(|(k, _)| k == key) {
         Some((_, Value::String(text))) => text.clone(),
         Some((_, Value::Number(n))) if n.is_f64() => {

@@ -19,7 +19,7 @@ pub fn note(text: &str) {
 }
 
 /// Control characters but newline and tab as Unicode's pictures of them, ESC as `␛`.
-fn visible(text: &str) -> Cow<'_, str> {
+pub fn visible(text: &str) -> Cow<'_, str> {
     let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
     if text.chars().all(harmless) {
         return Cow::Borrowed(text);

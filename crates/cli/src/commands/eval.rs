@@ -81,6 +81,7 @@ impl Eval {
         for path in self.out.iter().chain(&self.latents) {
             check_target(path)?;
         }
+        opened.model.check_head()?;
         let blocks = opened
             .blocks(&corpus, &self.text, tokens)
             .map_err(dictionary_model::corpus_of(&self.dictionary, given))?;

@@ -81,6 +81,7 @@ impl Features {
             }
             (None, None) => RunFolder::new(&self.dictionary),
         };
+        opened.model.check_head()?;
         let mut writer = RunWriter::claim(&folder.path, &table_files())?;
         let blocks = opened
             .blocks(&corpus, &self.text, tokens)

@@ -1,7 +1,7 @@
 //! `lapidary generate`.
 
 use super::eval::Opened;
-use crate::arguments::{DeviceArgument, DictionaryArgument};
+use crate::arguments::{DeviceArgument, DictionaryArgument, load_model};
 use crate::run_folder::RunFolder;
 use crate::terminal::{note, shown};
 use anyhow::{Context, Result, bail};

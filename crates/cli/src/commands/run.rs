@@ -2,7 +2,6 @@
 
 use crate::arguments::{DeviceArgument, ModelArgument};
 use crate::once::each_once;
-use crate::terminal::note;
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args};
 use lapidary_io::check_target;

@@ -372,7 +372,7 @@ fn rows_without_text_are_counted_and_documents_are_numbered_by_their_rows() {
         "nulls.jsonl",
         lines(&[true, false, true, false, true]).as_bytes(),
     );
-    let note = "note: 2 rows without text were skipped";
+    let note = "note 2 rows without text were skipped";
     assert_eq!(told.matches(note).count(), 1, "{told}");
     let mut documents = column(&store, "documents");
     documents.dedup();

@@ -90,7 +90,7 @@ impl Eval {
             metrics: &metrics,
             corpus: &corpus,
             model: opened.model.name(),
-            dictionary: &self.dictionary.display().to_string(),
+            dictionary: Some(self.dictionary.display().to_string()),
             date: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
             lapidary_version: env!("CARGO_PKG_VERSION"),
         };
@@ -116,7 +116,8 @@ pub struct Signed<'a> {
     pub metrics: &'a Metrics,
     pub corpus: &'a str,
     pub model: &'a str,
-    pub dictionary: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dictionary: Option<String>,
     /// Moment, as `2026-01-31T12:00:00Z`. A run's own metrics have none, so that the same run gives the same bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,

@@ -1,7 +1,7 @@
 //! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary, or to several on one pass.
 
 use crate::arguments::{DeviceArgument, device_name, load_model};
-use crate::commands::eval::{measure, read_blocks};
+use crate::commands::eval::{Signed, measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
 use crate::interrupt::{self, Graceful, Interrupted};
@@ -687,7 +687,15 @@ fn describe(
             };
             let metrics =
                 measure(model, dictionary, &read_blocks(model, &held_out, tokens)?)?.metrics;
-            write_json(&folder.metrics(), &metrics)?;
+            let signed = Signed {
+                metrics: &metrics,
+                corpus: &config.evaluation.corpus,
+                model: model.name(),
+                dictionary: None,
+                date: None,
+                lapidary_version: env!("CARGO_PKG_VERSION"),
+            };
+            write_json(&folder.metrics(), &signed)?;
             Some(metrics)
         }
     };

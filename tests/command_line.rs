@@ -5,9 +5,13 @@
 
 use lapidary_model::{Outgoing, Values, write_tensors};
 use safetensors::SafeTensors;
+#[path = "support/training_log.rs"]
+mod training_log;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+use training_log::without_clock;
 
 fn lapidary(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
@@ -191,20 +195,6 @@ fn a_run_leaves_dictionary_figures_tables_and_report() {
     assert_eq!(codes.tensor("values").unwrap().shape(), [n, 16]);
     assert_eq!(codes.tensor("indices").unwrap().shape(), [n, 16]);
     assert_eq!(codes.tensor("reconstruction").unwrap().shape(), [n, 256]);
-}
-
-/// A training log without what depends on the clock.
-fn without_clock(log: &[u8]) -> Vec<u8> {
-    let text = std::str::from_utf8(log).unwrap();
-    let line = |line: &str| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let object = line.as_object_mut().unwrap();
-        for key in ["seconds", "tokens_per_second"] {
-            assert!(object.remove(key).unwrap().is_number());
-        }
-        format!("{line}\n")
-    };
-    text.lines().map(line).collect::<String>().into_bytes()
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn latents_are_probed_and_absorption_is_measured() {
         (
             "labels_nulls.parquet",
             107,
-            "note: 13 rows without text or class were skipped",
+            "note 13 rows without text or class were skipped",
         ),
     ] {
         let task = format!("tests/fixtures/corpora/{name}");

@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/training_log.rs"]
+mod training_log;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use training_log::without_clock;
 
 fn lapidary(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
@@ -90,19 +94,6 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     found
-}
-
-fn without_clock(log: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8(log.to_vec()).unwrap();
-    let mut out = String::new();
-    for line in text.lines() {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let object = line.as_object_mut().unwrap();
-        assert!(object.remove("seconds").unwrap().is_number());
-        assert!(object.remove("tokens_per_second").unwrap().is_number());
-        out += &format!("{line}\n");
-    }
-    out.into_bytes()
 }
 
 fn same(a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<String, Vec<u8>>) {

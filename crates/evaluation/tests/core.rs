@@ -19,6 +19,22 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2")
 }
 
+/// The fixture, whose tokens are random, as a model without beginnings and ends of sequences: every token counts.
+fn model() -> LanguageModel {
+    let folder = tempfile::tempdir().unwrap();
+    let config = std::fs::read_to_string(fixture().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        config[key] = serde_json::Value::Null;
+    }
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(fixture().join(weights), folder.path().join(weights)).unwrap();
+    let model = LanguageModel::load(&folder.path().display().to_string(), &Device::flex()).unwrap();
+    assert!(model.special_tokens().is_empty());
+    model
+}
+
 /// One latent for each direction and its opposite: reconstructs `factor` times the activation.
 fn mirror(factor: f32) -> Dictionary {
     let device = Device::flex();
@@ -70,7 +86,7 @@ fn expected() -> (Vec<Vec<u32>>, Vec<f32>, usize) {
 }
 
 fn run(dictionary: &Dictionary) -> Metrics {
-    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let model = model();
     let blocks: Vec<TokenBlock> = expected()
         .0
         .into_iter()
@@ -139,7 +155,7 @@ fn a_perfect_dictionary_loses_nothing() {
 
 #[test]
 fn documents_packed_into_one_block_have_the_figures_of_each_alone() {
-    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let model = model();
     let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
     let documents = expected().0;
     let pos = documents[0].len() / 2;
@@ -193,7 +209,7 @@ fn documents_packed_into_one_block_have_the_figures_of_each_alone() {
 /// What one block writes and the next reads is the same activation under two names.
 #[test]
 fn source_and_target_may_be_different_hook_points() {
-    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let model = model();
     let blocks: Vec<TokenBlock> = expected()
         .0
         .into_iter()
@@ -261,7 +277,7 @@ fn a_dictionary_of_another_width_is_refused() {
     let mut d = mirror(1.0);
     let narrow = Tensor::<2>::zeros([6, 7], &Device::flex());
     d.coder.weights = d.coder.weights.with("w_dec", narrow);
-    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let model = model();
     let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
     let block = |n| TokenBlock {
         tokens: vec![1; n],
@@ -282,7 +298,7 @@ fn a_dictionary_of_another_width_is_refused() {
 /// Texts packed into one block are read as each would be in a run of its own.
 #[test]
 fn texts_of_different_lengths_are_represented_as_each_alone() {
-    let model = LanguageModel::load(&fixture().display().to_string(), &Device::flex()).unwrap();
+    let model = model();
     let hook: HookPoint = "blocks.1.hook_resid_post".parse().unwrap();
     let tokens = expected().0.concat();
     let texts: Vec<(Vec<u32>, Reading)> = vec![
@@ -295,10 +311,7 @@ fn texts_of_different_lengths_are_represented_as_each_alone() {
     let mut heard = 0;
     let found = represent(&model, &coder, hook, &texts, 14, &mut |n| heard = n).unwrap();
     assert_eq!((heard, found.latents.len()), (4, 4));
-    let special = [
-        model.tokenizer().ok().and_then(|t| t.bos()),
-        model.tokenizer().ok().and_then(|t| t.eos()),
-    ];
+    let special = model.special_tokens();
     for (i, (tokens, reading)) in texts.iter().enumerate() {
         let block = TokenBlock {
             tokens: tokens.clone(),
@@ -312,7 +325,7 @@ fn texts_of_different_lengths_are_represented_as_each_alone() {
         let places: Vec<usize> = match reading {
             Reading::At(place) => vec![*place],
             Reading::Mean => (0..tokens.len())
-                .filter(|p| !special.contains(&Some(tokens[*p])))
+                .filter(|p| !special.contains(&tokens[*p]))
                 .collect(),
         };
         for j in 0..D {

@@ -4,7 +4,7 @@ use super::eval::Opened;
 use super::figures::number;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::once::each_once;
-use crate::progress::{Stage, say};
+use crate::progress::{Stage, note};
 use crate::run_folder::write_json;
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
@@ -160,8 +160,8 @@ impl Probe {
         }
         match skipped {
             0 => {}
-            1 => say!("note: 1 row without text or class was skipped"),
-            n => say!("note: {n} rows without text or class were skipped"),
+            1 => note("1 row without text or class was skipped"),
+            n => note(format_args!("{n} rows without text or class were skipped")),
         }
         // The most frequent first, of equal ones by name.
         let mut classes: Vec<(String, Vec<String>)> = of_class.into_iter().collect();

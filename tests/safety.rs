@@ -392,7 +392,8 @@ fn results_go_through_links_and_never_replace_what_is_no_file() {
             .arg(&x),
     );
     let latents = folder.path().join("latents.parquet");
-    let each: [(&str, Box<dyn Fn(&Path) -> Command>); 4] = [
+    type WritesTo<'a> = Box<dyn Fn(&Path) -> Command + 'a>;
+    let each: [(&str, WritesTo<'_>); 4] = [
         (
             "run",
             Box::new(|out: &Path| {

@@ -94,7 +94,7 @@ fn complete_provenance(from: &mut Provenance, place: &Place) {
         let (owner, name) = repository.split_once('/').unwrap_or_default();
         folders.contains(&cached) || folders.windows(2).any(|w| w[0] == name && w[1] == owner)
     };
-    if from.loading.options.is_empty() && CENTRED.iter().any(|repository| is_of(&repository)) {
+    if from.loading.options.is_empty() && CENTRED.iter().any(is_of) {
         let option = ("center_writing_weights".to_owned(), true.into());
         from.loading.options.extend([option]);
     }

@@ -39,4 +39,4 @@ pub use roles::Simplify;
 pub use rotary::{Rope, RopeScaling};
 pub use run::{Edit, HookedRun, Intervention, RunOutput};
 pub use tensor_file::{Outgoing, TensorFile, Values, write_tensors};
-pub use tokenizer::{TextStream, Tokenizer};
+pub use tokenizer::{TextStream, TokenPlace, Tokenizer};

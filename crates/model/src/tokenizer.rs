@@ -30,6 +30,9 @@ pub struct Tokenizer {
     strips: OnceLock<bool>,
 }
 
+/// A token and the bytes of the text that it stands for, from and to.
+pub type TokenPlace = (u32, (usize, usize));
+
 /// What the tokenizers crate returns: it answers some damaged files with a panic.
 fn guarded<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, tokenizers::Error> {
     without_panic(call)?
@@ -156,7 +159,7 @@ impl Tokenizer {
     pub fn encode_batch_with_offsets(
         &self,
         texts: Vec<&str>,
-    ) -> Result<Vec<Vec<(u32, (usize, usize))>>, ModelError> {
+    ) -> Result<Vec<Vec<TokenPlace>>, ModelError> {
         let problem = |e: tokenizers::Error| ModelError::Tokenizer {
             path: self.path.clone(),
             problem: e.to_string(),

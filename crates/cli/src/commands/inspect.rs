@@ -27,7 +27,7 @@ use view::View;
 Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Only headers are read, so that large files answer
 at once.")]
 pub struct Inspect {
-    /// What to look at: a file, a folder, or hf:OWNER/NAME[@REVISION][/PATH], a repository on the hub
+    /// What to look at: a file, a folder, or hf:OWNER/NAME@REVISION/PATH, a repository on the hub (revision and path may be left out)
     #[arg(value_name = "FILE_OR_FOLDER")]
     path: PathBuf,
     /// Show everything: all metrics of a run, all tensors and all fields

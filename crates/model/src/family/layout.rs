@@ -114,7 +114,7 @@ pub fn weights(
         },
         headless: matches!(head, Head::Missing),
         unembed: match head {
-            Head::Own(unembed) => Some(unembed),
+            Head::Own(unembed) => Some(*unembed),
             Head::Tied | Head::Missing => None,
         },
     };
@@ -135,7 +135,7 @@ enum Head {
     /// The embedding.
     Tied,
     /// A matrix of its own.
-    Own(Tensor<2>),
+    Own(Box<Tensor<2>>),
     /// Nowhere.
     Missing,
 }
@@ -175,7 +175,7 @@ fn head(
         ));
         c.tied = false;
     }
-    Ok(Head::Own(unembed))
+    Ok(Head::Own(Box::new(unembed)))
 }
 
 /// Says which tensors nobody has read, but for buffers that models compute anew.

@@ -21,8 +21,11 @@ use burn::tensor::Device;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+/// Reads a family's configuration.
+type ReadConfig = fn(&Fields) -> Result<ModelConfig, ModelError>;
+
 /// The families by `model_type`.
-const KINDS: [(&str, fn(&Fields) -> Result<ModelConfig, ModelError>); 10] = [
+const KINDS: [(&str, ReadConfig); 10] = [
     ("gpt2", gpt2::config),
     ("gpt_neox", neox::config),
     ("llama", llama::config),

@@ -41,7 +41,7 @@ pub fn view(address: &str, all: bool) -> Result<View> {
     if below.is_empty() && !is_file {
         bail!("hf:{address}: the repository has neither a folder nor a file {within}");
     }
-    let small = |file: &str| CONFIGS.iter().any(|c| file == *c);
+    let small = |file: &str| CONFIGS.contains(&file);
     if is_file {
         let last = within.rsplit('/').next().unwrap_or(within);
         if small(last) && last != "config.yaml" {

@@ -244,9 +244,10 @@ fn a_killed_run_resumes_to_the_same_bits() {
     std::fs::write(&text, line.repeat(2000)).unwrap();
     let path = format!("corpus.path=\"{}\"", text.display());
     let other = folder.path().join("other");
-    succeeds(small_train(&other, &quick).args(["--set", &path]));
+    succeeds(small_train(&other, &quick).args(["--keep-checkpoint", "--set", &path]));
     std::fs::write(&text, line.repeat(2000).replace("log", "dog")).unwrap();
-    let error = fails(small_train(&other, &quick).args(["--resume", "--set", &path]));
+    let longer = ["--extend", "--set", "training.tokens=20480", "--set", &path];
+    let error = fails(small_train(&other, &quick).args(longer));
     assert!(error.contains("has changed"), "{error}");
     // Another recipe cannot go on from this checkpoint.
     let error = fails(small_train(&cut, &quick).args(["--resume", "--set", "coder.k=8"]));

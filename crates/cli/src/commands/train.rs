@@ -226,7 +226,12 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     };
     let way = Way::of(options, &writer)?;
     let (configs, dictionaries) = match way {
-        Way::Done => finished(&recipes, &widths, &common)?,
+        Way::Done => finished(
+            &recipes,
+            &widths,
+            &common,
+            (&writer.folder(), &writer.coders()),
+        )?,
         Way::Start | Way::GoOn => {
             let (mut run, skipped) = match way {
                 Way::Start => start(&recipes, &mut common, &mut writer, files, blocks)?,
@@ -515,7 +520,21 @@ fn finished(
     recipes: &[Recipe],
     widths: &[usize],
     common: &Common,
+    (out, there): (&Path, &BTreeSet<String>),
 ) -> Result<(Vec<RunConfig>, Vec<Dictionary>)> {
+    let here = recipes.iter().filter(|_| common.several);
+    let here: BTreeSet<String> = here.map(|r| r.name.clone()).collect();
+    let listed = |names: &BTreeSet<String>| match names.is_empty() {
+        true => "one coder".to_owned(),
+        false => names.iter().cloned().collect::<Vec<_>>().join(", "),
+    };
+    ensure!(
+        *there == here,
+        "{}: the finished run is of {}, here are {}",
+        out.display(),
+        listed(there),
+        listed(&here)
+    );
     let mut configs = vec![];
     let mut as_wanted = true;
     for ((recipe, folder), width) in recipes.iter().zip(&common.folders).zip(widths) {

@@ -145,7 +145,18 @@ pub struct RunWriter {
     manifest: Manifest,
     /// Whether the new run still grows beside the old one.
     staged: bool,
+    /// Folders of coders that were locked, and made for that if they were not there.
+    coders: Vec<PathBuf>,
     _locks: Vec<FolderLock>,
+}
+
+impl Drop for RunWriter {
+    fn drop(&mut self) {
+        // Those in which nothing was written; others are not empty, and stay.
+        for coder in &self.coders {
+            let _ = fs::remove_dir(coder);
+        }
+    }
 }
 
 impl RunWriter {
@@ -204,6 +215,7 @@ impl RunWriter {
             folder,
             manifest,
             staged: false,
+            coders: coders.iter().map(|coder| path.join(coder)).collect(),
             _locks: locks,
         })
     }
@@ -219,6 +231,12 @@ impl RunWriter {
     /// Whether everything that the run in the folder was to do is done.
     pub fn is_finished(&self) -> bool {
         self.manifest.finished
+    }
+
+    /// The names of the coders of the run in the folder; none where there is one, whose folder is the run's.
+    pub fn coders(&self) -> BTreeSet<String> {
+        let name = |file: &String| Some(file.strip_suffix(MANIFEST)?.strip_suffix('/')?.to_owned());
+        self.manifest.files.iter().filter_map(name).collect()
     }
 
     /// Something of a run that stands in the folder: a log, a dictionary or a checkpoint.
@@ -300,11 +318,7 @@ impl RunWriter {
     /// Writes the manifest, and one into the folder of each of several coders.
     fn write_manifest(&self) -> Result<()> {
         let folder = self.folder();
-        let coders = self.manifest.files.iter().filter_map(|file| {
-            let coder = file.strip_suffix(MANIFEST)?.strip_suffix('/')?;
-            (!coder.is_empty()).then_some(coder)
-        });
-        for coder in coders {
+        for coder in self.coders() {
             let place = folder.join(coder);
             fs::create_dir_all(&place).map_err(IoError::write(&place))?;
             let manifest = Manifest {

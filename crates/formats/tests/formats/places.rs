@@ -34,7 +34,7 @@ fn a_runs_folder_leads_to_its_dictionary() {
 }
 
 #[test]
-fn a_repositorys_folder_in_the_hubs_cache_leads_to_its_snapshot() {
+fn the_folder_of_a_repository_in_the_hubs_cache_leads_to_its_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let repository = dir.path().join("models--someone--coder");
     saved(&repository.join("snapshots/1234/x"));
@@ -200,7 +200,7 @@ fn modules_of_hugging_face_models_are_hook_points() {
 }
 
 #[test]
-fn only_a_dictionarys_own_files_are_replaced() {
+fn only_the_files_of_a_dictionary_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("d");
     let d = saved(&place);

@@ -330,7 +330,11 @@ fn a_file_says_its_layers_and_reads_back() {
                 "metadata.hook_names_out: found nothing",
             ),
             ("\"layers\": 3", "\"layers\": 4", "multiple of the 4 layers"),
-            ("\"layers\": 3", "\"layers\": 2", "tensor"),
+            (
+                "\"layers\": 3",
+                "\"layers\": 2",
+                "expected the hook points of 2 layers",
+            ),
             ("\"layers\": 3", "\"layers\": 999", "at most layers = 256"),
             ("\"d_sae\": 72", "\"d_sae\": 73", "d_sae: found 73"),
         ] {

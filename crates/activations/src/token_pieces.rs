@@ -253,7 +253,7 @@ mod tests {
             ),
             (
                 "BPE of whole texts",
-                read("tests/fixtures/tokenizers/sentencepiece-like.json"),
+                read("tests/fixtures/models/sentencepiece-like/tokenizer.json"),
             ),
             ("WordPiece", made(word_piece)),
             ("Unigram", made(unigram)),

@@ -6,7 +6,6 @@
 
 mod blocks;
 mod buffer;
-mod checksum;
 mod corpus;
 mod error;
 mod exclusion;
@@ -20,12 +19,12 @@ mod store;
 mod token_pieces;
 
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock, predicts};
-pub use checksum::Checksum;
 pub use corpus::{Corpus, Document, Documents, SkippedRows, TEXT_FIELD, TextRows};
 pub use error::ActivationsError;
 pub use exclusion::{Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};
 pub use harvest::{harvest, harvest_all};
+pub use lapidary_io::Checksum;
 pub use normalization::{Normalization, NormalizationKind};
 pub use other_model::OtherModel;
 pub use sequences::{SequenceStream, Sequences};

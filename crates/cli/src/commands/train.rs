@@ -266,7 +266,13 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
         if several {
             say!("{:>10} {}", "coder", recipes[number].name);
         }
-        figures.push(describe(&common, number, &configs[number], dictionary)?);
+        let config = &configs[number];
+        figures.push(describe(&common, number, config, dictionary)?);
+        // Last, so that a finished run whose tables are made anew is not taken for done when it is killed meanwhile.
+        write_atomically(
+            &common.folders[number].config(),
+            config.to_toml().as_bytes(),
+        )?;
     }
     let folder = RunFolder::new(&out);
     let written = if dictionaries.is_empty() {
@@ -549,9 +555,8 @@ fn finished(
         return Ok((configs, vec![]));
     }
     let mut dictionaries = vec![];
-    for (folder, config) in common.folders.iter().zip(&configs) {
+    for folder in &common.folders {
         dictionaries.push(Dictionary::load(&folder.dictionary(), &common.device)?);
-        write_atomically(&folder.config(), config.to_toml().as_bytes())?;
     }
     Ok((configs, dictionaries))
 }

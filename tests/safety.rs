@@ -184,6 +184,7 @@ fn foreign_files_in_the_way_are_refused_by_name_and_kept() {
     assert_eq!(std::fs::read(out.join("notes.md")).unwrap(), b"mine");
 }
 
+#[cfg(unix)]
 #[test]
 fn one_command_starts_goes_on_and_finds_the_work_done() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,11 +217,17 @@ fn one_command_starts_goes_on_and_finds_the_work_done() {
         &["--extend", "--set", "training.tokens=38400"],
     ));
     assert!(error.contains("--keep-checkpoint"), "{error}");
-    // Other tables of a finished run need no training.
-    succeeds(&mut long_train(
-        &out,
-        &["--resume", "--set", "features.examples_per_feature=1"],
-    ));
+    // Other tables of a finished run need no training. Where they cannot be written, the next command writes them.
+    let other = ["--resume", "--set", "features.examples_per_feature=1"];
+    let command = long_train(&out, &other);
+    let mut full = Command::new("sh");
+    full.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"]);
+    full.arg(command.get_program()).args(command.get_args());
+    let error = fails(full.current_dir(root()));
+    assert!(error.contains("written"), "{error}");
+    let output = succeeds(&mut long_train(&out, &other));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("finished already"), "{errors}");
     let file = "dictionary/sae_weights.safetensors";
     assert_eq!(contents(&whole)[file], contents(&out)[file]);
     assert_ne!(

@@ -592,6 +592,31 @@ fn other_commands_that_write_folders_lose_nothing_either() {
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
+    // What one command made is not another's to replace, whatever it is told.
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::write(model.join("model.safetensors"), "weights of an hour").unwrap();
+    let manifest = serde_json::json!({
+        "format": "lapidary run", "format_version": 1, "lapidary_version": "0.1.0",
+        "made_by": "pretrain", "finished": false, "files": ["model.safetensors"],
+    });
+    std::fs::write(model.join("run.json"), manifest.to_string()).unwrap();
+    let tables = folder.path().join("tables");
+    let mut command = lapidary(&["features", "--tokens", "256", "--device", "cpu"]);
+    let source = folder.path().join("source");
+    succeeds(&mut train(&source, &[]));
+    succeeds(command.arg(&source).arg("--out").arg(&tables));
+    for (out, maker) in [(&model, "pretrain"), (&tables, "features")] {
+        let before = contents(out);
+        for way in [&[][..], &["--overwrite"], &["--resume"]] {
+            let error = fails(&mut train(out, way));
+            assert!(
+                error.contains(&format!("`lapidary {maker}` made")),
+                "{error}"
+            );
+            same(&before, &contents(out));
+        }
+    }
     // A run of `train` is not overwritten by `synthetic`.
     let run = folder.path().join("run");
     succeeds(&mut train(&run, &[]));
@@ -603,6 +628,6 @@ fn other_commands_that_write_folders_lose_nothing_either() {
         "cpu",
     ]);
     let error = fails(command.arg("--out").arg(&run));
-    assert!(error.contains("holds a run"), "{error}");
+    assert!(error.contains("`lapidary train` made"), "{error}");
     same(&before, &contents(&run));
 }

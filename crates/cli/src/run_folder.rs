@@ -16,7 +16,7 @@
 
 mod writer;
 
-pub use writer::{RunWriter, table_files, training_files};
+pub use writer::{Maker, RunWriter, table_files, training_files};
 
 use anyhow::{Context, Result};
 use lapidary_evaluation::Metrics;

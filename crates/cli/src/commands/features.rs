@@ -3,7 +3,7 @@
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::commands::eval::Opened;
 use crate::progress::Stage;
-use crate::run_folder::{RunFolder, RunWriter, table_files};
+use crate::run_folder::{Maker, RunFolder, RunWriter, table_files};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{OtherModel, TokenBlock};
@@ -82,7 +82,7 @@ impl Features {
             (None, None) => RunFolder::new(&self.dictionary),
         };
         opened.model.check_head()?;
-        let mut writer = RunWriter::claim(&folder.path, &table_files())?;
+        let mut writer = RunWriter::claim(&folder.path, Maker::Features, &table_files())?;
         let blocks = opened
             .blocks(&corpus, &self.text, tokens)
             .map_err(crate::dictionary_model::corpus_of(&self.dictionary, given))?;

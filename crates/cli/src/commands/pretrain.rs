@@ -2,7 +2,7 @@
 
 use crate::arguments::DeviceArgument;
 use crate::progress::Stage;
-use crate::run_folder::RunWriter;
+use crate::run_folder::{Maker, RunWriter};
 use crate::terminal::shown;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -59,7 +59,7 @@ impl Pretrain {
         ];
         let files = files.map(str::to_owned).into();
         // Locked until the model is written.
-        let mut writer = RunWriter::claim(&self.out, &files)?;
+        let mut writer = RunWriter::claim(&self.out, Maker::Pretrain, &files)?;
         writer.add(files)?;
         let stage = Stage::new("tokenize", 1);
         let texts = documents(&config.corpus)?;

@@ -3,8 +3,8 @@
 use super::figures::line;
 use crate::arguments::{DeviceArgument, open_dictionary};
 use crate::progress::Stage;
-use crate::run_folder::{RunFolder, RunWriter, write_json};
-use anyhow::{Result, ensure};
+use crate::run_folder::{Maker, RunWriter, write_json};
+use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_evaluation::synthetic::{
@@ -66,7 +66,7 @@ impl Synthetic {
             check_target(path)?;
         }
         let mut writer = match &self.out {
-            Some(folder) => Some(claim(folder)?),
+            Some(folder) => Some(RunWriter::claim(folder, Maker::Synthetic, &files())?),
             None => None,
         };
         let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;
@@ -115,17 +115,6 @@ fn files() -> BTreeSet<String> {
     ]
     .map(str::to_owned)
     .into()
-}
-
-/// Claims the folder of `--out`, where no run of `train` may be.
-fn claim(folder: &Path) -> Result<RunWriter> {
-    let log = RunFolder::new(folder).metrics_log();
-    ensure!(
-        !log.exists(),
-        "{} holds a run of `lapidary train`: give another --out",
-        folder.display()
-    );
-    RunWriter::claim(folder, &files())
 }
 
 fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Dictionary> {

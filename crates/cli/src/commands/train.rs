@@ -7,7 +7,7 @@ use crate::first_batch;
 use crate::interrupt::{self, Graceful, Interrupted};
 use crate::progress::{Stage, note, say};
 use crate::recipe::{Recipe, Sweep, read_all};
-use crate::run_folder::{MetricsLog, RunFolder, RunWriter, training_files, write_json};
+use crate::run_folder::{Maker, MetricsLog, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::Device;
@@ -214,7 +214,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
         false => vec![],
     };
     let files = training_files(&names);
-    let mut writer = RunWriter::claim(&out, &files)?;
+    let mut writer = RunWriter::claim(&out, Maker::Train, &files)?;
     let mut common = Common {
         folders: folders(&writer.folder(), &names),
         model,

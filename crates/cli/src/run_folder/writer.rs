@@ -33,6 +33,7 @@ struct Manifest {
     format: String,
     format_version: u64,
     lapidary_version: String,
+    made_by: Maker,
     /// Whether the training, the evaluation and the tables are done.
     finished: bool,
     /// Whether the checkpoint of the finished run was to be kept.
@@ -42,12 +43,35 @@ struct Manifest {
     files: BTreeSet<String>,
 }
 
+/// The command that made a folder, which alone replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Maker {
+    Train,
+    /// Tables in a folder of their own; those in a run's folder belong to the run.
+    Features,
+    Synthetic,
+    Pretrain,
+}
+
+impl std::fmt::Display for Maker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Features => "features",
+            Self::Synthetic => "synthetic",
+            Self::Pretrain => "pretrain",
+        })
+    }
+}
+
 impl Manifest {
-    fn new(files: BTreeSet<String>) -> Self {
+    fn new(made_by: Maker, files: BTreeSet<String>) -> Self {
         Self {
             format: FORMAT.into(),
             format_version: FORMAT_VERSION,
             lapidary_version: env!("CARGO_PKG_VERSION").into(),
+            made_by,
             finished: false,
             keep_checkpoint: false,
             files,
@@ -85,7 +109,7 @@ impl Manifest {
         if !(is_ours(&run.config()) && has_coder) {
             return Ok(None);
         }
-        Ok(Some(Self::new(training_files(&[]))))
+        Ok(Some(Self::new(Maker::Train, training_files(&[]))))
     }
 
     /// Whether a file, by its path relative to the folder, belongs to the run.
@@ -160,12 +184,13 @@ impl Drop for RunWriter {
 }
 
 impl RunWriter {
-    /// Claims the folder `path` to write `files` into it: locks it, finishes what a killed process began, removes what dead ones
+    /// Claims the folder `path` for a command to write `files` into it: locks it, finishes what a killed process began, removes what dead ones
     /// left, and refuses what stands in the way.
     ///
     /// # Errors
-    /// Another process writes there; one of `files`, or something in a folder of them, is not the run's.
-    pub fn claim(path: &Path, files: &BTreeSet<String>) -> Result<Self> {
+    /// Another process writes there; another command made the folder; one of `files`, or something in a folder of them, is
+    /// nobody's.
+    pub fn claim(path: &Path, command: Maker, files: &BTreeSet<String>) -> Result<Self> {
         let mut locks = vec![FolderLock::take(path)?];
         let folder = path.to_path_buf();
         let coders: BTreeSet<&str> = files
@@ -194,30 +219,34 @@ impl RunWriter {
             remove_scratch(&folder, is_ours);
             remove_scratch(&folder.join("features"), is_ours);
         }
-        let manifest = Manifest::read(&folder)?;
-        let is_new = manifest.is_none();
-        let manifest = manifest.unwrap_or_else(|| Manifest::new(BTreeSet::new()));
-        if let Some(file) = in_the_way(&folder, &manifest, files)? {
-            // Those that were made to be locked.
-            for coder in &coders {
-                let _ = fs::remove_dir(folder.join(coder));
-            }
-            let why = match is_new {
-                true => "no run of lapidary wrote it".to_owned(),
-                false => format!("{} does not list it", folder.join(MANIFEST).display()),
-            };
-            bail!(
-                "{} is in the way: {why}; move it away, or give another --out",
-                folder.join(file).display()
-            );
-        }
-        Ok(Self {
+        let found = Manifest::read(&folder)?;
+        let is_new = found.is_none();
+        let writer = Self {
+            manifest: found.unwrap_or_else(|| Manifest::new(command, BTreeSet::new())),
             folder,
-            manifest,
             staged: false,
             coders: coders.iter().map(|coder| path.join(coder)).collect(),
             _locks: locks,
-        })
+        };
+        let made_by = writer.manifest.made_by;
+        // Tables are added to a run; nothing else is mixed, since a folder is replaced as a whole.
+        if made_by != command && (made_by, command) != (Maker::Train, Maker::Features) {
+            bail!(
+                "{} holds what `lapidary {made_by}` made: give another --out",
+                path.display()
+            );
+        }
+        if let Some(file) = in_the_way(path, &writer.manifest, files)? {
+            let why = match is_new {
+                true => "no run of lapidary wrote it".to_owned(),
+                false => format!("{} does not list it", path.join(MANIFEST).display()),
+            };
+            bail!(
+                "{} is in the way: {why}; move it away, or give another --out",
+                path.join(file).display()
+            );
+        }
+        Ok(writer)
     }
 
     /// Where files are written now.
@@ -239,11 +268,11 @@ impl RunWriter {
         self.manifest.files.iter().filter_map(name).collect()
     }
 
-    /// Something of a run that stands in the folder: a log, a dictionary or a checkpoint.
+    /// A result of the run in the folder, if it has any: what training left, or a table.
     pub fn existing(&self) -> Option<PathBuf> {
-        let marks = ["metrics.jsonl", "dictionary/cfg.json", "checkpoint"];
-        let marked = |file: &&String| marks.iter().any(|mark| file.ends_with(mark));
-        let mut files = self.manifest.files.iter().filter(marked);
+        let first = ["config.toml", first_batch::FILE, MANIFEST];
+        let is_result = |file: &&String| !first.iter().any(|name| file.ends_with(name));
+        let mut files = self.manifest.files.iter().filter(is_result);
         files.find_map(|file| {
             let path = self.folder.join(file);
             path.exists().then_some(path)
@@ -262,7 +291,7 @@ impl RunWriter {
         } else {
             remove_owned(&self.folder, &self.manifest)?;
         }
-        self.manifest = Manifest::new(files);
+        self.manifest = Manifest::new(self.manifest.made_by, files);
         self.write_manifest()
     }
 
@@ -323,7 +352,7 @@ impl RunWriter {
             fs::create_dir_all(&place).map_err(IoError::write(&place))?;
             let manifest = Manifest {
                 finished: self.manifest.finished,
-                ..Manifest::new(coder_files())
+                ..Manifest::new(Maker::Train, coder_files())
             };
             write_json(&place.join(MANIFEST), &manifest)?;
         }
@@ -472,7 +501,7 @@ mod tests {
     }
 
     fn claim(folder: &Path) -> Result<RunWriter> {
-        RunWriter::claim(folder, &training_files(&[]))
+        RunWriter::claim(folder, Maker::Train, &training_files(&[]))
     }
 
     fn run(folder: &Path, text: &str) {
@@ -612,16 +641,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "k-16/notes.md", "mine");
         let files = training_files(&["k-16", "k-32"]);
-        let mut writer = RunWriter::claim(dir.path(), &files).unwrap();
+        let mut writer = RunWriter::claim(dir.path(), Maker::Train, &files).unwrap();
         writer.begin(files.clone()).unwrap();
         write(&writer.folder(), "k-16/metrics.jsonl", "one");
         write(&writer.folder(), "k-16/features/features.parquet", "one");
         drop(writer);
         let tables = table_files();
-        RunWriter::claim(&dir.path().join("k-16"), &tables).unwrap();
-        let error = RunWriter::claim(dir.path(), &training_files(&["k-64"]));
+        RunWriter::claim(&dir.path().join("k-16"), Maker::Features, &tables).unwrap();
+        let error = RunWriter::claim(dir.path(), Maker::Train, &training_files(&["k-64"]));
         error.unwrap().begin(training_files(&["k-64"])).unwrap();
         write(dir.path(), "k-64/features/features.parquet", "mine");
-        assert!(RunWriter::claim(dir.path(), &files).is_ok());
+        assert!(RunWriter::claim(dir.path(), Maker::Train, &files).is_ok());
     }
 }

@@ -26,7 +26,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "tests/fixtures/models"
-TOKENIZERS = REPOSITORY / "tests/fixtures/tokenizers"
+# Trained once and kept; read before its folder is replaced.
+SENTENCEPIECE = (MODELS / "sentencepiece-like/tokenizer.json").read_bytes()
 BATCH, POSITIONS = 2, 19
 
 
@@ -457,7 +458,7 @@ def odd_checkpoints(folder):
     at = target("sentencepiece-like")
     sizes = small | {"vocab_size": 700, "hidden_size": 16, "tie_word_embeddings": True}
     write_whole(randomize(llama(**sizes), 45), at)
-    shutil.copy(TOKENIZERS / "sentencepiece-like.json", at / "tokenizer.json")
+    (at / "tokenizer.json").write_bytes(SENTENCEPIECE)
     edit(
         at / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         clean_up_tokenization_spaces=False,

@@ -17,7 +17,7 @@ pub const FILE: &str = "runs.parquet";
 /// line of its log, and its figures of merit. Gives the file's path.
 pub fn write(
     out: &Path,
-    names: &[&str],
+    names: &[String],
     recipes: &[RunConfig],
     folders: &[RunFolder],
     figures: &[Option<Metrics>],
@@ -25,7 +25,7 @@ pub fn write(
     let varied = varied(recipes)?;
     let mut rows: Vec<RunRow> = vec![];
     for (number, name) in names.iter().enumerate() {
-        let mut row = vec![("name".to_owned(), Value::from(*name))];
+        let mut row = vec![("name".to_owned(), Value::from(name.as_str()))];
         row.extend(varied[number].clone());
         if let Some(last) = folders[number].read_log().pop() {
             row.extend(course(&last));

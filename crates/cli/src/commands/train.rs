@@ -1,15 +1,17 @@
 //! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary, or to several on one pass.
 
+mod resume;
+mod steps;
+
 use crate::arguments::{DeviceArgument, device_name, load_model};
 use crate::commands::eval::{Signed, measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
-use crate::interrupt::{self, Graceful, Interrupted};
 use crate::progress::{Stage, note, say};
 use crate::recipe::{Recipe, Sweep, read_all};
-use crate::run_folder::{Maker, MetricsLog, RunFolder, RunWriter, training_files, write_json};
+use crate::run_folder::{Maker, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{
@@ -19,13 +21,13 @@ use lapidary_activations::{
 use lapidary_evaluation::Metrics;
 use lapidary_io::write_atomically;
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{
-    Dictionary, Observer, RunConfig, SaeError, StepReport, TrainingRun, checkpoint, hook_points,
-};
+use lapidary_sae::{Dictionary, RunConfig, TrainingRun, hook_points};
+use resume::{Way, finished, resume};
 use std::collections::BTreeSet;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use steps::{named, steps};
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
@@ -144,7 +146,26 @@ struct Common {
     blocks: BlockConfig,
     /// Each coder's folder.
     folders: Vec<RunFolder>,
-    several: bool,
+    /// The coders' names where there are several; the folder of one is the run's own.
+    names: Vec<String>,
+}
+
+impl Common {
+    fn several(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Says where the run is written now.
+    fn write_to(&mut self, run: &Path) {
+        self.folders = match self.several() {
+            false => vec![RunFolder::new(run)],
+            true => self
+                .names
+                .iter()
+                .map(|n| RunFolder::new(&run.join(n)))
+                .collect(),
+        };
+    }
 }
 
 fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -> Result<()> {
@@ -209,21 +230,22 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
         device_name(&device),
     ));
 
-    let names: Vec<&str> = match several {
-        true => recipes.iter().map(|r| r.name.as_str()).collect(),
+    let names: Vec<String> = match several {
+        true => recipes.iter().map(|r| r.name.clone()).collect(),
         false => vec![],
     };
     let files = training_files(&names);
     let mut writer = RunWriter::claim(&out, Maker::Train, &files)?;
     let mut common = Common {
-        folders: folders(&writer.folder(), &names),
+        folders: vec![],
         model,
         device,
         hooks,
         other,
         blocks: block_config,
-        several,
+        names,
     };
+    common.write_to(&writer.folder());
     let way = Way::of(options, &writer)?;
     let (configs, dictionaries) = match way {
         Way::Done => finished(
@@ -249,7 +271,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
             }
             steps(&mut run, &recipes, logs, &mut writer)?;
             note_text(run.passes(), skipped);
-            common.folders = folders(&writer.folder(), &names);
+            common.write_to(&writer.folder());
             let configs = run.trainers().iter().map(|t| t.config().clone());
             let configs: Vec<RunConfig> = configs.collect();
             let mut dictionaries = vec![];
@@ -278,7 +300,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     let written = if dictionaries.is_empty() {
         out // whose run was finished before
     } else if several {
-        summary::write(&out, &names, &configs, &common.folders, &figures)?
+        summary::write(&out, &common.names, &configs, &common.folders, &figures)?
     } else if configs[0].features.tokens > 0 {
         folder.report()
     } else {
@@ -287,53 +309,6 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     writer.finish(options.keep_checkpoint || options.extend)?;
     writeln!(stdout(), "{}", written.display())?;
     Ok(())
-}
-
-/// What there is to do in a folder.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Start,
-    GoOn,
-    /// Nothing but, perhaps, evaluation and tables of other settings.
-    Done,
-}
-
-impl Way {
-    fn of(options: &Options, writer: &RunWriter) -> Result<Self> {
-        let folder = writer.folder();
-        let has_checkpoint = checkpoint::exists(&folder.join("checkpoint"));
-        if options.extend {
-            ensure!(
-                has_checkpoint,
-                "{}: no checkpoint to extend; `train --keep-checkpoint` keeps that of a finished run",
-                folder.display()
-            );
-            return Ok(Self::GoOn);
-        }
-        if options.resume {
-            return Ok(match (writer.is_finished(), has_checkpoint) {
-                (true, _) => Self::Done,
-                (false, true) => Self::GoOn,
-                (false, false) => Self::Start,
-            });
-        }
-        match writer.existing() {
-            Some(found) if !options.overwrite => bail!(
-                "{} holds a run already ({} is there): give --resume to go on with it, --overwrite to replace it, or another --out",
-                folder.display(),
-                found.display()
-            ),
-            _ => Ok(Self::Start),
-        }
-    }
-}
-
-/// Each coder's folder, of one that has no name the run's own.
-fn folders(run: &Path, names: &[&str]) -> Vec<RunFolder> {
-    match names.is_empty() {
-        true => vec![RunFolder::new(run)],
-        false => names.iter().map(|n| RunFolder::new(&run.join(n))).collect(),
-    }
 }
 
 /// Says what a look at the metrics does not show of the text: rows that were skipped, and that it was short.
@@ -430,11 +405,7 @@ fn start(
     let run = TrainingRun::new(&configs, source, &common.device).map_err(|e| named(e, recipes))?;
     // Only now is it sure that there will be a run in their place.
     writer.begin(files)?;
-    let names: Vec<&str> = match common.several {
-        true => recipes.iter().map(|r| r.name.as_str()).collect(),
-        false => vec![],
-    };
-    common.folders = folders(&writer.folder(), &names);
+    common.write_to(&writer.folder());
     for (folder, config) in common.folders.iter().zip(&configs) {
         let read = hook_points(std::slice::from_ref(config));
         let of_coder = look.iter().filter(|r| read.contains(&r.hook_point));
@@ -443,255 +414,6 @@ fn start(
     }
     stage.done(format!("{} activations to shuffle", first.buffer_tokens));
     Ok((run, skipped))
-}
-
-/// Refuses a recipe that is not `saved`, which is in `place`, but for what follows from another length where that may change.
-fn same_training(
-    saved: &RunConfig,
-    place: &Path,
-    recipe: &Recipe,
-    width: usize,
-    common: &Common,
-    extend: bool,
-) -> Result<()> {
-    let differences = saved.training_differences(&recipe.config.resolve(width)?);
-    let mut differences: Vec<_> = differences
-        .into_iter()
-        .filter(|(key, ..)| !(extend && RunConfig::is_length(key)))
-        .collect();
-    // What the user changed, before what follows from it.
-    differences.sort_by_key(|(key, ..)| !recipe.given.contains(key));
-    let Some((key, there, here)) = differences.into_iter().next() else {
-        return Ok(());
-    };
-    let of = match common.several {
-        true => format!(" of {}", recipe.name),
-        false => String::new(),
-    };
-    let longer =
-        match key == "training.tokens" && recipe.config.training.tokens > saved.training.tokens {
-            true => "; --extend goes on to the larger number",
-            false => "",
-        };
-    bail!(
-        "{}: the run was trained with {key} = {there}, the recipe{of} says {here}{longer}",
-        place.display()
-    )
-}
-
-/// The run of the folder's checkpoint, if it is one of these recipes.
-fn resume(
-    recipes: &[Recipe],
-    widths: &[usize],
-    common: &Common,
-    extend: bool,
-) -> Result<(TrainingRun, Option<SkippedRows>)> {
-    let place = match common.several {
-        true => common.folders[0].path.with_file_name("checkpoint"),
-        false => common.folders[0].checkpoint(),
-    };
-    let stage = Stage::new("buffer", 1);
-    let saved = checkpoint::recipes(&place)?;
-    ensure!(
-        saved.len() == recipes.len(),
-        "{}: the checkpoint is of {} coders, here are {}",
-        place.display(),
-        saved.len(),
-        recipes.len()
-    );
-    for ((saved, recipe), width) in saved.iter().zip(recipes).zip(widths) {
-        same_training(saved, &place, recipe, *width, common, extend)?;
-        ensure!(
-            !extend || recipe.config.training.tokens >= saved.training.tokens,
-            "{}: found {} tokens in the run, expected at most the {} of training.tokens to extend it to",
-            place.display(),
-            saved.training.tokens,
-            recipe.config.training.tokens
-        );
-    }
-    let (source, skipped) = source(&recipes[0], common, false)?;
-    let mut run = TrainingRun::resume(&place, source, &common.device)?;
-    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
-    run.adopt(&configs);
-    if extend {
-        run.extend(&configs)?;
-    }
-    let to_shuffle = recipes[0].config.activations.buffer_tokens;
-    stage.done(format!("{to_shuffle} activations to shuffle"));
-    Ok((run, skipped))
-}
-
-/// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise; none if all is done.
-fn finished(
-    recipes: &[Recipe],
-    widths: &[usize],
-    common: &Common,
-    (out, there): (&Path, &BTreeSet<String>),
-) -> Result<(Vec<RunConfig>, Vec<Dictionary>)> {
-    let here = recipes.iter().filter(|_| common.several);
-    let here: BTreeSet<String> = here.map(|r| r.name.clone()).collect();
-    let listed = |names: &BTreeSet<String>| match names.is_empty() {
-        true => "one coder".to_owned(),
-        false => names.iter().cloned().collect::<Vec<_>>().join(", "),
-    };
-    ensure!(
-        *there == here,
-        "{}: the finished run is of {}, here are {}",
-        out.display(),
-        listed(there),
-        listed(&here)
-    );
-    let mut configs = vec![];
-    let mut as_wanted = true;
-    for ((recipe, folder), width) in recipes.iter().zip(&common.folders).zip(widths) {
-        let saved = RunConfig::load(&folder.config(), &[])?;
-        same_training(&saved, &folder.config(), recipe, *width, common, false)?;
-        let config = recipe.config.resolve(*width)?;
-        as_wanted &= saved.evaluation == config.evaluation && saved.features == config.features;
-        configs.push(config);
-    }
-    if as_wanted {
-        say!("{:>10} the run is finished already", "train");
-        return Ok((configs, vec![]));
-    }
-    let mut dictionaries = vec![];
-    for folder in &common.folders {
-        dictionaries.push(Dictionary::load(&folder.dictionary(), &common.device)?);
-    }
-    Ok((configs, dictionaries))
-}
-
-/// Shows a run's progress, keeps its logs, and says where checkpoints go.
-struct Watch<'a> {
-    stage: &'a Stage,
-    writer: &'a mut RunWriter,
-    logs: Vec<MetricsLog>,
-    last: Vec<Option<StepReport>>,
-    first_step: u64,
-    batch: f64,
-    /// What went wrong outside the training; it is stopped then.
-    failed: Option<anyhow::Error>,
-}
-
-impl Observer for Watch<'_> {
-    fn report(&mut self, number: usize, report: &StepReport) {
-        let steps = report.step.saturating_sub(self.first_step);
-        let speed = steps as f64 * self.batch / self.stage.seconds();
-        let figures = format!(
-            "loss {:.4}  FVU {:.3}  L0 {:.1}  dead {}",
-            report.loss, report.fvu, report.l0, report.dead
-        );
-        if self.logs.len() > 1 {
-            self.stage.line(number, figures);
-            self.stage.at(report.step, format!("{speed:.0} tokens/s"));
-        } else {
-            let message = format!("{speed:.0} tokens/s  {figures}");
-            self.stage.at(report.step, message);
-        }
-        let pushed = self.logs[number].push(report);
-        self.failed = self.failed.take().or(pushed.err());
-        self.last[number] = Some(report.clone());
-    }
-
-    fn checkpoint_folder(&mut self) -> Option<PathBuf> {
-        Some(self.writer.folder().join("checkpoint"))
-    }
-
-    fn checkpoint_written(&mut self) -> Result<(), SaeError> {
-        let replaced = self.writer.replace_old();
-        self.failed = self.failed.take().or(replaced.err());
-        Ok(())
-    }
-
-    fn must_stop(&mut self) -> bool {
-        if interrupt::requested() {
-            say!(
-                "{:>10} a checkpoint is written; once more to leave at once",
-                "stop"
-            );
-        }
-        interrupt::requested() || self.failed.is_some()
-    }
-}
-
-/// All steps, with bars and logs.
-fn steps(
-    run: &mut TrainingRun,
-    recipes: &[Recipe],
-    logs: Vec<MetricsLog>,
-    writer: &mut RunWriter,
-) -> Result<()> {
-    let several = recipes.len() > 1;
-    let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
-    let stage = match several {
-        true => Stage::with_lines("train", run.total_steps(), &names),
-        false => Stage::new("train", run.total_steps()),
-    };
-    let first = run.step_count();
-    let batch = recipes[0].config.training.batch_tokens as f64;
-    let graceful = Graceful::begin();
-    let mut watch = Watch {
-        stage: &stage,
-        writer,
-        logs,
-        last: vec![None; recipes.len()],
-        first_step: first,
-        batch,
-        failed: None,
-    };
-    let trained = run.run_observed(&mut watch);
-    drop(graceful);
-    let Watch { last, failed, .. } = watch;
-    trained.map_err(|e| named(e, recipes))?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let count = run.step_count();
-    if !run.is_done() {
-        let left = format!(
-            "stopped after step {count} of {}, with a checkpoint: --resume goes on",
-            run.total_steps()
-        );
-        return Err(Interrupted(left).into());
-    }
-    let speed = (count - first) as f64 * batch / stage.seconds();
-    let figures = |r: &StepReport| {
-        format!(
-            "loss {:.4}, FVU {:.4}, L0 {:.1}, dead {}",
-            r.loss, r.fvu, r.l0, r.dead
-        )
-    };
-    match (several, &last[0]) {
-        (true, _) => {
-            let coders = recipes.len();
-            stage.done(format!(
-                "{count} steps of {coders} coders at {speed:.0} tokens/s"
-            ));
-            for (name, last) in names.iter().zip(&last) {
-                if let Some(r) = last {
-                    say!("{:>10} {name}: {}", "", figures(r));
-                }
-            }
-        }
-        (false, Some(r)) => {
-            stage.done(format!(
-                "{count} steps at {speed:.0} tokens/s: {}",
-                figures(r)
-            ));
-        }
-        (false, None) => stage.done(format!("{count} steps")),
-    }
-    Ok(())
-}
-
-/// An error that is of one coder says so by its name.
-fn named(error: SaeError, recipes: &[Recipe]) -> anyhow::Error {
-    match error {
-        SaeError::OfCoder { number, error } => {
-            anyhow!(*error).context(format!("coder {}", recipes[number].name))
-        }
-        error => error.into(),
-    }
 }
 
 /// Figures of merit, tables and report of a coder, as its recipe asks.

@@ -124,7 +124,7 @@ impl Manifest {
 }
 
 /// What `train` writes for one coder, or for several whose folders have these names.
-pub fn training_files(coders: &[&str]) -> BTreeSet<String> {
+pub fn training_files(coders: &[String]) -> BTreeSet<String> {
     let mut files = BTreeSet::from([CHECKPOINT.to_owned()]);
     if coders.is_empty() {
         files.extend(coder_files());
@@ -184,8 +184,8 @@ impl Drop for RunWriter {
 }
 
 impl RunWriter {
-    /// Claims the folder `path` for a command to write `files` into it: locks it, finishes what a killed process began, removes what dead ones
-    /// left, and refuses what stands in the way.
+    /// Claims the folder `path` for a command that writes `files` into it: locks it, finishes a replacement that a killed process
+    /// began, removes scratch of dead processes, and refuses files that are not the run's.
     ///
     /// # Errors
     /// Another process writes there; another command made the folder; one of `files`, or something in a folder of them, is
@@ -640,7 +640,7 @@ mod tests {
     fn several_coders_have_folders_and_manifests_of_their_own() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "k-16/notes.md", "mine");
-        let files = training_files(&["k-16", "k-32"]);
+        let files = training_files(&["k-16", "k-32"].map(str::to_owned));
         let mut writer = RunWriter::claim(dir.path(), Maker::Train, &files).unwrap();
         writer.begin(files.clone()).unwrap();
         write(&writer.folder(), "k-16/metrics.jsonl", "one");
@@ -648,8 +648,15 @@ mod tests {
         drop(writer);
         let tables = table_files();
         RunWriter::claim(&dir.path().join("k-16"), Maker::Features, &tables).unwrap();
-        let error = RunWriter::claim(dir.path(), Maker::Train, &training_files(&["k-64"]));
-        error.unwrap().begin(training_files(&["k-64"])).unwrap();
+        let error = RunWriter::claim(
+            dir.path(),
+            Maker::Train,
+            &training_files(&["k-64".to_owned()]),
+        );
+        error
+            .unwrap()
+            .begin(training_files(&["k-64".to_owned()]))
+            .unwrap();
         write(dir.path(), "k-64/features/features.parquet", "mine");
         assert!(RunWriter::claim(dir.path(), Maker::Train, &files).is_ok());
     }

@@ -1,0 +1,142 @@
+//! The steps of a run, with bars, logs and checkpoints.
+
+use crate::interrupt::{self, Graceful, Interrupted};
+use crate::progress::{Stage, say};
+use crate::recipe::Recipe;
+use crate::run_folder::{MetricsLog, RunWriter};
+use anyhow::{Result, anyhow};
+use lapidary_sae::{Observer, SaeError, StepReport, TrainingRun};
+use std::path::PathBuf;
+
+/// Shows a run's progress, keeps its logs, and says where checkpoints go.
+struct Watch<'a> {
+    stage: &'a Stage,
+    writer: &'a mut RunWriter,
+    logs: Vec<MetricsLog>,
+    last: Vec<Option<StepReport>>,
+    first_step: u64,
+    batch: f64,
+    /// What went wrong outside the training; it is stopped then.
+    failed: Option<anyhow::Error>,
+}
+
+impl Observer for Watch<'_> {
+    fn report(&mut self, number: usize, report: &StepReport) {
+        let steps = report.step.saturating_sub(self.first_step);
+        let speed = steps as f64 * self.batch / self.stage.seconds();
+        let figures = format!(
+            "loss {:.4}  FVU {:.3}  L0 {:.1}  dead {}",
+            report.loss, report.fvu, report.l0, report.dead
+        );
+        if self.logs.len() > 1 {
+            self.stage.line(number, figures);
+            self.stage.at(report.step, format!("{speed:.0} tokens/s"));
+        } else {
+            let message = format!("{speed:.0} tokens/s  {figures}");
+            self.stage.at(report.step, message);
+        }
+        let pushed = self.logs[number].push(report);
+        self.failed = self.failed.take().or(pushed.err());
+        self.last[number] = Some(report.clone());
+    }
+
+    fn checkpoint_folder(&mut self) -> Option<PathBuf> {
+        Some(self.writer.folder().join("checkpoint"))
+    }
+
+    fn checkpoint_written(&mut self) -> Result<(), SaeError> {
+        let replaced = self.writer.replace_old();
+        self.failed = self.failed.take().or(replaced.err());
+        Ok(())
+    }
+
+    fn must_stop(&mut self) -> bool {
+        if interrupt::requested() {
+            say!(
+                "{:>10} a checkpoint is written; once more to leave at once",
+                "stop"
+            );
+        }
+        interrupt::requested() || self.failed.is_some()
+    }
+}
+
+/// All steps, with bars and logs.
+pub(super) fn steps(
+    run: &mut TrainingRun,
+    recipes: &[Recipe],
+    logs: Vec<MetricsLog>,
+    writer: &mut RunWriter,
+) -> Result<()> {
+    let several = recipes.len() > 1;
+    let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
+    let stage = match several {
+        true => Stage::with_lines("train", run.total_steps(), &names),
+        false => Stage::new("train", run.total_steps()),
+    };
+    let first = run.step_count();
+    let batch = recipes[0].config.training.batch_tokens as f64;
+    let graceful = Graceful::begin();
+    let mut watch = Watch {
+        stage: &stage,
+        writer,
+        logs,
+        last: vec![None; recipes.len()],
+        first_step: first,
+        batch,
+        failed: None,
+    };
+    let trained = run.run_observed(&mut watch);
+    drop(graceful);
+    let Watch { last, failed, .. } = watch;
+    trained.map_err(|e| named(e, recipes))?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let count = run.step_count();
+    if !run.is_done() {
+        let left = format!(
+            "stopped after step {count} of {}, with a checkpoint: --resume goes on",
+            run.total_steps()
+        );
+        return Err(Interrupted(left).into());
+    }
+    let speed = (count - first) as f64 * batch / stage.seconds();
+    let figures = |r: &StepReport| {
+        format!(
+            "loss {:.4}, FVU {:.4}, L0 {:.1}, dead {}",
+            r.loss, r.fvu, r.l0, r.dead
+        )
+    };
+    match (several, &last[0]) {
+        (true, _) => {
+            let coders = recipes.len();
+            stage.done(format!(
+                "{count} steps of {coders} coders at {speed:.0} tokens/s"
+            ));
+            for (name, last) in names.iter().zip(&last) {
+                if let Some(r) = last {
+                    say!("{:>10} {name}: {}", "", figures(r));
+                }
+            }
+        }
+        (false, Some(r)) => {
+            stage.done(format!(
+                "{count} steps at {speed:.0} tokens/s: {}",
+                figures(r)
+            ));
+        }
+        (false, None) => stage.done(format!("{count} steps")),
+    }
+    Ok(())
+}
+
+/// An error that is of one coder says so by its name.
+pub(super) fn named(error: SaeError, recipes: &[Recipe]) -> anyhow::Error {
+    match error {
+        SaeError::OfCoder { number, error } => {
+            anyhow!(*error).context(format!("coder {}", recipes[number].name))
+        }
+        error => error.into(),
+    }
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes tests/fixtures/dictionaries: small files of PyTorch and NumPy, some as dictionary_learning, OpenAI and Gemma Scope save
-coders of 4 dimensions and 6 latents, some that must be refused. What stands in them, the tests compute by the same formula.
+coders of 4 dimensions and 6 latents, some that must be refused. The tests compute their weights by the same formula.
 
     python scripts/make_dictionary_fixtures.py
 """

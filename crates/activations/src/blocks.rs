@@ -144,7 +144,7 @@ pub struct BlockStream {
 /// A document's tokens.
 enum Tokens {
     All(Vec<u32>),
-    /// Of a long text they come in pieces.
+    /// A long text is tokenized piece by piece.
     Pieces(Box<TokenPieces>),
 }
 

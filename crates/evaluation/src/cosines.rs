@@ -202,7 +202,7 @@ pub fn co_selected(
 }
 
 impl DecoderCosines {
-    /// Of a dictionary of `n` rows in `d` dimensions.
+    /// Summarizes the pairs of a dictionary of `n` rows in `d` dimensions.
     pub(crate) fn new(pairs: Pairs, (n, d): (usize, usize), co_selected: CoSelected) -> Self {
         let mut sorted: Vec<f64> = pairs.max_cosine.iter().map(|c| f64::from(*c)).collect();
         sorted.sort_unstable_by(f64::total_cmp);

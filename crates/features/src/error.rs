@@ -79,7 +79,7 @@ pub enum FeaturesError {
         column: &'static str,
         /// The row, counted from 0.
         row: usize,
-        /// What stands there.
+        /// The value found.
         found: String,
         /// What would be right.
         expected: String,

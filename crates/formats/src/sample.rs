@@ -52,7 +52,7 @@ fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), Sae
 /// Writes a coder's sample into a folder.
 pub(crate) fn write(coder: &SparseCoder, folder: &Path, name: &str) -> Result<(), SaeError> {
     let rows = coder.w_enc();
-    // Of a cross-layer transcoder a row is as wide as its layer's hook point.
+    // A cross-layer transcoder's rows are as wide as one layer's hook point.
     let (width, w_enc) = (rows.dims()[1], host(&rows)?);
     let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
     let of_layer = d_sae / coder.layers().unwrap_or(1).max(1);

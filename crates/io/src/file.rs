@@ -9,7 +9,7 @@ use std::fs::{File, Metadata};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What stands between a file's name and the random end of its temporary name.
+/// A temporary name is the file's name, this, and a random end.
 pub(crate) const WRITING: &str = ".writing";
 /// Symbolic links that are followed to where a file shall be written.
 const MAX_LINKS: usize = 40;

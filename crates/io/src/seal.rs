@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 const KEY: &str = "checksum";
-/// What stands in the checksum's place while it is computed.
+/// The checksum is computed with these zeros in its place.
 const BLANK: &str = "0000000000000000";
 
 /// An object as JSON with a key `checksum`: the XXH64 of the text with zeros in the checksum's place.

@@ -148,7 +148,7 @@ impl ModelConfig {
         Self::of_value(path, lapidary_io::read_json(path)?)
     }
 
-    /// Of a `config.json`'s value; `path` is the file that errors name.
+    /// Reads the value of a `config.json`; `path` is the file that errors name.
     pub(crate) fn of_value(path: &Path, value: Value) -> Result<Self, ModelError> {
         let fields = Fields::new(path, value)?;
         let config = family::config(&fields)?;

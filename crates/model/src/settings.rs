@@ -33,9 +33,9 @@ pub enum SettingsError {
         place: String,
         /// The dotted key.
         key: String,
-        /// What stands there.
+        /// The value found.
         found: String,
-        /// What may stand there.
+        /// The values allowed.
         expected: String,
     },
 }

@@ -17,8 +17,8 @@ pub(crate) const SKIP: &str = "w_skip";
 pub struct SparseCoder {
     /// How it chooses its latents.
     pub architecture: Architecture,
-    /// TopK: active latents a token; BatchTopK: on average; matching pursuit: steps, which may be others than in
-    /// training. Others have as many as they have. Of a cross-layer transcoder these are those of each layer.
+    /// TopK: active latents per token. BatchTopK: their average. Matching pursuit: steps, which may differ from
+    /// training. Other architectures do not use it. For a cross-layer transcoder it counts per layer.
     pub k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
@@ -39,7 +39,7 @@ impl SparseCoder {
         found.expect("an architecture has its weights").clone()
     }
 
-    /// The encoder, `[d_sae, d_in]`; matching pursuit reads with its decoder rows. Of a cross-layer transcoder `[d_sae, d]`, one under the other:
+    /// The encoder, `[d_sae, d_in]`; matching pursuit reads with its decoder rows. For a cross-layer transcoder it is `[d_sae, d]`, layer after layer:
     /// a latent's row is about the hook point of its layer.
     #[must_use]
     pub fn w_enc(&self) -> Tensor<2> {

@@ -43,7 +43,7 @@ pub enum SaeError {
         path: PathBuf,
         /// The field or tensor.
         field: String,
-        /// What stands there.
+        /// The value found.
         found: String,
         /// What was expected.
         expected: String,

@@ -81,7 +81,7 @@ impl Fields {
         SaeError::format(&self.path, field, found, expected)
     }
 
-    /// What stands in a field, `null` included.
+    /// The value of a field, `null` included.
     #[must_use]
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.map.get(field)

@@ -275,7 +275,7 @@ fn text_of(json: &[u8], field: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// What stands in a field.
+/// The value of a field.
 enum Found {
     Text(String),
     Null,

@@ -203,7 +203,7 @@ impl Probe {
                         self.dictionary.display()
                     );
                 }
-                // Of a long text no more is tokenized than is read.
+                // A long text is tokenized only as far as it is read.
                 let mut pieces = TokenPieces::new(std::mem::take(whole));
                 let most = room.saturating_mul(self.passages);
                 let mut tokens = Vec::new();

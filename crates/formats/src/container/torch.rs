@@ -31,7 +31,7 @@ const EXPECTED: &str = "a zip archive by torch.save with tensors under names";
 pub(crate) struct TorchFile {
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
-    /// What stands at the top and is no tensor.
+    /// Top-level values that are not tensors.
     others: HashMap<String, Value>,
 }
 

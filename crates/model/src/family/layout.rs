@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 /// Names without `.weight` and `.bias`, those of layers after `{prefix}{layers}.{l}.`, the others after the prefix.
 pub struct Layout {
-    /// What stands before every name but the unembedding's. A checkpoint of the bare model lacks the first part of it.
+    /// The prefix of every name but the unembedding's. A checkpoint of the bare model lacks the first part of it.
     pub prefix: &'static str,
     /// Whether matrices are stored as `[out, in]` (`nn.Linear`).
     pub turned: bool,
@@ -122,7 +122,7 @@ pub fn weights(
     Ok((weights, warnings))
 }
 
-/// What stands before names in this file.
+/// The prefix of the names in this file.
 fn prefix(layout: &Layout, from: &TensorFile) -> &'static str {
     let bare = layout.prefix.split_once('.').map_or("", |(_, rest)| rest);
     let there = |prefix: &&str| from.contains(&format!("{prefix}{}.weight", layout.embed));

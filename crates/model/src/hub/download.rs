@@ -31,11 +31,11 @@ pub(super) struct Place<'a> {
     pub(super) repository: &'a str,
 }
 
-/// What an ETag says of a file's content.
+/// The digest that an ETag holds.
 enum Content {
-    /// Of a large file.
+    /// SHA-256 of the file, as the hub gives it for large files.
     Sha256,
-    /// Of a small one: SHA-1 of git's blob.
+    /// SHA-1 of the file as a git blob, as the hub gives it for small files.
     GitBlob,
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! Tokens as they stand in a text. A tokenizer decodes whole texts: the first token of a text may lose its space, and a
+//! The text of single tokens, as it appears within a longer text. A tokenizer decodes whole texts: the first token of a text may lose its space, and a
 //! character may take several tokens. So a token's own text is what it adds in the middle of a text, and a character
 //! of several tokens is shown where it becomes whole.
 
@@ -315,7 +315,7 @@ impl TextStream<'_> {
         let text = self.tokenizer.decode_plain(&self.tokens);
         match text.strip_prefix(self.shown.as_str()) {
             Some(rest) => rest.to_owned(),
-            // What stands there already became another text by what came after it.
+            // Later tokens changed the text that was already shown.
             None => text.chars().skip(self.shown.chars().count()).collect(),
         }
     }

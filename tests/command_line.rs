@@ -373,6 +373,35 @@ fn a_recipe_or_corpus_that_cannot_be_is_refused_before_anything_is_written() {
     assert!(error.contains("did you mean `coder.d_sae`"), "{error}");
     let error = refused(&["--set", "coder.k=4096"]);
     assert!(error.contains("4096") && error.contains("512"), "{error}");
+    // What cannot fit into memory is refused before the model runs on any text.
+    let pursuit = "coder.architecture=matching_pursuit";
+    let error = refused(&["--set", pursuit, "--set", "coder.k=1000000000"]);
+    assert!(
+        error.contains("`coder.k`: found 1000000000, expected at most 65536 steps"),
+        "{error}"
+    );
+    let error = refused(&[
+        "--set",
+        pursuit,
+        "--set",
+        "coder.k=65536",
+        "--set",
+        "training.batch_tokens=100000000",
+        "--set",
+        "training.tokens=100000000",
+        "--set",
+        "activations.buffer_tokens=100000000",
+    ]);
+    assert!(
+        error.contains("`coder.k`: found 65536, expected fewer steps") && error.contains("GiB"),
+        "{error}"
+    );
+    assert!(!error.contains("activations"), "{error}");
+    let error = refused(&["--set", "coder.d_sae=2000000000"]);
+    assert!(
+        error.contains("`coder.d_sae`: found 2000000000, expected fewer") && error.contains("GiB"),
+        "{error}"
+    );
     let error = refused(&["--set", "coder.k=many"]);
     assert!(
         error.contains("coder.k") && error.contains("many"),

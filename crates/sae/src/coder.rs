@@ -160,7 +160,7 @@ impl SparseCoder {
     /// The same coder with another `k`: TopK's active latents, or matching pursuit's steps.
     ///
     /// # Errors
-    /// Its architecture has no `k`, or there are fewer latents.
+    /// Its architecture has no `k`, or not so large a one.
     pub fn with_k(self, k: usize) -> Result<Self, SaeError> {
         let method = self.architecture.method();
         let refuse = |message: String| {
@@ -173,9 +173,10 @@ impl SparseCoder {
                 self.architecture
             ));
         }
-        let most = self.layer(0).d_sae();
-        if k == 0 || (k > most && !method.repeats()) {
-            return refuse(format!("found {k}, expected 1 to {most} latents"));
+        let most = method.most_k(self.layer(0).d_sae());
+        if k == 0 || k > most {
+            let what = if method.repeats() { "steps" } else { "latents" };
+            return refuse(format!("found {k}, expected 1 to {most} {what}"));
         }
         Ok(Self { k, ..self })
     }

@@ -4,6 +4,7 @@
 
 mod check;
 mod difference;
+mod memory;
 mod tables;
 
 use std::collections::BTreeSet;

@@ -25,7 +25,7 @@ pub(crate) fn coder(
     let (Some(d_sae), Some(norm)) = (config.coder.d_sae, config.coder.decoder_init_norm) else {
         unreachable!("a resolved recipe has both");
     };
-    check_memory(config.layers(), d_sae, d_in, d_out)?;
+    config.check_memory(d_in, d_out)?;
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let mut directions = |width, norm: f64| -> Tensor<2> {
         let rows = random_directions(&mut rng, d_sae, width, norm);
@@ -86,32 +86,6 @@ fn centre(config: &RunConfig, first: &Batch, device: &Device) -> Result<Tensor<1
         }
     };
     Ok(Tensor::from_data(TensorData::new(b_dec, [d_out]), device))
-}
-
-/// Training holds encoder and decoder four times: weights, gradients and Adam's two moments. A dictionary that this
-/// machine cannot hold is refused here rather than by an abort halfway.
-fn check_memory(
-    layers: Option<usize>,
-    d_sae: usize,
-    d_in: usize,
-    d_out: usize,
-) -> Result<(), SaeError> {
-    // Of L layers that write at L, L − 1, .. hook points each writes at (L + 1) / 2 of L.
-    let widths = match layers {
-        Some(layers) => {
-            d_in.saturating_add((d_out / layers).saturating_mul(layers * (layers + 1) / 2))
-        }
-        None => d_in.saturating_add(d_out),
-    };
-    let numbers = d_sae.saturating_mul(widths).saturating_mul(4);
-    let mut room: Vec<f32> = Vec::new();
-    room.try_reserve_exact(numbers).map_err(|_| SaeError::Config {
-        place: "configuration".to_owned(),
-        message: format!(
-            "d_sae = {d_sae} latents that read {d_in} dimensions and write {d_out} take {:.0} GiB to train, more than this machine has; lower `coder.d_sae`",
-            numbers as f64 * 4.0 / (1u64 << 30) as f64
-        ),
-    })
 }
 
 /// `rows` independent directions, uniform on the sphere of radius `norm`, row by row.
@@ -193,18 +167,6 @@ pub(crate) fn geometric_median(data: &[f32], width: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_dictionary_that_no_machine_holds_is_an_error() {
-        let error = check_memory(None, 2_147_483_647, 100_000, 100_000)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("GiB") && error.contains("`coder.d_sae`"),
-            "{error}"
-        );
-        check_memory(None, 4096, 256, 256).unwrap();
-    }
 
     #[test]
     fn directions_have_the_norm_and_the_seed_decides_them() {

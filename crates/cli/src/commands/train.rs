@@ -361,12 +361,14 @@ fn check(
     if let Some(store) = &recipe.store {
         store.check_model(model)?;
     }
+    let width_at = |hook: &str| -> Result<usize> {
+        Ok(match (hook.strip_prefix(OtherModel::PREFIX), other) {
+            (Some(hook), Some(other)) => other.width(hook.parse()?)?,
+            _ => model.width(hook.parse()?)?,
+        })
+    };
     for hook in hook_points(std::slice::from_ref(config)) {
-        if let (Some(hook), Some(other)) = (hook.strip_prefix(OtherModel::PREFIX), other) {
-            other.width(hook.parse()?)?;
-            continue;
-        }
-        let width = model.width(hook.parse()?)?;
+        let width = width_at(&hook)?;
         let Some(store) = &recipe.store else { continue };
         let (_, kept) = store.hook(&hook)?;
         ensure!(
@@ -377,7 +379,17 @@ fn check(
         );
     }
     let width = model.width(config.hook_point.parse()?)?;
-    config.resolve(width)?;
+    let widths = |hooks: Vec<String>| {
+        hooks
+            .iter()
+            .map(|hook| width_at(hook))
+            .sum::<Result<usize>>()
+    };
+    let (d_in, d_out) = (
+        widths(config.read_hook_points())?,
+        widths(config.written_hook_points())?,
+    );
+    config.resolve(width)?.check_memory(d_in, d_out)?;
     if config.evaluation.tokens > 0 {
         let held_out = BlockConfig {
             corpus: config.evaluation.corpus.clone(),

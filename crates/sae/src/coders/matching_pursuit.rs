@@ -35,7 +35,7 @@ pub(crate) fn read(r: &mut Reader) -> Result<Pursuit, SettingsError> {
 
 pub(crate) struct MatchingPursuit;
 
-/// Steps that a file may ask for: each takes time, and room in the codes.
+/// Steps that a file or a recipe may ask for: each takes time, and room in the codes.
 const MOST_STEPS: usize = 1 << 16;
 
 /// What SAELens would not do as it is done here bears another name, which it refuses.
@@ -48,6 +48,10 @@ impl Method for MatchingPursuit {
 
     fn repeats(&self) -> bool {
         true
+    }
+
+    fn most_k(&self, _latents: usize) -> usize {
+        MOST_STEPS
     }
 
     fn has_encoder(&self) -> bool {

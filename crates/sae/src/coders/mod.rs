@@ -134,9 +134,14 @@ pub(crate) trait Method: Sync {
         true
     }
 
-    /// Whether `coder.k` may exceed the number of latents, since one may be taken again.
+    /// Whether `coder.k` counts steps, which may take a latent again, and not latents.
     fn repeats(&self) -> bool {
         false
+    }
+
+    /// The largest `k` of a coder with this number of latents.
+    fn most_k(&self, latents: usize) -> usize {
+        latents
     }
 
     /// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.

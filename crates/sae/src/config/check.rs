@@ -342,14 +342,19 @@ impl RunConfig {
         }
         let method = self.architecture().method();
         let most = self.coder.k.max(self.coder.k_start.unwrap_or(0));
-        if method.takes_k() && !method.repeats() && most > d_sae {
+        if method.takes_k() && most > method.most_k(d_sae) {
             let key = if most == self.coder.k { "k" } else { "k_start" };
-            return Err(SaeError::Config {
-                place: place.to_owned(),
-                message: format!(
+            let message = match method.repeats() {
+                true => format!(
+                    "`coder.{key}`: found {most}, expected at most {} steps",
+                    method.most_k(d_sae)
+                ),
+                false => format!(
                     "`coder.{key}` = {most} is more than the number of latents, d_sae = {d_sae}"
                 ),
-            });
+            };
+            let place = place.to_owned();
+            return Err(SaeError::Config { place, message });
         }
         Ok(())
     }

@@ -142,6 +142,11 @@ fn contradictions_are_refused() {
         error("[coder]\nk = 33\nd_sae = 32", &[])
             .contains("`coder.k` = 33 is more than the number of latents")
     );
+    let many = "[coder]\narchitecture = 'matching_pursuit'\nk = 65537\nd_sae = 32";
+    assert_eq!(
+        error(many, &[]),
+        "run.toml: `coder.k`: found 65537, expected at most 65536 steps"
+    );
     assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
     assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
     assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));

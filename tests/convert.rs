@@ -196,3 +196,25 @@ fn a_dictionary_that_names_no_hook_point_is_told_one() {
         "{seen}"
     );
 }
+
+#[test]
+fn two_conversions_into_one_folder_are_one_and_a_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("a/out");
+    let from = Path::new("tests/fixtures/dictionaries/gemma_scope.npz");
+    let nothing = dir.path().join("nothing");
+    let refused = |from: &Path| fails(convert(from, &out, "saelens").arg("--overwrite"));
+    let error = refused(&nothing);
+    assert!(error.contains("nothing"), "{error}");
+    assert!(!dir.path().join("a").exists(), "a folder is left");
+
+    // This process is the other one: while it writes, and while it looks at what it has written.
+    let staged = lapidary_io::StagedFolder::begin(&out).unwrap();
+    let error = refused(&nothing);
+    assert!(error.contains("another process is writing"), "{error}");
+    let lock = staged.commit().unwrap();
+    let error = refused(from);
+    assert!(error.contains("another process is writing"), "{error}");
+    drop(lock);
+    succeeds(convert(from, &out, "saelens").arg("--overwrite"));
+}

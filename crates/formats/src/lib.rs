@@ -35,7 +35,8 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use lapidary_sae::{Description, Dictionary, SaeError, replace_folder};
+use lapidary_io::{FolderLock, StagedFolder};
+use lapidary_sae::{Description, Dictionary, SaeError, fill_folder};
 
 pub use error::FormatError;
 pub use format::Format;
@@ -159,7 +160,21 @@ pub fn save_all(
     dir: &Path,
     format: Format,
 ) -> Result<(), FormatError> {
-    let layout = format.layout();
+    let staged = StagedFolder::begin(dir).map_err(SaeError::from)?;
+    save_begun(dictionaries, staged, format).map(drop)
+}
+
+/// As [`save_all`], into a folder that was begun, and thereby locked, before the dictionaries were
+/// read. Gives the lock of the finished folder.
+///
+/// # Errors
+/// As there.
+pub fn save_begun(
+    dictionaries: &[Dictionary],
+    staged: StagedFolder,
+    format: Format,
+) -> Result<FolderLock, FormatError> {
+    let (layout, dir) = (format.layout(), staged.target());
     let loading = || {
         let said = |d: &Dictionary| d.provenance.loading.changes_activations();
         let why = "how the dictionary's model was loaded (model_from_pretrained_kwargs and the like), which its activations depend on: only saelens can";
@@ -181,20 +196,15 @@ pub fn save_all(
         });
     }
     only_ours(dir)?;
-    // Refused above, before anything else.
-    replace_folder(
-        dir,
-        |_| true,
-        |folder| {
-            for dictionary in dictionaries {
-                layout.write(dictionary, folder)?;
-                let name = layout.sample(dictionary);
-                sample::write(&dictionary.coder, folder, &name)?;
-            }
-            Ok(())
-        },
-    )?;
-    Ok(())
+    let lock = fill_folder(staged, |folder| {
+        for dictionary in dictionaries {
+            layout.write(dictionary, folder)?;
+            let name = layout.sample(dictionary);
+            sample::write(&dictionary.coder, folder, &name)?;
+        }
+        Ok(())
+    })?;
+    Ok(lock)
 }
 
 /// Refuses a place with anything in it but a dictionary that [`save_all`] or a trainer wrote: it would be lost.
@@ -206,9 +216,6 @@ fn only_ours(dir: &Path) -> Result<(), FormatError> {
         let expected = "a new folder, an empty one, or nothing but a dictionary to replace: choose another folder, or move that away";
         SaeError::format(dir, "folder", found, expected).into()
     };
-    if !dir.is_dir() {
-        return Err(wrong("a file".into()));
-    }
     let entries = std::fs::read_dir(dir).map_err(|e| SaeError::read(dir, e))?;
     let (mut foreign, mut is_empty) = (vec![], true);
     for entry in entries {

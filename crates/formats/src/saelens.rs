@@ -68,7 +68,7 @@ impl Layout for SaeLens {
     }
 
     fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
-        dictionary.save(folder)
+        dictionary.write_files(folder)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Folders that are whole or absent: filled under a temporary name, synced, renamed.
 //!
-//! The temporary folder of `NAME` is `.NAME.writing` beside it, locked from [`StagedFolder::begin`] on, so that a folder has one
-//! writer at a time. What stood under the name is `.NAME.previous` for the moment between two renames.
+//! The temporary folder of `NAME` is `.NAME.writing` beside it. It is locked from [`StagedFolder::begin`] on, and so is the folder
+//! under the name, so that a folder has one writer at a time. The old folder is `.NAME.previous` for the moment between two renames.
 
 use crate::IoError;
 use crate::file::{parent, scratch_name, sync_folder};
-use crate::lock::try_lock;
+use crate::lock::FolderLock;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -29,9 +29,12 @@ const TRIES: usize = 100;
 pub struct StagedFolder {
     scratch: PathBuf,
     folder: PathBuf,
-    committed: bool,
-    /// Locks the temporary folder while this lives.
-    _lock: File,
+    /// The folders around it that were made for it, the innermost first.
+    made: Vec<PathBuf>,
+    /// The lock of the temporary folder; none once that is committed.
+    lock: Option<FolderLock>,
+    /// The lock of the folder under the name, if there is one.
+    _standing: Option<FolderLock>,
 }
 
 impl StagedFolder {
@@ -50,6 +53,9 @@ impl StagedFolder {
             });
         }
         let around = parent(&target);
+        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let made = around.ancestors().take_while(is_new);
+        let made: Vec<PathBuf> = made.map(Path::to_path_buf).collect();
         fs::create_dir_all(around).map_err(named())?;
         let scratch = around.join(scratch_name(target.file_name().unwrap_or_default()));
         for _ in 0..TRIES {
@@ -68,21 +74,28 @@ impl StagedFolder {
                     expected: "a folder or nothing",
                 });
             }
-            let Ok(lock) = File::open(&scratch) else {
+            let Ok(file) = File::open(&scratch) else {
                 continue;
             };
-            try_lock(&lock, folder)?;
+            let lock = FolderLock::of(file, folder)?;
             // The one that is locked may be another process's that has just been renamed.
-            if !is_same(&lock, &scratch) {
+            if !is_same(lock.file(), &scratch) {
                 continue;
             }
-            empty(&scratch).map_err(named())?;
-            return Ok(Self {
+            let mut staged = Self {
                 scratch,
                 folder: target,
-                committed: false,
-                _lock: lock,
-            });
+                made,
+                lock: Some(lock),
+                _standing: None,
+            };
+            // Its writer may have renamed it and not be done with it yet.
+            if staged.folder.is_dir() {
+                let standing = File::open(&staged.folder).map_err(named())?;
+                staged._standing = Some(FolderLock::of(standing, folder)?);
+            }
+            empty(&staged.scratch).map_err(named())?;
+            return Ok(staged);
         }
         Err(IoError::InUse {
             path: folder.into(),
@@ -95,11 +108,17 @@ impl StagedFolder {
         &self.scratch
     }
 
-    /// Gives the folder its name, in place of what stood there.
+    /// The folder that it becomes.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Gives the folder its name, in place of the old one. The folder has no other writer until the lock is dropped.
     ///
     /// # Errors
-    /// The names cannot be changed; what stood there stands there still.
-    pub fn commit(mut self) -> Result<(), IoError> {
+    /// The names cannot be changed; the old folder is unchanged.
+    pub fn commit(mut self) -> Result<FolderLock, IoError> {
         let named = || IoError::write(&self.folder);
         for folder in folders(&self.scratch).map_err(named())? {
             sync_folder(&folder);
@@ -116,20 +135,23 @@ impl StagedFolder {
             let _ = fs::rename(&previous, &self.folder);
             return Err(named()(e));
         }
-        self.committed = true;
+        let lock = self.lock.take().expect("a folder is committed once");
         sync_folder(parent(&self.folder));
         if previous.exists() {
             fs::remove_dir_all(&previous).map_err(IoError::write(&self.folder))?;
         }
-        Ok(())
+        Ok(lock)
     }
 }
 
 impl Drop for StagedFolder {
     fn drop(&mut self) {
-        if !self.committed {
+        if self.lock.is_some() {
             // Already failing: a temporary folder that is left over is the lesser trouble.
             let _ = fs::remove_dir_all(&self.scratch);
+            for folder in &self.made {
+                let _ = fs::remove_dir(folder);
+            }
         }
     }
 }
@@ -307,6 +329,32 @@ mod tests {
         assert_eq!(existing(&out, "a"), out);
         assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "one");
         assert_eq!(names(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_folder_has_one_writer_until_the_lock_of_a_commit_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        for _ in 0..2 {
+            let staged = StagedFolder::begin(&out).unwrap();
+            let error = StagedFolder::begin(&out).unwrap_err();
+            assert!(matches!(error, IoError::InUse { .. }), "{error}");
+            let lock = staged.commit().unwrap();
+            let error = StagedFolder::begin(&out).unwrap_err();
+            assert!(matches!(error, IoError::InUse { .. }), "{error}");
+            assert_eq!(names(dir.path()), ["out"]);
+            drop(lock);
+        }
+    }
+
+    #[test]
+    fn folders_made_for_a_write_that_is_given_up_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = StagedFolder::begin(&dir.path().join("a/b/out")).unwrap();
+        fs::write(dir.path().join("a/mine"), "x").unwrap();
+        drop(staged);
+        assert_eq!(names(dir.path()), ["a"]);
+        assert_eq!(names(&dir.path().join("a")), ["mine"]);
     }
 
     #[cfg(unix)]

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Held while a folder is written; released when dropped, or when the process ends however it ends.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -18,8 +18,25 @@ impl FolderLock {
     pub fn take(folder: &Path) -> Result<Self, IoError> {
         std::fs::create_dir_all(folder).map_err(IoError::write(folder))?;
         let file = Self::open(folder).map_err(IoError::write(folder))?;
-        try_lock(&file, folder)?;
-        Ok(Self { _file: file })
+        Self::of(file, folder)
+    }
+
+    /// Locks an open file for the writer of `folder`. A file system that has no locks is written without.
+    pub(crate) fn of(file: File, folder: &Path) -> Result<Self, IoError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self { file }),
+            Err(TryLockError::WouldBlock) => Err(IoError::InUse {
+                path: folder.into(),
+            }),
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
+                Ok(Self { file })
+            }
+            Err(TryLockError::Error(e)) => Err(IoError::write(folder)(e)),
+        }
+    }
+
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
     }
 
     #[cfg(unix)]
@@ -31,18 +48,6 @@ impl FolderLock {
     #[cfg(not(unix))]
     fn open(folder: &Path) -> std::io::Result<File> {
         File::create(folder.join(".lock"))
-    }
-}
-
-/// Locks an open file for the writer of `folder`. A file system that has no locks is written without.
-pub(crate) fn try_lock(file: &File, folder: &Path) -> Result<(), IoError> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(IoError::InUse {
-            path: folder.into(),
-        }),
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),
-        Err(TryLockError::Error(e)) => Err(IoError::write(folder)(e)),
     }
 }
 

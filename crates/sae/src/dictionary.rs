@@ -151,6 +151,15 @@ impl Dictionary {
         saelens::save(self, dir)
     }
 
+    /// Writes the files that [`Dictionary::save`] writes into `folder`, one by one, for a caller
+    /// that makes the folder whole.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write_files(&self, folder: &Path) -> Result<(), SaeError> {
+        saelens::write(self, folder)
+    }
+
     /// Whether it reconstructs other activations than it reads.
     #[must_use]
     pub fn transcodes(&self) -> bool {

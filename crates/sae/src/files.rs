@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lapidary_io::{IoError, StagedFolder, files_below};
+use lapidary_io::{FolderLock, IoError, StagedFolder, files_below};
 
 use crate::error::SaeError;
 
@@ -18,17 +18,32 @@ pub fn replace_folder(
     is_ours: impl Fn(&Path) -> bool,
     fill: impl FnOnce(&Path) -> Result<(), SaeError>,
 ) -> Result<(), SaeError> {
-    // An error inside names the temporary place; the user knows only the final one.
-    let named = |error| match error {
+    refuse_foreign(folder, is_ours)?;
+    let staged = StagedFolder::begin(folder).map_err(|e| named(folder, e.into()))?;
+    fill_folder(staged, fill).map(drop)
+}
+
+/// The same for a folder that was begun before; gives the lock of the finished one.
+///
+/// # Errors
+/// Something cannot be written, or `fill` fails. The old folder is unchanged.
+pub fn fill_folder(
+    staged: StagedFolder,
+    fill: impl FnOnce(&Path) -> Result<(), SaeError>,
+) -> Result<FolderLock, SaeError> {
+    let folder = staged.target().to_path_buf();
+    fill(staged.path()).map_err(|e| named(&folder, e))?;
+    staged.commit().map_err(|e| named(&folder, e.into()))
+}
+
+/// An error inside names the temporary folder; the user knows only the final one.
+fn named(folder: &Path, error: SaeError) -> SaeError {
+    match error {
         SaeError::Write { source, .. } | SaeError::Io(IoError::Write { source, .. }) => {
             SaeError::write(folder, source)
         }
         other => other,
-    };
-    refuse_foreign(folder, is_ours)?;
-    let staged = StagedFolder::begin(folder).map_err(|e| named(e.into()))?;
-    fill(staged.path()).map_err(named)?;
-    staged.commit().map_err(|e| named(e.into()))
+    }
 }
 
 /// Refuses a folder with a file that is not `is_ours`, by its name.

@@ -45,7 +45,7 @@ pub use dictionary::{Description, Dictionary, Provenance};
 pub use ends::{Batch, Scaling};
 pub use error::SaeError;
 pub use fields::Fields;
-pub use files::replace_folder;
+pub use files::{fill_folder, replace_folder};
 pub use json::nan_if_null;
 pub use lapidary_kernels::Pursuit;
 pub use model_loading::{ModelLoading, PreparedModel, hub_name};

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_formats::Format;
+use lapidary_io::StagedFolder;
 use lapidary_model::HookPoint;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub struct Convert {
 
 impl Convert {
     pub fn run(self) -> Result<()> {
+        // The folder is this process's from here to the end.
+        let staged = StagedFolder::begin(&self.to)?;
         let device = Device::flex(); // weights are only moved
         let each = self.from.iter();
         let dictionaries = each
@@ -71,7 +74,7 @@ impl Convert {
             );
         }
         let stage = Stage::new("convert", dictionaries.len() as u64);
-        lapidary_formats::save_all(&dictionaries, &self.to, self.format)?;
+        let _lock = lapidary_formats::save_begun(&dictionaries, staged, self.format)?;
         for (done, dictionary) in dictionaries.iter().enumerate() {
             let written = lapidary_formats::place_of(dictionary, &self.to, self.format);
             lapidary_formats::open(&written, Some(self.format), &device)?;

@@ -233,5 +233,8 @@ fn only_the_files_of_a_dictionary_are_replaced() {
     let file = dir.path().join("file");
     fs::write(&file, "years of work").unwrap();
     let error = save(&d, &file, Format::SaeLens).unwrap_err().to_string();
-    assert!(error.contains("found a file"), "{error}");
+    assert!(
+        error.contains("is in the way: expected a folder"),
+        "{error}"
+    );
 }

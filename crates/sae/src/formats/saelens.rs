@@ -36,14 +36,20 @@ const TRANSFORMER_LENS: &str = "HookedTransformer";
 const UNKNOWN_K: usize = 64;
 
 pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> {
-    let coder = &dictionary.coder;
-    if let Some(why) = coder.architecture.method().not_stored() {
+    if let Some(why) = dictionary.coder.architecture.method().not_stored() {
         return Err(SaeError::Config {
             place: dir.display().to_string(),
             message: why.to_owned(),
         });
     }
     only_ours(dir)?;
+    let is_ours = |file: &Path| OWN_FILES.iter().any(|name| file == Path::new(name));
+    replace_folder(dir, is_ours, |folder| write(dictionary, folder))
+}
+
+/// Writes the files of a dictionary that can be stored into a folder.
+pub(crate) fn write(dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
+    let coder = &dictionary.coder;
     let mut weights = TensorWriter::default();
     for (name, weight) in coder.weights.iter() {
         let there = stored_name(name);
@@ -58,11 +64,8 @@ pub(crate) fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), SaeError> 
         }
     }
     let text = serde_json::to_string_pretty(&cfg(dictionary)).expect("JSON values");
-    let is_ours = |file: &Path| OWN_FILES.iter().any(|name| file == Path::new(name));
-    replace_folder(dir, is_ours, |folder| {
-        weights.write(&folder.join(WEIGHTS), None)?;
-        write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
-    })
+    weights.write(&folder.join(WEIGHTS), None)?;
+    write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
 }
 
 /// Refuses a place where anything else than a dictionary in this layout lies: it would be lost.

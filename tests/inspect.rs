@@ -184,6 +184,41 @@ fn a_checkpoint_says_its_steps() {
 }
 
 #[test]
+fn a_folder_that_could_be_several_dictionaries_is_read_as_the_format_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshot = folder
+        .path()
+        .join("hub/models--someone--both/snapshots/0123");
+    let (both, other) = (snapshot.join("d"), folder.path().join("other"));
+    for (to, format) in [(&both, "saelens"), (&other, "dictionary_learning")] {
+        let from = "tests/fixtures/dictionaries/gemma_scope.npz";
+        let mut convert = lapidary(&["convert", "--from", from, "--format", format, "--to"]);
+        let (done, text) = run(convert.arg(to));
+        assert!(done, "{text}");
+    }
+    for file in ["ae.pt", "config.json"] {
+        fs::copy(other.join(file), both.join(file)).unwrap();
+    }
+    let (done, text) = run(lapidary(&["inspect"]).arg(&both));
+    assert!(!done && text.contains("name the format"), "{text}");
+    for format in ["saelens", "dictionary_learning"] {
+        let text = inspect(&both, &["--format", format]);
+        assert!(text.contains(&format!("format       {format}\n")), "{text}");
+        assert!(text.contains("latents      6 on 4 dimensions"), "{text}");
+    }
+    // A file, and an address on the hub, are dictionaries too where the format is named.
+    let text = inspect(&both.join("ae.pt"), &["--format", "dictionary_learning"]);
+    assert!(text.contains("latents      6 on 4 dimensions"), "{text}");
+    let mut of_hub = lapidary(&["inspect", "hf:someone/both@0123/d", "--format", "saelens"]);
+    of_hub.env("HF_HOME", folder.path());
+    let (done, text) = run(of_hub.env("HF_HUB_OFFLINE", "1"));
+    assert!(
+        done && text.contains("latents      6 on 4 dimensions"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_repository_of_the_hubs_cache_is_listed_and_not_fetched() {
     let folder = tempfile::tempdir().unwrap();
     let repository = folder.path().join("hub/models--someone--coders");

@@ -8,6 +8,7 @@ mod view;
 use anyhow::{Result, bail};
 use clap::Args;
 use lapidary_activations::{Store, StoreManifest};
+use lapidary_formats::Format;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ use view::View;
   lapidary inspect out/features/features.parquet
   lapidary inspect x.safetensors --json
   lapidary inspect hf:google/gemma-scope-2b-pt-res/layer_20/width_16k
+  lapidary inspect trainer_0 --format dictionary_learning
   lapidary inspect acts --verify
 
 Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Only headers are read, so that large files answer
@@ -36,8 +38,12 @@ pub struct Inspect {
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
+    /// Read it as a dictionary in this format, where its files could be several: saelens, sparsify, dictionary_learning,
+    /// circuit_tracer, gemma_scope, llama_scope, llamascopium or openai; one on the hub is fetched
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
     /// Read every byte of a store of activations against its checksums
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     verify: bool,
 }
 
@@ -48,6 +54,9 @@ impl Inspect {
             return self.verify();
         }
         let view = match path.to_string_lossy().strip_prefix("hf:") {
+            _ if self.format.is_some() => {
+                folders::dictionary(&lapidary_formats::local(path)?, self.format, self.all)?
+            }
             Some(address) => hub::view(address, self.all)?,
             None if path.is_dir() => folders::view(path, self.all)?,
             None if path.exists() => files::view(path, self.all)?,

@@ -36,7 +36,7 @@ pub fn view(path: &Path, all: bool) -> Result<View> {
         Some("json") => json_file(path, all),
         Some("jsonl" | "ndjson") => json_lines(path, all),
         Some("toml") => toml_file(path, all),
-        Some("yaml") if name == "config.yaml" => folders::dictionary(path, all),
+        Some("yaml") if name == "config.yaml" => folders::dictionary(path, None, all),
         _ => bail!(
             "{}: found another extension, expected .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl or .toml",
             path.display()
@@ -225,7 +225,7 @@ fn json_file(path: &Path, all: bool) -> Result<View> {
         return folders::model(path);
     }
     if name == "cfg.json"
-        && let Ok(view) = folders::dictionary(path, all)
+        && let Ok(view) = folders::dictionary(path, None, all)
     {
         return Ok(view);
     }

@@ -8,7 +8,7 @@ use crate::summary;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use lapidary_activations::{Store, StoreDtype};
-use lapidary_formats::{FormatError, container::Container};
+use lapidary_formats::{Format, FormatError, container::Container};
 use lapidary_model::ModelConfig;
 use lapidary_sae::{Description, Dictionary, RunConfig};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub fn view(path: &Path, all: bool) -> Result<View> {
     if run.config().is_file() && run.metrics_log().is_file() {
         return unfinished_run(&run);
     }
-    let why = match dictionary(path, all) {
+    let why = match dictionary(path, None, all) {
         Ok(view) => return Ok(view),
         Err(error) => error,
     };
@@ -72,7 +72,7 @@ fn finished_run(run: &RunFolder, all: bool) -> Result<View> {
             view.line(line);
         }
     }
-    describe(&mut view, &run.dictionary(), all)?;
+    describe(&mut view, &run.dictionary(), None, all)?;
     for (name, file) in [
         ("report", run.report()),
         ("tables", run.features()),
@@ -209,15 +209,15 @@ fn tables(path: &Path) -> Result<Option<View>> {
     Ok(Some(view))
 }
 
-/// A dictionary of any format.
-pub fn dictionary(path: &Path, all: bool) -> Result<View> {
+/// A dictionary, in the format given or else the one found out.
+pub fn dictionary(path: &Path, format: Option<Format>, all: bool) -> Result<View> {
     let mut view = View::new("dictionary");
-    describe(&mut view, path, all)?;
+    describe(&mut view, path, format, all)?;
     Ok(view)
 }
 
-fn describe(view: &mut View, path: &Path, all: bool) -> Result<()> {
-    let (format, described) = lapidary_formats::describe(path, None)?;
+fn describe(view: &mut View, path: &Path, format: Option<Format>, all: bool) -> Result<()> {
+    let (format, described) = lapidary_formats::describe(path, format)?;
     let size_of_all = folder_size(path);
     let described = match described {
         Some(described) => described,

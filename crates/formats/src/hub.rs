@@ -44,7 +44,8 @@ pub fn local(path: &Path) -> Result<PathBuf, FormatError> {
     }
 }
 
-fn cached(path: &Path) -> Result<PathBuf, FormatError> {
+/// A path in a folder of the hub's cache as one in its snapshot; any other path as it is.
+pub(crate) fn cached(path: &Path) -> Result<PathBuf, FormatError> {
     for folder in path.ancestors() {
         if folder != path && path.exists() {
             break;

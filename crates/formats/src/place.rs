@@ -9,6 +9,7 @@ use lapidary_sae::SaeError;
 use crate::container::Container;
 use crate::error::FormatError;
 use crate::found;
+use crate::hub::cached;
 
 /// A folder with the names in it, and the file that was meant if it was one.
 pub(crate) struct Place {
@@ -51,14 +52,15 @@ impl Place {
     /// The place of the dictionary that is meant by `path`: that of a run's folder, and the snapshot of a repository's folder in the
     /// hub's cache, lie below.
     pub(crate) fn resolved(path: &Path) -> Result<Self, FormatError> {
-        let place = Self::new(path)?;
-        match below(&place) {
-            Some(folder) => Ok(Self {
-                path: path.to_path_buf(),
-                ..Self::new(&folder)?
-            }),
-            None => Ok(place),
-        }
+        let place = Self::new(&cached(path)?)?;
+        let place = match below(&place) {
+            Some(folder) => Self::new(&folder)?,
+            None => place,
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            ..place
+        })
     }
 
     /// Whether the folder has a file of this name, be it the one that was given or not.
@@ -204,32 +206,15 @@ fn list(folder: &Path) -> std::io::Result<(Vec<String>, Vec<String>)> {
     Ok((names, folders))
 }
 
-/// The folder below that is meant, if one is.
+/// The dictionary in a run's folder.
 fn below(place: &Place) -> Option<PathBuf> {
-    let has = |folder: &str| place.folders.iter().any(|f| f == folder);
-    if place.file.is_some() || place.has("cfg.json") {
+    let is_run = place.folders.iter().any(|folder| folder == "dictionary");
+    if place.file.is_some() || place.has("cfg.json") || !is_run {
         return None;
     }
-    if has("dictionary") {
-        let dictionary = place.folder.join("dictionary");
-        return existing(&dictionary, "cfg.json")
-            .join("cfg.json")
-            .is_file()
-            .then_some(dictionary);
-    }
-    if has("snapshots") && has("refs") {
-        let commit = fs::read_to_string(place.folder.join("refs/main")).ok();
-        let snapshots = place.folder.join("snapshots");
-        let (_, all) = list(&snapshots).ok()?;
-        let named = commit.filter(|commit| all.iter().any(|name| name == commit.trim()));
-        let chosen = match (named, &all[..]) {
-            (Some(commit), _) => commit.trim().to_owned(),
-            (None, [only]) => only.clone(),
-            _ => return None,
-        };
-        return Some(snapshots.join(chosen));
-    }
-    None
+    let dictionary = place.folder.join("dictionary");
+    let whole = existing(&dictionary, "cfg.json").join("cfg.json");
+    whole.is_file().then_some(dictionary)
 }
 
 fn shown(names: &[&str]) -> String {

@@ -42,6 +42,11 @@ fn the_folder_of_a_repository_in_the_hubs_cache_leads_to_its_snapshot() {
     fs::create_dir(repository.join("refs")).unwrap();
     fs::write(repository.join("refs/main"), "5678").unwrap();
     assert!(open(&repository, None, &Device::flex()).is_ok());
+    fs::write(repository.join("refs/main"), "1234").unwrap();
+    assert!(open(&repository.join("x"), None, &Device::flex()).is_ok());
+    fs::remove_dir_all(repository.join("refs")).unwrap();
+    let said = error(&repository);
+    assert!(said.contains("found 2 and no refs/main"), "{said}");
 }
 
 #[test]

@@ -2,30 +2,14 @@
 //! and mappings in lines of their own are passed over with their key. Anchors, tags, block texts and whatever else could mean
 //! something else are refused, so that nothing is read wrong.
 
-use std::fs;
 use std::path::Path;
 
 use lapidary_sae::{Fields, SaeError};
 use serde_json::{Map, Value};
 
-/// Bytes that a configuration may have.
-const LONGEST: u64 = 1 << 20;
-
 /// Reads the top-level keys of a file.
 pub(crate) fn read(path: &Path) -> Result<Fields, SaeError> {
-    let size = fs::metadata(path)
-        .map_err(|e| SaeError::read(path, e))?
-        .len();
-    if size > LONGEST {
-        let expected = format!("at most {LONGEST}");
-        return Err(SaeError::format(
-            path,
-            "file",
-            format!("{size} bytes"),
-            expected,
-        ));
-    }
-    let text = fs::read_to_string(path).map_err(|e| SaeError::read(path, e))?;
+    let text = lapidary_io::read_text(path)?;
     let map = parse(&text).map_err(|(line, found)| {
         let expected = "`key: value` with a plain or quoted value, or JSON";
         SaeError::format(path, format!("line {line}"), found, expected)
@@ -105,6 +89,22 @@ mod tests {
             Value::Object(map),
             serde_json::json!({"model_name": "google/gemma-2-2b", "scan": "gemma: 2", "k": 32, "skip": true, "empty": null,
                                "transcoders": [], "feature_input_hook": "ln2.hook_normalized", "lapidary": {"a": [1, 2]}})
+        );
+    }
+
+    #[test]
+    fn a_file_is_read_as_other_configurations_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        std::fs::write(&path, "\u{feff}k: 32\n").unwrap();
+        let fields = read(&path).unwrap();
+        assert_eq!(fields.get("k"), Some(&Value::from(32)));
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(lapidary_io::MAX_TEXT_BYTES + 1).unwrap();
+        let error = read(&path).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            error.contains("config.yaml: 67108865 bytes, expected at most 67108864"),
+            "{error}"
         );
     }
 

@@ -15,11 +15,6 @@ pub enum ActivationsError {
         path: PathBuf,
         r#source: std::io::Error,
     },
-    #[error("{}: cannot be written: {source}", path.display())]
-    Write {
-        path: PathBuf,
-        r#source: std::io::Error,
-    },
     #[error("corpus {}: {problem}", path.display())]
     Corpus { path: PathBuf, problem: String },
     #[error("{}: {unit} {number}: {problem}", path.display())]
@@ -84,8 +79,6 @@ pub enum ActivationsError {
         there: String,
         here: String,
     },
-    #[error("{}: another process is writing to this store", path.display())]
-    StoreInUse { path: PathBuf },
     #[error("{}: holds no store but {}; give an empty or a new folder", folder.display(), path.display())]
     NotAStore { folder: PathBuf, path: PathBuf },
     #[error("{}: {count} of {of} shards are not what was written: {problems}", path.display())]

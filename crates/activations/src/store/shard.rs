@@ -120,7 +120,7 @@ impl ShardRows {
         self.hooks.iter_mut().for_each(Encoded::clear);
     }
 
-    /// Writes the file, synced; its size and checksum.
+    /// Writes the file; its size and checksum. Only the end of it is left for the caller to sync.
     pub fn write(&self, settings: &StoreSettings, file: &mut File) -> std::io::Result<(u64, u64)> {
         let header = Layout::new(settings, self.rows).and_then(|l| l.header());
         let header = header.ok_or_else(|| std::io::Error::other("the shard is too large"))?;
@@ -149,7 +149,6 @@ impl ShardRows {
             drop(more);
             syncer.join().expect("syncing does not panic")
         })?;
-        file.sync_all()?;
         Ok((bytes, sum.finish()))
     }
 }

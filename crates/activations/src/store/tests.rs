@@ -628,3 +628,5 @@ fn what_a_killed_writer_left_is_gone_once_the_store_is_opened_for_writing() {
     let foreign = foreign.iter().map(ToString::to_string);
     assert_eq!(names(), sound.into_iter().chain(foreign).collect());
 }
+        ".manifest.json.writing-Ab12Cd",
+        ".shard-000004.safetensors.writing-Ef34Gh",

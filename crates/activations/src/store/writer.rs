@@ -1,6 +1,5 @@
-//! Writing a store so that it can be killed at any moment. A shard is written under a temporary name, synced and renamed;
-//! then the manifest that names it, likewise. Rows exist once the manifest names their shard, and not before. One shard is
-//! written while the next is filled.
+//! Writing a store so that it can be killed at any moment. A shard appears whole, and then the manifest that names it. Rows exist
+//! once the manifest names their shard, and not before. One shard is written while the next is filled.
 
 use super::manifest::{
     MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, is_shard_name, shard_name,
@@ -9,8 +8,7 @@ use super::manifest::{
 use super::shard::ShardRows;
 use super::{Encoded, encode};
 use crate::{ActivationsError, Excluded};
-use std::fs::{File, TryLockError};
-use std::io::Write;
+use lapidary_io::{FolderLock, IoError, remove_scratch, write_atomically, write_file};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -21,8 +19,8 @@ pub struct StoreWriter {
     rows: ShardRows,
     /// The shard that is on its way to the disk while the next one is filled.
     writing: Option<Writing>,
-    /// Locked while this lives: two writers would overwrite each other's shards.
-    _lock: File,
+    /// Two writers would overwrite each other's shards.
+    _lock: FolderLock,
 }
 
 struct Writing {
@@ -48,21 +46,7 @@ impl StoreWriter {
     /// When the folder holds something else, a store of other settings, or cannot be written to; when another process
     /// writes to it.
     pub fn open(folder: &Path, settings: StoreSettings) -> Result<Self, ActivationsError> {
-        let write = |source| ActivationsError::Write {
-            path: folder.into(),
-            source,
-        };
-        std::fs::create_dir_all(folder).map_err(write)?;
-        let lock = File::open(folder).map_err(write)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(ActivationsError::StoreInUse {
-                    path: folder.into(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(write(source)),
-        }
+        let lock = FolderLock::take(folder)?;
         let standing = folder.join(MANIFEST).exists();
         let manifest = match standing {
             true => StoreManifest::read(folder)?,
@@ -87,22 +71,17 @@ impl StoreWriter {
                 here,
             });
         }
+        remove_scratch(folder, |name| name == MANIFEST || is_shard_name(name));
         if !standing {
-            let mut entries = std::fs::read_dir(folder).map_err(write)?;
-            let foreign = entries.find_map(|e| {
-                e.ok()
-                    .map(|e| e.file_name())
-                    .filter(|n| n != temporary(MANIFEST).as_str())
-            });
-            if let Some(name) = foreign {
-                let path = folder.join(name);
+            let mut entries = std::fs::read_dir(folder).map_err(IoError::read(folder))?;
+            if let Some(entry) = entries.find_map(Result::ok) {
                 return Err(ActivationsError::NotAStore {
                     folder: folder.into(),
-                    path,
+                    path: entry.path(),
                 });
             }
         }
-        clear_scratch(folder, manifest.shards.len()).map_err(write)?;
+        remove_unnamed(folder, manifest.shards.len())?;
         let mut writer = Self {
             folder: folder.into(),
             manifest,
@@ -244,7 +223,13 @@ fn write(
     excluded: Excluded,
 ) -> Result<(StoreManifest, ShardRows), ActivationsError> {
     let file = shard_name(manifest.shards.len());
-    let (bytes, checksum) = put(folder, &file, |file| rows.write(&manifest.settings, file))?;
+    let path = folder.join(&file);
+    let (mut bytes, mut checksum) = (0, 0);
+    write_file(&path, |file| -> Result<(), IoError> {
+        let written = rows.write(&manifest.settings, file);
+        (bytes, checksum) = written.map_err(IoError::write(&path))?;
+        Ok(())
+    })?;
     manifest.rows += rows.rows;
     manifest.excluded = excluded;
     manifest.shards.push(Shard {
@@ -261,55 +246,15 @@ fn write(
 
 fn commit(folder: &Path, manifest: &mut StoreManifest) -> Result<(), ActivationsError> {
     let json = manifest.seal();
-    put(folder, MANIFEST, |file| {
-        file.write_all(json.as_bytes())?;
-        file.sync_all()
-    })
+    Ok(write_atomically(&folder.join(MANIFEST), json.as_bytes())?)
 }
 
-/// A file that is whole or absent. The temporary name is always the same, so that what a kill leaves is overwritten, or removed when
-/// the store is opened again.
-fn put<T>(
-    folder: &Path,
-    name: &str,
-    fill: impl FnOnce(&mut File) -> std::io::Result<T>,
-) -> Result<T, ActivationsError> {
-    let path = folder.join(name);
-    let scratch = folder.join(temporary(name));
-    let all = || {
-        let filled = fill(&mut File::create(&scratch)?)?;
-        std::fs::rename(&scratch, &path)?;
-        File::open(folder)?.sync_all()?;
-        Ok(filled)
-    };
-    all().map_err(|source| ActivationsError::Write { path, source })
-}
-
-fn temporary(name: &str) -> String {
-    format!(".{name}.writing")
-}
-
-/// Removes what a writer that was killed may have left: temporary files, and a shard that no manifest names yet. `shards` are
-/// named.
-fn clear_scratch(folder: &Path, shards: usize) -> std::io::Result<()> {
-    let mut left = vec![shard_name(shards)];
-    for entry in std::fs::read_dir(folder)? {
-        // A name that is not Unicode is none of ours.
-        let Ok(name) = entry?.file_name().into_string() else {
-            continue;
-        };
-        let of = name
-            .strip_prefix('.')
-            .and_then(|n| n.strip_suffix(".writing"));
-        if of.is_some_and(|of| of == MANIFEST || is_shard_name(of)) {
-            left.push(name);
-        }
+/// Removes the shard that a killed writer finished but did not name in the manifest, which names
+/// `shards`.
+fn remove_unnamed(folder: &Path, shards: usize) -> Result<(), IoError> {
+    let path = folder.join(shard_name(shards));
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(IoError::write(&path)(e)),
+        _ => Ok(()),
     }
-    for name in left {
-        match std::fs::remove_file(folder.join(name)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
 }

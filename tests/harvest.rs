@@ -472,7 +472,13 @@ fn training_and_encoding_refuse_a_store_with_a_flipped_bit() {
         .arg(store.join("shard-000001.safetensors"));
     encode.arg("--out").arg(folder.path().join("codes"));
     flip("shard-000001.safetensors", 1);
-    assert!(run(&mut train(&store, &out, &[])).0);
+    let (done, text) = run(&mut train(&store, &out, &[]));
+    assert!(done, "{text}");
+    let (check, buffer) = (
+        text.find("     check 3 shards of "),
+        text.find("    buffer "),
+    );
+    assert!(check.is_some() && check < buffer, "{text}");
     std::fs::rename(out.join("dictionary"), &dictionary).unwrap();
     encode.args(["--tensor", hook, "--device", "cpu"]);
     let (done, text) = run(&mut encode);

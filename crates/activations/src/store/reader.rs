@@ -7,8 +7,11 @@ use super::{RowPlace, StoreDtype, decode, saelens_cache};
 use crate::{ActivationsError, Checksum};
 use lapidary_model::LanguageModel;
 use std::fs::File;
+use std::num::NonZero;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
 
 /// Reads that a disk is asked for at once.
 const READERS: usize = 8;
@@ -181,6 +184,46 @@ impl Store {
         }
     }
 
+    /// Reads every shard against its checksum, several at once, unless that was done since the
+    /// store was opened; `on_progress` hears the bytes read so far. A cache of SAELens has none.
+    ///
+    /// # Errors
+    /// When a shard cannot be read, or is not as it was written.
+    pub fn check_shards(&self, on_progress: &mut dyn FnMut(u64)) -> Result<(), ActivationsError> {
+        let next = AtomicUsize::new(0);
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let (heard, parts) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..cores.min(READERS))
+                .map(|_| {
+                    let (heard, next) = (heard.clone(), &next);
+                    scope.spawn(move || {
+                        while let Some(shard) = self.shards.get(next.fetch_add(1, Relaxed)) {
+                            let mut tell = |bytes| {
+                                heard
+                                    .send(bytes)
+                                    .expect("the receiver outlives its threads");
+                            };
+                            if let Err(error) = shard.verify(&mut tell) {
+                                next.store(self.shards.len(), Relaxed);
+                                return Err(error);
+                            }
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            drop(heard);
+            let mut read: u64 = 0;
+            for bytes in parts {
+                read += bytes;
+                on_progress(read);
+            }
+            let mut ends = readers.into_iter().map(|reader| reader.join());
+            ends.try_for_each(|end| end.expect("reading does not panic"))
+        })
+    }
+
     /// Calls `with` for each shard's part of `rows`: shard, first row in it, number of rows.
     fn parts(
         &self,
@@ -259,7 +302,7 @@ impl Store {
         let [width, scale] = self.row_bytes(hook);
         for range in ranges {
             self.parts(range.clone(), |shard, start, n| {
-                shard.verify()?;
+                shard.verify(&mut |_| {})?;
                 let path = &shard.path;
                 let mut file = open(path)?;
                 let offsets = shard.hooks[hook];
@@ -310,7 +353,7 @@ impl Store {
     pub fn places(&self, rows: Range<u64>) -> Result<Vec<RowPlace>, ActivationsError> {
         let mut places = vec![];
         self.parts(rows, |shard, start, n| {
-            shard.verify()?;
+            shard.verify(&mut |_| {})?;
             let path = &shard.path;
             let mut file = open(path)?;
             let mut columns: [Vec<u8>; 3] = Default::default();

@@ -287,14 +287,15 @@ impl OpenShard {
         })
     }
 
-    /// Reads every byte against the checksum, the first time that this is asked of the open shard. Other threads wait for it.
-    pub fn verify(&self) -> Result<(), ActivationsError> {
+    /// Reads every byte against the checksum, the first time that this is asked of the open shard;
+    /// `on_read` hears the bytes of each part. Other threads wait for it.
+    pub fn verify(&self, on_read: &mut dyn FnMut(u64)) -> Result<(), ActivationsError> {
         let Some(expected) = &self.checksum else {
             return Ok(());
         };
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         if !*verified {
-            check(&self.path, expected, &mut vec![0; CHUNK], &mut |_| {})?;
+            check(&self.path, expected, &mut vec![0; CHUNK], on_read)?;
             *verified = true;
         }
         Ok(())

@@ -600,6 +600,36 @@ fn shards_are_read_against_their_checksums_once() {
 }
 
 #[test]
+fn all_shards_are_checked_at_once_and_progress_ends_at_their_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(folder.path(), StoreDtype::F32, 1000, 30);
+    let shards = &store.manifest().unwrap().shards;
+    let total: u64 = shards.iter().map(|shard| shard.bytes).sum();
+    let path = folder.path().join("shard-000020.safetensors");
+    let sound = std::fs::read(&path).unwrap();
+    let mut damaged = sound.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let error = store.check_shards(&mut |_| {}).unwrap_err().to_string();
+    assert!(
+        error.contains("shard-000020") && error.contains("xxh64"),
+        "{error}"
+    );
+    std::fs::write(&path, sound).unwrap();
+
+    let store = Store::open(folder.path()).unwrap();
+    let mut heard = vec![];
+    store.check_shards(&mut |bytes| heard.push(bytes)).unwrap();
+    assert!(
+        heard.is_sorted() && heard.last() == Some(&total),
+        "{heard:?}"
+    );
+    let mut again = vec![];
+    store.check_shards(&mut |bytes| again.push(bytes)).unwrap();
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
 fn what_a_killed_writer_left_is_gone_once_the_store_is_opened_for_writing() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path(), StoreDtype::F32, 100, 30);
@@ -611,6 +641,8 @@ fn what_a_killed_writer_left_is_gone_once_the_store_is_opened_for_writing() {
     let sound = names();
     let own = [
         ".manifest.json.writing",
+        ".manifest.json.writing-Ab12Cd",
+        ".shard-000004.safetensors.writing-Ef34Gh",
         ".shard-000001.safetensors.writing",
         ".shard-000004.safetensors.writing",
         "shard-000004.safetensors", // renamed, but not yet named by the manifest
@@ -628,5 +660,3 @@ fn what_a_killed_writer_left_is_gone_once_the_store_is_opened_for_writing() {
     let foreign = foreign.iter().map(ToString::to_string);
     assert_eq!(names(), sound.into_iter().chain(foreign).collect());
 }
-        ".manifest.json.writing-Ab12Cd",
-        ".shard-000004.safetensors.writing-Ef34Gh",

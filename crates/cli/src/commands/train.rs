@@ -7,7 +7,7 @@ use crate::arguments::{DeviceArgument, device_name, load_model};
 use crate::commands::eval::{Signed, measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
-use crate::progress::{Stage, note, say};
+use crate::progress::{Stage, count, note, say};
 use crate::recipe::{Recipe, Sweep, read_all};
 use crate::run_folder::{Maker, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
@@ -408,6 +408,7 @@ fn start(
     files: BTreeSet<String>,
     blocks: BlockStream,
 ) -> Result<(TrainingRun, Option<SkippedRows>)> {
+    check_store(&recipes[0])?;
     let stage = Stage::new("buffer", 1);
     let first = &recipes[0].config.activations;
     let look = FirstBatch::of(blocks, &common.hooks, first.harvest_blocks)?;
@@ -471,6 +472,30 @@ fn describe(
         )?;
     }
     Ok(metrics)
+}
+
+/// Reads the recipe's store, if it has one, against its checksums.
+fn check_store(recipe: &Recipe) -> Result<()> {
+    let Some(store) = &recipe.store else {
+        return Ok(());
+    };
+    // A cache of SAELens has no checksums.
+    let Some(manifest) = store.manifest() else {
+        return Ok(());
+    };
+    let total = manifest.shards.iter().map(|shard| shard.bytes).sum();
+    let stage = Stage::new("check", total);
+    let rate = |bytes: u64| bytes as f64 / 1e6 / stage.seconds().max(1e-9);
+    store.check_shards(&mut |bytes| stage.at(bytes, format!("{:.0} MB/s", rate(bytes))))?;
+    let shards = count(manifest.shards.len() as u64, "shard");
+    let text = format!(
+        "{shards} of {}, {:.1} MB, by their checksums at {:.0} MB/s",
+        store.folder().display(),
+        total as f64 / 1e6,
+        rate(total)
+    );
+    stage.done(text);
+    Ok(())
 }
 
 /// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread for one whose state

@@ -1,6 +1,6 @@
 //! What there is to do in a folder that may hold a run: start, go on, or nothing; and whether it is the same run.
 
-use super::{Common, Options, source};
+use super::{Common, Options, check_store, source};
 use crate::progress::{Stage, say};
 use crate::recipe::Recipe;
 use crate::run_folder::RunWriter;
@@ -94,7 +94,6 @@ pub(super) fn resume(
         true => common.folders[0].path.with_file_name("checkpoint"),
         false => common.folders[0].checkpoint(),
     };
-    let stage = Stage::new("buffer", 1);
     let saved = checkpoint::recipes(&place)?;
     ensure!(
         saved.len() == recipes.len(),
@@ -113,6 +112,8 @@ pub(super) fn resume(
             recipe.config.training.tokens
         );
     }
+    check_store(&recipes[0])?;
+    let stage = Stage::new("buffer", 1);
     let (source, skipped) = source(&recipes[0], common, false)?;
     let mut run = TrainingRun::resume(&place, source, &common.device)?;
     let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();

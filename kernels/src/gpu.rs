@@ -5,8 +5,9 @@ use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
-use cubecl::CubeCount;
 use cubecl::client::Client;
+use cubecl::ir::features::Plane;
+use cubecl::prelude::*;
 
 /// Units of a cube: within every adapter's limit, and a power of two, which the reductions rely on.
 pub(crate) const UNITS: u32 = 256;
@@ -39,6 +40,72 @@ pub(crate) fn empty<const D: usize>(
         like.client.empty(elements * dtype.size()),
         dtype,
     )
+}
+
+/// Hands a tensor to a kernel, which counts its numbers row after row.
+pub(crate) trait Rows {
+    /// # Panics
+    ///
+    /// If there are gaps between rows. Burn's own operations leave such gaps on CUDA, where rows
+    /// begin at multiples of some hundred bytes.
+    fn rows(self) -> BufferArg;
+}
+
+impl Rows for CubeTensor {
+    fn rows(self) -> BufferArg {
+        assert!(
+            self.is_contiguous(),
+            "a kernel was given a tensor {:?} with strides {:?}",
+            self.meta.shape(),
+            self.meta.strides()
+        );
+        self.into_buffer_arg()
+    }
+}
+
+/// A vector with another shape of as many numbers.
+fn shaped<const D: usize>(flat: CubeTensor, shape: [usize; D]) -> CubeTensor {
+    CubeTensor::new_contiguous(
+        flat.client,
+        flat.device,
+        Shape::from(shape),
+        flat.handle,
+        flat.dtype,
+    )
+}
+
+/// A row-major tensor of the same integer.
+pub(crate) fn filled<const D: usize>(
+    like: &CubeTensor,
+    shape: [usize; D],
+    value: i32,
+    dtype: IntDType,
+) -> CubeTensor {
+    // A vector has no rows that could lie apart.
+    let flat = Shape::from([shape.iter().product::<usize>().max(1)]);
+    let flat = CubeBackend::int_full(flat, value.into(), &like.device, dtype);
+    shaped(flat, shape)
+}
+
+/// A row-major tensor of zeros in f32.
+pub(crate) fn zeros<const D: usize>(like: &CubeTensor, shape: [usize; D]) -> CubeTensor {
+    let flat = Shape::from([shape.iter().product::<usize>().max(1)]);
+    let flat = CubeBackend::float_zeros(flat, &like.device, FloatDType::F32);
+    shaped(flat, shape)
+}
+
+/// A row-major copy of a row-major matrix or vector.
+pub(crate) fn copied(tensor: &CubeTensor) -> CubeTensor {
+    let (shape, elements) = (tensor.meta.shape().clone(), tensor.meta.num_elements());
+    let flat = CubeTensor::new_contiguous(
+        tensor.client.clone(),
+        tensor.device.clone(),
+        Shape::from([elements]),
+        tensor.handle.clone(),
+        tensor.dtype,
+    );
+    let flat = flat.copy();
+    CubeTensor::new_contiguous(flat.client, flat.device, shape, flat.handle, flat.dtype)
 }
 
 /// Floats as f32, row-major. Those stored in 16 bits become wider, which changes none.
@@ -86,4 +153,42 @@ pub(crate) fn upload<const D: usize>(
         handle,
         dtype,
     )
+}
+
+/// Whether planes can add across their units.
+pub(crate) fn has_planes(client: &Client) -> bool {
+    client.properties().features.plane.contains(Plane::Ops)
+}
+
+/// The sum over all [`UNITS`] units of a cube, known to each of them, in a fixed order. `partial` has
+/// a place for each unit. It synchronizes the cube.
+#[cube]
+pub(crate) fn cube_sum(value: f32, partial: &mut [f32], #[comptime] planes: bool) -> f32 {
+    let unit = UNIT_POS as usize;
+    let mut total = 0.0f32;
+    sync_cube(); // nobody reads an earlier sum any more
+    if comptime!(planes) {
+        let lanes = PLANE_DIM as usize;
+        let sum = plane_sum(value);
+        if UNIT_POS_PLANE == 0 {
+            partial[unit / lanes] = sum;
+        }
+        sync_cube();
+        for plane in 0..UNITS as usize / lanes {
+            total += partial[plane];
+        }
+    } else {
+        partial[unit] = value;
+        sync_cube();
+        #[unroll]
+        for step in 1..9u32 {
+            let half = comptime!((UNITS >> step) as usize);
+            if unit < half {
+                partial[unit] += partial[unit + half];
+            }
+            sync_cube();
+        }
+        total = partial[0];
+    }
+    total
 }

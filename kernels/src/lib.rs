@@ -43,6 +43,7 @@ mod matching_pursuit;
 mod norms;
 mod sparse_products;
 mod sparse_training;
+mod weighted_sum;
 
 use burn::tensor::{Int, Tensor};
 
@@ -62,6 +63,7 @@ pub use sparse_training::{
     Reconstruction, RowUpdate, SparseGradient, latent_sums, reconstruct, sparse_adam_step,
     squared_norm,
 };
+pub use weighted_sum::weighted_sum;
 
 /// The `k` latents of each row that are on, and how strongly.
 ///

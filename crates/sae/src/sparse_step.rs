@@ -2,7 +2,9 @@
 //! differentiation would make them dense. The tests hold them against automatic differentiation of the same loss.
 
 use burn::tensor::Tensor;
-use lapidary_kernels::{SparseCodes, SparseGradient, encode_topk, latent_sums, reconstruct};
+use lapidary_kernels::{
+    SparseCodes, SparseGradient, encode_topk, latent_sums, reconstruct, weighted_sum,
+};
 
 use crate::coder::{SKIP, SparseCoder};
 use crate::coders::{Codes, Gradient, Learned, Now, Terms};
@@ -132,7 +134,7 @@ pub(crate) fn sparse_step(
     let b_enc = latent_sums(&w_enc.codes, coder.d_sae());
     if coder.apply_b_dec_to_input {
         // The input is x - b_dec: each pre-activation's gradient comes back through its encoder row.
-        b_dec = b_dec - b_enc.clone().unsqueeze::<2>().matmul(coder.w_enc());
+        b_dec = b_dec - weighted_sum(b_enc.clone(), coder.w_enc()).unsqueeze::<2>();
     }
     let mut gradients = vec![
         ("w_enc", Gradient::Rows(w_enc)),

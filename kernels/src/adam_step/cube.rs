@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{Adam, Factors};
-use crate::gpu::{UNITS, cubes_for_elements, floats};
+use crate::gpu::{Rows, UNITS, copied, cubes_for_elements, floats};
 
 impl Adam for CubeBackend {
     fn adam(
@@ -24,10 +24,10 @@ impl Adam for CubeBackend {
                 &param.client,
                 cubes_for_elements(elements),
                 CubeDim::new_1d(UNITS),
-                param.clone().into_buffer_arg(),
-                grad.into_buffer_arg(),
-                m.clone().into_buffer_arg(),
-                v.clone().into_buffer_arg(),
+                param.clone().rows(),
+                grad.rows(),
+                m.clone().rows(),
+                v.clone().rows(),
                 elements,
                 factors.beta1,
                 factors.one_minus_beta1,
@@ -48,7 +48,7 @@ impl Adam for CubeBackend {
 /// # Panics
 ///
 /// If it is not stored in f32: what is updated keeps its type.
-fn owned(tensor: CubeTensor) -> CubeTensor {
+pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
     assert!(
         tensor.dtype == DType::F32,
         "parameters and moments are updated in f32, but were given {:?}",
@@ -58,8 +58,22 @@ fn owned(tensor: CubeTensor) -> CubeTensor {
     if tensor.can_mut() {
         tensor
     } else {
-        tensor.copy()
+        copied(&tensor)
     }
+}
+
+/// A parameter's next value from its moments.
+#[cube]
+pub(crate) fn adam(
+    param: f32,
+    first: f32,
+    second: f32,
+    rate: f32,
+    root_scale: f32,
+    eps: f32,
+    shrink: f32,
+) -> f32 {
+    shrink * param - rate * first / (second.sqrt() * root_scale + eps)
 }
 
 #[cube(launch)]
@@ -86,7 +100,7 @@ fn update(
         let second = beta2 * v[at] + one_minus_beta2 * gradient * gradient;
         m[at] = first;
         v[at] = second;
-        param[at] = shrink * param[at] - rate * first / (second.sqrt() * root_scale + eps);
+        param[at] = adam(param[at], first, second, rate, root_scale, eps, shrink);
         at += CUBE_COUNT * UNITS as usize;
     }
 }

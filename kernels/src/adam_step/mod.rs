@@ -2,7 +2,7 @@
 //! moments are read once, parameter and moments written once, in place where nobody else holds them.
 
 pub(crate) mod cpu;
-mod cube;
+pub(crate) mod cube;
 mod gradient;
 
 use burn::backend::tensor::FloatTensor;
@@ -79,17 +79,17 @@ pub fn adam_step<const D: usize>(
 /// The update's constants as the kernels use them, rounded to f32 once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Factors {
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
+    pub(crate) beta1: f32,
+    pub(crate) one_minus_beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) one_minus_beta2: f32,
     /// `lr / (1 − β₁ᵗ)`
-    rate: f32,
+    pub(crate) rate: f32,
     /// `1 / √(1 − β₂ᵗ)`
-    root_scale: f32,
-    eps: f32,
+    pub(crate) root_scale: f32,
+    pub(crate) eps: f32,
     /// `1 − lr · weight_decay`
-    shrink: f32,
+    pub(crate) shrink: f32,
 }
 
 impl Factors {

@@ -11,8 +11,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::EncodeThreshold;
-use crate::encode_topk::cube::{for_each_tile, key_of, rank};
-use crate::gpu::{UNITS, cubes, dims2, empty, floats};
+use crate::encode_topk::cube::radix::{key_of, rank};
+use crate::encode_topk::cube::{Codes, Product};
+use crate::gpu::{Rows, UNITS, cubes, dims2, empty, floats};
 
 impl EncodeThreshold for CubeBackend {
     fn above(
@@ -28,25 +29,27 @@ impl EncodeThreshold for CubeBackend {
         let no_bias = Self::float_zeros(Shape::from([latents]), &x.device, FloatDType::F32);
         // Codes of each tile: first row, rows, width, values, indices.
         let mut tiles: Vec<(usize, usize, usize, CubeTensor, CubeTensor)> = vec![];
-        for_each_tile(x.clone(), w_enc, |first, rows, scores| {
+        Product::exact(x.clone(), w_enc).for_each_tile(|first, rows, scores| {
             let counts = empty(&x, [rows], DType::U32);
             mask_rows::launch(
                 &client,
                 CubeCount::Static(rows as u32, 1, 1),
                 CubeDim::new_1d(UNITS),
-                scores.clone().into_buffer_arg(),
-                b_enc.clone().into_buffer_arg(),
-                threshold.clone().into_buffer_arg(),
-                counts.clone().into_buffer_arg(),
+                scores.clone().rows(),
+                b_enc.clone().rows(),
+                threshold.clone().rows(),
+                counts.clone().rows(),
                 latents,
             );
             let counts = client.read_one_unchecked(counts.handle);
             let most = u32::from_bytes(&counts).iter().copied().max();
             let width = most.map_or(1, |most| (most as usize).max(1));
-            let values = empty(&x, [rows, width], DType::F32);
-            let indices = empty(&x, [rows, width], DType::I32);
-            rank(&scores, &no_bias, &values, &indices, 0, width);
-            tiles.push((first, rows, width, values, indices));
+            let codes = Codes {
+                values: empty(&x, [rows, width], DType::F32),
+                indices: empty(&x, [rows, width], DType::I32),
+            };
+            rank(&scores, &no_bias, &codes, 0);
+            tiles.push((first, rows, width, codes.values, codes.indices));
         });
         let width = tiles.iter().map(|tile| tile.2).max().unwrap_or(1);
         let values = empty(&x, [n, width], DType::F32);
@@ -56,10 +59,10 @@ impl EncodeThreshold for CubeBackend {
                 &client,
                 cubes(rows.div_ceil(UNITS as usize)),
                 CubeDim::new_1d(UNITS),
-                tile_values.into_buffer_arg(),
-                tile_indices.into_buffer_arg(),
-                values.clone().into_buffer_arg(),
-                indices.clone().into_buffer_arg(),
+                tile_values.rows(),
+                tile_indices.rows(),
+                values.clone().rows(),
+                indices.clone().rows(),
                 first,
                 rows,
                 narrow,

@@ -3,14 +3,16 @@
 
 use burn::backend::Flex;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
-use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice};
+use burn::tensor::{DType, FloatDType, IntDType, Slice};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{MatchingPursuit, Pursuit};
-use crate::encode_topk::cube::{for_each_tile, product};
-use crate::gpu::{UNITS, cubes, dims2, empty, floats, indices, upload};
+use crate::encode_topk::cube::{Product, product};
+use crate::gpu::{
+    Rows, UNITS, copied, cubes, dims2, empty, filled, floats, indices, upload, zeros,
+};
 use crate::host;
 use crate::sparse_products::SparseProducts;
 
@@ -32,17 +34,16 @@ impl MatchingPursuit for CubeBackend {
             return on_the_host(x, atoms, k, how);
         }
         let (x, atoms) = (floats(x), floats(atoms));
-        let residual = x.copy();
-        let taken = Self::int_zeros(Shape::from([n, k]), &x.device, IntDType::I32);
-        let taken = Self::int_add_scalar(taken, (-1i32).into());
-        let values = Self::float_zeros(Shape::from([n, k]), &x.device, FloatDType::F32);
+        let residual = copied(&x);
+        let taken = filled(&x, [n, k], -1, IntDType::I32);
+        let values = zeros(&x, [n, k]);
         if k == 0 {
             return (taken, values, residual);
         }
         let gram = (latents * latents <= GRAM && latents <= k * n)
             .then(|| product(atoms.clone(), atoms.clone()));
-        let done = Self::int_zeros(Shape::from([n]), &x.device, IntDType::U32);
-        for_each_tile(x, atoms.clone(), |first, rows, mut scores| {
+        let done = filled(&x, [n], 0, IntDType::U32);
+        Product::exact(x, atoms.clone()).for_each_tile(|first, rows, mut scores| {
             for step in 0..k {
                 if step > 0 && gram.is_none() {
                     let rows = Slice::from(first..first + rows);
@@ -53,13 +54,13 @@ impl MatchingPursuit for CubeBackend {
                     &scores.client.clone(),
                     CubeCount::Static(rows as u32, 1, 1),
                     CubeDim::new_1d(UNITS),
-                    scores.clone().into_buffer_arg(),
-                    gram.as_ref().unwrap_or(&atoms).clone().into_buffer_arg(),
-                    atoms.clone().into_buffer_arg(),
-                    residual.clone().into_buffer_arg(),
-                    taken.clone().into_buffer_arg(),
-                    values.clone().into_buffer_arg(),
-                    done.clone().into_buffer_arg(),
+                    scores.clone().rows(),
+                    gram.as_ref().unwrap_or(&atoms).clone().rows(),
+                    atoms.clone().rows(),
+                    residual.clone().rows(),
+                    taken.clone().rows(),
+                    values.clone().rows(),
+                    done.clone().rows(),
                     first,
                     latents,
                     d,
@@ -86,9 +87,7 @@ impl MatchingPursuit for CubeBackend {
         let ([n, k], [latents, d]) = (dims2(&taken), dims2(&atoms));
         let (taken, values) = (indices(taken), floats(values));
         let (residual, atoms) = (floats(residual), floats(atoms));
-        let device = atoms.device.clone();
-        let zeros = |shape: Shape| Self::float_zeros(shape, &device, FloatDType::F32);
-        let (mut to_atoms, mut to_starts) = (zeros([latents, d].into()), zeros([1, d].into()));
+        let (mut to_atoms, mut to_starts) = (zeros(&atoms, [latents, d]), zeros(&atoms, [1, d]));
         let most = (PARTS_BYTES / 4 / (k * d).max(1)).clamp(1, 32_768);
         for first in (0..if d == 0 { 0 } else { n }).step_by(most) {
             let rows = most.min(n - first);
@@ -99,13 +98,13 @@ impl MatchingPursuit for CubeBackend {
                 &atoms.client.clone(),
                 cubes(rows),
                 CubeDim::new_1d(UNITS),
-                taken.clone().into_buffer_arg(),
-                values.clone().into_buffer_arg(),
-                residual.clone().into_buffer_arg(),
-                atoms.clone().into_buffer_arg(),
-                before.clone().into_buffer_arg(),
-                starts.clone().into_buffer_arg(),
-                parts.clone().into_buffer_arg(),
+                taken.clone().rows(),
+                values.clone().rows(),
+                residual.clone().rows(),
+                atoms.clone().rows(),
+                before.clone().rows(),
+                starts.clone().rows(),
+                parts.clone().rows(),
                 rows,
                 first,
                 d,

@@ -1,19 +1,16 @@
 //! The sparse products in CubeCL, for WGPU and CUDA: one cube an output row, its units across the columns.
-//!
-//! The grouping by latent is made on the device: integer atomics count and place the entries, and each latent's list is
-//! then sorted, so that sums run in row order whatever order the atomics happened in.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]
 
-use burn::backend::ops::{FloatTensorOps, IntTensorOps};
-use burn::tensor::{DType, FloatDType, IntDType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::SparseProducts;
-use crate::gpu::{UNITS, cubes, cubes_for_elements, dims2, empty, floats, indices as indices_of};
+use super::grouping::Grouping;
+use crate::gpu::{Rows, UNITS, cubes, dims2, empty, floats, indices as indices_of, zeros};
 
 impl SparseProducts for CubeBackend {
     fn sparse_decode(values: CubeTensor, indices: CubeTensor, w: CubeTensor) -> CubeTensor {
@@ -25,10 +22,10 @@ impl SparseProducts for CubeBackend {
                 &w.client.clone(),
                 cubes(n),
                 CubeDim::new_1d(UNITS),
-                values.into_buffer_arg(),
-                indices.into_buffer_arg(),
-                w.into_buffer_arg(),
-                out.clone().into_buffer_arg(),
+                values.rows(),
+                indices.rows(),
+                w.rows(),
+                out.clone().rows(),
                 n,
                 k,
                 d,
@@ -46,10 +43,10 @@ impl SparseProducts for CubeBackend {
                 &w.client.clone(),
                 cubes(n),
                 CubeDim::new_1d(UNITS),
-                g.into_buffer_arg(),
-                w.into_buffer_arg(),
-                indices.into_buffer_arg(),
-                out.clone().into_buffer_arg(),
+                g.rows(),
+                w.rows(),
+                indices.rows(),
+                out.clone().rows(),
                 n,
                 k,
                 d,
@@ -66,70 +63,22 @@ impl SparseProducts for CubeBackend {
     ) -> (CubeTensor, CubeTensor) {
         let ([n, k], [_, d]) = (dims2(&indices), dims2(&rows));
         if n == 0 {
-            let zeros = |shape| Self::float_zeros(shape, &rows.device, FloatDType::F32);
-            return (
-                zeros(Shape::from([latents, d])),
-                zeros(Shape::from([latents])),
-            );
+            return (zeros(&rows, [latents, d]), zeros(&rows, [latents]));
         }
         let (values, indices, rows) = (floats(values), indices_of(indices), floats(rows));
-        let client = rows.client.clone();
-        let entries = n * k;
-
-        let counts = Self::int_zeros(Shape::from([latents]), &rows.device, IntDType::U32);
-        count_entries::launch(
-            &client,
-            cubes_for_elements(entries),
-            CubeDim::new_1d(UNITS),
-            values.clone().into_buffer_arg(),
-            indices.clone().into_buffer_arg(),
-            counts.clone().into_buffer_arg(),
-            entries,
-        );
-        let starts = empty(&rows, [latents + 1], DType::U32);
-        let next = empty(&rows, [latents], DType::U32);
-        starts_of_latents::launch(
-            &client,
-            CubeCount::Static(1, 1, 1),
-            CubeDim::new_1d(UNITS),
-            counts.into_buffer_arg(),
-            starts.clone().into_buffer_arg(),
-            next.clone().into_buffer_arg(),
-            latents,
-        );
-        let placed = empty(&rows, [entries], DType::U32);
-        place_entries::launch(
-            &client,
-            cubes_for_elements(entries),
-            CubeDim::new_1d(UNITS),
-            values.clone().into_buffer_arg(),
-            indices.into_buffer_arg(),
-            next.into_buffer_arg(),
-            placed.clone().into_buffer_arg(),
-            entries,
-        );
-        let sorted = empty(&rows, [entries], DType::U32);
-        sort_within_latents::launch(
-            &client,
-            cubes(latents),
-            CubeDim::new_1d(UNITS),
-            starts.clone().into_buffer_arg(),
-            placed.into_buffer_arg(),
-            sorted.clone().into_buffer_arg(),
-            latents,
-        );
+        let grouping = Grouping::new(&values, &indices, latents);
         let out = empty(&rows, [latents, d], DType::F32);
-        let sums = empty(&rows, [latents], DType::F32);
+        let sums = grouping.sums(values.clone());
         outer_rows::launch(
-            &client,
+            &rows.client.clone(),
             cubes(latents),
             CubeDim::new_1d(UNITS),
-            values.into_buffer_arg(),
-            rows.into_buffer_arg(),
-            starts.into_buffer_arg(),
-            sorted.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            sums.clone().into_buffer_arg(),
+            values.rows(),
+            rows.rows(),
+            grouping.starts.rows(),
+            grouping.counts.rows(),
+            grouping.entries.rows(),
+            out.clone().rows(),
             latents,
             k,
             d,
@@ -206,105 +155,14 @@ fn dot_rows(g: &[f32], w: &[f32], indices: &[i32], out: &mut [f32], n: usize, k:
 }
 
 #[cube(launch)]
-fn count_entries(values: &[f32], indices: &[i32], counts: &[Atomic<u32>], entries: usize) {
-    let mut at = ABSOLUTE_POS;
-    while at < entries {
-        if values[at] != 0.0f32 {
-            counts[indices[at] as usize].fetch_add(1u32);
-        }
-        at += CUBE_COUNT * UNITS as usize;
-    }
-}
-
-/// Exclusive sums of the counts, by a single cube: each unit takes a run of latents.
-#[cube(launch)]
-fn starts_of_latents(counts: &[u32], starts: &mut [u32], next: &mut [u32], latents: usize) {
-    let mut totals = Shared::<[u32]>::new_slice(UNITS as usize);
-    let unit = UNIT_POS as usize;
-    let run = latents.div_ceil(UNITS as usize);
-    let first = unit * run;
-    let mut end = first + run;
-    if end > latents {
-        end = latents;
-    }
-    let mut total = 0u32;
-    let mut latent = first;
-    while latent < end {
-        total += counts[latent];
-        latent += 1;
-    }
-    totals[unit] = total;
-    sync_cube();
-    let mut start = 0u32;
-    for before in 0..unit {
-        start += totals[before];
-    }
-    let mut latent = first;
-    while latent < end {
-        starts[latent] = start;
-        next[latent] = start;
-        start += counts[latent];
-        latent += 1;
-    }
-    if unit == 0 {
-        let mut all = 0u32;
-        for other in 0..UNITS as usize {
-            all += totals[other];
-        }
-        starts[latents] = all;
-    }
-}
-
-#[cube(launch)]
-fn place_entries(
-    values: &[f32],
-    indices: &[i32],
-    next: &[Atomic<u32>],
-    placed: &mut [u32],
-    entries: usize,
-) {
-    let mut at = ABSOLUTE_POS;
-    while at < entries {
-        if values[at] != 0.0f32 {
-            let place = next[indices[at] as usize].fetch_add(1u32);
-            placed[place as usize] = at as u32;
-        }
-        at += CUBE_COUNT * UNITS as usize;
-    }
-}
-
-/// Each entry goes where the number of smaller entries in its latent says.
-#[cube(launch)]
-fn sort_within_latents(starts: &[u32], placed: &[u32], sorted: &mut [u32], latents: usize) {
-    let mut latent = CUBE_POS;
-    while latent < latents {
-        let start = starts[latent] as usize;
-        let end = starts[latent + 1] as usize;
-        let mut at = start + UNIT_POS as usize;
-        while at < end {
-            let entry = placed[at];
-            let mut rank = start;
-            for other in start..end {
-                if placed[other] < entry {
-                    rank += 1;
-                }
-            }
-            sorted[rank] = entry;
-            at += UNITS as usize;
-        }
-        latent += CUBE_COUNT;
-    }
-}
-
-#[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn outer_rows(
     values: &[f32],
     rows: &[f32],
     starts: &[u32],
-    sorted: &[u32],
+    counts: &[u32],
+    entries: &[u32],
     out: &mut [f32],
-    sums: &mut [f32],
     latents: usize,
     k: usize,
     d: usize,
@@ -312,23 +170,16 @@ fn outer_rows(
     let mut latent = CUBE_POS;
     while latent < latents {
         let start = starts[latent] as usize;
-        let end = starts[latent + 1] as usize;
+        let end = start + counts[latent] as usize;
         let mut column = UNIT_POS as usize;
         while column < d {
             let mut sum = 0.0f32;
             for at in start..end {
-                let entry = sorted[at] as usize;
+                let entry = entries[at] as usize;
                 sum += values[entry] * rows[entry / k * d + column];
             }
             out[latent * d + column] = sum;
             column += UNITS as usize;
-        }
-        if UNIT_POS == 0 {
-            let mut sum = 0.0f32;
-            for at in start..end {
-                sum += values[sorted[at] as usize];
-            }
-            sums[latent] = sum;
         }
         latent += CUBE_COUNT;
     }

@@ -7,6 +7,7 @@
 
 pub(crate) mod cpu;
 mod cube;
+pub(crate) mod grouping;
 
 use burn::backend::Backend;
 use burn::backend::tensor::{FloatTensor, IntTensor};

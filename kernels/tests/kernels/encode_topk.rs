@@ -70,6 +70,62 @@ fn topk_ties_go_to_the_lower_index() {
     }
 }
 
+/// Where tensor cores choose the candidates, they see 11 bits of each number: these have 12, and scores that differ in the
+/// last one or not at all. Sums are exact in f32. Rows of all sizes, and one latent that is infinite.
+#[test]
+fn numbers_with_more_digits_than_f16_holds_are_ranked_exactly() {
+    let (mut x, mut w_enc) = (
+        Matrix::integers(21, 24, 8, 4095),
+        Matrix::integers(22, 5000, 8, 511),
+    );
+    let b_enc = Matrix::integers(23, 1, 5000, 3);
+    for (row, numbers) in w_enc.numbers.chunks_mut(8).enumerate() {
+        if row % 3 == 0 {
+            let size = 2f32.powi(-(row as i32 % 5));
+            numbers.iter_mut().for_each(|number| *number *= size);
+        }
+    }
+    w_enc.numbers[8 * 77..8 * 78].fill(0.0);
+    w_enc.numbers[8 * 77] = f32::INFINITY;
+    for (row, numbers) in x.numbers.chunks_mut(8).enumerate() {
+        // 0 times infinity is no number.
+        numbers[0] = 1.0 + row as f32;
+        let size = 2f32.powi([0, 40, -40][row % 3]);
+        numbers.iter_mut().for_each(|number| *number *= size);
+    }
+    // A bias beside such sizes would round.
+    let no_bias = Matrix::integers(23, 1, 5000, 0);
+    for device in devices() {
+        for (first, bias) in [(0, &b_enc), (1, &no_bias), (2, &no_bias)] {
+            let numbers = x.numbers.chunks(8).skip(first).step_by(3).flatten();
+            let part = Matrix {
+                rows: 8,
+                columns: 8,
+                numbers: numbers.copied().collect(),
+            };
+            for k in [1, 32, 100] {
+                let codes = encode_topk(
+                    part.on(&device),
+                    w_enc.on(&device),
+                    bias.vector_on(&device),
+                    k,
+                );
+                let (values, indices) = (floats(codes.values), ints(codes.indices));
+                for (row, pre) in pre_activations(&part, &w_enc, bias).iter().enumerate() {
+                    for (place, &latent) in ranked(pre)[..k].iter().enumerate() {
+                        let at = row * k + place;
+                        assert_eq!(
+                            (indices[at], f64::from(values[at])),
+                            (latent as i32, pre[latent]),
+                            "row {row} of sizes {first}, place {place} of {k} on {device:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn topk_of_real_numbers_is_close_and_in_order() {
     for device in devices() {

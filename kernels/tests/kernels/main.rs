@@ -13,3 +13,4 @@ mod matching_pursuit;
 mod reference;
 mod sparse_training;
 mod storage;
+mod weighted_sum;

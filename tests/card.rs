@@ -22,6 +22,7 @@ use std::time::Duration;
 #[path = "../crates/cli/src/commands"]
 mod commands {
     pub mod peers;
+    pub mod step_parts;
     pub mod timing;
 }
 
@@ -48,6 +49,7 @@ kernel_tests! {
     reference "../kernels/tests/kernels/reference.rs"
     sparse_training "../kernels/tests/kernels/sparse_training.rs"
     storage "../kernels/tests/kernels/storage.rs"
+    weighted_sum "../kernels/tests/kernels/weighted_sum.rs"
 }
 
 #[test]

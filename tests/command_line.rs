@@ -522,6 +522,11 @@ fn a_benchmark_prints_one_json_object() {
     for key in ["step_seconds", "encode_seconds", "floor_ratio"] {
         assert!(found[key].as_f64().is_some_and(|s| s > 0.0), "{found}");
     }
+    let parts = found["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 8, "{found}");
+    for part in parts {
+        assert!(part["seconds"].as_f64().is_some_and(|s| s > 0.0), "{part}");
+    }
     let text = succeeds(&mut lapidary(&[
         "bench",
         "--device",

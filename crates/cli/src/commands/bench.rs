@@ -154,7 +154,7 @@ impl Bench {
 fn table(findings: &Findings) -> String {
     let s = findings.sizes;
     let mut text = s.headline(&findings.device);
-    let mut line = |name: &str, value: String| text += &format!("{name:<28} {value}\n");
+    let mut line = |name: &str, value: String| text += &format!("{name:<42} {value}\n");
     let timed = |seconds: f64| s.timed(seconds);
     line("training step", timed(findings.step_seconds));
     line("encode", timed(findings.encode_seconds));
@@ -167,6 +167,12 @@ fn table(findings: &Findings) -> String {
         "step / (product + Adam)",
         format!("{:>9.2}", findings.floor_ratio),
     );
+    for part in &findings.parts {
+        line(
+            &format!("  {}", part.name),
+            format!("{:>9.1} ms", part.seconds * 1e3),
+        );
+    }
     if let Some(peak) = findings.peak_bytes {
         line(
             "peak memory",

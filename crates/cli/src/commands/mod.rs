@@ -19,6 +19,7 @@ mod peers;
 pub mod pretrain;
 pub mod probe;
 pub mod run;
+mod step_parts;
 pub mod synthetic;
 pub mod template;
 mod timing;

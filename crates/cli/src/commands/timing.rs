@@ -1,6 +1,7 @@
 //! What a training step and the encoder cost, beside a dense product, Adam's pass and other tools.
 
 use super::peers::Peers;
+use super::step_parts::{Part, step_parts};
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary_activations::ActivationMatrix;
@@ -80,6 +81,8 @@ pub struct Findings {
     pub adam_seconds: f64,
     /// Step over product and Adam's pass.
     pub floor_ratio: f64,
+    /// The parts of a step, each by itself.
+    pub parts: Vec<Part>,
     /// Memory that making and running the trainer added at its peak, its batch included; Linux only, and no device memory.
     pub peak_bytes: Option<u64>,
     /// Weights, Adam's moments and one batch, in f32.
@@ -131,6 +134,7 @@ impl Findings {
         let [step_seconds, encode_seconds] = times.map(median);
         let step_in_a_row_seconds = ours.steps(done)? / done as f64;
         let (product_seconds, adam_seconds) = floor(sizes, device, done)?;
+        let parts = step_parts(sizes, device, done)?;
 
         let in_turn = match &mut peers {
             Some(peers) => in_turn(peers, &mut ours, rounds)?,
@@ -154,6 +158,7 @@ impl Findings {
             product_seconds,
             adam_seconds,
             floor_ratio: step_seconds / (product_seconds + adam_seconds),
+            parts,
             peak_bytes,
             least_bytes: 4 * (3 * weights + sizes.batch_tokens * sizes.d_in) as u64,
             step_vs_sparsify: versus("sparsify"),

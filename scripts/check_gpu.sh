@@ -41,6 +41,7 @@ pack() {
     for library in $needed; do
         case $library in
             libc.so.6 | libm.so.6 | libgcc_s.so.1 | ld-linux-x86-64.so.2 | libdl.so.2 | libpthread.so.0 | librt.so.1) ;;
+            libstdc++.so.6) ;; # CUDA's tools and PyTorch need it too
             libLLVM*) [ -e "$folder/lib/$library" ] || fail "$library: found no stand-in" ;;
             *) fail "the program needs $library, which the card's machine may lack" ;;
         esac
@@ -48,10 +49,13 @@ pack() {
     newest=$(objdump -T "$folder/card" | sed -n 's/.*GLIBC_\([0-9.]*\).*/\1/p' | sort -Vu | tail -1)
     echo "newest glibc symbol: $newest" >&2
     [ "$(printf '%s\n2.35\n' "$newest" | sort -V | tail -1)" = 2.35 ] || fail "needs glibc $newest, expected at most 2.35 (Ubuntu 22.04)"
+    newest=$(objdump -T "$folder/card" | sed -n 's/.*GLIBCXX_\([0-9.]*\).*/\1/p' | sort -Vu | tail -1)
+    [ "$(printf '%s\n3.4.30\n' "$newest" | sort -V | tail -1)" = 3.4.30 ] || fail "needs GLIBCXX $newest, expected at most 3.4.30 (Ubuntu 22.04)"
 
     # sparsify's coder and what it imports beyond PyTorch, transformers, accelerate, einops and huggingface_hub.
     "${PYTHON:-python3}" -m pip install --quiet --root-user-action ignore --no-deps --no-compile --target "$folder/site" \
-        -r <(grep -E '^(eai-sparsify|natsort|simple-parsing|docstring_parser)==' scripts/requirements.txt) >&2 ||
+        --require-hashes -r <(awk '/^[^ ]/ { wanted = /^(eai-sparsify|natsort|simple-parsing|docstring_parser)==/ } wanted' \
+            scripts/requirements.txt) >&2 ||
         echo "check_gpu: sparsify could not be fetched; there it is timed only if it is installed" >&2
 
     tar -C "$folder" --owner 0 --group 0 --sort name -c . | xz -9e -T1 >"$file.part"
@@ -60,6 +64,9 @@ pack() {
     echo "$file: $size bytes, $((size * 10 >> 20))e-1 MiB; unpacked $(du -sb "$folder" | cut -f1) bytes, the program $(stat -c %s "$folder/card")" >&2
     [ "$size" -le "$most" ] || fail "$file: $size bytes, expected at most $most"
 }
+
+# Other products of cubek that the encoder could use: which is fastest on this card?
+products=(simple-cmma tma-cmma tma-mma double-tma-mma specialized-tma-cmma specialized-tma-mma)
 
 # A JSON string, or null for nothing.
 json() {
@@ -124,14 +131,8 @@ run() {
 
     step devices 30 "$root/card" --exact devices --ignored --nocapture
     chosen=$(sed -n 's/^chosen //p' "$work/devices.out")
-    tests encode_topk 60
     benchmark G1 60 "$g1"
     benchmark G2 90 "$g2"
-    for name in $(timeout 20 "$root/card" --list 2>>"$results/log.txt" | sed -n 's/^\([a-z_]*\)::.*: test$/\1/p' | sort -u); do
-        [ "$name" = encode_topk ] || tests "$name" 40
-    done
-    tests training 40 training_on_the_device
-    tests small_benchmark 20 a_benchmark
     if [ "$device" = cuda ]; then where=cuda; else where=cpu; fi
     if [ -n "$python" ] && timeout $((40 * slower)) "$python" -c "import torch; torch.ones(1, device='$where')" 2>>"$results/log.txt"; then
         step ceilings 40 "$python" "$root/scripts/card_ceilings.py" --device "$where" --size "$ceiling" "${g1%,*,*},${g1##*,}" "${g2%,*,*},${g2##*,}"
@@ -139,11 +140,27 @@ run() {
         LAPIDARY_PEERS=${LAPIDARY_PEERS:-sparsify,pytorch} benchmark G1_beside_peers 80 "$g1"
         # A second dense coder of this size would leave little of a card's memory.
         LAPIDARY_PEERS=${LAPIDARY_PEERS:-sparsify} benchmark G2_beside_peers 110 "$g2"
+        unset LAPIDARY_BENCH_PEERS
     else
         for name in ceilings G1_beside_peers G2_beside_peers; do
             skip "$name" "no Python with PyTorch for $where: ${python:-no python3}"
         done
     fi
+    tests training 40 training_on_the_device
+    # NVRTC takes ten seconds for each shape of the product that training uses, and two for this one.
+    export LAPIDARY_CUDA_PRODUCT=simple-cmma
+    for name in $(timeout 20 "$root/card" --list 2>>"$results/log.txt" | sed -n 's/^\([a-z_]*\)::.*: test$/\1/p' | sort -u); do
+        if [ "$name" = encode_topk ]; then tests "$name" 90; else tests "$name" 40; fi
+    done
+    tests small_benchmark 20 a_benchmark
+    unset LAPIDARY_CUDA_PRODUCT
+    for name in "${products[@]}"; do
+        if [ "$device" = cuda ]; then
+            LAPIDARY_CUDA_PRODUCT=$name benchmark "product_$name" 40 "$g1"
+        else
+            skip "product_$name" "only for a card"
+        fi
+    done
     if [ "$device" != cuda ]; then
         skip sanitizer "only for a card"
     elif ! command -v compute-sanitizer >/dev/null; then
@@ -264,7 +281,7 @@ summary() {
         printf '"kernel_tests": {"passed": %s, "failed": %s, "failed_names": [' "$tests_passed" "$tests_failed"
         for name in "${failed_names[@]}"; do printf '%s%s' "$separator" "$(json "$name")"; separator=", "; done
         echo "]},"
-        for name in G1 G2 G1_beside_peers G2_beside_peers; do echo "\"$name\": $(json_file "$work/$name.json"),"; done
+        for name in G1 G2 G1_beside_peers G2_beside_peers "${products[@]/#/product_}"; do echo "\"$name\": $(json_file "$work/$name.json"),"; done
         echo "\"ceilings\": $(json_file "$work/ceilings.out")"
         echo "}"
     } >"$results/summary.json.part"

@@ -155,9 +155,25 @@ pub(crate) fn upload<const D: usize>(
     )
 }
 
-/// Whether planes can add across their units.
+/// Whether kernels may use [`sum_in_plane`]. CUDA alone: what graphics drivers make of planes whose
+/// units took different ways has no test here.
 pub(crate) fn has_planes(client: &Client) -> bool {
-    client.properties().features.plane.contains(Plane::Ops)
+    let plane = &client.properties().features.plane;
+    client.name() == "cuda" && plane.contains(Plane::Ops) && plane.contains(Plane::Sync)
+}
+
+/// The sum over the units of a plane, known to each of them.
+#[cube]
+pub(crate) fn sum_in_plane(value: f32) -> f32 {
+    sync_plane(); // those that left a loop early are back
+    plane_sum(value)
+}
+
+/// The largest over the units of a plane.
+#[cube]
+pub(crate) fn top_in_plane(value: u32) -> u32 {
+    sync_plane();
+    plane_max(value)
 }
 
 /// The sum over all [`UNITS`] units of a cube, known to each of them, in a fixed order. `partial` has
@@ -169,7 +185,7 @@ pub(crate) fn cube_sum(value: f32, partial: &mut [f32], #[comptime] planes: bool
     sync_cube(); // nobody reads an earlier sum any more
     if comptime!(planes) {
         let lanes = PLANE_DIM as usize;
-        let sum = plane_sum(value);
+        let sum = sum_in_plane(value);
         if UNIT_POS_PLANE == 0 {
             partial[unit / lanes] = sum;
         }

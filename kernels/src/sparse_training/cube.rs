@@ -15,7 +15,8 @@ use super::{How, SparseTraining};
 use crate::adam_step::Adam;
 use crate::adam_step::cube::{adam, owned};
 use crate::gpu::{
-    Rows, UNITS, cube_sum, cubes, dims2, empty, floats, has_planes, indices as indices_of, zeros,
+    Rows, UNITS, cube_sum, cubes, dims2, empty, floats, has_planes, indices as indices_of,
+    sum_in_plane, zeros,
 };
 use crate::sparse_products::SparseProducts;
 use crate::sparse_products::grouping::Grouping;
@@ -231,7 +232,7 @@ fn reconstruct_rows(
                     sum += missed[column] * w_dec[at + column];
                     column += lanes;
                 }
-                let sum = plane_sum(sum);
+                let sum = sum_in_plane(sum);
                 if lane == 0 {
                     along[row * k + j] = sum;
                 }

@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 
 use super::select::{LeftOver, sort};
 use super::{Codes, Product};
-use crate::gpu::{Rows, UNITS, dims2};
+use crate::gpu::{Rows, UNITS, dims2, sum_in_plane};
 
 /// Winners that one launch finds for a row: what fits, sorted, in 16 KiB of shared memory beside the counters.
 const MOST_WINNERS: usize = 1024;
@@ -294,7 +294,7 @@ fn score_left_rows(
                 sum += x[x_at + column] * w[latent * d + column];
                 column += lanes;
             }
-            let sum = plane_sum(sum);
+            let sum = sum_in_plane(sum);
             if lane == 0 {
                 scores[row * latents + latent] = sum;
             }

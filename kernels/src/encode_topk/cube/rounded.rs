@@ -19,7 +19,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-use crate::gpu::{Rows, UNITS, cubes, dims2, empty};
+use crate::gpu::{Rows, UNITS, cubes, dims2, empty, sum_in_plane, top_in_plane};
 
 /// The least relative rounding error that is assumed of a row. Uniform digits give about
 /// 0.4·2⁻¹¹.
@@ -111,7 +111,7 @@ fn round_rows<H: Float>(
             top = select(bits > top, bits, top);
             column += lanes;
         }
-        let top = plane_max(top);
+        let top = top_in_plane(top);
         // From 2^126 on, infinite and NaN; below 2^-126.
         let huge = top >= 0x7E80_0000u32;
         let tiny = top < 0x0080_0000u32;
@@ -134,7 +134,8 @@ fn round_rows<H: Float>(
             lost += (number - short) * (number - short);
             column += lanes;
         }
-        let (squares, kept, lost) = (plane_sum(squares), plane_sum(kept), plane_sum(lost));
+        let (squares, kept) = (sum_in_plane(squares), sum_in_plane(kept));
+        let lost = sum_in_plane(lost);
         if lane == 0 {
             // Norms are sums of at least one square of 1 or more, so f32 has them to a few ulps.
             let slack = 1.001f32;

@@ -19,7 +19,7 @@ use cubecl::prelude::*;
 
 use super::radix::{key_of, score_of};
 use super::{Codes, Product};
-use crate::gpu::{Rows, UNITS, dims2, empty, filled};
+use crate::gpu::{Rows, UNITS, dims2, empty, filled, sum_in_plane};
 
 /// The largest `k` that this module serves.
 pub(crate) const MOST: usize = 128;
@@ -252,7 +252,7 @@ fn select_row(
                 sum += x[row * d + column] * w[latent * d + column];
                 column += lanes;
             }
-            let sum = plane_sum(sum);
+            let sum = sum_in_plane(sum);
             if lane == 0 {
                 keys[slot] = key_of(sum + bias[latent]);
             }
@@ -274,10 +274,11 @@ fn select_row(
     }
 }
 
-/// The key of the highest or the lowest that a score can be which is off by at most `bound`, and by two ulps of its own.
+/// The key of the highest or the lowest value that a score can have which is off by at most `bound`,
+/// by four ulps of its own, and by what is lost below f32's normal numbers.
 #[cube]
 fn key_within(score: f32, bound: f32, #[comptime] highest: bool) -> u32 {
-    let off = bound + f32::abs(score) * 2.4e-7f32;
+    let off = bound + f32::abs(score) * 2.4e-7f32 + 1e-38f32;
     // By bits, because shader compilers may assume that there is no NaN.
     let unknown = (u32::reinterpret(off) & 0x7F80_0000u32) == 0x7F80_0000u32;
     if comptime!(highest) {

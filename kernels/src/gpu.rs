@@ -1,5 +1,8 @@
 //! What the CubeCL kernels (WGPU and CUDA) share: allocation, launch sizes, and reading numbers back.
 
+// A kernel's loops run over indices: CubeCL compiles no slice iterators.
+#![allow(clippy::needless_range_loop)]
+
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;

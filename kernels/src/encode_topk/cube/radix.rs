@@ -1,6 +1,9 @@
 //! The `k` best of each row of scores by radix selection: the `k`th largest score is found eight bits
 //! per pass, then the winners are gathered and sorted. For any `k` and any scores.
 
+// A kernel's loops run over indices: CubeCL compiles no slice iterators.
+#![allow(clippy::needless_range_loop)]
+
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 

@@ -291,6 +291,7 @@ fn key_within(score: f32, bound: f32, #[comptime] highest: bool) -> u32 {
 
 /// Bitonic: larger key first, of equal keys the lower latent.
 #[cube]
+#[allow(clippy::manual_swap)] // CubeCL compiles no `swap`.
 pub(crate) fn sort(keys: &mut [u32], order: &mut [u32], #[comptime] room: usize) {
     let unit = UNIT_POS as usize;
     let mut size = 2usize;

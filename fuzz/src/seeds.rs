@@ -112,8 +112,11 @@ pub fn write(root: &Path) {
             .expect("a name")
             .to_string_lossy()
             .into_owned();
-        let kind = usize::from(name.ends_with(".npz"));
-        seeds.file("dictionary", Some(kind), &name, &path);
+        // Folders among them are for the targets that read folders.
+        if path.is_file() {
+            let kind = usize::from(name.ends_with(".npz"));
+            seeds.file("dictionary", Some(kind), &name, &path);
+        }
     }
     for (number, (format, name)) in CONFIGURED.iter().enumerate() {
         let path = folder(&format!("configured/{format}"), |path| {

@@ -19,7 +19,9 @@ mod store;
 mod token_pieces;
 
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock, predicts};
-pub use corpus::{Corpus, Document, Documents, SkippedRows, TEXT_FIELD, TextRows};
+pub use corpus::{
+    Corpus, Document, Documents, SkippedRows, TEXT_FIELD, TextRows, check_parquet_pages,
+};
 pub use error::ActivationsError;
 pub use exclusion::{Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};

@@ -4,6 +4,7 @@
 mod files;
 mod lines;
 mod parquet;
+mod parquet_pages;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use files::{Files, Format};
 use lapidary_model::HubRepository;
 use lines::Lines;
 use parquet::Rows;
+pub use parquet_pages::check_parquet_pages;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,6 +2,7 @@
 //! that a program keeps as categories, or that nothing says to be text.
 
 use super::no_field;
+use super::parquet_pages::check_parquet_pages;
 use crate::ActivationsError;
 use lapidary_io::without_panic;
 use polars::io::mmap::MmapBytesReader;
@@ -112,6 +113,12 @@ impl Rows {
         let fields: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
         if !fields.contains(&self.field.as_str()) {
             return Err(self.wrong(no_field(&self.field, &fields)));
+        }
+        if let Some(path) = &self.file {
+            let wanted = [self.field.as_str(), self.split.unwrap_or("split")];
+            without_panic(|| check_parquet_pages(path, &metadata, &wanted))
+                .and_then(|checked| checked)
+                .map_err(|problem| self.wrong(problem))?;
         }
         self.rows = metadata.num_rows;
         let groups = metadata.row_groups.iter();

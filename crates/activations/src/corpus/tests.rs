@@ -56,6 +56,24 @@ fn a_parquet_file_that_claims_rows_it_does_not_have_is_refused() {
     assert!(error.to_string().contains(expected), "{error}");
 }
 
+/// polars would reserve memory for 2^64 values less three, and end the process.
+#[test]
+fn a_parquet_page_that_claims_fewer_than_no_values_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let mut frame = polars::df!("text" => ["one", "two", "three"]).unwrap();
+    let mut bytes = vec![];
+    ParquetWriter::new(&mut bytes).finish(&mut frame).unwrap();
+    // A page's header says `num_values` first. Thrift writes 3 as 6 and -3 as 5.
+    let three = bytes.windows(3).position(|w| w == [0x2c, 0x15, 6]).unwrap();
+    bytes[three + 2] = 5;
+    std::fs::write(&path, bytes).unwrap();
+    let corpus = Corpus::open(path.to_str().unwrap(), TEXT_FIELD).unwrap();
+    let error = corpus.documents().find_map(Result::err).unwrap();
+    let expected = "column `text`: found a page of -3 values, expected at most 3";
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
 #[test]
 fn a_parquet_file_with_any_byte_damaged_is_read_or_named() {
     let folder = tempfile::tempdir().unwrap();

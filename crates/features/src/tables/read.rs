@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use lapidary_activations::check_parquet_pages;
 use lapidary_io::without_panic;
 use polars::prelude::*;
 use serde_json::Value;
@@ -253,7 +254,13 @@ impl Interned {
 impl<'a> Table<'a> {
     fn open(path: &'a Path) -> Result<Self, FeaturesError> {
         let file = open(path)?;
-        let data = decoded(path, || ParquetReader::new(file).set_rechunk(true).finish())?;
+        let data = decoded(path, || {
+            let mut reader = ParquetReader::new(file).set_rechunk(true);
+            let metadata = reader.get_metadata()?.clone();
+            check_parquet_pages(path, &metadata, &[])
+                .map_err(|problem| PolarsError::ComputeError(problem.into()))?;
+            reader.finish()
+        })?;
         Ok(Table { path, data })
     }
 

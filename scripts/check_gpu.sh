@@ -25,7 +25,8 @@ pack() {
     mkdir -p "$(dirname "$file")"
     file=$(cd "$(dirname "$file")" && pwd)/$(basename "$file")
     folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' EXIT
+    # shellcheck disable=SC2064 # the variable is gone when the trap runs
+    trap "rm -rf '$folder'" EXIT
     cd "$here/.."
     program=$(cargo test --profile "$profile" --workspace --features cuda --test card --no-run --message-format json |
         sed -n 's/.*"executable":"\([^"]*\/card-[^"]*\)".*/\1/p' | tail -1)

@@ -15,6 +15,9 @@ use cubecl::prelude::*;
 /// Units of a cube: within every adapter's limit, and a power of two, which the reductions rely on.
 pub(crate) const UNITS: u32 = 256;
 
+/// Halvings of a cube's units.
+pub(crate) const PASSES: u32 = UNITS.ilog2();
+
 /// Cubes that a launch uses at most. WGPU allows 65,535 a dimension; kernels loop over what is left.
 const MOST_CUBES: usize = 32_768;
 
@@ -66,14 +69,14 @@ impl Rows for CubeTensor {
     }
 }
 
-/// A vector with another shape of as many numbers.
-fn shaped<const D: usize>(flat: CubeTensor, shape: [usize; D]) -> CubeTensor {
+/// A row-major tensor with another shape of as many numbers.
+pub(crate) fn shaped(tensor: CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     CubeTensor::new_contiguous(
-        flat.client,
-        flat.device,
-        Shape::from(shape),
-        flat.handle,
-        flat.dtype,
+        tensor.client,
+        tensor.device,
+        shape.into(),
+        tensor.handle,
+        tensor.dtype,
     )
 }
 
@@ -99,16 +102,8 @@ pub(crate) fn zeros<const D: usize>(like: &CubeTensor, shape: [usize; D]) -> Cub
 
 /// A row-major copy of a row-major matrix or vector.
 pub(crate) fn copied(tensor: &CubeTensor) -> CubeTensor {
-    let (shape, elements) = (tensor.meta.shape().clone(), tensor.meta.num_elements());
-    let flat = CubeTensor::new_contiguous(
-        tensor.client.clone(),
-        tensor.device.clone(),
-        Shape::from([elements]),
-        tensor.handle.clone(),
-        tensor.dtype,
-    );
-    let flat = flat.copy();
-    CubeTensor::new_contiguous(flat.client, flat.device, shape, flat.handle, flat.dtype)
+    let flat = shaped(tensor.clone(), [tensor.meta.num_elements()]);
+    shaped(flat.copy(), tensor.meta.shape().clone())
 }
 
 /// Floats as f32, row-major. Those stored in 16 bits become wider, which changes none.
@@ -200,8 +195,8 @@ pub(crate) fn cube_sum(value: f32, partial: &mut [f32], #[comptime] planes: bool
         partial[unit] = value;
         sync_cube();
         #[unroll]
-        for step in 1..9u32 {
-            let half = comptime!((UNITS >> step) as usize);
+        for pass in 0..PASSES {
+            let half = comptime!((UNITS >> (pass + 1)) as usize);
             if unit < half {
                 partial[unit] += partial[unit + half];
             }

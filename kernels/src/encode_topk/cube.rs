@@ -45,40 +45,28 @@ impl EncodeTopK for CubeBackend {
         b_enc: CubeTensor,
         k: usize,
     ) -> (CubeTensor, CubeTensor) {
-        let rounding = (k <= select::MOST && multiplies_f16(&x.client)).then_some(DType::F16);
-        topk(x, w_enc, b_enc, k, rounding)
-    }
-}
-
-/// With `rounding` by products of rounded rows, held in that type.
-fn topk(
-    x: CubeTensor,
-    w_enc: CubeTensor,
-    b_enc: CubeTensor,
-    k: usize,
-    rounding: Option<DType>,
-) -> (CubeTensor, CubeTensor) {
-    let [n, _] = dims2(&x);
-    let (x, w, bias) = (floats(x), floats(w_enc), floats(b_enc));
-    let codes = Codes {
-        values: empty(&x, [n, k], DType::F32),
-        indices: empty(&x, [n, k], DType::I32),
-    };
-    if n > 0 {
-        let product = match rounding {
-            Some(dtype) => Product::of_rounded(x, w, dtype),
-            None => Product::exact(x, w),
+        let [n, _] = dims2(&x);
+        let (x, w, bias) = (floats(x), floats(w_enc), floats(b_enc));
+        let codes = Codes {
+            values: empty(&x, [n, k], DType::F32),
+            indices: empty(&x, [n, k], DType::I32),
         };
-        product.for_each_tile(|first, _, scores| {
-            if k > select::MOST {
-                rank(&scores, &bias, &codes, first);
-            } else {
-                let left = select_best(&product, &scores, &bias, &codes, first);
-                rank_left_over(&product, &left, &scores, &bias, &codes, first);
-            }
-        });
+        if n > 0 {
+            let product = match k <= select::MOST && multiplies_f16(&x.client) {
+                true => Product::of_rounded(x, w),
+                false => Product::exact(x, w),
+            };
+            product.for_each_tile(|first, _, scores| {
+                if k > select::MOST {
+                    rank(&scores, &bias, &codes, first);
+                } else {
+                    let left = select_best(&product, &scores, &bias, &codes, first);
+                    rank_left_over(&product, &left, &scores, &bias, &codes, first);
+                }
+            });
+        }
+        (codes.values, codes.indices)
     }
-    (codes.values, codes.indices)
 }
 
 /// `[n, k]` each.
@@ -106,10 +94,10 @@ impl Product {
         }
     }
 
-    fn of_rounded(x: CubeTensor, w: CubeTensor, dtype: DType) -> Self {
+    fn of_rounded(x: CubeTensor, w: CubeTensor) -> Self {
         let rounded = Some((
-            rounded::round(&x, Side::Inputs, dtype),
-            rounded::round(&w, Side::Latents, dtype),
+            rounded::round(&x, Side::Inputs),
+            rounded::round(&w, Side::Latents),
         ));
         Self { x, w, rounded }
     }
@@ -202,6 +190,10 @@ fn tensor_core_strategy() -> MultiLevel {
         Ok("double-tma-mma") => MultiLevel::DoubleTmaMma(Default::default()),
         Ok("specialized-tma-cmma") => MultiLevel::SpecializedTmaCmma(Inferred(().into())),
         Ok("specialized-tma-mma") => MultiLevel::SpecializedTmaMma(Inferred(().into())),
-        _ => MultiLevel::DoubleCyclicMma(Default::default()),
+        Err(_) => MultiLevel::DoubleCyclicMma(Default::default()),
+        Ok(other) => panic!(
+            "LAPIDARY_CUDA_PRODUCT: found {other}, expected simple-cmma, tma-cmma, tma-mma, \
+             double-tma-mma, specialized-tma-cmma or specialized-tma-mma"
+        ),
     }
 }

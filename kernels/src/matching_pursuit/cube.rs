@@ -11,7 +11,8 @@ use cubecl::prelude::*;
 use super::{MatchingPursuit, Pursuit};
 use crate::encode_topk::cube::{Product, product};
 use crate::gpu::{
-    Rows, UNITS, copied, cubes, dims2, empty, filled, floats, indices, upload, zeros,
+    PASSES, Rows, UNITS, copied, cube_sum, cubes, dims2, empty, filled, floats, indices, upload,
+    zeros,
 };
 use crate::host;
 use crate::sparse_products::SparseProducts;
@@ -167,27 +168,6 @@ fn on_the_host(
     )
 }
 
-/// Halvings of a cube's units.
-const PASSES: u32 = UNITS.ilog2();
-
-/// The sum of what each unit brings, for all of them.
-#[cube]
-fn sum_of(mine: f32, sums: &mut Shared<[f32]>) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    sums[unit] = mine;
-    sync_cube();
-    #[unroll]
-    for pass in 0..PASSES {
-        let half = comptime!((UNITS >> (pass + 1)) as usize);
-        if unit < half {
-            sums[unit] += sums[unit + half];
-        }
-        sync_cube();
-    }
-    sums[0]
-}
-
 /// One step of each row of a tile that begins with the row `first`.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
@@ -258,7 +238,7 @@ fn take_step(
             product += atoms[atom_at + column] * residual[row_at + column];
             column += units;
         }
-        let value = sum_of(product, &mut sums);
+        let value = cube_sum(product, &mut sums, false);
         let mut gains = value > 0.0f32;
         if comptime!(signed) {
             gains = value != 0.0f32;
@@ -282,7 +262,7 @@ fn take_step(
                     latent += units;
                 }
             }
-            let square = sum_of(square, &mut sums);
+            let square = cube_sum(square, &mut sums, false);
             let mut stops = square.sqrt() < threshold;
             if comptime!(stop_on_duplicate) {
                 let mut again = 0.0f32;
@@ -293,7 +273,7 @@ fn take_step(
                     }
                     earlier += units;
                 }
-                stops = stops || sum_of(again, &mut sums) > 0.0f32;
+                stops = stops || cube_sum(again, &mut sums, false) > 0.0f32;
             }
             if unit == 0 {
                 taken[row * k + step] = chosen as i32;
@@ -355,7 +335,7 @@ fn go_back(
                         product += starts[at + column] * atoms[atom_at + column];
                         column += units;
                     }
-                    along = -sum_of(product, &mut sums);
+                    along = -cube_sum(product, &mut sums, false);
                 }
                 let mut column = unit;
                 while column < d {

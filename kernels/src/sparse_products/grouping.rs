@@ -66,7 +66,7 @@ impl Grouping {
         sort_within_latents::launch(
             &client,
             cubes(latents),
-            CubeDim::new_1d(LIST_UNITS),
+            CubeDim::new_1d(UNITS),
             starts.clone().rows(),
             counts.clone().rows(),
             placed.rows(),
@@ -98,9 +98,6 @@ impl Grouping {
         sums
     }
 }
-
-/// Units that sort one list, most of which are short.
-const LIST_UNITS: u32 = 32;
 
 /// Counts each latent's entries; an entry's rank is how many came before it.
 #[cube(launch)]
@@ -190,7 +187,7 @@ fn sort_within_latents(
                 }
             }
             entries[place] = entry;
-            at += LIST_UNITS as usize;
+            at += UNITS as usize;
         }
         latent += CUBE_COUNT;
     }

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::WeightedSum;
-use crate::gpu::{Rows, UNITS, cubes, dims2, empty, floats, zeros};
+use crate::gpu::{Rows, UNITS, cubes, dims2, empty, floats, shaped, zeros};
 
 /// Rows that a cube adds at most.
 const RUN: usize = 64;
@@ -36,13 +36,7 @@ impl WeightedSum for CubeBackend {
                 weighted,
             );
             if runs == 1 {
-                return CubeTensor::new_contiguous(
-                    sums.client,
-                    sums.device,
-                    [d].into(),
-                    sums.handle,
-                    sums.dtype,
-                );
+                return shaped(sums, [d]);
             }
             (rows, count, weighted) = (sums, runs, false);
         }

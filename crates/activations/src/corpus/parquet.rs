@@ -90,6 +90,12 @@ impl Rows {
         Ok(reader)
     }
 
+    /// The columns that are read.
+    fn columns(&self) -> Vec<&str> {
+        let split = self.split.map(|_| "split");
+        std::iter::once(self.field.as_str()).chain(split).collect()
+    }
+
     fn wrong(&self, problem: String) -> ActivationsError {
         let embedded = || "embedded corpus".into();
         ActivationsError::Parquet {
@@ -115,7 +121,7 @@ impl Rows {
             return Err(self.wrong(no_field(&self.field, &fields)));
         }
         if let Some(path) = &self.file {
-            let wanted = [self.field.as_str(), self.split.unwrap_or("split")];
+            let wanted = self.columns();
             without_panic(|| check_parquet_pages(path, &metadata, &wanted))
                 .and_then(|checked| checked)
                 .map_err(|problem| self.wrong(problem))?;
@@ -146,8 +152,7 @@ impl Rows {
     }
 
     fn some(&self) -> Result<Vec<Option<String>>, ActivationsError> {
-        let names = std::iter::once(self.field.as_str()).chain(self.split.map(|_| "split"));
-        let names = names.map(String::from).collect();
+        let names = self.columns().into_iter().map(String::from).collect();
         let reader = self
             .reader()?
             .with_columns(Some(names))

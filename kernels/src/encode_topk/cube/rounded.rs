@@ -43,16 +43,12 @@ pub(crate) enum Side {
     Latents,
 }
 
-/// Rounds the rows of `from` `[rows, d]`. `dtype` is f16, or f32 to hold the same numbers in f32.
-pub(crate) fn round(from: &CubeTensor, side: Side, dtype: DType) -> RoundedRows {
+/// Rounds the rows of `from` `[rows, d]` to f16.
+pub(crate) fn round(from: &CubeTensor, side: Side) -> RoundedRows {
     let [rows, d] = dims2(from);
-    let numbers = empty(from, [rows, d], dtype);
+    let numbers = empty(from, [rows, d], DType::F16);
     let scale = empty(from, [rows], DType::F32);
     let bound = empty(from, [rows], DType::F32);
-    let kind = match dtype {
-        DType::F16 => FloatKind::F16,
-        _ => FloatKind::F32,
-    };
     round_rows::launch(
         &from.client,
         cubes(rows.div_ceil(4)),
@@ -66,7 +62,7 @@ pub(crate) fn round(from: &CubeTensor, side: Side, dtype: DType) -> RoundedRows 
         d as f32 * 2f32.powi(-23),
         LEAST_ERROR,
         side == Side::Latents,
-        ElemType::Float(kind),
+        ElemType::Float(FloatKind::F16),
     );
     RoundedRows {
         numbers,

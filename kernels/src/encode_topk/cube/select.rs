@@ -184,12 +184,17 @@ fn select_row(
     let mut mine = 0u32;
     let mut latent = unit;
     while latent < latents {
-        let key = if comptime!(rounded) {
-            let score = scores[scores_at + latent] * (scale * w_scale[latent]) + bias[latent];
-            key_within(score, bound * w_bound[latent], false)
-        } else {
-            key_of(scores[scores_at + latent] + bias[latent])
-        };
+        let key = key_at(
+            scores[scores_at + latent],
+            bias,
+            w_scale,
+            w_bound,
+            latent,
+            scale,
+            bound,
+            false,
+            rounded,
+        );
         mine = select(key > mine, key, mine);
         latent += units;
     }
@@ -219,12 +224,17 @@ fn select_row(
     let least = threshold[0];
     let mut latent = unit;
     while latent < latents {
-        let key = if comptime!(rounded) {
-            let score = scores[scores_at + latent] * (scale * w_scale[latent]) + bias[latent];
-            key_within(score, bound * w_bound[latent], true)
-        } else {
-            key_of(scores[scores_at + latent] + bias[latent])
-        };
+        let key = key_at(
+            scores[scores_at + latent],
+            bias,
+            w_scale,
+            w_bound,
+            latent,
+            scale,
+            bound,
+            true,
+            rounded,
+        );
         if key >= least {
             let slot = found[0].fetch_add(1u32) as usize;
             if slot < room {
@@ -271,6 +281,28 @@ fn select_row(
         }
     } else if unit == 0 {
         left[left_count[0].fetch_add(1u32) as usize] = CUBE_POS as u32;
+    }
+}
+
+/// The key of a latent's score, or of the highest or lowest that it can be where it is of rounded rows.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn key_at(
+    score: f32,
+    bias: &[f32],
+    w_scale: &[f32],
+    w_bound: &[f32],
+    latent: usize,
+    scale: f32,
+    bound: f32,
+    #[comptime] highest: bool,
+    #[comptime] rounded: bool,
+) -> u32 {
+    if comptime!(rounded) {
+        let score = score * (scale * w_scale[latent]) + bias[latent];
+        key_within(score, bound * w_bound[latent], highest)
+    } else {
+        key_of(score + bias[latent])
     }
 }
 

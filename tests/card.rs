@@ -12,7 +12,7 @@ use commands::peers::Peers;
 use commands::timing::{Findings, Rounds, Sizes};
 use lapidary_activations::ActivationMatrix;
 use lapidary_kernels::device;
-use lapidary_sae::{RunConfig, StepReport, TrainingRun};
+use lapidary_sae::{Recipe, StepReport, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::env;

@@ -4,10 +4,10 @@
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{BlockConfig, BlockStream};
+use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_features::{Steer, Steering, read_features};
 use lapidary_model::LanguageModel;
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

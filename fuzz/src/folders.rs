@@ -10,9 +10,8 @@ use lapidary_features::{
 };
 use lapidary_formats::{Format, save_all};
 use lapidary_model::{Outgoing, Values, write_tensors};
-use lapidary_sae::{
-    Architecture, Dictionary, Provenance, RunConfig, SparseCoder, TrainingRun, Weights,
-};
+use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_sae::{Recipe, TrainingRun};
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde_json::Value;
 use std::fs;

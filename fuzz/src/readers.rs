@@ -14,7 +14,7 @@ use lapidary_formats::open;
 use lapidary_io::{python_json, read_json};
 use lapidary_model::pretrain::PretrainConfig;
 use lapidary_model::{LanguageModel, ModelConfig, TensorFile, Tokenizer, read_hub_answer};
-use lapidary_sae::{RunConfig, TrainingRun, checkpoint as checkpoints};
+use lapidary_sae::{Recipe, TrainingRun, checkpoint as checkpoints};
 use std::fs;
 use std::path::{Path, PathBuf};
 

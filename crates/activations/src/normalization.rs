@@ -2,6 +2,7 @@
 //! weights, so that a dictionary always reads raw activations.
 
 use crate::ActivationsError;
+use lapidary_io::settings::Named;
 use serde::{Deserialize, Serialize};
 
 /// What a coder is shown of an activation.
@@ -15,6 +16,14 @@ pub enum NormalizationKind {
     UnitNorm,
     /// Less the mean activation, then scaled so that the mean squared norm is 1.
     MeanCentred,
+}
+
+impl Named for NormalizationKind {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Self::UnitNorm, "unit_norm"),
+        (Self::MeanCentred, "mean_centred"),
+        (Self::None, "none"),
+    ];
 }
 
 /// x' = (x − mean) · scale.

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::TEXT_FIELD;
+use lapidary_coder::Dictionary;
 use lapidary_formats::Format;
 use lapidary_kernels::device::{self, DeviceChoice};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{CorpusConfig, Dictionary};
+use lapidary_sae::recipe::CorpusConfig;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,13 +84,13 @@ pub fn open_dictionary(
     device: &Device,
 ) -> Result<Dictionary> {
     let in_run = RunFolder::new(path).dictionary();
-    let place = match Dictionary::exists(&in_run) {
+    let place = match lapidary_formats::saelens::exists(&in_run) {
         true => in_run,
         false => lapidary_formats::local(path)?,
     };
     let mut dictionary = lapidary_formats::open(&place, format, device)?;
     if let Some(hook) = hook_point {
-        dictionary.provenance.hook_point = Some(hook.to_string());
+        dictionary.provenance.sites.set_read(hook.to_string());
     }
     Ok(dictionary)
 }

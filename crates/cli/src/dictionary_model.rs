@@ -4,8 +4,9 @@
 use crate::terminal::note;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
+use lapidary_coder::{Coder, Dictionary};
+use lapidary_evaluation::{Hooks, PreparedModel, hub_name};
 use lapidary_model::{LanguageModel, ModelError};
-use lapidary_sae::{Dictionary, hub_name};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,8 +23,7 @@ pub fn load(
         Some(name) => LanguageModel::load(name, device)?,
         None => load_named(name, path, "--model replaces it", device)?,
     };
-    let prepared = dictionary
-        .prepare_model(model, given.is_some())
+    let prepared = PreparedModel::of(dictionary, model, given.is_some())
         .with_context(|| said_by(path).display().to_string())?;
     let notes = prepared.model.warnings().iter().chain(&prepared.notes);
     notes.for_each(|text| note(text));
@@ -65,16 +65,16 @@ fn check_hook_points(dictionary: &Dictionary, path: &Path, model: &LanguageModel
             said_by(path).display()
         )
     };
-    if dictionary.provenance.hook_point.is_none() && dictionary.provenance.hook_points.is_empty() {
+    if dictionary.sites().first_read().is_none() {
         return Ok(()); // which the command itself says
     }
-    let [hooks, _] = dictionary.hook_points_of_both().with_context(said)?;
+    let [hooks, _] = Hooks::sources_of_both(dictionary).with_context(said)?;
     let mut width = 0;
     for hook in &hooks {
         width += model.width(*hook).with_context(said)?;
     }
     let d_in = dictionary.coder.d_in();
-    if dictionary.provenance.other_model.is_none() && width != d_in {
+    if dictionary.sites().second_model().is_none() && width != d_in {
         let names: Vec<String> = hooks.iter().map(ToString::to_string).collect();
         bail!(
             "{}: found {width} dimensions at {} of model `{}`, expected {d_in}, what the dictionary reads: --model and --hook-point choose others",

@@ -3,16 +3,16 @@
 use anyhow::{Context, Result, bail, ensure};
 use lapidary_activations::{Exclusion, Store};
 use lapidary_io::read_text;
-use lapidary_sae::{RunConfig, hook_points};
+use lapidary_sae::{Recipe, hook_points};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// A recipe, the name of its results, and the store that it reads, if it reads one.
-pub struct Recipe {
+pub struct NamedRecipe {
     pub name: String,
-    pub config: RunConfig,
+    pub config: Recipe,
     pub store: Option<Arc<Store>>,
     /// The keys that the file, the command line or the store gives.
     pub given: BTreeSet<String>,
@@ -109,12 +109,12 @@ fn point_name(point: &[(&str, &str)]) -> String {
 
 /// All recipes of a run: each file at each point of the grid, with `set` on top. Their names differ, and so do they only in
 /// what coders on one pass may differ in.
-pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<Vec<Recipe>> {
+pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<Vec<NamedRecipe>> {
     let mut keys = BTreeSet::new();
     for sweep in sweeps {
         ensure!(keys.insert(&sweep.key), "{} is swept twice", sweep.key);
     }
-    let mut recipes: Vec<Recipe> = vec![];
+    let mut recipes: Vec<NamedRecipe> = vec![];
     for path in files {
         let file = path.display().to_string();
         let text = read_text(path)?;
@@ -132,18 +132,18 @@ pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<V
             let mut all: Vec<String> = set.iter().cloned().chain(settings).collect();
             if point.iter().any(|(key, _)| *key == "seed") {
                 // Coders of other seeds see the batches of the recipe's own.
-                let order = RunConfig::parse(&file, &text, set)?.order_seed();
+                let order = Recipe::parse(&file, &text, set)?.order_seed();
                 let order = format!("activations.seed={order}");
-                all = RunConfig::set_beneath(&file, &text, &all, &[order])?;
+                all = Recipe::set_beneath(&file, &text, &all, &[order])?;
             }
-            recipes.push(Recipe::read(name, &file, &text, all)?);
+            recipes.push(NamedRecipe::read(name, &file, &text, all)?);
         }
     }
     agree(&recipes)?;
     Ok(recipes)
 }
 
-fn agree(recipes: &[Recipe]) -> Result<()> {
+fn agree(recipes: &[NamedRecipe]) -> Result<()> {
     let mut names = BTreeSet::new();
     for recipe in recipes {
         let name = &recipe.name;
@@ -160,10 +160,7 @@ fn agree(recipes: &[Recipe]) -> Result<()> {
         let Some((key, there, here)) = recipes[0].config.batch_difference(&recipe.config) else {
             continue;
         };
-        let more = match (
-            key.as_str(),
-            recipe.config.activations.exclude.norm_multiple,
-        ) {
+        let more = match (key.as_str(), recipe.config.exclude.norm_multiple) {
             ("hook_point", Some(_)) => {
                 " (activations.exclude.norm_multiple leaves out other tokens at another hook point)"
             }
@@ -177,7 +174,7 @@ fn agree(recipes: &[Recipe]) -> Result<()> {
     Ok(())
 }
 
-impl Recipe {
+impl NamedRecipe {
     /// Whether the recipe says where the coder reads.
     pub fn names_hook_point(&self) -> bool {
         self.given.iter().any(|key| key.starts_with("hook_point"))
@@ -185,13 +182,13 @@ impl Recipe {
 
     /// Reads a recipe; `set` wins over `text`, which stands in `file`.
     pub fn read(name: String, file: &str, text: &str, set: Vec<String>) -> Result<Self> {
-        let config = RunConfig::parse(file, text, &set)?;
+        let config = Recipe::parse(file, text, &set)?;
         let Some(folder) = &config.activations.store else {
             return Ok(Self {
                 name,
                 config,
                 store: None,
-                given: RunConfig::given(file, text, &set)?,
+                given: Recipe::given(file, text, &set)?,
             });
         };
         // What the recipe leaves open about model and text is as the store has it; what it says must agree.
@@ -237,12 +234,12 @@ impl Recipe {
             _ => None,
         };
         let beneath: Vec<String> = said.iter().cloned().chain(model).chain(hook).collect();
-        let set = RunConfig::set_beneath(file, text, &set, &beneath)?;
-        let config = RunConfig::parse(file, text, &set)?;
+        let set = Recipe::set_beneath(file, text, &set, &beneath)?;
+        let config = Recipe::parse(file, text, &set)?;
         let over: Vec<String> = set.iter().chain(&said).cloned().collect();
-        let stored = RunConfig::parse(file, text, &over)?;
+        let stored = Recipe::parse(file, text, &over)?;
         let multiple = |e: &Exclusion| format!("{:?}", e.norm_multiple);
-        let (there, here) = (multiple(&exclude), multiple(&config.activations.exclude));
+        let (there, here) = (multiple(&exclude), multiple(&config.exclusion()));
         let norms = ("activations.exclude.norm_multiple".to_owned(), there, here);
         let norms = Some(norms).filter(|(_, there, here)| there != here);
         if let Some((key, there, here)) = stored.training_difference(&config).or(norms) {
@@ -257,7 +254,7 @@ impl Recipe {
             name,
             config,
             store: Some(Arc::new(store)),
-            given: RunConfig::given(file, text, &set)?,
+            given: Recipe::given(file, text, &set)?,
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::run_folder::RunFolder;
 use anyhow::Result;
 use lapidary_evaluation::Metrics;
 use lapidary_features::{RunRow, write_runs};
-use lapidary_sae::{RunConfig, StepReport};
+use lapidary_sae::{Recipe, StepReport};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub const FILE: &str = "runs.parquet";
 pub fn write(
     out: &Path,
     names: &[String],
-    recipes: &[RunConfig],
+    recipes: &[Recipe],
     folders: &[RunFolder],
     figures: &[Option<Metrics>],
 ) -> Result<PathBuf> {
@@ -47,8 +47,8 @@ pub fn write(
 }
 
 /// Of each recipe the keys in which not all agree.
-fn varied(recipes: &[RunConfig]) -> Result<Vec<RunRow>> {
-    let all: Vec<BTreeMap<String, toml::Value>> = recipes.iter().map(RunConfig::values).collect();
+fn varied(recipes: &[Recipe]) -> Result<Vec<RunRow>> {
+    let all: Vec<BTreeMap<String, toml::Value>> = recipes.iter().map(Recipe::values).collect();
     let keys = all.iter().flat_map(BTreeMap::keys);
     let mut keys: Vec<&String> = keys
         .filter(|key| {

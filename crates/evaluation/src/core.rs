@@ -8,8 +8,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 use lapidary_activations::{TokenBlock, predicts};
+use lapidary_coder::{AnyCoder, Coder, Dictionary, host, host_int};
 use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
-use lapidary_sae::{Dictionary, SparseCoder, host, host_int};
 
 use crate::codes::CodeSums;
 use crate::cosines::{BABEL, DecoderCosines, co_selected, pairs, unit};
@@ -106,7 +106,7 @@ pub(crate) fn special_tokens(model: &LanguageModel) -> Vec<u32> {
 /// The running sums of an evaluation, and what they are of.
 struct Sums<'a> {
     model: &'a LanguageModel,
-    coder: SparseCoder,
+    coder: AnyCoder,
     hooks: Hooks,
     special: Vec<u32>,
     reconstruction: ReconstructionSums,

@@ -2,7 +2,8 @@
 //! good") on all of it and on the rows that a token uses together (Costa et al. 2025, "From Flat to Hierarchical").
 
 use burn::tensor::{Int, Tensor};
-use lapidary_sae::{host, nan_if_null};
+use lapidary_coder::host;
+use lapidary_io::nan_if_null;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 

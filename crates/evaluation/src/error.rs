@@ -14,12 +14,15 @@ pub enum EvaluationError {
         /// What would be right.
         expected: String,
     },
-    /// A recipe cannot be read.
+    /// Settings cannot be read.
     #[error(transparent)]
-    Settings(#[from] lapidary_model::settings::SettingsError),
+    Settings(#[from] lapidary_io::settings::SettingsError),
     /// The dictionary failed.
     #[error(transparent)]
-    Sae(#[from] lapidary_sae::SaeError),
+    Coder(#[from] lapidary_coder::CoderError),
+    /// The activations failed.
+    #[error(transparent)]
+    Activations(#[from] lapidary_activations::ActivationsError),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] lapidary_model::ModelError),

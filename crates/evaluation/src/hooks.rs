@@ -1,7 +1,9 @@
-//! Where a coder reads and where its reconstruction belongs.
+//! Where a dictionary reads in its model, and where its reconstruction belongs.
 
+use lapidary_coder::{CoderError, Dictionary, SECOND_MODEL, Sites};
 use lapidary_model::HookPoint;
-use lapidary_sae::{Dictionary, SaeError};
+
+use crate::error::EvaluationError;
 
 /// The encoder reads at `sources`; the reconstruction is compared with the activations at `targets` and spliced in there. For an
 /// autoencoder they are one and the same point, for a transcoder they differ, for a crosscoder they are several, whose
@@ -25,14 +27,73 @@ impl From<HookPoint> for Hooks {
 }
 
 impl Hooks {
-    /// Those of a dictionary.
+    /// Those of a dictionary of one model.
     ///
     /// # Errors
-    /// The dictionary does not say, or says one that no model here has.
-    pub fn of(dictionary: &Dictionary) -> Result<Self, SaeError> {
+    /// The dictionary is of two models, does not say its hook points, or says one that no model here has.
+    pub fn of(dictionary: &Dictionary) -> Result<Self, EvaluationError> {
         Ok(Self {
-            sources: dictionary.read_hook_points()?,
-            targets: dictionary.written_hook_points()?,
+            sources: Self::sources(dictionary)?,
+            targets: Self::targets(dictionary)?,
         })
     }
+
+    /// The hook points that a dictionary of one model reads.
+    ///
+    /// # Errors
+    /// As [`Hooks::of`].
+    pub fn sources(dictionary: &Dictionary) -> Result<Vec<HookPoint>, EvaluationError> {
+        let [first, _] = Self::sources_of_both(dictionary)?;
+        match dictionary.sites().second_model() {
+            None => Ok(first),
+            Some(second) => Err(refused(format!(
+                "found a crosscoder of two models, `{second}` the second, expected one of one model: of two there are features, encode and inspect"
+            ))),
+        }
+    }
+
+    /// The hook points that a dictionary reads in its model, and those in its second model, if it has one.
+    ///
+    /// # Errors
+    /// As [`Hooks::of`], but for two models.
+    pub fn sources_of_both(
+        dictionary: &Dictionary,
+    ) -> Result<[Vec<HookPoint>; 2], EvaluationError> {
+        let names = dictionary.sites().read();
+        if names.is_empty() {
+            return Err(refused(
+                "cfg.json does not say which hook point it is for (metadata.hook_name)".to_owned(),
+            ));
+        }
+        let mut both = [vec![], vec![]];
+        for name in &names {
+            match name.strip_prefix(SECOND_MODEL) {
+                Some(name) => both[1].push(name.parse()?),
+                None => both[0].push(name.parse()?),
+            }
+        }
+        Ok(both)
+    }
+
+    /// The hook points whose activations a dictionary of one model reconstructs.
+    ///
+    /// # Errors
+    /// As [`Hooks::of`].
+    pub fn targets(dictionary: &Dictionary) -> Result<Vec<HookPoint>, EvaluationError> {
+        match dictionary.sites() {
+            Sites::Transcoder { to: None, .. } => Err(refused(
+                "cfg.json does not say which hook point this transcoder reconstructs (metadata.hook_name_out)".to_owned(),
+            )),
+            sites if sites.transcodes() => {
+                let parsed = sites.written().into_iter().map(|name| name.parse());
+                Ok(parsed.collect::<Result<_, _>>()?)
+            }
+            _ => Self::sources(dictionary),
+        }
+    }
+}
+
+fn refused(message: String) -> EvaluationError {
+    let place = "dictionary".to_owned();
+    CoderError::Invalid { place, message }.into()
 }

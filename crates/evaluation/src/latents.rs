@@ -1,7 +1,7 @@
 //! Figures of each latent by itself, under SAEBench's names.
 
 use burn::tensor::Tensor;
-use lapidary_sae::{SparseCoder, host};
+use lapidary_coder::{Coder, host};
 
 use crate::codes::CodeSums;
 use crate::cosines::{Pairs, unit};
@@ -28,17 +28,14 @@ pub struct LatentFigures {
 
 impl LatentFigures {
     pub(crate) fn new(
-        coder: &SparseCoder,
+        coder: &dyn Coder,
         codes: &CodeSums,
         encoder: &Pairs,
         decoder: &Pairs,
     ) -> Result<Self, EvaluationError> {
         let (w_enc, w_dec): (Tensor<2>, Tensor<2>) = (coder.w_enc(), coder.w_dec());
         let d_sae = coder.d_sae();
-        let bias = match coder.layers() {
-            Some(_) => [None, Some(coder.b_enc())],
-            None => ["b_mag", "b_enc"].map(|name| coder.weights.vector(name).cloned()),
-        };
+        let bias = ["b_mag", "b_enc"].map(|name| coder.latent_vector(name));
         Ok(Self {
             feature_density: codes.densities(),
             consistent_activation_heuristic: codes.firings_a_block(),

@@ -15,6 +15,7 @@ mod hooks;
 mod latents;
 mod matching;
 mod metrics;
+mod model_loading;
 #[cfg(test)]
 mod numbers;
 mod predictions;
@@ -31,4 +32,5 @@ pub use hooks::Hooks;
 pub use latents::LatentFigures;
 pub use matching::best_matching;
 pub use metrics::Metrics;
+pub use model_loading::{PreparedModel, hub_name};
 pub use reconstruction::ReconstructionSums;

@@ -1,6 +1,6 @@
 //! The figures of merit under their names, as `metrics.json` keeps them.
 
-use lapidary_sae::nan_if_null;
+use lapidary_io::nan_if_null;
 use serde::{Deserialize, Serialize};
 
 use crate::codes::CodeSums;

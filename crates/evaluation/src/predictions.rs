@@ -1,7 +1,7 @@
 //! What a changed activation does to the model's next-token distributions: cross-entropy and KL divergence.
 
 use burn::tensor::{Int, Tensor, activation::log_softmax};
-use lapidary_sae::host;
+use lapidary_coder::host;
 
 use crate::error::EvaluationError;
 

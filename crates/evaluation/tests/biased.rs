@@ -5,10 +5,11 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
+use lapidary_coder::{host, host_int};
 use lapidary_evaluation::probing::{
     ProbeConfig, Represented, Rows, Task, feature_shares, sparse_probing,
 };
-use lapidary_sae::{RunConfig, TrainingRun, host, host_int};
+use lapidary_sae::{Recipe, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{Segment, TokenBlock, harvest};
+use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use lapidary_evaluation::probing::{Reading, Rows, represent};
 use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::SafeTensors;
 
 const D: usize = 48;

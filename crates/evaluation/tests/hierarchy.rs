@@ -5,8 +5,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
+use lapidary_coder::{Architecture, SparseCoder};
 use lapidary_evaluation::synthetic::{Recovery, Synthetic, SyntheticConfig, recovery};
-use lapidary_sae::{Architecture, RunConfig, SparseCoder, TrainingRun};
+use lapidary_sae::{Recipe, TrainingRun};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

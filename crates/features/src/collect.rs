@@ -7,9 +7,9 @@ use crate::{
 };
 use burn::tensor::{Int, Tensor};
 use lapidary_activations::{ActivationsError, OtherModel, TokenBlock, harvest_all};
+use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::HostCodes;
 use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
-use lapidary_sae::{Dictionary, SparseCoder};
 use rayon::prelude::*;
 
 /// Blocks that go through model and encoder at once.
@@ -25,7 +25,7 @@ const LATENTS: usize = 512;
 /// When the dictionary does not fit the hook point, or the model fails.
 pub fn collect(
     model: &LanguageModel,
-    coder: &SparseCoder,
+    coder: &dyn Coder,
     hooks: &[HookPoint],
     other: Option<&OtherModel>,
     blocks: &[TokenBlock],
@@ -131,9 +131,9 @@ pub fn summarize_decoder(
     };
     let width = model.width(*hook).map_err(ActivationsError::from)?;
     let width = width.min(coder.d_out());
-    let w_dec = match coder.layers() {
-        None => w_dec.narrow(1, coder.d_out() - width, width),
-        Some(layers) => (0..layers)
+    let w_dec = match coder.layers().len() {
+        1 => w_dec.narrow(1, coder.d_out() - width, width),
+        layers => (0..layers)
             .map(|layer| w_dec.clone().narrow(1, layer * width, width))
             .reduce(|a, b| a + b)
             .unwrap_or(w_dec),
@@ -230,7 +230,7 @@ fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use lapidary_sae::{Architecture, Provenance, Weights};
+    use lapidary_coder::{Architecture, Provenance, Weights};
 
     /// A final LayerNorm takes the mean away, so what is the same in every dimension cannot reach the logits.
     #[test]

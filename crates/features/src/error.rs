@@ -12,7 +12,10 @@ pub enum FeaturesError {
     Activations(#[from] lapidary_activations::ActivationsError),
     /// The dictionary failed.
     #[error(transparent)]
-    Sae(#[from] lapidary_sae::SaeError),
+    Coder(#[from] lapidary_coder::CoderError),
+    /// The evaluation failed.
+    #[error(transparent)]
+    Evaluation(#[from] lapidary_evaluation::EvaluationError),
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] lapidary_io::IoError),

@@ -2,8 +2,9 @@
 
 use crate::FeaturesError;
 use burn::tensor::{Int, Tensor};
+use lapidary_coder::{AnyCoder, Coder, Dictionary, Sites};
+use lapidary_evaluation::Hooks;
 use lapidary_model::{HookPoint, Intervention};
-use lapidary_sae::{Dictionary, SparseCoder};
 
 /// What is done with a latent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,17 +56,17 @@ impl Steering {
                     .into(),
             });
         }
-        if !dictionary.provenance.hook_points.is_empty() {
+        if dictionary.sites().are_several() {
             return Err(FeaturesError::Input {
                 field: "steering",
-                found: match dictionary.coder.layers() {
-                    Some(_) => "a cross-layer transcoder's latent".into(),
-                    None => "a crosscoder's latent".into(),
+                found: match dictionary.sites() {
+                    Sites::CrossLayer { .. } => "a cross-layer transcoder's latent".into(),
+                    _ => "a crosscoder's latent".into(),
                 },
                 expected: "one of a coder that writes at one hook point".into(),
             });
         }
-        let at = dictionary.hook_point_out()?;
+        let at = Hooks::targets(dictionary)?[0];
         let row = coder.w_dec().narrow(0, latent, 1); // [1, d_in]
         let edit: Box<dyn Fn(Tensor<3>) -> Tensor<3>> = match steer {
             Steer::Add(factor) => {
@@ -87,14 +88,12 @@ impl Steering {
     /// As a change of a run.
     ///
     /// ```no_run
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn of(dictionary: lapidary_coder::Dictionary) -> Result<(), Box<dyn std::error::Error>> {
     /// use burn::tensor::Device;
     /// use lapidary_features::{Steer, Steering};
     /// use lapidary_model::{LanguageModel, Sampling, generate};
-    /// use lapidary_sae::Dictionary;
     ///
     /// let model = LanguageModel::load("embedded", &Device::flex())?;
-    /// let dictionary = Dictionary::load("out/dictionary".as_ref(), &Device::flex())?;
     /// let steering = Steering::new(&dictionary, 17, Steer::Clamp(0.0))?;
     /// let prompt = model.tokenizer()?.encode("My fellow citizens")?;
     /// generate(&model, &prompt, &Sampling::default(), &[steering.intervention()], &mut |token| {
@@ -109,7 +108,7 @@ impl Steering {
 }
 
 /// A latent's activation in each row of `x` `[n, d_in]`, 0 where it is not among the chosen ones, `[n, 1]`.
-fn activation(coder: &SparseCoder, latent: usize, x: Tensor<2>) -> Tensor<2> {
+fn activation(coder: &AnyCoder, latent: usize, x: Tensor<2>) -> Tensor<2> {
     let codes = coder.encode(x);
     let chosen: Tensor<2, Int> = codes.indices.equal_elem(latent as i32).int();
     (codes.values * chosen.float()).sum_dim(1)
@@ -119,8 +118,8 @@ fn activation(coder: &SparseCoder, latent: usize, x: Tensor<2>) -> Tensor<2> {
 mod tests {
     use super::*;
     use burn::tensor::{Device, Distribution};
+    use lapidary_coder::{Architecture, Provenance, Weights};
     use lapidary_model::{HookedRun, LanguageModel};
-    use lapidary_sae::{Architecture, Provenance, Weights};
 
     const AT: &str = "blocks.1.hook_resid_post";
 

@@ -8,15 +8,16 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_coder::{Architecture, Coder, CoderError, Dictionary, Provenance, Sites};
+use lapidary_io::Fields;
 use lapidary_io::write_synced;
-use lapidary_sae::tensors::{Tensors, transpose};
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
+use lapidary_io::{tensors::Tensors, tensors::transpose};
 use serde_json::json;
 
 use crate::container::{Container, Stored, write_torch};
 use crate::error::FormatError;
 use crate::format::Layout;
-use crate::parts::{Latents, NO_K, Parts, latents, sizes, thresholds};
+use crate::parts::{Latents, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 use crate::provenance;
 
@@ -135,11 +136,11 @@ impl Class {
 
     /// The one that holds such a coder.
     fn holding(dictionary: &Dictionary) -> Option<Self> {
-        let coder = &dictionary.coder;
+        let coder = dictionary.coder.as_sparse()?;
         Some(match coder.architecture {
             Architecture::Standard if coder.apply_b_dec_to_input => Self::AutoEncoder,
             Architecture::Standard => Self::AutoEncoderNew,
-            Architecture::TopK => Self::TopK,
+            Architecture::TopK { .. } => Self::TopK,
             Architecture::JumpRelu => Self::JumpRelu,
             Architecture::Gated => Self::Gated,
             _ => return None,
@@ -179,7 +180,7 @@ impl Layout for DictionaryLearning {
         let file = Container::open(&path)?;
         if let Some((name, value)) = file.others().first() {
             let found = format!("{value:?}").chars().take(60).collect::<String>();
-            return Err(SaeError::format(&path, format!("`{name}`"), found, "a tensor").into());
+            return Err(CoderError::format(&path, format!("`{name}`"), found, "a tensor").into());
         }
         let tensors = file.tensors()?;
         // A checkpoint's configuration lies a folder above it.
@@ -212,16 +213,16 @@ impl Layout for DictionaryLearning {
             _ => Provenance::default(),
         };
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance,
         })
     }
 
     fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
-        if dictionary.coder.layers().is_some() {
+        if dictionary.coder.as_cross_layer().is_some() {
             return Some("a cross-layer transcoder: its coders have one layer".into());
         }
-        if !dictionary.provenance.hook_points.is_empty() {
+        if dictionary.sites().are_several() {
             return Some("a crosscoder: its coders have one place".into());
         }
         if dictionary.transcodes() {
@@ -231,14 +232,17 @@ impl Layout for DictionaryLearning {
             Some(_) => None,
             None => Some(format!(
                 "a {} coder: its classes are ReLU, TopK, JumpReLU and gated",
-                dictionary.coder.architecture
+                dictionary.coder.architecture()
             )),
         }
     }
 
-    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
+    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), CoderError> {
         let class = Class::holding(dictionary).expect("was asked for what it holds");
-        let parts = Parts::of(&dictionary.coder)?.subtracting(class.subtracts());
+        let coder = dictionary.coder.as_sparse();
+        let coder = coder.expect("was asked for what it holds");
+        let k = coder.k();
+        let parts = Parts::of(coder)?.subtracting(class.subtracts());
         let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
         let encoder = match class.encoder() {
             Latents::Rows => (vec![d_sae, d_in], parts.w_enc.clone()),
@@ -258,23 +262,23 @@ impl Layout for DictionaryLearning {
             tensors.push((theirs, vec![d_sae], Stored::F32(parts.vector(ours))));
         }
         if class == Class::TopK {
-            let k = i32::try_from(parts.k).unwrap_or(i32::MAX);
+            let k = i32::try_from(k.unwrap_or(0)).unwrap_or(i32::MAX);
             tensors.push(("k", vec![], Stored::I32(vec![k])));
             tensors.push(("threshold", vec![], Stored::F32(vec![-1.0]))); // no threshold is set
         }
         write_torch(&folder.join(WEIGHTS), &tensors)?;
 
         let from = &dictionary.provenance;
-        let hook = from.hook_point.as_deref();
+        let hook = from.sites.first_read();
         let layer = hook.and_then(|h| h.parse::<lapidary_model::HookPoint>().ok()?.layer());
         let mut config = json!({
             "trainer": {
                 "dict_class": class.name(),
                 "activation_dim": d_in,
                 "dict_size": d_sae,
-                "k": (class == Class::TopK).then_some(parts.k),
+                "k": k.filter(|_| class == Class::TopK),
                 "steps": from.steps,
-                "seed": from.recipe.as_ref().map(|r| r.seed),
+                "seed": from.recipe.as_ref().and_then(|recipe| recipe.get("seed")),
                 "device": "cpu",
                 "layer": layer,
                 "lm_name": from.model_name.as_deref().unwrap_or_default(),
@@ -285,12 +289,13 @@ impl Layout for DictionaryLearning {
         let (key, ours) = provenance::written(from);
         config[key] = ours;
         let text = serde_json::to_string_pretty(&config).expect("JSON values");
-        write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
+        write_synced(&folder.join(CONFIG), text.as_bytes())
+            .map_err(|e| CoderError::write(folder, e))
     }
 }
 
 /// The class that the configuration names, which the tensors must fit; without one, the class that they fit alone.
-fn class(tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result<Class, SaeError> {
+fn class(tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result<Class, CoderError> {
     let names: Vec<String> = tensors.names().map(str::to_owned).collect();
     let fitting = Class::fitting(&names);
     if let Some(trainer) = trainer
@@ -302,7 +307,7 @@ fn class(tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result<Class, SaeEr
         let named = named.ok_or_else(|| trainer.wrong("dict_class", &format!("one of {all}")))?;
         return match fitting.contains(&named) {
             true => Ok(named),
-            false => Err(SaeError::format(
+            false => Err(CoderError::format(
                 tensors.path(),
                 "tensors",
                 format!("[{}]", names.join(", ")),
@@ -317,13 +322,13 @@ fn class(tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result<Class, SaeEr
     let several = fitting.iter().map(|c| c.name());
     match fitting[..] {
         [only] => Ok(only),
-        [] => Err(SaeError::format(
+        [] => Err(CoderError::format(
             tensors.path(),
             "tensors",
             format!("[{}]", names.join(", ")),
             "those of one of dictionary_learning's classes",
         )),
-        _ => Err(SaeError::format(
+        _ => Err(CoderError::format(
             tensors.path(),
             "tensors",
             format!("those of {}", several.collect::<Vec<_>>().join(" and of ")),
@@ -348,7 +353,11 @@ fn vectors(class: Class) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-fn read(class: Class, tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result<Parts, SaeError> {
+fn read(
+    class: Class,
+    tensors: &Tensors<'_>,
+    trainer: Option<&Fields>,
+) -> Result<Parts, CoderError> {
     let [enc, dec, b_dec] = class.names();
     let lie = class.encoder();
     let other = match lie {
@@ -370,14 +379,13 @@ fn read(class: Class, tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result
         };
         read.push((*ours, values));
     }
-    let mut k = NO_K.min(d_sae);
     let architecture = match class {
         Class::AutoEncoder | Class::AutoEncoderNew => Architecture::Standard,
         Class::Gated => Architecture::Gated,
         Class::JumpRelu => Architecture::JumpRelu,
         Class::TopK => {
-            k = number_active(tensors, trainer, d_sae)?;
-            Architecture::TopK
+            let k = number_active(tensors, trainer, d_sae)?;
+            Architecture::TopK { k }
         }
         Class::BatchTopK | Class::Matryoshka => {
             if class == Class::Matryoshka {
@@ -389,7 +397,6 @@ fn read(class: Class, tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result
     };
     Ok(Parts {
         architecture,
-        k,
         apply_b_dec_to_input: class.subtracts(),
         w_enc: latents(tensors, enc, shape, lie)?,
         w_dec: latents(tensors, dec, shape, other)?,
@@ -404,7 +411,7 @@ fn number_active(
     tensors: &Tensors<'_>,
     trainer: Option<&Fields>,
     d_sae: usize,
-) -> Result<usize, SaeError> {
+) -> Result<usize, CoderError> {
     let stored = match tensors.has("k") {
         true => Some(tensors.whole("k")?),
         false => None,
@@ -414,7 +421,7 @@ fn number_active(
         _ => None,
     };
     let wrong = |found: String, expected: String| {
-        SaeError::format(tensors.path(), "tensor `k`", found, expected)
+        CoderError::format(tensors.path(), "tensor `k`", found, expected)
     };
     let k = match (stored, told) {
         (Some(a), Some(b)) if a != b => {
@@ -431,10 +438,10 @@ fn number_active(
 }
 
 /// The one threshold of a BatchTopK; below 0 it was never set.
-fn batch_threshold(tensors: &Tensors<'_>) -> Result<f32, SaeError> {
+fn batch_threshold(tensors: &Tensors<'_>) -> Result<f32, CoderError> {
     let expected = "the threshold that inference uses";
     let wrong =
-        |found: &str| SaeError::format(tensors.path(), "tensor `threshold`", found, expected);
+        |found: &str| CoderError::format(tensors.path(), "tensor `threshold`", found, expected);
     if !tensors.has("threshold") {
         return Err(wrong("nothing"));
     }
@@ -448,12 +455,12 @@ fn batch_threshold(tensors: &Tensors<'_>) -> Result<f32, SaeError> {
 }
 
 /// Groups must be all latents.
-fn groups(tensors: &Tensors<'_>, d_sae: usize) -> Result<(), SaeError> {
+fn groups(tensors: &Tensors<'_>, d_sae: usize) -> Result<(), CoderError> {
     let sizes = tensors.wholes("group_sizes", d_sae)?;
     let sum = sizes.iter().try_fold(0u64, |sum, s| sum.checked_add(*s));
     match sum == Some(d_sae as u64) {
         true => Ok(()),
-        false => Err(SaeError::format(
+        false => Err(CoderError::format(
             tensors.path(),
             "tensor `group_sizes`",
             format!("{sizes:?}").chars().take(60).collect::<String>(),
@@ -479,7 +486,9 @@ fn of_trainer(class: Class, config: &Fields, trainer: &Fields) -> Result<Provena
             .text("lm_name")
             .filter(|name| !name.is_empty())
             .map(str::to_owned),
-        hook_point: resid.map(|layer| format!("blocks.{layer}.hook_resid_post")),
+        sites: Sites::Autoencoder {
+            at: resid.map(|layer| format!("blocks.{layer}.hook_resid_post")),
+        },
         context: match buffer.has("ctx_len") {
             true => Some(buffer.size("ctx_len")?),
             false => None,

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use lapidary_sae::SaeError;
+use lapidary_coder::CoderError;
+use lapidary_io::{FileError, IoError};
 
 use crate::format::Format;
 
@@ -11,7 +12,10 @@ use crate::format::Format;
 pub enum FormatError {
     /// A file is wrong, or cannot be read or written.
     #[error(transparent)]
-    Sae(#[from] SaeError),
+    Coder(#[from] CoderError),
+    /// A file of the hub cannot be fetched.
+    #[error(transparent)]
+    Model(#[from] lapidary_model::ModelError),
     /// Nothing that is known lies there.
     #[error("{}: found {found}, expected the files of a dictionary: {}", path.display(), Format::signatures())]
     Unknown {
@@ -48,4 +52,19 @@ pub enum FormatError {
         /// Why not.
         why: String,
     },
+}
+
+impl From<IoError> for FormatError {
+    fn from(error: IoError) -> Self {
+        Self::Coder(error.into())
+    }
+}
+
+impl FileError for FormatError {
+    fn as_io(&mut self) -> Option<&mut IoError> {
+        match self {
+            Self::Coder(error) => error.as_io(),
+            _ => None,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use burn::tensor::Device;
-use lapidary_sae::{Description, Dictionary, SaeError};
+use lapidary_coder::{CoderError, Description, Dictionary};
 
 use crate::error::FormatError;
 use crate::place::Place;
@@ -131,7 +131,7 @@ pub(crate) trait Layout: Sync {
     }
 
     /// Writes the files of one dictionary into the folder. Asked only of what it can hold.
-    fn write(&self, _dictionary: &Dictionary, _folder: &Path) -> Result<(), SaeError> {
+    fn write(&self, _dictionary: &Dictionary, _folder: &Path) -> Result<(), CoderError> {
         Ok(())
     }
 

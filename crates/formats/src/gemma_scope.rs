@@ -7,14 +7,14 @@
 //! `affine_skip_connection` `[d_in, d_out]`.
 
 use burn::tensor::Device;
+use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance, Sites};
+use lapidary_io::tensors::transpose;
 use lapidary_model::{BlockHook, HookPoint};
-use lapidary_sae::tensors::transpose;
-use lapidary_sae::{Architecture, Dictionary, Provenance, SaeError};
 
 use crate::container::Container;
 use crate::error::FormatError;
 use crate::format::Layout;
-use crate::parts::{Latents, NO_K, Parts, latents, sizes, thresholds};
+use crate::parts::{Latents, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 
 const SECOND: &str = "params.safetensors";
@@ -71,12 +71,13 @@ impl Layout for GemmaScope {
             let all = tensors.f32("scaling_factor", &[d_sae])?;
             if all.iter().any(|s| (s - 1.0).abs() > 1e-5) {
                 let field = "array `scaling_factor`";
-                return Err(SaeError::format(&path, field, "factors other than 1", "all 1").into());
+                return Err(
+                    CoderError::format(&path, field, "factors other than 1", "all 1").into(),
+                );
             }
         }
         let parts = Parts {
             architecture: Architecture::JumpRelu,
-            k: NO_K.min(d_sae),
             apply_b_dec_to_input: false,
             w_enc: latents(&tensors, enc, shape, Latents::Columns)?,
             w_dec: latents(&tensors, dec, [d_sae, d_out], Latents::Rows)?,
@@ -91,7 +92,7 @@ impl Layout for GemmaScope {
             ],
         };
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance: of_release(&folders, transcodes),
         })
     }
@@ -129,8 +130,15 @@ fn of_release(folders: &[String], transcodes: bool) -> Provenance {
             false => format!("google/gemma-2-{size}"),
         });
     Provenance {
-        hook_point: hook.map(|h| h.to_string()),
-        hook_point_out: transcodes.then(|| out.map(|h| h.to_string()).unwrap_or_default()),
+        sites: match transcodes {
+            true => Sites::Transcoder {
+                from: hook.map(|h| h.to_string()),
+                to: out.map(|h| h.to_string()),
+            },
+            false => Sites::Autoencoder {
+                at: hook.map(|h| h.to_string()),
+            },
+        },
         context: model.as_ref().map(|_| 1024),
         prepend_bos: model.as_ref().map(|_| true),
         model_name: model,
@@ -147,7 +155,7 @@ mod tests {
         let of = |path: &str| {
             let folders: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
             let from = of_release(&folders, path.contains("transcoders"));
-            (from.model_name, from.hook_point)
+            (from.model_name, from.sites.first_read().map(str::to_owned))
         };
         assert_eq!(
             of(

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use lapidary_coder::CoderError;
 use lapidary_model::{CachedRepository, HubRepository};
-use lapidary_sae::SaeError;
 
 use crate::error::FormatError;
 use crate::sample::SAMPLE;
@@ -50,7 +50,7 @@ pub(crate) fn cached(path: &Path) -> Result<PathBuf, FormatError> {
         if folder != path && path.exists() {
             break;
         }
-        if let Some(found) = CachedRepository::at(folder).map_err(SaeError::from)? {
+        if let Some(found) = CachedRepository::at(folder).map_err(FormatError::from)? {
             let within = path.strip_prefix(folder).unwrap_or(Path::new(""));
             return Ok(found.snapshot.join(within));
         }
@@ -60,7 +60,7 @@ pub(crate) fn cached(path: &Path) -> Result<PathBuf, FormatError> {
 
 fn fetch(address: &str) -> Result<PathBuf, FormatError> {
     let (name, revision, within) = parse(address);
-    let repository = HubRepository::model(&name, revision).map_err(SaeError::from)?;
+    let repository = HubRepository::model(&name, revision).map_err(FormatError::from)?;
     let files = repository.files();
     let has = |file: &str| files.iter().any(|f| f == file);
     let whole = has(within);
@@ -70,7 +70,7 @@ fn fetch(address: &str) -> Result<PathBuf, FormatError> {
     };
     let wrong = |found: String, expected: &str| {
         let place = Path::new(SCHEME).join(address);
-        SaeError::format(&place, "files", found, expected)
+        CoderError::format(&place, "files", found, expected)
     };
     let weights = match whole {
         true => vec![within.to_owned()],
@@ -92,12 +92,12 @@ fn fetch(address: &str) -> Result<PathBuf, FormatError> {
     let above = folder.rsplit_once('/').map_or("", |(above, _)| above);
     for place in [folder, above] {
         for file in BESIDE.iter().map(|b| joined(place, b)).filter(|f| has(f)) {
-            repository.fetch(&file).map_err(SaeError::from)?;
+            repository.fetch(&file).map_err(FormatError::from)?;
         }
     }
     let mut local = PathBuf::new();
     for file in &weights {
-        local = repository.fetch(file).map_err(SaeError::from)?;
+        local = repository.fetch(file).map_err(FormatError::from)?;
     }
     if whole {
         return Ok(local);

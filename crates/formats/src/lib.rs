@@ -27,7 +27,7 @@ mod openai;
 mod parts;
 mod place;
 mod provenance;
-mod saelens;
+pub mod saelens;
 mod sample;
 mod sparsify;
 mod yaml;
@@ -35,8 +35,9 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use lapidary_coder::{CoderError, Description, Dictionary};
+use lapidary_io::fill_folder;
 use lapidary_io::{FolderLock, StagedFolder};
-use lapidary_sae::{Description, Dictionary, SaeError, fill_folder};
 
 pub use error::FormatError;
 pub use format::Format;
@@ -160,7 +161,7 @@ pub fn save_all(
     dir: &Path,
     format: Format,
 ) -> Result<(), FormatError> {
-    let staged = StagedFolder::begin(dir).map_err(SaeError::from)?;
+    let staged = StagedFolder::begin(dir).map_err(CoderError::from)?;
     save_begun(dictionaries, staged, format).map(drop)
 }
 
@@ -196,7 +197,7 @@ pub fn save_begun(
         });
     }
     only_ours(dir)?;
-    let lock = fill_folder(staged, |folder| {
+    let lock = fill_folder(staged, |folder| -> Result<(), CoderError> {
         for dictionary in dictionaries {
             layout.write(dictionary, folder)?;
             let name = layout.sample(dictionary);
@@ -214,12 +215,12 @@ fn only_ours(dir: &Path) -> Result<(), FormatError> {
     }
     let wrong = |found: String| -> FormatError {
         let expected = "a new folder, an empty one, or nothing but a dictionary to replace: choose another folder, or move that away";
-        SaeError::format(dir, "folder", found, expected).into()
+        CoderError::format(dir, "folder", found, expected).into()
     };
-    let entries = std::fs::read_dir(dir).map_err(|e| SaeError::read(dir, e))?;
+    let entries = std::fs::read_dir(dir).map_err(|e| CoderError::read(dir, e))?;
     let (mut foreign, mut is_empty) = (vec![], true);
     for entry in entries {
-        let entry = entry.map_err(|e| SaeError::read(dir, e))?;
+        let entry = entry.map_err(|e| CoderError::read(dir, e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if !is_of_dictionary(&name) || !entry.path().is_file() {
             foreign.push(format!("`{name}`"));

@@ -3,12 +3,13 @@
 //! scaled alike.
 
 use burn::tensor::Device;
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance};
+use lapidary_coder::{Architecture, Dictionary, Provenance, SiteKeys};
+use lapidary_io::Fields;
 
 use crate::container::Container;
 use crate::error::FormatError;
 use crate::format::Layout;
-use crate::parts::{Latents, NO_K, Parts, latents};
+use crate::parts::{Latents, Parts, latents};
 use crate::place::Place;
 
 const CONFIG: &str = "hyperparams.json";
@@ -97,7 +98,6 @@ impl Layout for LlamaScope {
         by(&mut b_dec, 1.0 / scale_out);
         let parts = Parts {
             architecture: Architecture::JumpRelu,
-            k: NO_K.min(d_sae),
             apply_b_dec_to_input: false,
             w_enc,
             w_dec,
@@ -109,10 +109,14 @@ impl Layout for LlamaScope {
             ],
         };
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance: Provenance {
-                hook_point: hook_in.map(str::to_owned),
-                hook_point_out: hook_out.filter(|_| transcodes).map(str::to_owned),
+                sites: SiteKeys {
+                    hook_point: hook_in.map(str::to_owned),
+                    hook_point_out: hook_out.filter(|_| transcodes).map(str::to_owned),
+                    ..SiteKeys::default()
+                }
+                .into(),
                 normalization: Some("dataset-wise".into()),
                 ..Provenance::default()
             },

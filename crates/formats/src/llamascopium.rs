@@ -6,13 +6,14 @@
 //! is folded in, so that codes are those of raw activations.
 
 use burn::tensor::Device;
-use lapidary_sae::tensors::Tensors;
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
+use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance, SiteKeys};
+use lapidary_io::Fields;
+use lapidary_io::tensors::Tensors;
 
 use crate::container::Container;
 use crate::error::FormatError;
 use crate::format::Layout;
-use crate::parts::{Latents, NO_K, Parts, latents};
+use crate::parts::{Latents, Parts, latents};
 use crate::place::Place;
 
 const CONFIG: &str = "config.json";
@@ -83,7 +84,6 @@ impl Layout for Llamascopium {
         let biased = config.flag("use_decoder_bias", true)?;
         let mut parts = Parts {
             architecture: Architecture::Standard,
-            k: NO_K.min(d_sae),
             apply_b_dec_to_input: false,
             w_enc: latents(&tensors, "W_E", shape, Latents::Columns)?,
             w_dec: latents(&tensors, "W_D", shape, Latents::Rows)?,
@@ -108,8 +108,9 @@ impl Layout for Llamascopium {
                 parts.vectors.push(("threshold", each.collect()));
             }
             "topk" => {
-                parts.architecture = Architecture::TopK;
-                parts.k = config.size_up_to("top_k", d_sae, "d_sae")?;
+                parts.architecture = Architecture::TopK {
+                    k: config.size_up_to("top_k", d_sae, "d_sae")?,
+                };
                 if weighed {
                     weigh(&mut parts);
                 }
@@ -123,10 +124,14 @@ impl Layout for Llamascopium {
         // Codes are those of raw activations, so rows take over how the two ends' scales differ.
         parts.w_dec = divided(parts.w_dec, scale_out / scale);
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance: Provenance {
-                hook_point: hook_in.map(str::to_owned),
-                hook_point_out: hook_out.filter(|_| transcodes).map(str::to_owned),
+                sites: SiteKeys {
+                    hook_point: hook_in.map(str::to_owned),
+                    hook_point_out: hook_out.filter(|_| transcodes).map(str::to_owned),
+                    ..SiteKeys::default()
+                }
+                .into(),
                 normalization: config.text("norm_activation").map(str::to_owned),
                 ..Provenance::default()
             },
@@ -135,7 +140,12 @@ impl Layout for Llamascopium {
 }
 
 /// What activations are multiplied by before they are encoded.
-fn scale(config: &Fields, tensors: &Tensors<'_>, hook: &str, d_in: usize) -> Result<f64, SaeError> {
+fn scale(
+    config: &Fields,
+    tensors: &Tensors<'_>,
+    hook: &str,
+    d_in: usize,
+) -> Result<f64, CoderError> {
     match config.text("norm_activation").unwrap_or("dataset-wise") {
         "inference" => Ok(1.0),
         "dataset-wise" => {
@@ -144,7 +154,7 @@ fn scale(config: &Fields, tensors: &Tensors<'_>, hook: &str, d_in: usize) -> Res
             let norm = tensors.f32(&name, &shape)?.first().copied().unwrap_or(0.0);
             match norm > 0.0 {
                 true => Ok((d_in as f64).sqrt() / f64::from(norm)),
-                false => Err(SaeError::format(
+                false => Err(CoderError::format(
                     tensors.path(),
                     format!("tensor `{name}`"),
                     norm.to_string(),
@@ -152,10 +162,12 @@ fn scale(config: &Fields, tensors: &Tensors<'_>, hook: &str, d_in: usize) -> Res
                 )),
             }
         }
-        _ => Err(config.wrong(
-            "norm_activation",
-            "\"dataset-wise\" or \"inference\": others scale each token by its own norm",
-        )),
+        _ => Err(config
+            .wrong(
+                "norm_activation",
+                "\"dataset-wise\" or \"inference\": others scale each token by its own norm",
+            )
+            .into()),
     }
 }
 

@@ -5,12 +5,12 @@
 //! divided out, and undo that after decoding; no coder here does.
 
 use burn::tensor::Device;
-use lapidary_sae::{Architecture, Dictionary, Provenance, SaeError};
+use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance};
 
 use crate::container::Container;
 use crate::error::FormatError;
 use crate::format::Layout;
-use crate::parts::{Latents, NO_K, Parts, latents, sizes};
+use crate::parts::{Latents, Parts, latents, sizes};
 use crate::place::Place;
 
 pub(crate) struct OpenAi;
@@ -47,12 +47,12 @@ impl Layout for OpenAi {
                 }
                 "activation" => {
                     let expected = "ReLU or TopK";
-                    return Err(SaeError::format(&path, "`activation`", found, expected).into());
+                    return Err(CoderError::format(&path, "`activation`", found, expected).into());
                 }
                 "activation_state_dict" => {}
                 _ => {
                     return Err(
-                        SaeError::format(&path, format!("`{name}`"), found, "a tensor").into(),
+                        CoderError::format(&path, format!("`{name}`"), found, "a tensor").into(),
                     );
                 }
             }
@@ -71,7 +71,6 @@ impl Layout for OpenAi {
         let [d_sae, d_in] = shape;
         let parts = Parts {
             architecture: Architecture::Standard,
-            k: NO_K.min(d_sae),
             apply_b_dec_to_input: true,
             w_enc: latents(&tensors, "encoder.weight", shape, Latents::Rows)?,
             w_dec: latents(&tensors, "decoder.weight", shape, Latents::Columns)?,
@@ -80,7 +79,7 @@ impl Layout for OpenAi {
             vectors: vec![("b_enc", tensors.f32("latent_bias", &[d_sae])?)],
         };
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance: Provenance::default(),
         })
     }

@@ -1,16 +1,14 @@
 //! A coder's numbers on the host, between a file and a [`SparseCoder`].
 
-use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_sae::tensors::{Tensors, host, transpose};
-use lapidary_sae::{Architecture, SaeError, SparseCoder, Weight, Weights};
-
-/// `k` of a coder that has none.
-pub(crate) const NO_K: usize = 64;
+use burn::tensor::Device;
+use lapidary_coder::{
+    Architecture, Coder, CoderError, SparseCoder, Weight, Weights, host, matrix, vector,
+};
+use lapidary_io::tensors::{Tensors, transpose};
 
 /// A coder's numbers; latents are rows.
 pub(crate) struct Parts {
     pub(crate) architecture: Architecture,
-    pub(crate) k: usize,
     /// Whether `b_dec` is subtracted before encoding.
     pub(crate) apply_b_dec_to_input: bool,
     /// `[d_sae, d_in]`; none for matching pursuit.
@@ -27,7 +25,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Those of a coder.
-    pub(crate) fn of(coder: &SparseCoder) -> Result<Self, SaeError> {
+    pub(crate) fn of(coder: &SparseCoder) -> Result<Self, CoderError> {
         let mut vectors = vec![];
         for (name, weight) in coder.weights.iter() {
             if let Weight::Vector(t) = weight
@@ -46,7 +44,6 @@ impl Parts {
         };
         Ok(Self {
             architecture: coder.architecture,
-            k: coder.k,
             apply_b_dec_to_input: coder.apply_b_dec_to_input,
             w_enc,
             w_dec: host(&coder.w_dec())?,
@@ -80,26 +77,19 @@ impl Parts {
     /// The coder on a device.
     pub(crate) fn coder(self, device: &Device) -> SparseCoder {
         let (d_in, d_out, d_sae) = (self.d_in(), self.d_out(), self.d_sae());
-        let matrix = |v: Vec<f32>, shape: [usize; 2]| {
-            Tensor::<2>::from_data(TensorData::new(v, shape), device)
-        };
-        let vector = |v: Vec<f32>| {
-            let n = v.len();
-            Tensor::<1>::from_data(TensorData::new(v, [n]), device)
-        };
-        let mut weights = Weights::default().with("w_enc", matrix(self.w_enc, [d_sae, d_in]));
+        let mut weights =
+            Weights::default().with("w_enc", matrix(self.w_enc, [d_sae, d_in], device));
         for (name, values) in self.vectors {
-            weights = weights.with(name, vector(values));
+            weights = weights.with(name, vector(values, device));
         }
         weights = weights
-            .with("w_dec", matrix(self.w_dec, [d_sae, d_out]))
-            .with("b_dec", vector(self.b_dec));
+            .with("w_dec", matrix(self.w_dec, [d_sae, d_out], device))
+            .with("b_dec", vector(self.b_dec, device));
         if let Some(values) = self.w_skip {
-            weights = weights.with("w_skip", matrix(values, [d_out, d_in]));
+            weights = weights.with("w_skip", matrix(values, [d_out, d_in], device));
         }
         SparseCoder {
             architecture: self.architecture,
-            k: self.k,
             apply_b_dec_to_input: self.apply_b_dec_to_input,
             weights,
         }
@@ -164,9 +154,9 @@ pub(crate) fn latents(
     name: &str,
     [d_sae, d]: [usize; 2],
     lie: Latents,
-) -> Result<Vec<f32>, SaeError> {
+) -> Result<Vec<f32>, CoderError> {
     match lie {
-        Latents::Rows => tensors.f32(name, &[d_sae, d]),
+        Latents::Rows => Ok(tensors.f32(name, &[d_sae, d])?),
         Latents::Columns => Ok(transpose(&tensors.f32(name, &[d, d_sae])?, d, d_sae)),
     }
 }
@@ -177,13 +167,13 @@ pub(crate) fn sizes(
     tensors: &Tensors<'_>,
     name: &str,
     lie: Latents,
-) -> Result<[usize; 2], SaeError> {
+) -> Result<[usize; 2], CoderError> {
     match tensors.shape(name).as_deref() {
         Some([rows, columns]) if rows * columns > 0 => Ok(match lie {
             Latents::Rows => [*rows, *columns],
             Latents::Columns => [*columns, *rows],
         }),
-        Some(other) => Err(SaeError::format(
+        Some(other) => Err(CoderError::format(
             tensors.path(),
             format!("tensor `{name}`"),
             format!("shape {other:?}"),
@@ -191,7 +181,7 @@ pub(crate) fn sizes(
         )),
         None => {
             let names: Vec<&str> = tensors.names().take(12).collect();
-            Err(SaeError::format(
+            Err(CoderError::format(
                 tensors.path(),
                 format!("tensor `{name}`"),
                 format!("only [{}]", names.join(", ")),
@@ -206,7 +196,7 @@ pub(crate) fn thresholds(
     tensors: &Tensors<'_>,
     name: &str,
     d_sae: usize,
-) -> Result<Vec<f32>, SaeError> {
+) -> Result<Vec<f32>, CoderError> {
     let read = tensors.f32_or_infinite(name, &[d_sae])?;
     Ok(read.into_iter().map(|t| t.max(0.0)).collect())
 }
@@ -214,6 +204,7 @@ pub(crate) fn thresholds(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{Tensor, TensorData};
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
         (0..n as u32)
@@ -233,7 +224,6 @@ mod tests {
         };
         Parts {
             architecture,
-            k: 3,
             apply_b_dec_to_input: true,
             w_enc: numbers(d_sae * d_in, 1),
             w_dec: numbers(d_sae * d_in, 3),
@@ -249,7 +239,7 @@ mod tests {
         let x = Tensor::<2>::from_data(TensorData::new(numbers(35, 8), [7, 5]), &device);
         for architecture in [
             Architecture::Standard,
-            Architecture::TopK,
+            Architecture::TopK { k: 3 },
             Architecture::Gated,
         ] {
             let codes = |p: Parts| {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lapidary_coder::CoderError;
 use lapidary_io::existing;
-use lapidary_sae::SaeError;
 
 use crate::container::Container;
 use crate::error::FormatError;
@@ -38,7 +38,7 @@ impl Place {
             // A folder of ours that was being replaced when the program died.
             false => existing(path, "cfg.json"),
         };
-        let (names, folders) = list(&folder).map_err(|e| SaeError::read(path, e))?;
+        let (names, folders) = list(&folder).map_err(|e| CoderError::read(path, e))?;
         let file = path.file_name().filter(|_| is_file);
         Ok(Self {
             path: path.to_path_buf(),
@@ -77,11 +77,11 @@ impl Place {
     }
 
     /// Refuses another file than these, where a file was given.
-    pub(crate) fn expect(&self, names: &[&str]) -> Result<(), SaeError> {
+    pub(crate) fn expect(&self, names: &[&str]) -> Result<(), CoderError> {
         match &self.file {
             Some(file) if !names.contains(&file.as_str()) => {
                 let expected = format!("the folder, or {}", names.join(" or "));
-                Err(SaeError::format(&self.path, "file", file, expected))
+                Err(CoderError::format(&self.path, "file", file, expected))
             }
             _ => Ok(()),
         }
@@ -106,13 +106,18 @@ impl Place {
         &self,
         what: &str,
         fits: impl Fn(&str) -> bool,
-    ) -> Result<PathBuf, SaeError> {
+    ) -> Result<PathBuf, CoderError> {
         let names = self.meant().iter().filter(|n| fits(n));
         let names: Vec<&str> = names.map(String::as_str).collect();
         match names[..] {
             [name] => Ok(self.join(name)),
-            [] => Err(SaeError::format(&self.path, "files", self.describe(), what)),
-            _ => Err(SaeError::format(
+            [] => Err(CoderError::format(
+                &self.path,
+                "files",
+                self.describe(),
+                what,
+            )),
+            _ => Err(CoderError::format(
                 &self.path,
                 "files",
                 format!("{} of them, [{}]", names.len(), shown(&names)),

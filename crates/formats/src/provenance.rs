@@ -1,6 +1,7 @@
 //! Where a dictionary comes from, kept in other formats' configurations under one key that their readers pass over.
 
-use lapidary_sae::{Fields, Provenance, SaeError};
+use lapidary_coder::{CoderError, Provenance};
+use lapidary_io::Fields;
 use serde_json::{Value, json};
 
 /// The key.
@@ -18,7 +19,7 @@ pub(crate) fn written(from: &Provenance) -> (&'static str, Value) {
 }
 
 /// What was written under the key, if it was; none also where it is of a later version.
-pub(crate) fn read(config: &Fields) -> Result<Option<Provenance>, SaeError> {
+pub(crate) fn read(config: &Fields) -> Result<Option<Provenance>, CoderError> {
     let ours = config.inner(KEY)?;
     if ours.get("format_version").and_then(Value::as_u64) != Some(FORMAT_VERSION) {
         return Ok(None);

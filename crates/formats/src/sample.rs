@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_kernels::SparseCodes;
-use lapidary_sae::tensors::{TensorReader, TensorWriter, host};
-use lapidary_sae::{SaeError, SparseCoder};
+use lapidary_coder::{Coder, CoderError, host};
+use lapidary_io::IoError;
+use lapidary_io::tensors::{TensorWriter, Tensors};
+use lapidary_kernels::{MappedFile, SparseCodes};
 
 /// The sample's file. Whoever changes the weights on purpose removes it.
 pub const SAMPLE: &str = "lapidary_sample.safetensors";
@@ -27,7 +28,7 @@ struct Codes {
     reconstruction: Vec<f32>,
 }
 
-fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), SaeError> {
+fn encode(coder: &dyn Coder, x: Tensor<2>) -> Result<(SparseCodes, Codes), CoderError> {
     let codes = coder.encode(x.clone());
     let reconstruction = host(&coder.reconstruct(codes.clone(), x))?;
     let width = codes.values.dims()[1].max(1);
@@ -50,18 +51,18 @@ fn encode(coder: &SparseCoder, x: Tensor<2>) -> Result<(SparseCodes, Codes), Sae
 }
 
 /// Writes a coder's sample into a folder.
-pub(crate) fn write(coder: &SparseCoder, folder: &Path, name: &str) -> Result<(), SaeError> {
+pub(crate) fn write(coder: &dyn Coder, folder: &Path, name: &str) -> Result<(), CoderError> {
     let rows = coder.w_enc();
     // A cross-layer transcoder's rows are as wide as one layer's hook point.
     let (width, w_enc) = (rows.dims()[1], host(&rows)?);
     let (d_in, d_sae) = (coder.d_in(), coder.d_sae());
-    let of_layer = d_sae / coder.layers().unwrap_or(1).max(1);
+    let of_layer = d_sae / coder.layers().len().max(1);
     let mut x = Vec::with_capacity(ROWS * d_in);
     let mut scale = 1.0;
     for row in 0..ROWS {
-        let mut input = match coder.apply_b_dec_to_input {
-            true => host(&coder.b_dec())?,
-            false => vec![0.0; d_in],
+        let mut input = match coder.layers() {
+            [only] if only.apply_b_dec_to_input => host(&coder.b_dec())?,
+            _ => vec![0.0; d_in],
         };
         for i in 0..LATENTS {
             let latent = (row * LATENTS + i) * 7919 % d_sae; // a prime: latents from everywhere
@@ -91,17 +92,17 @@ pub(crate) fn write(coder: &SparseCoder, folder: &Path, name: &str) -> Result<()
     file.u64("indices", &indices);
     let d_out = coder.d_out();
     file.f32("reconstruction", &[ROWS, d_out], &codes.reconstruction);
-    file.write(&folder.join(name), None)
+    Ok(file.write(&folder.join(name), None)?)
 }
 
 /// Checks a coder against the sample in a folder, if there is one.
-pub(crate) fn check(coder: &SparseCoder, folder: &Path, name: &str) -> Result<(), SaeError> {
+pub(crate) fn check(coder: &dyn Coder, folder: &Path, name: &str) -> Result<(), CoderError> {
     let path = folder.join(name);
     if !path.is_file() {
         return Ok(());
     }
-    let file = TensorReader::open(&path)?;
-    let tensors = file.tensors()?;
+    let bytes = MappedFile::open(&path).map_err(IoError::read(&path))?;
+    let tensors = Tensors::parse(&path, &bytes)?;
     let (n, width) = match tensors.shape("values").as_deref() {
         Some([n, width]) if (1..=1024).contains(n) => (*n, *width),
         _ => (ROWS, 1),
@@ -117,7 +118,7 @@ pub(crate) fn check(coder: &SparseCoder, folder: &Path, name: &str) -> Result<()
     let (_, codes) = encode(coder, input)?;
     let wrong = |field: &str, found: String| {
         let expected = "what the dictionary gives: it was not read as it was written, or its weights were changed since (then remove this file)";
-        SaeError::format(&path, field, found, expected)
+        CoderError::format(&path, field, found, expected)
     };
     let (mut otherwise, mut active) = (0, 0);
     for (row, found) in codes.rows.iter().enumerate() {

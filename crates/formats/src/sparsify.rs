@@ -8,11 +8,12 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_coder::{Architecture, Coder, CoderError, Dictionary, Provenance, Sites};
+use lapidary_io::Fields;
+use lapidary_io::tensors::TensorWriter;
 use lapidary_io::write_synced;
 use lapidary_model::{BlockHook, HookPoint};
-use lapidary_sae::tensors::TensorWriter;
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::container::Container;
 use crate::error::FormatError;
@@ -84,8 +85,7 @@ impl Layout for Sparsify {
         tensors.only(&known)?;
         let shape = [d_sae, d_in];
         let parts = Parts {
-            architecture: Architecture::TopK,
-            k,
+            architecture: Architecture::TopK { k },
             apply_b_dec_to_input: !transcodes,
             w_enc: latents(&tensors, "encoder.weight", shape, Latents::Rows)?,
             w_dec: latents(&tensors, "W_dec", shape, Latents::Rows)?,
@@ -97,7 +97,7 @@ impl Layout for Sparsify {
             vectors: vec![("b_enc", tensors.f32("encoder.bias", &[d_sae])?)],
         };
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance: match provenance::read(&cfg)? {
                 Some(ours) => ours,
                 None => of_run(place, transcodes)?,
@@ -107,22 +107,26 @@ impl Layout for Sparsify {
 
     fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
         let coder = &dictionary.coder;
-        if dictionary.coder.layers().is_some() {
+        if coder.as_cross_layer().is_some() {
             return Some("a cross-layer transcoder: its coders have one layer".into());
         }
-        if !dictionary.provenance.hook_points.is_empty() {
+        if dictionary.sites().are_several() {
             return Some("a crosscoder: its coders have one place".into());
         }
-        match coder.architecture {
-            Architecture::TopK if coder.d_in() == coder.d_out() => None,
-            Architecture::TopK => Some("a coder with two widths: its transcoders have one".into()),
+        match coder.architecture() {
+            Architecture::TopK { .. } if coder.d_in() == coder.d_out() => None,
+            Architecture::TopK { .. } => {
+                Some("a coder with two widths: its transcoders have one".into())
+            }
             other => Some(format!("a {other} coder: its coders are TopK")),
         }
     }
 
-    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
+    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), CoderError> {
         let transcodes = dictionary.transcodes();
-        let parts = Parts::of(&dictionary.coder)?.subtracting(!transcodes);
+        let coder = dictionary.coder.as_sparse();
+        let coder = coder.expect("was asked for what it holds");
+        let parts = Parts::of(coder)?.subtracting(!transcodes);
         let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
         let mut tensors = TensorWriter::default();
         tensors.f32("encoder.weight", &[d_sae, d_in], &parts.w_enc);
@@ -135,13 +139,14 @@ impl Layout for Sparsify {
         tensors.write(&folder.join(WEIGHTS), None)?;
         let unit = parts.decoder_norms().iter().all(|n| (n - 1.0).abs() < 1e-3);
         let recipe = dictionary.provenance.recipe.as_ref();
+        let multi_topk = recipe.and_then(|recipe| recipe.pointer("/coder/multi_topk"));
         let mut cfg = json!({
             "activation": "topk",
             "expansion_factor": d_sae.div_ceil(d_in),
             "normalize_decoder": unit,
             "num_latents": d_sae,
-            "k": parts.k,
-            "multi_topk": recipe.is_some_and(|r| r.coder.multi_topk),
+            "k": coder.k(),
+            "multi_topk": multi_topk.and_then(Value::as_bool).unwrap_or(false),
             "skip_connection": parts.w_skip.is_some(),
             "transcode": transcodes,
             "d_in": d_in,
@@ -149,7 +154,8 @@ impl Layout for Sparsify {
         let (key, ours) = provenance::written(&dictionary.provenance);
         cfg[key] = ours;
         let text = serde_json::to_string_pretty(&cfg).expect("JSON values");
-        write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
+        write_synced(&folder.join(CONFIG), text.as_bytes())
+            .map_err(|e| CoderError::write(folder, e))
     }
 }
 
@@ -174,8 +180,13 @@ fn of_run(place: &Place, transcodes: bool) -> Result<Provenance, FormatError> {
     };
     let named = |hook: Option<HookPoint>| hook.map(|h| h.to_string());
     Ok(Provenance {
-        hook_point: named(input),
-        hook_point_out: transcodes.then(|| named(output).unwrap_or_default()),
+        sites: match transcodes {
+            true => Sites::Transcoder {
+                from: named(input),
+                to: named(output),
+            },
+            false => Sites::Autoencoder { at: named(input) },
+        },
         context: match &run {
             Some(run) if run.has("ctx_len") => Some(run.size("ctx_len")?),
             _ => None,

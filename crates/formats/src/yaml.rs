@@ -4,17 +4,18 @@
 
 use std::path::Path;
 
-use lapidary_sae::{Fields, SaeError};
+use lapidary_coder::CoderError;
+use lapidary_io::Fields;
 use serde_json::{Map, Value};
 
 /// Reads the top-level keys of a file.
-pub(crate) fn read(path: &Path) -> Result<Fields, SaeError> {
+pub(crate) fn read(path: &Path) -> Result<Fields, CoderError> {
     let text = lapidary_io::read_text(path)?;
     let map = parse(&text).map_err(|(line, found)| {
         let expected = "`key: value` with a plain or quoted value, or JSON";
-        SaeError::format(path, format!("line {line}"), found, expected)
+        CoderError::format(path, format!("line {line}"), found, expected)
     })?;
-    Fields::of(path, Value::Object(map))
+    Ok(Fields::of(path, Value::Object(map))?)
 }
 
 fn parse(text: &str) -> Result<Map<String, Value>, (usize, String)> {

@@ -40,6 +40,13 @@ pub enum IoError {
         found: String,
         expected: String,
     },
+    #[error("{}: {field}: found {found}, expected {expected}", path.display())]
+    Format {
+        path: PathBuf,
+        field: String,
+        found: String,
+        expected: String,
+    },
     #[error("{}: another process is writing to it", path.display())]
     InUse { path: PathBuf },
 }
@@ -58,6 +65,22 @@ impl IoError {
         move |source| Self::Write {
             path: path.into(),
             source,
+        }
+    }
+
+    /// A file whose `field` is not what was expected.
+    #[must_use]
+    pub fn format(
+        path: &Path,
+        field: impl Into<String>,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Format {
+            path: path.into(),
+            field: field.into(),
+            found: found.into(),
+            expected: expected.into(),
         }
     }
 }

@@ -121,7 +121,7 @@ pub enum ModelError {
     #[error(transparent)]
     Io(#[from] lapidary_io::IoError),
     #[error(transparent)]
-    Settings(#[from] crate::settings::SettingsError),
+    Settings(#[from] lapidary_io::settings::SettingsError),
     #[error("pretraining stopped at step {step}: {problem}")]
     Pretrain { step: u64, problem: String },
 }

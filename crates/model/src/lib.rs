@@ -20,7 +20,6 @@ mod roles;
 mod rotary;
 mod run;
 mod sample;
-pub mod settings;
 mod tensor_file;
 mod tokenizer;
 mod transformer;

@@ -12,23 +12,24 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::BatchSource;
-use lapidary_io::{Checksum, existing, files_below, read_text, sealed_json, unseal, write_synced};
-use lapidary_kernels::Moments;
+use lapidary_coder::{AnyCoder, Coder, WeightKey, read_tensor, write_tensor};
+use lapidary_io::tensors::{TensorWriter, Tensors};
+use lapidary_io::{
+    Checksum, IoError, existing, files_below, read_text, replace_folder, sealed_json, unseal,
+    write_synced,
+};
+use lapidary_kernels::{MappedFile, Moments};
 use serde::{Deserialize, Serialize};
 
-use crate::coder::SKIP;
-use crate::coders::ThresholdAverage;
-use crate::config::RunConfig;
-use crate::cross_layer;
+use crate::architectures::ThresholdAverage;
 #[cfg(doc)]
-use crate::ends::Ends;
+use crate::batch::SiteIndices;
 use crate::error::SaeError;
-use crate::files::replace_folder;
 use crate::firing::Firing;
 use crate::parameters::{AnyParameter, Parameter};
+use crate::recipe::Recipe;
 use crate::run::TrainingRun;
-use crate::tensors::{TensorReader, TensorWriter, Tensors};
-use crate::train::{Progress, Trainer};
+use crate::trainer::{Progress, Trainer};
 
 /// Version of the folder's layout. Checkpoints of version 2 have no checksums and are still read.
 const FORMAT_VERSION: u64 = 3;
@@ -85,11 +86,11 @@ pub fn exists(dir: &Path) -> bool {
 ///
 /// # Errors
 /// There is no checkpoint, or its manifest or a recipe is damaged.
-pub fn recipes(dir: &Path) -> Result<Vec<RunConfig>, SaeError> {
+pub fn recipes(dir: &Path) -> Result<Vec<Recipe>, SaeError> {
     let dir = &existing(dir, MANIFEST);
     let manifest = manifest(dir)?;
     verify(dir, &manifest, |file| file.ends_with(RECIPE))?;
-    let recipe = |number| RunConfig::load(&coder_folder(dir, number).join(RECIPE), &[]);
+    let recipe = |number| Recipe::load(&coder_folder(dir, number).join(RECIPE), &[]);
     (0..manifest.coders.len()).map(recipe).collect()
 }
 
@@ -112,15 +113,15 @@ pub fn is_ours(file: &Path) -> bool {
 fn verify(dir: &Path, manifest: &Manifest, is_read: impl Fn(&str) -> bool) -> Result<(), SaeError> {
     for (name, expected) in manifest.files.iter().filter(|(name, _)| is_read(name)) {
         let path = dir.join(name);
-        let found = FileManifest::of(&path).map_err(|e| SaeError::read(&path, e))?;
+        let found = FileManifest::of(&path).map_err(|e| IoError::read(&path)(e))?;
         if found.bytes != expected.bytes {
             let [found, expected] =
                 [found.bytes, expected.bytes].map(|bytes| format!("{bytes} bytes"));
-            return Err(SaeError::format(&path, "length", found, expected));
+            return Err(IoError::format(&path, "length", found, expected).into());
         }
         if found.xxh64 != expected.xxh64 {
             let expected = format!("{}; the file is damaged", expected.xxh64);
-            return Err(SaeError::format(&path, "XXH64", found.xxh64, expected));
+            return Err(IoError::format(&path, "XXH64", found.xxh64, expected).into());
         }
     }
     Ok(())
@@ -154,17 +155,18 @@ fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
     let path = dir.join(MANIFEST);
     let text = read_text(&path)?;
     let damaged = |e: serde_json::Error| {
-        SaeError::format(&path, "manifest", e.to_string(), "a checkpoint's manifest")
+        IoError::format(&path, "manifest", e.to_string(), "a checkpoint's manifest")
     };
     let version: Version = serde_json::from_str(&text).map_err(damaged)?;
     let known = [WITHOUT_CHECKSUMS, FORMAT_VERSION];
     if version.format != FORMAT || !known.contains(&version.format_version) {
-        return Err(SaeError::format(
+        return Err(IoError::format(
             &path,
             "format, format_version",
             format!("\"{}\", {}", version.format, version.format_version),
             format!("\"{FORMAT}\", {FORMAT_VERSION}"),
-        ));
+        )
+        .into());
     }
     let manifest: Manifest = serde_json::from_str(&text).map_err(damaged)?;
     match (version.format_version, manifest.files.is_empty()) {
@@ -173,18 +175,13 @@ fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
         (version, _) => {
             let found = format!("version {version} with {} files", manifest.files.len());
             let expected = format!("checksums of all files from version {FORMAT_VERSION} on");
-            return Err(SaeError::format(&path, "files", found, expected));
+            return Err(IoError::format(&path, "files", found, expected).into());
         }
     }
     // Names become paths: one that leads out of the folder, or to a device, is never opened.
     if let Some(name) = manifest.files.keys().find(|n| !is_ours(Path::new(n))) {
         let expected = "the name of a checkpoint's file";
-        return Err(SaeError::format(
-            &path,
-            "files",
-            format!("{name:?}"),
-            expected,
-        ));
+        return Err(IoError::format(&path, "files", format!("{name:?}"), expected).into());
     }
     Ok(manifest)
 }
@@ -207,13 +204,13 @@ pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
         coders: coders.collect(),
         files: BTreeMap::new(),
     };
-    replace_folder(dir, is_ours, |folder| {
-        let failed = |e| SaeError::write(folder, e);
+    replace_folder(dir, is_ours, |folder| -> Result<(), SaeError> {
+        let failed = |e| IoError::write(folder)(e);
         for (number, trainer) in run.trainers.iter().enumerate() {
             let place = coder_folder(folder, number);
             fs::create_dir(&place).map_err(failed)?;
             state(trainer)?.write(&place.join(STATE), None)?;
-            let recipe = trainer.config.to_toml();
+            let recipe = trainer.recipe.recipe().to_toml();
             write_synced(&place.join(RECIPE), recipe.as_bytes()).map_err(failed)?;
         }
         let source = folder.join("source");
@@ -225,7 +222,7 @@ pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
             manifest.files.insert(name.join("/"), sum);
         }
         let text = sealed_json(&manifest);
-        write_synced(&folder.join(MANIFEST), text.as_bytes()).map_err(failed)
+        Ok(write_synced(&folder.join(MANIFEST), text.as_bytes()).map_err(failed)?)
     })
 }
 
@@ -247,34 +244,37 @@ fn state(trainer: &Trainer) -> Result<TensorWriter, SaeError> {
 
 fn write_parameter<const D: usize>(
     out: &mut TensorWriter,
-    name: &str,
+    name: WeightKey,
     parameter: &Parameter<D>,
 ) -> Result<(), SaeError> {
     let (value, moments) = parameter.parts();
-    out.tensor(name, value)?;
-    out.tensor(&format!("{name}.m"), &moments.m)?;
-    out.tensor(&format!("{name}.v"), &moments.v)
+    write_tensor(out, &name.to_string(), value)?;
+    write_tensor(out, &format!("{name}.m"), &moments.m)?;
+    write_tensor(out, &format!("{name}.v"), &moments.v)?;
+    Ok(())
 }
 
 fn read_parameter<const D: usize>(
     tensors: &Tensors<'_>,
-    name: &str,
+    name: WeightKey,
     shape: [usize; D],
     device: &Device,
 ) -> Result<Parameter<D>, SaeError> {
-    let read = |name: &str| -> Result<Tensor<D>, SaeError> { tensors.tensor(name, shape, device) };
+    let read = |name: &str| -> Result<Tensor<D>, SaeError> {
+        Ok(read_tensor(tensors, name, shape, device)?)
+    };
     let moments = Moments {
         m: read(&format!("{name}.m"))?,
         v: read(&format!("{name}.v"))?,
     };
-    Ok(Parameter::new(read(name)?, moments))
+    Ok(Parameter::new(read(&name.to_string())?, moments))
 }
 
-/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths` (see [`Ends::widths`]); the source is brought
+/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths` (see [`SiteIndices::widths`]); the source is brought
 /// to where it was.
 pub(crate) fn load(
     dir: &Path,
-    recipes: Vec<RunConfig>,
+    recipes: Vec<Recipe>,
     widths: &[[usize; 3]],
     source: &mut dyn BatchSource,
     device: &Device,
@@ -285,8 +285,8 @@ pub(crate) fn load(
     let coders = manifest.coders;
     let trainers = recipes.into_iter().zip(widths).zip(&coders).enumerate();
     let trainers = trainers
-        .map(|(number, ((config, width), coder))| {
-            load_coder(dir, number, coder, config, *width, device)
+        .map(|(number, ((recipe, width), coder))| {
+            load_coder(dir, number, coder, &recipe, *width, device)
         })
         .collect::<Result<_, _>>()?;
     source.restore(&dir.join("source"))?;
@@ -297,7 +297,7 @@ fn load_coder(
     dir: &Path,
     number: usize,
     manifest: &CoderManifest,
-    config: RunConfig,
+    recipe: &Recipe,
     [width, read, written]: [usize; 3],
     device: &Device,
 ) -> Result<Trainer, SaeError> {
@@ -306,7 +306,7 @@ fn load_coder(
         if found == expected {
             return Ok(());
         }
-        Err(SaeError::format(
+        Err(IoError::format(
             &dir.join(MANIFEST),
             field,
             found.to_string(),
@@ -315,23 +315,20 @@ fn load_coder(
     };
     check("d_in", d_in, read)?;
     check("d_out", d_out, written)?;
-    let (layers, latents) = (config.layers(), config.resolve(width)?.coder.d_sae);
-    check("d_sae", d_sae, latents.unwrap_or(0) * layers.unwrap_or(1))?;
+    let recipe = recipe.resolve(width)?;
+    let layers = recipe.sites().layers();
+    check("d_sae", d_sae, recipe.coder.d_sae * layers)?;
 
     let state_path = coder_folder(dir, number).join(STATE);
-    let file = TensorReader::open(&state_path)?;
-    let tensors = file.tensors()?;
-    let mut shapes = match layers {
-        Some(n) => {
-            let each = [d_in / n, d_out / n, d_sae / n];
-            cross_layer::shapes(config.architecture(), n, each)
-        }
-        None => config.architecture().method().shapes(d_in, d_out, d_sae),
-    };
-    if config.coder.skip_connection {
-        shapes.push((SKIP, vec![d_out, d_in]));
-    }
-    let read = |(name, shape): (&'static str, Vec<usize>)| {
+    let bytes = MappedFile::open(&state_path).map_err(IoError::read(&state_path))?;
+    let tensors = Tensors::parse(&state_path, &bytes)?;
+    let shapes = AnyCoder::shapes(
+        recipe.coder.architecture,
+        (layers > 1).then_some(layers),
+        [d_in, d_out, d_sae],
+        recipe.coder.skip_connection,
+    );
+    let read = |(name, shape): (WeightKey, Vec<usize>)| {
         let parameter = match shape[..] {
             [rows, columns] => {
                 AnyParameter::Matrix(read_parameter(&tensors, name, [rows, columns], device)?)
@@ -350,17 +347,18 @@ fn load_coder(
         match u32::try_from(latent) {
             Ok(i) if (i as usize) < d_sae => dead.push(i),
             _ => {
-                return Err(SaeError::format(
+                return Err(IoError::format(
                     &state_path,
                     "tensor `dead`",
                     latent.to_string(),
                     format!("a latent below {d_sae}"),
-                ));
+                )
+                .into());
             }
         }
     }
     Ok(Trainer {
-        config,
+        recipe,
         device: device.clone(),
         parameters,
         progress: Progress {
@@ -371,6 +369,6 @@ fn load_coder(
                 weight: threshold[1],
             },
         },
-        firing: Firing::restore(since, dead, layers.unwrap_or(1), device),
+        firing: Firing::restore(since, dead, layers, device),
     })
 }

@@ -4,8 +4,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::coders::Codes;
-use crate::error::SaeError;
+use lapidary_coder::CoderError;
+
+use crate::step::Codes;
 
 /// Firing record of every latent.
 pub(crate) struct Firing {
@@ -65,8 +66,8 @@ impl Firing {
     }
 
     /// Counts what was noted.
-    pub(crate) fn count(&mut self) -> Result<(), SaeError> {
-        let device_error = |e: String| SaeError::Device {
+    pub(crate) fn count(&mut self) -> Result<(), CoderError> {
+        let device_error = |e: String| CoderError::Device {
             what: "the codes of a batch",
             message: e,
         };
@@ -101,7 +102,7 @@ impl Firing {
     }
 
     /// Counts, then decides anew who is dead.
-    pub(crate) fn check(&mut self, dead_after: u64, device: &Device) -> Result<(), SaeError> {
+    pub(crate) fn check(&mut self, dead_after: u64, device: &Device) -> Result<(), CoderError> {
         self.count()?;
         self.dead = (0u32..)
             .zip(&self.since)

@@ -2,90 +2,75 @@
 //! centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the geometric median). A transcoder's encoder has
 //! directions of its own; its decoder may start at 0, as sparsify's does, and its skip connection always does.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use lapidary_coder::{AnyCoder, CrossLayerTranscoder, SKIP, SparseCoder, host, matrix, vector};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::coder::{SKIP, SparseCoder};
-use crate::config::RunConfig;
-use crate::ends::Batch;
+use crate::architectures::method;
+use crate::batch::Batch;
 use crate::error::SaeError;
+use crate::recipe::{DecoderBiasStart, ResolvedRecipe};
 
 /// At most this many activations of the first batch decide the geometric median.
 const MEDIAN_ROWS: usize = 4096;
 
-/// A coder ready to train. `config` is resolved; `first` decides `b_dec`.
+/// A coder ready to train; `first` decides where `b_dec` starts.
 pub(crate) fn coder(
-    config: &RunConfig,
+    recipe: &ResolvedRecipe,
     first: &Batch,
     device: &Device,
-) -> Result<SparseCoder, SaeError> {
+) -> Result<AnyCoder, SaeError> {
     let d_in = first.x.dims()[1];
     let d_out = first.y.dims()[1];
-    let (Some(d_sae), Some(norm)) = (config.coder.d_sae, config.coder.decoder_init_norm) else {
-        unreachable!("a resolved recipe has both");
-    };
-    config.check_memory(d_in, d_out)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    let (d_sae, norm) = (recipe.coder.d_sae, recipe.coder.decoder_init_norm);
+    recipe.check_memory(d_in, d_out)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed());
     let mut directions = |width, norm: f64| -> Tensor<2> {
         let rows = random_directions(&mut rng, d_sae, width, norm);
-        Tensor::from_data(TensorData::new(rows, [d_sae, width]), device) // [d_sae, width]
+        matrix(rows, [d_sae, width], device)
     };
-    let method = config.architecture().method();
+    let method = method(recipe.coder.architecture);
     let coder = |weights| SparseCoder {
-        architecture: config.architecture(),
-        k: config.coder.k,
-        apply_b_dec_to_input: config.coder.apply_b_dec_to_input,
+        architecture: recipe.architecture,
+        apply_b_dec_to_input: recipe.coder.apply_b_dec_to_input,
         weights,
     };
-    if let Some(layers) = config.layers() {
-        let each: Vec<SparseCoder> = (0..layers)
-            .map(|layer| {
-                let w_enc = directions(d_in / layers, 1.0);
-                let w_dec = directions(d_out / layers * (layers - layer), norm);
-                coder(method.init(w_enc, w_dec, Tensor::zeros([1], device), config))
-            })
-            .collect();
-        return Ok(SparseCoder::of_layers(
-            &each,
-            centre(config, first, device)?,
-        ));
+    let layers = recipe.sites().layers();
+    if layers > 1 {
+        let each = (0..layers).map(|layer| {
+            let w_enc = directions(d_in / layers, 1.0);
+            let w_dec = directions(d_out / layers * (layers - layer), norm);
+            coder(method.init(w_enc, w_dec, Tensor::zeros([1], device), recipe))
+        });
+        let each = each.collect();
+        return Ok(CrossLayerTranscoder::new(each, centre(recipe, first, device)?).into());
     }
-    let (w_enc, w_dec) = if config.transcodes() {
+    let (w_enc, w_dec) = if recipe.sites().transcodes() {
         (directions(d_in, 1.0), directions(d_out, norm))
     } else {
         let w_dec = directions(d_out, norm);
         (w_dec.clone(), w_dec)
     };
-    let b_dec = centre(config, first, device)?;
-    let mut weights = method.init(w_enc, w_dec, b_dec, config);
-    if config.coder.skip_connection {
+    let b_dec = centre(recipe, first, device)?;
+    let mut weights = method.init(w_enc, w_dec, b_dec, recipe);
+    if recipe.coder.skip_connection {
         weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
     }
-    Ok(coder(weights))
+    Ok(coder(weights).into())
 }
 
 /// Where `b_dec` starts, `[d_out]`.
-fn centre(config: &RunConfig, first: &Batch, device: &Device) -> Result<Tensor<1>, SaeError> {
+fn centre(recipe: &ResolvedRecipe, first: &Batch, device: &Device) -> Result<Tensor<1>, SaeError> {
     let [n, d_out] = first.y.dims();
-    let b_dec = if config.coder.b_dec_init == "zeros" {
-        vec![0.0; d_out]
-    } else {
-        let rows = first
-            .y
-            .clone()
-            .try_into_vec_as::<f32>()
-            .map_err(|e| SaeError::Device {
-                what: "the first batch",
-                message: format!("{e:?}"),
-            })?;
-        if config.coder.b_dec_init == "mean" {
-            mean(&rows, d_out)
-        } else {
-            geometric_median(&rows[..n.min(MEDIAN_ROWS) * d_out], d_out)
+    let b_dec = match recipe.coder.b_dec_init {
+        DecoderBiasStart::Zeros => vec![0.0; d_out],
+        DecoderBiasStart::Mean => mean(&host(&first.y)?, d_out),
+        DecoderBiasStart::GeometricMedian => {
+            geometric_median(&host(&first.y)?[..n.min(MEDIAN_ROWS) * d_out], d_out)
         }
     };
-    Ok(Tensor::from_data(TensorData::new(b_dec, [d_out]), device))
+    Ok(vector(b_dec, device))
 }
 
 /// `rows` independent directions, uniform on the sphere of radius `norm`, row by row.

@@ -1,55 +1,47 @@
-//! Sparse coders: architectures, losses, trainer, checkpoints, and dictionaries on disk.
+//! Training of sparse coders: the recipe, the losses, one step for every architecture, the trainer, the run, and its checkpoints.
 //!
-//! A [`RunConfig`] says what to do, a [`TrainingRun`] does it for one recipe or several on one source of activations, and
-//! [`TrainingRun::finish`] gives a [`Dictionary`] that explains activations as the model makes them.
+//! A [`Recipe`] says what to do, a [`TrainingRun`] does it for one recipe or several on one source of activations, and
+//! [`TrainingRun::finish`] gives a dictionary that explains activations as the model makes them.
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use lapidary_activations::ActivationMatrix;
+//! use lapidary_sae::{Recipe, TrainingRun};
+//!
+//! let device = Device::flex();
+//! let rows = Tensor::<2>::random([2048, 8], Distribution::Default, &device);
+//! let settings = ["coder.d_sae=32", "coder.k=4", "training.tokens=4096", "training.batch_tokens=256"];
+//! let recipe = Recipe::with_defaults(&settings.map(String::from))?;
+//! let source = ActivationMatrix::new(rows, 256, recipe.order_seed())?;
+//! let mut run = TrainingRun::new(&[recipe], Box::new(source), &device)?;
+//! run.run(&mut |_, report| println!("{}: {}", report.step, report.fvu))?;
+//! let dictionary = run.finish(0)?;
+//! # let _ = dictionary;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod architectures;
+mod batch;
 pub mod checkpoint;
-mod coder;
-mod coders;
-mod config;
-mod cross_layer;
+mod dead_latents;
 mod decoder_norm;
-mod dictionary;
-mod end_to_end;
-mod ends;
 mod error;
-mod fields;
-mod files;
 mod firing;
-mod fold;
-mod formats;
+#[cfg(test)]
+mod gradient_tests;
 mod init;
-mod json;
 pub mod losses;
-mod model_loading;
+mod model_loss;
 mod optimizer;
 mod parameters;
-mod penalized_step;
-mod penalty;
-mod pursuit;
-mod revival;
+pub mod recipe;
 mod run;
 pub mod schedule;
-mod sparse_step;
-pub mod tensors;
-mod train;
-mod weights;
+mod step;
+mod trainer;
 
-pub use coder::{Architecture, SparseCoder, Weight, Weights};
-pub use coders::{JumpReluConfig, MatryoshkaConfig};
-pub use config::{
-    ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, FeaturesConfig, RunConfig,
-    TrainingConfig,
-};
-pub use dictionary::{Description, Dictionary, Provenance};
-pub use ends::{Batch, Scaling};
+pub use batch::Batch;
 pub use error::SaeError;
-pub use fields::Fields;
-pub use files::{fill_folder, replace_folder};
-pub use json::nan_if_null;
-pub use lapidary_kernels::Pursuit;
-pub use model_loading::{ModelLoading, PreparedModel, hub_name};
-pub use penalty::{Penalty, Shape};
+pub use recipe::{Recipe, ResolvedRecipe};
 pub use run::{Observer, TrainingRun, hook_points};
-pub use tensors::{host, host_int};
-pub use train::{StepReport, Trainer};
+pub use trainer::{StepReport, Trainer};

@@ -4,9 +4,8 @@
 //! standard coders minimize `mse + l1_coefficient * l1`, as SAELens does.
 
 use burn::tensor::{Int, Tensor};
+use lapidary_coder::{Coder, SparseCoder};
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_topk};
-
-use crate::coder::SparseCoder;
 
 /// Squared error of a token, summed over dimensions, mean over tokens.
 pub fn mse(x: Tensor<2>, x_hat: Tensor<2>) -> Tensor<1> {
@@ -108,8 +107,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::coder::{Architecture, Weights};
-    use crate::coders::standard;
+    use crate::architectures::standard;
+    use lapidary_coder::{Architecture, Weights};
 
     const D: usize = 5;
     const F: usize = 12;
@@ -176,7 +175,6 @@ mod tests {
             let vector = |v, n| Tensor::<1>::from_data(TensorData::new(v, [n]), &device).into();
             SparseCoder {
                 architecture,
-                k: K,
                 apply_b_dec_to_input: true,
                 weights: Weights::new([
                     ("w_enc", matrix(w_enc)),
@@ -278,7 +276,12 @@ mod tests {
                 s[K - 1] - s[K] > MARGIN && s[..K].iter().all(|v| v.abs() > MARGIN)
             })
         });
-        check(&mut case, Architecture::TopK, [true; 4], reconstruction);
+        check(
+            &mut case,
+            Architecture::TopK { k: K },
+            [true; 4],
+            reconstruction,
+        );
     }
 
     #[test]
@@ -289,7 +292,7 @@ mod tests {
         });
         check(
             &mut case,
-            Architecture::BatchTopK,
+            Architecture::BatchTopK { k: K },
             [true; 4],
             reconstruction,
         );
@@ -357,9 +360,9 @@ mod tests {
                 k_aux,
             )
         };
-        check(&mut case, Architecture::TopK, [true; 4], term);
+        check(&mut case, Architecture::TopK { k: K }, [true; 4], term);
 
-        let coder = case.coder(Architecture::TopK).tracked();
+        let coder = case.coder(Architecture::TopK { k: K }).tracked();
         let gradients = term(&coder, case.x()).backward();
         let rows: Vec<f32> = coder
             .w_enc()
@@ -384,7 +387,7 @@ mod tests {
     fn aux_k_shrinks_when_few_are_dead() {
         let case = Case::draw(3);
         let device = Device::flex();
-        let coder = case.coder(Architecture::TopK);
+        let coder = case.coder(Architecture::TopK { k: K });
         let dead = || Tensor::<1, Int>::from_ints([2, 5], &device);
         let x = || case.x().inner();
         let term = |k_aux| value(aux_k(&coder, coder.centre(x()), x(), dead(), k_aux));

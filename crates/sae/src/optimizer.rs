@@ -5,29 +5,13 @@
 use burn::tensor::Tensor;
 use lapidary_kernels::AdamStep;
 
-/// Which.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Optimizer {
-    Adam,
-    Signum,
-    Muon,
-}
+use crate::recipe::Optimizer;
 
 /// Coefficients of Muon's Newton-Schulz iteration, and how often it runs: singular values end between about 0.7 and 1.2.
 const NEWTON_SCHULZ: [f32; 3] = [3.4445, -4.775, 2.0315];
 const ROUNDS: usize = 5;
 
 impl Optimizer {
-    pub(crate) const NAMES: [&str; 3] = ["adam", "signum", "muon"];
-
-    pub(crate) fn named(name: &str) -> Self {
-        match name {
-            "signum" => Self::Signum,
-            "muon" => Self::Muon,
-            _ => Self::Adam,
-        }
-    }
-
     /// Peak learning rate where the recipe has none and Adam's would be `adam`: signum's is sparsify's.
     pub(crate) fn default_lr(self, adam: f64, d_sae: usize) -> f64 {
         match self {

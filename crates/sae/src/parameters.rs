@@ -5,13 +5,11 @@ use lapidary_kernels::{
     AdamStep, Moments, RowUpdate, SparseGradient, adam_step, sparse_adam_step, squared_norm,
 };
 
-use crate::coder::{Weight, Weights};
-use crate::coders::Gradient;
+use lapidary_coder::{AnyCoder, CoderError, Weight, WeightKey, host};
+
 use crate::decoder_norm;
-use crate::error::SaeError;
-use crate::optimizer::Optimizer;
-use crate::tensors::host;
-use crate::weights::is;
+use crate::recipe::Optimizer;
+use crate::step::Gradient;
 
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
@@ -61,11 +59,11 @@ impl<const D: usize> Parameter<D> {
     }
 
     /// Other values in some rows, or entries of a vector, one row of `values` each, with moments of 0.
-    fn replace(&mut self, rows: &[u32], values: &[f32]) -> Result<(), SaeError> {
+    fn replace(&mut self, rows: &[u32], values: &[f32]) -> Result<(), CoderError> {
         let (value, moments) = self.parts();
         let width = values.len() / rows.len().max(1);
         let (shape, device) = (value.shape(), value.device());
-        let put = |t: &Tensor<D>, from: Option<&[f32]>| -> Result<Tensor<D>, SaeError> {
+        let put = |t: &Tensor<D>, from: Option<&[f32]>| -> Result<Tensor<D>, CoderError> {
             let mut all = host(t)?;
             for (i, row) in rows.iter().enumerate() {
                 let place = &mut all[*row as usize * width..][..width];
@@ -114,38 +112,37 @@ pub(crate) enum AnyParameter {
 }
 
 /// The weights of a coder in training, by name.
-pub(crate) struct Parameters(Vec<(&'static str, AnyParameter)>);
+pub(crate) struct Parameters(Vec<(WeightKey, AnyParameter)>);
 
-impl FromIterator<(&'static str, AnyParameter)> for Parameters {
-    fn from_iter<I: IntoIterator<Item = (&'static str, AnyParameter)>>(parameters: I) -> Self {
+impl FromIterator<(WeightKey, AnyParameter)> for Parameters {
+    fn from_iter<I: IntoIterator<Item = (WeightKey, AnyParameter)>>(parameters: I) -> Self {
         Self(parameters.into_iter().collect())
     }
 }
 
 impl Parameters {
     /// With moments of zeros.
-    pub(crate) fn fresh(weights: &Weights) -> Self {
-        let parameters = weights.iter().map(|(name, weight)| {
+    pub(crate) fn fresh(coder: &AnyCoder) -> Self {
+        let parameters = coder.weights().into_iter().map(|(name, weight)| {
             let parameter = match weight {
-                Weight::Matrix(t) => AnyParameter::Matrix(Parameter::fresh(t.clone())),
-                Weight::Vector(t) => AnyParameter::Vector(Parameter::fresh(t.clone())),
+                Weight::Matrix(t) => AnyParameter::Matrix(Parameter::fresh(t)),
+                Weight::Vector(t) => AnyParameter::Vector(Parameter::fresh(t)),
             };
             (name, parameter)
         });
         parameters.collect()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &AnyParameter)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WeightKey, &AnyParameter)> {
         self.0.iter().map(|(name, parameter)| (*name, parameter))
     }
 
     /// The weights as they stand.
-    pub(crate) fn weights(&self) -> Weights {
-        let weights = self.iter().map(|(name, parameter)| match parameter {
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (WeightKey, Weight)> {
+        self.iter().map(|(name, parameter)| match parameter {
             AnyParameter::Matrix(p) => (name, p.value().into()),
             AnyParameter::Vector(p) => (name, p.value().into()),
-        });
-        weights.collect()
+        })
     }
 
     /// How many values of weights and moments are not finite, `[1]`.
@@ -160,7 +157,7 @@ impl Parameters {
     /// Changes the vector of this name, that of every layer if there are several.
     pub(crate) fn map_vectors(&mut self, name: &str, f: impl Fn(Tensor<1>) -> Tensor<1>) {
         for (found, parameter) in &mut self.0 {
-            if is(found, name)
+            if found.name == name
                 && let AnyParameter::Vector(p) = parameter
             {
                 p.map(&f);
@@ -171,26 +168,26 @@ impl Parameters {
     /// Gives the latents `latents` other rows, or entries, of the weight of this name, and moments of 0.
     pub(crate) fn replace_rows(
         &mut self,
-        name: &str,
+        name: &'static str,
         latents: &[u32],
         values: &[f32],
-    ) -> Result<(), SaeError> {
-        match self.named(name) {
+    ) -> Result<(), CoderError> {
+        match self.named(name.into()) {
             AnyParameter::Matrix(p) => p.replace(latents, values),
             AnyParameter::Vector(p) => p.replace(latents, values),
         }
     }
 
-    fn named(&mut self, name: &str) -> &mut AnyParameter {
+    fn named(&mut self, name: WeightKey) -> &mut AnyParameter {
         let found = self.0.iter_mut().find(|(n, _)| *n == name);
         &mut found.expect("gradients have the names of weights").1
     }
 
     /// Takes from the decoder's gradient what lies along its rows, if it is dense; what is sparse loses it in the update.
-    pub(crate) fn remove_parallel(&mut self, gradients: &mut [(&'static str, Gradient)]) {
+    pub(crate) fn remove_parallel(&mut self, gradients: &mut [(WeightKey, Gradient)]) {
         for (name, gradient) in gradients {
-            if let (true, Gradient::Matrix(grad)) = (is(name, DECODER), gradient)
-                && let AnyParameter::Matrix(rows) = self.named(name)
+            if let (true, Gradient::Matrix(grad)) = (name.name == DECODER, gradient)
+                && let AnyParameter::Matrix(rows) = self.named(*name)
             {
                 let along = grad.clone();
                 rows.map(|rows| {
@@ -203,7 +200,7 @@ impl Parameters {
     }
 
     /// The squared norm of all gradients, `[1]`; `unit`: of the decoder's what is left beside its rows.
-    pub(crate) fn squares(&self, gradients: &[(&'static str, Gradient)], unit: bool) -> Tensor<1> {
+    pub(crate) fn squares(&self, gradients: &[(WeightKey, Gradient)], unit: bool) -> Tensor<1> {
         let squares = gradients.iter().map(|(name, gradient)| match gradient {
             Gradient::Matrix(t) => t.clone().square().sum(),
             Gradient::Vector(t) => t.clone().square().sum(),
@@ -212,7 +209,7 @@ impl Parameters {
                 let Some((_, AnyParameter::Matrix(p))) = found else {
                     unreachable!("only matrices have rows");
                 };
-                squared_norm(&p.parts().0, rows, unit && is(name, DECODER))
+                squared_norm(&p.parts().0, rows, unit && name.name == DECODER)
             }
         });
         squares.reduce(|a, b| a + b).expect("a coder has weights")
@@ -221,7 +218,7 @@ impl Parameters {
     /// A step by the gradients times `scale`; `unit`: decoder rows are scaled back to norm 1.
     pub(crate) fn update(
         &mut self,
-        gradients: Vec<(&'static str, Gradient)>,
+        gradients: Vec<(WeightKey, Gradient)>,
         optimizer: Optimizer,
         step: &AdamStep,
         scale: f64,
@@ -229,7 +226,7 @@ impl Parameters {
     ) {
         let lr = f64::from(step.lr);
         for (name, gradient) in gradients {
-            let unit_rows = unit && is(name, DECODER);
+            let unit_rows = unit && name.name == DECODER;
             match (self.named(name), gradient) {
                 (AnyParameter::Matrix(p), Gradient::Matrix(grad)) => {
                     p.update(grad, &optimizer.adam::<2>(step), scale);

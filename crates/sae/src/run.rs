@@ -5,22 +5,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use lapidary_activations::{BatchSource, OtherModel};
+use lapidary_activations::BatchSource;
+use lapidary_coder::{Dictionary, SECOND_MODEL, Sites};
 
+use crate::batch::{Batch, SiteIndices};
 use crate::checkpoint;
-use crate::config::RunConfig;
-use crate::dictionary::Dictionary;
-use crate::end_to_end::{Loss, pull};
-use crate::ends::{Batch, Ends};
 use crate::error::SaeError;
-use crate::train::{StepReport, Trainer};
+use crate::model_loss::model_loss;
+use crate::recipe::Recipe;
+use crate::trainer::{StepReport, Trainer};
 
 /// One source of activations and the coders that are trained on it.
 pub struct TrainingRun {
     pub(crate) source: Box<dyn BatchSource>,
     pub(crate) trainers: Vec<Trainer>,
     /// Which of the source's hook points are each coder's.
-    ends: Vec<Ends>,
+    sites: Vec<SiteIndices>,
 }
 
 /// How long a run goes on without a checkpoint where no recipe says after how many steps.
@@ -61,17 +61,17 @@ impl Observer for Reports<'_> {
 
 /// The hook points of `recipes`, each once: those that the source of their run gives, in this order, a second model's last.
 #[must_use]
-pub fn hook_points(recipes: &[RunConfig]) -> Vec<String> {
+pub fn hook_points(recipes: &[Recipe]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for recipe in recipes {
-        let written = recipe.written_hook_points();
-        for hook in recipe.read_hook_points().into_iter().chain(written) {
+        let written = recipe.sites.written();
+        for hook in recipe.sites.read().into_iter().chain(written) {
             if !found.contains(&hook) {
                 found.push(hook);
             }
         }
     }
-    found.sort_by_key(|hook| hook.starts_with(OtherModel::PREFIX));
+    found.sort_by_key(|hook| hook.starts_with(SECOND_MODEL));
     found
 }
 
@@ -82,24 +82,24 @@ impl TrainingRun {
     /// # Errors
     /// Recipes disagree about the batches, the source fails, or a recipe does not fit its width.
     pub fn new(
-        recipes: &[RunConfig],
+        recipes: &[Recipe],
         mut source: Box<dyn BatchSource>,
         device: &Device,
     ) -> Result<Self, SaeError> {
-        let ends = ends(recipes, source.as_ref())?;
+        let sites = site_indices(recipes, source.as_ref())?;
         let first = source.next_batch()?;
         let trainers = recipes
             .iter()
-            .zip(&ends)
-            .map(|(recipe, ends)| {
-                let [width, ..] = ends.widths(source.normalizations());
-                Trainer::new(&recipe.resolve(width)?, &ends.batch(&first), device)
+            .zip(&sites)
+            .map(|(recipe, sites)| {
+                let [width, ..] = sites.widths(source.normalizations());
+                Trainer::resolved(recipe.resolve(width)?, &sites.batch(&first), device)
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             source,
             trainers,
-            ends,
+            sites,
         })
     }
 
@@ -114,14 +114,16 @@ impl TrainingRun {
         device: &Device,
     ) -> Result<Self, SaeError> {
         let recipes = checkpoint::recipes(dir)?;
-        let ends = ends(&recipes, source.as_ref())?;
-        let widths = ends.iter().map(|ends| ends.widths(source.normalizations()));
+        let sites = site_indices(&recipes, source.as_ref())?;
+        let widths = sites
+            .iter()
+            .map(|sites| sites.widths(source.normalizations()));
         let widths: Vec<[usize; 3]> = widths.collect();
         let trainers = checkpoint::load(dir, recipes, &widths, source.as_mut(), device)?;
         Ok(Self {
             source,
             trainers,
-            ends,
+            sites,
         })
     }
 
@@ -131,10 +133,10 @@ impl TrainingRun {
         &self.trainers
     }
 
-    /// [`Trainer::adopt`] for each coder.
-    pub fn adopt(&mut self, recipes: &[RunConfig]) {
+    /// [`Trainer::update_settings`] for each coder.
+    pub fn update_settings(&mut self, recipes: &[Recipe]) {
         for (trainer, recipe) in self.trainers.iter_mut().zip(recipes) {
-            trainer.adopt(recipe);
+            trainer.update_settings(recipe);
         }
     }
 
@@ -172,14 +174,14 @@ impl TrainingRun {
         let batch: Vec<Tensor<2>> = self.source.next_batch()?;
         let several = self.trainers.len() > 1;
         let mut reports = Vec::with_capacity(self.trainers.len());
-        for (number, (trainer, ends)) in self.trainers.iter_mut().zip(&self.ends).enumerate() {
+        for (number, (trainer, sites)) in self.trainers.iter_mut().zip(&self.sites).enumerate() {
             if trainer.is_done() {
                 reports.push(None);
                 continue;
             }
-            let mut own = ends.batch(&batch);
+            let mut own = sites.batch(&batch);
             let source = self.source.as_ref();
-            let report = through_the_model(trainer, &mut own, ends, source)
+            let report = through_the_model(trainer, &mut own, sites, source)
                 .and_then(|()| trainer.step(&own))
                 .map_err(|e| of_coder(several, number, e))?;
             reports.push(report);
@@ -206,7 +208,7 @@ impl TrainingRun {
         let every: Vec<u64> = self
             .trainers
             .iter()
-            .map(|t| t.config().training.checkpoint_every_steps)
+            .map(|t| t.recipe().training.checkpoint_every_steps)
             .filter(|every| *every > 0)
             .collect();
         let mut last = Instant::now();
@@ -242,7 +244,9 @@ impl TrainingRun {
     pub fn save_checkpoint(&mut self, dir: &Path) -> Result<(), SaeError> {
         let several = self.trainers.len() > 1;
         for (number, trainer) in self.trainers.iter_mut().enumerate() {
-            trainer.settle().map_err(|e| of_coder(several, number, e))?;
+            trainer
+                .finalize()
+                .map_err(|e| of_coder(several, number, e))?;
         }
         checkpoint::save(self, dir)
     }
@@ -251,16 +255,13 @@ impl TrainingRun {
     ///
     /// # Errors
     /// There are not as many recipes as coders, or a recipe does not fit its coder's width.
-    pub fn extend(&mut self, recipes: &[RunConfig]) -> Result<(), SaeError> {
+    pub fn extend(&mut self, recipes: &[Recipe]) -> Result<(), SaeError> {
         if recipes.len() != self.trainers.len() {
-            return Err(SaeError::Shape {
-                what: "recipes",
-                found: recipes.len(),
-                expected: self.trainers.len(),
-            });
+            let (found, expected) = (recipes.len(), self.trainers.len());
+            return Err(SaeError::shape("recipes", found, expected));
         }
-        for ((trainer, recipe), ends) in self.trainers.iter_mut().zip(recipes).zip(&self.ends) {
-            let [width, ..] = ends.widths(self.source.normalizations());
+        for ((trainer, recipe), sites) in self.trainers.iter_mut().zip(recipes).zip(&self.sites) {
+            let [width, ..] = sites.widths(self.source.normalizations());
             trainer.extend(&recipe.resolve(width)?);
         }
         Ok(())
@@ -274,7 +275,7 @@ impl TrainingRun {
     /// # Panics
     /// When there is no coder of this number.
     pub fn finish(&self, number: usize) -> Result<Dictionary, SaeError> {
-        let scaling = self.ends[number].scaling(self.source.normalizations());
+        let scaling = self.sites[number].scaling(self.source.normalizations());
         self.trainers[number].finish(&scaling)
     }
 }
@@ -283,32 +284,26 @@ impl TrainingRun {
 fn through_the_model(
     trainer: &Trainer,
     batch: &mut Batch,
-    ends: &Ends,
+    sites: &SiteIndices,
     source: &dyn BatchSource,
 ) -> Result<(), SaeError> {
-    let training = &trainer.config().training;
-    if !trainer.config().learns_end_to_end() {
+    let loss = trainer.recipe().training.loss;
+    if !loss.is_end_to_end() {
         return Ok(());
     }
     let Some(sequences) = source.sequences() else {
         return Err(SaeError::Config {
             place: "training.loss".to_owned(),
             message: format!(
-                "found \"{}\", expected \"local\", since this source of activations has no sequences",
-                training.loss
+                "found \"{loss}\", expected \"local\", since this source of activations has no sequences"
             ),
         });
     };
-    let scaling = ends.scaling(source.normalizations());
+    let scaling = sites.scaling(source.normalizations());
     let coder = trainer.coder_now();
-    let loss = Loss::named(&training.loss);
-    batch.pull = Some(pull(
-        loss,
-        &coder,
-        batch,
-        sequences,
-        ends.written(),
-        &scaling,
+    let written = sites.written();
+    batch.model_loss = Some(model_loss(
+        loss, &coder, batch, sequences, written, &scaling,
     )?);
     Ok(())
 }
@@ -325,7 +320,10 @@ fn of_coder(several: bool, number: usize, error: SaeError) -> SaeError {
 }
 
 /// Where in the source's batches each recipe finds its activations.
-fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, SaeError> {
+fn site_indices(
+    recipes: &[Recipe],
+    source: &dyn BatchSource,
+) -> Result<Vec<SiteIndices>, SaeError> {
     let place = || "recipes".to_owned();
     let Some(first) = recipes.first() else {
         let message = "a run has at least one".to_owned();
@@ -346,27 +344,27 @@ fn ends(recipes: &[RunConfig], source: &dyn BatchSource) -> Result<Vec<Ends>, Sa
     let hooks = hook_points(recipes);
     let found = source.normalizations().len();
     if found != hooks.len() {
-        return Err(SaeError::Shape {
-            what: "hook points of the source of activations",
-            found,
-            expected: hooks.len(),
-        });
+        let what = "hook points of the source of activations";
+        return Err(SaeError::shape(what, found, hooks.len()));
     }
-    for recipe in recipes.iter().filter(|recipe| recipe.layers().is_some()) {
+    for recipe in recipes {
+        let Sites::CrossLayer { from, to } = &recipe.sites else {
+            continue;
+        };
         let width = |hook: &String| {
             let place = hooks.iter().position(|h| h == hook);
             place.map_or(0, |place| source.normalizations()[place].mean.len())
         };
-        for points in [recipe.read_hook_points(), recipe.written_hook_points()] {
+        for points in [from, to] {
             if let Some(other) = points.iter().find(|p| width(p) != width(&points[0])) {
-                return Err(SaeError::Shape {
-                    what: "width at a hook point of a cross-layer transcoder, whose layers are alike",
-                    found: width(other),
-                    expected: width(&points[0]),
-                });
+                return Err(SaeError::shape(
+                    "width at a hook point of a cross-layer transcoder, whose layers are alike",
+                    width(other),
+                    width(&points[0]),
+                ));
             }
         }
     }
-    let ends = recipes.iter().map(|recipe| Ends::of(recipe, &hooks));
-    Ok(ends.collect())
+    let indices = recipes.iter();
+    Ok(indices.map(|r| SiteIndices::of(&r.sites, &hooks)).collect())
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
-use lapidary_sae::{RunConfig, StepReport, TrainingRun, Weight, hook_points};
+use lapidary_coder::Weight;
+use lapidary_sae::{Recipe, StepReport, TrainingRun, hook_points};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -9,7 +9,8 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
-use lapidary_sae::{Dictionary, RunConfig, TrainingRun};
+use lapidary_coder::Dictionary;
+use lapidary_sae::{Recipe, TrainingRun};
 use normalized::{Normalized, host, matrix};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

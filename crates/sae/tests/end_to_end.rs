@@ -9,8 +9,9 @@ use lapidary_activations::{
     ActivationMatrix, BatchSource, BlockConfig, BlockStream, Exclusion, NormalizationKind,
     SequenceStream, StreamConfig,
 };
+use lapidary_coder::Weight;
 use lapidary_model::LanguageModel;
-use lapidary_sae::{RunConfig, TrainingRun, Weight};
+use lapidary_sae::{Recipe, TrainingRun};
 
 const CONTEXT: usize = 32;
 const BATCH: usize = 4 * CONTEXT;

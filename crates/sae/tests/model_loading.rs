@@ -6,10 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_coder::{Architecture, Dictionary, ModelLoading, Provenance, SparseCoder, Weights};
 use lapidary_model::{HookPoint, HookedRun, LanguageModel};
-use lapidary_sae::{
-    Architecture, Dictionary, ModelLoading, PreparedModel, Provenance, SparseCoder, Weights,
-};
+use lapidary_sae::PreparedModel;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 

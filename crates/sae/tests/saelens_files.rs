@@ -9,10 +9,11 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
-use lapidary_sae::{
-    Architecture, Description, Dictionary, ModelLoading, Penalty, Provenance, Pursuit, RunConfig,
-    Shape, SparseCoder, Weight, Weights,
+use lapidary_coder::{
+    Architecture, Description, Dictionary, ModelLoading, Penalty, Provenance, Pursuit, Shape,
+    SparseCoder, Weight, Weights,
 };
+use lapidary_sae::Recipe;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 

@@ -10,7 +10,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{
     ActivationMatrix, ActivationsError, BatchSource, Normalization, NormalizationKind,
 };
-use lapidary_sae::{Architecture, Dictionary, RunConfig, SaeError, StepReport, TrainingRun};
+use lapidary_coder::{Architecture, Dictionary};
+use lapidary_sae::{Recipe, SaeError, StepReport, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

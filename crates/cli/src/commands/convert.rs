@@ -5,6 +5,7 @@ use crate::progress::Stage;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
+use lapidary_coder::Coder;
 use lapidary_formats::Format;
 use lapidary_io::StagedFolder;
 use lapidary_model::HookPoint;
@@ -82,7 +83,7 @@ impl Convert {
             writeln!(
                 stdout(),
                 "{} coder, {} latents on {} dimensions, written to {} as {} (codes of a sample agree)",
-                coder.architecture,
+                coder.architecture(),
                 coder.d_sae(),
                 coder.d_in(),
                 written.display(),

@@ -5,10 +5,10 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
 use lapidary_activations::Store;
+use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::HostCodes;
 use lapidary_io::check_target;
 use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
-use lapidary_sae::Dictionary;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -87,11 +87,7 @@ impl Encode {
             reconstruction.extend(x_hat.into_data().iter::<f32>());
             parts.push(HostCodes::read(codes));
         }
-        let k = parts
-            .iter()
-            .map(|part| part.k)
-            .max()
-            .unwrap_or(dictionary.coder.k);
+        let k = parts.iter().map(|part| part.k).max().unwrap_or(1);
         let mut values = Vec::with_capacity(n * k);
         let mut indices = Vec::with_capacity(n * k);
         for part in &parts {
@@ -137,13 +133,16 @@ impl Encode {
 
     /// The activations at all hook points of a coder that reads several, if the file has a tensor for each.
     fn side_by_side(&self, file: &TensorFile, dictionary: &Dictionary) -> Result<Option<Vec<f32>>> {
-        let hooks = &dictionary.provenance.hook_points;
+        let hooks = match dictionary.sites().are_several() {
+            true => dictionary.sites().read(),
+            false => vec![],
+        };
         let has = |hook: &String| file.tensors().any(|(name, ..)| name == hook);
         if self.tensor.is_some() || hooks.is_empty() || !hooks.iter().all(has) {
             return Ok(None);
         }
         let (mut parts, mut all) = (vec![], 0);
-        for hook in hooks {
+        for hook in &hooks {
             let (shape, rows) = file.read(hook)?;
             let width = shape.last().copied().unwrap_or(1).max(1);
             all += width;
@@ -179,7 +178,7 @@ impl Encode {
         if let [only] = names[..] {
             return Ok(only.into());
         }
-        let hook = dictionary.provenance.hook_point.as_deref();
+        let hook = dictionary.sites().first_read();
         let found = names
             .iter()
             .find(|name| Some(**name) == hook)

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TokenBlock};
+use lapidary_coder::Dictionary;
 use lapidary_evaluation::{Evaluation, Hooks, Metrics, evaluate};
 use lapidary_features::write_latents;
 use lapidary_io::check_target;
 use lapidary_model::LanguageModel;
-use lapidary_sae::Dictionary;
+use lapidary_sae::Recipe;
 use serde::Serialize;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
@@ -67,16 +68,16 @@ impl Eval {
         if let Some(k) = self.k {
             opened.dictionary.coder = opened.dictionary.coder.with_k(k)?;
         }
-        let recipe = opened.dictionary.provenance.recipe.as_ref();
+        let recipe = opened.recipe();
         let given = self.corpus.is_some();
         let corpus = self
             .corpus
-            .or_else(|| recipe.map(|r| r.evaluation.corpus.clone()));
+            .or_else(|| recipe.as_ref().map(|r| r.evaluation.corpus.clone()));
         let corpus = corpus
             .context("the dictionary does not say on which text to evaluate: give --corpus")?;
         let tokens = self
             .tokens
-            .or_else(|| recipe.map(|r| r.evaluation.tokens))
+            .or_else(|| recipe.as_ref().map(|r| r.evaluation.tokens))
             .unwrap_or(50_000);
         for path in self.out.iter().chain(&self.latents) {
             check_target(path)?;
@@ -142,7 +143,7 @@ impl Opened {
         device: &Device,
     ) -> Result<Self> {
         let folder = RunFolder::new(path);
-        let in_run = Dictionary::exists(&folder.dictionary());
+        let in_run = lapidary_formats::saelens::exists(&folder.dictionary());
         let dictionary = from.open(path, device)?;
         let model = dictionary_model::load(&dictionary, path, model, device)?;
         Ok(Self {
@@ -153,12 +154,18 @@ impl Opened {
         })
     }
 
+    /// The recipe that the dictionary was trained by, if it says it and this version can read it.
+    pub fn recipe(&self) -> Option<Recipe> {
+        let recipe = self.dictionary.provenance.recipe.as_ref();
+        recipe.and_then(Recipe::from_json)
+    }
+
     /// The second model of a crosscoder of two, with its hook points.
     pub fn other(&self) -> Result<Option<OtherModel>> {
-        let Some(name) = &self.dictionary.provenance.other_model else {
+        let Some(name) = self.dictionary.sites().second_model() else {
             return Ok(None);
         };
-        let [_, hook_points] = self.dictionary.hook_points_of_both()?;
+        let [_, hook_points] = Hooks::sources_of_both(&self.dictionary)?;
         let model = dictionary_model::load_second(name, &self.path, self.model.device())?;
         Ok(Some(OtherModel {
             model: Arc::new(model),
@@ -185,12 +192,8 @@ impl Opened {
         tokens: u64,
     ) -> Result<Vec<TokenBlock>> {
         let (context, bos) = self.context();
-        let recipe = self
-            .dictionary
-            .provenance
-            .recipe
-            .as_ref()
-            .map(|recipe| &recipe.corpus);
+        let recipe = self.recipe();
+        let recipe = recipe.as_ref().map(|recipe| &recipe.corpus);
         let config = BlockConfig {
             corpus: corpus.into(),
             text_field: text.field(recipe),

@@ -7,13 +7,16 @@ use crate::run_folder::{Maker, RunFolder, RunWriter, table_files};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{OtherModel, TokenBlock};
+use lapidary_coder::{Coder, Dictionary, Sites};
+use lapidary_evaluation::Hooks;
 use lapidary_evaluation::Metrics;
 use lapidary_features::{
     Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, names, summarize_decoder,
     write_examples, write_features, write_report,
 };
 use lapidary_model::LanguageModel;
-use lapidary_sae::{Dictionary, SparseCoder, StepReport};
+use lapidary_sae::Recipe;
+use lapidary_sae::StepReport;
 use std::path::PathBuf;
 
 /// Write the feature tables and the report of a dictionary
@@ -52,7 +55,7 @@ impl Features {
     pub fn run(self) -> Result<()> {
         let device = self.device.open()?;
         let mut opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
-        let recipe = opened.dictionary.provenance.recipe.as_ref();
+        let recipe = opened.recipe();
         let given = self.corpus.is_some();
         let corpus = self
             .corpus
@@ -61,11 +64,11 @@ impl Features {
             corpus.context("the dictionary does not say which text to read: give --corpus")?;
         let tokens = self
             .tokens
-            .or_else(|| recipe.map(|r| r.features.tokens))
+            .or_else(|| recipe.as_ref().map(|r| r.features.tokens))
             .unwrap_or(200_000);
         let examples = self
             .examples
-            .or_else(|| recipe.map(|r| r.features.examples_per_feature))
+            .or_else(|| recipe.as_ref().map(|r| r.features.examples_per_feature))
             .unwrap_or(16);
         let in_run = opened.folder.take();
         let (metrics, log) = match &in_run {
@@ -110,10 +113,10 @@ pub fn write(
     log: &[StepReport],
 ) -> Result<()> {
     let stage = Stage::new("features", blocks.len() as u64);
-    let [hooks, others] = dictionary.hook_points_of_both()?;
+    let [hooks, others] = Hooks::sources_of_both(dictionary)?;
     let hook = match others.is_empty() {
         true => names(&hooks),
-        false => dictionary.provenance.hook_points.join(", "),
+        false => dictionary.sites().read().join(", "),
     };
     let tokenizer = model.tokenizer()?;
     let text = |token: u32| tokenizer.token_text(token);
@@ -136,7 +139,7 @@ pub fn write(
     // Of two models what a latent does to the second one's logits.
     let (lens, written) = match other {
         Some(other) => (&*other.model, others),
-        None => (model, dictionary.written_hook_points()?),
+        None => (model, Hooks::targets(dictionary)?),
     };
     let parts = match other {
         Some(_) => hooks.iter().map(|hook| model.width(*hook)).collect(),
@@ -148,9 +151,9 @@ pub fn write(
     }
     let decoder = summarize_decoder(lens, dictionary, &written, &parts, top)?;
     // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other coder at all.
-    let places: Vec<String> = match dictionary.coder.layers() {
-        Some(_) => hooks.iter().map(ToString::to_string).collect(),
-        None => vec![hook.clone()],
+    let places: Vec<String> = match dictionary.sites() {
+        Sites::CrossLayer { .. } => hooks.iter().map(ToString::to_string).collect(),
+        _ => vec![hook.clone()],
     };
     let features = feature_rows(&summary, &decoder, &places, &text)?;
     let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
@@ -181,21 +184,22 @@ pub fn write(
 fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     let p = &dictionary.provenance;
     let coder = &dictionary.coder;
+    let recipe = p.recipe.as_ref().and_then(Recipe::from_json);
     let mut rows = vec![];
     let mut row = |name: &str, value: Option<String>| {
         rows.extend(value.map(|value| (name.to_string(), value)))
     };
     row("Model", p.model_name.clone());
-    row("Second model", p.other_model.clone());
-    let hooks = dictionary.read_hook_points().map(|hooks| names(&hooks));
-    let several = || (!p.hook_points.is_empty()).then(|| p.hook_points.join(", "));
+    row("Second model", p.sites.second_model().map(str::to_owned));
+    let hooks = Hooks::sources(dictionary).map(|hooks| names(&hooks));
+    let several = || p.sites.are_several().then(|| p.sites.read().join(", "));
     row("Hook point", hooks.ok().or_else(several));
     row("Reconstructs", reconstructs(dictionary));
     row(
         "Architecture",
         p.training_architecture
             .clone()
-            .or(Some(coder.architecture.name().into())),
+            .or(Some(coder.architecture().name().into())),
     );
     row(
         "Width",
@@ -203,9 +207,9 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     );
     row(
         "k",
-        p.recipe
+        recipe
             .as_ref()
-            .filter(|r| r.architecture().takes_k())
+            .filter(|r| r.coder.architecture.takes_k())
             .map(|r| r.coder.k.to_string()),
     );
     row(
@@ -220,7 +224,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     row("Steps", p.steps.map(|n| n.to_string()));
     row("Context", p.context.map(|n| format!("{n} tokens")));
     row("Normalization", p.normalization.clone());
-    row("Seed", p.recipe.as_ref().map(|r| r.seed.to_string()));
+    row("Seed", recipe.as_ref().map(|r| r.seed.to_string()));
     row("Statistics", Some(format!("{tokens} tokens")));
     row(
         "Made by",
@@ -231,13 +235,13 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
 
 /// What a transcoder reconstructs, if it says.
 pub fn reconstructs(dictionary: &Dictionary) -> Option<String> {
-    let hooks = dictionary.written_hook_points().ok();
+    let hooks = Hooks::targets(dictionary).ok();
     let hooks = hooks.filter(|_| dictionary.transcodes());
     hooks.map(|hooks| names(&hooks))
 }
 
 /// What a coder reads and, if that is another width, reconstructs.
-pub fn widths(coder: &SparseCoder) -> String {
+pub fn widths(coder: &dyn Coder) -> String {
     match (coder.d_in(), coder.d_out()) {
         (read, written) if read == written => format!("{read} dimensions"),
         (read, written) => format!("{read} dimensions to {written}"),

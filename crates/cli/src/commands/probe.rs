@@ -10,12 +10,13 @@ use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{Corpus, TokenPieces};
+use lapidary_coder::Coder;
+use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
     ProbeConfig, ProbeResult, Reading, Represented, Rows, Task, represent, sparse_probing,
 };
 use lapidary_io::check_target;
 use lapidary_model::{Outgoing, Values, write_tensors};
-use lapidary_sae::SparseCoder;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -234,7 +235,7 @@ impl Probe {
     fn represent(
         &self,
         opened: &Opened,
-        coder: &SparseCoder,
+        coder: &dyn Coder,
         samples: Vec<Sample>,
     ) -> Result<Represented> {
         let texts: Vec<_> = samples
@@ -242,7 +243,7 @@ impl Probe {
             .map(|(tokens, _)| (tokens, Reading::Mean))
             .collect();
         let stage = Stage::new("represent", texts.len() as u64);
-        let hook = match opened.dictionary.read_hook_points()?[..] {
+        let hook = match Hooks::sources(&opened.dictionary)?[..] {
             [hook] => hook,
             ref several => bail!(
                 "found a dictionary that reads {}, expected one that reads one hook point",

@@ -7,12 +7,17 @@ use crate::run_folder::{Maker, RunWriter, write_json};
 use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
+use lapidary_activations::NormalizationKind;
+use lapidary_coder::Dictionary;
+use lapidary_coder::Sites;
 use lapidary_evaluation::synthetic::{
-    Recovery, Sample, Synthetic as Features, SyntheticSource, read_recipe, recovery,
+    Recovery, Sample, Synthetic as Features, SyntheticConfig, SyntheticSource, recovery,
 };
+use lapidary_formats::saelens;
 use lapidary_io::check_target;
+use lapidary_io::settings::SettingsError;
 use lapidary_model::{Outgoing, Values, write_tensors};
-use lapidary_sae::{Dictionary, RunConfig, TrainingRun};
+use lapidary_sae::{Recipe, TrainingRun};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
@@ -93,7 +98,7 @@ impl Synthetic {
         if let (Some(folder), Some(writer)) = (&self.out, &mut writer) {
             writer.add(files())?;
             if self.dictionary.is_none() {
-                dictionary.save(&folder.join("dictionary"))?;
+                saelens::save(&dictionary, &folder.join("dictionary"))?;
             }
             write_json(&folder.join("recovery.json"), &found)?;
         }
@@ -117,7 +122,7 @@ fn files() -> BTreeSet<String> {
     .into()
 }
 
-fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Dictionary> {
+fn train(features: &Features, run: Recipe, device: &Device) -> Result<Dictionary> {
     let source = SyntheticSource::new(
         features.clone(),
         run.training.batch_tokens,
@@ -139,7 +144,7 @@ fn train(features: &Features, run: RunConfig, device: &Device) -> Result<Diction
     let mut dictionary = trainer.finish(0)?;
     // It belongs to no model and no text, whatever a recipe's defaults are.
     dictionary.provenance.model_name = None;
-    dictionary.provenance.hook_point = None;
+    dictionary.provenance.sites = Sites::default();
     dictionary.provenance.corpus = Some("synthetic".to_owned());
     dictionary.provenance.recipe = None;
     Ok(dictionary)
@@ -238,4 +243,49 @@ fn table(r: &Recovery) -> String {
     let rows = rows.into_iter();
     rows.map(|(name, value, meaning)| line(name, value, meaning))
         .collect()
+}
+
+/// A recipe with a table `synthetic`: that, and what it says about the coder and its training. `set` are items
+/// `dotted.key=value` for either.
+///
+/// # Errors
+/// It cannot be read, or asks for what there is not on synthetic activations.
+fn read_recipe(file: &str, text: &str, set: &[String]) -> Result<(SyntheticConfig, Recipe)> {
+    let mut rest: toml::Table =
+        text.parse()
+            .map_err(|e: toml::de::Error| SettingsError::Syntax {
+                place: file.to_owned(),
+                message: e.to_string().trim_end().to_owned(),
+            })?;
+    let mut own = toml::Table::new();
+    if let Some(table) = rest.remove("synthetic") {
+        own.insert("synthetic".to_owned(), table);
+    }
+    let (own_set, rest_set): (Vec<String>, Vec<String>) = set
+        .iter()
+        .cloned()
+        .partition(|item| item.starts_with("synthetic."));
+    let synthetic = SyntheticConfig::parse(file, &own.to_string(), &own_set)?;
+    synthetic.check()?;
+    let text_keys = [
+        "model",
+        "hook_point",
+        "corpus",
+        "activations",
+        "evaluation",
+        "features",
+    ];
+    if let Some(key) = text_keys.into_iter().find(|key| rest.contains_key(*key)) {
+        return Err(SettingsError::Value {
+            place: file.to_owned(),
+            key: key.to_owned(),
+            found: "a value".to_owned(),
+            expected: "nothing: synthetic activations come from no model and no text".to_owned(),
+        }
+        .into());
+    }
+    let mut run = Recipe::parse(file, &rest.to_string(), &rest_set)?;
+    run.activations.normalization = NormalizationKind::None;
+    run.training.checkpoint_every_steps = 0;
+    Ok((synthetic, run))
 }

@@ -5,8 +5,9 @@ use super::step_parts::{Part, step_parts};
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary_activations::ActivationMatrix;
+use lapidary_coder::Coder;
 use lapidary_kernels::{AdamStep, Moments, adam_step, encode_topk};
-use lapidary_sae::{RunConfig, TrainingRun};
+use lapidary_sae::{Recipe, TrainingRun};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -238,7 +239,7 @@ impl Ours {
              dead_after_tokens = 1000000000000\n",
             1_000_000 * batch_tokens
         );
-        let config = RunConfig::parse("bench", &recipe, &[])?;
+        let config = Recipe::parse("bench", &recipe, &[])?;
         let source = ActivationMatrix::new(x.clone(), batch_tokens, 0)?;
         let mut trainer = TrainingRun::new(&[config], Box::new(source), device)?;
         trainer.step()?; // The first step is logged.
@@ -266,11 +267,12 @@ impl Ours {
 
     pub fn encode(&self) -> Result<f64> {
         let coder = self.trainer.trainers()[0].coder();
+        let b_enc = coder.latent_vector("b_enc");
         let start = Instant::now();
         let x = self.x.clone();
-        let codes = match self.pursues {
-            true => coder.encode(x),
-            false => encode_topk(x, coder.w_enc(), coder.b_enc(), self.k),
+        let codes = match b_enc {
+            Some(b_enc) if !self.pursues => encode_topk(x, coder.w_enc(), b_enc, self.k),
+            _ => coder.encode(x),
         };
         self.device.sync()?;
         let seconds = start.elapsed().as_secs_f64();

@@ -8,7 +8,7 @@ use crate::commands::eval::{Signed, measure, read_blocks};
 use crate::commands::features;
 use crate::first_batch;
 use crate::progress::{Stage, count, note, say};
-use crate::recipe::{Recipe, Sweep, read_all};
+use crate::recipe::{NamedRecipe, Sweep, read_all};
 use crate::run_folder::{Maker, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
 use anyhow::{Context, Result, bail, ensure};
@@ -18,10 +18,13 @@ use lapidary_activations::{
     ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, OtherModel,
     SequenceStream, SkippedRows, StoreBatches, StreamConfig,
 };
+use lapidary_coder::Dictionary;
+use lapidary_coder::SECOND_MODEL;
 use lapidary_evaluation::Metrics;
+use lapidary_formats::saelens;
 use lapidary_io::write_atomically;
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{Dictionary, RunConfig, TrainingRun, hook_points};
+use lapidary_sae::{Recipe, TrainingRun, hook_points};
 use resume::{Way, finished, resume};
 use std::collections::BTreeSet;
 use std::io::{Write, stdout};
@@ -113,7 +116,7 @@ impl Options {
 impl Quickstart {
     pub fn run(self) -> Result<()> {
         let (name, set) = ("quickstart".to_owned(), self.options.settings(self.seed));
-        let recipe = Recipe::read(name, "configs/quickstart.toml", QUICKSTART, set)?;
+        let recipe = NamedRecipe::read(name, "configs/quickstart.toml", QUICKSTART, set)?;
         train(vec![recipe], &self.options, self.out, false)
     }
 }
@@ -168,7 +171,12 @@ impl Common {
     }
 }
 
-fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: bool) -> Result<()> {
+fn train(
+    mut recipes: Vec<NamedRecipe>,
+    options: &Options,
+    out: PathBuf,
+    several: bool,
+) -> Result<()> {
     let device = options.device.open()?;
     note_evaluation_text(&recipes[0]);
     let stage = Stage::new("load", 1);
@@ -176,7 +184,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     for recipe in &mut recipes {
         choose_hook_point(recipe, &model);
     }
-    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
+    let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
     let first = &configs[0];
     let block_config = BlockConfig {
         corpus: first.corpus.path.clone(),
@@ -185,7 +193,7 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
         prepend_bos: first.corpus.prepend_bos,
         attend_across_documents: first.corpus.attend_across_documents,
     };
-    let other = match &first.other_model {
+    let other = match first.sites.second_model() {
         Some(name) => Some(load_model(name, &device).context(NAMED_BY_RECIPE)?),
         None => None,
     };
@@ -201,11 +209,9 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
     let hooks = hook_points(&configs);
     let (others, hooks): (Vec<String>, Vec<String>) = hooks
         .into_iter()
-        .partition(|hook| hook.starts_with(OtherModel::PREFIX));
+        .partition(|hook| hook.starts_with(SECOND_MODEL));
     let hooks: Vec<HookPoint> = hooks.iter().map(|h| h.parse()).collect::<Result<_, _>>()?;
-    let others = others
-        .iter()
-        .filter_map(|h| h.strip_prefix(OtherModel::PREFIX));
+    let others = others.iter().filter_map(|h| h.strip_prefix(SECOND_MODEL));
     let others: Vec<HookPoint> = others.map(|h| h.parse()).collect::<Result<_, _>>()?;
     let other = other.map(|model| OtherModel {
         model,
@@ -265,19 +271,19 @@ fn train(mut recipes: Vec<Recipe>, options: &Options, out: PathBuf, several: boo
             };
             let mut logs = vec![];
             for (trainer, folder) in run.trainers().iter().zip(&common.folders) {
-                let config = trainer.config();
+                let config = trainer.recipe().recipe();
                 write_atomically(&folder.config(), config.to_toml().as_bytes())?;
                 logs.push(folder.append_log(trainer.step_count(), config.training.batch_tokens)?);
             }
             steps(&mut run, &recipes, logs, &mut writer)?;
             note_text(run.passes(), skipped);
             common.write_to(&writer.folder());
-            let configs = run.trainers().iter().map(|t| t.config().clone());
-            let configs: Vec<RunConfig> = configs.collect();
+            let configs = run.trainers().iter().map(|t| t.recipe().recipe().clone());
+            let configs: Vec<Recipe> = configs.collect();
             let mut dictionaries = vec![];
             for (number, folder) in common.folders.iter().enumerate() {
                 let dictionary = run.finish(number)?;
-                dictionary.save(&folder.dictionary())?;
+                saelens::save(&dictionary, &folder.dictionary())?;
                 dictionaries.push(dictionary);
             }
             (configs, dictionaries)
@@ -324,7 +330,7 @@ fn note_text(passes: u64, skipped: Option<SkippedRows>) {
 }
 
 /// Says so where metrics will be of the text that the coder is trained on.
-fn note_evaluation_text(recipe: &Recipe) {
+fn note_evaluation_text(recipe: &NamedRecipe) {
     let config = &recipe.config;
     if config.evaluation.tokens > 0 && config.evaluation.corpus == config.corpus.path {
         note(format_args!(
@@ -335,34 +341,37 @@ fn note_evaluation_text(recipe: &Recipe) {
 }
 
 /// Where the coder reads if the recipe does not say: after the middle layer.
-fn choose_hook_point(recipe: &mut Recipe, model: &LanguageModel) {
+fn choose_hook_point(recipe: &mut NamedRecipe, model: &LanguageModel) {
     if recipe.names_hook_point() {
         return;
     }
     let layer = model.config().n_layers() / 2;
-    recipe.config.hook_point = format!("blocks.{layer}.hook_resid_post");
+    let hook = format!("blocks.{layer}.hook_resid_post");
+    recipe.config.sites.set_read(hook.clone());
     note(format_args!(
-        "the recipe names no hook point: {}, after the middle layer",
-        recipe.config.hook_point
+        "the recipe names no hook point: {hook}, after the middle layer"
     ));
 }
 
 /// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its activations.
 fn check(
-    recipe: &Recipe,
+    recipe: &NamedRecipe,
     model: &Arc<LanguageModel>,
     other: Option<&Arc<LanguageModel>>,
     blocks: &BlockConfig,
 ) -> Result<usize> {
     let config = &recipe.config;
-    if config.evaluation.tokens > 0 || config.features.tokens > 0 || config.learns_end_to_end() {
+    if config.evaluation.tokens > 0
+        || config.features.tokens > 0
+        || config.training.loss.is_end_to_end()
+    {
         model.check_head()?;
     }
     if let Some(store) = &recipe.store {
         store.check_model(model)?;
     }
     let width_at = |hook: &str| -> Result<usize> {
-        Ok(match (hook.strip_prefix(OtherModel::PREFIX), other) {
+        Ok(match (hook.strip_prefix(SECOND_MODEL), other) {
             (Some(hook), Some(other)) => other.width(hook.parse()?)?,
             _ => model.width(hook.parse()?)?,
         })
@@ -378,7 +387,8 @@ fn check(
             model.name()
         );
     }
-    let width = model.width(config.hook_point.parse()?)?;
+    let first = config.sites.first_read().unwrap_or_default();
+    let width = model.width(first.parse()?)?;
     let widths = |hooks: Vec<String>| {
         hooks
             .iter()
@@ -386,8 +396,8 @@ fn check(
             .sum::<Result<usize>>()
     };
     let (d_in, d_out) = (
-        widths(config.read_hook_points())?,
-        widths(config.written_hook_points())?,
+        widths(config.sites.read())?,
+        widths(config.sites.written())?,
     );
     config.resolve(width)?.check_memory(d_in, d_out)?;
     if config.evaluation.tokens > 0 {
@@ -402,7 +412,7 @@ fn check(
 
 /// A fresh run, in place of whatever the folders hold.
 fn start(
-    recipes: &[Recipe],
+    recipes: &[NamedRecipe],
     common: &mut Common,
     writer: &mut RunWriter,
     files: BTreeSet<String>,
@@ -413,7 +423,7 @@ fn start(
     let first = &recipes[0].config.activations;
     let look = FirstBatch::of(blocks, &common.hooks, first.harvest_blocks)?;
     first_batch::show(&look);
-    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
+    let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
     let (source, skipped) = source(&recipes[0], common, true)?;
     let run = TrainingRun::new(&configs, source, &common.device).map_err(|e| named(e, recipes))?;
     // Only now is it sure that there will be a run in their place.
@@ -433,7 +443,7 @@ fn start(
 fn describe(
     common: &Common,
     number: usize,
-    config: &RunConfig,
+    config: &Recipe,
     dictionary: &Dictionary,
 ) -> Result<Option<Metrics>> {
     let (folder, model) = (&common.folders[number], &common.model);
@@ -475,7 +485,7 @@ fn describe(
 }
 
 /// Reads the recipe's store, if it has one, against its checksums.
-fn check_store(recipe: &Recipe) -> Result<()> {
+fn check_store(recipe: &NamedRecipe) -> Result<()> {
     let Some(store) = &recipe.store else {
         return Ok(());
     };
@@ -501,12 +511,12 @@ fn check_store(recipe: &Recipe) -> Result<()> {
 /// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread for one whose state
 /// comes from a checkpoint. Recipes of one run agree in all that is read here.
 fn source(
-    recipe: &Recipe,
+    recipe: &NamedRecipe,
     common: &Common,
     fresh: bool,
 ) -> Result<(Box<dyn BatchSource>, Option<SkippedRows>)> {
     let (c, seed) = (&recipe.config, recipe.config.order_seed());
-    let normalization = serde_json::from_value(c.activations.normalization.clone().into())?;
+    let normalization = c.activations.normalization;
     let (batch, window) = (c.training.batch_tokens, c.activations.buffer_tokens);
     let device = &common.device;
     if let Some(store) = &recipe.store {
@@ -526,12 +536,12 @@ fn source(
         batch_tokens: batch,
         buffer_tokens: window,
         harvest_blocks: c.activations.harvest_blocks,
-        exclude: c.activations.exclude,
+        exclude: c.exclusion(),
         normalization,
         seed,
         other: common.other.clone(),
     };
-    if c.learns_end_to_end() {
+    if c.training.loss.is_end_to_end() {
         let sequences = match fresh {
             true => SequenceStream::new(blocks, stream)?,
             false => SequenceStream::unfilled(blocks, stream)?,

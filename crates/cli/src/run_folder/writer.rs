@@ -8,8 +8,9 @@
 use super::{RunFolder, write_json};
 use crate::{first_batch, summary};
 use anyhow::{Context, Result, bail};
+use lapidary_formats::saelens;
 use lapidary_io::{FolderLock, IoError, files_below, read_json, remove_scratch, restore};
-use lapidary_sae::{Dictionary, RunConfig, checkpoint};
+use lapidary_sae::{Recipe, checkpoint};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
@@ -103,9 +104,9 @@ impl Manifest {
             return Ok(Some(manifest));
         }
         let run = RunFolder::new(folder);
-        let is_ours = |config: &Path| RunConfig::load(config, &[]).is_ok();
+        let is_ours = |config: &Path| Recipe::load(config, &[]).is_ok();
         let has_coder =
-            Dictionary::exists(&run.dictionary()) || checkpoint::recipes(&run.checkpoint()).is_ok();
+            saelens::exists(&run.dictionary()) || checkpoint::recipes(&run.checkpoint()).is_ok();
         if !(is_ours(&run.config()) && has_coder) {
             return Ok(None);
         }

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use lapidary_sae::{SparseCoder, host};
+use lapidary_coder::{Coder, host};
 
 use super::first_letter::FirstLetter;
 use super::logistic::{Balance, Logistic};
@@ -163,7 +163,7 @@ pub fn word_absorption(
 pub fn absorption_of(
     task: &FirstLetter,
     represented: &Represented,
-    coder: &SparseCoder,
+    coder: &dyn Coder,
     config: &AbsorptionConfig,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Absorption, EvaluationError> {

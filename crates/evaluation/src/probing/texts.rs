@@ -1,8 +1,8 @@
 //! Texts of different lengths as a model and a coder see them: packed into blocks, each text a sequence of its own.
 
-use lapidary_activations::{ActivationsError, Segment, TokenBlock, harvest};
+use lapidary_activations::{Segment, TokenBlock, harvest};
+use lapidary_coder::{Coder, host, host_int};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::{SparseCoder, host, host_int};
 
 use super::rows::Rows;
 use crate::core::special_tokens;
@@ -36,7 +36,7 @@ pub enum Reading {
 /// A text is empty or too long, has no token to be read at, or the coder does not fit the hook point.
 pub fn represent(
     model: &LanguageModel,
-    coder: &SparseCoder,
+    coder: &dyn Coder,
     hook: HookPoint,
     texts: &[(Vec<u32>, Reading)],
     context: usize,
@@ -182,11 +182,5 @@ fn segment(start: usize, document: usize) -> Segment {
         bos: false,
         document: document as u32,
         offset: 0,
-    }
-}
-
-impl From<ActivationsError> for EvaluationError {
-    fn from(error: ActivationsError) -> Self {
-        Self::Sae(error.into())
     }
 }

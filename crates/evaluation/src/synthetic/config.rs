@@ -1,58 +1,9 @@
 //! `[synthetic]` of a recipe: which features there are and how they fire.
 
-use lapidary_model::settings::{Reader, SettingsError};
-use lapidary_sae::RunConfig;
+use lapidary_io::settings::{Reader, SettingsError};
 use serde::Serialize;
 
 use crate::error::EvaluationError;
-
-/// A recipe with a table `synthetic`: that, and what it says about the coder and its training. `set` are items
-/// `dotted.key=value` for either.
-///
-/// # Errors
-/// It cannot be read, or asks for what there is not on synthetic activations.
-pub fn read_recipe(
-    file: &str,
-    text: &str,
-    set: &[String],
-) -> Result<(SyntheticConfig, RunConfig), EvaluationError> {
-    let mut rest: toml::Table =
-        text.parse()
-            .map_err(|e: toml::de::Error| SettingsError::Syntax {
-                place: file.to_owned(),
-                message: e.to_string().trim_end().to_owned(),
-            })?;
-    let mut own = toml::Table::new();
-    if let Some(table) = rest.remove("synthetic") {
-        own.insert("synthetic".to_owned(), table);
-    }
-    let (own_set, rest_set): (Vec<String>, Vec<String>) = set
-        .iter()
-        .cloned()
-        .partition(|item| item.starts_with("synthetic."));
-    let synthetic = SyntheticConfig::parse(file, &own.to_string(), &own_set)?;
-    synthetic.check()?;
-    let text_keys = [
-        "model",
-        "hook_point",
-        "corpus",
-        "activations",
-        "evaluation",
-        "features",
-    ];
-    if let Some(key) = text_keys.into_iter().find(|key| rest.contains_key(*key)) {
-        return Err(EvaluationError::Settings(SettingsError::Value {
-            place: file.to_owned(),
-            key: key.to_owned(),
-            found: "a value".to_owned(),
-            expected: "nothing: synthetic activations come from no model and no text".to_owned(),
-        }));
-    }
-    let mut run = RunConfig::parse(file, &rest.to_string(), &rest_set)?;
-    "none".clone_into(&mut run.activations.normalization);
-    run.training.checkpoint_every_steps = 0;
-    Ok((synthetic, run))
-}
 
 /// Largest `n_features * d_in`: 1 GiB of directions in f64.
 const MOST_NUMBERS: usize = 1 << 27;

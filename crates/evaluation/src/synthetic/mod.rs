@@ -7,7 +7,7 @@ mod firing;
 mod recovery;
 mod source;
 
-pub use config::{Kind, SyntheticConfig, Tree, read_recipe};
+pub use config::{Kind, SyntheticConfig, Tree};
 pub use recovery::{Recovery, recovery};
 pub use source::SyntheticSource;
 

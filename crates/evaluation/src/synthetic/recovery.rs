@@ -2,7 +2,8 @@
 //! they fire. Names and definitions are those of SAELens's `synthetic/evals.py` where it has the figure.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_sae::{SparseCoder, host, host_int, nan_if_null};
+use lapidary_coder::{Coder, host, host_int};
+use lapidary_io::nan_if_null;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +71,7 @@ pub struct Recovery {
 pub fn recovery(
     synthetic: &Synthetic,
     sample: &Sample,
-    coder: &SparseCoder,
+    coder: &dyn Coder,
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Recovery, EvaluationError> {
     let (d, n) = (synthetic.d_in(), synthetic.directions().len());
@@ -334,7 +335,7 @@ fn f1(both: u64, found: u64, wanted: u64) -> f64 {
 /// Mean cosine of the rows of parents and of their children.
 fn parent_child(
     synthetic: &Synthetic,
-    coder: &SparseCoder,
+    coder: &dyn Coder,
     geometry: &Geometry,
 ) -> Result<Option<f64>, EvaluationError> {
     let families = synthetic.families();

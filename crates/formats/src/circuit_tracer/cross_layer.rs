@@ -4,17 +4,21 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
+use lapidary_coder::{
+    Architecture, Coder, CoderError, CrossLayerTranscoder, Dictionary, MOST_LAYERS, Provenance,
+    Sites, SparseCoder, Weights, host, matrix, vector,
+};
+use lapidary_io::Fields;
+use lapidary_io::tensors::TensorWriter;
 use lapidary_io::write_synced;
 use lapidary_model::HookPoint;
-use lapidary_sae::tensors::{TensorWriter, host};
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError, SparseCoder, Weights};
 use serde_json::Value;
 
 use super::{CONFIG, layer_of, numbered};
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::parts::{NO_K, thresholds};
+use crate::parts::thresholds;
 use crate::place::Place;
 use crate::provenance;
 
@@ -25,17 +29,15 @@ pub(super) const DECODER: &str = "W_dec_";
 /// Where their loader takes a cross-layer transcoder to read and write if nothing else is said.
 const INPUT: &str = "hook_resid_mid";
 const OUTPUT: &str = "hook_mlp_out";
-/// Most layers of a coder; no model comes near.
-const MOST_LAYERS: usize = 256;
 
 fn file(prefix: &str, layer: usize) -> String {
     format!("{prefix}{layer}.safetensors")
 }
 
 /// How many layers there are, by the files of a folder.
-fn layers(place: &Place) -> Result<usize, SaeError> {
+fn layers(place: &Place) -> Result<usize, CoderError> {
     let wrong =
-        |found: String, expected: String| SaeError::format(&place.path, "files", found, expected);
+        |found: String, expected: String| CoderError::format(&place.path, "files", found, expected);
     if place.path.is_file() {
         let expected = "the folder, in which each layer has two".to_owned();
         return Err(wrong(
@@ -81,13 +83,6 @@ pub(super) fn read(
         }
     }
     let count = layers(place)?;
-    let matrix = |values: Vec<f32>, shape: [usize; 2]| {
-        Tensor::<2>::from_data(TensorData::new(values, shape), device)
-    };
-    let vector = |values: Vec<f32>| {
-        let n = values.len();
-        Tensor::<1>::from_data(TensorData::new(values, [n]), device)
-    };
     let (mut sizes, mut jumps) = (None, false);
     let (mut each, mut b_dec) = (vec![], vec![]);
     for layer in 0..count {
@@ -105,7 +100,7 @@ pub(super) fn read(
         // The biases say the sizes, so that a matrix that lies the other way is seen.
         let length = |name: &str| match tensors.shape(name).as_deref() {
             Some([n]) if *n > 0 => Ok(*n),
-            other => Err(SaeError::format(
+            other => Err(CoderError::format(
                 &path,
                 format!("tensor `{name}`"),
                 other.map_or("none".into(), |shape| format!("shape {shape:?}")),
@@ -119,13 +114,13 @@ pub(super) fn read(
         let mut weights = Weights::default()
             .with(
                 "w_enc",
-                matrix(tensors.f32(&w_enc, &[d_sae, d])?, [d_sae, d]),
+                matrix(tensors.f32(&w_enc, &[d_sae, d])?, [d_sae, d], device),
             )
-            .with("b_enc", vector(tensors.f32(&b_enc, &[d_sae])?));
+            .with("b_enc", vector(tensors.f32(&b_enc, &[d_sae])?, device));
         b_dec.extend(tensors.f32(&bias, &[d])?);
         if jumps {
             let read = thresholds(&tensors, &threshold, d_sae)?;
-            weights = weights.with("threshold", vector(read));
+            weights = weights.with("threshold", vector(read, device));
         }
         let container = Container::open(&place.join(&file(DECODER, layer)))?;
         let tensors = container.tensors()?;
@@ -138,18 +133,17 @@ pub(super) fn read(
                 true => Architecture::JumpRelu,
                 false => Architecture::Standard,
             },
-            k: NO_K.min(d_sae),
             apply_b_dec_to_input: false,
-            weights: weights.with("w_dec", matrix(w_dec, [d_sae, later * d])),
+            weights: weights.with("w_dec", matrix(w_dec, [d_sae, later * d], device)),
         });
     }
     Ok(Dictionary {
-        coder: SparseCoder::of_layers(&each, vector(b_dec)),
+        coder: CrossLayerTranscoder::new(each, vector(b_dec, device)).into(),
         provenance: provenance_of(config, count)?,
     })
 }
 
-fn provenance_of(config: Option<&Fields>, count: usize) -> Result<Provenance, SaeError> {
+fn provenance_of(config: Option<&Fields>, count: usize) -> Result<Provenance, CoderError> {
     let hooks = |field: &str, usual: &str| -> Vec<String> {
         let name = config.and_then(|c| c.text(field)).unwrap_or(usual);
         let hook = |layer| {
@@ -166,21 +160,24 @@ fn provenance_of(config: Option<&Fields>, count: usize) -> Result<Provenance, Sa
         None => None,
     };
     Ok(match ours {
-        Some(ours) if ours.hook_points == read => ours,
+        Some(ours) if ours.sites.read() == read => ours,
         _ => Provenance {
             model_name: config.and_then(|c| c.text("model_name")).map(str::to_owned),
-            hook_point: read.first().cloned(),
-            hook_points: read,
-            hook_points_out: hooks("feature_output_hook", OUTPUT),
+            sites: Sites::CrossLayer {
+                from: read,
+                to: hooks("feature_output_hook", OUTPUT),
+            },
             ..Provenance::default()
         },
     })
 }
 
 /// The places in a layer at which it reads and writes, after `blocks.N.`, if it has every layer from 0 on and these are the same in all.
-fn ends(dictionary: &Dictionary) -> Option<[String; 2]> {
-    let from = &dictionary.provenance;
-    let count = dictionary.coder.layers()?;
+fn ends(dictionary: &Dictionary, coder: &CrossLayerTranscoder) -> Option<[String; 2]> {
+    let Sites::CrossLayer { from, to } = dictionary.sites() else {
+        return None;
+    };
+    let count = coder.layers().len();
     let place = |hooks: &[String]| {
         let first = layer_of(hooks.first().map(String::as_str))?.1;
         let alike = hooks
@@ -189,12 +186,12 @@ fn ends(dictionary: &Dictionary) -> Option<[String; 2]> {
             .all(|(layer, hook)| layer_of(Some(hook)).is_some_and(|found| found == (layer, first)));
         (alike && hooks.len() == count).then(|| first.to_owned())
     };
-    Some([place(&from.hook_points)?, place(&from.hook_points_out)?])
+    Some([place(from)?, place(to)?])
 }
 
 /// What of a cross-layer transcoder the format has no place for.
-pub(super) fn cannot_hold(dictionary: &Dictionary) -> Option<String> {
-    let architecture = dictionary.coder.architecture;
+pub(super) fn cannot_hold(dictionary: &Dictionary, coder: &CrossLayerTranscoder) -> Option<String> {
+    let architecture = coder.architecture();
     if !matches!(
         architecture,
         Architecture::Standard | Architecture::JumpRelu
@@ -203,7 +200,7 @@ pub(super) fn cannot_hold(dictionary: &Dictionary) -> Option<String> {
             "a {architecture} cross-layer transcoder: its own are ReLU and JumpReLU"
         ));
     }
-    match ends(dictionary) {
+    match ends(dictionary, coder) {
         Some(_) => None,
         None => Some(
             "a cross-layer transcoder that does not read and write at one place of each layer, from layer 0 on"
@@ -212,14 +209,16 @@ pub(super) fn cannot_hold(dictionary: &Dictionary) -> Option<String> {
     }
 }
 
-pub(super) fn write(dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
-    let [input, output] = ends(dictionary).expect("was asked for what it holds");
-    let coder = &dictionary.coder;
-    let count = coder.layers().unwrap_or_default();
+pub(super) fn write(
+    dictionary: &Dictionary,
+    coder: &CrossLayerTranscoder,
+    folder: &Path,
+) -> Result<(), CoderError> {
+    let [input, output] = ends(dictionary, coder).expect("was asked for what it holds");
+    let count = coder.layers().len();
     let b_dec = host(&coder.b_dec())?;
     let d = b_dec.len() / count;
-    for layer in 0..count {
-        let own = coder.layer(layer);
+    for (layer, own) in coder.layers().iter().enumerate() {
         let d_sae = own.d_sae();
         let mut encoder = TensorWriter::default();
         let w_enc = host(&own.w_enc())?;
@@ -249,5 +248,5 @@ pub(super) fn write(dictionary: &Dictionary, folder: &Path) -> Result<(), SaeErr
         ("scan", model.into()),
         provenance::written(from),
     ]);
-    write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
+    write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| CoderError::write(folder, e))
 }

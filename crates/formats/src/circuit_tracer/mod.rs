@@ -10,16 +10,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_coder::{AnyCoder, Architecture, Coder, CoderError, Dictionary, Provenance, Sites};
+use lapidary_io::Fields;
+use lapidary_io::tensors::TensorWriter;
 use lapidary_io::write_synced;
 use lapidary_model::HookPoint;
-use lapidary_sae::tensors::TensorWriter;
-use lapidary_sae::{Architecture, Dictionary, Fields, Provenance, SaeError};
 use serde_json::Value;
 
 use crate::container::Container;
 use crate::error::FormatError;
 use crate::format::Layout;
-use crate::parts::{Latents, NO_K, Parts, latents, sizes, thresholds};
+use crate::parts::{Latents, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 use crate::{provenance, yaml};
 
@@ -84,7 +85,6 @@ impl Layout for CircuitTracer {
         let shape = [d_sae, d_in];
         let mut parts = Parts {
             architecture: Architecture::Standard,
-            k: NO_K.min(d_sae),
             apply_b_dec_to_input: false,
             w_enc: latents(&tensors, "W_enc", shape, Latents::Rows)?,
             w_dec: latents(&tensors, "W_dec", shape, Latents::Rows)?,
@@ -101,7 +101,7 @@ impl Layout for CircuitTracer {
             parts.vectors.push(("threshold", read));
         }
         Ok(Dictionary {
-            coder: parts.coder(device),
+            coder: parts.coder(device).into(),
             provenance: of_set(config.as_ref(), layer)?,
         })
     }
@@ -111,14 +111,11 @@ impl Layout for CircuitTracer {
         if !dictionary.transcodes() {
             return Some("an autoencoder: it is for transcoders".into());
         }
-        if coder.layers().is_some() {
-            return cross_layer::cannot_hold(dictionary);
+        if let Some(coder) = coder.as_cross_layer() {
+            return cross_layer::cannot_hold(dictionary, coder);
         }
-        if !matches!(
-            coder.architecture,
-            Architecture::Standard | Architecture::JumpRelu
-        ) {
-            let other = coder.architecture;
+        let other = coder.architecture();
+        if !matches!(other, Architecture::Standard | Architecture::JumpRelu) {
             return Some(format!(
                 "a {other} transcoder: its transcoders are ReLU and JumpReLU"
             ));
@@ -136,7 +133,10 @@ impl Layout for CircuitTracer {
     }
 
     fn cannot_join(&self, dictionaries: &[Dictionary]) -> Option<String> {
-        if dictionaries.iter().any(|d| d.coder.layers().is_some()) {
+        if dictionaries
+            .iter()
+            .any(|d| d.coder.as_cross_layer().is_some())
+        {
             return Some("a cross-layer transcoder and another dictionary together".into());
         }
         let all: Vec<Ends> = dictionaries.iter().filter_map(ends).collect();
@@ -159,12 +159,15 @@ impl Layout for CircuitTracer {
         })
     }
 
-    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), SaeError> {
-        if dictionary.coder.layers().is_some() {
-            return cross_layer::write(dictionary, folder);
-        }
-        let ends = ends(dictionary).expect("was asked for what it holds");
-        let parts = Parts::of(&dictionary.coder)?;
+    fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), CoderError> {
+        let ends = ends(dictionary);
+        let (coder, ends) = match (&dictionary.coder, ends) {
+            (AnyCoder::CrossLayer(coder), _) => {
+                return cross_layer::write(dictionary, coder, folder);
+            }
+            (AnyCoder::Sparse(coder), ends) => (coder, ends.expect("was asked for what it holds")),
+        };
+        let parts = Parts::of(coder)?;
         let (d_in, d_sae) = (parts.d_in(), parts.d_sae());
         let mut tensors = TensorWriter::default();
         tensors.f32("W_enc", &[d_sae, d_in], &parts.w_enc);
@@ -188,22 +191,23 @@ impl Layout for CircuitTracer {
             ("scan", model.into()),
             provenance::written(from),
         ]);
-        write_synced(&folder.join(CONFIG), text.as_bytes()).map_err(|e| SaeError::write(folder, e))
+        write_synced(&folder.join(CONFIG), text.as_bytes())
+            .map_err(|e| CoderError::write(folder, e))
     }
 
     fn file(&self, dictionary: &Dictionary) -> Option<String> {
-        if dictionary.coder.layers().is_some() {
+        if dictionary.coder.as_cross_layer().is_some() {
             return None;
         }
         ends(dictionary).map(|ends| layer_file(ends.layer))
     }
 
     fn sample(&self, dictionary: &Dictionary) -> String {
-        if dictionary.coder.layers().is_some() {
+        if dictionary.coder.as_cross_layer().is_some() {
             return crate::SAMPLE.into();
         }
         // Theirs counts the files that begin with `layer_`.
-        match layer_of(dictionary.provenance.hook_point.as_deref()) {
+        match layer_of(dictionary.sites().first_read()) {
             Some((layer, _)) => format!("lapidary_sample_{layer}.safetensors"),
             None => crate::SAMPLE.into(),
         }
@@ -225,9 +229,11 @@ struct Ends {
 }
 
 fn ends(dictionary: &Dictionary) -> Option<Ends> {
-    let from = &dictionary.provenance;
-    let (layer, input) = layer_of(from.hook_point.as_deref())?;
-    let (other, output) = layer_of(from.hook_point_out.as_deref())?;
+    let Sites::Transcoder { from, to } = dictionary.sites() else {
+        return None;
+    };
+    let (layer, input) = layer_of(from.as_deref())?;
+    let (other, output) = layer_of(to.as_deref())?;
     (layer == other).then(|| Ends {
         layer,
         input: input.to_owned(),
@@ -253,7 +259,7 @@ fn numbered(name: &str, prefix: &str) -> Option<usize> {
 }
 
 /// What the set's configuration says of a layer. What is said under our own key is of one layer, that which was written last.
-fn of_set(config: Option<&Fields>, layer: usize) -> Result<Provenance, SaeError> {
+fn of_set(config: Option<&Fields>, layer: usize) -> Result<Provenance, CoderError> {
     let hook = |field: &str| {
         let name = config.and_then(|c| c.text(field))?;
         // Theirs are TransformerLens's, of which some have other names here.
@@ -267,11 +273,13 @@ fn of_set(config: Option<&Fields>, layer: usize) -> Result<Provenance, SaeError>
         None => None,
     };
     match ours {
-        Some(ours) if ours.hook_point == input => Ok(ours),
+        Some(ours) if ours.sites.first_read() == input.as_deref() => Ok(ours),
         _ => Ok(Provenance {
             model_name: config.and_then(|c| c.text("model_name")).map(str::to_owned),
-            hook_point: input,
-            hook_point_out: Some(output.unwrap_or_default()),
+            sites: Sites::Transcoder {
+                from: input,
+                to: output,
+            },
             ..Provenance::default()
         }),
     }

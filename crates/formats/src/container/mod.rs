@@ -3,10 +3,11 @@
 mod npz;
 mod torch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use lapidary_sae::SaeError;
-use lapidary_sae::tensors::{TensorReader, Tensors};
+use lapidary_coder::CoderError;
+use lapidary_io::tensors::Tensors;
+use lapidary_kernels::MappedFile;
 
 pub(crate) use torch::{Stored, write as write_torch};
 
@@ -14,7 +15,7 @@ pub(crate) use torch::{Stored, write as write_torch};
 pub struct Container(Kind);
 
 enum Kind {
-    Safetensors(TensorReader),
+    Safetensors(PathBuf, MappedFile),
     Torch(torch::TorchFile),
     Npz(npz::NpzFile),
 }
@@ -24,13 +25,16 @@ impl Container {
     ///
     /// # Errors
     /// When the file cannot be read, or is not what its ending says.
-    pub fn open(path: &Path) -> Result<Self, SaeError> {
+    pub fn open(path: &Path) -> Result<Self, CoderError> {
         let kind = match path.extension().and_then(|e| e.to_str()) {
-            Some("safetensors") => Kind::Safetensors(TensorReader::open(path)?),
+            Some("safetensors") => {
+                let bytes = MappedFile::open(path).map_err(|e| CoderError::read(path, e))?;
+                Kind::Safetensors(path.to_path_buf(), bytes)
+            }
             Some("pt" | "pth" | "bin") => Kind::Torch(torch::TorchFile::open(path)?),
             Some("npz") => Kind::Npz(npz::NpzFile::open(path)?),
             _ => {
-                return Err(SaeError::format(
+                return Err(CoderError::format(
                     path,
                     "name",
                     "another ending",
@@ -45,9 +49,9 @@ impl Container {
     ///
     /// # Errors
     /// When what it lists is damaged.
-    pub fn tensors(&self) -> Result<Tensors<'_>, SaeError> {
+    pub fn tensors(&self) -> Result<Tensors<'_>, CoderError> {
         match &self.0 {
-            Kind::Safetensors(file) => file.tensors(),
+            Kind::Safetensors(path, bytes) => Ok(Tensors::parse(path, bytes)?),
             Kind::Torch(file) => Ok(file.tensors()),
             Kind::Npz(file) => Ok(file.tensors()),
         }
@@ -63,6 +67,6 @@ impl Container {
 }
 
 /// The error of an archive.
-fn damaged(path: &Path, found: impl ToString, expected: &str) -> SaeError {
-    SaeError::format(path, "archive", found.to_string(), expected)
+fn damaged(path: &Path, found: impl ToString, expected: &str) -> CoderError {
+    CoderError::format(path, "archive", found.to_string(), expected)
 }

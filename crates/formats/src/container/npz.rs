@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use lapidary_sae::SaeError;
-use lapidary_sae::tensors::{Data, Entry, Tensors};
+use lapidary_coder::CoderError;
+use lapidary_io::tensors::{Data, Entry, Tensors};
 use safetensors::tensor::Dtype;
 use zip::ZipArchive;
 
@@ -43,9 +43,12 @@ struct Header {
 }
 
 impl NpzFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
-        let file = File::open(path).map_err(|e| SaeError::read(path, e))?;
-        let length = file.metadata().map_err(|e| SaeError::read(path, e))?.len();
+    pub(crate) fn open(path: &Path) -> Result<Self, CoderError> {
+        let file = File::open(path).map_err(|e| CoderError::read(path, e))?;
+        let length = file
+            .metadata()
+            .map_err(|e| CoderError::read(path, e))?
+            .len();
         let expected = "a zip archive of .npy files";
         let mut archive =
             ZipArchive::new(BufReader::new(file)).map_err(|e| damaged(path, e, expected))?;
@@ -60,7 +63,7 @@ impl NpzFile {
                 .map_err(|e| damaged(path, e, expected))?;
             let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
             let wrong = |found: String, expected: &str| {
-                SaeError::format(path, format!("array `{name}`"), found, expected)
+                CoderError::format(path, format!("array `{name}`"), found, expected)
             };
             let Some(short) = name.strip_suffix(".npy") else {
                 return Err(wrong("another file".into(), "a name that ends in .npy"));
@@ -107,7 +110,7 @@ impl NpzFile {
             let entry = Entry {
                 dtype: array.header.dtype,
                 shape: array.header.shape.clone(),
-                data: Data::Later(Box::new(|| self.elements(array))),
+                data: Data::OnDemand(Box::new(|| self.elements(array))),
             };
             (name.clone(), entry)
         });

@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use lapidary_sae::SaeError;
-use lapidary_sae::tensors::{Data, Entry, Tensors};
+use lapidary_coder::CoderError;
+use lapidary_io::tensors::{Data, Entry, Tensors};
 use pytorch_reader::{ByteOrder, DType, PytorchReader, Tensor};
 use safetensors::tensor::Dtype;
 use zip::write::SimpleFileOptions;
@@ -36,7 +36,7 @@ pub(crate) struct TorchFile {
 }
 
 impl TorchFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, CoderError> {
         let reader = PytorchReader::new(path).map_err(|e| damaged(path, e, EXPECTED))?;
         let facts = reader.metadata();
         if !facts.is_modern_format() {
@@ -52,10 +52,10 @@ impl TorchFile {
         let tensors = reader.into_tensors();
         // A view can repeat a few elements as often as it likes; weights never do.
         let length = std::fs::metadata(path)
-            .map_err(|e| SaeError::read(path, e))?
+            .map_err(|e| CoderError::read(path, e))?
             .len();
         if let Some((name, t)) = tensors.iter().find(|(_, t)| t.byte_len() as u64 > length) {
-            return Err(SaeError::format(
+            return Err(CoderError::format(
                 path,
                 format!("tensor `{name}`"),
                 format!("shape {:?}, {} bytes", t.shape(), t.byte_len()),
@@ -77,7 +77,7 @@ impl TorchFile {
             let entry = Entry {
                 dtype: dtype(tensor.dtype()),
                 shape: tensor.shape().to_vec(),
-                data: Data::Later(Box::new(|| tensor.read())),
+                data: Data::OnDemand(Box::new(|| tensor.read())),
             };
             (name.clone(), entry)
         });
@@ -146,8 +146,8 @@ const ALIGNMENT: u16 = 64;
 
 /// Writes tensors under names, in this order, to the new file `path`, and forces them to the disk. A shape must hold its
 /// elements.
-pub(crate) fn write(path: &Path, tensors: &[(&str, Vec<usize>, Stored)]) -> Result<(), SaeError> {
-    let failed = |e: std::io::Error| SaeError::write(path, e);
+pub(crate) fn write(path: &Path, tensors: &[(&str, Vec<usize>, Stored)]) -> Result<(), CoderError> {
+    let failed = |e: std::io::Error| CoderError::write(path, e);
     let file = File::create(path).map_err(failed)?;
     let mut zip = ZipWriter::new(file);
     let mut entry = |name: String, bytes: &[u8]| {

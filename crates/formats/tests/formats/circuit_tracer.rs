@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_coder::{Architecture, Dictionary};
 use lapidary_formats::{Format, detect, save, save_all};
-use lapidary_sae::{Architecture, Dictionary};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::folder::{

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use lapidary_formats::{Format, SAMPLE, detect, save, save_all};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::folder::{D, F, Stored, dictionary, f32s, host, numbers, opened, turned};

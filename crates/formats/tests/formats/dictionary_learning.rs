@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use lapidary_coder::{Architecture, Dictionary};
 use lapidary_formats::Format;
-use lapidary_sae::{Architecture, Dictionary};
 use serde_json::{Value, json};
 
 use crate::folder::{D, F, assert_weights, fixture, host, numbers, opened};

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use lapidary_formats::{Format, open};
-use lapidary_sae::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
+use lapidary_coder::{Architecture, Dictionary, ModelLoading};
 use lapidary_formats::{Format, describe, detect, open, save};
-use lapidary_sae::{Architecture, Dictionary, ModelLoading};
 use serde_json::json;
 
 use crate::folder::{D, F, dictionary};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use lapidary_sae::Architecture;
+use lapidary_coder::Architecture;
 use serde_json::json;
 
 use crate::folder::{D, F, Foreign, assert_weights, f32s, fixture, host, numbers, opened, turned};

@@ -3,8 +3,8 @@
 use std::fs;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_coder::{Architecture, Dictionary, Penalty, Pursuit, Shape, SparseCoder};
 use lapidary_formats::{Format, SAMPLE, detect, open, save};
-use lapidary_sae::{Architecture, Dictionary, Penalty, Pursuit, Shape, SparseCoder};
 
 use crate::folder::{D, F, dictionary, host, numbers, opened};
 

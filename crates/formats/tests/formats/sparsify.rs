@@ -5,7 +5,7 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::bf16;
-use lapidary_sae::Architecture;
+use lapidary_coder::Architecture;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 

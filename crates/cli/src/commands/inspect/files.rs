@@ -9,7 +9,7 @@ use lapidary_evaluation::Metrics;
 use lapidary_features::{describe_table, read_examples, read_features, read_runs};
 use lapidary_formats::container::Container;
 use lapidary_model::GgufDescription;
-use lapidary_sae::RunConfig;
+use lapidary_sae::Recipe;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -338,7 +338,7 @@ pub fn last_line(path: &Path) -> Result<Option<Value>> {
 fn toml_file(path: &Path, all: bool) -> Result<View> {
     let text = lapidary_io::read_text(path)?;
     let name = path.display().to_string();
-    match RunConfig::parse(&name, &text, &[]) {
+    match Recipe::parse(&name, &text, &[]) {
         Ok(config) => {
             let mut view = View::new("recipe");
             view.fact("recipe", name);

@@ -8,9 +8,11 @@ use crate::summary;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use lapidary_activations::{Store, StoreDtype};
+use lapidary_coder::Description;
+use lapidary_formats::saelens;
 use lapidary_formats::{Format, FormatError, container::Container};
 use lapidary_model::ModelConfig;
-use lapidary_sae::{Description, Dictionary, RunConfig};
+use lapidary_sae::Recipe;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -19,7 +21,7 @@ const READ_AT_MOST: u64 = 1 << 30;
 
 pub fn view(path: &Path, all: bool) -> Result<View> {
     let run = RunFolder::new(path);
-    if Dictionary::exists(&run.dictionary()) {
+    if saelens::exists(&run.dictionary()) {
         return finished_run(&run, all);
     }
     if path.join(summary::FILE).is_file() {
@@ -97,7 +99,7 @@ fn finished_run(run: &RunFolder, all: bool) -> Result<View> {
 fn unfinished_run(run: &RunFolder) -> Result<View> {
     let mut view = View::new("run without a dictionary");
     view.line("a run that is not finished: no dictionary yet");
-    recipe(&mut view, &RunConfig::load(&run.config(), &[])?);
+    recipe(&mut view, &Recipe::load(&run.config(), &[])?);
     if let Some(last) = files::last_line(&run.metrics_log())? {
         for field in ["step", "tokens", "loss", "fvu", "l0"] {
             if let Some(value) = last.get(field) {
@@ -112,23 +114,23 @@ fn unfinished_run(run: &RunFolder) -> Result<View> {
 }
 
 /// Facts of a recipe.
-pub fn recipe(view: &mut View, config: &RunConfig) {
-    let hooks = config.read_hook_points().join(", ");
+pub fn recipe(view: &mut View, config: &Recipe) {
+    let hooks = config.sites.read().join(", ");
     let coder = &config.coder;
-    view.fact("architecture", coder.architecture.clone());
+    view.fact("architecture", coder.architecture.to_string());
     view.fact("model", config.model.clone());
-    if let Some(other) = &config.other_model {
-        view.fact("second model", other.clone());
+    if let Some(second) = config.sites.second_model() {
+        view.fact("second model", second.to_owned());
     }
     view.fact("hook point", hooks.clone());
-    let written = config.written_hook_points().join(", ");
+    let written = config.sites.written().join(", ");
     if written != hooks {
         view.fact("reconstructs", written);
     }
     if let Some(latents) = coder.d_sae {
         view.fact("latents", latents);
     }
-    if config.architecture().takes_k() {
+    if coder.architecture.takes_k() {
         view.fact("k", coder.k);
     }
     view.fact("corpus", config.corpus.path.clone());
@@ -145,7 +147,7 @@ fn several_runs(path: &Path) -> Result<Option<View>> {
         let run = RunFolder::new(&entry.path());
         if run.config().is_file() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let finished = Dictionary::exists(&run.dictionary());
+            let finished = saelens::exists(&run.dictionary());
             let state = if finished { "finished" } else { "not finished" };
             let value = json!({"name": name, "finished": finished});
             found.push((value, format!("{name:<32} {state}")));
@@ -234,7 +236,7 @@ fn describe(view: &mut View, path: &Path, format: Option<Format>, all: bool) -> 
     };
     view.fact("dictionary", path.display().to_string());
     view.fact("format", format.to_string());
-    view.fact("architecture", described.architecture);
+    view.fact("architecture", described.architecture.to_string());
     let widths = match described.d_in == described.d_out {
         true => format!("{} dimensions", described.d_in),
         false => format!("{} dimensions to {}", described.d_in, described.d_out),
@@ -255,17 +257,12 @@ fn describe(view: &mut View, path: &Path, format: Option<Format>, all: bool) -> 
 
 fn provenance(view: &mut View, described: &Description) {
     let p = &described.provenance;
-    let read = match p.hook_points.is_empty() {
-        true => p.hook_point.clone(),
-        false => Some(p.hook_points.join(", ")),
-    };
-    let written = match p.hook_points_out.is_empty() {
-        true => p.hook_point_out.clone().filter(|name| !name.is_empty()),
-        false => Some(p.hook_points_out.join(", ")),
-    };
+    let listed = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
+    let read = listed(p.sites.read());
+    let written = listed(p.sites.written()).filter(|_| p.sites.transcodes());
     for (name, value) in [
         ("model", p.model_name.clone()),
-        ("second model", p.other_model.clone()),
+        ("second model", p.sites.second_model().map(str::to_owned)),
         ("hook point", read),
         ("reconstructs", written),
         ("corpus", p.corpus.clone()),

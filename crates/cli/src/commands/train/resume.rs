@@ -2,11 +2,13 @@
 
 use super::{Common, Options, check_store, source};
 use crate::progress::{Stage, say};
-use crate::recipe::Recipe;
+use crate::recipe::NamedRecipe;
 use crate::run_folder::RunWriter;
 use anyhow::{Result, bail, ensure};
 use lapidary_activations::SkippedRows;
-use lapidary_sae::{Dictionary, RunConfig, TrainingRun, checkpoint};
+use lapidary_coder::Dictionary;
+use lapidary_formats::saelens;
+use lapidary_sae::{Recipe, TrainingRun, checkpoint};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -51,17 +53,19 @@ impl Way {
 
 /// Refuses a recipe that is not `saved`, which is in `place`, but for what follows from another length where that may change.
 fn same_training(
-    saved: &RunConfig,
+    saved: &Recipe,
     place: &Path,
-    recipe: &Recipe,
+    recipe: &NamedRecipe,
     width: usize,
     common: &Common,
     extend: bool,
 ) -> Result<()> {
-    let differences = saved.training_differences(&recipe.config.resolve(width)?);
+    let (saved, wanted) = (saved.resolve(width)?, recipe.config.resolve(width)?);
+    let saved = saved.recipe();
+    let differences = saved.training_differences(wanted.recipe());
     let mut differences: Vec<_> = differences
         .into_iter()
-        .filter(|(key, ..)| !(extend && RunConfig::is_length(key)))
+        .filter(|(key, ..)| !(extend && Recipe::is_length(key)))
         .collect();
     // What the user changed, before what follows from it.
     differences.sort_by_key(|(key, ..)| !recipe.given.contains(key));
@@ -85,7 +89,7 @@ fn same_training(
 
 /// The run of the folder's checkpoint, if it is one of these recipes.
 pub(super) fn resume(
-    recipes: &[Recipe],
+    recipes: &[NamedRecipe],
     widths: &[usize],
     common: &Common,
     extend: bool,
@@ -116,8 +120,8 @@ pub(super) fn resume(
     let stage = Stage::new("buffer", 1);
     let (source, skipped) = source(&recipes[0], common, false)?;
     let mut run = TrainingRun::resume(&place, source, &common.device)?;
-    let configs: Vec<RunConfig> = recipes.iter().map(|r| r.config.clone()).collect();
-    run.adopt(&configs);
+    let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
+    run.update_settings(&configs);
     if extend {
         run.extend(&configs)?;
     }
@@ -128,11 +132,11 @@ pub(super) fn resume(
 
 /// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise; none if all is done.
 pub(super) fn finished(
-    recipes: &[Recipe],
+    recipes: &[NamedRecipe],
     widths: &[usize],
     common: &Common,
     (out, there): (&Path, &BTreeSet<String>),
-) -> Result<(Vec<RunConfig>, Vec<Dictionary>)> {
+) -> Result<(Vec<Recipe>, Vec<Dictionary>)> {
     let here: BTreeSet<String> = common.names.iter().cloned().collect();
     let listed = |names: &BTreeSet<String>| match names.is_empty() {
         true => "one coder".to_owned(),
@@ -148,9 +152,9 @@ pub(super) fn finished(
     let mut configs = vec![];
     let mut as_wanted = true;
     for ((recipe, folder), width) in recipes.iter().zip(&common.folders).zip(widths) {
-        let saved = RunConfig::load(&folder.config(), &[])?;
+        let saved = Recipe::load(&folder.config(), &[])?;
         same_training(&saved, &folder.config(), recipe, *width, common, false)?;
-        let config = recipe.config.resolve(*width)?;
+        let config = recipe.config.resolve(*width)?.recipe().clone();
         as_wanted &= saved.evaluation == config.evaluation && saved.features == config.features;
         configs.push(config);
     }
@@ -160,7 +164,7 @@ pub(super) fn finished(
     }
     let mut dictionaries = vec![];
     for folder in &common.folders {
-        dictionaries.push(Dictionary::load(&folder.dictionary(), &common.device)?);
+        dictionaries.push(saelens::load(&folder.dictionary(), &common.device)?);
     }
     Ok((configs, dictionaries))
 }

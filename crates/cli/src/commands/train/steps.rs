@@ -2,7 +2,7 @@
 
 use crate::interrupt::{self, Graceful, Interrupted};
 use crate::progress::{Stage, say};
-use crate::recipe::Recipe;
+use crate::recipe::NamedRecipe;
 use crate::run_folder::{MetricsLog, RunWriter};
 use anyhow::{Result, anyhow};
 use lapidary_sae::{Observer, SaeError, StepReport, TrainingRun};
@@ -64,7 +64,7 @@ impl Observer for Watch<'_> {
 /// All steps, with bars and logs.
 pub(super) fn steps(
     run: &mut TrainingRun,
-    recipes: &[Recipe],
+    recipes: &[NamedRecipe],
     logs: Vec<MetricsLog>,
     writer: &mut RunWriter,
 ) -> Result<()> {
@@ -132,7 +132,7 @@ pub(super) fn steps(
 }
 
 /// An error that is of one coder says so by its name.
-pub(super) fn named(error: SaeError, recipes: &[Recipe]) -> anyhow::Error {
+pub(super) fn named(error: SaeError, recipes: &[NamedRecipe]) -> anyhow::Error {
     match error {
         SaeError::OfCoder { number, error } => {
             anyhow!(*error).context(format!("coder {}", recipes[number].name))

@@ -1,0 +1,65 @@
+//! Gated: two affine maps that share directions decide whether a latent is active and how strongly (Rajamanoharan et al. 2024,
+//! "Improving dictionary learning with gated sparse autoencoders", arXiv 2404.16014). With h = ⟨w_enc, x⟩ a latent is active where the
+//! gate h + b_gate is positive; its value is then ReLU(exp(r_mag) h + b_mag).
+
+use burn::tensor::Tensor;
+use lapidary_io::Fields;
+use lapidary_kernels::{SparseCodes, encode_threshold};
+
+use crate::architecture::{Architecture, Rule};
+use crate::coder::Coder;
+use crate::error::CoderError;
+use crate::fold::{Fold, fold};
+use crate::host::vector;
+use crate::scaling::Scaling;
+use crate::sparse_coder::SparseCoder;
+
+pub(crate) struct Gated;
+
+impl Rule for Gated {
+    fn shapes(&self, d_in: usize, d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+        vec![
+            ("w_enc", vec![d_sae, d_in]),
+            ("b_gate", vec![d_sae]),
+            ("b_mag", vec![d_sae]),
+            ("r_mag", vec![d_sae]),
+            ("w_dec", vec![d_sae, d_out]),
+            ("b_dec", vec![d_out]),
+        ]
+    }
+
+    /// A JumpReLU: the gate is positive where the value exceeds b_mag − exp(r_mag) b_gate.
+    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
+        let factor = coder.vector("r_mag").exp();
+        let b_mag = coder.vector("b_mag");
+        let threshold = b_mag.clone() - factor.clone() * coder.vector("b_gate");
+        let w_mag = coder.w_enc() * factor.unsqueeze_dim::<2>(1);
+        encode_threshold(x, w_mag, b_mag, threshold)
+    }
+
+    fn finish(
+        &self,
+        coder: &SparseCoder,
+        _threshold: f64,
+        scaling: &Scaling,
+    ) -> Result<SparseCoder, CoderError> {
+        let how = Fold {
+            factors: &["r_mag"],
+            ..Fold::default()
+        };
+        let mut folded = fold(coder, scaling, how)?;
+        if !coder.apply_b_dec_to_input {
+            // Both maps read x without its mean.
+            let mean = vector(scaling.mean_read(), &coder.device()).unsqueeze_dim::<2>(1);
+            let shift = folded.w_enc().matmul(mean).squeeze_dim::<1>(1); // [d_sae]
+            let b_gate = folded.vector("b_gate") - shift.clone();
+            let b_mag = folded.vector("b_mag") - shift * folded.vector("r_mag").exp();
+            folded.weights = folded.weights.with("b_gate", b_gate).with("b_mag", b_mag);
+        }
+        Ok(folded)
+    }
+
+    fn read_parameters(&self, _: &Fields, _: [usize; 3]) -> Result<Architecture, CoderError> {
+        Ok(Architecture::Gated)
+    }
+}

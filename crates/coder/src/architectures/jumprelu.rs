@@ -1,0 +1,38 @@
+//! JumpReLU: a latent is active, with its pre-activation as value, where that is above its threshold (Rajamanoharan et al. 2024,
+//! "Jumping ahead", arXiv 2407.14435).
+
+use burn::tensor::Tensor;
+use lapidary_io::Fields;
+use lapidary_kernels::{SparseCodes, encode_threshold};
+
+use crate::architecture::{Architecture, Rule};
+use crate::coder::Coder;
+use crate::error::CoderError;
+use crate::sparse_coder::SparseCoder;
+
+pub(crate) struct JumpRelu;
+
+impl Rule for JumpRelu {
+    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
+        let threshold = coder.vector("threshold");
+        encode_threshold(x, coder.w_enc(), coder.b_enc(), threshold)
+    }
+
+    fn shapes(&self, d_in: usize, d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
+        vec![
+            ("w_enc", vec![d_sae, d_in]),
+            ("b_enc", vec![d_sae]),
+            ("w_dec", vec![d_sae, d_out]),
+            ("b_dec", vec![d_out]),
+            ("threshold", vec![d_sae]),
+        ]
+    }
+
+    fn crosses_layers(&self) -> bool {
+        true
+    }
+
+    fn read_parameters(&self, _: &Fields, _: [usize; 3]) -> Result<Architecture, CoderError> {
+        Ok(Architecture::JumpRelu)
+    }
+}

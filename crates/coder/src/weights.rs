@@ -1,0 +1,141 @@
+//! A coder's weights by name. Which there are, an architecture says; whoever copies, stores or updates them goes over all.
+
+use burn::tensor::{Device, Tensor};
+
+/// One weight.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// Two-dimensional: of encoders and decoders one row a latent.
+    Matrix(Tensor<2>),
+    /// One number a latent, or a dimension of the activation.
+    Vector(Tensor<1>),
+}
+
+impl From<Tensor<2>> for Weight {
+    fn from(tensor: Tensor<2>) -> Self {
+        Self::Matrix(tensor)
+    }
+}
+
+impl From<Tensor<1>> for Weight {
+    fn from(tensor: Tensor<1>) -> Self {
+        Self::Vector(tensor)
+    }
+}
+
+impl Weight {
+    /// Its sizes.
+    #[must_use]
+    pub fn dims(&self) -> Vec<usize> {
+        match self {
+            Self::Matrix(t) => t.dims().to_vec(),
+            Self::Vector(t) => t.dims().to_vec(),
+        }
+    }
+
+    fn to_device(&self, device: &Device) -> Self {
+        match self {
+            Self::Matrix(t) => t.clone().to_device(device).into(),
+            Self::Vector(t) => t.clone().to_device(device).into(),
+        }
+    }
+
+    fn tracked(&self) -> Self {
+        match self {
+            Self::Matrix(t) => t.clone().autodiff().require_grad().into(),
+            Self::Vector(t) => t.clone().autodiff().require_grad().into(),
+        }
+    }
+}
+
+/// Which weight of a coder: its name, and its layer if there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WeightKey {
+    /// The layer of a cross-layer transcoder; none for other coders, and for what all layers share.
+    pub layer: Option<usize>,
+    /// The name, `w_enc` for instance.
+    pub name: &'static str,
+}
+
+impl From<&'static str> for WeightKey {
+    fn from(name: &'static str) -> Self {
+        Self { layer: None, name }
+    }
+}
+
+/// The name in files: `w_enc`, or `w_enc.3`.
+impl std::fmt::Display for WeightKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.layer {
+            Some(layer) => write!(f, "{}.{layer}", self.name),
+            None => f.write_str(self.name),
+        }
+    }
+}
+
+/// The weights of a coder, in its own order.
+#[derive(Clone, Debug, Default)]
+pub struct Weights(Vec<(&'static str, Weight)>);
+
+impl Weights {
+    /// Weights under their names.
+    #[must_use]
+    pub fn new<const N: usize>(weights: [(&'static str, Weight); N]) -> Self {
+        Self(weights.into())
+    }
+
+    /// With one more, or another under a name that is there.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, weight: impl Into<Weight>) -> Self {
+        match self.0.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, old)) => *old = weight.into(),
+            None => self.0.push((name, weight.into())),
+        }
+        self
+    }
+
+    /// Each name with its weight.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Weight)> {
+        self.0.iter().map(|(name, weight)| (*name, weight))
+    }
+
+    /// The matrix of this name, if there is one.
+    #[must_use]
+    pub fn matrix(&self, name: &str) -> Option<&Tensor<2>> {
+        self.0.iter().find_map(|(n, weight)| match weight {
+            Weight::Matrix(t) if *n == name => Some(t),
+            _ => None,
+        })
+    }
+
+    /// The vector of this name, if there is one.
+    #[must_use]
+    pub fn vector(&self, name: &str) -> Option<&Tensor<1>> {
+        self.0.iter().find_map(|(n, weight)| match weight {
+            Weight::Vector(t) if *n == name => Some(t),
+            _ => None,
+        })
+    }
+
+    /// The same weights on another device.
+    #[must_use]
+    pub fn to_device(&self, device: &Device) -> Self {
+        self.map(|weight| weight.to_device(device))
+    }
+
+    /// The same weights as leaves of a gradient graph.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        self.map(Weight::tracked)
+    }
+
+    fn map(&self, f: impl Fn(&Weight) -> Weight) -> Self {
+        Self(self.0.iter().map(|(n, w)| (*n, f(w))).collect())
+    }
+}
+
+impl FromIterator<(&'static str, Weight)> for Weights {
+    fn from_iter<I: IntoIterator<Item = (&'static str, Weight)>>(weights: I) -> Self {
+        Self(weights.into_iter().collect())
+    }
+}

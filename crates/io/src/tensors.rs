@@ -1,0 +1,398 @@
+//! Named tensors in a file, read as if an enemy had written it: every shape is checked against what the caller expects before
+//! anything is allocated, and an error names file, tensor, what was found and what was expected. Our own files are
+//! safetensors; a reader of another container hands over what it lists.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::IoError;
+use crate::file::write_synced;
+
+/// Tensors to be written, as bytes.
+#[derive(Default)]
+pub struct TensorWriter {
+    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+impl TensorWriter {
+    /// Adds numbers with a shape.
+    pub fn f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors
+            .push((name.to_owned(), Dtype::F32, shape.to_vec(), bytes));
+    }
+
+    /// Adds f64 numbers.
+    pub fn f64(&mut self, name: &str, values: &[f64]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors
+            .push((name.to_owned(), Dtype::F64, vec![values.len()], bytes));
+    }
+
+    /// Adds whole numbers.
+    pub fn u64(&mut self, name: &str, values: &[u64]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors
+            .push((name.to_owned(), Dtype::U64, vec![values.len()], bytes));
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(
+        &self,
+        path: &Path,
+        metadata: Option<HashMap<String, String>>,
+    ) -> Result<(), IoError> {
+        let views: Vec<(String, TensorView<'_>)> = self
+            .tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| {
+                let view = TensorView::new(*dtype, shape.clone(), bytes)
+                    .expect("shape and bytes were made together");
+                (name.clone(), view)
+            })
+            .collect();
+        let bytes = safetensors::serialize(views, metadata)
+            .map_err(|e| IoError::write(path)(io::Error::other(e.to_string())))?;
+        write_synced(path, &bytes).map_err(IoError::write(path))
+    }
+}
+
+/// The tensors of a file.
+pub struct Tensors<'a> {
+    path: &'a Path,
+    entries: BTreeMap<String, Entry<'a>>,
+}
+
+/// A tensor as a file lists it.
+pub struct Entry<'a> {
+    /// Type of an element.
+    pub dtype: Dtype,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its elements, little-endian, the last index running fastest.
+    pub data: Data<'a>,
+}
+
+/// The elements of an [`Entry`].
+pub enum Data<'a> {
+    /// They are in memory.
+    InMemory(&'a [u8]),
+    /// They are read when they are asked for.
+    OnDemand(Box<dyn Fn() -> io::Result<Vec<u8>> + 'a>),
+}
+
+impl<'a> Tensors<'a> {
+    /// The tensors of a safetensors file, whose header is checked against its length. `bytes` are those of the file `path`,
+    /// best mapped into memory: a tensor that nobody asks for is not read.
+    ///
+    /// # Errors
+    /// It is no safetensors file.
+    pub fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self, IoError> {
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
+            IoError::format(
+                path,
+                "header",
+                e.to_string(),
+                "a safetensors file whose header matches its length",
+            )
+        })?;
+        let entries = tensors.iter().map(|(name, view)| {
+            let entry = Entry {
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                data: Data::InMemory(view.data()),
+            };
+            (name.to_owned(), entry)
+        });
+        Ok(Self::new(path, entries.collect()))
+    }
+
+    /// The tensors that the file `path` lists.
+    #[must_use]
+    pub fn new(path: &'a Path, entries: BTreeMap<String, Entry<'a>>) -> Self {
+        Self { path, entries }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.path
+    }
+
+    /// Their names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Their names, sorted, each with its type and sizes.
+    pub fn described(&self) -> impl Iterator<Item = (&str, String, &[usize])> {
+        let each = self.entries.iter();
+        each.map(|(name, e)| (name.as_str(), format!("{:?}", e.dtype), &e.shape[..]))
+    }
+
+    /// Refuses a tensor that is not among `known`: what it would change is not known.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn only(&self, known: &[&str]) -> Result<(), IoError> {
+        let foreign = self.names().find(|name| !known.contains(name));
+        match foreign {
+            None => Ok(()),
+            Some(name) => Err(IoError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                "a tensor that means nothing here",
+                format!("only [{}]", known.join(", ")),
+            )),
+        }
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry<'a>, IoError> {
+        let entry = self.entries.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.names().take(12).collect();
+            IoError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                format!("only [{}]", names.join(", ")),
+                format!("{name} {shape:?}"),
+            )
+        })?;
+        if entry.shape != shape {
+            let turned = entry.shape.iter().rev().eq(shape);
+            let note = if turned {
+                " (this one lies transposed)"
+            } else {
+                ""
+            };
+            return Err(IoError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                format!("shape {:?}", entry.shape),
+                format!("shape {shape:?}{note}"),
+            ));
+        }
+        Ok(entry)
+    }
+
+    /// The bytes of a tensor, as many as its type and shape need.
+    fn bytes(&self, name: &str, entry: &Entry<'a>) -> Result<Cow<'_, [u8]>, IoError> {
+        let wrong = |found: String, expected: String| {
+            IoError::format(self.path, format!("tensor `{name}`"), found, expected)
+        };
+        let count = entry
+            .shape
+            .iter()
+            .try_fold(1, |n: usize, d| n.checked_mul(*d));
+        let size = count.and_then(|n| n.checked_mul(entry.dtype.bitsize()));
+        let size = size.map(|bits| bits / 8).ok_or_else(|| {
+            wrong(
+                format!("shape {:?}", entry.shape),
+                "one that fits memory".into(),
+            )
+        })?;
+        let bytes = match &entry.data {
+            Data::InMemory(bytes) => Cow::Borrowed(*bytes),
+            Data::OnDemand(read) => {
+                let read = read().map_err(|e| wrong(e.to_string(), "its elements".into()))?;
+                Cow::Owned(read)
+            }
+        };
+        if bytes.len() == size {
+            Ok(bytes)
+        } else {
+            Err(wrong(format!("{} bytes", bytes.len()), format!("{size}")))
+        }
+    }
+
+    /// Checks that there is a tensor of this name and shape.
+    ///
+    /// # Errors
+    /// When there is none, or it has another shape.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<(), IoError> {
+        self.entry(name, shape).map(|_| ())
+    }
+
+    /// Whether there is a tensor of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The shape of a tensor, if it is there.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.entries.get(name).map(|e| e.shape.clone())
+    }
+
+    /// Finite numbers of a tensor of exactly this shape; stored as F32, F16, BF16 or F64.
+    ///
+    /// # Errors
+    /// When there is none, or it has another shape or type, or a value is not finite.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, IoError> {
+        let values = self.numbers(name, shape)?;
+        self.refuse(name, &values, "finite numbers", |v| v.is_finite())?;
+        Ok(values)
+    }
+
+    /// As [`Tensors::f32`], but infinity is a value too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn f32_or_infinite(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, IoError> {
+        let values = self.numbers(name, shape)?;
+        self.refuse(name, &values, "numbers", |v| !v.is_nan())?;
+        Ok(values)
+    }
+
+    fn refuse(
+        &self,
+        name: &str,
+        values: &[f32],
+        expected: &str,
+        good: impl Fn(f32) -> bool,
+    ) -> Result<(), IoError> {
+        match values.iter().position(|v| !good(*v)) {
+            None => Ok(()),
+            Some(at) => Err(IoError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                format!("{} at element {at}", values[at]),
+                expected,
+            )),
+        }
+    }
+
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, IoError> {
+        let entry = self.entry(name, shape)?;
+        if !matches!(
+            entry.dtype,
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64
+        ) {
+            return Err(IoError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                format!("type {:?}", entry.dtype),
+                "F32, F16, BF16 or F64",
+            ));
+        }
+        let data = &*self.bytes(name, entry)?;
+        Ok(match entry.dtype {
+            Dtype::F16 => chunks(data)
+                .map(|b| f16::from_le_bytes(b).to_f32())
+                .collect(),
+            Dtype::BF16 => chunks(data)
+                .map(|b| bf16::from_le_bytes(b).to_f32())
+                .collect(),
+            Dtype::F64 => chunks(data).map(|b| f64::from_le_bytes(b) as f32).collect(),
+            _ => chunks(data).map(f32::from_le_bytes).collect(),
+        })
+    }
+
+    /// The one whole number of a tensor `[]` or `[1]` of any integer type.
+    ///
+    /// # Errors
+    /// When there is none, or several, or it is below 0.
+    pub fn whole(&self, name: &str) -> Result<u64, IoError> {
+        let shape = self.shape(name).unwrap_or_default();
+        let expected = match shape.iter().all(|d| *d == 1) {
+            true => &shape[..],
+            false => &[],
+        };
+        Ok(self.integers(name, expected)?[0])
+    }
+
+    /// The whole numbers of a vector of any integer type, `most` at most.
+    ///
+    /// # Errors
+    /// When it is no such vector, or a number is below 0.
+    pub fn wholes(&self, name: &str, most: usize) -> Result<Vec<u64>, IoError> {
+        let shape = self.shape(name).unwrap_or_default();
+        let expected = match shape[..] {
+            [n] => n.min(most),
+            _ => most,
+        };
+        self.integers(name, &[expected])
+    }
+
+    fn integers(&self, name: &str, shape: &[usize]) -> Result<Vec<u64>, IoError> {
+        let entry = self.entry(name, shape)?;
+        let wrong = |found: String| {
+            let expected = "whole numbers, 0 or more";
+            IoError::format(self.path, format!("tensor `{name}`"), found, expected)
+        };
+        let data = self.bytes(name, entry)?;
+        let values: Vec<i64> = match entry.dtype {
+            Dtype::I64 => chunks(&data).map(i64::from_le_bytes).collect(),
+            Dtype::I32 => chunks(&data)
+                .map(|b| i32::from_le_bytes(b).into())
+                .collect(),
+            Dtype::I16 => chunks(&data)
+                .map(|b| i16::from_le_bytes(b).into())
+                .collect(),
+            Dtype::U8 => data.iter().map(|b| (*b).into()).collect(),
+            other => return Err(wrong(format!("type {other:?}"))),
+        };
+        let each = values.into_iter();
+        each.map(|v| u64::try_from(v).map_err(|_| wrong(v.to_string())))
+            .collect()
+    }
+
+    /// f64 numbers, exactly as stored.
+    pub fn f64(&self, name: &str, count: usize) -> Result<Vec<f64>, IoError> {
+        let data = self.typed(name, count, Dtype::F64)?;
+        Ok(chunks(&data).map(f64::from_le_bytes).collect())
+    }
+
+    /// Whole numbers; `count` of them if given.
+    ///
+    /// # Errors
+    /// When it is no such vector.
+    pub fn u64(&self, name: &str, count: usize) -> Result<Vec<u64>, IoError> {
+        let data = self.typed(name, count, Dtype::U64)?;
+        Ok(chunks(&data).map(u64::from_le_bytes).collect())
+    }
+
+    fn typed(&self, name: &str, count: usize, dtype: Dtype) -> Result<Cow<'_, [u8]>, IoError> {
+        let entry = self.entry(name, &[count])?;
+        if entry.dtype != dtype {
+            return Err(IoError::format(
+                self.path,
+                format!("tensor `{name}`"),
+                format!("type {:?}", entry.dtype),
+                format!("{dtype:?}"),
+            ));
+        }
+        self.bytes(name, entry)
+    }
+}
+
+/// Little-endian elements of `N` bytes.
+fn chunks<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    data.as_chunks::<N>().0.iter().copied()
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+#[must_use]
+pub fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; data.len()];
+    // Tiles keep both sides in cache.
+    const TILE: usize = 32;
+    for r0 in (0..rows).step_by(TILE) {
+        for c0 in (0..columns).step_by(TILE) {
+            for r in r0..(r0 + TILE).min(rows) {
+                for c in c0..(c0 + TILE).min(columns) {
+                    out[c * rows + r] = data[r * columns + c];
+                }
+            }
+        }
+    }
+    out
+}

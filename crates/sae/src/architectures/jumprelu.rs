@@ -1,0 +1,156 @@
+//! Training of JumpReLU coders (Rajamanoharan et al. 2024, "Jumping ahead", arXiv 2407.14435). Thresholds are trained by a
+//! straight-through gradient: that of the loss smoothed over a window of `bandwidth` around the threshold. Penalties: the number of
+//! active latents ("step", of that paper), its squared distance from a target ("quadratic", Gemma Scope 2), or a tanh of the activations
+//! (Anthropic's January 2025 update, whose loss on the pre-activations of dead latents is there too).
+
+use burn::tensor::{Int, Tensor, activation::relu};
+use lapidary_coder::{Coder, SparseCoder, Weights};
+use lapidary_kernels::{SparseCodes, encode_threshold};
+
+use crate::architectures::{LayerInput, Method};
+use crate::losses;
+use crate::parameters::Parameters;
+use crate::recipe::{JumpReluConfig, JumpReluPenalty, ResolvedRecipe};
+use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
+
+pub(crate) struct JumpRelu;
+
+impl Method for JumpRelu {
+    fn has_ghost_gradients(&self) -> bool {
+        true
+    }
+
+    fn trains_end_to_end(&self) -> bool {
+        true
+    }
+
+    fn init(
+        &self,
+        w_enc: Tensor<2>,
+        w_dec: Tensor<2>,
+        b_dec: Tensor<1>,
+        recipe: &ResolvedRecipe,
+    ) -> Weights {
+        let start = recipe.jumprelu.initial_threshold;
+        let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
+        Weights::new([
+            ("w_enc", w_enc.into()),
+            ("b_enc", b_enc.clone().into()),
+            ("w_dec", w_dec.into()),
+            ("b_dec", b_dec.into()),
+            ("threshold", b_enc.add_scalar(start).into()),
+        ])
+    }
+
+    fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
+        let how = &context.recipe.jumprelu;
+        let coder = layer.coder.tracked();
+        let x = coder.centre(layer.x.clone().autodiff());
+        let latents = Latents::of(&coder, x.clone(), how);
+        let penalty = latents.penalty(&coder, how, layer.widths);
+        let dead = layer.dead.clone().filter(|_| how.pre_act_coefficient > 0.0);
+        let own_aux = dead.map(|dead| Weighted {
+            term: missing(&coder, x, dead, layer.widths),
+            weight: how.pre_act_coefficient,
+        });
+        let codes = SparseCodes {
+            values: latents.values.clone().inner(),
+            indices: latents.indices.inner(),
+        };
+        Encoded {
+            penalty: Some(Weighted {
+                term: penalty,
+                weight: how.l0_coefficient * context.penalty_rise(),
+            }),
+            own_aux,
+            ..Encoded::new(
+                Codes::Sparse(codes),
+                Backward::Tracked {
+                    coder,
+                    values: latents.values,
+                },
+            )
+        }
+    }
+
+    /// Below 0 a threshold means nothing.
+    fn project(&self, parameters: &mut Parameters) {
+        parameters.map_vectors("threshold", |t| t.clamp_min(0.0));
+    }
+}
+
+/// The latents of a batch that are active or in the window below their threshold, with gradients for the thresholds.
+struct Latents {
+    /// `[n, k]`, any order; 0 where not active.
+    values: Tensor<2>,
+    /// 1 where active, `[n, k]`.
+    gates: Tensor<2>,
+    indices: Tensor<2, Int>,
+}
+
+impl Latents {
+    /// Of `x`, centred. Forward, a value is its pre-activation z or 0. Backward, with rect 1 in the window and 0 outside, the
+    /// derivative of a value in the threshold θ is −θ/bandwidth · rect, that of a gate −1/bandwidth · rect; in z with
+    /// `ste_to_input` the negative of it on top.
+    fn of(coder: &SparseCoder, x: Tensor<2>, how: &JumpReluConfig) -> Self {
+        let half = how.bandwidth / 2.0;
+        let theta = coder.vector("threshold");
+        // Everything above θ − half. The same is added on both sides, for the kernel has no thresholds below 0.
+        let found = encode_threshold(
+            x,
+            coder.w_enc(),
+            coder.b_enc() + half,
+            theta.clone().detach(),
+        );
+        let shape = found.indices.dims();
+        let there = found.values.clone().greater_elem(0.0);
+        let z = found.values - half;
+        let places = found.indices.clone().reshape([shape[0] * shape[1]]);
+        let theta = theta.select(0, places).reshape(shape); // [n, k]
+        let level = theta.clone().detach();
+        let above = z.clone().detach().greater(level.clone());
+        let within = z.clone().detach().lower(level.clone() + half);
+        let gates = above.bool_and(there.clone()).float();
+        let window = within.bool_and(there).float() / how.bandwidth;
+        let mut shift = level.clone() - theta; // 0, and −1 backward
+        if how.ste_to_input {
+            shift = shift + (z.clone() - z.clone().detach());
+        }
+        Self {
+            values: z * gates.clone() + window.clone() * level * shift.clone(),
+            gates: gates + window * shift,
+            indices: found.indices,
+        }
+    }
+
+    /// Mean over tokens, before its coefficient.
+    fn penalty(&self, coder: &SparseCoder, how: &JumpReluConfig, parts: &[usize]) -> Tensor<1> {
+        let [n, k] = self.indices.dims();
+        let l0 = self.gates.clone().sum_dim(1); // [n, 1]
+        let each = match (how.penalty, how.target_l0) {
+            (JumpReluPenalty::Quadratic, Some(target)) => (l0 - target).square() * (2.0 / target),
+            (JumpReluPenalty::Tanh, _) => {
+                let norms = losses::decoder_norms(coder.w_dec(), parts); // [d_sae, 1]
+                let places = self.indices.clone().reshape([n * k]);
+                let norms = norms.select(0, places).reshape([n, k]);
+                (self.values.clone() * norms * how.tanh_scale)
+                    .tanh()
+                    .sum_dim(1)
+            }
+            _ => l0,
+        };
+        each.sum() / n.max(1) as f64
+    }
+}
+
+/// Sum over dead latents of what their pre-activation of `x`, centred, lacks to the threshold, times the decoder row's norm, mean over
+/// tokens.
+fn missing(coder: &SparseCoder, x: Tensor<2>, dead: Tensor<1, Int>, parts: &[usize]) -> Tensor<1> {
+    let n = x.dims()[0].max(1) as f64;
+    let of = |t: Tensor<1>| t.select(0, dead.clone()).unsqueeze::<2>(); // [1, n_dead]
+    let rows = coder.w_enc().select(0, dead.clone());
+    let z = x.matmul(rows.transpose()) + of(coder.b_enc());
+    let norms = coder.w_dec().select(0, dead.clone());
+    let norms = losses::decoder_norms(norms, parts); // [n_dead, 1]
+    relu(of(coder.vector("threshold")) - z).matmul(norms).sum() / n
+}

@@ -1,0 +1,58 @@
+//! Training of standard coders: ReLU latents, made sparse by an L1 penalty (Bricken et al. 2023, "Towards monosemanticity"; the penalty
+//! weighs each latent by the norm of its decoder row, as in Anthropic's April 2024 update). It is dense: the penalty needs every latent.
+
+use burn::tensor::{Tensor, activation::relu};
+use lapidary_coder::{Coder, SparseCoder};
+
+use crate::architectures::{LayerInput, Method};
+use crate::losses;
+use crate::recipe::SparsityPenalty;
+use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
+
+pub(crate) struct Standard;
+
+impl Method for Standard {
+    fn frees_decoder_norm(&self) -> bool {
+        true
+    }
+
+    fn default_lr(&self, _d_sae: usize) -> f64 {
+        3e-4
+    }
+
+    fn has_ghost_gradients(&self) -> bool {
+        true
+    }
+
+    fn trains_end_to_end(&self) -> bool {
+        true
+    }
+
+    fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
+        let coder = layer.coder.tracked();
+        let values = latents(&coder, coder.centre(layer.x.clone().autodiff()));
+        let training = &context.recipe.training;
+        let (w_dec, widths) = (coder.w_dec(), layer.widths);
+        let term = match training.sparsity_penalty {
+            SparsityPenalty::L1 => losses::l1(values.clone(), w_dec, widths),
+            SparsityPenalty::Tanh => {
+                losses::tanh(values.clone(), w_dec, widths, training.tanh_scale)
+            }
+        };
+        Encoded {
+            penalty: Some(Weighted {
+                term,
+                weight: training.l1_coefficient * context.penalty_rise(),
+            }),
+            ..Encoded::new(
+                Codes::Dense(values.clone().inner()),
+                Backward::Tracked { coder, values },
+            )
+        }
+    }
+}
+
+/// Latents of `x`, centred, `[n, d_sae]`.
+pub(crate) fn latents(coder: &SparseCoder, x: Tensor<2>) -> Tensor<2> {
+    relu(x.matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze())
+}

@@ -1,3 +1,0 @@
-//! Dictionaries on disk, one file a layout.
-
-pub(crate) mod saelens;

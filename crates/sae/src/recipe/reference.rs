@@ -1,0 +1,112 @@
+//! The reference page of recipes, made of the declarations of their keys.
+
+use std::fmt::Write;
+
+use super::table::Key;
+use super::tables::{
+    ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, ExcludeConfig, FeaturesConfig,
+    JumpReluConfig, MatryoshkaConfig, ProximalConfig, PursuitConfig, TrainingConfig,
+};
+
+/// The keys that stand in no table.
+fn top_level() -> Vec<Key> {
+    let key = |name, default: &str, doc: &str| Key {
+        name,
+        default: default.to_owned(),
+        range: "",
+        doc: doc.to_owned(),
+    };
+    vec![
+        key(
+            "model",
+            "`\"embedded\"`",
+            "A Hugging Face folder, a hub name, or `embedded`.",
+        ),
+        key(
+            "hook_point",
+            "after the middle layer of the model: `blocks.{n_layers/2}.hook_resid_post`",
+            "Where the activations are read ([hook points](hook-points.md)).",
+        ),
+        key(
+            "hook_points",
+            "absent",
+            "For a crosscoder, in place of `hook_point`: a list of hook points, all of which one set of latents reads and reconstructs. \
+             With `hook_points_out`: those that a cross-layer transcoder reads.",
+        ),
+        key(
+            "hook_points_out",
+            "absent",
+            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): where each layer begins to write; it writes at all later \
+             ones too. The list is as long as `hook_points`, and layers ascend.",
+        ),
+        key(
+            "hook_point_out",
+            "absent",
+            "For a transcoder: where the activations are that it reconstructs from those at `hook_point`.",
+        ),
+        key(
+            "other_model",
+            "absent",
+            "For a crosscoder of two models: the second, with the same tokens as `model` (before and after fine-tuning, for instance). \
+             One set of latents reads and reconstructs `hook_point` in the first and `other_hook_point` in the second. Widths may \
+             differ. It does not go with a store, a loss through the model, or `evaluation.tokens`, which is then 0.",
+        ),
+        key(
+            "other_hook_point",
+            "`hook_point`",
+            "Where the second model's activations are read.",
+        ),
+        key(
+            "seed",
+            "`0`",
+            "Seed of everything random: initial weights and, unless `activations.seed` says otherwise, the order of the activations.",
+        ),
+    ]
+}
+
+/// The tables of all keys in Markdown.
+#[must_use]
+pub fn reference() -> String {
+    let sections: [(&str, Vec<Key>); 11] = [
+        ("Top level", top_level()),
+        ("`[corpus]`: the text to train on", CorpusConfig::keys()),
+        (
+            "`[activations]`: from text to shuffled, normalized batches",
+            [ActivationsConfig::keys(), ExcludeConfig::keys()].concat(),
+        ),
+        ("`[coder]`: the sparse coder", CoderConfig::keys()),
+        ("`[coder.jumprelu]`", JumpReluConfig::keys()),
+        ("`[coder.matryoshka]`", MatryoshkaConfig::keys()),
+        ("`[coder.matching_pursuit]`", PursuitConfig::keys()),
+        ("`[coder.proximal]`", ProximalConfig::keys()),
+        ("`[training]`: the optimization", TrainingConfig::keys()),
+        (
+            "`[evaluation]`: metrics after training",
+            EvaluationConfig::keys(),
+        ),
+        (
+            "`[features]`: tables after training",
+            FeaturesConfig::keys(),
+        ),
+    ];
+    let mut text = String::new();
+    for (title, keys) in sections.iter().filter(|(_, keys)| !keys.is_empty()) {
+        let _ = writeln!(text, "### {title}\n");
+        let _ = writeln!(
+            text,
+            "| key | default | range | meaning |\n|---|---|---|---|"
+        );
+        for Key {
+            name,
+            default,
+            range,
+            doc,
+        } in keys
+        {
+            let doc = doc.replace('|', "\\|");
+            let _ = writeln!(text, "| `{name}` | {default} | {range} | {doc} |");
+        }
+        text.push('\n');
+    }
+    text.trim_end().to_owned() + "\n"
+}

@@ -1,0 +1,252 @@
+use super::*;
+
+fn error(text: &str, set: &[&str]) -> String {
+    let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+    Recipe::parse("run.toml", text, &set)
+        .expect_err("must be refused")
+        .to_string()
+}
+
+#[test]
+fn an_empty_file_is_a_whole_recipe() {
+    let c = Recipe::parse("run.toml", "", &[]).unwrap();
+    assert_eq!(c.model, "embedded");
+    assert_eq!(c.evaluation.corpus, "embedded:heldout");
+    let r = c.resolve(256).unwrap();
+    assert_eq!(r.coder.d_sae, 4096);
+    assert!((r.training.lr - 4e-4).abs() < 1e-12);
+    assert_eq!(r.training.aux_k, 128);
+}
+
+#[test]
+fn a_resolved_recipe_reads_back_as_itself() {
+    for text in [
+        "",
+        "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5",
+        "coder.architecture = 'matryoshka'\ncoder.matryoshka.widths = [8, 100]",
+        "[coder]\narchitecture = 'jumprelu'\njumprelu = { penalty = 'quadratic', target_l0 = 20 }",
+    ] {
+        let c = Recipe::parse("run.toml", text, &[])
+            .unwrap()
+            .resolve(96)
+            .unwrap();
+        let again = Recipe::parse("again.toml", &c.recipe().to_toml(), &[]).unwrap();
+        assert_eq!(again.values(), c.recipe().values());
+        assert_eq!(again.resolve(96).unwrap().recipe().values(), again.values());
+        let json = Recipe::from_json(&c.recipe().to_json()).unwrap();
+        assert_eq!(json, again);
+    }
+}
+
+#[test]
+fn set_wins_over_the_file_and_is_typed() {
+    let c = Recipe::parse(
+        "run.toml",
+        "[training]\nlr = 1.0\ntokens = 1e6",
+        &[
+            "training.lr=1e-3".into(),
+            "coder.architecture=batchtopk".into(),
+            "model = my/folder".into(),
+        ],
+    )
+    .unwrap();
+    assert_eq!(c.training.lr, Some(1e-3));
+    assert_eq!(c.training.tokens, 1_000_000);
+    assert_eq!(c.coder.architecture, ArchitectureKind::BatchTopK);
+    assert_eq!(c.model, "my/folder");
+}
+
+#[test]
+fn an_unknown_key_names_the_file_and_what_was_meant() {
+    assert_eq!(
+        error("[training]\nlog_evry_steps = 2", &[]),
+        "run.toml: unknown key `training.log_evry_steps`; did you mean `training.log_every_steps`?"
+    );
+    assert_eq!(
+        error("d_sae = 2048", &[]),
+        "run.toml: unknown key `d_sae`; did you mean `coder.d_sae`?"
+    );
+    assert_eq!(
+        error("", &["coder.dsae=3"]),
+        "--set: unknown key `coder.dsae`; did you mean `coder.d_sae`?"
+    );
+    assert!(error("[corpus]\nzzz = 2", &[]).ends_with(
+        "unknown key `corpus.zzz`; known there: corpus.path, corpus.text_field, corpus.context, corpus.prepend_bos, corpus.attend_across_documents"
+    ));
+}
+
+#[test]
+fn a_wrong_type_names_file_key_found_and_expected() {
+    assert_eq!(
+        error("[coder]\nk = 'many'", &[]),
+        "run.toml: `coder.k`: found string \"many\", expected a whole number, 0 or more"
+    );
+    assert_eq!(
+        error("", &["training.tokens=-5"]),
+        "--set: `training.tokens`: found integer -5, expected a whole number, 0 or more"
+    );
+    assert_eq!(
+        error("training = 3", &[]),
+        "run.toml: `training`: found integer 3, expected a table [training]"
+    );
+    assert_eq!(
+        error("[coder]\narchitecture = 'top-k'", &[]),
+        "run.toml: `coder.architecture`: found \"top-k\", expected one of \"standard\", \"topk\", \"batchtopk\", \"matryoshka\", \"jumprelu\", \"gated\", \
+         \"matching_pursuit\", \"proximal\""
+    );
+    assert_eq!(
+        error("[training]\nlr = nan", &[]),
+        "run.toml: `training.lr`: found float nan, expected a finite number"
+    );
+    assert!(error("k = = 3", &[]).starts_with("run.toml: not valid TOML: "));
+    assert!(error("", &["training.lr"]).starts_with("--set: `training.lr`: found no `=`"));
+}
+
+#[test]
+fn the_tables_of_coders_are_checked_whichever_is_chosen() {
+    assert_eq!(
+        error("coder.jumprelu.bandwidth = 0", &[]),
+        "run.toml: `coder.jumprelu.bandwidth`: found 0, expected more than 0"
+    );
+    assert_eq!(
+        error("coder.jumprelu.penalty = 'quadratic'", &[]),
+        "run.toml: `coder.jumprelu.target_l0`: found nothing, expected a number of latents, which penalty = \"quadratic\" needs"
+    );
+    assert_eq!(
+        error("coder.matryoshka.widths = [8, 8]", &[]),
+        "run.toml: `coder.matryoshka.widths`: found [8, 8], expected numbers of latents from 1 on, ascending"
+    );
+    assert!(
+        error("coder.matryoshka.widths = 'all'", &[])
+            .ends_with("a list of whole numbers, 0 or more")
+    );
+    let text = "[coder]\narchitecture = 'matryoshka'\nd_sae = 64\nmatryoshka.widths = [16, 64]";
+    assert!(error(text, &[]).contains("goes up to 64, but below d_sae = 64"));
+    // Whoever is not chosen leaves nothing in the resolved recipe.
+    let c = Recipe::parse("run.toml", "coder.jumprelu.bandwidth = 1", &[]).unwrap();
+    assert!(!c.to_toml().contains("jumprelu"));
+}
+
+#[test]
+fn contradictions_are_refused() {
+    assert!(
+        error("[coder]\narchitecture = 'gated'\nmulti_topk = true", &[])
+            .contains("option of \"topk\"")
+    );
+    assert!(
+        error(
+            "[coder]\narchitecture = 'proximal'\nd_sae = 64\n[training]\ntokens = 20480\nsparsity_warmup_steps = 10",
+            &[]
+        )
+        .contains("not less than the 10 steps")
+    );
+    assert!(
+        error("[coder]\nk = 33\nd_sae = 32", &[])
+            .contains("`coder.k` = 33 is more than the number of latents")
+    );
+    let many = "[coder]\narchitecture = 'matching_pursuit'\nk = 65537\nd_sae = 32";
+    assert_eq!(
+        error(many, &[]),
+        "run.toml: `coder.k`: found 65537, expected at most 65536 steps"
+    );
+    assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
+    assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
+    assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));
+    assert!(
+        error("[training]\nbatch_tokens = 0", &[])
+            .contains("`training.batch_tokens`: found 0, expected at least 1")
+    );
+    assert!(error("[training]\nadam_beta2 = 1.0", &[]).contains("expected 0 to below 1"));
+    let c = Recipe::parse("run.toml", "coder.expansion_factor = 1", &[]).unwrap();
+    assert!(
+        c.resolve(16)
+            .unwrap_err()
+            .to_string()
+            .contains("`coder.k` = 32")
+    );
+}
+
+#[test]
+fn a_resumed_run_may_log_more_often_but_not_learn_faster() {
+    let a = Recipe::parse("a", "", &[]).unwrap();
+    let b = Recipe::parse(
+        "b",
+        "[training]\nlog_every_steps = 1\n[features]\ntokens = 0",
+        &[],
+    )
+    .unwrap();
+    assert_eq!(a.training_difference(&b), None);
+    let c = Recipe::parse("c", "[training]\nadam_beta1 = 0.5", &[]).unwrap();
+    assert_eq!(
+        a.training_difference(&c),
+        Some(("training.adam_beta1".into(), "0.9".into(), "0.5".into()))
+    );
+}
+
+#[test]
+fn a_start_of_k_that_cannot_fall_is_refused() {
+    for (text, expected) in [
+        (
+            "coder.k_start = 8",
+            "`coder.k_start`: found 8, expected at least `coder.k`",
+        ),
+        (
+            "coder.k_start = 64\ncoder.architecture = 'gated'",
+            "`coder.k_start`: found 64",
+        ),
+        (
+            "training.k_anneal_steps = 9",
+            "`training.k_anneal_steps`: found 9",
+        ),
+        (
+            "coder.k_start = 64\ncoder.d_sae = 40",
+            "`coder.k_start` = 64 is more than",
+        ),
+        (
+            "training.optimizer = 'sgd'",
+            "one of \"adam\", \"signum\", \"muon\"",
+        ),
+    ] {
+        let found = error(text, &[]);
+        assert!(found.contains(expected), "{found}");
+    }
+    let c = Recipe::parse("run.toml", "coder.k_start = 64", &[]).unwrap();
+    let c = c.resolve(256).unwrap();
+    assert_eq!(c.training.k_anneal_steps, c.steps() / 2);
+    assert_eq!(
+        (c.k_at(0), c.k_at(c.steps() / 4), c.k_at(c.steps())),
+        (64, 48, 32)
+    );
+}
+
+#[test]
+fn first_positions_beyond_the_context_are_refused_with_both_numbers() {
+    let set = ["activations.exclude.first_positions=200"];
+    let refused = error("", &set);
+    assert!(
+        refused.contains("activations.exclude.first_positions") && refused.contains("200"),
+        "{refused}"
+    );
+    assert!(refused.contains("128"), "{refused}");
+    let at = [
+        "activations.exclude.first_positions=64",
+        "corpus.context=64",
+    ];
+    assert!(error("", &at).contains("first_positions"));
+    let below = [
+        "activations.exclude.first_positions=63",
+        "corpus.context=64",
+    ];
+    let below: Vec<String> = below.map(String::from).into();
+    assert!(Recipe::parse("run.toml", "", &below).is_ok());
+}
+
+#[test]
+fn a_hook_point_given_twice_is_refused_by_name() {
+    let text = "hook_points = ['blocks.1.hook_resid_post', 'blocks.1.hook_resid_post']";
+    let refused = error(text, &[]);
+    assert!(
+        refused.contains("hook_points") && refused.contains("each once"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,366 @@
+//! What in a recipe cannot be: values that contradict each other. Types and ranges of single keys are checked while reading.
+
+use lapidary_coder::{ArchitectureKind, MOST_LAYERS, SiteKeys, Sites};
+use lapidary_io::settings::Reader;
+
+use super::Recipe;
+use super::names::{DeadLatents, DecoderNorm, JumpReluPenalty, SparsityPenalty};
+use super::resolve::frees_decoder_norm;
+use crate::architectures::method;
+use crate::error::SaeError;
+
+impl Recipe {
+    /// Refuses values that contradict each other and need no model to see it. `keys` are those of the sites, as they were given.
+    pub(super) fn check(&self, file: &str, r: &Reader, keys: &SiteKeys) -> Result<(), SaeError> {
+        let t = &self.training;
+        let range = |key: &str, ok: bool, found: String, expected: &str| -> Result<(), SaeError> {
+            if ok {
+                return Ok(());
+            }
+            Err(r.wrong(key, found, expected).into())
+        };
+        let first = self.exclude.first_positions;
+        range(
+            "activations.exclude.first_positions",
+            first < self.corpus.context,
+            first.to_string(),
+            &format!(
+                "less than `corpus.context`, {}: nothing would be left of a sequence",
+                self.corpus.context
+            ),
+        )?;
+        let kind = self.coder.architecture;
+        let named = method(kind);
+        match (self.coder.k_start, t.k_anneal_steps) {
+            (Some(start), _) => {
+                let falls = kind.takes_k() && !kind.counts_steps() && start >= self.coder.k;
+                let expected =
+                    "at least `coder.k`, of a coder whose active latents `k` counts, or nothing";
+                range("coder.k_start", falls, start.to_string(), expected)?;
+                if let Some(over) = t.k_anneal_steps {
+                    let expected = format!("fewer than all {} steps of training", self.steps());
+                    let fewer = over < self.steps();
+                    range(
+                        "training.k_anneal_steps",
+                        fewer,
+                        over.to_string(),
+                        &expected,
+                    )?;
+                }
+            }
+            (None, Some(steps)) => {
+                let expected = "nothing, or `coder.k_start` too";
+                range(
+                    "training.k_anneal_steps",
+                    false,
+                    steps.to_string(),
+                    expected,
+                )?;
+            }
+            (None, None) => {}
+        }
+        let real =
+            |key: &str, v: f64, ok: bool, expected: &str| range(key, ok, v.to_string(), expected);
+        if let Some(n) = self.coder.decoder_init_norm {
+            match self.starts_at_zero() {
+                true => real("coder.decoder_init_norm", n, n >= 0.0, "0 or more")?,
+                false => real("coder.decoder_init_norm", n, n > 0.0, "more than 0")?,
+            }
+        }
+        if self.jumprelu.penalty == JumpReluPenalty::Quadratic && self.jumprelu.target_l0.is_none()
+        {
+            let expected = "a number of latents, which penalty = \"quadratic\" needs";
+            return Err(r
+                .wrong("coder.jumprelu.target_l0", "nothing", expected)
+                .into());
+        }
+        if let Some(expected) = self.penalty().expected_shape_param() {
+            return Err(r
+                .wrong("coder.proximal.bend", self.proximal.bend, expected)
+                .into());
+        }
+
+        let contradiction = |message: String| {
+            Err(SaeError::Config {
+                place: file.to_owned(),
+                message,
+            })
+        };
+        if t.tokens < t.batch_tokens as u64 {
+            return contradiction(format!(
+                "`training.tokens` = {} is less than one batch, `training.batch_tokens` = {}",
+                t.tokens, t.batch_tokens
+            ));
+        }
+        if self.activations.buffer_tokens < t.batch_tokens {
+            return contradiction(format!(
+                "`activations.buffer_tokens` = {} holds less than one batch, `training.batch_tokens` = {}",
+                self.activations.buffer_tokens, t.batch_tokens
+            ));
+        }
+        if self.coder.d_sae.is_some() && self.coder.expansion_factor.is_some() {
+            return contradiction(
+                "`coder.d_sae` and `coder.expansion_factor` say the same thing twice: keep one"
+                    .to_owned(),
+            );
+        }
+        if let Some(d_sae) = self.coder.d_sae {
+            self.check_latents(file, d_sae)?;
+        }
+        if self.coder.multi_topk && kind != ArchitectureKind::TopK {
+            return contradiction(format!(
+                "`coder.multi_topk` does not go with `coder.architecture` = \"{kind}\": it is an option of \"topk\""
+            ));
+        }
+        let transcodes = self.sites.transcodes();
+        if let Sites::CrossLayer { from, to } = &self.sites
+            && let Some(message) = self.cross_layer_error(from, to)
+        {
+            return contradiction(message);
+        }
+        match (&keys.other_model, &keys.other_hook_point) {
+            (None, Some(_)) => {
+                return contradiction("`other_hook_point` needs `other_model`".to_owned());
+            }
+            (Some(_), _) => {
+                let beside = [
+                    ("hook_points", !keys.hook_points.is_empty()),
+                    ("hook_points_out", !keys.hook_points_out.is_empty()),
+                    ("hook_point_out", keys.hook_point_out.is_some()),
+                    ("activations.store", self.activations.store.is_some()),
+                    ("training.loss", t.loss.is_end_to_end()),
+                    ("evaluation.tokens", self.evaluation.tokens > 0),
+                ];
+                if let Some((key, _)) = beside.into_iter().find(|(_, there)| *there) {
+                    return contradiction(format!(
+                        "`{key}` does not go with `other_model`: a crosscoder of two models reads one hook point in each, while both run on the text, and figures of merit are not made for two"
+                    ));
+                }
+            }
+            (None, None) => {}
+        }
+        if let Some(message) = self.dead_latents_error() {
+            return contradiction(message);
+        }
+        if let Some(every) = t.resample_every_steps {
+            range(
+                "training.resample_every_steps",
+                every > 0,
+                every.to_string(),
+                "at least 1",
+            )?;
+            if t.revival != DeadLatents::Resampling {
+                return contradiction(
+                    "`training.resample_every_steps` needs `training.revival` = \"resampling\""
+                        .to_owned(),
+                );
+            }
+        }
+        if t.sparsity_penalty != SparsityPenalty::L1 && kind != ArchitectureKind::Standard {
+            return contradiction(format!(
+                "`training.sparsity_penalty` = \"{}\" does not go with `coder.architecture` = \"{kind}\": it is an option of \"standard\"",
+                t.sparsity_penalty
+            ));
+        }
+        if t.loss.is_end_to_end() {
+            if !named.trains_end_to_end() || self.coder.multi_topk {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with `coder.architecture` = \"{kind}\"{}: it is for \"topk\", \"batchtopk\", \"standard\" and \"jumprelu\"",
+                    t.loss,
+                    if self.coder.multi_topk {
+                        " and `coder.multi_topk`"
+                    } else {
+                        ""
+                    }
+                ));
+            }
+            if self.activations.store.is_some() {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with `activations.store`: the model must run on the text",
+                    t.loss
+                ));
+            }
+            let residual = |hook: &&String| hook.contains("hook_resid");
+            let written = self.sites.written();
+            if written.len() > 1
+                && written.iter().any(|h| residual(&h))
+                && t.local_coefficient == 0.0
+            {
+                return contradiction(format!(
+                    "`training.loss` = \"{}\" does not go with several hook points of which {} is one: what is put in place there hides what is put in place before, \
+                     so part of the coder would learn nothing; give `training.local_coefficient` too",
+                    t.loss,
+                    written.iter().find(residual).expect("there is one")
+                ));
+            }
+            if !t.batch_tokens.is_multiple_of(self.corpus.context) {
+                return contradiction(format!(
+                    "`training.batch_tokens` = {} is no multiple of `corpus.context` = {}: with `training.loss` = \"{}\" batches are whole blocks",
+                    t.batch_tokens, self.corpus.context, t.loss
+                ));
+            }
+        } else if t.local_coefficient > 0.0 {
+            return contradiction(
+                "`training.local_coefficient` needs `training.loss` = \"kl\" or \"ce\": the local loss by itself has weight 1"
+                    .to_owned(),
+            );
+        }
+        let several = match &self.sites {
+            Sites::Autoencoder { .. } => None,
+            Sites::Transcoder { .. } => Some("hook_point_out"),
+            Sites::Crosscoder { .. } | Sites::CrossLayer { .. } => Some("hook_points"),
+            Sites::TwoModels { .. } => Some("other_model"),
+        };
+        if let Some(key) = several.filter(|_| !kind.has_encoder()) {
+            return contradiction(format!(
+                "`{key}` does not go with `coder.architecture` = \"{kind}\": its codes are those of what it reconstructs"
+            ));
+        }
+        if !keys.hook_points.is_empty() {
+            let points = &keys.hook_points;
+            let twice = (1..points.len()).find(|i| points[..*i].contains(&points[*i]));
+            if points.len() < 2 || twice.is_some() {
+                let found = format!("{points:?}");
+                let expected = "two hook points or more, each once";
+                return Err(r.wrong("hook_points", found, expected).into());
+            }
+            if keys.hook_point_out.is_some() || keys.hook_point.as_ref() != points.first() {
+                return contradiction(
+                    "`hook_points` are all that a coder reads: leave out `hook_point` and `hook_point_out`"
+                        .to_owned(),
+                );
+            }
+        }
+        if transcodes && self.coder.apply_b_dec_to_input {
+            return contradiction(
+                "`coder.apply_b_dec_to_input` = true does not go with `hook_point_out`: `b_dec` belongs to the activations there"
+                    .to_owned(),
+            );
+        }
+        if self.coder.skip_connection && !transcodes {
+            return contradiction(
+                "`coder.skip_connection` needs a `hook_point_out` other than `hook_point`: an autoencoder with one reconstructs everything without latents"
+                    .to_owned(),
+            );
+        }
+        let free = t.decoder_norm == DecoderNorm::Free;
+        if free && !frees_decoder_norm(kind, transcodes) {
+            return contradiction(format!(
+                "`training.decoder_norm` = \"free\" does not go with `coder.architecture` = \"{kind}\": \
+                 the k largest activations are comparable only if all decoder rows have one norm"
+            ));
+        }
+        if let (false, Some(norm)) = (free, self.coder.decoder_init_norm)
+            && norm != 1.0
+        {
+            return contradiction(format!(
+                "`coder.decoder_init_norm` = {norm} does not go with `training.decoder_norm` = \"unit\": leave it out or make it 1"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses what cannot be with so many latents.
+    pub(super) fn check_latents(&self, place: &str, d_sae: usize) -> Result<(), SaeError> {
+        let kind = self.coder.architecture;
+        let refuse = |message: String| {
+            let place = place.to_owned();
+            Err(SaeError::Config { place, message })
+        };
+        if let Some(message) = method(kind).validation_error(self, d_sae) {
+            return refuse(message);
+        }
+        let most = self.coder.k.max(self.coder.k_start.unwrap_or(0));
+        let limit = kind.most_k(d_sae);
+        if kind.takes_k() && most > limit {
+            let key = if most == self.coder.k { "k" } else { "k_start" };
+            return refuse(match kind.counts_steps() {
+                true => format!("`coder.{key}`: found {most}, expected at most {limit} steps"),
+                false => format!(
+                    "`coder.{key}` = {most} is more than the number of latents, d_sae = {d_sae}"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Why the treatment of dead latents does not go with the coder, if it does not.
+    fn dead_latents_error(&self) -> Option<String> {
+        let (kind, layers) = (self.coder.architecture, self.sites.layers());
+        let method = method(kind);
+        let (fits, those) = match self.training.revival {
+            DeadLatents::None => return None,
+            DeadLatents::AuxK => (method.is_topk_like(), "topk, batchtopk and matryoshka"),
+            DeadLatents::GhostGradients => (method.has_ghost_gradients(), "standard and jumprelu"),
+            DeadLatents::Resampling => (
+                (method.has_ghost_gradients() || !kind.has_encoder()) && layers == 1,
+                "standard, jumprelu and matching_pursuit, but for cross-layer transcoders",
+            ),
+        };
+        let message = format!(
+            "`training.revival` = \"{}\" does not go with this coder, a {kind} one{}: it is for {those}",
+            self.training.revival,
+            match layers {
+                1 => "",
+                _ => " of several layers",
+            }
+        );
+        (!fits).then_some(message)
+    }
+
+    /// Why a recipe cannot be one of a cross-layer transcoder, if it cannot.
+    fn cross_layer_error(&self, read: &[String], written: &[String]) -> Option<String> {
+        if read.len() != written.len() || read.len() < 2 {
+            return Some(format!(
+                "`hook_points` and `hook_points_out` of a cross-layer transcoder are as many, two or more: found {} and {}",
+                read.len(),
+                written.len()
+            ));
+        }
+        if read.len() > MOST_LAYERS {
+            return Some(format!(
+                "`hook_points`: found {}, expected at most {MOST_LAYERS} layers",
+                read.len()
+            ));
+        }
+        let kind = self.coder.architecture;
+        if !kind.crosses_layers() {
+            return Some(format!(
+                "`hook_points_out` does not go with `coder.architecture` = \"{kind}\": cross-layer transcoders are \"topk\", \"standard\" or \"jumprelu\""
+            ));
+        }
+        if self.coder.skip_connection || self.coder.multi_topk {
+            let key = match self.coder.skip_connection {
+                true => "skip_connection",
+                false => "multi_topk",
+            };
+            return Some(format!(
+                "`coder.{key}` does not go with `hook_points_out`: a cross-layer transcoder has none"
+            ));
+        }
+        for (key, hooks) in [("hook_points", read), ("hook_points_out", written)] {
+            let mut before = None;
+            for hook in hooks {
+                let layer = match hook.parse::<lapidary_model::HookPoint>() {
+                    Ok(parsed) => parsed.layer(),
+                    Err(error) => return Some(format!("`{key}`: {error}")),
+                };
+                if layer.is_none() || layer <= before {
+                    return Some(format!(
+                        "`{key}`: found {hook} where layers should ascend, expected a hook point of each layer in turn"
+                    ));
+                }
+                before = layer;
+            }
+        }
+        let parsed = |hook: &String| hook.parse::<lapidary_model::HookPoint>().ok()?.layer();
+        for (read, written) in read.iter().zip(written) {
+            if parsed(read) > parsed(written) {
+                return Some(format!(
+                    "`hook_points_out`: found {written} for what is read at {read}, expected a hook point of that layer or a later one"
+                ));
+            }
+        }
+        None
+    }
+}

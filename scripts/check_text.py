@@ -5,8 +5,8 @@
 
 Prose in Markdown and comments in Rust and Python may be 100 columns wide. Code blocks, tables,
 headings and words that cannot be broken may be wider. Every relative link in Markdown must lead to
-a file, its anchor to a heading. Every docs/….md that a source file names must exist, unless the name
-stands in backticks.
+a file, its anchor to a heading. Every docs/….md that a source file names must exist, unless the
+name is in backticks.
 
 Each finding is one line, `file:line: what`, and the exit code is 1 if there is any. With --wrap,
 Markdown paragraphs and whole-line comments that are too wide are wrapped first; code is not

@@ -321,3 +321,20 @@ fn curves(log: &[StepReport]) -> Vec<Curve> {
         curve("learning rate", |r| r.lr),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_of_the_report_are_what_they_were() {
+        let metrics: Metrics = serde_json::from_str(include_str!(
+            "../../../../tests/fixtures/metrics/metrics.json"
+        ))
+        .unwrap();
+        let rows = figures(&metrics).into_iter();
+        let rows = rows.map(|(name, value, meaning)| format!("{name}\t{value}\t{meaning}\n"));
+        let expected = include_str!("../../../../tests/fixtures/metrics/report.tsv");
+        assert_eq!(rows.collect::<String>(), expected);
+    }
+}

@@ -243,3 +243,22 @@ pub fn number(value: f64) -> String {
         _ => format!("{value:.3e}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_table_is_what_it_was() {
+        let metrics: Metrics = serde_json::from_str(include_str!(
+            "../../../../tests/fixtures/metrics/metrics.json"
+        ))
+        .unwrap();
+        let expected = include_str!("../../../../tests/fixtures/metrics/table.txt");
+        assert_eq!(
+            headline(&metrics) + "\n" + &table(&metrics),
+            expected,
+            "the text of `lapidary eval`"
+        );
+    }
+}

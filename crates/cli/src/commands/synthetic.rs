@@ -239,3 +239,18 @@ fn table(r: &Recovery) -> String {
     rows.map(|(name, value, meaning)| line(name, value, meaning))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_table_is_what_it_was() {
+        let recovery: Recovery = serde_json::from_str(include_str!(
+            "../../../../tests/fixtures/metrics/recovery.json"
+        ))
+        .unwrap();
+        let expected = include_str!("../../../../tests/fixtures/metrics/recovery.txt");
+        assert_eq!(table(&recovery), expected);
+    }
+}

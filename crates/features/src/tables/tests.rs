@@ -341,9 +341,15 @@ fn the_table_of_latents_has_a_typed_column_for_each_metric_and_null_for_what_is_
         .finish()
         .unwrap();
     let cell = |name: &str, row| table.column(name).unwrap().get(row).unwrap().into_static();
-    assert_eq!(cell("consistent_activation_heuristic", 0), AnyValue::Float64(2.0));
+    assert_eq!(
+        cell("consistent_activation_heuristic", 0),
+        AnyValue::Float64(2.0)
+    );
     assert_eq!(cell("consistent_activation_heuristic", 1), AnyValue::Null);
-    assert_eq!(cell("encoder_decoder_cosine_sim", 0), AnyValue::Float32(0.25));
+    assert_eq!(
+        cell("encoder_decoder_cosine_sim", 0),
+        AnyValue::Float32(0.25)
+    );
     assert_eq!(cell("encoder_decoder_cosine_sim", 1), AnyValue::Null);
     assert_eq!(cell("max_decoder_cosine_sim", 1), AnyValue::Float32(0.4));
 }

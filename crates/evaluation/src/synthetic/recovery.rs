@@ -102,7 +102,7 @@ metrics! {
 /// Compares `coder` with the features of `synthetic` on `sample`, which is of them.
 ///
 /// # Errors
-/// The coder is of another width, or the device fails.
+/// The coder is of another width, its decoder is not finite, or the device fails.
 pub fn recovery(
     synthetic: &Synthetic,
     sample: &Sample,
@@ -121,6 +121,13 @@ pub fn recovery(
     let rows = matrix(synthetic.directions(), d, &device);
     let cosines = rows.matmul(unit(coder.w_dec()).transpose()); // [n_features, d_sae]
     let cosines = host(&cosines.clamp(-1.0, 1.0))?;
+    if let Some(cosine) = cosines.iter().find(|c| !c.is_finite()) {
+        return Err(EvaluationError::input(
+            "cosine of a feature and a decoder row",
+            cosine,
+            "a finite number",
+        ));
+    }
     let geometry = Geometry::new(&cosines, n, coder.d_sae());
 
     let mut counts = Counts::new(n, coder.d_sae(), &geometry);
@@ -392,6 +399,10 @@ fn parent_child(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::synthetic::SyntheticConfig;
+    use lapidary_sae::{Architecture, Weights};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     /// Three features and four latents, on four rows.
     #[test]
@@ -438,5 +449,31 @@ mod tests {
         let geometry = Geometry::new(&[0.2, 0.9, 0.5], 3, 1);
         assert_eq!(geometry.latent_of, [None, Some(0), None]);
         assert!((geometry.mcc - 0.9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_decoder_of_nan_is_refused() {
+        let device = Device::flex();
+        let config = SyntheticConfig::parse("toy", "", &[]).unwrap();
+        let synthetic = Synthetic::new(config, &mut ChaCha8Rng::seed_from_u64(0)).unwrap();
+        let sample = synthetic.sample(1, &mut ChaCha8Rng::seed_from_u64(1));
+        let d = synthetic.d_in();
+        let matrix = Tensor::<2>::full([2, d], f32::NAN, &device);
+        let coder = SparseCoder {
+            architecture: Architecture::Standard,
+            k: 1,
+            apply_b_dec_to_input: false,
+            weights: Weights::new([
+                ("w_enc", matrix.clone().into()),
+                ("b_enc", Tensor::<1>::zeros([2], &device).into()),
+                ("w_dec", matrix.into()),
+                ("b_dec", Tensor::<1>::zeros([d], &device).into()),
+            ]),
+        };
+        let error = recovery(&synthetic, &sample, &coder, &mut |_| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cosine of a feature and a decoder row: found NaN, expected a finite number"
+        );
     }
 }

@@ -128,3 +128,30 @@ fn show(rows: &[RunRow], varied: usize) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapidary_features::describe_table;
+
+    #[test]
+    fn a_run_has_the_columns_that_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = include_str!("../../../tests/fixtures/metrics/metrics.json");
+        let metrics: Metrics = serde_json::from_str(metrics).unwrap();
+        let text = include_str!("../../../configs/quickstart.toml");
+        let recipe = RunConfig::parse("quickstart", text, &[]).unwrap();
+        let path = write(
+            folder.path(),
+            &["a".to_owned()],
+            &[recipe],
+            &[RunFolder::new(folder.path())],
+            &[Some(metrics)],
+        )
+        .unwrap();
+        let columns = describe_table(&path).unwrap().columns.into_iter();
+        let columns = columns.map(|(name, of)| format!("{name}\t{of}\n"));
+        let expected = include_str!("../../../tests/fixtures/metrics/runs.tsv");
+        assert_eq!(columns.collect::<String>(), expected);
+    }
+}

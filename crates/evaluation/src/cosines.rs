@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvaluationError;
+use crate::registry::{Number, metrics};
 
 /// Longest Babel function that is reported.
 pub const BABEL: usize = 64;
@@ -18,30 +19,49 @@ const MOST_COSINES: usize = 1 << 23;
 /// Most multiplications for the tokens' own rows: some seconds.
 const MOST_WORK: usize = 20_000_000_000;
 
-/// Directions of decoder rows among each other. Rows of length 0 have cosine 0 with everything.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DecoderCosines {
-    /// Largest |cos| of two rows: `babel[0]`.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub coherence: f64,
-    /// The least coherence that as many rows can have in as many dimensions (Welch 1974); 0 if they can be orthogonal.
-    pub welch_bound: f64,
-    /// Mean |cos| over pairs of rows.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub mean_abs_cosine: f64,
-    /// Of the latents' largest cosines with another: the median.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub max_cosine_median: f64,
-    /// Of the latents' largest cosines with another: the 90th percentile.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub max_cosine_90: f64,
-    /// Of the latents' largest cosines with another: the 99th percentile.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub max_cosine_99: f64,
-    /// The Babel function μ₁(r) of the whole dictionary, r = 1, 2, …: the largest sum of |cos| of one row with r others.
-    pub babel: Vec<f64>,
-    /// The same of the rows that tokens use together.
-    pub co_selected: CoSelected,
+metrics! {
+    /// Directions of decoder rows among each other. Rows of length 0 have cosine 0 with everything.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub struct DecoderCosines by Number::number => Option<f64> {
+        in "Directions of the decoder" {
+            /// Largest |cosine| of two rows: `babel[0]`.
+            #[serde(deserialize_with = "nan_if_null")]
+            coherence: f64 {
+                label: "largest |cosine| of two",
+                unit: "cosine",
+                source: "Tropp 2004",
+            }
+            /// The least coherence that as many rows can have in as many dimensions; 0 if they can
+            /// be orthogonal.
+            welch_bound: f64 {
+                label: "the least that so many can have",
+                unit: "cosine",
+                source: "Welch 1974",
+            }
+            /// Mean |cosine| over pairs of rows.
+            #[serde(deserialize_with = "nan_if_null")]
+            mean_abs_cosine: f64 { label: "over all pairs", unit: "cosine" }
+            /// Median over latents of the largest cosine of its row with another row.
+            #[serde(deserialize_with = "nan_if_null")]
+            max_cosine_median: f64 {
+                label: "cosine of a latent's nearest: median",
+                unit: "cosine",
+            }
+            /// The 90th percentile of the same.
+            #[serde(deserialize_with = "nan_if_null")]
+            max_cosine_90: f64 { unit: "cosine", printed: false }
+            /// The 99th percentile of the same.
+            #[serde(deserialize_with = "nan_if_null")]
+            max_cosine_99: f64 { label: "99th percentile", unit: "cosine" }
+        }
+        also {
+            /// The Babel function μ₁(r) of the whole dictionary, r = 1, 2, …: the largest sum of
+            /// |cosine| of one row with r others.
+            babel: Vec<f64>,
+            /// The same of the rows that tokens use together.
+            co_selected: CoSelected,
+        }
+    }
 }
 
 /// The Babel function of the rows that one token uses, over tokens. Place r - 1 is over the tokens with more than r active

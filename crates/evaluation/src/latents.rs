@@ -1,4 +1,4 @@
-//! Figures of each latent by itself, under SAEBench's names.
+//! Metrics of each latent by itself, under SAEBench's names.
 
 use burn::tensor::Tensor;
 use lapidary_coder::{Coder, host};
@@ -6,24 +6,61 @@ use lapidary_coder::{Coder, host};
 use crate::codes::CodeSums;
 use crate::cosines::{Pairs, unit};
 use crate::error::EvaluationError;
+use crate::registry::metrics;
 
-/// Figures of each latent; every list has one entry a latent.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LatentFigures {
-    /// Share of counted tokens on which the latent is positive.
-    pub feature_density: Vec<f64>,
-    /// Tokens on which it is positive a block in which it is so at least once; NaN if it never is.
-    pub consistent_activation_heuristic: Vec<f64>,
-    /// The encoder's bias (of a gated coder, that of its magnitudes); 0 for a coder without.
-    pub encoder_bias: Vec<f32>,
-    /// Norm of its encoder row.
-    pub encoder_norm: Vec<f32>,
-    /// Cosine of its encoder and decoder rows; NaN where they are of different widths.
-    pub encoder_decoder_cosine_sim: Vec<f32>,
-    /// Largest cosine of its encoder row with another latent's, in a cross-layer transcoder of whatever layer.
-    pub max_encoder_cosine_sim: Vec<f32>,
-    /// Largest cosine of its decoder row with another latent's, in a cross-layer transcoder of what they write at all layers.
-    pub max_decoder_cosine_sim: Vec<f32>,
+metrics! {
+    /// Metrics of each latent; every list has one entry per latent.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct LatentFigures by LatentColumn::from => LatentColumn<'_> {
+        in "" {
+            /// Share of counted tokens on which the latent is positive.
+            feature_density: Vec<f64> { source: "SAEBench, same name" }
+            /// Tokens on which the latent is positive, over blocks in which it is positive at least
+            /// once; undefined if it never is.
+            consistent_activation_heuristic: Vec<f64> {
+                unit: "tokens per block",
+                source: "SAEBench, same name",
+            }
+            /// Bias of its encoder; 0 for a coder without one. For a gated coder, the bias of the
+            /// magnitudes.
+            encoder_bias: Vec<f32> { unit: "activation", source: "SAEBench, same name" }
+            /// Norm of its encoder row.
+            encoder_norm: Vec<f32> { source: "SAEBench, same name" }
+            /// Cosine of its encoder and decoder rows; undefined where their widths differ.
+            encoder_decoder_cosine_sim: Vec<f32> {
+                unit: "cosine",
+                source: "SAEBench, same name",
+            }
+            /// Largest cosine of its encoder row with another encoder row, in a cross-layer
+            /// transcoder of any layer.
+            max_encoder_cosine_sim: Vec<f32> { unit: "cosine", source: "SAEBench, same name" }
+            /// Largest cosine of its decoder row with another decoder row. In a cross-layer
+            /// transcoder a decoder row is the concatenation of its rows for every layer.
+            max_decoder_cosine_sim: Vec<f32> { unit: "cosine", source: "SAEBench, same name" }
+        }
+        also {}
+    }
+}
+
+/// The values of one metric, one per latent. NaN is undefined.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LatentColumn<'a> {
+    /// In single precision.
+    F32(&'a [f32]),
+    /// In double precision.
+    F64(&'a [f64]),
+}
+
+impl<'a> From<&'a Vec<f32>> for LatentColumn<'a> {
+    fn from(values: &'a Vec<f32>) -> Self {
+        Self::F32(values)
+    }
+}
+
+impl<'a> From<&'a Vec<f64>> for LatentColumn<'a> {
+    fn from(values: &'a Vec<f64>) -> Self {
+        Self::F64(values)
+    }
 }
 
 impl LatentFigures {

@@ -1,6 +1,9 @@
-//! Figures of merit of a dictionary: how well it reconstructs, what its reconstruction costs the model, how its latents fire.
+//! Metrics of a dictionary: how well it reconstructs, what its reconstruction costs the model, how
+//! its latents fire.
 //!
-//! - [`evaluate`]: model and dictionary over token blocks, every figure in one pass, as [`Metrics`] and [`LatentFigures`];
+//! - [`evaluate`]: model and dictionary over token blocks, every metric in one pass, as [`Metrics`]
+//!   and [`LatentFigures`];
+//! - [`REGISTRY`]: what each metric is called and means;
 //! - [`babel`], [`co_selected`]: how alike the directions of a dictionary are;
 //! - [`synthetic`]: activations whose features are known, and what a coder makes of them;
 //! - [`probing`]: k-sparse probes, feature absorption, shares of a representation;
@@ -21,6 +24,7 @@ mod numbers;
 mod predictions;
 pub mod probing;
 mod reconstruction;
+mod registry;
 pub mod synthetic;
 
 pub use crate::core::{BATCH_BLOCKS, Evaluation, evaluate};
@@ -29,8 +33,9 @@ pub use cosines::{BABEL, CoSelected, DecoderCosines, babel, co_selected};
 pub use density::DensityHistogram;
 pub use error::EvaluationError;
 pub use hooks::Hooks;
-pub use latents::LatentFigures;
+pub use latents::{LatentColumn, LatentFigures};
 pub use matching::best_matching;
 pub use metrics::Metrics;
 pub use model_loading::{PreparedModel, hub_name};
 pub use reconstruction::ReconstructionSums;
+pub use registry::{Metric, REGISTRY};

@@ -1,14 +1,20 @@
 //! The best one-to-one matching (Kuhn 1955, "The Hungarian method"; in the form with potentials).
 
-/// For each row of `gain`, `[n, m]` with n ≤ m, the column with which all together gain most; no column twice. Takes some n² m steps.
+// Why not the crate `pathfinding`: it is hardly faster, and needs gains that are scaled to integers.
+
+/// For each row of `gain` `[n, m]`, its column in the matching with the largest sum of gains.
+///
+/// n ≤ m, and no column is given twice. It takes about n² m steps.
 ///
 /// # Panics
-/// There are more rows than columns.
+/// There are more rows than columns, or a gain is not finite.
 #[must_use]
 pub fn best_matching(gain: &[Vec<f64>]) -> Vec<usize> {
     let n = gain.len();
     let m = gain.first().map_or(0, Vec::len);
     assert!(n <= m || n == 0, "more rows than columns");
+    let finite = gain.iter().flatten().all(|g| g.is_finite());
+    assert!(finite, "a gain that is not finite"); // no column would be the next
     let (mut u, mut v) = (vec![0.0; n + 1], vec![0.0; m + 1]);
     let mut row_of = vec![0; m + 1]; // of each column, counted from 1
     for row in 1..=n {

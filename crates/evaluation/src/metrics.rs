@@ -1,7 +1,8 @@
-//! The figures of merit under their names, as `metrics.json` keeps them.
+//! The metrics of a dictionary, as `metrics.json` has them.
 
 use lapidary_io::nan_if_null;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::codes::CodeSums;
 use crate::cosines::DecoderCosines;
@@ -9,112 +10,291 @@ use crate::density::{DensityHistogram, firings_above, share_above};
 use crate::latents::LatentFigures;
 use crate::predictions::Predictions;
 use crate::reconstruction::ReconstructionSums;
+use crate::registry::{Metric, Number, metrics};
 
-/// What [`crate::evaluate`] found; the fields are the keys of `metrics.json`. A quotient by 0 is written as `null`,
-/// which is read as NaN.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Metrics {
-    /// Fraction of variance unexplained: sum of |x - x̂|² over sum of |x - mean|², the mean over all evaluated tokens.
-    /// sparsify takes the mean of each batch.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub fvu: f64,
-    /// 1 - E|x - x̂|² / (E|x|² - |E x|²), over all evaluated tokens: 1 - `fvu`. As in SAELens since 6.45.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub explained_variance: f64,
-    /// Mean over tokens of 1 - |x - x̂|² / |x - mean of the token's batch|²: the figure in the SAEBench paper and on
-    /// Neuronpedia.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub explained_variance_legacy: f64,
-    /// Active latents a token.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub l0: f64,
-    /// (CE_ablated - CE_sae) / (CE_ablated - CE_model): share of the loss that zero ablation costs which the
-    /// reconstruction recovers.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub ce_loss_score: f64,
-    /// (KL_ablated - KL_sae) / KL_ablated, with KL(model ‖ changed model) of the next-token distributions.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub kl_div_score: f64,
-    /// Share of latents that fire at least once on the evaluated tokens.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub frac_alive: f64,
-    /// Next-token cross-entropy with the reconstruction spliced in, nats.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub ce_loss_with_sae: f64,
-    /// Next-token cross-entropy of the model, nats.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub ce_loss_without_sae: f64,
-    /// Next-token cross-entropy with zeros spliced in, nats.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub ce_loss_with_ablation: f64,
-    /// KL divergence with the reconstruction spliced in, nats.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub kl_div_with_sae: f64,
-    /// KL divergence with zeros spliced in, nats.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub kl_div_with_ablation: f64,
-    /// Sum of a token's activations, mean over tokens.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub l1: f64,
-    /// Cosine of x and x̂, mean over tokens.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub cossim: f64,
-    /// |x̂| / |x|, mean over tokens.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub l2_ratio: f64,
-    /// E|x̂|² / E⟨x, x̂⟩ of a batch, mean over batches: below 1 is shrinkage.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub relative_reconstruction_bias: f64,
-    /// sparsify's `fvu`: with the mean of each batch, mean over batches.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub fvu_sparsify: f64,
-    /// dictionary_learning's: 1 - Σ_d Var(x - x̂) / Σ_d Var(x) of a batch, mean over batches.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub frac_variance_explained: f64,
-    /// SAEBench's `explained_variance` as it is coded, with the square of E(x_d²), mean over dimensions, for |E x|².
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub explained_variance_saebench: f64,
-    /// Squared error of a token, summed over dimensions, mean over tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub mse: f64,
-    /// SAEBench's `mse` as it is coded: each token's squared error over the tokens of its batch, mean over tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub mse_saebench: f64,
-    /// |x|, mean over tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub l2_norm_in: f64,
-    /// |x̂|, mean over tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub l2_norm_out: f64,
-    /// Share of latents that fire on more than 1 % of the tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub freq_over_1_percent: f64,
-    /// Share of latents that fire on more than 10 % of the tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub freq_over_10_percent: f64,
-    /// Of all firings the share by latents that fire on more than 1 % of the tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub normalized_freq_over_1_percent: f64,
-    /// Of all firings the share by latents that fire on more than 10 % of the tokens.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub normalized_freq_over_10_percent: f64,
-    /// Mean over latents of the largest cosine of an encoder row with another.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub average_max_encoder_cosine_sim: f64,
-    /// Mean over latents of the largest cosine of a decoder row with another.
-    #[serde(default = "nan", deserialize_with = "nan_if_null")]
-    pub average_max_decoder_cosine_sim: f64,
-    /// Tokens evaluated, special ones excluded.
-    pub tokens: u64,
-    /// Latents by how often they fire.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feature_density_histogram: Option<DensityHistogram>,
-    /// Directions of the decoder's rows among each other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decoder: Option<DecoderCosines>,
+metrics! {
+    /// The metrics of a dictionary: what [`crate::evaluate`] found.
+    ///
+    /// The fields are the keys of `metrics.json`. A quotient by 0 is written as `null`, which is
+    /// read as NaN. Notation: x is an activation `[d]`, x̂ its reconstruction, f its latents, E the
+    /// mean over all counted tokens.
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    pub struct Metrics by Number::number => Option<f64> {
+        in "Reconstruction" {
+            /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
+            #[serde(deserialize_with = "nan_if_null")]
+            fvu: f64 {
+                label: "fraction of variance unexplained",
+                source: "sparsify's `fvu`, which takes the mean of each batch instead of the mean \
+                         of all tokens",
+            }
+            /// 1 − E‖x − x̂‖² / (E‖x‖² − ‖E x‖²) = 1 − `fvu`.
+            #[serde(deserialize_with = "nan_if_null")]
+            explained_variance: f64 {
+                label: "1 - fvu",
+                report_label: Some("1 − residual variance over variance"),
+                source: "SAELens from version 6.45. SAEBench's metric of this name differs: see \
+                         `explained_variance_saebench`",
+            }
+            /// Mean over tokens of 1 − ‖x − x̂‖² / ‖x − (mean of the token's batch)‖².
+            #[serde(deserialize_with = "nan_if_null")]
+            explained_variance_legacy: f64 {
+                label: "each token's own; SAEBench's paper, Neuronpedia",
+                report_label: Some("mean of each token's own ratio, as SAEBench's older figure"),
+                source: "SAEBench, same name: the metric in its paper and on Neuronpedia",
+            }
+            /// Mean over batches of Σ‖x − x̂‖² / Σ‖x − (mean of the batch)‖².
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            fvu_sparsify: f64 {
+                label: "with each batch's mean, as sparsify",
+                source: "sparsify's `fvu`",
+            }
+            /// Mean over batches of 1 − Σ_d Var(x − x̂) / Σ_d Var(x). An error that is the same at
+            /// every token does not lower it.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            frac_variance_explained: f64 {
+                label: "without the error's mean, as dictionary_learning",
+                source: "dictionary_learning, same name",
+            }
+            /// 1 − E‖x − x̂‖² / (E‖x‖² − m²), where m is the mean over batches and dimensions of
+            /// E(x_d²). m² replaces ‖E x‖² and has another unit, so the value depends on the scale
+            /// of the activations.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            explained_variance_saebench: f64 {
+                label: "as coded there, not what it is called",
+                source: "SAEBench's `explained_variance` as it is coded",
+            }
+            /// Squared error, summed over dimensions: E‖x − x̂‖².
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            mse: f64 {
+                label: "squared error of a token, over all dimensions",
+                unit: "squared activation",
+                source: "`mse` in `metrics.jsonl`, over normalized activations of one batch",
+            }
+            /// Mean over tokens of ‖x − x̂‖² / (number of counted tokens in the token's batch). It
+            /// falls as batches grow.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            mse_saebench: f64 {
+                label: "as coded there: over the tokens of a batch",
+                unit: "squared activation",
+                source: "SAEBench's `mse` as it is coded",
+            }
+            /// Mean over tokens of the cosine ⟨x, x̂⟩ / (‖x‖ ‖x̂‖).
+            #[serde(deserialize_with = "nan_if_null")]
+            cossim: f64 {
+                label: "cosine of activation and reconstruction",
+                report_label: Some("mean cosine between activation and reconstruction"),
+                unit: "cosine",
+                source: "SAEBench, same name",
+            }
+            /// Mean norm of the activations: E‖x‖.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            l2_norm_in: f64 {
+                label: "norm of an activation",
+                unit: "activation",
+                source: "SAEBench, same name",
+            }
+            /// Mean norm of the reconstructions: E‖x̂‖.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            l2_norm_out: f64 {
+                label: "norm of a reconstruction",
+                unit: "activation",
+                source: "SAEBench, same name",
+            }
+            /// Mean over tokens of ‖x̂‖ / ‖x‖.
+            #[serde(deserialize_with = "nan_if_null")]
+            l2_ratio: f64 {
+                label: "their ratio",
+                report_label: Some("mean norm of the reconstruction over the activation's"),
+                source: "SAEBench, same name",
+            }
+            /// Mean over batches of E‖x̂‖² / E⟨x, x̂⟩. Below 1 the reconstructions are too short
+            /// (shrinkage).
+            #[serde(deserialize_with = "nan_if_null")]
+            relative_reconstruction_bias: f64 {
+                label: "below 1: shrinkage",
+                source: "SAEBench, same name",
+            }
+        }
+        in "The model with the reconstruction spliced in" {
+            /// Share of the loss that the reconstruction recovers:
+            /// (CE_ablation − CE_sae) / (CE_ablation − CE_model).
+            #[serde(deserialize_with = "nan_if_null")]
+            ce_loss_score: f64 {
+                label: "share of the loss recovered",
+                report_label: Some(
+                    "share of the model's next-token loss that the reconstruction recovers"
+                ),
+                source: "SAEBench, same name; dictionary_learning calls it `frac_recovered`",
+            }
+            /// Cross-entropy of the model (CE_model).
+            #[serde(deserialize_with = "nan_if_null")]
+            ce_loss_without_sae: f64 {
+                label: "the model's own, nats",
+                unit: "nats",
+                source: "SAEBench, same name",
+            }
+            /// Cross-entropy with x̂ spliced in for x (CE_sae).
+            #[serde(deserialize_with = "nan_if_null")]
+            ce_loss_with_sae: f64 {
+                label: "with the reconstruction",
+                report_label: Some("next-token loss with the reconstruction spliced in, nats"),
+                unit: "nats",
+                source: "SAEBench, same name",
+            }
+            /// Cross-entropy with zeros spliced in at every token, special tokens included
+            /// (CE_ablation).
+            #[serde(deserialize_with = "nan_if_null")]
+            ce_loss_with_ablation: f64 {
+                label: "with zeros",
+                report_label: Some("with zeros spliced in, nats"),
+                unit: "nats",
+                source: "SAEBench, same name",
+            }
+            /// Share of the KL divergence that the reconstruction avoids:
+            /// (KL_ablation − KL_sae) / KL_ablation.
+            #[serde(deserialize_with = "nan_if_null")]
+            kl_div_score: f64 {
+                label: "share of the divergence avoided",
+                report_label: Some("the same as the CE-loss score for the KL divergence"),
+                source: "SAEBench, same name",
+            }
+            /// Mean over tokens of KL(model ‖ model with x̂) (KL_sae): Σ p (log p − log q) over the
+            /// vocabulary.
+            #[serde(deserialize_with = "nan_if_null")]
+            kl_div_with_sae: f64 {
+                label: "with the reconstruction, nats",
+                unit: "nats",
+                source: "SAEBench, same name",
+            }
+            /// Mean over tokens of KL(model ‖ model with zeros) (KL_ablation).
+            #[serde(deserialize_with = "nan_if_null")]
+            kl_div_with_ablation: f64 {
+                label: "with zeros",
+                unit: "nats",
+                source: "SAEBench, same name",
+            }
+        }
+        in "Latents" {
+            /// Active latents: mean over tokens of #{i : fᵢ ≠ 0}.
+            #[serde(deserialize_with = "nan_if_null")]
+            l0: f64 {
+                label: "active a token",
+                report_label: Some("active latents a token"),
+                unit: "latents per token",
+                source: "SAEBench, same name",
+            }
+            /// Mean over tokens of Σᵢ fᵢ.
+            #[serde(deserialize_with = "nan_if_null")]
+            l1: f64 {
+                label: "sum of activations a token",
+                unit: "activation",
+                source: "SAEBench, same name",
+            }
+            /// Share of latents with fᵢ ≠ 0 on at least one counted token.
+            #[serde(deserialize_with = "nan_if_null")]
+            frac_alive: f64 {
+                label: "share that fired at all",
+                report_label: Some("share of latents that fire on the evaluation text"),
+                source: "SAEBench, same name, over 4 million tokens: on fewer tokens the value is \
+                         lower",
+            }
+            /// Share of latents with fᵢ > 0 on more than 1 % of the tokens.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            freq_over_1_percent: f64 {
+                label: "share on more than 1 % of the tokens",
+                source: "SAEBench, same name",
+            }
+            /// Share of latents with fᵢ > 0 on more than 10 % of the tokens.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            freq_over_10_percent: f64 {
+                label: "share on more than 10 %",
+                source: "SAEBench, same name",
+            }
+            /// Share of all firings that belong to latents with fᵢ > 0 on more than 1 % of the
+            /// tokens.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            normalized_freq_over_1_percent: f64 {
+                label: "share of all firings that is theirs",
+                source: "SAEBench, same name",
+            }
+            /// Share of all firings that belong to latents with fᵢ > 0 on more than 10 % of the
+            /// tokens.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            normalized_freq_over_10_percent: f64 {
+                label: "the same",
+                source: "SAEBench, same name",
+            }
+            /// Mean over latents of the largest cosine of its encoder row with another encoder row.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            average_max_encoder_cosine_sim: f64 {
+                label: "cosine of a latent's nearest",
+                unit: "cosine",
+                source: "SAEBench, same name",
+            }
+            /// Mean over latents of the largest cosine of its decoder row with another decoder row.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            average_max_decoder_cosine_sim: f64 {
+                label: "the same of decoder rows",
+                unit: "cosine",
+                source: "SAEBench, same name",
+            }
+        }
+        also {
+            /// Counted tokens.
+            tokens: u64,
+            /// Latents by how often they fire.
+            #[serde(default)]
+            feature_density_histogram: Option<DensityHistogram>,
+            /// Directions of the decoder's rows among each other.
+            #[serde(default)]
+            decoder: Option<DecoderCosines>,
+        }
+    }
 }
 
-/// What a file says that was written before a figure existed.
+/// The first keys of `metrics.json`, in their order: those of its first version, which every file
+/// has. The later ones follow in the order of the registry.
+const FIRST_KEYS: [&str; 16] = [
+    "fvu",
+    "explained_variance",
+    "explained_variance_legacy",
+    "l0",
+    "ce_loss_score",
+    "kl_div_score",
+    "frac_alive",
+    "ce_loss_with_sae",
+    "ce_loss_without_sae",
+    "ce_loss_with_ablation",
+    "kl_div_with_sae",
+    "kl_div_with_ablation",
+    "l1",
+    "cossim",
+    "l2_ratio",
+    "relative_reconstruction_bias",
+];
+
+impl Serialize for Metrics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = |name: &str| FIRST_KEYS.iter().position(|key| *key == name);
+        let mut values: Vec<_> = self.values().collect();
+        values.sort_by_key(|(metric, _)| place(metric.name).unwrap_or(FIRST_KEYS.len()));
+        let mut map = serializer.serialize_map(None)?;
+        for (metric, value) in values {
+            map.serialize_entry(metric.name, &value)?;
+        }
+        map.serialize_entry("tokens", &self.tokens)?;
+        if let Some(histogram) = &self.feature_density_histogram {
+            map.serialize_entry("feature_density_histogram", histogram)?;
+        }
+        if let Some(decoder) = &self.decoder {
+            map.serialize_entry("decoder", decoder)?;
+        }
+        map.end()
+    }
+}
+
+/// The value of a metric that is newer than the file.
 const fn nan() -> f64 {
     f64::NAN
 }
@@ -124,7 +304,39 @@ fn mean(values: &[f32]) -> f64 {
 }
 
 impl Metrics {
-    /// The figures of these sums.
+    /// The metrics to show first where there is room for few.
+    pub const HEADLINE: [&'static str; 6] = [
+        "ce_loss_score",
+        "kl_div_score",
+        "fvu",
+        "cossim",
+        "l0",
+        "frac_alive",
+    ];
+
+    /// The metrics that the report shows, the first ones largest.
+    pub const REPORT: [&'static str; 12] = [
+        "ce_loss_score",
+        "fvu",
+        "l0",
+        "frac_alive",
+        "kl_div_score",
+        "explained_variance",
+        "explained_variance_legacy",
+        "cossim",
+        "l2_ratio",
+        "ce_loss_with_sae",
+        "ce_loss_without_sae",
+        "ce_loss_with_ablation",
+    ];
+
+    /// The metrics with these names, in the order of `names`.
+    pub fn named(&self, names: &[&str]) -> impl Iterator<Item = (&'static Metric, Option<f64>)> {
+        let find = |name: &&str| self.values().find(|(metric, _)| metric.name == *name);
+        names.iter().filter_map(find)
+    }
+
+    /// The metrics of these sums.
     pub(crate) fn new(
         r: &ReconstructionSums,
         c: &CodeSums,
@@ -140,26 +352,26 @@ impl Metrics {
             fvu: r.fvu(),
             explained_variance: 1.0 - r.fvu(),
             explained_variance_legacy: r.explained_variance_legacy(),
-            l0: c.l0(),
-            ce_loss_score: (with_ablation - with_sae) / (with_ablation - without),
-            kl_div_score: (kl_ablation - kl_sae) / kl_ablation,
-            frac_alive: c.frac_alive(),
-            ce_loss_with_sae: with_sae,
-            ce_loss_without_sae: without,
-            ce_loss_with_ablation: with_ablation,
-            kl_div_with_sae: kl_sae,
-            kl_div_with_ablation: kl_ablation,
-            l1: c.l1(),
-            cossim: r.cossim(),
-            l2_ratio: r.l2_ratio(),
-            relative_reconstruction_bias: r.relative_reconstruction_bias(),
             fvu_sparsify: r.fvu_sparsify(),
             frac_variance_explained: r.frac_variance_explained(),
             explained_variance_saebench: r.explained_variance_saebench(),
             mse: r.mse(),
             mse_saebench: r.mse_saebench(),
+            cossim: r.cossim(),
             l2_norm_in: r.l2_norm_in(),
             l2_norm_out: r.l2_norm_out(),
+            l2_ratio: r.l2_ratio(),
+            relative_reconstruction_bias: r.relative_reconstruction_bias(),
+            ce_loss_score: (with_ablation - with_sae) / (with_ablation - without),
+            ce_loss_without_sae: without,
+            ce_loss_with_sae: with_sae,
+            ce_loss_with_ablation: with_ablation,
+            kl_div_score: (kl_ablation - kl_sae) / kl_ablation,
+            kl_div_with_sae: kl_sae,
+            kl_div_with_ablation: kl_ablation,
+            l0: c.l0(),
+            l1: c.l1(),
+            frac_alive: c.frac_alive(),
             freq_over_1_percent: share_above(densities, 0.01),
             freq_over_10_percent: share_above(densities, 0.1),
             normalized_freq_over_1_percent: firings_above(densities, 0.01),
@@ -178,33 +390,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_written_with_nan_are_read_again() {
-        let fields = [
-            "fvu",
-            "explained_variance",
-            "explained_variance_legacy",
-            "l0",
-            "ce_loss_score",
-            "kl_div_score",
-            "frac_alive",
-            "ce_loss_with_sae",
-            "ce_loss_without_sae",
-            "ce_loss_with_ablation",
-            "kl_div_with_sae",
-            "kl_div_with_ablation",
-            "l1",
-            "cossim",
-            "l2_ratio",
-            "relative_reconstruction_bias",
-        ];
-        let mut object: serde_json::Map<_, _> = fields
+    fn a_file_of_the_first_version_with_nulls_is_read() {
+        let mut object: serde_json::Map<_, _> = FIRST_KEYS
             .iter()
-            .map(|f| ((*f).to_owned(), serde_json::Value::Null))
+            .map(|key| ((*key).to_owned(), serde_json::Value::Null))
             .collect();
         object.insert("tokens".into(), 0.into());
-        let metrics: Metrics = serde_json::from_value(object.into()).unwrap();
+        let metrics: Metrics = serde_json::from_value(object.clone().into()).unwrap();
         assert!(metrics.ce_loss_score.is_nan());
-        // This file was written before there were these.
         assert!(metrics.fvu_sparsify.is_nan() && metrics.decoder.is_none());
+        object.remove("fvu");
+        assert!(serde_json::from_value::<Metrics>(object.into()).is_err());
+    }
+
+    #[test]
+    fn every_listed_metric_exists() {
+        let exists = |name: &&str| Metrics::METRICS.iter().any(|m| m.name == *name);
+        for list in [&FIRST_KEYS[..], &Metrics::HEADLINE, &Metrics::REPORT] {
+            assert!(list.iter().all(exists), "{list:?}");
+        }
     }
 }

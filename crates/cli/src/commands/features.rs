@@ -8,8 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary, Sites};
-use lapidary_evaluation::Hooks;
-use lapidary_evaluation::Metrics;
+use lapidary_evaluation::{Hooks, Metric, Metrics};
 use lapidary_features::{
     Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, names, summarize_decoder,
     write_examples, write_features, write_report,
@@ -248,63 +247,14 @@ pub fn widths(coder: &dyn Coder) -> String {
     }
 }
 
+/// The metrics of the report, each with its value and what it means.
 fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
-    let row =
-        |name: &str, value: f64, meaning: &str| (name.to_string(), value, meaning.to_string());
-    vec![
-        row(
-            "ce_loss_score",
-            m.ce_loss_score,
-            "share of the model's next-token loss that the reconstruction recovers",
-        ),
-        row("fvu", m.fvu, "fraction of variance unexplained"),
-        row("l0", m.l0, "active latents a token"),
-        row(
-            "frac_alive",
-            m.frac_alive,
-            "share of latents that fire on the evaluation text",
-        ),
-        row(
-            "kl_div_score",
-            m.kl_div_score,
-            "the same as the CE-loss score for the KL divergence",
-        ),
-        row(
-            "explained_variance",
-            m.explained_variance,
-            "1 − residual variance over variance",
-        ),
-        row(
-            "explained_variance_legacy",
-            m.explained_variance_legacy,
-            "mean of each token's own ratio, as SAEBench's older figure",
-        ),
-        row(
-            "cossim",
-            m.cossim,
-            "mean cosine between activation and reconstruction",
-        ),
-        row(
-            "l2_ratio",
-            m.l2_ratio,
-            "mean norm of the reconstruction over the activation's",
-        ),
-        row(
-            "ce_loss_with_sae",
-            m.ce_loss_with_sae,
-            "next-token loss with the reconstruction spliced in, nats",
-        ),
-        row(
-            "ce_loss_without_sae",
-            m.ce_loss_without_sae,
-            "the model's own, nats",
-        ),
-        row(
-            "ce_loss_with_ablation",
-            m.ce_loss_with_ablation,
-            "with zeros spliced in, nats",
-        ),
-    ]
+    let shown = m.named(&Metrics::REPORT);
+    let row = |(metric, value): (&Metric, Option<f64>)| {
+        let meaning = metric.report_label.unwrap_or(metric.label);
+        Some((metric.name.to_owned(), value?, meaning.to_owned()))
+    };
+    shown.filter_map(row).collect()
 }
 
 fn curves(log: &[StepReport]) -> Vec<Curve> {
@@ -324,4 +274,21 @@ fn curves(log: &[StepReport]) -> Vec<Curve> {
         curve("dead latents", |r| r.dead as f64),
         curve("learning rate", |r| r.lr),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_of_the_report_are_what_they_were() {
+        let metrics: Metrics = serde_json::from_str(include_str!(
+            "../../../../tests/fixtures/metrics/metrics.json"
+        ))
+        .unwrap();
+        let rows = figures(&metrics).into_iter();
+        let rows = rows.map(|(name, value, meaning)| format!("{name}\t{value}\t{meaning}\n"));
+        let expected = include_str!("../../../../tests/fixtures/metrics/report.tsv");
+        assert_eq!(rows.collect::<String>(), expected);
+    }
 }

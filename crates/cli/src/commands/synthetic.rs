@@ -1,6 +1,6 @@
 //! `lapidary synthetic`.
 
-use super::figures::line;
+use super::figures::sections;
 use crate::arguments::{DeviceArgument, open_dictionary};
 use crate::progress::Stage;
 use crate::run_folder::{Maker, RunWriter, write_json};
@@ -11,7 +11,7 @@ use lapidary_activations::NormalizationKind;
 use lapidary_coder::Dictionary;
 use lapidary_coder::Sites;
 use lapidary_evaluation::synthetic::{
-    Recovery, Sample, Synthetic as Features, SyntheticConfig, SyntheticSource, recovery,
+    Sample, Synthetic as Features, SyntheticConfig, SyntheticSource, recovery,
 };
 use lapidary_formats::saelens;
 use lapidary_io::check_target;
@@ -105,7 +105,7 @@ impl Synthetic {
         if self.json {
             writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
         } else {
-            write!(stdout(), "{}", table(&found))?;
+            write!(stdout(), "{}", sections(found.values()))?;
         }
         Ok(())
     }
@@ -191,58 +191,20 @@ fn write_data(path: &Path, features: &Features, sample: &Sample) -> Result<()> {
     Ok(write_tensors(path, &tensors, None)?)
 }
 
-fn table(r: &Recovery) -> String {
-    let mut rows = vec![
-        ("mcc", r.mcc, "mean |cosine| of matched features and rows"),
-        ("matched_cosine", r.matched_cosine, "the same with its sign"),
-        (
-            "mean_max_cosine",
-            r.mean_max_cosine,
-            "of a feature and its nearest row",
-        ),
-        (
-            "uniqueness",
-            r.uniqueness,
-            "features that are a row's nearest, over rows",
-        ),
-        (
-            "precision",
-            r.precision,
-            "of latents as detectors of their nearest features",
-        ),
-        ("recall", r.recall, ""),
-        ("f1_score", r.f1_score, ""),
-        ("accuracy", r.accuracy, ""),
-        (
-            "matched_f1",
-            r.matched_f1,
-            "F1 of features by their matched latents",
-        ),
-        (
-            "support_f1",
-            r.support_f1,
-            "F1 of the sets of firing features",
-        ),
-        ("true_l0", r.true_l0, "features that fire in a row"),
-        ("l0", r.l0, "latents that fire in a row"),
-        ("dead_latents", r.dead_latents as f64, "never fired"),
-        (
-            "shrinkage",
-            r.shrinkage,
-            "norm of reconstruction over that of the row",
-        ),
-        ("fvu", r.fvu, "fraction of variance unexplained"),
-    ];
-    if let Some(cosine) = r.parent_child_cosine {
-        rows.push((
-            "parent_child_cosine",
-            cosine,
-            "of the rows of parents and children; 0 in truth",
-        ));
+#[cfg(test)]
+mod tests {
+    use super::sections;
+    use lapidary_evaluation::synthetic::Recovery;
+
+    #[test]
+    fn the_printed_table_is_what_it_was() {
+        let recovery: Recovery = serde_json::from_str(include_str!(
+            "../../../../tests/fixtures/metrics/recovery.json"
+        ))
+        .unwrap();
+        let expected = include_str!("../../../../tests/fixtures/metrics/recovery.txt");
+        assert_eq!(sections(recovery.values()), expected);
     }
-    let rows = rows.into_iter();
-    rows.map(|(name, value, meaning)| line(name, value, meaning))
-        .collect()
 }
 
 /// A recipe with a table `synthetic`: that, and what it says about the coder and its training. `set` are items

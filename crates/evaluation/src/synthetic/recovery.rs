@@ -12,62 +12,98 @@ use crate::cosines::unit;
 use crate::error::EvaluationError;
 use crate::matching::best_matching;
 use crate::reconstruction::ReconstructionSums;
+use crate::registry::{Number, metrics};
 
 /// Rows encoded at once.
 const ROWS: usize = 4096;
 
-/// What a coder makes of known features.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Recovery {
-    /// Rows that the figures are of.
-    pub rows: u64,
-    /// Number of features.
-    pub n_features: u64,
-    /// Number of latents.
-    pub d_sae: u64,
-    /// Mean |cosine| of features and decoder rows in the one-to-one matching that makes it largest (Hungarian method), over as many
-    /// pairs as there can be.
-    pub mcc: f64,
-    /// Mean cosine, with its sign, of the pairs that make this largest.
-    pub matched_cosine: f64,
-    /// Mean over features of the largest |cosine| with any row.
-    pub mean_max_cosine: f64,
-    /// Features that are the nearest of some row, over the number of rows.
-    pub uniqueness: f64,
-    /// Mean over latents, each a detector of the feature nearest to its row: share of its firings in which the feature fires.
-    pub precision: f64,
-    /// The same: share of the feature's firings in which the latent fires.
-    pub recall: f64,
-    /// The same: harmonic mean of precision and recall.
-    pub f1_score: f64,
-    /// The same: share of rows on which they agree.
-    pub accuracy: f64,
-    /// Mean over features of F1 of the latent matched with it; 0 for a feature without.
-    pub matched_f1: f64,
-    /// F1 of the sets of firing features of all rows together, a latent standing for the feature matched with it; latents without one
-    /// count as wrong.
-    pub support_f1: f64,
-    /// Features that fire in a row.
-    pub true_l0: f64,
-    /// Latents that fire in a row.
-    pub l0: f64,
-    /// Latents that never fired.
-    pub dead_latents: u64,
-    /// Mean |x̂| / |x| over rows that are not 0.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub shrinkage: f64,
-    /// Fraction of variance unexplained.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub fvu: f64,
-    /// In a hierarchy, mean cosine of the rows matched with a parent and its child; theirs is about 0. Only where all are matched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent_child_cosine: Option<f64>,
+metrics! {
+    /// How well a coder recovers known features.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub struct Recovery by Number::number => Option<f64> {
+        in "" {
+            /// Rows that the metrics are over.
+            rows: u64 { unit: "rows", printed: false }
+            /// Number of features.
+            n_features: u64 { unit: "features", printed: false }
+            /// Number of latents.
+            d_sae: u64 { unit: "latents", printed: false }
+            /// Mean |cosine| of features and decoder rows in the one-to-one matching that makes it
+            /// largest, found exactly (Hungarian method), over as many pairs as there can be.
+            mcc: f64 {
+                label: "mean |cosine| of matched features and rows",
+                unit: "cosine",
+                source: "SAELens, same name",
+            }
+            /// Mean cosine, with its sign, in the matching that makes this largest.
+            matched_cosine: f64 { label: "the same with its sign", unit: "cosine" }
+            /// Mean over features of the largest |cosine| with any row.
+            mean_max_cosine: f64 { label: "of a feature and its nearest row", unit: "cosine" }
+            /// Features that are nearest to some row, over the number of rows.
+            uniqueness: f64 {
+                label: "features that are a row's nearest, over rows",
+                source: "SAELens, same name",
+            }
+            /// Share of a latent's firings in which the feature nearest to its row fires, mean over
+            /// latents.
+            precision: f64 {
+                label: "of latents as detectors of their nearest features",
+                source: "SAELens, same name",
+            }
+            /// Share of that feature's firings in which the latent fires, mean over latents.
+            recall: f64 { source: "SAELens, same name" }
+            /// Harmonic mean of a latent's precision and recall, mean over latents.
+            f1_score: f64 { source: "SAELens, same name" }
+            /// Share of rows on which a latent and its nearest feature agree, mean over latents.
+            accuracy: f64 { source: "SAELens, same name" }
+            /// Mean over features of F1 of the latent matched with it; 0 for a feature without one.
+            matched_f1: f64 { label: "F1 of features by their matched latents" }
+            /// F1 of the sets of firing features, all rows together. A latent counts as its matched
+            /// feature; a latent without one counts as wrong.
+            support_f1: f64 { label: "F1 of the sets of firing features" }
+            /// Features that fire in a row, mean over rows.
+            true_l0: f64 {
+                label: "features that fire in a row",
+                unit: "features per row",
+                source: "SAELens, same name",
+            }
+            /// Latents that fire in a row, mean over rows.
+            l0: f64 {
+                label: "latents that fire in a row",
+                unit: "latents per row",
+                source: "SAELens, same name",
+            }
+            /// Latents that never fire.
+            dead_latents: u64 {
+                label: "never fired",
+                unit: "latents",
+                source: "SAELens, same name",
+            }
+            /// Mean ‖x̂‖ / ‖x‖ over rows that are not 0.
+            #[serde(deserialize_with = "nan_if_null")]
+            shrinkage: f64 {
+                label: "norm of reconstruction over that of the row",
+                source: "SAELens, same name",
+            }
+            /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
+            #[serde(deserialize_with = "nan_if_null")]
+            fvu: f64 { label: "fraction of variance unexplained" }
+            /// In a hierarchy, mean cosine of the rows matched (with signs) with parents and their
+            /// children; the features' own is about 0. Absent unless all of them are matched.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            parent_child_cosine: Option<f64> {
+                label: "of the rows of parents and children; 0 in truth",
+                unit: "cosine",
+            }
+        }
+        also {}
+    }
 }
 
 /// Compares `coder` with the features of `synthetic` on `sample`, which is of them.
 ///
 /// # Errors
-/// The coder is of another width, or the device fails.
+/// The coder is of another width, its decoder is not finite, or the device fails.
 pub fn recovery(
     synthetic: &Synthetic,
     sample: &Sample,
@@ -86,6 +122,13 @@ pub fn recovery(
     let rows = matrix(synthetic.directions(), d, &device);
     let cosines = rows.matmul(unit(coder.w_dec()).transpose()); // [n_features, d_sae]
     let cosines = host(&cosines.clamp(-1.0, 1.0))?;
+    if let Some(cosine) = cosines.iter().find(|c| !c.is_finite()) {
+        return Err(EvaluationError::input(
+            "cosine of a feature and a decoder row",
+            cosine,
+            "a finite number",
+        ));
+    }
     let geometry = Geometry::new(&cosines, n, coder.d_sae());
 
     let mut counts = Counts::new(n, coder.d_sae(), &geometry);
@@ -357,6 +400,10 @@ fn parent_child(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::synthetic::SyntheticConfig;
+    use lapidary_sae::{Architecture, Weights};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     /// Three features and four latents, on four rows.
     #[test]
@@ -403,5 +450,31 @@ mod tests {
         let geometry = Geometry::new(&[0.2, 0.9, 0.5], 3, 1);
         assert_eq!(geometry.latent_of, [None, Some(0), None]);
         assert!((geometry.mcc - 0.9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_decoder_of_nan_is_refused() {
+        let device = Device::flex();
+        let config = SyntheticConfig::parse("toy", "", &[]).unwrap();
+        let synthetic = Synthetic::new(config, &mut ChaCha8Rng::seed_from_u64(0)).unwrap();
+        let sample = synthetic.sample(1, &mut ChaCha8Rng::seed_from_u64(1));
+        let d = synthetic.d_in();
+        let matrix = Tensor::<2>::full([2, d], f32::NAN, &device);
+        let coder = SparseCoder {
+            architecture: Architecture::Standard,
+            k: 1,
+            apply_b_dec_to_input: false,
+            weights: Weights::new([
+                ("w_enc", matrix.clone().into()),
+                ("b_enc", Tensor::<1>::zeros([2], &device).into()),
+                ("w_dec", matrix.into()),
+                ("b_dec", Tensor::<1>::zeros([d], &device).into()),
+            ]),
+        };
+        let error = recovery(&synthetic, &sample, &coder, &mut |_| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cosine of a feature and a decoder row: found NaN, expected a finite number"
+        );
     }
 }

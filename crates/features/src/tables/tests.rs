@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use lapidary_evaluation::LatentFigures;
 use polars::prelude::*;
 
 use super::*;
@@ -308,4 +309,47 @@ fn a_decoder_of_another_size_is_refused() {
         error,
         "decoder.decoder_norm: found 5 entries; expected 6, one a latent of the statistics"
     );
+}
+
+#[test]
+fn the_table_of_latents_has_a_typed_column_for_each_metric_and_null_for_what_is_undefined() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("latents.parquet");
+    let figures = LatentFigures {
+        feature_density: vec![0.5, 0.0],
+        consistent_activation_heuristic: vec![2.0, f64::NAN],
+        encoder_bias: vec![-1.0, 1.0],
+        encoder_norm: vec![3.0, 4.0],
+        encoder_decoder_cosine_sim: vec![0.25, f32::NAN],
+        max_encoder_cosine_sim: vec![0.1, 0.2],
+        max_decoder_cosine_sim: vec![0.3, 0.4],
+    };
+    write_latents(&path, &figures).unwrap();
+    let columns = [
+        ("feature_id", "u32"),
+        ("feature_density", "f64"),
+        ("consistent_activation_heuristic", "f64"),
+        ("encoder_bias", "f32"),
+        ("encoder_norm", "f32"),
+        ("encoder_decoder_cosine_sim", "f32"),
+        ("max_encoder_cosine_sim", "f32"),
+        ("max_decoder_cosine_sim", "f32"),
+    ];
+    let columns = columns.map(|(name, of)| (name.to_owned(), of.to_owned()));
+    assert_eq!(describe_table(&path).unwrap().columns, columns);
+    let table = ParquetReader::new(std::fs::File::open(&path).unwrap())
+        .finish()
+        .unwrap();
+    let cell = |name: &str, row| table.column(name).unwrap().get(row).unwrap().into_static();
+    assert_eq!(
+        cell("consistent_activation_heuristic", 0),
+        AnyValue::Float64(2.0)
+    );
+    assert_eq!(cell("consistent_activation_heuristic", 1), AnyValue::Null);
+    assert_eq!(
+        cell("encoder_decoder_cosine_sim", 0),
+        AnyValue::Float32(0.25)
+    );
+    assert_eq!(cell("encoder_decoder_cosine_sim", 1), AnyValue::Null);
+    assert_eq!(cell("max_decoder_cosine_sim", 1), AnyValue::Float32(0.4));
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use lapidary_evaluation::LatentFigures;
+use lapidary_evaluation::{LatentColumn, LatentFigures};
 use polars::prelude::*;
 
 use super::{ExampleRow, FeatureRow, LogitToken};
@@ -117,28 +117,23 @@ pub fn write_examples(path: &Path, rows: &[ExampleRow]) -> Result<(), FeaturesEr
 /// If it cannot be written.
 pub fn write_latents(path: &Path, figures: &LatentFigures) -> Result<(), FeaturesError> {
     let rows = figures.feature_density.len();
-    let f32s = |name: &str, values: &[f32]| {
-        let values: Vec<Option<f32>> = values.iter().map(|v| (!v.is_nan()).then_some(*v)).collect();
-        Column::new(name.into(), values)
-    };
-    let f64s = |name: &str, values: &[f64]| {
-        let values: Vec<Option<f64>> = values.iter().map(|v| (!v.is_nan()).then_some(*v)).collect();
-        Column::new(name.into(), values)
-    };
-    let f = figures;
-    let columns = vec![
-        Column::new("feature_id".into(), (0..rows as u32).collect::<Vec<u32>>()),
-        f64s("feature_density", &f.feature_density),
-        f64s(
-            "consistent_activation_heuristic",
-            &f.consistent_activation_heuristic,
-        ),
-        f32s("encoder_bias", &f.encoder_bias),
-        f32s("encoder_norm", &f.encoder_norm),
-        f32s("encoder_decoder_cosine_sim", &f.encoder_decoder_cosine_sim),
-        f32s("max_encoder_cosine_sim", &f.max_encoder_cosine_sim),
-        f32s("max_decoder_cosine_sim", &f.max_decoder_cosine_sim),
-    ];
+    let mut columns = vec![Column::new(
+        "feature_id".into(),
+        (0..rows as u32).collect::<Vec<u32>>(),
+    )];
+    columns.extend(figures.values().map(|(metric, values)| {
+        let name = metric.name.into();
+        match values {
+            LatentColumn::F32(values) => {
+                let cell = |v: &f32| (!v.is_nan()).then_some(*v);
+                Column::new(name, values.iter().map(cell).collect::<Vec<Option<f32>>>())
+            }
+            LatentColumn::F64(values) => {
+                let cell = |v: &f64| (!v.is_nan()).then_some(*v);
+                Column::new(name, values.iter().map(cell).collect::<Vec<Option<f64>>>())
+            }
+        }
+    }));
     write_table(path, rows, columns)
 }
 

@@ -247,15 +247,19 @@ pub(crate) fn loss_and_gradients(
         ),
     };
     let factor = factor.unsqueeze::<2>(); // [1, 1]
-    let slope = match &batch.model_loss {
-        None => Slope {
+    let slope = match (&batch.model_loss, cross_layer) {
+        (None, None) => Slope {
             slope: forward.error.clone(),
             factor,
         },
-        Some(model) => {
-            total = total + model.loss.clone();
+        (model, _) => {
+            let mut slope = forward.error.clone() * factor.clone();
+            if let Some(model) = model {
+                total = total + model.loss.clone();
+                slope = slope + model.gradient.clone();
+            }
             Slope {
-                slope: forward.error.clone() * factor.clone() + model.gradient.clone(),
+                slope,
                 factor: factor.ones_like(),
             }
         }
@@ -293,6 +297,7 @@ pub(crate) fn loss_and_gradients(
                 factor: slope.factor.clone(),
             },
             error: last(&forward.error, layer.d_out()),
+            is_whole: cross_layer.is_none(),
             context,
         };
         match &encoded[number].backward {
@@ -352,7 +357,12 @@ fn forward(coder: &AnyCoder, inputs: &[Tensor<2>], encoded: &[Encoded], y: &Tens
     }
     let [n, d_out] = y.dims();
     let mut tracked = vec![];
-    let mut error = coder.b_dec().unsqueeze::<2>().expand([n, d_out]) - y.clone();
+    let mut error = coder.b_dec().unsqueeze::<2>().expand([n, d_out]);
+    // In the order in which each kind of coder has always added up, so that bits stay what they were.
+    let in_graph = matches!(encoded[0].backward, Backward::Tracked { .. });
+    if !in_graph {
+        error = error - y.clone();
+    }
     for (layer, encoded) in layers.iter().zip(encoded) {
         let written = match (&encoded.backward, &encoded.codes) {
             (Backward::Tracked { coder, values }, Codes::Sparse(codes)) => {
@@ -374,6 +384,9 @@ fn forward(coder: &AnyCoder, inputs: &[Tensor<2>], encoded: &[Encoded], y: &Tens
     }
     if let ([layer], [x]) = (layers, inputs) {
         error = layer.with_skip(error, layer.centre(x.clone()));
+    }
+    if in_graph {
+        error = error - y.clone();
     }
     Forward {
         squares: error.clone().square().sum(),
@@ -446,6 +459,8 @@ struct LayerStep<'a, K: Fn(&'static str) -> WeightKey> {
     slope: Slope,
     /// The error of what it writes at, `[n, d]`.
     error: Tensor<2>,
+    /// Whether the layer is the whole coder.
+    is_whole: bool,
     context: &'a StepContext<'a>,
 }
 
@@ -470,10 +485,12 @@ impl<K: Fn(&'static str) -> WeightKey> LayerStep<'_, K> {
         let Slope { slope, factor } = self.slope;
         let products = products.unwrap_or_else(|| {
             // Against this target the error is the slope.
-            let decoded = decode_sparse(codes.clone(), layer.w_dec());
-            let none = layer.b_dec().zeros_like();
+            let decoded = match self.is_whole {
+                true => self.error.clone() + to_code(layer, &self.x, y),
+                false => decode_sparse(codes.clone(), layer.w_dec()), // its own b_dec is 0
+            };
             let target = decoded - slope.clone();
-            reconstruct(&codes, layer.w_dec(), none, target).along
+            reconstruct(&codes, layer.w_dec(), layer.b_dec(), target).along
         });
         // A latent that is off passes nothing on.
         let active = |values: &Tensor<2>| values.clone().greater_elem(0.0).float();

@@ -1,17 +1,15 @@
 //! Arguments that several commands share.
 
-use crate::progress::count;
-use crate::run_folder::RunFolder;
-use crate::terminal::note;
+use crate::progress::Watched;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::Args;
-use lapidary_activations::TEXT_FIELD;
+use lapidary::dictionary_model::load_model;
+use lapidary::{DictionaryOptions, Opened, TextOptions, open_dictionary};
 use lapidary_coder::Dictionary;
 use lapidary_formats::Format;
 use lapidary_kernels::device::{self, DeviceChoice};
 use lapidary_model::{HookPoint, LanguageModel};
-use lapidary_sae::recipe::CorpusConfig;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,15 +44,8 @@ pub struct ModelArgument {
 
 impl ModelArgument {
     pub fn load(&self, device: &Device) -> Result<Arc<LanguageModel>> {
-        load_model(&self.model, device)
+        Ok(load_model(&Watched, &self.model, device)?)
     }
-}
-
-/// A model, whose warnings are said.
-pub fn load_model(name: &str, device: &Device) -> Result<Arc<LanguageModel>> {
-    let model = LanguageModel::load(name, device)?;
-    model.warnings().iter().for_each(|warning| note(warning));
-    Ok(Arc::new(model))
 }
 
 /// What a dictionary's files may leave open.
@@ -70,29 +61,27 @@ pub struct DictionaryArgument {
 }
 
 impl DictionaryArgument {
+    pub const fn options(&self) -> DictionaryOptions {
+        DictionaryOptions {
+            format: self.format,
+            hook_point: self.hook_point,
+        }
+    }
+
     /// Reads a dictionary of any format: a folder, a file of it, a run's folder, or `hf:OWNER/NAME/PATH` of the hub.
     pub fn open(&self, path: &Path, device: &Device) -> Result<Dictionary> {
-        open_dictionary(path, self.format, self.hook_point, device)
+        Ok(open_dictionary(path, self.options(), device)?)
     }
-}
 
-/// As [`DictionaryArgument::open`], with what it was given.
-pub fn open_dictionary(
-    path: &Path,
-    format: Option<Format>,
-    hook_point: Option<HookPoint>,
-    device: &Device,
-) -> Result<Dictionary> {
-    let in_run = RunFolder::new(path).dictionary();
-    let place = match lapidary_formats::saelens::exists(&in_run) {
-        true => in_run,
-        false => lapidary_formats::local(path)?,
-    };
-    let mut dictionary = lapidary_formats::open(&place, format, device)?;
-    if let Some(hook) = hook_point {
-        dictionary.provenance.sites.set_read(hook.to_string());
+    /// The same with its model: `model`, or the one that it names.
+    pub fn open_with_model(
+        &self,
+        path: &Path,
+        model: Option<&str>,
+        device: &Device,
+    ) -> Result<Opened> {
+        Ok(Opened::new(path, self.options(), model, device, &Watched)?)
     }
-    Ok(dictionary)
 }
 
 /// How a text is read.
@@ -107,23 +96,10 @@ pub struct TextArgument {
 }
 
 impl TextArgument {
-    /// The field's name, that of `recipe` unless one was given.
-    pub fn field(&self, recipe: Option<&CorpusConfig>) -> String {
-        let recipe = recipe.map(|corpus| &corpus.text_field);
-        let given = self.text_field.as_ref().or(recipe);
-        given.cloned().unwrap_or_else(|| TEXT_FIELD.into())
+    pub fn options(&self) -> TextOptions {
+        TextOptions {
+            text_field: self.text_field.clone(),
+            attend_across_documents: self.attend_across_documents,
+        }
     }
-}
-
-/// What a device calls itself.
-pub fn device_name(device: &Device) -> String {
-    if *device == Device::flex() {
-        return format!(
-            "CPU, {}",
-            count(rayon::current_num_threads() as u64, "thread")
-        );
-    }
-    device
-        .identity()
-        .map_or_else(|| format!("{device:?}"), |identity| identity.name)
 }

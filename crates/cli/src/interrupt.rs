@@ -36,35 +36,12 @@ fn flags() -> &'static Flags {
     })
 }
 
-/// While this lives, the first signal only asks the work to stop ([`requested`]); the second one ends the program.
-pub struct Graceful(());
-
-impl Graceful {
-    pub fn begin() -> Self {
-        flags().ends.store(false, Ordering::SeqCst);
-        Self(())
-    }
-}
-
-impl Drop for Graceful {
-    fn drop(&mut self) {
-        flags().ends.store(true, Ordering::SeqCst);
-    }
+/// While work is graceful, the first signal only asks it to stop ([`requested`]); the second one ends the program.
+pub fn be_graceful(graceful: bool) {
+    flags().ends.store(!graceful, Ordering::SeqCst);
 }
 
 /// Whether the program was asked to stop.
 pub fn requested() -> bool {
     flags().requested.load(Ordering::SeqCst)
 }
-
-/// Ends a command that stopped where it was asked to.
-#[derive(Debug)]
-pub struct Interrupted(pub String);
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Interrupted {}

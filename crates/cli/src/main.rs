@@ -5,19 +5,13 @@
 
 mod arguments;
 mod commands;
-mod dictionary_model;
 mod downloads;
-mod first_batch;
 mod interrupt;
 mod once;
 mod progress;
-mod recipe;
-mod run_folder;
-mod summary;
 mod terminal;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use interrupt::Interrupted;
 use std::process::ExitCode;
 use terminal::visible;
 
@@ -97,7 +91,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough, as `head` has.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Interrupted>() => {
+        Err(error) if is_interrupted(&error) => {
             progress::say!("{:>10} {error}", "stop");
             ExitCode::from(interrupt::EXIT_CODE)
         }
@@ -119,6 +113,11 @@ fn message(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<lapidary::Error>();
+    matches!(error, Some(lapidary::Error::Interrupted(_)))
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

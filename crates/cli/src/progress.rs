@@ -3,7 +3,10 @@
 //! Nothing here fails: what cannot be printed, since the reader has gone or a disk is full, is dropped, and the work goes on.
 //! Bars need a terminal; without one, long work prints a line a minute.
 
+use crate::interrupt;
+use crate::terminal::visible;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use lapidary::{Progress, StageDisplay};
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,11 +45,38 @@ pub fn note(text: impl std::fmt::Display) {
     say!("{:>10} {text}", "note");
 }
 
-/// `1 token`, `2 tokens`.
-pub fn count(n: u64, what: &str) -> String {
-    match n {
-        1 => format!("1 {what}"),
-        n => format!("{n} {what}s"),
+/// Shows the work of the library on the terminal.
+pub struct Watched;
+
+impl Progress for Watched {
+    fn begin(&self, stage: &str, length: u64, lines: &[&str]) -> Box<dyn StageDisplay> {
+        Box::new(Stage::with_lines(stage, length, lines))
+    }
+
+    fn say(&self, name: &str, text: &str) {
+        say!("{name:>10} {}", visible(text));
+    }
+
+    fn must_stop(&self) -> bool {
+        interrupt::requested()
+    }
+
+    fn training(&self, runs: bool) {
+        interrupt::be_graceful(runs);
+    }
+}
+
+impl StageDisplay for Stage {
+    fn at(&self, done: u64, message: &str) {
+        Self::at(self, done, message);
+    }
+
+    fn line(&self, number: usize, message: &str) {
+        Self::line(self, number, message);
+    }
+
+    fn done(self: Box<Self>, message: &str) {
+        Self::done(*self, message);
     }
 }
 
@@ -55,14 +85,14 @@ pub struct Stage {
     bar: ProgressBar,
     /// Below the bar, one for each of several things that go on at once.
     lines: Vec<ProgressBar>,
-    name: &'static str,
+    name: String,
     start: Instant,
     /// When the last line was printed, where there is no terminal.
     last_line: RefCell<Option<Instant>>,
 }
 
 impl Stage {
-    pub fn new(name: &'static str, length: u64) -> Self {
+    pub fn new(name: &str, length: u64) -> Self {
         let quiet = QUIET.load(Ordering::Relaxed);
         let bar = match quiet {
             true => ProgressBar::hidden(),
@@ -74,21 +104,21 @@ impl Stage {
         )
         .expect("the template is fixed");
         bar.set_style(style.progress_chars("━╸─"));
-        bar.set_prefix(name);
+        bar.set_prefix(name.to_owned());
         let by_line = !quiet && !std::io::stderr().is_terminal();
         Self {
             bar,
             lines: vec![],
-            name,
+            name: name.to_owned(),
             start: Instant::now(),
             last_line: RefCell::new(by_line.then(Instant::now)),
         }
     }
 
     /// A stage with a line for each of `names` below its bar.
-    pub fn with_lines(name: &'static str, length: u64, names: &[&str]) -> Self {
+    pub fn with_lines(name: &str, length: u64, names: &[&str]) -> Self {
         let mut stage = Self::new(name, length);
-        if stage.bar.is_hidden() {
+        if names.is_empty() || stage.bar.is_hidden() {
             return stage;
         }
         let all = MultiProgress::new();
@@ -163,14 +193,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_counts_are_readable() {
+    fn durations_are_readable() {
         assert_eq!(
             [12.3, 600.0, 7200.0].map(duration),
             ["12 s", "10 min", "2.0 h"]
-        );
-        assert_eq!(
-            [0, 1, 2].map(|n| count(n, "token")),
-            ["0 tokens", "1 token", "2 tokens"]
         );
     }
 }

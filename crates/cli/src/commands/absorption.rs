@@ -1,13 +1,12 @@
 //! `lapidary absorption`.
 
-use super::eval::Opened;
 use super::figures::{line, number};
 use super::probe::dense;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Stage;
-use crate::run_folder::write_json;
 use anyhow::{Result, bail};
 use clap::Args;
+use lapidary::run_folder::write_json;
 use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
     Absorption as Found, AbsorptionConfig, Rows, absorption_of, first_letter_task, represent,
@@ -59,7 +58,9 @@ impl Absorption {
             check_target(path)?;
         }
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
+        let opened = self
+            .from
+            .open_with_model(&self.dictionary, self.model.as_deref(), &device)?;
         let Hooks { sources, targets } = Hooks::of(&opened.dictionary)?;
         let hook = match sources[..] {
             [hook] if sources == targets => hook,

@@ -1,6 +1,6 @@
 //! `lapidary bench`: what a training step and the encoder cost here, against the floor and against other tools.
 
-use crate::arguments::{DeviceArgument, device_name};
+use crate::arguments::DeviceArgument;
 use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_pursuit::PursuitBench;
 use crate::commands::bench_store;
@@ -8,6 +8,7 @@ use crate::commands::peers::Peers;
 use crate::commands::timing::{Findings, Rounds, Sizes};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
+use lapidary::device::device_name;
 use lapidary_model::HookPoint;
 use std::io::{Write, stdout};
 use std::path::PathBuf;

@@ -3,9 +3,9 @@
 
 use super::peers::Peers;
 use super::timing::{median, memory};
-use crate::arguments::device_name;
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Int, Tensor};
+use lapidary::device::device_name;
 use lapidary_model::{HookPoint, HookedRun, LanguageModel};
 use serde::Serialize;
 use std::io::{Write, stdout};

@@ -3,9 +3,9 @@
 
 use super::peers::Peers;
 use super::timing::{Ours, Sizes, median, memory};
-use crate::arguments::device_name;
 use anyhow::Result;
 use burn::tensor::Device;
+use lapidary::device::device_name;
 use serde::Serialize;
 use std::io::{Write, stdout};
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! `lapidary convert`.
 
-use crate::arguments::open_dictionary;
 use crate::progress::Stage;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
+use lapidary::{DictionaryOptions, open_dictionary};
 use lapidary_coder::Coder;
 use lapidary_formats::Format;
 use lapidary_io::StagedFolder;
@@ -51,9 +51,13 @@ impl Convert {
         let staged = StagedFolder::begin(&self.to)?;
         let device = Device::flex(); // weights are only moved
         let each = self.from.iter();
+        let how = DictionaryOptions {
+            format: self.from_format,
+            hook_point: self.hook_point,
+        };
         let dictionaries = each
-            .map(|from| open_dictionary(from, self.from_format, self.hook_point, &device))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|from| open_dictionary(from, how, &device))
+            .collect::<Result<Vec<_>, _>>()?;
         if let Ok(to) = self.to.canonicalize() {
             let read = self.from.iter().filter_map(|from| {
                 let folder = lapidary_formats::folder_of(from).unwrap_or_else(|_| from.clone());

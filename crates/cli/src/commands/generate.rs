@@ -1,12 +1,13 @@
 //! `lapidary generate`.
 
-use super::eval::Opened;
-use crate::arguments::{DeviceArgument, DictionaryArgument, load_model};
-use crate::run_folder::RunFolder;
+use crate::arguments::{DeviceArgument, DictionaryArgument};
+use crate::progress::Watched;
 use crate::terminal::{note, shown};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
+use lapidary::dictionary_model::load_model;
+use lapidary::run_folder::RunFolder;
 use lapidary_coder::Dictionary;
 use lapidary_features::{Steer, Steering, read_features};
 use lapidary_model::{HookPoint, Intervention, LanguageModel, Sampling, TensorFile, generate};
@@ -131,9 +132,11 @@ impl Generate {
     fn open(&self, device: &Device) -> Result<(Arc<LanguageModel>, Option<Dictionary>)> {
         let Some(folder) = &self.dictionary else {
             let name = self.model.as_deref().unwrap_or("embedded");
-            return Ok((load_model(name, device)?, None));
+            return Ok((load_model(&Watched, name, device)?, None));
         };
-        let opened = Opened::new(folder, &self.from, self.model.as_deref(), device)?;
+        let opened = self
+            .from
+            .open_with_model(folder, self.model.as_deref(), device)?;
         if let (None, Some(name)) = (&self.model, &opened.dictionary.provenance.model_name) {
             note(&format!("model {name}, as the dictionary says"));
         }

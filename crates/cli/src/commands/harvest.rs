@@ -1,14 +1,16 @@
 //! `lapidary harvest`.
 
 use super::timing::memory;
-use crate::arguments::{DeviceArgument, ModelArgument, TextArgument, device_name};
-use crate::first_batch;
+use crate::arguments::{DeviceArgument, ModelArgument, TextArgument};
 use crate::once::each_once;
+use crate::progress::Watched;
 use crate::progress::{Stage, note, say};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
+use lapidary::device::device_name;
+use lapidary::first_batch;
 use lapidary_activations::{
-    BlockConfig, BlockStream, Exclusion, FirstBatch, HarvestConfig, Store, StoreDtype,
+    BlockConfig, BlockStream, Exclusion, FirstBatch, HarvestConfig, Store, StoreDtype, TEXT_FIELD,
     harvest_store,
 };
 use lapidary_model::HookPoint;
@@ -121,7 +123,7 @@ impl Harvest {
         let model = self.model.load(&device)?;
         let from = BlockConfig {
             corpus: self.corpus,
-            text_field: self.text.field(None),
+            text_field: self.text.text_field.unwrap_or_else(|| TEXT_FIELD.into()),
             context: self.context,
             prepend_bos: !self.no_bos,
             attend_across_documents: self.text.attend_across_documents,
@@ -148,7 +150,7 @@ impl Harvest {
         stage.done(format!("{}; device {}", model.name(), device_name(&device)));
         let look = BlockStream::new(model.clone(), &from)?;
         let look = FirstBatch::of(look, &config.hook_points, config.batch_blocks.max(1))?;
-        first_batch::show(&look);
+        first_batch::show(&Watched, &look);
         let before = match Store::exists(&self.out) {
             true => Store::open(&self.out)?.rows(),
             false => 0,

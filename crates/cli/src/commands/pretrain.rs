@@ -2,10 +2,10 @@
 
 use crate::arguments::DeviceArgument;
 use crate::progress::Stage;
-use crate::run_folder::{Maker, RunWriter};
 use crate::terminal::shown;
 use anyhow::{Result, bail};
 use clap::Args;
+use lapidary::run_folder::{Maker, RunWriter};
 use lapidary_activations::{Corpus, TEXT_FIELD};
 use lapidary_io::write_atomically;
 use lapidary_model::pretrain::{PretrainConfig, Pretrainer, mean_loss};

@@ -1,14 +1,14 @@
 //! `lapidary probe`.
 
-use super::eval::Opened;
 use super::figures::number;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::once::each_once;
 use crate::progress::{Stage, note};
-use crate::run_folder::write_json;
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lapidary::Opened;
+use lapidary::run_folder::write_json;
 use lapidary_activations::{Corpus, TokenPieces};
 use lapidary_coder::Coder;
 use lapidary_evaluation::Hooks;
@@ -98,7 +98,9 @@ impl Probe {
         }
         each_once("--k", &self.k)?;
         let device = self.device.open()?;
-        let opened = Opened::new(&self.dictionary, &self.from, self.model.as_deref(), &device)?;
+        let opened = self
+            .from
+            .open_with_model(&self.dictionary, self.model.as_deref(), &device)?;
         let d_sae = opened.dictionary.coder.d_sae();
         if let Some(k) = self.k.iter().find(|k| **k == 0 || **k > d_sae) {
             bail!("--k: found {k}, expected 1 to {d_sae}, the number of latents");

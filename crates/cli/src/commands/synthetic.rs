@@ -1,12 +1,13 @@
 //! `lapidary synthetic`.
 
 use super::figures::sections;
-use crate::arguments::{DeviceArgument, open_dictionary};
+use crate::arguments::DeviceArgument;
 use crate::progress::Stage;
-use crate::run_folder::{Maker, RunWriter, write_json};
 use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
+use lapidary::run_folder::{Maker, RunWriter, write_json};
+use lapidary::{DictionaryOptions, open_dictionary};
 use lapidary_activations::NormalizationKind;
 use lapidary_coder::Dictionary;
 use lapidary_coder::Sites;
@@ -76,7 +77,7 @@ impl Synthetic {
         };
         let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;
         let dictionary = match &self.dictionary {
-            Some(folder) => open_dictionary(folder, None, None, &device)?,
+            Some(folder) => open_dictionary(folder, DictionaryOptions::default(), &device)?,
             None => train(&features, run, &device)?,
         };
 

@@ -3,8 +3,8 @@
 use super::folders;
 use super::view::{FIRST, View, brief, cut, size};
 use crate::commands::figures;
-use crate::summary;
 use anyhow::{Context, Result, bail};
+use lapidary::summary;
 use lapidary_evaluation::Metrics;
 use lapidary_features::{describe_table, read_examples, read_features, read_runs};
 use lapidary_formats::container::Container;

@@ -3,10 +3,10 @@
 use super::files;
 use super::view::{View, brief, size};
 use crate::commands::figures;
-use crate::run_folder::RunFolder;
-use crate::summary;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use lapidary::run_folder::RunFolder;
+use lapidary::summary;
 use lapidary_activations::{Store, StoreDtype};
 use lapidary_coder::Description;
 use lapidary_formats::saelens;

@@ -1,20 +1,19 @@
 //! Shows what the first batch of activations is like, and keeps it beside what was made of it.
 
-use crate::progress::say;
+use crate::error::Result;
+use crate::progress::Progress;
 use crate::run_folder::write_json;
-use anyhow::Result;
 use lapidary_activations::FirstBatch;
 use std::path::Path;
 
 /// Name of the file in a run's or a store's folder.
 pub const FILE: &str = "first_batch.json";
 
-/// Prints figures and advice to standard error.
-pub fn show(reports: &[FirstBatch]) {
+/// Shows figures and advice.
+pub fn show(progress: &dyn Progress, reports: &[FirstBatch]) {
     for r in reports {
-        say!(
-            "{:>10} {}: norm {:.3} ± {:.3}, median {:.3}, highest {:.3}; the mean activation is {:.2} times the spread around it; {} outliers, {} of them special tokens",
-            "look",
+        let text = format!(
+            "{}: norm {:.3} ± {:.3}, median {:.3}, highest {:.3}; the mean activation is {:.2} times the spread around it; {} outliers, {} of them special tokens",
             r.hook_point,
             r.mean_norm,
             r.std_norm,
@@ -24,8 +23,9 @@ pub fn show(reports: &[FirstBatch]) {
             r.outliers,
             r.special_outliers
         );
+        progress.say("look", &text);
         for advice in &r.advice {
-            say!("{:>10} {advice}", "");
+            progress.say("", advice);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short on standard error.
+//! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short for whoever watches.
 
-use crate::progress::{count, note, say};
+use crate::error::Result;
+use crate::progress::{Progress, count};
 use crate::run_folder::RunFolder;
-use anyhow::Result;
 use lapidary_evaluation::Metrics;
 use lapidary_features::{RunRow, write_runs};
 use lapidary_sae::{Recipe, StepReport};
@@ -16,6 +16,7 @@ pub const FILE: &str = "runs.parquet";
 /// Writes the table into the folder of the run: a coder's name, the keys of the recipe in which coders differ, the last
 /// line of its log, and its figures of merit. Gives the file's path.
 pub fn write(
+    progress: &dyn Progress,
     out: &Path,
     names: &[String],
     recipes: &[Recipe],
@@ -42,7 +43,7 @@ pub fn write(
     }
     let path = out.join(FILE);
     write_runs(&path, &rows)?;
-    show(&rows, varied[0].len());
+    show(progress, &rows, varied[0].len());
     Ok(path)
 }
 
@@ -83,7 +84,7 @@ fn course(last: &StepReport) -> RunRow {
 }
 
 /// Name, the first of the settings that vary, and the metrics that most look at first.
-fn show(rows: &[RunRow], varied: usize) {
+fn show(progress: &dyn Progress, rows: &[RunRow], varied: usize) {
     const FIRST: [&str; 4] = ["l0", "fvu", "ce_loss_score", "frac_alive"];
     /// Settings that fit on a line beside them.
     const SETTINGS: usize = 4;
@@ -92,10 +93,8 @@ fn show(rows: &[RunRow], varied: usize) {
     let shown: Vec<&str> = head.chain(keys.filter(|key| FIRST.contains(key))).collect();
     if varied > SETTINGS {
         let more = varied - SETTINGS;
-        note(format_args!(
-            "{} more differ: see {FILE}",
-            count(more as u64, "setting")
-        ));
+        let more = count(more as u64, "setting");
+        progress.say("note", &format!("{more} more differ: see {FILE}"));
     }
     let cell = |row: &RunRow, key: &str| match row.iter().find(|(k, _)| k == key) {
         Some((_, Value::String(text))) => text.clone(),
@@ -121,17 +120,15 @@ fn show(rows: &[RunRow], varied: usize) {
             .iter()
             .zip(&widths)
             .map(|(c, width)| format!("{c:<width$}"));
-        say!(
-            "{:>10} {}",
-            "",
-            cells.collect::<Vec<_>>().join("  ").trim_end()
-        );
+        let line = cells.collect::<Vec<_>>().join("  ");
+        progress.say("", line.trim_end());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Silent;
     use lapidary_features::describe_table;
 
     #[test]
@@ -140,8 +137,9 @@ mod tests {
         let metrics = include_str!("../../../tests/fixtures/metrics/metrics.json");
         let metrics: Metrics = serde_json::from_str(metrics).unwrap();
         let text = include_str!("../../../configs/quickstart.toml");
-        let recipe = RunConfig::parse("quickstart", text, &[]).unwrap();
+        let recipe = Recipe::parse("quickstart", text, &[]).unwrap();
         let path = write(
+            &Silent,
             folder.path(),
             &["a".to_owned()],
             &[recipe],

@@ -1,8 +1,8 @@
 //! The model that a dictionary reads: every command that runs a model under a dictionary gets it here, changed as the
 //! dictionary's metadata say. Names that come from the metadata are said to, with the option that replaces them.
 
-use crate::terminal::note;
-use anyhow::{Context, Result, anyhow, bail};
+use crate::error::{Context, Error, Result, bail};
+use crate::progress::Progress;
 use burn::tensor::Device;
 use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::{Hooks, PreparedModel, hub_name};
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 /// The model of the dictionary at `path`: `given`, or the one that the dictionary names.
 pub fn load(
+    progress: &dyn Progress,
     dictionary: &Dictionary,
     path: &Path,
     given: Option<&str>,
@@ -26,7 +27,7 @@ pub fn load(
     let prepared = PreparedModel::of(dictionary, model, given.is_some())
         .with_context(|| said_by(path).display().to_string())?;
     let notes = prepared.model.warnings().iter().chain(&prepared.notes);
-    notes.for_each(|text| note(text));
+    notes.for_each(|text| progress.say("note", text));
     check_hook_points(dictionary, path, &prepared.model)?;
     Ok(Arc::new(prepared.model))
 }
@@ -52,8 +53,10 @@ fn load_named(name: &str, path: &Path, hint: &str, device: &Device) -> Result<La
     );
     let loaded = LanguageModel::load(on_hub.as_deref().unwrap_or(name), device);
     loaded.map_err(|error| match error {
-        ModelError::NotFound { problem, .. } => anyhow!("{said} was not found: {problem}"),
-        other => anyhow::Error::from(other).context(said),
+        ModelError::NotFound { problem, .. } => {
+            Error::Invalid(format!("{said} was not found: {problem}"))
+        }
+        other => Error::from(other).context(said),
     })
 }
 
@@ -87,10 +90,7 @@ fn check_hook_points(dictionary: &Dictionary, path: &Path, model: &LanguageModel
 }
 
 /// Adds to a failure to read a text that the text was named by the dictionary.
-pub fn corpus_of<'a>(
-    path: &'a Path,
-    given: bool,
-) -> impl FnOnce(anyhow::Error) -> anyhow::Error + 'a {
+pub fn corpus_of<'a>(path: &'a Path, given: bool) -> impl FnOnce(Error) -> Error + 'a {
     move |error| match given {
         true => error,
         false => error.context(format!(
@@ -110,4 +110,20 @@ fn said_by(path: &Path) -> PathBuf {
         .flat_map(|folder| names.map(|name| folder.join(name)))
         .find(|file| file.is_file())
         .unwrap_or_else(|| path.to_path_buf())
+}
+
+/// A model, whose warnings are said.
+///
+/// # Errors
+/// There is no such model, or its files are damaged.
+pub fn load_model(
+    progress: &dyn Progress,
+    name: &str,
+    device: &Device,
+) -> Result<Arc<LanguageModel>> {
+    let model = LanguageModel::load(name, device)?;
+    for warning in model.warnings() {
+        progress.say("note", warning);
+    }
+    Ok(Arc::new(model))
 }

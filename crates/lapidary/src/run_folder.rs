@@ -18,10 +18,11 @@ mod writer;
 
 pub use writer::{Maker, RunWriter, table_files, training_files};
 
-use anyhow::{Context, Result};
 use lapidary_evaluation::Metrics;
 use lapidary_io::write_atomically;
 use lapidary_sae::StepReport;
+
+use crate::error::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::OpenOptions;
@@ -31,43 +32,63 @@ use std::time::Instant;
 
 /// The names in a run's folder.
 pub struct RunFolder {
+    /// The folder.
     pub path: PathBuf,
 }
 
 impl RunFolder {
+    /// The names in the folder `path`.
+    #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.into() }
     }
 
+    /// The recipe, every value filled in.
+    #[must_use]
     pub fn config(&self) -> PathBuf {
         self.path.join("config.toml")
     }
 
+    /// The dictionary's folder.
+    #[must_use]
     pub fn dictionary(&self) -> PathBuf {
         self.path.join("dictionary")
     }
 
+    /// The folder of the feature tables.
+    #[must_use]
     pub fn features(&self) -> PathBuf {
         self.path.join("features")
     }
 
+    /// The metrics.
+    #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.json")
     }
 
+    /// The training log.
+    #[must_use]
     pub fn metrics_log(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
     }
 
+    /// The report.
+    #[must_use]
     pub fn report(&self) -> PathBuf {
         self.path.join("report.html")
     }
 
+    /// The checkpoint's folder.
+    #[must_use]
     pub fn checkpoint(&self) -> PathBuf {
         self.path.join("checkpoint")
     }
 
     /// The metrics, if they were written.
+    ///
+    /// # Errors
+    /// They cannot be read.
     pub fn read_metrics(&self) -> Result<Option<Metrics>> {
         if !self.metrics().exists() {
             return Ok(None);
@@ -137,6 +158,10 @@ struct LogLine<'a> {
 }
 
 impl MetricsLog {
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn push(&mut self, report: &StepReport) -> Result<()> {
         let seconds = self.start.elapsed().as_secs_f64();
         let tokens = report.step.saturating_sub(self.last.0) * self.batch_tokens as u64;
@@ -154,11 +179,18 @@ impl MetricsLog {
     }
 }
 
+/// Reads a JSON file.
+///
+/// # Errors
+/// It cannot be read, or is something else.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     Ok(lapidary_io::read_json(path)?)
 }
 
 /// Writes a value as a JSON file that appears whole or not at all.
+///
+/// # Errors
+/// It cannot be written.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)? + "\n";
     Ok(write_atomically(path, text.as_bytes())?)

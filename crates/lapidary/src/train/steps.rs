@@ -1,15 +1,15 @@
 //! The steps of a run, with bars, logs and checkpoints.
 
-use crate::interrupt::{self, Graceful, Interrupted};
-use crate::progress::{Stage, say};
-use crate::recipe::NamedRecipe;
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Stage};
+use crate::recipes::NamedRecipe;
 use crate::run_folder::{MetricsLog, RunWriter};
-use anyhow::{Result, anyhow};
 use lapidary_sae::{Observer, SaeError, StepReport, TrainingRun};
 use std::path::PathBuf;
 
 /// Shows a run's progress, keeps its logs, and says where checkpoints go.
 struct Watch<'a> {
+    progress: &'a dyn Progress,
     stage: &'a Stage,
     writer: &'a mut RunWriter,
     logs: Vec<MetricsLog>,
@@ -17,7 +17,7 @@ struct Watch<'a> {
     first_step: u64,
     batch: f64,
     /// What went wrong outside the training; it is stopped then.
-    failed: Option<anyhow::Error>,
+    failed: Option<Error>,
 }
 
 impl Observer for Watch<'_> {
@@ -51,18 +51,18 @@ impl Observer for Watch<'_> {
     }
 
     fn must_stop(&mut self) -> bool {
-        if interrupt::requested() {
-            say!(
-                "{:>10} a checkpoint is written; once more to leave at once",
-                "stop"
-            );
+        let stops = self.progress.must_stop();
+        if stops {
+            let text = "a checkpoint is written; once more to leave at once";
+            self.progress.say("stop", text);
         }
-        interrupt::requested() || self.failed.is_some()
+        stops || self.failed.is_some()
     }
 }
 
 /// All steps, with bars and logs.
 pub(super) fn steps(
+    progress: &dyn Progress,
     run: &mut TrainingRun,
     recipes: &[NamedRecipe],
     logs: Vec<MetricsLog>,
@@ -71,13 +71,14 @@ pub(super) fn steps(
     let several = recipes.len() > 1;
     let names: Vec<&str> = recipes.iter().map(|r| r.name.as_str()).collect();
     let stage = match several {
-        true => Stage::with_lines("train", run.total_steps(), &names),
-        false => Stage::new("train", run.total_steps()),
+        true => Stage::with_lines(progress, "train", run.total_steps(), &names),
+        false => Stage::new(progress, "train", run.total_steps()),
     };
     let first = run.step_count();
     let batch = recipes[0].config.training.batch_tokens as f64;
-    let graceful = Graceful::begin();
+    progress.training(true);
     let mut watch = Watch {
+        progress,
         stage: &stage,
         writer,
         logs,
@@ -87,7 +88,7 @@ pub(super) fn steps(
         failed: None,
     };
     let trained = run.run_observed(&mut watch);
-    drop(graceful);
+    progress.training(false);
     let Watch { last, failed, .. } = watch;
     trained.map_err(|e| named(e, recipes))?;
     if let Some(error) = failed {
@@ -99,7 +100,7 @@ pub(super) fn steps(
             "stopped after step {count} of {}, with a checkpoint: --resume goes on",
             run.total_steps()
         );
-        return Err(Interrupted(left).into());
+        return Err(Error::Interrupted(left));
     }
     let speed = (count - first) as f64 * batch / stage.seconds();
     let figures = |r: &StepReport| {
@@ -116,7 +117,7 @@ pub(super) fn steps(
             ));
             for (name, last) in names.iter().zip(&last) {
                 if let Some(r) = last {
-                    say!("{:>10} {name}: {}", "", figures(r));
+                    progress.say("", &format!("{name}: {}", figures(r)));
                 }
             }
         }
@@ -132,10 +133,10 @@ pub(super) fn steps(
 }
 
 /// An error that is of one coder says so by its name.
-pub(super) fn named(error: SaeError, recipes: &[NamedRecipe]) -> anyhow::Error {
+pub(super) fn named(error: SaeError, recipes: &[NamedRecipe]) -> Error {
     match error {
         SaeError::OfCoder { number, error } => {
-            anyhow!(*error).context(format!("coder {}", recipes[number].name))
+            Error::from(*error).context(format!("coder {}", recipes[number].name))
         }
         error => error.into(),
     }

@@ -1,6 +1,6 @@
 //! The recipes of a run: one file or several, each as it stands or at every point of a grid of settings.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::error::{Context, Result, bail, ensure};
 use lapidary_activations::{Exclusion, Store};
 use lapidary_io::read_text;
 use lapidary_sae::{Recipe, hook_points};
@@ -11,8 +11,11 @@ use std::sync::Arc;
 
 /// A recipe, the name of its results, and the store that it reads, if it reads one.
 pub struct NamedRecipe {
+    /// The name of its results.
     pub name: String,
+    /// The recipe.
     pub config: Recipe,
+    /// The store that it reads, if it reads one.
     pub store: Option<Arc<Store>>,
     /// The keys that the file, the command line or the store gives.
     pub given: BTreeSet<String>,
@@ -108,7 +111,10 @@ fn point_name(point: &[(&str, &str)]) -> String {
 }
 
 /// All recipes of a run: each file at each point of the grid, with `set` on top. Their names differ, and so do they only in
-/// what coders on one pass may differ in.
+/// what coders of one run may differ in.
+///
+/// # Errors
+/// A file cannot be read, a recipe is wrong, or they cannot be trained in one run.
 pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<Vec<NamedRecipe>> {
     let mut keys = BTreeSet::new();
     for sweep in sweeps {
@@ -181,6 +187,9 @@ impl NamedRecipe {
     }
 
     /// Reads a recipe; `set` wins over `text`, which stands in `file`.
+    ///
+    /// # Errors
+    /// The recipe is wrong, or contradicts the store that it names.
     pub fn read(name: String, file: &str, text: &str, set: Vec<String>) -> Result<Self> {
         let config = Recipe::parse(file, text, &set)?;
         let Some(folder) = &config.activations.store else {

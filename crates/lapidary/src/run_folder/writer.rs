@@ -6,8 +6,8 @@
 //!   `.run.writing` is renamed to `.run.next` at that moment, so that a kill in the middle is finished by whoever comes next.
 
 use super::{RunFolder, write_json};
+use crate::error::{Context, Result, bail};
 use crate::{first_batch, summary};
-use anyhow::{Context, Result, bail};
 use lapidary_formats::saelens;
 use lapidary_io::{FolderLock, IoError, files_below, read_json, remove_scratch, restore};
 use lapidary_sae::{Recipe, checkpoint};
@@ -48,10 +48,13 @@ struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Maker {
+    /// `lapidary train`
     Train,
     /// Tables in a folder of their own; those in a run's folder belong to the run.
     Features,
+    /// `lapidary synthetic`
     Synthetic,
+    /// `lapidary pretrain`
     Pretrain,
 }
 

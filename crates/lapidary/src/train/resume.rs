@@ -1,10 +1,10 @@
 //! What there is to do in a folder that may hold a run: start, go on, or nothing; and whether it is the same run.
 
-use super::{Common, Options, check_store, source};
-use crate::progress::{Stage, say};
-use crate::recipe::NamedRecipe;
+use super::{Common, TrainOptions, check_store, source};
+use crate::error::{Result, bail, ensure};
+use crate::progress::Stage;
+use crate::recipes::NamedRecipe;
 use crate::run_folder::RunWriter;
-use anyhow::{Result, bail, ensure};
 use lapidary_activations::SkippedRows;
 use lapidary_coder::Dictionary;
 use lapidary_formats::saelens;
@@ -22,7 +22,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    pub(super) fn of(options: &Options, writer: &RunWriter) -> Result<Self> {
+    pub(super) fn of(options: TrainOptions, writer: &RunWriter) -> Result<Self> {
         let folder = writer.folder();
         let has_checkpoint = checkpoint::exists(&folder.join("checkpoint"));
         if options.extend {
@@ -57,7 +57,7 @@ fn same_training(
     place: &Path,
     recipe: &NamedRecipe,
     width: usize,
-    common: &Common,
+    common: &Common<'_>,
     extend: bool,
 ) -> Result<()> {
     let (saved, wanted) = (saved.resolve(width)?, recipe.config.resolve(width)?);
@@ -91,7 +91,7 @@ fn same_training(
 pub(super) fn resume(
     recipes: &[NamedRecipe],
     widths: &[usize],
-    common: &Common,
+    common: &Common<'_>,
     extend: bool,
 ) -> Result<(TrainingRun, Option<SkippedRows>)> {
     let place = match common.several() {
@@ -116,8 +116,8 @@ pub(super) fn resume(
             recipe.config.training.tokens
         );
     }
-    check_store(&recipes[0])?;
-    let stage = Stage::new("buffer", 1);
+    check_store(common.progress, &recipes[0])?;
+    let stage = Stage::new(common.progress, "buffer", 1);
     let (source, skipped) = source(&recipes[0], common, false)?;
     let mut run = TrainingRun::resume(&place, source, &common.device)?;
     let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
@@ -134,7 +134,7 @@ pub(super) fn resume(
 pub(super) fn finished(
     recipes: &[NamedRecipe],
     widths: &[usize],
-    common: &Common,
+    common: &Common<'_>,
     (out, there): (&Path, &BTreeSet<String>),
 ) -> Result<(Vec<Recipe>, Vec<Dictionary>)> {
     let here: BTreeSet<String> = common.names.iter().cloned().collect();
@@ -159,7 +159,7 @@ pub(super) fn finished(
         configs.push(config);
     }
     if as_wanted {
-        say!("{:>10} the run is finished already", "train");
+        common.progress.say("train", "the run is finished already");
         return Ok((configs, vec![]));
     }
     let mut dictionaries = vec![];

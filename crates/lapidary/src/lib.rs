@@ -1,0 +1,47 @@
+//! Cuts language-model activations into interpretable features: from a recipe, or from a matrix of activations, to a dictionary with
+//! its metrics, feature tables and report.
+//!
+//! [`train`] does what the command `lapidary train` does. [`Opened`] is a dictionary with its model, [`measure`] evaluates it,
+//! [`write_tables`] writes tables and report. The crates below are re-exported under short names.
+//!
+//! ```no_run
+//! use lapidary::{NamedRecipe, Silent, TrainOptions, kernels::device, train};
+//!
+//! let device = device::open("auto".parse()?)?;
+//! let settings = vec!["coder.k=16".to_owned()];
+//! let recipe = NamedRecipe::read("mine".into(), "settings", "", settings)?;
+//! let report = train(vec![recipe], "out".as_ref(), false, TrainOptions::default(), &device, &Silent)?;
+//! println!("{}", report.display());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod device;
+pub mod dictionary_model;
+mod error;
+pub mod first_batch;
+mod opened;
+mod progress;
+mod recipes;
+pub mod run_folder;
+pub mod summary;
+mod tables;
+mod train;
+
+pub use lapidary_activations as activations;
+pub use lapidary_coder as coder;
+pub use lapidary_evaluation as evaluation;
+pub use lapidary_features as features;
+pub use lapidary_formats as formats;
+pub use lapidary_io as io;
+pub use lapidary_kernels as kernels;
+pub use lapidary_model as model;
+pub use lapidary_sae as sae;
+
+pub use error::{Error, Result};
+pub use opened::{
+    DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary, read_blocks,
+};
+pub use progress::{Progress, Silent, StageDisplay, count};
+pub use recipes::{NamedRecipe, Sweep, read_all};
+pub use tables::{reconstructs, widths, write_tables};
+pub use train::{TrainOptions, train};

@@ -1,0 +1,226 @@
+//! A dictionary with its model and text, opened for evaluation and tables.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TEXT_FIELD, TokenBlock};
+use lapidary_coder::Dictionary;
+use lapidary_evaluation::{Evaluation, Hooks, Metrics, evaluate};
+use lapidary_formats::{Format, saelens};
+use lapidary_model::{HookPoint, LanguageModel};
+use lapidary_sae::Recipe;
+use serde::Serialize;
+
+use crate::dictionary_model;
+use crate::error::{Result, bail};
+use crate::progress::{Progress, Stage};
+use crate::run_folder::RunFolder;
+
+/// Metrics with what they are of.
+#[derive(Serialize)]
+pub struct SignedMetrics<'a> {
+    #[serde(flatten)]
+    /// The metrics.
+    pub metrics: &'a Metrics,
+    /// The text.
+    pub corpus: &'a str,
+    /// The model's name.
+    pub model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Where the dictionary lies; a run's own metrics do not say.
+    pub dictionary: Option<String>,
+    /// Moment, as `2026-01-31T12:00:00Z`. A run's own metrics have none, so that the same run gives the same bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// The program's version.
+    pub lapidary_version: &'a str,
+}
+
+/// A dictionary with the model that it belongs to.
+pub struct Opened {
+    /// The dictionary.
+    pub dictionary: Dictionary,
+    /// Its model, changed as the dictionary's metadata say.
+    pub model: Arc<LanguageModel>,
+    /// Where the dictionary lies.
+    path: PathBuf,
+    /// The run's folder, if the dictionary lies in one.
+    pub folder: Option<RunFolder>,
+}
+
+impl Opened {
+    /// Opens the dictionary at `path` with `model`, or the model that it names.
+    ///
+    /// # Errors
+    /// The dictionary or the model cannot be read, or they do not fit.
+    pub fn new(
+        path: &Path,
+        how: DictionaryOptions,
+        model: Option<&str>,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let folder = RunFolder::new(path);
+        let in_run = saelens::exists(&folder.dictionary());
+        let dictionary = open_dictionary(path, how, device)?;
+        let model = dictionary_model::load(progress, &dictionary, path, model, device)?;
+        Ok(Self {
+            dictionary,
+            model,
+            path: path.to_path_buf(),
+            folder: in_run.then_some(folder),
+        })
+    }
+
+    /// The recipe that the dictionary was trained by, if it says it and this version can read it.
+    pub fn recipe(&self) -> Option<Recipe> {
+        let recipe = self.dictionary.provenance.recipe.as_ref();
+        recipe.and_then(Recipe::from_json)
+    }
+
+    /// The second model of a crosscoder of two, with its hook points.
+    ///
+    /// # Errors
+    /// The second model cannot be read.
+    pub fn second(&self) -> Result<Option<OtherModel>> {
+        let Some(name) = self.dictionary.sites().second_model() else {
+            return Ok(None);
+        };
+        let [_, hook_points] = Hooks::sources_of_both(&self.dictionary)?;
+        let model = dictionary_model::load_second(name, &self.path, self.model.device())?;
+        Ok(Some(OtherModel {
+            model: Arc::new(model),
+            hook_points,
+        }))
+    }
+
+    /// Tokens of context in training, and the BOS that each sequence began with.
+    pub fn context(&self) -> (usize, Option<u32>) {
+        let provenance = &self.dictionary.provenance;
+        let context = provenance.context.unwrap_or(128);
+        let bos = self.model.config().bos;
+        (
+            context.min(self.model.config().n_ctx),
+            bos.filter(|_| provenance.prepend_bos.unwrap_or(true)),
+        )
+    }
+
+    /// Blocks of a text, cut as those of the training were.
+    ///
+    /// # Errors
+    /// As [`read_blocks`].
+    pub fn blocks(
+        &self,
+        corpus: &str,
+        text: &TextOptions,
+        tokens: u64,
+        progress: &dyn Progress,
+    ) -> Result<Vec<TokenBlock>> {
+        let (context, bos) = self.context();
+        let recipe = self.recipe();
+        let recipe = recipe.as_ref().map(|recipe| &recipe.corpus);
+        let config = BlockConfig {
+            corpus: corpus.into(),
+            text_field: text
+                .text_field
+                .clone()
+                .or_else(|| recipe.map(|corpus| corpus.text_field.clone()))
+                .unwrap_or_else(|| TEXT_FIELD.to_owned()),
+            context,
+            prepend_bos: bos.is_some(),
+            attend_across_documents: text.attend_across_documents
+                || recipe.is_some_and(|corpus| corpus.attend_across_documents),
+        };
+        read_blocks(progress, &self.model, &config, tokens)
+    }
+}
+
+/// As many whole blocks as fit in `tokens`, at least one; fewer if the corpus ends before.
+///
+/// # Errors
+/// The text cannot be read, or holds less than one block.
+pub fn read_blocks(
+    progress: &dyn Progress,
+    model: &Arc<LanguageModel>,
+    config: &BlockConfig,
+    tokens: u64,
+) -> Result<Vec<TokenBlock>> {
+    let stream = BlockStream::new(model.clone(), config)?; // refuses a context below 2
+    let skipped = stream.skipped_rows();
+    let n = (tokens / config.context as u64).max(1) as usize;
+    let blocks: Vec<TokenBlock> = stream.take(n).collect::<Result<_, _>>()?;
+    if let Some(text) = skipped.note() {
+        progress.say("note", &text);
+    }
+    if blocks.is_empty() {
+        bail!(
+            "corpus {} holds less than one block of {} tokens",
+            config.corpus,
+            config.context
+        );
+    }
+    Ok(blocks)
+}
+
+/// Evaluates a dictionary of one model on blocks of text.
+///
+/// # Errors
+/// The dictionary does not fit the model, or the model fails.
+pub fn measure(
+    progress: &dyn Progress,
+    model: &LanguageModel,
+    dictionary: &Dictionary,
+    blocks: &[TokenBlock],
+) -> Result<Evaluation> {
+    let stage = Stage::new(progress, "evaluate", blocks.len() as u64);
+    let hooks = Hooks::of(dictionary)?;
+    let evaluation = evaluate(model, dictionary, hooks, blocks, &mut |done| {
+        stage.at(done as u64, format!("{done} blocks"));
+    })?;
+    let metrics = &evaluation.metrics;
+    stage.done(format!(
+        "CE-loss score {:.4}, FVU {:.4}, L0 {:.1}, alive {:.1} % on {} tokens",
+        metrics.ce_loss_score,
+        metrics.fvu,
+        metrics.l0,
+        100.0 * metrics.frac_alive,
+        metrics.tokens
+    ));
+    Ok(evaluation)
+}
+
+/// What a dictionary's files may leave open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DictionaryOptions {
+    /// The format, where the files could be of several.
+    pub format: Option<Format>,
+    /// The hook point that the dictionary reads, where its files do not say.
+    pub hook_point: Option<HookPoint>,
+}
+
+/// How a text is read, where it is not read as in training.
+#[derive(Clone, Debug, Default)]
+pub struct TextOptions {
+    /// The field of JSON lines, or the column of Parquet, that holds the text.
+    pub text_field: Option<String>,
+    /// Let a document's tokens see those of the documents before it in a block.
+    pub attend_across_documents: bool,
+}
+
+/// Reads a dictionary of any format: a folder, a file of it, a run's folder, or `hf:OWNER/NAME/PATH` of the hub.
+///
+/// # Errors
+/// There is none, its format is not known, or its files are damaged.
+pub fn open_dictionary(path: &Path, how: DictionaryOptions, device: &Device) -> Result<Dictionary> {
+    let in_run = RunFolder::new(path).dictionary();
+    let place = match saelens::exists(&in_run) {
+        true => in_run,
+        false => lapidary_formats::local(path)?,
+    };
+    let mut dictionary = lapidary_formats::open(&place, how.format, device)?;
+    if let Some(hook) = how.hook_point {
+        dictionary.provenance.sites.set_read(hook.to_string());
+    }
+    Ok(dictionary)
+}

@@ -1,0 +1,211 @@
+//! Feature tables and the report of a dictionary.
+
+use lapidary_activations::{OtherModel, TokenBlock};
+use lapidary_coder::{Coder, Dictionary, Sites};
+use lapidary_evaluation::{Hooks, Metric, Metrics};
+use lapidary_features::{
+    Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, names, summarize_decoder,
+    write_examples, write_features, write_report,
+};
+use lapidary_model::LanguageModel;
+use lapidary_sae::{Recipe, StepReport};
+
+use crate::error::{Context, Result};
+use crate::progress::{Progress, Stage};
+use crate::run_folder::RunFolder;
+
+/// Writes `features/` and `report.html`.
+///
+/// # Errors
+/// The dictionary does not fit the model, or a file cannot be written.
+#[allow(clippy::too_many_arguments)] // what a report is of
+pub fn write_tables(
+    progress: &dyn Progress,
+    folder: &RunFolder,
+    (model, other): (&LanguageModel, Option<&OtherModel>),
+    dictionary: &Dictionary,
+    blocks: &[TokenBlock],
+    examples_per_feature: usize,
+    metrics: Option<&Metrics>,
+    log: &[StepReport],
+) -> Result<()> {
+    let stage = Stage::new(progress, "features", blocks.len() as u64);
+    let [hooks, others] = Hooks::sources_of_both(dictionary)?;
+    let hook = match others.is_empty() {
+        true => names(&hooks),
+        false => dictionary.sites().read().join(", "),
+    };
+    let tokenizer = model.tokenizer()?;
+    let text = |token: u32| tokenizer.token_text(token);
+    let config = StatisticsConfig {
+        examples_per_feature,
+        ..StatisticsConfig::new(dictionary.coder.d_sae())
+    };
+    let top = config.top_tokens;
+    let summary = collect(
+        model,
+        &dictionary.coder,
+        &hooks,
+        other,
+        blocks,
+        config,
+        &mut |done| {
+            stage.at(done as u64, format!("{done} blocks"));
+        },
+    )?;
+    // Of two models what a latent does to the second one's logits.
+    let (lens, written) = match other {
+        Some(other) => (&*other.model, others),
+        None => (model, Hooks::targets(dictionary)?),
+    };
+    let parts = match other {
+        Some(_) => hooks.iter().map(|hook| model.width(*hook)).collect(),
+        None => Ok(vec![]),
+    };
+    let mut parts: Vec<usize> = parts?;
+    for hook in &written {
+        parts.push(lens.width(*hook)?);
+    }
+    let decoder = summarize_decoder(lens, dictionary, &written, &parts, top)?;
+    // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other coder at all.
+    let places: Vec<String> = match dictionary.sites() {
+        Sites::CrossLayer { .. } => hooks.iter().map(ToString::to_string).collect(),
+        _ => vec![hook.clone()],
+    };
+    let features = feature_rows(&summary, &decoder, &places, &text)?;
+    let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
+    let tables = folder.features();
+    std::fs::create_dir_all(&tables)
+        .with_context(|| format!("{}: cannot be made", tables.display()))?;
+    write_features(&tables.join("features.parquet"), &features)?;
+    write_examples(&tables.join("examples.parquet"), &examples)?;
+    let report = Report {
+        title: format!("{} · {hook}", model.name()),
+        provenance: provenance(dictionary, summary.tokens),
+        metrics: metrics.map(figures).unwrap_or_default(),
+        curves: curves(log),
+        features: &features,
+        examples: &examples,
+    };
+    write_report(&folder.report(), &report)?;
+    let dead = features.iter().filter(|row| row.dead).count();
+    stage.done(format!(
+        "{} latents ({dead} never fired), {} contexts from {} tokens",
+        features.len(),
+        examples.len(),
+        summary.tokens
+    ));
+    Ok(())
+}
+
+fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
+    let p = &dictionary.provenance;
+    let coder = &dictionary.coder;
+    let recipe = p.recipe.as_ref().and_then(Recipe::from_json);
+    let mut rows = vec![];
+    let mut row = |name: &str, value: Option<String>| {
+        rows.extend(value.map(|value| (name.to_string(), value)))
+    };
+    row("Model", p.model_name.clone());
+    row("Second model", p.sites.second_model().map(str::to_owned));
+    let hooks = Hooks::sources(dictionary).map(|hooks| names(&hooks));
+    let several = || p.sites.are_several().then(|| p.sites.read().join(", "));
+    row("Hook point", hooks.ok().or_else(several));
+    row("Reconstructs", reconstructs(dictionary));
+    row(
+        "Architecture",
+        p.training_architecture
+            .clone()
+            .or(Some(coder.architecture().name().into())),
+    );
+    row(
+        "Width",
+        Some(format!("{} latents on {}", coder.d_sae(), widths(coder))),
+    );
+    row(
+        "k",
+        recipe
+            .as_ref()
+            .filter(|r| r.coder.architecture.takes_k())
+            .map(|r| r.coder.k.to_string()),
+    );
+    row(
+        "Trained on",
+        p.tokens.map(|n| {
+            format!(
+                "{n} tokens of {}",
+                p.corpus.as_deref().unwrap_or("unnamed text")
+            )
+        }),
+    );
+    row("Steps", p.steps.map(|n| n.to_string()));
+    row("Context", p.context.map(|n| format!("{n} tokens")));
+    row("Normalization", p.normalization.clone());
+    row("Seed", recipe.as_ref().map(|r| r.seed.to_string()));
+    row("Statistics", Some(format!("{tokens} tokens")));
+    row(
+        "Made by",
+        Some(format!("lapidary {}", env!("CARGO_PKG_VERSION"))),
+    );
+    rows
+}
+
+/// What a transcoder reconstructs, if it says.
+pub fn reconstructs(dictionary: &Dictionary) -> Option<String> {
+    let hooks = Hooks::targets(dictionary).ok();
+    let hooks = hooks.filter(|_| dictionary.transcodes());
+    hooks.map(|hooks| names(&hooks))
+}
+
+/// What a coder reads and, if that is another width, reconstructs.
+pub fn widths(coder: &dyn Coder) -> String {
+    match (coder.d_in(), coder.d_out()) {
+        (read, written) if read == written => format!("{read} dimensions"),
+        (read, written) => format!("{read} dimensions to {written}"),
+    }
+}
+
+/// The metrics of the report, each with its value and what it means.
+fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
+    let shown = m.named(&Metrics::REPORT);
+    let row = |(metric, value): (&Metric, Option<f64>)| {
+        let meaning = metric.report_label.unwrap_or(metric.label);
+        Some((metric.name.to_owned(), value?, meaning.to_owned()))
+    };
+    shown.filter_map(row).collect()
+}
+
+fn curves(log: &[StepReport]) -> Vec<Curve> {
+    if log.is_empty() {
+        return vec![];
+    }
+    let steps: Vec<u64> = log.iter().map(|r| r.step).collect();
+    let curve = |name: &str, value: fn(&StepReport) -> f64| Curve {
+        name: name.into(),
+        steps: steps.clone(),
+        values: log.iter().map(value).collect(),
+    };
+    vec![
+        curve("loss", |r| r.loss),
+        curve("FVU", |r| r.fvu),
+        curve("L0", |r| r.l0),
+        curve("dead latents", |r| r.dead as f64),
+        curve("learning rate", |r| r.lr),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_of_the_report_are_what_they_were() {
+        let metrics: Metrics =
+            serde_json::from_str(include_str!("../../../tests/fixtures/metrics/metrics.json"))
+                .unwrap();
+        let rows = figures(&metrics).into_iter();
+        let rows = rows.map(|(name, value, meaning)| format!("{name}\t{value}\t{meaning}\n"));
+        let expected = include_str!("../../../tests/fixtures/metrics/report.tsv");
+        assert_eq!(rows.collect::<String>(), expected);
+    }
+}

@@ -373,7 +373,8 @@ def llamascopium(act_fn):
             batch, scales = sae.normalize_activations({HOOK: x}, return_scale_factor=True)
             codes = sae.encode(batch[HOOK])
             back = sae.denormalize_activations({HOOK: sae.decode(codes)}, scales)[HOOK]
-            # Ours are codes of raw activations, and a TopK's are larger by the norms that it chooses by.
+            # Ours are codes of raw activations, and a TopK's are larger by the norms that it
+            # chooses by.
             weights = sae.decoder_norm() if act_fn == "topk" else 1.0
             return codes * weights / scales[HOOK], back
 

@@ -33,7 +33,8 @@ from sae_lens import SAE  # noqa: E402
 
 TOLERANCE = 1e-3
 BATCH = 16  # blocks, as sae-bench recommends and `lapidary eval` takes
-# Their name, and ours where it is another: two of theirs are not what they are called, and have a name of their own here.
+# Their name, and ours where it is another: two of theirs are not what they are called, and have a
+# name of their own here.
 NAMES = {"explained_variance": "explained_variance_saebench", "mse": "mse_saebench"}
 LATENTS = (
     "feature_density",

@@ -21,8 +21,8 @@ from pathlib import Path
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".npz", ".pt", ".parquet")
 
-# Each mode, and a regular expression for the line that the program must end in. The misbehaviour concerns the file `target` alone, or the list of
-# files where the mode begins with `listing`.
+# Each mode, and a regular expression for the line that the program must end in. The misbehaviour
+# concerns the file `target` alone, or the list of files where the mode begins with `listing`.
 MODES = {
     "etag-escapes": "E[Tt]ag: found",
     "etag-absolute": "E[Tt]ag: found",

@@ -65,7 +65,8 @@ def commands(program, scratch):
         Command(
             "train --overwrite",
             lambda out: [*train, str(out), "--overwrite"],
-            # Whether the new run has begun or the old one still stands, one of the two commands finishes it.
+            # Whether the new run has begun or the old one still stands, one of the two commands
+            # finishes it.
             lambda out: [*train, str(out), "--resume"] if is_new(out) else [*train, str(out), "--overwrite"],
             lambda out: shutil.copytree(old, out),
         ),

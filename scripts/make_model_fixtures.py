@@ -173,7 +173,8 @@ def record_gpt2(model):
     return recorder
 
 
-# Where the modules of a family stand: body, layers, norms, projections. What is not named is as in Llama.
+# Where the modules of a family stand: body, layers, norms, projections. What is not named is as in
+# Llama.
 LAYOUT = {
     "embed": "embed_tokens", "layers": "layers", "final": "norm", "attention": "self_attn", "ln1": "input_layernorm",
     "ln2": "post_attention_layernorm", "o": "o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
@@ -453,8 +454,8 @@ def odd_checkpoints(folder):
     with torch.no_grad():
         save_file({"tokens": tokens, "logits": model(tokens).logits.contiguous()}, at / "expected.safetensors")
 
-    # A tokenizer as SentencePiece's; texts that transformers generates and tokens as it decodes them, the ends of sequences where the
-    # configurations say.
+    # A tokenizer as SentencePiece's; texts that transformers generates and tokens as it decodes
+    # them, the ends of sequences where the configurations say.
     at = target("sentencepiece-like")
     sizes = small | {"vocab_size": 700, "hidden_size": 16, "tie_word_embeddings": True}
     write_whole(randomize(llama(**sizes), 45), at)

@@ -1,5 +1,6 @@
-//! Which device computes: parses the user's choice (`auto`, `cpu`, `wgpu:1`, `cuda:0`), lists what this machine has, and
-//! opens one. Asking never panics: a missing driver or adapter is a [`DeviceError`].
+//! Which device computes: parses the user's choice (`auto`, `cpu`, `wgpu:1`, `cuda:0`), lists what
+//! this machine has, and opens one. Asking never panics: a missing driver or adapter is a
+//! [`DeviceError`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,7 +93,8 @@ pub struct DeviceInfo {
     pub choice: DeviceChoice,
     /// What the device calls itself; for one that refuses to open, why.
     pub name: String,
-    /// True for a WGPU adapter that is a software rasterizer (lavapipe, WARP): it computes right, but slowly.
+    /// True for a WGPU adapter that is a software rasterizer (lavapipe, WARP): it computes right,
+    /// but slowly.
     pub software: bool,
 }
 
@@ -128,16 +130,19 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Keeps the graphics loader from complaining on standard error where no desktop set `XDG_RUNTIME_DIR`; nothing
-/// of ours uses that folder. Call it first thing in `main`, while the program has one thread.
+/// Keeps the graphics loader from complaining on standard error where no desktop set
+/// `XDG_RUNTIME_DIR`; nothing of ours uses that folder. Call it first thing in `main`, while the
+/// program has one thread.
 pub fn quiet_loader() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: by this function's contract no other thread runs that could read the environment meanwhile.
+        // SAFETY: by this function's contract no other thread runs that could read the environment
+        // meanwhile.
         unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
     }
 }
 
-/// The device of that choice, ready to compute; without gradients (call `.autodiff()` on it for those).
+/// The device of that choice, ready to compute; without gradients (call `.autodiff()` on it for
+/// those).
 pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::flex()),
@@ -170,8 +175,8 @@ pub fn open(choice: DeviceChoice) -> Result<Device, DeviceError> {
     }
 }
 
-/// Every device of this machine that this program can use: the CPU, then CUDA cards, then WGPU adapters, hardware first.
-/// An NVIDIA card appears under both CUDA and WGPU.
+/// Every device of this machine that this program can use: the CPU, then CUDA cards, then WGPU
+/// adapters, hardware first. An NVIDIA card appears under both CUDA and WGPU.
 pub fn list() -> Vec<DeviceInfo> {
     let mut found = vec![DeviceInfo {
         choice: DeviceChoice::Cpu,
@@ -231,17 +236,20 @@ struct Adapter {
     software: bool,
 }
 
-/// Adapters that are up: opening one twice would make a second logical device only to throw it away.
+/// Adapters that are up: opening one twice would make a second logical device only to throw it
+/// away.
 static OPENED: Mutex<Vec<Device>> = Mutex::new(Vec::new());
 
 impl Adapter {
-    /// Brings the adapter up now, so that a refusal is an error here and not a panic at the first operation.
+    /// Brings the adapter up now, so that a refusal is an error here and not a panic at the first
+    /// operation.
     fn open(&self, choice: DeviceChoice) -> Result<Device, DeviceError> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if !opened.contains(&self.device) {
             if let Some(kind) = self.kind.clone() {
                 match Device::wgpu_options().device_kind(kind).init() {
-                    // Registration fails only when somebody else in this process brought it up already.
+                    // Registration fails only when somebody else in this process brought it up
+                    // already.
                     Ok(_) | Err(WgpuInitError::Registration { .. }) => {}
                     Err(error) => {
                         let reason = error.to_string();

@@ -1,4 +1,5 @@
-//! What the CubeCL kernels (WGPU and CUDA) share: allocation, launch sizes, and reading numbers back.
+//! What the CubeCL kernels (WGPU and CUDA) share: allocation, launch sizes, and reading numbers
+//! back.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]
@@ -18,7 +19,8 @@ pub(crate) const UNITS: u32 = 256;
 /// Halvings of a cube's units.
 pub(crate) const PASSES: u32 = UNITS.ilog2();
 
-/// Cubes that a launch uses at most. WGPU allows 65,535 a dimension; kernels loop over what is left.
+/// Cubes that a launch uses at most. WGPU allows 65,535 a dimension; kernels loop over what is
+/// left.
 const MOST_CUBES: usize = 32_768;
 
 /// One cube a row, or as many as fit with each taking several rows.
@@ -174,8 +176,8 @@ pub(crate) fn top_in_plane(value: u32) -> u32 {
     plane_max(value)
 }
 
-/// The sum over all [`UNITS`] units of a cube, known to each of them, in a fixed order. `partial` has
-/// a place for each unit. It synchronizes the cube.
+/// The sum over all [`UNITS`] units of a cube, known to each of them, in a fixed order. `partial`
+/// has a place for each unit. It synchronizes the cube.
 #[cube]
 pub(crate) fn cube_sum(value: f32, partial: &mut [f32], #[comptime] planes: bool) -> f32 {
     let unit = UNIT_POS as usize;

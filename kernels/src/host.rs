@@ -1,10 +1,12 @@
-//! Burn's CPU tensors as plain slices, and loops compiled for the widest vectors of the machine they run on.
+//! Burn's CPU tensors as plain slices, and loops compiled for the widest vectors of the machine
+//! they run on.
 
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_flex::{Flex, FlexTensor};
 use std::sync::OnceLock;
 
-/// The same numbers in f32, row-major without gaps. Those stored in 16 bits become wider, which changes none.
+/// The same numbers in f32, row-major without gaps. Those stored in 16 bits become wider, which
+/// changes none.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     use burn::backend::ops::FloatTensorOps;
     match tensor.dtype() {
@@ -82,8 +84,8 @@ pub(crate) fn prefetch_far<T>(memory: &[T]) {
     let _ = memory;
 }
 
-/// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less than the processor has, to
-/// compare; all give the same bits.
+/// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less
+/// than the processor has, to compare; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// What every processor of the platform has.
@@ -127,8 +129,9 @@ impl Level {
     }
 }
 
-/// Declares a function whose loops are compiled twice, for AVX2 and for the baseline, and picks at run time. Neither
-/// version contracts a multiplication and an addition into one rounding, so both give the same bits.
+/// Declares a function whose loops are compiled twice, for AVX2 and for the baseline, and picks at
+/// run time. Neither version contracts a multiplication and an addition into one rounding, so both
+/// give the same bits.
 macro_rules! widest_vectors {
     ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$attr])*
@@ -144,7 +147,8 @@ macro_rules! widest_vectors {
                     lanes($($arg),*)
                 }
                 if crate::host::Level::here() >= crate::host::Level::Avx2 {
-                    // SAFETY: the processor has AVX2, as the level says; the function needs nothing else.
+                    // SAFETY: the processor has AVX2, as the level says; the function needs nothing
+                    // else.
                     return unsafe { avx2($($arg),*) };
                 }
             }
@@ -158,8 +162,8 @@ pub(crate) use widest_vectors;
 const DOT_LANES: usize = 64;
 
 widest_vectors! {
-    /// `⟨x, w⟩`: 64 interleaved sums, each multiplication and addition rounded, then the sums in pairs, then the rest. That order is
-    /// fixed, so every processor gives the same bits.
+    /// `⟨x, w⟩`: 64 interleaved sums, each multiplication and addition rounded, then the sums in
+    /// pairs, then the rest. That order is fixed, so every processor gives the same bits.
     pub(crate) fn dot(x: &[f32], w: &[f32]) -> f32 {
         let mut sums = [0.0f32; DOT_LANES];
         let (x_blocks, x_rest) = x.as_chunks::<DOT_LANES>();

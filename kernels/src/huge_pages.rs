@@ -4,10 +4,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 
 /// The system's allocator, asking for huge pages under everything large.
 ///
-/// Weights, moments and gradients are hundreds of megabytes, touched row by row in no order. In pages of 4 KiB most rows
-/// miss the processor's table of pages, and the first touch of a 75 MB gradient takes longer than computing it. Most
-/// distributions leave huge pages to programs that ask (`/sys/kernel/mm/transparent_hugepage/enabled` says `madvise`);
-/// elsewhere asking does nothing. A program chooses it, as `lapidary` does:
+/// Weights, moments and gradients are hundreds of megabytes, touched row by row in no order. In
+/// pages of 4 KiB most rows miss the processor's table of pages, and the first touch of a 75 MB
+/// gradient takes longer than computing it. Most distributions leave huge pages to programs that
+/// ask (`/sys/kernel/mm/transparent_hugepage/enabled` says `madvise`); elsewhere asking does
+/// nothing. A program chooses it, as `lapidary` does:
 ///
 /// ```
 /// #[global_allocator]
@@ -21,9 +22,10 @@ pub struct HugePages;
 const LARGE: usize = 4 << 20; // bytes
 
 impl HugePages {
-    /// Asks the system's allocator to keep some 64 MiB that were freed (of each arena), for batches and gradients that come again with every
-    /// step: fresh pages are cleared first, which takes longer than filling them. For programs to call once, at their start.
-    /// Does nothing where the allocator is not glibc's.
+    /// Asks the system's allocator to keep some 64 MiB that were freed (of each arena), for batches
+    /// and gradients that come again with every step: fresh pages are cleared first, which takes
+    /// longer than filling them. For programs to call once, at their start. Does nothing where the
+    /// allocator is not glibc's.
     pub fn keep_freed(self) {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {
@@ -33,7 +35,8 @@ impl HugePages {
             }
             const M_TRIM_THRESHOLD: c_int = -1;
             const M_MMAP_THRESHOLD: c_int = -3;
-            // SAFETY: these parameters exist since the first glibc, and only say when memory goes back to the system.
+            // SAFETY: these parameters exist since the first glibc, and only say when memory goes
+            // back to the system.
             unsafe {
                 mallopt(M_MMAP_THRESHOLD, 32 << 20);
                 mallopt(M_TRIM_THRESHOLD, 64 << 20);
@@ -42,17 +45,20 @@ impl HugePages {
     }
 }
 
-/// From here on an allocation begins with a cache line, so that no vector of the widest kind lies across two.
+/// From here on an allocation begins with a cache line, so that no vector of the widest kind lies
+/// across two.
 const ALIGNED: usize = 64 << 10; // bytes
 
 /// The bytes of a cache line.
 const LINE: usize = 64;
 
-/// What the system aligns to of itself: there is always room for an address between that and a line's beginning.
+/// What the system aligns to of itself: there is always room for an address between that and a
+/// line's beginning.
 const NATURAL: usize = 16;
 
-/// Whether a block is shifted within a larger one of the system's, to the next line's beginning. (The system's own aligned blocks
-/// do not fit into the room that their like leave behind, and are cleared even where they come clear.)
+/// Whether a block is shifted within a larger one of the system's, to the next line's beginning.
+/// (The system's own aligned blocks do not fit into the room that their like leave behind, and are
+/// cleared even where they come clear.)
 fn shifted(layout: Layout) -> bool {
     layout.size() >= ALIGNED && layout.align() <= LINE
 }
@@ -62,7 +68,8 @@ fn around(size: usize) -> Option<Layout> {
     Layout::from_size_align(size.checked_add(LINE)?, NATURAL).ok()
 }
 
-/// Where the shifted block lies in the system's block `raw`, which it notes before itself; null stays null.
+/// Where the shifted block lies in the system's block `raw`, which it notes before itself; null
+/// stays null.
 ///
 /// # Safety
 /// `raw` is null, or an allocation by [`around`].
@@ -70,7 +77,8 @@ unsafe fn shift(raw: *mut u8) -> *mut u8 {
     if raw.is_null() {
         return raw;
     }
-    // SAFETY: the next line begins at most LINE bytes on, and at least NATURAL, since `raw` is aligned to that: an address fits between.
+    // SAFETY: the next line begins at most LINE bytes on, and at least NATURAL, since `raw` is
+    // aligned to that: an address fits between.
     unsafe {
         let start = raw.add(LINE - raw.addr() % LINE);
         start.cast::<*mut u8>().sub(1).write(raw);
@@ -87,8 +95,8 @@ unsafe fn raw(start: *mut u8) -> *mut u8 {
     unsafe { start.cast::<*mut u8>().sub(1).read() }
 }
 
-// SAFETY: a block is the system's, or lies in one of the system's that has room for it and for its address. Which, depends on the
-// caller's layout alone, so that the system gets back what it gave.
+// SAFETY: a block is the system's, or lies in one of the system's that has room for it and for its
+// address. Which, depends on the caller's layout alone, so that the system gets back what it gave.
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !shifted(layout) {
@@ -124,8 +132,9 @@ unsafe impl GlobalAlloc for HugePages {
                 let (Some(before), Some(after)) = (around(layout.size()), around(size)) else {
                     return std::ptr::null_mut();
                 };
-                // SAFETY: the system's block moves with all that is in it; where it now lies differently to the lines, what the caller has
-                // is moved on within it, as much as both sizes hold.
+                // SAFETY: the system's block moves with all that is in it; where it now lies
+                // differently to the lines, what the caller has is moved on within it, as much as
+                // both sizes hold.
                 unsafe {
                     let from = raw(start);
                     let offset = start.offset_from_unsigned(from);
@@ -140,7 +149,8 @@ unsafe impl GlobalAlloc for HugePages {
                     ask(shift(moved), size)
                 }
             }
-            // SAFETY: both blocks have as many bytes as are copied, and the old one is freed once the new one stands.
+            // SAFETY: both blocks have as many bytes as are copied, and the old one is freed once
+            // the new one stands.
             _ => unsafe {
                 let new = self.alloc(wanted);
                 if !new.is_null() {
@@ -197,8 +207,8 @@ fn advise(start: *mut u8, size: usize) {
     let first = start.addr().next_multiple_of(HUGE_PAGE);
     let end = (start.addr() + size) & !(HUGE_PAGE - 1);
     if first < end {
-        // SAFETY: the range lies within one allocation, and the advice changes how it is mapped, not what it holds. A
-        // refusal changes nothing, so the result is of no interest.
+        // SAFETY: the range lies within one allocation, and the advice changes how it is mapped,
+        // not what it holds. A refusal changes nothing, so the result is of no interest.
         unsafe { madvise(start.with_addr(first).cast(), end - first, MADV_HUGEPAGE) };
     }
 }
@@ -220,7 +230,8 @@ mod tests {
         const BIG: usize = 20 << 20;
         let layout = |size| Layout::from_size_align(size, align).unwrap();
         let check = |start: *mut u8| assert!(start.addr().is_multiple_of(LINE), "{start:?}");
-        // SAFETY: sizes are not zero, each pointer is freed once with the layout it last had, and slices end before that.
+        // SAFETY: sizes are not zero, each pointer is freed once with the layout it last had, and
+        // slices end before that.
         unsafe {
             let start = HugePages.alloc_zeroed(layout(BIG));
             check(start);

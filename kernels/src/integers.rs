@@ -1,13 +1,14 @@
-//! Vectors in 8-bit integers, each with its own scale, its largest magnitude over 127, and with what rounding took of it; their
-//! products with AVX-512's VNNI instructions, four times as many a cycle as f32 has, exact in i32.
+//! Vectors in 8-bit integers, each with its own scale, its largest magnitude over 127, and with
+//! what rounding took of it; their products with AVX-512's VNNI instructions, four times as many a
+//! cycle as f32 has, exact in i32.
 
 use std::arch::x86_64::*;
 
 use crate::host::widest_vectors;
 use crate::norms::{LARGEST, Norms, SMALLEST, largest};
 
-/// Vectors beside each other in a panel, most panels of a tile, and rows of a tile: 24 sums, 3 parts of panels and a part of a
-/// row in 32 registers.
+/// Vectors beside each other in a panel, most panels of a tile, and rows of a tile: 24 sums, 3
+/// parts of panels and a part of a row in 32 registers.
 pub(crate) const LANES: usize = 16;
 pub(crate) const PANELS: usize = 3;
 pub(crate) const ROWS: usize = 8;
@@ -29,9 +30,10 @@ pub(crate) struct Quantized {
     pub second_error: f32,
 }
 
-/// The scale of `v`, once `round` has written integers for the factor it is given and returned sums of squares: of the
-/// integers, of what rounding took away, and of what is missing with the second integers. None if there are numbers beyond
-/// any bound; `round` is not called then, nor where all numbers count as 0.
+/// The scale of `v`, once `round` has written integers for the factor it is given and returned sums
+/// of squares: of the integers, of what rounding took away, and of what is missing with the second
+/// integers. None if there are numbers beyond any bound; `round` is not called then, nor where all
+/// numbers count as 0.
 pub(crate) fn quantize(v: &[f32], round: impl FnOnce(f32) -> [f32; 3]) -> Option<Quantized> {
     let largest = largest(v);
     if largest.is_nan() || largest > LARGEST {
@@ -50,7 +52,8 @@ pub(crate) fn quantize(v: &[f32], round: impl FnOnce(f32) -> [f32; 3]) -> Option
     }
     let scale = largest / 127.0;
     let [approximate, error, second] = round(127.0 / largest);
-    // v / scale is itself rounded, and so is what the second integers are made of: by less than 127 · 2⁻²² a number.
+    // v / scale is itself rounded, and so is what the second integers are made of: by less than 127
+    // · 2⁻²² a number.
     let inexact = v.len() as f32 * (127.0 * 2.0 * f32::EPSILON).powi(2);
     let inexact = scale * inexact.sqrt() * 1.01;
     let mut norms = Norms::from_squares(scale, approximate, error);
@@ -69,7 +72,8 @@ const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
 const WIDTH: usize = 16;
 
 widest_vectors! {
-    /// Rounds to the nearest integer and adds 128; sums of squares as [`quantize`] wants them, with no second integers.
+    /// Rounds to the nearest integer and adds 128; sums of squares as [`quantize`] wants them, with
+    /// no second integers.
     pub(crate) fn round(v: &[f32], factor: f32, integers: &mut [u8]) -> [f32; 3] {
         let mut sums = [[0.0f32; WIDTH]; 2];
         let mut one = |v: f32, integer: &mut u8, lane: usize| {
@@ -140,7 +144,8 @@ pub(crate) fn store_panel(integers: &[i8], at: usize, panels: &mut [i8]) {
     }
 }
 
-/// `start` and the sums of products of [`ROWS`] rows `[ROWS, steps, DEPTH]` with all vectors of `P` panels.
+/// `start` and the sums of products of [`ROWS`] rows `[ROWS, steps, DEPTH]` with all vectors of `P`
+/// panels.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn sums_of<const P: usize>(
@@ -153,7 +158,8 @@ pub(crate) fn sums_of<const P: usize>(
     assert!(rows.len() >= ROWS * width && panels.len() >= P * LANES * width);
     let mut sums = [start; ROWS];
     for step in 0..steps {
-        // SAFETY: each panel's step lies within the panels, and each row's within the rows, as asserted.
+        // SAFETY: each panel's step lies within the panels, and each row's within the rows, as
+        // asserted.
         unsafe {
             let at = panels.as_ptr().add(step * LANES * DEPTH);
             let panels: [__m512i; P] =

@@ -1,12 +1,16 @@
-//! The hot operations of sparse autoencoders, each with its own CPU and GPU kernel and gradient, and the choice of the
-//! device they run on.
+//! The hot operations of sparse autoencoders, each with its own CPU and GPU kernel and gradient,
+//! and the choice of the device they run on.
 //!
-//! [`encode_topk`] and [`decode_sparse`] are a TopK coder's forward pass (Gao et al. 2024) without the `[n, d_sae]` matrix
-//! of pre-activations; [`encode_batch_topk`] is the same for BatchTopK (Bussmann et al. 2024) and [`encode_threshold`] for
-//! JumpReLU (Rajamanoharan et al. 2024); [`adam_step`] updates
-//! parameters in one pass; [`causal_attention`] and its kin are what a transformer does beside products. Every operation has its folder: the contract in `mod.rs`, then `cpu.rs`, `cube.rs` (WGPU and
-//! CUDA alike) and `gradient.rs`, but for a language model's forward pass, which is on the CPU only. Floats may be stored in f32, bf16 or f16; they are computed with, added up and returned (gradients too) in f32. What Adam updates is stored in f32. Indices are i32. On one machine the same input gives the
-//! same bits on every run, and on the CPU with any number of threads.
+//! [`encode_topk`] and [`decode_sparse`] are a TopK coder's forward pass (Gao et al. 2024) without
+//! the `[n, d_sae]` matrix of pre-activations; [`encode_batch_topk`] is the same for BatchTopK
+//! (Bussmann et al. 2024) and [`encode_threshold`] for JumpReLU (Rajamanoharan et al. 2024);
+//! [`adam_step`] updates parameters in one pass; [`causal_attention`] and its kin are what a
+//! transformer does beside products. Every operation has its folder: the contract in `mod.rs`, then
+//! `cpu.rs`, `cube.rs` (WGPU and CUDA alike) and `gradient.rs`, but for a language model's forward
+//! pass, which is on the CPU only. Floats may be stored in f32, bf16 or f16; they are computed
+//! with, added up and returned (gradients too) in f32. What Adam updates is stored in f32. Indices
+//! are i32. On one machine the same input gives the same bits on every run, and on the CPU with any
+//! number of threads.
 //!
 //! ```
 //! use burn::tensor::{Tensor, Device};
@@ -67,7 +71,8 @@ pub use weighted_sum::weighted_sum;
 
 /// The `k` latents of each row that are on, and how strongly.
 ///
-/// Indices are always valid rows of the dictionary and distinct within a row, also where the value is 0.
+/// Indices are always valid rows of the dictionary and distinct within a row, also where the value
+/// is 0.
 #[derive(Debug, Clone)]
 pub struct SparseCodes {
     /// Activations, descending within a row. `[n, k]`

@@ -1,8 +1,10 @@
-//! Norms of vectors and of what an approximation of them misses, as bounds need them: at least as large as they are.
+//! Norms of vectors and of what an approximation of them misses, as bounds need them: at least as
+//! large as they are.
 
 use crate::host::widest_vectors;
 
-/// Numbers up to this keep all products here finite; a row or latent with larger ones (or NaN) gets no approximation.
+/// Numbers up to this keep all products here finite; a row or latent with larger ones (or NaN) gets
+/// no approximation.
 pub(crate) const LARGEST: f32 = 1e15;
 
 /// Below this a row counts as 0 in its approximation: its reciprocal might overflow.
@@ -35,8 +37,8 @@ impl Norms {
     }
 }
 
-/// `|score - s| ≤ rounding(d) · |x||w| + ROUNDING · |bias|` for the real-valued `s`, and the same for a dot product summed in any
-/// other order: (d + 8) roundings of relative size 2⁻²⁴, doubled.
+/// `|score - s| ≤ rounding(d) · |x||w| + ROUNDING · |bias|` for the real-valued `s`, and the same
+/// for a dot product summed in any other order: (d + 8) roundings of relative size 2⁻²⁴, doubled.
 pub(crate) fn rounding(d: usize) -> f32 {
     (d + 8) as f32 * f32::EPSILON
 }

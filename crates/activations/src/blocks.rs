@@ -1,8 +1,9 @@
-//! Token blocks: documents tokenized, joined, and cut to one length. What attention may see as one is a sequence: each
-//! document's stretch of a block, or the whole block where documents attend to one another. A sequence begins with BOS where
-//! asked, once; documents are separated by the end-of-sequence token, which never begins a block and is left out where it
-//! is the BOS that follows; a text that begins with BOS or ends with EOS itself gets no second one; nothing of the last,
-//! incomplete block is padded, it is left out.
+//! Token blocks: documents tokenized, joined, and cut to one length. What attention may see as one
+//! is a sequence: each document's stretch of a block, or the whole block where documents attend to
+//! one another. A sequence begins with BOS where asked, once; documents are separated by the
+//! end-of-sequence token, which never begins a block and is left out where it is the BOS that
+//! follows; a text that begins with BOS or ends with EOS itself gets no second one; nothing of the
+//! last, incomplete block is padded, it is left out.
 
 use crate::{ActivationsError, Corpus, Documents, SkippedRows, TokenPieces};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -25,8 +26,8 @@ pub struct BlockConfig {
     pub context: usize,
     /// Whether each sequence begins with the beginning-of-sequence token.
     pub prepend_bos: bool,
-    /// Whether a block is one sequence, so that a document's tokens see those of the documents before it. Otherwise each
-    /// document in a block is a sequence of its own.
+    /// Whether a block is one sequence, so that a document's tokens see those of the documents
+    /// before it. Otherwise each document in a block is a sequence of its own.
     pub attend_across_documents: bool,
 }
 
@@ -100,8 +101,8 @@ impl TokenBlock {
         }
     }
 
-    /// What [`lapidary_model::HookedRun::segments`] takes for blocks of one length, `[blocks, context]`: nothing where each
-    /// block is one sequence, which a model runs faster.
+    /// What [`lapidary_model::HookedRun::segments`] takes for blocks of one length,
+    /// `[blocks, context]`: nothing where each block is one sequence, which a model runs faster.
     pub fn attention(blocks: &[Self], device: &Device) -> Option<Tensor<2, Int>> {
         if !blocks.iter().any(Self::is_packed) {
             return None;
@@ -112,8 +113,9 @@ impl TokenBlock {
     }
 }
 
-/// Whether each token's prediction counts: it does where the token does, unless another document's text comes next that
-/// the token's own has nothing to do with. An end or beginning of sequence it does predict.
+/// Whether each token's prediction counts: it does where the token does, unless another document's
+/// text comes next that the token's own has nothing to do with. An end or beginning of sequence it
+/// does predict.
 #[must_use]
 pub fn predicts(blocks: &[TokenBlock], counts: &[bool], special: &[u32]) -> Vec<bool> {
     let mut predicts = counts.to_vec();
@@ -163,14 +165,16 @@ struct Current {
     rest: Option<Box<TokenPieces>>,
 }
 
-/// Where a digest of tokens begins, and what it is multiplied with at each: FNV-1a over whole token ids.
+/// Where a digest of tokens begins, and what it is multiplied with at each: FNV-1a over whole token
+/// ids.
 const DIGEST: (u64, u64) = (0xcbf2_9ce4_8422_2325, 0x0100_0000_01b3);
 
 impl BlockStream {
     /// Opens a corpus for a model.
     ///
     /// # Errors
-    /// When the corpus cannot be opened, the context does not fit the model, or BOS is asked of a model without one.
+    /// When the corpus cannot be opened, the context does not fit the model, or BOS is asked of a
+    /// model without one.
     pub fn new(model: Arc<LanguageModel>, config: &BlockConfig) -> Result<Self, ActivationsError> {
         let tokenizer = model.tokenizer()?;
         let n_ctx = model.config().n_ctx;
@@ -189,7 +193,8 @@ impl BlockStream {
             (true, bos) => bos,
             (false, _) => None,
         };
-        // Where every document begins with BOS, an end of sequence that is the same token would double it.
+        // Where every document begins with BOS, an end of sequence that is the same token would
+        // double it.
         let every_document = bos.filter(|_| !config.attend_across_documents);
         let separator = tokenizer.eos().or(tokenizer.bos());
         let separator = separator.filter(|s| Some(*s) != every_document);
@@ -237,7 +242,8 @@ impl BlockStream {
         self.digest = DIGEST.0;
     }
 
-    /// The next block, from the corpus's beginning again where it has ended: `read` blocks of this pass, and `passes` finished.
+    /// The next block, from the corpus's beginning again where it has ended: `read` blocks of this
+    /// pass, and `passes` finished.
     ///
     /// # Errors
     ///
@@ -266,8 +272,8 @@ impl BlockStream {
         }
     }
 
-    /// A digest of the tokens of every block since the corpus's beginning: two streams that gave the same blocks have
-    /// the same one.
+    /// A digest of the tokens of every block since the corpus's beginning: two streams that gave
+    /// the same blocks have the same one.
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -286,7 +292,8 @@ impl BlockStream {
         Ok(n)
     }
 
-    /// Makes `current` a document with tokens left, a block's worth or all that there are; false at the corpus's end.
+    /// Makes `current` a document with tokens left, a block's worth or all that there are; false at
+    /// the corpus's end.
     fn advance(&mut self) -> Result<bool, ActivationsError> {
         loop {
             let left = self.current.tokens.len() - self.current.used;
@@ -575,7 +582,8 @@ mod tests {
 
     #[test]
     fn the_last_token_of_a_document_predicts_nothing_of_the_next_but_its_special_token() {
-        // Two documents side by side, then one that begins with a special token; special tokens do not count themselves.
+        // Two documents side by side, then one that begins with a special token; special tokens do
+        // not count themselves.
         const SPECIAL: u32 = 9;
         let begins = |start: usize, bos| Segment {
             start,

@@ -1,5 +1,5 @@
-//! The shuffle buffer: rows come out in random order and new ones take their places, so nothing is ever moved or copied
-//! to make room.
+//! The shuffle buffer: rows come out in random order and new ones take their places, so nothing is
+//! ever moved or copied to make room.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -35,7 +35,8 @@ impl ShuffleBuffer {
         self.widths.iter().sum()
     }
 
-    /// The part of the first `used` places that belongs to a hook point, row by row, as long as nothing was taken.
+    /// The part of the first `used` places that belongs to a hook point, row by row, as long as
+    /// nothing was taken.
     pub fn part(&self, end: usize) -> impl Iterator<Item = &[f32]> + Clone {
         let start: usize = self.widths[..end].iter().sum();
         let rows = self.rows.chunks_exact(self.d()).take(self.used);

@@ -11,8 +11,9 @@ pub struct Exclusion {
     pub special_tokens: bool,
     /// So many tokens at the beginning of each sequence, BOS among them.
     pub first_positions: usize,
-    /// Rows with a norm above so many times the median norm at any of the hook points, such as attention sinks. The
-    /// median is that of the first batch, tokens left out for another reason not counted.
+    /// Rows with a norm above so many times the median norm at any of the hook points, such as
+    /// attention sinks. The median is that of the first batch, tokens left out for another reason
+    /// not counted.
     #[serde(default)]
     pub norm_multiple: Option<f32>,
 }
@@ -77,8 +78,8 @@ impl Exclusion {
         }
     }
 
-    /// Whether the token is kept; if not, that is counted. `rows` are its activations at the hook points with the norm limits
-    /// `limits`.
+    /// Whether the token is kept; if not, that is counted. `rows` are its activations at the hook
+    /// points with the norm limits `limits`.
     pub(crate) fn keeps(
         &self,
         candidate: Candidate,
@@ -103,7 +104,8 @@ impl Exclusion {
         false
     }
 
-    /// The norm above which rows of width `d` are left out, by the first batch's rows, `[candidates, d]` flat.
+    /// The norm above which rows of width `d` are left out, by the first batch's rows,
+    /// `[candidates, d]` flat.
     pub(crate) fn norm_limit(
         &self,
         rows: &[f32],

@@ -1,5 +1,5 @@
-//! What the first batch of activations tells about the rest: sizes, a mean that outweighs the spread, dimensions that
-//! dominate, tokens with outsized norms, and what to do about it.
+//! What the first batch of activations tells about the rest: sizes, a mean that outweighs the
+//! spread, dimensions that dominate, tokens with outsized norms, and what to do about it.
 
 use crate::harvest::harvest_all;
 use crate::{ActivationsError, BlockStream, TokenBlock};
@@ -11,7 +11,8 @@ const OUTLIER: f64 = 5.0;
 /// Dimensions and outliers listed.
 const LISTED: usize = 5;
 
-/// Activations at one hook point, on one batch of text. Special tokens (BOS, EOS) count among the outliers only.
+/// Activations at one hook point, on one batch of text. Special tokens (BOS, EOS) count among the
+/// outliers only.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FirstBatch {
     /// The hook point.
@@ -218,7 +219,8 @@ impl FirstBatch {
                 self.mean_over_std
             ));
         }
-        // Nothing about special tokens and norms: to leave out the first and to normalize are defaults.
+        // Nothing about special tokens and norms: to leave out the first and to normalize are
+        // defaults.
         let tokens = |n: usize| match n {
             1 => "1 token".to_owned(),
             n => format!("{n} tokens"),

@@ -4,7 +4,8 @@ use crate::{ActivationsError, TokenBlock};
 use burn::tensor::Tensor;
 use lapidary_model::{HookPoint, HookedRun, LanguageModel};
 
-/// The activations at `hook` of every token, `[blocks * context, width]`, in the order of the tokens.
+/// The activations at `hook` of every token, `[blocks * context, width]`, in the order of the
+/// tokens.
 ///
 /// # Errors
 /// When the model lacks the hook point, or a block does not fit it.
@@ -67,7 +68,8 @@ mod tests {
         BlockStream::new(model.clone(), &config).unwrap()
     }
 
-    /// The largest difference between the rows of blocks and what the model makes of each sequence by itself.
+    /// The largest difference between the rows of blocks and what the model makes of each sequence
+    /// by itself.
     fn from_alone(model: &LanguageModel, blocks: &[TokenBlock], rows: &[f32], d: usize) -> f32 {
         let mut largest = 0.0_f32;
         for (block, rows) in blocks.iter().zip(rows.chunks_exact(64 * d)) {

@@ -1,8 +1,8 @@
 //! Text to tokens to activations to shuffled batches.
 //!
-//! [`Corpus`] reads documents, [`BlockStream`] cuts them into token blocks, [`harvest`] runs the model over blocks, and
-//! [`ActivationStream`] turns all of it into the batches that a trainer asks for. [`harvest_store`] keeps activations on
-//! disk instead, and [`StoreBatches`] draws from there.
+//! [`Corpus`] reads documents, [`BlockStream`] cuts them into token blocks, [`harvest`] runs the
+//! model over blocks, and [`ActivationStream`] turns all of it into the batches that a trainer asks
+//! for. [`harvest_store`] keeps activations on disk instead, and [`StoreBatches`] draws from there.
 
 mod blocks;
 mod buffer;

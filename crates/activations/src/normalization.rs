@@ -1,5 +1,5 @@
-//! Activation normalization: x' = (x − mean) · scale. It is estimated once, before training, and folded into the saved
-//! weights, so that a dictionary always reads raw activations.
+//! Activation normalization: x' = (x − mean) · scale. It is estimated once, before training, and
+//! folded into the saved weights, so that a dictionary always reads raw activations.
 
 use crate::ActivationsError;
 use lapidary_io::settings::Named;

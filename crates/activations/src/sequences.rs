@@ -1,5 +1,5 @@
-//! Batches that are whole sequences, with their tokens and what the model says of them: for losses that go through the model. Blocks come in a
-//! random order out of a window of the corpus.
+//! Batches that are whole sequences, with their tokens and what the model says of them: for losses
+//! that go through the model. Blocks come in a random order out of a window of the corpus.
 
 use crate::exclusion::Candidate;
 use crate::source::{read_json, write_json};
@@ -25,7 +25,8 @@ pub struct Sequences {
     pub model: Arc<LanguageModel>,
     /// The blocks of tokens.
     pub blocks: Vec<TokenBlock>,
-    /// Of each token, block after block, whether its activations are among the rows of the batch, which come in this order.
+    /// Of each token, block after block, whether its activations are among the rows of the batch,
+    /// which come in this order.
     pub kept: Vec<bool>,
     /// Of each token whether it counts: beginnings and ends of sequences do not.
     pub counts: Vec<bool>,
@@ -89,7 +90,8 @@ impl SequenceStream {
     /// Reads the first window and estimates the normalization from its beginning.
     ///
     /// # Errors
-    /// When a batch is no whole number of blocks, the corpus is too short or cannot be read, or the model fails.
+    /// When a batch is no whole number of blocks, the corpus is too short or cannot be read, or the
+    /// model fails.
     pub fn new(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let mut stream = Self::unfilled(blocks, config)?;
         stream.fill()?;
@@ -124,7 +126,8 @@ impl SequenceStream {
         Ok(stream)
     }
 
-    /// A stream for [`BatchSource::restore`]: nothing is read and no normalization known until then.
+    /// A stream for [`BatchSource::restore`]: nothing is read and no normalization known until
+    /// then.
     ///
     /// # Errors
     /// When a batch is no whole number of blocks.

@@ -14,10 +14,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// A source of shuffled, normalized batches that can be stopped and resumed to the same bits. It gives activations at one
-/// hook point or at several, of the same tokens.
+/// A source of shuffled, normalized batches that can be stopped and resumed to the same bits. It
+/// gives activations at one hook point or at several, of the same tokens.
 pub trait BatchSource {
-    /// What was done to the activations, one a hook point; a mean is as long as the activations there are wide.
+    /// What was done to the activations, one a hook point; a mean is as long as the activations
+    /// there are wide.
     fn normalizations(&self) -> &[Normalization];
 
     /// The next batch: of each hook point `[batch_tokens, width]`, normalized, tokens in one order.
@@ -26,8 +27,8 @@ pub trait BatchSource {
     /// When the corpus or the model fails.
     fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError>;
 
-    /// Passes over all that there is that are finished: what comes next was given so many times before. A source that never
-    /// repeats itself has none.
+    /// Passes over all that there is that are finished: what comes next was given so many times
+    /// before. A source that never repeats itself has none.
     fn passes(&self) -> u64 {
         0
     }
@@ -71,8 +72,8 @@ pub struct StreamConfig {
     pub other: Option<OtherModel>,
 }
 
-/// Activations of a model over a corpus, harvested as they are needed and shuffled through a buffer. At the corpus's end
-/// it starts again.
+/// Activations of a model over a corpus, harvested as they are needed and shuffled through a
+/// buffer. At the corpus's end it starts again.
 pub struct ActivationStream {
     blocks: BlockStream,
     config: StreamConfig,
@@ -109,7 +110,8 @@ impl ActivationStream {
     /// Fills the buffer once and estimates the normalization from it.
     ///
     /// # Errors
-    /// When the corpus holds too little text for one batch, or cannot be read; when the buffer does not fit into memory.
+    /// When the corpus holds too little text for one batch, or cannot be read; when the buffer does
+    /// not fit into memory.
     pub fn new(blocks: BlockStream, config: StreamConfig) -> Result<Self, ActivationsError> {
         let mut stream = Self::unfilled(blocks, config)?;
         stream.fill()?;
@@ -120,7 +122,8 @@ impl ActivationStream {
         Ok(stream)
     }
 
-    /// A stream for [`BatchSource::restore`]: nothing is harvested and no normalization known until then.
+    /// A stream for [`BatchSource::restore`]: nothing is harvested and no normalization known until
+    /// then.
     ///
     /// # Errors
     /// When the buffer does not fit into memory.
@@ -358,7 +361,8 @@ impl ActivationMatrix {
     /// The same at several hook points, `[n, width]` each, row by row of one token.
     ///
     /// # Errors
-    /// When there are no hook points or fewer rows than one batch takes, or not as many at all of them.
+    /// When there are no hook points or fewer rows than one batch takes, or not as many at all of
+    /// them.
     pub fn aligned(
         parts: Vec<Tensor<2>>,
         batch: usize,

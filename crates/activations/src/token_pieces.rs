@@ -1,10 +1,12 @@
-//! Token ids of a text of any length in bounded memory: a tokenizer takes more than a hundred times a text's size, so a long text
-//! goes through it a window at a time.
+//! Token ids of a text of any length in bounded memory: a tokenizer takes more than a hundred times
+//! a text's size, so a long text goes through it a window at a time.
 //!
-//! Windows overlap. In the overlap both give tokens; where they are the same tokens of the same bytes over half of the overlap, one
-//! continues the other, since what decides a token lies nearby: a split at white space, a word's merges. The ids are then those of
-//! the whole text. Where an overlap does not agree (a word that is longer than it, say) it is made larger, up to half a window; a
-//! text without such a place, which is no text in words, is cut behind a token, and the tokens there may be other ones.
+//! Windows overlap. In the overlap both give tokens; where they are the same tokens of the same
+//! bytes over half of the overlap, one continues the other, since what decides a token lies nearby:
+//! a split at white space, a word's merges. The ids are then those of the whole text. Where an
+//! overlap does not agree (a word that is longer than it, say) it is made larger, up to half a
+//! window; a text without such a place, which is no text in words, is cut behind a token, and the
+//! tokens there may be other ones.
 
 use crate::ActivationsError;
 use lapidary_model::Tokenizer;
@@ -167,8 +169,8 @@ impl TokenPieces {
     }
 }
 
-/// Where the tokens of one window continue in the next: a place in each, if both have the same tokens in the middle half of what
-/// they share.
+/// Where the tokens of one window continue in the next: a place in each, if both have the same
+/// tokens in the middle half of what they share.
 fn meeting(current: &Window, next: &Window) -> Option<(usize, usize)> {
     let quarter = (current.end - next.start) / 4;
     let middle = next.start + quarter..current.end - quarter;
@@ -198,7 +200,8 @@ mod tests {
         Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
     }
 
-    /// A byte-level BPE, a BPE without any splitting, WordPiece on split words, and Unigram that strips its text.
+    /// A byte-level BPE, a BPE without any splitting, WordPiece on split words, and Unigram that
+    /// strips its text.
     fn tokenizers() -> Vec<(&'static str, Tokenizer)> {
         let folder = tempfile::tempdir().unwrap();
         let made = |json: serde_json::Value| {
@@ -287,7 +290,8 @@ mod tests {
     fn pieces_give_the_tokens_of_the_whole_text() {
         let speech = speeches(40_000);
         let one_line = speech.replace('\n', " ");
-        // Accents, characters of several bytes, text without white space, special tokens, and a lot of white space.
+        // Accents, characters of several bytes, text without white space, special tokens, and a lot
+        // of white space.
         let mixed = format!(
             "{}{}<|endoftext|>{}{}",
             speech[..3000].replace('e', "é"),

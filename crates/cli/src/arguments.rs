@@ -16,7 +16,8 @@ use std::sync::Arc;
 /// Where to compute.
 #[derive(Args)]
 pub struct DeviceArgument {
-    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto takes CUDA, then a hardware WGPU adapter, then the CPU
+    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto takes CUDA, then a hardware WGPU adapter, then
+    /// the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// CPU threads; default: $RAYON_NUM_THREADS, else all
@@ -37,7 +38,8 @@ impl DeviceArgument {
 /// Which language model.
 #[derive(Args)]
 pub struct ModelArgument {
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging Face hub
+    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
+    /// Face hub
     #[arg(long, default_value = "embedded", value_name = "MODEL")]
     model: String,
 }
@@ -51,8 +53,8 @@ impl ModelArgument {
 /// What a dictionary's files may leave open.
 #[derive(Args)]
 pub struct DictionaryArgument {
-    /// The dictionary's format where its files could be several: saelens, sparsify, dictionary_learning, circuit_tracer,
-    /// gemma_scope, llama_scope, llamascopium or openai
+    /// The dictionary's format where its files could be several: saelens, sparsify,
+    /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// The hook point that the dictionary explains, where its files do not say
@@ -68,7 +70,8 @@ impl DictionaryArgument {
         }
     }
 
-    /// Reads a dictionary of any format: a folder, a file of it, a run's folder, or `hf:OWNER/NAME/PATH` of the hub.
+    /// Reads a dictionary of any format: a folder, a file of it, a run's folder, or
+    /// `hf:OWNER/NAME/PATH` of the hub.
     pub fn open(&self, path: &Path, device: &Device) -> Result<Dictionary> {
         Ok(open_dictionary(path, self.options(), device)?)
     }
@@ -87,7 +90,8 @@ impl DictionaryArgument {
 /// How a text is read.
 #[derive(Args)]
 pub struct TextArgument {
-    /// The field of JSON lines, or the column of Parquet, that holds the text; default: `text`, or the recipe's
+    /// The field of JSON lines, or the column of Parquet, that holds the text; default: `text`, or
+    /// the recipe's
     #[arg(long, value_name = "NAME")]
     pub text_field: Option<String>,
     /// Let a document's tokens see those of the documents before it in a block

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: a training run finishes its step, writes a checkpoint and leaves; everything else ends at once.
+//! SIGINT and SIGTERM: a training run finishes its step, writes a checkpoint and leaves; everything
+//! else ends at once.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -22,8 +23,9 @@ fn flags() -> &'static Flags {
             ends: Arc::new(AtomicBool::new(true)),
         };
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal asks, and makes the second one end the program. What cannot be registered leaves a
-            // signal to end the program at once, as it does without any of this.
+            // In this order: the first signal asks, and makes the second one end the program. What
+            // cannot be registered leaves a signal to end the program at once, as it does without
+            // any of this.
             let _ = flag::register_conditional_shutdown(
                 signal,
                 i32::from(EXIT_CODE),
@@ -36,7 +38,8 @@ fn flags() -> &'static Flags {
     })
 }
 
-/// While work is graceful, the first signal only asks it to stop ([`requested`]); the second one ends the program.
+/// While work is graceful, the first signal only asks it to stop ([`requested`]); the second one
+/// ends the program.
 pub fn be_graceful(graceful: bool) {
     flags().ends.store(!graceful, Ordering::SeqCst);
 }

@@ -20,8 +20,8 @@ static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
 
 /// Cuts language-model activations into interpretable features.
 ///
-/// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model that the program carries,
-/// and writes the dictionary, its figures of merit, feature tables and a report.
+/// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model that the
+/// program carries, and writes the dictionary, its figures of merit, feature tables and a report.
 #[derive(Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 struct Cli {
@@ -102,7 +102,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error with its causes, each of which is named once: many errors repeat the text of their cause.
+/// An error with its causes, each of which is named once: many errors repeat the text of their
+/// cause.
 fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {

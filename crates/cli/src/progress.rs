@@ -1,7 +1,8 @@
 //! What goes to standard error: bars for long work, closing lines of stages, notes.
 //!
-//! Nothing here fails: what cannot be printed, since the reader has gone or a disk is full, is dropped, and the work goes on.
-//! Bars need a terminal; without one, long work prints a line a minute.
+//! Nothing here fails: what cannot be printed, since the reader has gone or a disk is full, is
+//! dropped, and the work goes on. Bars need a terminal; without one, long work prints a line a
+//! minute.
 
 use crate::interrupt;
 use crate::terminal::visible;

@@ -1,11 +1,13 @@
-//! What a model or a file says, on a terminal: control characters would move the cursor, change colours or worse.
+//! What a model or a file says, on a terminal: control characters would move the cursor, change
+//! colours or worse.
 
 use crate::progress;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, stdout};
 
-/// A text for standard output: as it is into files and pipes, with visible control characters on a terminal.
+/// A text for standard output: as it is into files and pipes, with visible control characters on a
+/// terminal.
 pub fn shown(text: &str) -> Cow<'_, str> {
     match stdout().is_terminal() {
         true => visible(text),

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::SparseCodes;
 
-use crate::architecture::{Architecture, ArchitectureKind};
+use crate::architectures::{Architecture, ArchitectureKind};
 use crate::cross_layer::CrossLayerTranscoder;
 use crate::error::CoderError;
 use crate::sparse_coder::{SKIP, SparseCoder};
@@ -26,10 +26,12 @@ pub trait Coder {
     /// Its layers. Every coder but a cross-layer transcoder is its one layer.
     fn layers(&self) -> &[SparseCoder];
 
-    /// The encoder, `[d_sae, d]`, one row per latent. A row of a cross-layer transcoder is as wide as the hook point of its layer.
+    /// The encoder, `[d_sae, d]`, one row per latent. A row of a cross-layer transcoder is as wide
+    /// as the hook point of its layer.
     fn w_enc(&self) -> Tensor<2>;
 
-    /// The decoder, `[d_sae, d_out]`, one row per latent. A cross-layer transcoder's has zeros where a latent writes nothing.
+    /// The decoder, `[d_sae, d_out]`, one row per latent. A cross-layer transcoder's has zeros
+    /// where a latent writes nothing.
     fn w_dec(&self) -> Tensor<2>;
 
     /// The decoder's bias, `[d_out]`.
@@ -38,15 +40,17 @@ pub trait Coder {
     /// The vector of this name over all latents, `[d_sae]`, if the architecture has one.
     fn latent_vector(&self, name: &str) -> Option<Tensor<1>>;
 
-    /// The active latents of each row of `x` `[n, d_in]`, descending by value within each layer. Places that are not needed have
-    /// value 0 and a valid index. The width is `k` for TopK, and what the densest row needs otherwise.
+    /// The active latents of each row of `x` `[n, d_in]`, descending by value within each layer.
+    /// Places that are not needed have value 0 and a valid index. The width is `k` for TopK, and
+    /// what the densest row needs otherwise.
     fn encode(&self, x: Tensor<2>) -> SparseCodes;
 
-    /// The activations that `codes` stand for: `Σ_j values_j · w_dec[indices_j] + b_dec`, `[n, d_out]`.
+    /// The activations that `codes` stand for: `Σ_j values_j · w_dec[indices_j] + b_dec`,
+    /// `[n, d_out]`.
     fn decode(&self, codes: SparseCodes) -> Tensor<2>;
 
-    /// The reconstruction from `x` `[n, d_in]` and its `codes`, `[n, d_out]`: the decoded codes, and what a skip connection makes of
-    /// `x`.
+    /// The reconstruction from `x` `[n, d_in]` and its `codes`, `[n, d_out]`: the decoded codes,
+    /// and what a skip connection makes of `x`.
     fn reconstruct(&self, codes: SparseCodes, x: Tensor<2>) -> Tensor<2>;
 
     /// The device that holds the weights.
@@ -102,8 +106,9 @@ impl AnyCoder {
         }
     }
 
-    /// Which weights a coder has, with their shapes. `layers` is the number of layers of a cross-layer transcoder, `skips` whether
-    /// there is a skip connection, and `sizes` are `d_in`, `d_out` and `d_sae`, over all layers.
+    /// Which weights a coder has, with their shapes. `layers` is the number of layers of a
+    /// cross-layer transcoder, `skips` whether there is a skip connection, and `sizes` are `d_in`,
+    /// `d_out` and `d_sae`, over all layers.
     #[must_use]
     pub fn shapes(
         kind: ArchitectureKind,
@@ -131,7 +136,8 @@ impl AnyCoder {
         all
     }
 
-    /// The coder of these weights, all that [`AnyCoder::shapes`] lists. It is a cross-layer transcoder if weights have a layer.
+    /// The coder of these weights, all that [`AnyCoder::shapes`] lists. It is a cross-layer
+    /// transcoder if weights have a layer.
     ///
     /// # Panics
     /// Weights are missing.

@@ -1,15 +1,17 @@
-//! Cross-layer transcoders: the latents of a layer read the activations at its hook point and write at the hook points of it and all
-//! later layers; what several layers write at one of them adds up (Ameisen et al. 2025, "Circuit Tracing: Revealing Computational
-//! Graphs in Language Models"): a^l = f(W_enc^l x^l + b_enc^l), ŷ^l = Σ_{l' ≤ l} W_dec^{l'→l} a^{l'} + b_dec^l.
+//! Cross-layer transcoders: the latents of a layer read the activations at its hook point and write
+//! at the hook points of it and all later layers; what several layers write at one of them adds up
+//! (Ameisen et al. 2025, "Circuit Tracing: Revealing Computational Graphs in Language Models"):
+//! a^l = f(W_enc^l x^l + b_enc^l), ŷ^l = Σ_{l' ≤ l} W_dec^{l'→l} a^{l'} + b_dec^l.
 //!
-//! A layer by itself is a transcoder from its hook point to those from its own on, side by side: `w_enc` `[F, d]`, `b_enc` `[F]`, `w_dec`
-//! `[F, (L − l) d]` and, for JumpReLU, `threshold` `[F]`; only `b_dec` `[L d]` belongs to all layers. There are no weights from a layer to
-//! an earlier one. Latent i of layer l has number l F + i.
+//! A layer by itself is a transcoder from its hook point to those from its own on, side by side:
+//! `w_enc` `[F, d]`, `b_enc` `[F]`, `w_dec` `[F, (L − l) d]` and, for JumpReLU, `threshold` `[F]`;
+//! only `b_dec` `[L d]` belongs to all layers. There are no weights from a layer to an earlier one.
+//! Latent i of layer l has number l F + i.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
-use crate::architecture::{Architecture, ArchitectureKind};
+use crate::architectures::{Architecture, ArchitectureKind};
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::host::{host, vector};
@@ -22,14 +24,16 @@ pub const MOST_LAYERS: usize = 256;
 /// A cross-layer transcoder.
 #[derive(Clone, Debug)]
 pub struct CrossLayerTranscoder {
-    /// The layers, at least one. Layer l is a transcoder from its hook point to those from its own on, whose own `b_dec` is 0.
+    /// The layers, at least one. Layer l is a transcoder from its hook point to those from its own
+    /// on, whose own `b_dec` is 0.
     layers: Vec<SparseCoder>,
     /// The decoder's bias of all layers, `[d_out]`.
     b_dec: Tensor<1>,
 }
 
 impl CrossLayerTranscoder {
-    /// The transcoder of these layers, at least one. Their own `b_dec` is replaced by 0: `b_dec` `[d_out]` is that of all.
+    /// The transcoder of these layers, at least one. Their own `b_dec` is replaced by 0: `b_dec`
+    /// `[d_out]` is that of all.
     ///
     /// # Panics
     /// There is no layer.
@@ -79,8 +83,9 @@ impl CrossLayerTranscoder {
         })
     }
 
-    /// The coder for raw activations that does what this one does for activations normalized as `scaling` says: each layer by
-    /// itself, whose codes are divided by the factor of the hook point that it writes at first.
+    /// The coder for raw activations that does what this one does for activations normalized as
+    /// `scaling` says: each layer by itself, whose codes are divided by the factor of the hook
+    /// point that it writes at first.
     ///
     /// # Errors
     /// The device fails, or `scaling` has another width.
@@ -109,8 +114,8 @@ impl CrossLayerTranscoder {
         Ok(Self::new(finished, b_dec))
     }
 
-    /// Names and shapes of the weights of each layer but `b_dec`, for `layers` layers of `d_sae` latents that read `d_in` dimensions
-    /// and write `d_out` at each hook point.
+    /// Names and shapes of the weights of each layer but `b_dec`, for `layers` layers of `d_sae`
+    /// latents that read `d_in` dimensions and write `d_out` at each hook point.
     #[must_use]
     pub fn shapes(
         kind: ArchitectureKind,

@@ -1,6 +1,6 @@
 //! A finished dictionary: a coder for activations as the model makes them, and where it comes from.
 
-use crate::architecture::{Architecture, ArchitectureKind};
+use crate::architectures::{Architecture, ArchitectureKind};
 use crate::coder::{AnyCoder, Coder};
 use crate::provenance::Provenance;
 use crate::sites::Sites;

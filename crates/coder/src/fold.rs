@@ -27,14 +27,16 @@ impl Default for Fold<'_> {
     }
 }
 
-/// A coder for raw activations that does what `coder` does for normalized ones, x' = (x − m) r and y' = (y − n) s of what it
-/// reads and reconstructs, dimension by dimension. Its codes are those of `coder` divided by u, the s of the first dimension: with
-/// one s decoder rows stay as they are.
+/// A coder for raw activations that does what `coder` does for normalized ones, x' = (x − m) r and
+/// y' = (y − n) s of what it reads and reconstructs, dimension by dimension. Its codes are those of
+/// `coder` divided by u, the s of the first dimension: with one s decoder rows stay as they are.
 ///
-/// pre' = W (x' − b_dec) + b_enc with one end (r = s), so pre' / u = W r/u (x − m − b_dec / r) + b_enc / u; with two pre' / u =
-/// W r/u (x − m) + b_enc / u. Hence b_dec becomes n + b_dec / s, less what the skip connection makes of m; a column of W is
-/// multiplied with r / u, one of the decoder with u / s, an entry of the skip connection with r / s, b_enc becomes b_enc / u (less
-/// W m if b_dec is not subtracted). Whatever else is a number a latent is a pre-activation, and divided by u.
+/// pre' = W (x' − b_dec) + b_enc with one end (r = s), so pre' / u = W r/u (x − m − b_dec / r) +
+/// b_enc / u; with two pre' / u = W r/u (x − m) + b_enc / u. Hence b_dec becomes n + b_dec / s,
+/// less what the skip connection makes of m; a column of W is multiplied with r / u, one of the
+/// decoder with u / s, an entry of the skip connection with r / s, b_enc becomes b_enc / u (less W
+/// m if b_dec is not subtracted). Whatever else is a number a latent is a pre-activation, and
+/// divided by u.
 pub(crate) fn fold(
     coder: &SparseCoder,
     scaling: &Scaling,

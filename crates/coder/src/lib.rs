@@ -1,5 +1,5 @@
-//! What a dictionary is: a coder with its weights, where it reads and what it reconstructs, and its provenance. No trainer, no
-//! recipe, and no file layout.
+//! What a dictionary is: a coder with its weights, where it reads and what it reconstructs, and its
+//! provenance. No trainer, no recipe, and no file layout.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -22,7 +22,6 @@
 //! assert_eq!(reconstruction, [3.0, 0.0]);
 //! ```
 
-mod architecture;
 mod architectures;
 mod coder;
 mod cross_layer;
@@ -39,7 +38,7 @@ mod sites;
 mod sparse_coder;
 mod weights;
 
-pub use architecture::{Architecture, ArchitectureKind};
+pub use architectures::{Architecture, ArchitectureKind};
 pub use coder::{AnyCoder, Coder};
 pub use cross_layer::{CrossLayerTranscoder, MOST_LAYERS, add_last, join_codes};
 pub use dictionary::{Description, Dictionary};

@@ -1,12 +1,14 @@
-//! How the model of a dictionary from elsewhere was loaded, where that changes its activations. SAELens keeps it in `cfg.json`; the
-//! options are those of TransformerLens's `from_pretrained`. Each is applied, without effect here, or refused by name.
+//! How the model of a dictionary from elsewhere was loaded, where that changes its activations.
+//! SAELens keeps it in `cfg.json`; the options are those of TransformerLens's `from_pretrained`.
+//! Each is applied, without effect here, or refused by name.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::CoderError;
 
-/// What SAELens's metadata say of a dictionary's activations beyond model and hook point. The default says nothing.
+/// What SAELens's metadata say of a dictionary's activations beyond model and hook point. The
+/// default says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelLoading {
@@ -24,8 +26,9 @@ pub struct ModelLoading {
     pub excluded_tokens: Option<Value>,
 }
 
-/// Options that change where and how a model is computed, or how text is padded, and no value but by rounding. `n_ctx` is a limit, which
-/// the context of the dictionary keeps; whether a sequence begins with BOS is said by `prepend_bos`.
+/// Options that change where and how a model is computed, or how text is padded, and no value but
+/// by rounding. `n_ctx` is a limit, which the context of the dictionary keeps; whether a sequence
+/// begins with BOS is said by `prepend_bos`.
 const WITHOUT_EFFECT: [&str; 20] = [
     "attn_implementation",
     "cache_dir",
@@ -97,7 +100,8 @@ impl ModelLoading {
         }
     }
 
-    /// What is to be done to the model. `replaced`: the user chose the model in place of the metadata.
+    /// What is to be done to the model. `replaced`: the user chose the model in place of the
+    /// metadata.
     ///
     /// # Errors
     /// The metadata ask for something that changes activations and is not done here.

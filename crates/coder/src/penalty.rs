@@ -1,8 +1,9 @@
-//! Sparsity penalties of one number and their proximal operators: `prox(u)` is the x of least ½(x − u)² + penalty(x). Here all
-//! numbers are at least 0, as activations are.
+//! Sparsity penalties of one number and their proximal operators: `prox(u)` is the x of least ½(x −
+//! u)² + penalty(x). Here all numbers are at least 0, as activations are.
 //!
-//! l0, l1; l½ (Xu, Chang, Xu, Zhang 2012); log-sum (Candès et al. 2008); CEL0, the tightest continuous relaxation of l0 (Soubies,
-//! Blanc-Féraud, Aubert 2015), for atoms of norm 1; SCAD (Fan, Li 2001); MCP (Zhang 2010).
+//! l0, l1; l½ (Xu, Chang, Xu, Zhang 2012); log-sum (Candès et al. 2008); CEL0, the tightest
+//! continuous relaxation of l0 (Soubies, Blanc-Féraud, Aubert 2015), for atoms of norm 1; SCAD
+//! (Fan, Li 2001); MCP (Zhang 2010).
 
 use lapidary_io::settings::Named;
 use serde::{Deserialize, Serialize};
@@ -176,7 +177,8 @@ impl Penalty {
         }
     }
 
-    /// The derivative of [`Penalty::prox`] where it gives x > 0: the condition x + slope(x) = u says 1 / (1 + curvature).
+    /// The derivative of [`Penalty::prox`] where it gives x > 0: the condition x + slope(x) = u
+    /// says 1 / (1 + curvature).
     #[must_use]
     pub fn prox_slope(&self, x: f64) -> f64 {
         match self.shape {
@@ -185,7 +187,8 @@ impl Penalty {
         }
     }
 
-    /// The penalty of activations that are `scale` times smaller, for which the operator gives `scale` times smaller values.
+    /// The penalty of activations that are `scale` times smaller, for which the operator gives
+    /// `scale` times smaller values.
     #[must_use]
     pub fn shrunk(&self, scale: f64) -> Self {
         let (weight, shape_param) = match self.shape {
@@ -201,7 +204,8 @@ impl Penalty {
         }
     }
 
-    /// The least u that the operator does not make 0, for those operators that leave all others as they are.
+    /// The least u that the operator does not make 0, for those operators that leave all others as
+    /// they are.
     #[must_use]
     pub fn threshold(&self) -> Option<f64> {
         let hard = matches!(self.shape, Shape::L0 | Shape::Cel0);

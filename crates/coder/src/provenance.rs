@@ -31,7 +31,8 @@ pub struct Provenance {
     /// How the model was loaded, and which part of the hook point's value is read.
     #[serde(default, skip_serializing_if = "ModelLoading::is_plain")]
     pub loading: ModelLoading,
-    /// The whole resolved recipe, seed included, as `lapidary_sae::ResolvedRecipe` writes and reads it.
+    /// The whole resolved recipe, seed included, as `lapidary_sae::ResolvedRecipe` writes and reads
+    /// it.
     pub recipe: Option<Value>,
 }
 

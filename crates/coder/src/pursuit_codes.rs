@@ -4,8 +4,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_kernels::{Pursued, SparseCodes};
 use rayon::prelude::*;
 
-/// The rows' codes, as wide as the fullest row: each atom once with the sum of its values, largest magnitude first, of equal ones
-/// the lower index. What a narrower row has left are other atoms, with 0.
+/// The rows' codes, as wide as the fullest row: each atom once with the sum of its values, largest
+/// magnitude first, of equal ones the lower index. What a narrower row has left are other atoms,
+/// with 0.
 #[must_use]
 pub fn codes(pursued: &Pursued, latents: usize) -> SparseCodes {
     let [n, k] = pursued.atoms.dims();

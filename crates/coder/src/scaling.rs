@@ -9,7 +9,8 @@ pub struct Affine {
     pub scale: f32,
 }
 
-/// How the activations that a coder reads and reconstructs were normalized, hook point by hook point.
+/// How the activations that a coder reads and reconstructs were normalized, hook point by hook
+/// point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scaling {
     /// Those that it reads.

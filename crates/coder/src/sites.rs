@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// What the hook points of a second model begin with where they stand beside those of the first.
 pub const SECOND_MODEL: &str = "other:";
 
-/// What a coder reads and what it reconstructs: names of hook points in TransformerLens's spelling. A name is absent where a file
-/// from elsewhere does not say it; a recipe always does.
+/// What a coder reads and what it reconstructs: names of hook points in TransformerLens's spelling.
+/// A name is absent where a file from elsewhere does not say it; a recipe always does.
 ///
 /// Where there are several hook points, their activations stand side by side, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,8 @@ impl Sites {
         }
     }
 
-    /// The hook points that the coder reads, as far as they are known. Those of a second model begin with [`SECOND_MODEL`].
+    /// The hook points that the coder reads, as far as they are known. Those of a second model
+    /// begin with [`SECOND_MODEL`].
     #[must_use]
     pub fn read(&self) -> Vec<String> {
         match self {
@@ -150,7 +151,8 @@ impl Sites {
         }
     }
 
-    /// Replaces the hook point of an autoencoder, or the one that a transcoder reads. Coders with several keep theirs.
+    /// Replaces the hook point of an autoencoder, or the one that a transcoder reads. Coders with
+    /// several keep theirs.
     pub fn set_read(&mut self, hook_point: String) {
         match self {
             Self::Autoencoder { at: place } | Self::Transcoder { from: place, .. } => {

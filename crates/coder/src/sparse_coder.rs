@@ -1,9 +1,10 @@
-//! The sparse coder of one layer: activations `[n, d_in]` to a few latents per token, and from these to `[n, d_out]`.
+//! The sparse coder of one layer: activations `[n, d_in]` to a few latents per token, and from
+//! these to `[n, d_out]`.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
-use crate::architecture::Architecture;
+use crate::architectures::Architecture;
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::scaling::Scaling;
@@ -19,9 +20,10 @@ pub struct SparseCoder {
     pub architecture: Architecture,
     /// Whether `b_dec` is subtracted before encoding.
     pub apply_b_dec_to_input: bool,
-    /// The weights that its architecture has: always `w_dec` `[d_sae, d_out]` and `b_dec` `[d_out]`, mostly `w_enc` `[d_sae, d_in]` and
-    /// `b_enc` `[d_sae]`. One row of `w_enc` and one of `w_dec` belong to each latent. `w_skip` `[d_out, d_in]` is there if a linear map
-    /// of the input is part of the reconstruction.
+    /// The weights that its architecture has: always `w_dec` `[d_sae, d_out]` and `b_dec`
+    /// `[d_out]`, mostly `w_enc` `[d_sae, d_in]` and `b_enc` `[d_sae]`. One row of `w_enc` and one
+    /// of `w_dec` belong to each latent. `w_skip` `[d_out, d_in]` is there if a linear map of the
+    /// input is part of the reconstruction.
     pub weights: Weights,
 }
 
@@ -140,8 +142,9 @@ impl SparseCoder {
         }
     }
 
-    /// The coder for raw activations that does what this one does for activations normalized as `scaling` says. `threshold` is the
-    /// running average of the smallest value that a training batch kept, of an architecture that has one.
+    /// The coder for raw activations that does what this one does for activations normalized as
+    /// `scaling` says. `threshold` is the running average of the smallest value that a training
+    /// batch kept, of an architecture that has one.
     ///
     /// # Errors
     /// The device fails, or `scaling` has another width.

@@ -1,4 +1,5 @@
-//! A coder's weights by name. Which there are, an architecture says; whoever copies, stores or updates them goes over all.
+//! A coder's weights by name. Which there are, an architecture says; whoever copies, stores or
+//! updates them goes over all.
 
 use burn::tensor::{Device, Tensor};
 

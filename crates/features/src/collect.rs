@@ -1,5 +1,5 @@
-//! Where a dictionary meets its model: one pass over token blocks for the statistics, one product with the unembedding
-//! for what each latent writes.
+//! Where a dictionary meets its model: one pass over token blocks for the statistics, one product
+//! with the unembedding for what each latent writes.
 
 use crate::{
     BlockView, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
@@ -18,8 +18,8 @@ const BLOCKS: usize = 16;
 /// Latents whose logits are computed at once.
 const LATENTS: usize = 512;
 
-/// Runs model and dictionary, which reads at `hooks`, and at those of `other` behind, over `blocks` and gathers statistics. `on_progress` hears the number of blocks
-/// done.
+/// Runs model and dictionary, which reads at `hooks`, and at those of `other` behind, over `blocks`
+/// and gathers statistics. `on_progress` hears the number of blocks done.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point, or the model fails.
@@ -95,10 +95,12 @@ pub fn names(hooks: &[HookPoint]) -> String {
     names.join(", ")
 }
 
-/// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part at the last of them (of a cross-layer transcoder the sum of what it writes at
-/// all, since each adds to the stream), for hook points in the residual stream's space: the row
-/// (less its mean, where the final norm takes the mean away) times the final norm's weight times the unembedding, the
-/// norm's scale left out. Elsewhere the lists stay empty. `parts` are the widths of all hook points that it writes at, of two models both's.
+/// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part
+/// at the last of them (of a cross-layer transcoder the sum of what it writes at all, since each
+/// adds to the stream), for hook points in the residual stream's space: the row (less its mean,
+/// where the final norm takes the mean away) times the final norm's weight times the unembedding,
+/// the norm's scale left out. Elsewhere the lists stay empty. `parts` are the widths of all hook
+/// points that it writes at, of two models both's.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point.
@@ -184,7 +186,8 @@ pub fn summarize_decoder(
     Ok(summary)
 }
 
-/// Of each row of `w_dec` `[d_sae, d_out]` its norm in each of the `parts`, which stand side by side, over the sum of these; zeros for a row of zeros.
+/// Of each row of `w_dec` `[d_sae, d_out]` its norm in each of the `parts`, which stand side by
+/// side, over the sum of these; zeros for a row of zeros.
 fn relative_norms(w_dec: &Tensor<2>, parts: &[usize]) -> Vec<Vec<f32>> {
     let [d_sae, d_out] = w_dec.dims();
     let rows: Vec<f32> = w_dec.to_data().iter::<f32>().collect();
@@ -232,7 +235,8 @@ mod tests {
     use burn::tensor::Device;
     use lapidary_coder::{Architecture, Provenance, Weights};
 
-    /// A final LayerNorm takes the mean away, so what is the same in every dimension cannot reach the logits.
+    /// A final LayerNorm takes the mean away, so what is the same in every dimension cannot reach
+    /// the logits.
     #[test]
     fn a_constant_added_to_a_decoder_row_promotes_nothing_in_gpt2() {
         let device = Device::flex();

@@ -1,4 +1,5 @@
-//! What can go wrong on the way from sparse codes to tables and a report, each as one sentence that names the place.
+//! What can go wrong on the way from sparse codes to tables and a report, each as one sentence that
+//! names the place.
 
 use std::path::PathBuf;
 

@@ -1,9 +1,11 @@
-//! From sparse codes to a feature dictionary that people read: statistics and contexts of every latent, as Parquet
-//! tables for notebooks and as one self-contained HTML page.
+//! From sparse codes to a feature dictionary that people read: statistics and contexts of every
+//! latent, as Parquet tables for notebooks and as one self-contained HTML page.
 //!
-//! - [`collect`]: model and dictionary over token blocks; [`summarize_decoder`]: what the weights alone say;
+//! - [`collect`]: model and dictionary over token blocks; [`summarize_decoder`]: what the weights
+//!   alone say;
 //! - [`FeatureStatistics`]: one pass over sparse codes, memory independent of the number of tokens;
-//! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`, written and read here;
+//! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`,
+//!   written and read here;
 //! - [`Steering`] changes what a model does by a latent;
 //! - [`write_report`] makes `report.html`.
 

@@ -1,8 +1,9 @@
 //! `report.html`: one self-contained page that shows a dictionary to a person.
 //!
-//! The page is a template with the data as JSON inside it: no network, no framework. To stay small with thousands of
-//! latents, every token text stands once in a table, windows of tokens are written as fixed-width base-64 numbers into
-//! it, and activations are sparse and rounded to three significant digits; the tables keep the exact ones.
+//! The page is a template with the data as JSON inside it: no network, no framework. To stay small
+//! with thousands of latents, every token text stands once in a table, windows of tokens are
+//! written as fixed-width base-64 numbers into it, and activations are sparse and rounded to three
+//! significant digits; the tables keep the exact ones.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -32,7 +33,8 @@ pub struct Report<'a> {
     pub title: String,
     /// Where the dictionary comes from, as (what, value), in reading order.
     pub provenance: Vec<(String, String)>,
-    /// Figures of merit, as (name, value, what it means in a few words); the first ones are shown largest.
+    /// Figures of merit, as (name, value, what it means in a few words); the first ones are shown
+    /// largest.
     pub metrics: Vec<(String, f64, String)>,
     /// Training curves.
     pub curves: Vec<Curve>,
@@ -55,7 +57,8 @@ pub struct Curve {
 
 /// Writes the page; the file appears whole or not at all.
 ///
-/// With very many latents only the first contexts of each are shown (about 100,000 in all), and the page says so.
+/// With very many latents only the first contexts of each are shown (about 100,000 in all), and the
+/// page says so.
 ///
 /// # Errors
 /// If a curve has more steps than values or the reverse, or the file cannot be written.
@@ -75,7 +78,8 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesErro
     };
     let data = serde_json::to_string(&Page::new(report))
         .map_err(|error| io_error(error.into()))?
-        // Inside JSON `<` stands only in strings. Without it no text can end the script element or open a comment.
+        // Inside JSON `<` stands only in strings. Without it no text can end the script element or
+        // open a comment.
         .replace('<', "\\u003c");
     // Split before anything is put in, so that a title `{{data}}` stays a title.
     let (head, body, end) = template();

@@ -1,9 +1,10 @@
-//! What every latent does over a text, from one pass over sparse codes: how often it fires, how strongly, on which
-//! tokens, in which contexts.
+//! What every latent does over a text, from one pass over sparse codes: how often it fires, how
+//! strongly, on which tokens, in which contexts.
 //!
-//! Memory depends on the number of latents and on the limits in [`StatisticsConfig`], never on the number of tokens.
-//! Codes are gathered until there are a million, sorted by latent, and taken in by all cores at once, each
-//! latent's in their order of arrival: the result is the same to the last bit for any number of threads.
+//! Memory depends on the number of latents and on the limits in [`StatisticsConfig`], never on the
+//! number of tokens. Codes are gathered until there are a million, sorted by latent, and taken in
+//! by all cores at once, each latent's in their order of arrival: the result is the same to the
+//! last bit for any number of threads.
 
 mod contexts;
 mod moments;
@@ -37,15 +38,17 @@ pub struct StatisticsConfig {
     pub top_tokens: usize,
     /// Distinct firing tokens that are always counted exactly; memory for up to twice as many.
     pub token_capacity: usize,
-    /// Activations kept for the quantiles; a latent that fired at most as often has exact quantiles.
+    /// Activations kept for the quantiles; a latent that fired at most as often has exact
+    /// quantiles.
     pub reservoir: usize,
     /// Seed of the choices in the reservoir and in the sample of contexts.
     pub seed: u64,
 }
 
 impl StatisticsConfig {
-    /// The defaults for `d_sae` latents: 16 strongest contexts and 2 a weaker band, each of 16 tokens, the peak, and
-    /// 8 tokens; 10 top tokens; quantiles from at most 1024 activations; seed 0.
+    /// The defaults for `d_sae` latents: 16 strongest contexts and 2 a weaker band, each of 16
+    /// tokens, the peak, and 8 tokens; 10 top tokens; quantiles from at most 1024 activations;
+    /// seed 0.
     pub fn new(d_sae: usize) -> Self {
         StatisticsConfig {
             d_sae,
@@ -70,9 +73,11 @@ pub struct BlockView<'a> {
     pub document: &'a [u32], // [tokens]
     /// The position of each token in its document.
     pub position: &'a [u32], // [tokens]
-    /// The number of this block in the pass, each used once; of equally strong contexts the lower block comes first.
+    /// The number of this block in the pass, each used once; of equally strong contexts the lower
+    /// block comes first.
     pub block_index: u64,
-    /// False where a token counts for nothing (a BOS token): it still shows in contexts, with activation 0.
+    /// False where a token counts for nothing (a BOS token): it still shows in contexts, with
+    /// activation 0.
     pub active: &'a [bool], // [tokens]
 }
 
@@ -148,7 +153,8 @@ struct Latent {
     contexts: Contexts,
 }
 
-/// Blocks that have been observed and not yet taken in. A slot is the place of a token in the vectors below.
+/// Blocks that have been observed and not yet taken in. A slot is the place of a token in the
+/// vectors below.
 #[derive(Debug, Default)]
 struct Pending {
     blocks: Vec<PendingBlock>,
@@ -189,11 +195,13 @@ impl FeatureStatistics {
         self.tokens
     }
 
-    /// Adds one block and its sparse codes, `values` and `indices` being `[tokens, k]` in row-major order. An entry with
-    /// index -1 or a value that is not positive is inactive; the indices of a row are distinct.
+    /// Adds one block and its sparse codes, `values` and `indices` being `[tokens, k]` in row-major
+    /// order. An entry with index -1 or a value that is not positive is inactive; the indices of a
+    /// row are distinct.
     ///
     /// # Errors
-    /// If lengths disagree, an index is not a latent, or a value is not finite; the block then counts for nothing.
+    /// If lengths disagree, an index is not a latent, or a value is not finite; the block then
+    /// counts for nothing.
     pub fn observe_block(
         &mut self,
         block: BlockView<'_>,
@@ -307,7 +315,8 @@ impl FeatureStatistics {
         StatisticsSummary { tokens, latents }
     }
 
-    /// Sorts the pending codes by latent (a counting sort, so in order of arrival within each) and takes them in.
+    /// Sorts the pending codes by latent (a counting sort, so in order of arrival within each) and
+    /// takes them in.
     fn take_in(&mut self) {
         let mut start = vec![0usize; self.config.d_sae + 1]; // where each latent's codes start
         for &(latent, _, _) in &self.pending.codes {

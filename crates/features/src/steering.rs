@@ -1,4 +1,5 @@
-//! Steering a model by a latent of a dictionary: its direction added, or its activation set to a value.
+//! Steering a model by a latent of a dictionary: its direction added, or its activation set to a
+//! value.
 
 use crate::FeaturesError;
 use burn::tensor::{Int, Tensor};
@@ -11,8 +12,8 @@ use lapidary_model::{HookPoint, Intervention};
 pub enum Steer {
     /// Its decoder row times this factor is added at every position.
     Add(f32),
-    /// Its activation becomes this value at every position, whatever it was; 0 switches the latent off. The other latents
-    /// and what the dictionary does not explain stay as they are.
+    /// Its activation becomes this value at every position, whatever it was; 0 switches the latent
+    /// off. The other latents and what the dictionary does not explain stay as they are.
     Clamp(f32),
 }
 
@@ -76,8 +77,8 @@ impl Steering {
             Steer::Clamp(value) => Box::new(move |x| {
                 let [batch, pos, d_in] = x.dims();
                 let rows = x.reshape([batch * pos, d_in]);
-                // Decoding is linear, so decoding the changed code and adding the old reconstruction's error moves x along
-                // the latent's row alone.
+                // Decoding is linear, so decoding the changed code and adding the old
+                // reconstruction's error moves x along the latent's row alone.
                 let missing = activation(&coder, latent, rows.clone()).neg() + value; // [n, 1]
                 (rows + missing * row.clone()).reshape([batch, pos, d_in])
             }),
@@ -107,7 +108,8 @@ impl Steering {
     }
 }
 
-/// A latent's activation in each row of `x` `[n, d_in]`, 0 where it is not among the chosen ones, `[n, 1]`.
+/// A latent's activation in each row of `x` `[n, d_in]`, 0 where it is not among the chosen ones,
+/// `[n, 1]`.
 fn activation(coder: &AnyCoder, latent: usize, x: Tensor<2>) -> Tensor<2> {
     let codes = coder.encode(x);
     let chosen: Tensor<2, Int> = codes.indices.equal_elem(latent as i32).int();

@@ -1,8 +1,9 @@
-//! `features.parquet`, one row a latent, `examples.parquet`, one row a context, and `runs.parquet`, one row a coder of a run
-//! of several: what notebooks read.
+//! `features.parquet`, one row a latent, `examples.parquet`, one row a context, and `runs.parquet`,
+//! one row a coder of a run of several: what notebooks read.
 //!
-//! All are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns of the first two is the documentation
-//! of [`FeatureRow`] and [`ExampleRow`], whose fields are the columns.
+//! All are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns of
+//! the first two is the documentation of [`FeatureRow`] and [`ExampleRow`], whose fields are the
+//! columns.
 
 mod read;
 mod runs;
@@ -23,7 +24,8 @@ use crate::statistics::{Band, StatisticsSummary};
 pub struct DecoderSummary {
     /// Norm of each decoder row.
     pub decoder_norm: Vec<f32>, // [d_sae]
-    /// Its norm at each hook point that it writes at, over the sum of them; empty where that is not known.
+    /// Its norm at each hook point that it writes at, over the sum of them; empty where that is not
+    /// known.
     pub relative_decoder_norms: Vec<Vec<f32>>, // [d_sae][hook points]
     /// Cosine between each latent's encoder and decoder row, where both live in the same space.
     pub encoder_decoder_cosine: Option<Vec<f32>>, // [d_sae]
@@ -40,7 +42,8 @@ pub struct LogitToken {
     pub text: Arc<str>,
     /// Its id.
     pub id: u32,
-    /// What one unit of the latent's activation adds to its logit, the final normalization left out.
+    /// What one unit of the latent's activation adds to its logit, the final normalization left
+    /// out.
     pub logit: f32,
 }
 
@@ -59,15 +62,17 @@ pub struct FiringToken {
 
 /// One row of `features.parquet`: a latent.
 ///
-/// The token fields are stored as lists: `promoted_tokens`, `promoted_token_ids`, `promoted_logits`; `suppressed_tokens`,
-/// `suppressed_token_ids`, `suppressed_logits`; `top_tokens`, `top_token_ids`, `top_token_counts`,
-/// `top_token_mean_activations`. The quantiles are `quantile_25`, `_50`, `_75`, `_90`, `_99`. Activation figures are over
-/// the tokens on which the latent fired, and 0 for a latent that never did.
+/// The token fields are stored as lists: `promoted_tokens`, `promoted_token_ids`,
+/// `promoted_logits`; `suppressed_tokens`, `suppressed_token_ids`, `suppressed_logits`;
+/// `top_tokens`, `top_token_ids`, `top_token_counts`, `top_token_mean_activations`. The quantiles
+/// are `quantile_25`, `_50`, `_75`, `_90`, `_99`. Activation figures are over the tokens on which
+/// the latent fired, and 0 for a latent that never did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureRow {
     /// Number of the latent in its dictionary (u32).
     pub feature_id: u32,
-    /// Where the dictionary reads the model, in a cross-layer transcoder where the latent does (string).
+    /// Where the dictionary reads the model, in a cross-layer transcoder where the latent does
+    /// (string).
     pub hook_point: Arc<str>,
     /// Share of the counted tokens on which it fired (f64).
     pub firing_density: f64,
@@ -79,12 +84,14 @@ pub struct FeatureRow {
     pub max_activation: f32,
     /// Population standard deviation of the activation (f32).
     pub std_activation: f32,
-    /// Quantiles .25 .5 .75 .9 .99 of the activation (f32 each): exact up to 1024 firings, else of a sample of 1024.
+    /// Quantiles .25 .5 .75 .9 .99 of the activation (f32 each): exact up to 1024 firings, else of
+    /// a sample of 1024.
     pub quantiles: [f32; 5],
     /// Norm of the decoder row (f32).
     pub decoder_norm: f32,
-    /// Norm of the decoder row at each hook point that it writes at, as the model makes activations there, over the sum of them: of a crosscoder of two
-    /// models how much the latent belongs to each (list of f32; 1 alone where there is one).
+    /// Norm of the decoder row at each hook point that it writes at, as the model makes activations
+    /// there, over the sum of them: of a crosscoder of two models how much the latent belongs to
+    /// each (list of f32; 1 alone where there is one).
     pub relative_decoder_norms: Vec<f32>,
     /// Cosine between encoder and decoder row (f32, null where it has no meaning).
     pub encoder_decoder_cosine: Option<f32>,
@@ -123,8 +130,8 @@ pub struct ExampleRow {
     pub position: u32,
 }
 
-/// Joins statistics and decoder into rows; `token_text` gives the text of one token. The `hook_points` are those of as many equal parts of the
-/// latents, mostly of all.
+/// Joins statistics and decoder into rows; `token_text` gives the text of one token. The
+/// `hook_points` are those of as many equal parts of the latents, mostly of all.
 ///
 /// # Errors
 /// If `decoder` does not describe as many latents as `summary`.
@@ -206,8 +213,8 @@ pub fn feature_rows(
     Ok(rows.collect())
 }
 
-/// The contexts of all latents as rows, by latent, band and rank; `texts` gives the texts of the tokens of a context, which
-/// depend on each other where a character has several tokens.
+/// The contexts of all latents as rows, by latent, band and rank; `texts` gives the texts of the
+/// tokens of a context, which depend on each other where a character has several tokens.
 pub fn example_rows(
     summary: &StatisticsSummary,
     texts: &dyn Fn(&[u32]) -> Vec<String>,

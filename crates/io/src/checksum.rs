@@ -1,5 +1,5 @@
-//! XXH64 of the xxHash family, the checksum of stored files: fast enough to keep up with a disk, and `xxh64sum` computes it too.
-//! It guards against damage, not against an adversary.
+//! XXH64 of the xxHash family, the checksum of stored files: fast enough to keep up with a disk,
+//! and `xxh64sum` computes it too. It guards against damage, not against an adversary.
 
 use xxhash_rust::xxh64::Xxh64;
 

@@ -1,4 +1,5 @@
-//! A JSON object out of a file, asked field by field; an error names file, field, what was found and what was expected.
+//! A JSON object out of a file, asked field by field; an error names file, field, what was found
+//! and what was expected.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use serde_json::{Map, Value};
 use crate::IoError;
 use crate::json::read_json;
 
-/// Widest activation and largest dictionary that a file may claim; far above any that fits a machine.
+/// Widest activation and largest dictionary that a file may claim; far above any that fits a
+/// machine.
 const LARGEST: u64 = 1 << 31;
 
 /// The fields of a configuration file.

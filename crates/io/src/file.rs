@@ -1,7 +1,7 @@
 //! Files that are whole or absent: written under a temporary name, synced, renamed.
 //!
-//! The temporary file of `NAME` is `.NAME.writing-XXXXXX` beside it and locked while it is written. One that nobody locks is what a
-//! killed process left; the next write of `NAME` removes it.
+//! The temporary file of `NAME` is `.NAME.writing-XXXXXX` beside it and locked while it is written.
+//! One that nobody locks is what a killed process left; the next write of `NAME` removes it.
 
 use crate::IoError;
 use std::ffi::OsString;
@@ -14,10 +14,12 @@ pub(crate) const WRITING: &str = ".writing";
 /// Symbolic links that are followed to where a file shall be written.
 const MAX_LINKS: usize = 40;
 
-/// Writes a file so that it appears whole or not at all, through a symbolic link where `path` is one.
+/// Writes a file so that it appears whole or not at all, through a symbolic link where `path` is
+/// one.
 ///
 /// # Errors
-/// The folder cannot be written to, or something other than a regular file has the name; what stood there is unchanged.
+/// The folder cannot be written to, or something other than a regular file has the name; what stood
+/// there is unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), IoError> {
     write_file(path, |file| {
         file.write_all(bytes).map_err(IoError::write(path))
@@ -56,7 +58,8 @@ pub fn write_file<E: From<IoError>>(
 
 /// Where a file named `path` is written: `path` itself, or what it links to.
 ///
-/// Commands call this before long work, so that a name that cannot be written to is refused at once.
+/// Commands call this before long work, so that a name that cannot be written to is refused at
+/// once.
 ///
 /// # Errors
 /// A device, a FIFO, a socket or a folder has the name, or the folder around it does not exist.
@@ -120,7 +123,8 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Removes what dead processes left in `folder` of files and folders ([`crate::StagedFolder`]) whose name `is_ours` knows.
+/// Removes what dead processes left in `folder` of files and folders ([`crate::StagedFolder`])
+/// whose name `is_ours` knows.
 ///
 /// What a living process writes is locked, and stays.
 pub fn remove_scratch(folder: &Path, is_ours: impl Fn(&str) -> bool) {

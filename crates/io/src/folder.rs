@@ -1,7 +1,8 @@
 //! Folders that are whole or absent: filled under a temporary name, synced, renamed.
 //!
-//! The temporary folder of `NAME` is `.NAME.writing` beside it. It is locked from [`StagedFolder::begin`] on, and so is the folder
-//! under the name, so that a folder has one writer at a time. The old folder is `.NAME.previous` for the moment between two renames.
+//! The temporary folder of `NAME` is `.NAME.writing` beside it. It is locked from
+//! [`StagedFolder::begin`] on, and so is the folder under the name, so that a folder has one writer
+//! at a time. The old folder is `.NAME.previous` for the moment between two renames.
 
 use crate::IoError;
 use crate::file::{parent, scratch_name, sync_folder};
@@ -9,7 +10,8 @@ use crate::lock::FolderLock;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// How often the temporary folder is looked for anew because its last writer has just renamed or removed it.
+/// How often the temporary folder is looked for anew because its last writer has just renamed or
+/// removed it.
 const TRIES: usize = 100;
 
 /// A folder that is being written and does not stand under its name yet.
@@ -38,11 +40,12 @@ pub struct StagedFolder {
 }
 
 impl StagedFolder {
-    /// Begins to write what shall stand under the name `folder` (or where it links to), in an empty temporary folder.
+    /// Begins to write what shall stand under the name `folder` (or where it links to), in an empty
+    /// temporary folder.
     ///
     /// # Errors
-    /// [`IoError::InUse`] when another process writes the same folder; something that is no folder has the name; the folder
-    /// around it cannot be written to.
+    /// [`IoError::InUse`] when another process writes the same folder; something that is no folder
+    /// has the name; the folder around it cannot be written to.
     pub fn begin(folder: &Path) -> Result<Self, IoError> {
         let named = || IoError::write(folder);
         let target = resolve(folder).map_err(named())?;
@@ -114,7 +117,8 @@ impl StagedFolder {
         &self.folder
     }
 
-    /// Gives the folder its name, in place of the old one. The folder has no other writer until the lock is dropped.
+    /// Gives the folder its name, in place of the old one. The folder has no other writer until the
+    /// lock is dropped.
     ///
     /// # Errors
     /// The names cannot be changed; the old folder is unchanged.
@@ -156,8 +160,8 @@ impl Drop for StagedFolder {
     }
 }
 
-/// Where [`StagedFolder::commit`] keeps the previous content until the new one stands, and where a reader finds it if the program
-/// died between the two.
+/// Where [`StagedFolder::commit`] keeps the previous content until the new one stands, and where a
+/// reader finds it if the program died between the two.
 #[must_use]
 pub fn previous(folder: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
@@ -179,7 +183,8 @@ pub fn existing(folder: &Path, marker: &str) -> PathBuf {
     }
 }
 
-/// Finishes what a killed process began with `folder`: its predecessor is put back, or removed where the new one stands.
+/// Finishes what a killed process began with `folder`: its predecessor is put back, or removed
+/// where the new one stands.
 ///
 /// # Errors
 /// The names cannot be changed.

@@ -1,4 +1,5 @@
-//! JSON files from outside, as Python's `json` writes them: with `NaN`, `Infinity` and `-Infinity`, and of a bounded size.
+//! JSON files from outside, as Python's `json` writes them: with `NaN`, `Infinity` and `-Infinity`,
+//! and of a bounded size.
 
 use crate::IoError;
 use serde::de::DeserializeOwned;
@@ -59,7 +60,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, IoError> {
 
 /// The text with Python's `NaN`, `Infinity` and `-Infinity` as JSON strings of these names.
 ///
-/// Values that nobody reads are then no obstacle, and a reader that wants a finite number can say what it found.
+/// Values that nobody reads are then no obstacle, and a reader that wants a finite number can say
+/// what it found.
 #[must_use]
 pub fn python_json(text: &str) -> Cow<'_, str> {
     let mut out: Option<String> = None;
@@ -69,7 +71,8 @@ pub fn python_json(text: &str) -> Cow<'_, str> {
         match bytes[at] {
             b'"' => at = end_of_string(bytes, at),
             b'-' | b'I' | b'N' => {
-                // JSON's own words have neither letter, and a minus begins a number that has digits.
+                // JSON's own words have neither letter, and a minus begins a number that has
+                // digits.
                 let found = NOT_FINITE.iter().find(|w| text[at..].starts_with(**w));
                 if let Some(word) = found {
                     let out = out.get_or_insert_default();

@@ -1,5 +1,6 @@
-//! What every other crate uses to read and write files: files and folders that are whole or absent, locks on folders, checksums,
-//! JSON as Python writes it, named tensors, and the strict reader of settings.
+//! What every other crate uses to read and write files: files and folders that are whole or absent,
+//! locks on folders, checksums, JSON as Python writes it, named tensors, and the strict reader of
+//! settings.
 
 mod checksum;
 mod error;

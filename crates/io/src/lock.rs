@@ -14,14 +14,16 @@ impl FolderLock {
     /// Locks `folder`, which is made if it does not exist.
     ///
     /// # Errors
-    /// [`IoError::InUse`] when another process (or another lock of this one) holds it; the folder cannot be made.
+    /// [`IoError::InUse`] when another process (or another lock of this one) holds it; the folder
+    /// cannot be made.
     pub fn take(folder: &Path) -> Result<Self, IoError> {
         std::fs::create_dir_all(folder).map_err(IoError::write(folder))?;
         let file = Self::open(folder).map_err(IoError::write(folder))?;
         Self::of(file, folder)
     }
 
-    /// Locks an open file for the writer of `folder`. A file system that has no locks is written without.
+    /// Locks an open file for the writer of `folder`. A file system that has no locks is written
+    /// without.
     pub(crate) fn of(file: File, folder: &Path) -> Result<Self, IoError> {
         match file.try_lock() {
             Ok(()) => Ok(Self { file }),

@@ -15,8 +15,8 @@ thread_local! {
 
 /// What `call` returns, or the words of its panic, of which nothing is printed.
 ///
-/// For readers of files in other crates, whose panics are errors of the file. What `call` changes must be thrown away
-/// after a panic.
+/// For readers of files in other crates, whose panics are errors of the file. What `call` changes
+/// must be thrown away after a panic.
 ///
 /// # Errors
 /// `call` panicked.

@@ -17,13 +17,14 @@ impl FileError for IoError {
     }
 }
 
-/// Makes `folder` with what `fill` writes into the (temporary) folder it is given, in place of what stood there.
+/// Makes `folder` with what `fill` writes into the (temporary) folder it is given, in place of what
+/// stood there.
 ///
 /// `is_ours` says of a path relative to `folder` whether the old one may hold such a file.
 ///
 /// # Errors
-/// The old one holds another file, which would be lost; another process writes the same folder; something cannot be
-/// written, or `fill` fails. What stood there stands there still.
+/// The old one holds another file, which would be lost; another process writes the same folder;
+/// something cannot be written, or `fill` fails. What stood there stands there still.
 pub fn replace_folder<E: FileError>(
     folder: &Path,
     is_ours: impl Fn(&Path) -> bool,

@@ -9,7 +9,8 @@ const KEY: &str = "checksum";
 /// The checksum is computed with these zeros in its place.
 const BLANK: &str = "0000000000000000";
 
-/// An object as JSON with a key `checksum`: the XXH64 of the text with zeros in the checksum's place.
+/// An object as JSON with a key `checksum`: the XXH64 of the text with zeros in the checksum's
+/// place.
 ///
 /// # Panics
 /// When `value` is no JSON object, or has such a key.

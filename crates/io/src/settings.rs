@@ -1,5 +1,5 @@
-//! A strict reader of TOML: every key is asked for by name, and what nobody asked for is an error that says which
-//! key was probably meant.
+//! A strict reader of TOML: every key is asked for by name, and what nobody asked for is an error
+//! that says which key was probably meant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -341,7 +341,8 @@ impl Reader {
         })
     }
 
-    /// The known key that `key` resembles most: in full, or in its last part (the right name in the wrong table).
+    /// The known key that `key` resembles most: in full, or in its last part (the right name in the
+    /// wrong table).
     fn nearest(&self, key: &str) -> Option<&'static str> {
         let last = |k: &str| k.rsplit('.').next().unwrap_or_default().to_owned();
         let score = |known: &str| {
@@ -349,7 +350,8 @@ impl Reader {
             let tail = strsim::normalized_damerau_levenshtein(&last(key), &last(known));
             let same_section =
                 key.rsplit_once('.').map(|p| p.0) == known.rsplit_once('.').map(|p| p.0);
-            // In the right table only the last part can be misspelt; elsewhere it must match almost exactly.
+            // In the right table only the last part can be misspelt; elsewhere it must match almost
+            // exactly.
             if same_section {
                 tail
             } else {
@@ -382,7 +384,8 @@ fn flatten(prefix: &str, table: Table, out: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// A value of `--set` is TOML where it can be, and a plain string otherwise: `--set coder.architecture=topk`.
+/// A value of `--set` is TOML where it can be, and a plain string otherwise:
+/// `--set coder.architecture=topk`.
 fn parse_value(text: &str) -> Value {
     format!("v = {text}")
         .parse::<Table>()
@@ -408,8 +411,8 @@ impl Reader {
         self.values.get(key)
     }
 
-    /// The choice that a key names and that has not been read yet; `default` if it is absent, or no such choice, which
-    /// reading the key will say.
+    /// The choice that a key names and that has not been read yet; `default` if it is absent, or no
+    /// such choice, which reading the key will say.
     pub fn peek_as<T: Named>(&self, key: &str, default: T) -> T {
         let named = self.peek(key).and_then(T::from_toml);
         named.unwrap_or(default)

@@ -1,6 +1,7 @@
-//! Named tensors in a file, read as if an enemy had written it: every shape is checked against what the caller expects before
-//! anything is allocated, and an error names file, tensor, what was found and what was expected. Our own files are
-//! safetensors; a reader of another container hands over what it lists.
+//! Named tensors in a file, read as if an enemy had written it: every shape is checked against what
+//! the caller expects before anything is allocated, and an error names file, tensor, what was found
+//! and what was expected. Our own files are safetensors; a reader of another container hands over
+//! what it lists.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -90,8 +91,9 @@ pub enum Data<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    /// The tensors of a safetensors file, whose header is checked against its length. `bytes` are those of the file `path`,
-    /// best mapped into memory: a tensor that nobody asks for is not read.
+    /// The tensors of a safetensors file, whose header is checked against its length. `bytes` are
+    /// those of the file `path`, best mapped into memory: a tensor that nobody asks for is not
+    /// read.
     ///
     /// # Errors
     /// It is no safetensors file.

@@ -1,5 +1,6 @@
-//! The model that a dictionary reads: every command that runs a model under a dictionary gets it here, changed as the
-//! dictionary's metadata say. Names that come from the metadata are said to, with the option that replaces them.
+//! The model that a dictionary reads: every command that runs a model under a dictionary gets it
+//! here, changed as the dictionary's metadata say. Names that come from the metadata are said to,
+//! with the option that replaces them.
 
 use crate::error::{Context, Error, Result, bail};
 use crate::progress::Progress;

@@ -1,8 +1,9 @@
-//! Cuts language-model activations into interpretable features: from a recipe, or from a matrix of activations, to a dictionary with
-//! its metrics, feature tables and report.
+//! Cuts language-model activations into interpretable features: from a recipe, or from a matrix of
+//! activations, to a dictionary with its metrics, feature tables and report.
 //!
-//! [`train`] does what the command `lapidary train` does. [`Opened`] is a dictionary with its model, [`measure`] evaluates it,
-//! [`write_tables`] writes tables and report. The crates below are re-exported under short names.
+//! [`train`] does what the command `lapidary train` does. [`Opened`] is a dictionary with its
+//! model, [`measure`] evaluates it, [`write_tables`] writes tables and report. The crates below are
+//! re-exported under short names.
 //!
 //! ```no_run
 //! use lapidary::{NamedRecipe, Silent, TrainOptions, kernels::device, train};

@@ -30,7 +30,8 @@ pub struct SignedMetrics<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     /// Where the dictionary lies; a run's own metrics do not say.
     pub dictionary: Option<String>,
-    /// Moment, as `2026-01-31T12:00:00Z`. A run's own metrics have none, so that the same run gives the same bytes.
+    /// Moment, as `2026-01-31T12:00:00Z`. A run's own metrics have none, so that the same run gives
+    /// the same bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
     /// The program's version.
@@ -208,7 +209,8 @@ pub struct TextOptions {
     pub attend_across_documents: bool,
 }
 
-/// Reads a dictionary of any format: a folder, a file of it, a run's folder, or `hf:OWNER/NAME/PATH` of the hub.
+/// Reads a dictionary of any format: a folder, a file of it, a run's folder, or
+/// `hf:OWNER/NAME/PATH` of the hub.
 ///
 /// # Errors
 /// There is none, its format is not known, or its files are damaged.

@@ -3,7 +3,8 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-/// Watches long work: a progress bar, a notebook, a log. Every method has a default that does nothing.
+/// Watches long work: a progress bar, a notebook, a log. Every method has a default that does
+/// nothing.
 pub trait Progress {
     /// A stage of `length` units begins, with a line for each of `lines` things that go on at once.
     fn begin(&self, _stage: &str, _length: u64, _lines: &[&str]) -> Box<dyn StageDisplay> {

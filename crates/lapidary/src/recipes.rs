@@ -1,4 +1,5 @@
-//! The recipes of a run: one file or several, each as it stands or at every point of a grid of settings.
+//! The recipes of a run: one file or several, each as it stands or at every point of a grid of
+//! settings.
 
 use crate::error::{Context, Result, bail, ensure};
 use lapidary_activations::{Exclusion, Store};
@@ -71,7 +72,8 @@ impl Sweep {
     }
 }
 
-/// Every combination of the sweeps' values as settings, the last one's values varying fastest; of none there is one.
+/// Every combination of the sweeps' values as settings, the last one's values varying fastest; of
+/// none there is one.
 fn grid(sweeps: &[Sweep]) -> Vec<Vec<(&str, &str)>> {
     sweeps.iter().fold(vec![vec![]], |points, sweep| {
         let with = |point: &Vec<_>| {
@@ -110,8 +112,8 @@ fn point_name(point: &[(&str, &str)]) -> String {
     point.iter().map(part).collect::<Vec<_>>().join("_")
 }
 
-/// All recipes of a run: each file at each point of the grid, with `set` on top. Their names differ, and so do they only in
-/// what coders of one run may differ in.
+/// All recipes of a run: each file at each point of the grid, with `set` on top. Their names
+/// differ, and so do they only in what coders of one run may differ in.
 ///
 /// # Errors
 /// A file cannot be read, a recipe is wrong, or they cannot be trained in one run.
@@ -200,7 +202,8 @@ impl NamedRecipe {
                 given: Recipe::given(file, text, &set)?,
             });
         };
-        // What the recipe leaves open about model and text is as the store has it; what it says must agree.
+        // What the recipe leaves open about model and text is as the store has it; what it says
+        // must agree.
         let store = Store::open(Path::new(folder))?;
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let settings = store.manifest().map(|manifest| &manifest.settings);

@@ -112,7 +112,8 @@ impl RunFolder {
             .collect()
     }
 
-    /// Opens the log for appending, what was logged after `step` (and lost with the interruption) taken out.
+    /// Opens the log for appending, what was logged after `step` (and lost with the interruption)
+    /// taken out.
     pub fn append_log(&self, step: u64, batch_tokens: usize) -> Result<MetricsLog> {
         let path = self.metrics_log();
         let mut kept = String::new();

@@ -1,4 +1,5 @@
-//! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short for whoever watches.
+//! What came of a run of several coders: `runs.parquet` for notebooks, and the same in short for
+//! whoever watches.
 
 use crate::error::Result;
 use crate::progress::{Progress, count};
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 /// The table of all coders, in the folder of a run of several.
 pub const FILE: &str = "runs.parquet";
 
-/// Writes the table into the folder of the run: a coder's name, the keys of the recipe in which coders differ, the last
-/// line of its log, and its figures of merit. Gives the file's path.
+/// Writes the table into the folder of the run: a coder's name, the keys of the recipe in which
+/// coders differ, the last line of its log, and its figures of merit. Gives the file's path.
 pub fn write(
     progress: &dyn Progress,
     out: &Path,

@@ -67,7 +67,8 @@ pub fn write_tables(
         parts.push(lens.width(*hook)?);
     }
     let decoder = summarize_decoder(lens, dictionary, &written, &parts, top)?;
-    // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other coder at all.
+    // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other
+    // coder at all.
     let places: Vec<String> = match dictionary.sites() {
         Sites::CrossLayer { .. } => hooks.iter().map(ToString::to_string).collect(),
         _ => vec![hook.clone()],

@@ -1,4 +1,5 @@
-//! From a recipe to a feature dictionary with its metrics, tables and report, or to several in one run.
+//! From a recipe to a feature dictionary with its metrics, tables and report, or to several in one
+//! run.
 
 mod resume;
 mod steps;
@@ -37,9 +38,11 @@ const NAMED_BY_RECIPE: &str = "the recipe's model (--set model=FOLDER names anot
 /// What to do in a folder that holds a run already, and with a finished run's checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainOptions {
-    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing where all is done.
+    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing
+    /// where all is done.
     pub resume: bool,
-    /// Go on with a run whose checkpoint was kept to a larger `training.tokens`, with the schedules of that length.
+    /// Go on with a run whose checkpoint was kept to a larger `training.tokens`, with the schedules
+    /// of that length.
     pub extend: bool,
     /// Replace the run that the folder holds, once the new one has its first checkpoint.
     pub overwrite: bool,
@@ -80,12 +83,14 @@ impl Common<'_> {
     }
 }
 
-/// Trains the coders of `recipes` in one run, each as if it were alone, in the folder `out`: dictionaries, metrics, tables and
-/// reports. `several`: each coder has a folder of its own, even if there is only one. Gives what a reader would look at first.
+/// Trains the coders of `recipes` in one run, each as if it were alone, in the folder `out`:
+/// dictionaries, metrics, tables and reports. `several`: each coder has a folder of its own, even
+/// if there is only one. Gives what a reader would look at first.
 ///
 /// # Errors
-/// A recipe does not fit the model, the folder holds something else, or a step fails. An interrupted run is an error too
-/// ([`crate::Error::Interrupted`]); it goes on with [`TrainOptions::resume`].
+/// A recipe does not fit the model, the folder holds something else, or a step fails. An
+/// interrupted run is an error too ([`crate::Error::Interrupted`]); it goes on with
+/// [`TrainOptions::resume`].
 ///
 /// # Panics
 /// There is no recipe.
@@ -216,7 +221,8 @@ pub fn train(
         }
         let config = &configs[number];
         figures.push(describe(&common, number, config, dictionary)?);
-        // Last, so that a finished run whose tables are made anew is not taken for done when it is killed meanwhile.
+        // Last, so that a finished run whose tables are made anew is not taken for done when it is
+        // killed meanwhile.
         write_atomically(
             &common.folders[number].config(),
             config.to_toml().as_bytes(),
@@ -243,7 +249,8 @@ pub fn train(
     Ok(written)
 }
 
-/// Says what a look at the metrics does not show of the text: rows that were skipped, and that it was short.
+/// Says what a look at the metrics does not show of the text: rows that were skipped, and that it
+/// was short.
 fn note_text(progress: &dyn Progress, passes: u64, skipped: Option<SkippedRows>) {
     if let Some(text) = skipped.and_then(|skipped| skipped.note()) {
         progress.say("note", &text);
@@ -278,7 +285,8 @@ fn choose_hook_point(progress: &dyn Progress, recipe: &mut NamedRecipe, model: &
     progress.say("note", &text);
 }
 
-/// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its activations.
+/// Refuses a recipe that does not fit model, store or evaluation text; gives the width of its
+/// activations.
 fn check(
     recipe: &NamedRecipe,
     model: &Arc<LanguageModel>,
@@ -444,8 +452,8 @@ fn check_store(progress: &dyn Progress, recipe: &NamedRecipe) -> Result<()> {
     Ok(())
 }
 
-/// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread for one whose state
-/// comes from a checkpoint. Recipes of one run agree in all that is read here.
+/// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread
+/// for one whose state comes from a checkpoint. Recipes of one run agree in all that is read here.
 fn source(
     recipe: &NamedRecipe,
     common: &Common<'_>,

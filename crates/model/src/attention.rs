@@ -1,5 +1,5 @@
-//! Causal softmax attention over one pass's queries and all keys so far: windows, packed documents, soft caps, and the
-//! cache of keys and values that generation goes on from.
+//! Causal softmax attention over one pass's queries and all keys so far: windows, packed documents,
+//! soft caps, and the cache of keys and values that generation goes on from.
 
 use crate::config::ModelConfig;
 use crate::hook::{BlockHook, HookPoint};
@@ -9,7 +9,8 @@ use lapidary_kernels::{CausalAttention, causal_attention, fused_on};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Keys (turned) and values of the positions so far, a layer each, `[batch, pos, n_kv_heads * d_head]`.
+/// Keys (turned) and values of the positions so far, a layer each,
+/// `[batch, pos, n_kv_heads * d_head]`.
 #[derive(Default)]
 pub(crate) struct Cache {
     pub layers: Vec<[Tensor<3>; 2]>,
@@ -84,7 +85,8 @@ impl Places {
         positions
     }
 
-    /// The first key that each query sees, `[rows, pos]`; `None` where that is the first of all. The last is itself.
+    /// The first key that each query sees, `[rows, pos]`; `None` where that is the first of all.
+    /// The last is itself.
     fn first(&mut self, window: Option<usize>) -> Option<Arc<[u32]>> {
         let keys = self.offset + self.pos;
         let window = window.filter(|w| *w < keys);
@@ -125,8 +127,9 @@ impl Places {
     }
 }
 
-/// Attention of all heads of layer `l`, before `W_O`. Queries `[n, n_heads * d_head]` and keys are turned already; query
-/// head `h` reads key-value head `h / (n_heads / n_kv_heads)`. `None` once everything asked for has been captured.
+/// Attention of all heads of layer `l`, before `W_O`. Queries `[n, n_heads * d_head]` and keys are
+/// turned already; query head `h` reads key-value head `h / (n_heads / n_kv_heads)`. `None` once
+/// everything asked for has been captured.
 pub(crate) fn attend(
     c: &ModelConfig,
     l: usize,
@@ -196,7 +199,8 @@ pub(crate) fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
     (x / cap).tanh() * cap
 }
 
-/// A hook point of all heads' `[batch, n_heads, pos, keys]`: there a query's row holds one head after another.
+/// A hook point of all heads' `[batch, n_heads, pos, keys]`: there a query's row holds one head
+/// after another.
 fn visit_square(hooks: &mut Hooks<'_>, at: HookPoint, x: Tensor<4>) -> Option<Tensor<4>> {
     let [batch, heads, pos, keys] = x.dims();
     if !hooks.wants(at) {

@@ -78,12 +78,13 @@ pub struct ModelConfig {
     pub norm: Norm,
     /// Added to the variance or mean square.
     pub norm_eps: f64,
-    /// Whether attention and MLP both read the stream that enters the layer (GPT-NeoX, Phi). There is no
-    /// `hook_resid_mid` then.
+    /// Whether attention and MLP both read the stream that enters the layer (GPT-NeoX, Phi). There
+    /// is no `hook_resid_mid` then.
     pub parallel: bool,
     /// Whether what attention and MLP write is normalized once more (Gemma).
     pub post_norms: bool,
-    /// Whether queries and keys are normalized head by head, before rotary embedding (Qwen 3, Gemma 3).
+    /// Whether queries and keys are normalized head by head, before rotary embedding (Qwen 3, Gemma
+    /// 3).
     pub qk_norm: bool,
     /// Whether the MLP is gated: `act(x W_gate) * (x W_in)`.
     pub gated: bool,
@@ -220,7 +221,8 @@ impl ModelConfig {
 
 /// A `config.json` whose fields are read one by one, with errors that name file and field.
 ///
-/// As in transformers a key that is absent has the default of the family's class, and `null` is a value: none.
+/// As in transformers a key that is absent has the default of the family's class, and `null` is a
+/// value: none.
 pub(crate) struct Fields {
     pub path: PathBuf,
     pub value: Value,
@@ -364,7 +366,8 @@ impl Fields {
     }
 }
 
-/// Token ids of a number or a list of numbers, negative ones left out; `None` where it is something else.
+/// Token ids of a number or a list of numbers, negative ones left out; `None` where it is something
+/// else.
 pub(crate) fn tokens(value: Option<&Value>) -> Option<Vec<u32>> {
     let list = match value {
         None | Some(Value::Null) => return Some(vec![]),

@@ -1,5 +1,6 @@
-//! The language model that the binary carries, so that everything can be tried without a download. It was made by
-//! `lapidary pretrain configs/pretrain/embedded.toml`; `embedded/README.md` is its model card.
+//! The language model that the binary carries, so that everything can be tried without a download.
+//! It was made by `lapidary pretrain configs/pretrain/embedded.toml`; `embedded/README.md` is its
+//! model card.
 
 use crate::ModelError;
 use crate::config::ModelConfig;

@@ -1,5 +1,5 @@
-//! How a file stores numbers, and the way back to f32: plain floats, and the blocks of ggml, in which 32 or 256 weights
-//! share scales (layout: ggml, `ggml-common.h` and `ggml-quants.c`).
+//! How a file stores numbers, and the way back to f32: plain floats, and the blocks of ggml, in
+//! which 32 or 256 weights share scales (layout: ggml, `ggml-common.h` and `ggml-quants.c`).
 
 use half::{bf16, f16};
 
@@ -108,7 +108,8 @@ fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// 32 weights `d · (q + shift) + m`: low halves of 16 bytes, then high halves; bit i of `high` is the fifth of weight i.
+/// 32 weights `d · (q + shift) + m`: low halves of 16 bytes, then high halves; bit i of `high` is
+/// the fifth of weight i.
 fn nibbles(d: f32, shift: i32, m: f32, high: u32, quants: &[u8], out: &mut [f32]) {
     let value = |i: usize, q: u8| {
         let fifth = ((high >> i) & 1) << 4;
@@ -122,7 +123,8 @@ fn nibbles(d: f32, shift: i32, m: f32, high: u32, quants: &[u8], out: &mut [f32]
     fill(out, low.chain(upper));
 }
 
-/// 256 weights in eight parts of 32, each with a scale and a minimum of six bits; `high` has the fifth bits of Q5_K.
+/// 256 weights in eight parts of 32, each with a scale and a minimum of six bits; `high` has the
+/// fifth bits of Q5_K.
 fn k_nibbles(block: &[u8], high: Option<&[u8]>, quants: &[u8], out: &mut [f32]) {
     let (d, least) = (half_at(block, 0), half_at(block, 2));
     let packed = &block[4..16];

@@ -1,5 +1,5 @@
-//! What can go wrong between a model's files and its activations. Each message names the file, the field, what was
-//! found and what was expected.
+//! What can go wrong between a model's files and its activations. Each message names the file, the
+//! field, what was found and what was expected.
 
 use std::path::{Path, PathBuf};
 

@@ -7,8 +7,8 @@ use std::path::Path;
 /// Files named in an error, at most.
 const NAMED: usize = 6;
 
-/// The shards of a folder without `model.safetensors` and without an index, by their names: `model-00001-of-00003.safetensors`
-/// and so on, all of them.
+/// The shards of a folder without `model.safetensors` and without an index, by their names:
+/// `model-00001-of-00003.safetensors` and so on, all of them.
 pub(crate) fn shards(folder: &Path) -> Result<Vec<String>, ModelError> {
     let names = names(folder);
     // Of each series, by what comes before the numbers and how many there should be.

@@ -17,8 +17,8 @@ pub struct Sampling {
     pub temperature: f32,
     /// Only the likeliest `top_k` tokens may be drawn; 0 means all.
     pub top_k: usize,
-    /// Only the fewest likeliest tokens whose probabilities, at this temperature and among the `top_k`, come to `top_p`
-    /// may be drawn (nucleus sampling, Holtzman et al. 2020); 1 means all.
+    /// Only the fewest likeliest tokens whose probabilities, at this temperature and among the
+    /// `top_k`, come to `top_p` may be drawn (nucleus sampling, Holtzman et al. 2020); 1 means all.
     pub top_p: f32,
     /// Seeds the draw.
     pub seed: u64,
@@ -64,15 +64,17 @@ impl Sampling {
 }
 
 /// Continues `prompt` and hands each new token to `on_token`; stops after the first of the model's
-/// [stop tokens](LanguageModel::stop_tokens), which is the last token handed over, as in transformers. Keys and values of
-/// earlier tokens are kept, so that a token costs a pass over one position. Past the model's context the oldest tokens
-/// fall out of sight; positions shift then, and every token costs a whole pass.
+/// [stop tokens](LanguageModel::stop_tokens), which is the last token handed over, as in
+/// transformers. Keys and values of earlier tokens are kept, so that a token costs a pass over one
+/// position. Past the model's context the oldest tokens fall out of sight; positions shift then,
+/// and every token costs a whole pass.
 ///
-/// `interventions` act on every pass: a direction added at a hook point steers the text. Their positions count from the
-/// first token in sight.
+/// `interventions` act on every pass: a direction added at a hook point steers the text. Their
+/// positions count from the first token in sight.
 ///
 /// # Errors
-/// When a number of `sampling` means nothing, a token of the prompt is outside the vocabulary, the prompt is empty, or an intervention does not fit.
+/// When a number of `sampling` means nothing, a token of the prompt is outside the vocabulary, the
+/// prompt is empty, or an intervention does not fit.
 pub fn generate(
     model: &LanguageModel,
     prompt: &[u32],

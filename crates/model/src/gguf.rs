@@ -1,5 +1,5 @@
-//! GGUF, llama.cpp's one-file models (layout: ggml, `docs/gguf.md`): metadata and tensors, shown as a Hugging Face folder
-//! would show them, so that the families' own readers take over.
+//! GGUF, llama.cpp's one-file models (layout: ggml, `docs/gguf.md`): metadata and tensors, shown as
+//! a Hugging Face folder would show them, so that the families' own readers take over.
 
 use crate::ModelError;
 use crate::encoding::Encoding;
@@ -86,7 +86,8 @@ impl GgufDescription {
     /// Reads a file's header; no tensor is looked at.
     ///
     /// # Errors
-    /// When the file cannot be read, is not a whole GGUF file, or has a tensor in an encoding that is not read.
+    /// When the file cannot be read, is not a whole GGUF file, or has a tensor in an encoding that
+    /// is not read.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let bytes = MappedFile::open(path).map_err(ModelError::read(path))?;
         let mut reader = Reader {
@@ -198,8 +199,8 @@ impl Metadata<'_> {
         }
     }
 
-    /// The `tokenizer.json` of a byte-level BPE whose way of splitting text is known; `None` for other tokenizers, with
-    /// which a model can be run on token ids.
+    /// The `tokenizer.json` of a byte-level BPE whose way of splitting text is known; `None` for
+    /// other tokenizers, with which a model can be run on token ids.
     fn tokenizer(&self) -> Result<Option<Value>, ModelError> {
         const MODEL: &str = "tokenizer.ggml.model";
         if !self.has(MODEL) || self.text(MODEL)? != "gpt2" {

@@ -1,5 +1,5 @@
-//! The places in a transformer where an activation can be read or replaced, in TransformerLens's spelling
-//! (`transformer_lens/hook_points.py` and `components/`).
+//! The places in a transformer where an activation can be read or replaced, in TransformerLens's
+//! spelling (`transformer_lens/hook_points.py` and `components/`).
 
 use crate::ModelError;
 use std::fmt;
@@ -16,20 +16,21 @@ pub enum HookPoint {
     Block(usize, BlockHook),
     /// `ln_final.hook_scale`: what the last residual stream is divided by, `[batch, pos, 1]`.
     FinalNormScale,
-    /// `ln_final.hook_normalized`: the last residual stream, normalized, before the norm's weight and bias,
-    /// `[batch, pos, d_model]`.
+    /// `ln_final.hook_normalized`: the last residual stream, normalized, before the norm's weight
+    /// and bias, `[batch, pos, d_model]`.
     FinalNorm,
     /// `logits`: `[batch, pos, d_vocab]`.
     Logits,
 }
 
-/// A place inside one layer, in the order of computation. Heads lie side by side: a value is `[batch, pos, heads * …]`.
+/// A place inside one layer, in the order of computation. Heads lie side by side: a value is
+/// `[batch, pos, heads * …]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockHook {
     /// `hook_resid_pre`: the residual stream entering the layer.
     ResidPre,
-    /// `hook_attn_in`: the residual stream as each query head alone reads it, for its query, key and value,
-    /// `n_heads * d_model` wide.
+    /// `hook_attn_in`: the residual stream as each query head alone reads it, for its query, key
+    /// and value, `n_heads * d_model` wide.
     AttnIn,
     /// `hook_q_input`: the same for its query alone, `n_heads * d_model` wide.
     QInput,
@@ -41,7 +42,8 @@ pub enum BlockHook {
     Ln1Scale,
     /// `ln1.hook_normalized`: attention's input, normalized, before the norm's weight and bias.
     Ln1,
-    /// `attn.hook_in`: what attention reads: its input, normalized, the norm's weight and bias applied.
+    /// `attn.hook_in`: what attention reads: its input, normalized, the norm's weight and bias
+    /// applied.
     AttnHookIn,
     /// `attn.hook_q`: queries before their norm and rotary embedding, `n_heads * d_head` wide.
     Q,
@@ -53,20 +55,23 @@ pub enum BlockHook {
     RotQ,
     /// `attn.hook_rot_k`: keys after rotary embedding, `n_kv_heads * d_head` wide.
     RotK,
-    /// `attn.hook_attn_scores`: scores before the softmax, −∞ where a query may not look; a row is a query, `n_heads *
-    /// pos` wide.
+    /// `attn.hook_attn_scores`: scores before the softmax, −∞ where a query may not look; a row is
+    /// a query, `n_heads * pos` wide.
     AttnScores,
     /// `attn.hook_pattern`: attention weights; a row is a query, `n_heads * pos` wide.
     Pattern,
     /// `attn.hook_z`: the heads' outputs before `W_O`, `n_heads * d_head` wide.
     Z,
-    /// `attn.hook_result`: what each head adds to the residual stream, without `b_O`, `n_heads * d_model` wide.
+    /// `attn.hook_result`: what each head adds to the residual stream, without `b_O`,
+    /// `n_heads * d_model` wide.
     Result,
-    /// `attn.hook_out`: what attention writes, before the norm of it where the model has one (Gemma).
+    /// `attn.hook_out`: what attention writes, before the norm of it where the model has one
+    /// (Gemma).
     AttnHookOut,
     /// `ln1_post.hook_scale`: what attention's output is divided by (Gemma), 1 wide.
     Ln1PostScale,
-    /// `ln1_post.hook_normalized`: attention's output, normalized, before the norm's weight (Gemma).
+    /// `ln1_post.hook_normalized`: attention's output, normalized, before the norm's weight
+    /// (Gemma).
     Ln1Post,
     /// `hook_attn_out`: what attention adds to the residual stream.
     AttnOut,
@@ -78,7 +83,8 @@ pub enum BlockHook {
     Ln2Scale,
     /// `ln2.hook_normalized`: the MLP's input, normalized, before the norm's weight and bias.
     Ln2,
-    /// `mlp.hook_in`: what the MLP reads: its input, normalized, the norm's weight and bias applied.
+    /// `mlp.hook_in`: what the MLP reads: its input, normalized, the norm's weight and bias
+    /// applied.
     MlpHookIn,
     /// `mlp.hook_pre`: the (gate's) pre-activation, `d_mlp` wide.
     MlpPre,

@@ -1,7 +1,9 @@
-//! Models, datasets and dictionaries by name from the Hugging Face hub, through the cache that Python's `huggingface_hub` uses.
+//! Models, datasets and dictionaries by name from the Hugging Face hub, through the cache that
+//! Python's `huggingface_hub` uses.
 //!
-//! `hf-hub` says how repositories are called on the hub and in the cache. The requests are our own (`hub/client.rs`): what a server
-//! answers is checked before any of it becomes a path, and a file has its name only when it is whole.
+//! `hf-hub` says how repositories are called on the hub and in the cache. The requests are our own
+//! (`hub/client.rs`): what a server answers is checked before any of it becomes a path, and a file
+//! has its name only when it is whole.
 
 mod answer;
 mod client;
@@ -303,8 +305,8 @@ impl Hub {
     }
 }
 
-/// A repository on the hub: which files it has, fetched into the hub's cache one by one as they are asked for. The environment
-/// variables are those that models know.
+/// A repository on the hub: which files it has, fetched into the hub's cache one by one as they are
+/// asked for. The environment variables are those that models know.
 pub struct HubRepository {
     hub: Hub,
     repo: Repo,
@@ -443,7 +445,8 @@ impl std::fmt::Debug for HubRepository {
     }
 }
 
-/// A folder of the hub's cache, with the name of its repository and the folder of files that it stands for.
+/// A folder of the hub's cache, with the name of its repository and the folder of files that it
+/// stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedRepository {
     /// `owner/name`.
@@ -453,10 +456,12 @@ pub struct CachedRepository {
 }
 
 impl CachedRepository {
-    /// What lies at a folder of the hub's cache (`models--owner--name`); none if it is another folder.
+    /// What lies at a folder of the hub's cache (`models--owner--name`); none if it is another
+    /// folder.
     ///
     /// # Errors
-    /// When it is such a folder and holds no snapshot, or several and no `refs/main` that chooses one.
+    /// When it is such a folder and holds no snapshot, or several and no `refs/main` that chooses
+    /// one.
     pub fn at(folder: &Path) -> Result<Option<Self>, ModelError> {
         let called = std::path::absolute(folder).map_err(ModelError::read(folder))?;
         let called = called.file_name().unwrap_or_default().to_string_lossy();
@@ -512,7 +517,8 @@ impl CachedRepository {
     }
 }
 
-/// Reads bytes as each thing that a server may say: a list of files, headers in lines, an address of a redirect.
+/// Reads bytes as each thing that a server may say: a list of files, headers in lines, an address
+/// of a redirect.
 ///
 /// For fuzzing: nothing panics, and what is accepted stays below the cache.
 #[doc(hidden)]

@@ -39,8 +39,10 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`, `model.safetensors` or its
-    /// shards, `tokenizer.json`), a folder of the hub's cache (`models--owner--name`), a GGUF file of one of the same families (not OPT, Mistral as Llama), or the name of a model on the Hugging Face hub (fetched once into the hub's own
+    /// Loads a model: the word `embedded`, a folder in Hugging Face layout (`config.json`,
+    /// `model.safetensors` or its shards, `tokenizer.json`), a folder of the hub's cache
+    /// (`models--owner--name`), a GGUF file of one of the same families (not OPT, Mistral as
+    /// Llama), or the name of a model on the Hugging Face hub (fetched once into the hub's own
     /// cache; `HF_HUB_OFFLINE=1` forbids fetching).
     ///
     /// ```
@@ -58,7 +60,8 @@ impl LanguageModel {
     /// ```
     ///
     /// # Errors
-    /// When nothing is found under that name, or a file is missing, truncated, or disagrees with `config.json`.
+    /// When nothing is found under that name, or a file is missing, truncated, or disagrees with
+    /// `config.json`.
     pub fn load(source: &str, device: &Device) -> Result<Self, ModelError> {
         if source == "embedded" {
             return embedded::load(device);
@@ -130,7 +133,8 @@ impl LanguageModel {
         let mut model = Self::from_parts(name, config, &checkpoint, tokenizer, device)?;
         model.tokenizer_path = path;
         if let Some(generation) = generation {
-            // As in transformers, the file decides alone where it is there, even if it says nothing.
+            // As in transformers, the file decides alone where it is there, even if it says
+            // nothing.
             model.special.extend(generation.bos);
             model.special.extend(&generation.eos);
             model.stops = generation.eos;
@@ -178,14 +182,15 @@ impl LanguageModel {
         }
     }
 
-    /// What a user should know about the model's files: an unembedding that the configuration denies, tensors that nothing
-    /// reads.
+    /// What a user should know about the model's files: an unembedding that the configuration
+    /// denies, tensors that nothing reads.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Tokens that are no text, ascending: every beginning and end of sequence that `config.json` and
-    /// `generation_config.json` name, and the token that fills up where the tokenizer calls it special.
+    /// Tokens that are no text, ascending: every beginning and end of sequence that `config.json`
+    /// and `generation_config.json` name, and the token that fills up where the tokenizer calls it
+    /// special.
     pub fn special_tokens(&self) -> Vec<u32> {
         self.special.iter().copied().collect()
     }
@@ -195,8 +200,8 @@ impl LanguageModel {
         self.special.contains(&token)
     }
 
-    /// Tokens after which [`generate`](crate::generate) stops: those of `generation_config.json` where there is one, else
-    /// those of `config.json`.
+    /// Tokens after which [`generate`](crate::generate) stops: those of `generation_config.json`
+    /// where there is one, else those of `config.json`.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stops
     }
@@ -258,7 +263,8 @@ impl LanguageModel {
         self.weights.layers.truncate(n);
     }
 
-    /// `W_U`, `[d_model, d_vocab]`; the embedding's transpose where [`Self::check_head`] finds none.
+    /// `W_U`, `[d_model, d_vocab]`; the embedding's transpose where [`Self::check_head`] finds
+    /// none.
     pub fn unembedding(&self) -> Tensor<2> {
         self.weights
             .unembed
@@ -273,8 +279,8 @@ impl LanguageModel {
         unembed(&self.config, &self.weights, normalized)
     }
 
-    /// The weight of the final norm, `[d_model]`: folded into the unembedding, it tells what a direction of the
-    /// residual stream promotes.
+    /// The weight of the final norm, `[d_model]`: folded into the unembedding, it tells what a
+    /// direction of the residual stream promotes.
     pub fn final_norm_weight(&self) -> Tensor<1> {
         self.weights.final_norm.weight.clone()
     }
@@ -293,8 +299,8 @@ impl LanguageModel {
         }
     }
 
-    /// Width of the value at a hook point when queries see `keys` positions; `None` if it depends on them and they are
-    /// not known.
+    /// Width of the value at a hook point when queries see `keys` positions; `None` if it depends
+    /// on them and they are not known.
     fn width_in(&self, hook: HookPoint, keys: Option<usize>) -> Result<Option<usize>, ModelError> {
         use BlockHook as B;
         let c = &self.config;
@@ -371,7 +377,8 @@ impl LanguageModel {
     /// Sequences of one length as a `[batch, pos]` tensor, every id checked against the vocabulary.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, a sequence is empty, longer than the context, or unlike the others.
+    /// When an id is outside the vocabulary, a sequence is empty, longer than the context, or
+    /// unlike the others.
     pub fn tokens<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Tensor<2, Int>, ModelError> {
         let pos = sequences.first().map_or(0, |s| s.as_ref().len());
         if pos == 0 {
@@ -431,7 +438,8 @@ impl LanguageModel {
     /// ```
     ///
     /// # Errors
-    /// When a hook point does not exist in this model, or an intervention or the segments do not fit.
+    /// When a hook point does not exist in this model, or an intervention or the segments do not
+    /// fit.
     pub fn run(
         &self,
         tokens: Tensor<2, Int>,
@@ -444,9 +452,11 @@ impl LanguageModel {
             let extras = Extras::default();
             return Ok(forward(&self.config, &self.weights, tokens, run, extras).output);
         }
-        // Elementwise operations on the CPU use one thread each, and small pieces stay in its cache: several passes side
-        // by side. Pieces are the same whatever the number of threads, and so are the bits.
-        // The unembedding is one product for all of them: its output is large, and putting pieces together would copy it.
+        // Elementwise operations on the CPU use one thread each, and small pieces stay in its
+        // cache: several passes side by side. Pieces are the same whatever the number of threads,
+        // and so are the bits.
+        // The unembedding is one product for all of them: its output is large, and putting pieces
+        // together would copy it.
         let capture = run.capture;
         let logits = run.logits || capture.contains(&HookPoint::Logits);
         let before = capture.iter().filter(|at| **at != HookPoint::Logits);

@@ -1,5 +1,6 @@
-//! Training a small Llama-family model from scratch on a stream of tokens: AdamW (Loshchilov & Hutter 2019), warm-up,
-//! cosine decay, gradients clipped to unit norm. Enough to make a model worth looking into, on a CPU, in about an hour.
+//! Training a small Llama-family model from scratch on a stream of tokens: AdamW (Loshchilov &
+//! Hutter 2019), warm-up, cosine decay, gradients clipped to unit norm. Enough to make a model
+//! worth looking into, on a CPU, in about an hour.
 
 use crate::config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 use crate::language_model::LanguageModel;
@@ -283,8 +284,8 @@ impl Pretrainer {
         self.stream.len()
     }
 
-    /// Inputs and targets of one batch, `[batch * n_ctx]` each. An input is BOS, then the text; each pass over the
-    /// corpus cuts it at other places and in another order.
+    /// Inputs and targets of one batch, `[batch * n_ctx]` each. An input is BOS, then the text;
+    /// each pass over the corpus cuts it at other places and in another order.
     fn batch(&mut self) -> (Vec<i32>, Vec<i32>) {
         let n = self.config.n_ctx;
         let (mut inputs, mut targets) = (vec![], vec![]);
@@ -310,9 +311,9 @@ impl Pretrainer {
     pub fn step(&mut self) -> Result<PretrainReport, ModelError> {
         let (n, batch) = (self.config.n_ctx, self.config.batch);
         let (inputs, targets) = self.batch();
-        // Sequences are worked on a few at a time, several threads at once: elementwise operations on the CPU use one
-        // thread each, and small pieces stay in its cache. The pieces are added in order, so the sum's bits do not
-        // depend on the number of threads.
+        // Sequences are worked on a few at a time, several threads at once: elementwise operations
+        // on the CPU use one thread each, and small pieces stay in its cache. The pieces are added
+        // in order, so the sum's bits do not depend on the number of threads.
         let rows = SEQUENCES_AT_ONCE * n;
         let pieces: Vec<(f64, Vec<Tensor<2>>)> = inputs
             .par_chunks(rows)
@@ -389,8 +390,9 @@ impl Pretrainer {
         })
     }
 
-    /// The part of a batch's mean loss that these sequences bear, and its gradient for every weight in visiting order,
-    /// vectors as one-row matrices. `rows` is the whole batch's number of targets.
+    /// The part of a batch's mean loss that these sequences bear, and its gradient for every weight
+    /// in visiting order, vectors as one-row matrices. `rows` is the whole batch's number of
+    /// targets.
     fn gradients(&self, inputs: &[i32], targets: &[i32], rows: usize) -> (f64, Vec<Tensor<2>>) {
         let n = self.config.n_ctx;
         let tokens = Tensor::<2, Int>::from_data(
@@ -417,8 +419,8 @@ impl Pretrainer {
             .expect("asked for");
         let logits = logits.reshape([inputs.len(), self.model.d_vocab]); // [n, d_vocab]
         let (loss, gradient) = cross_entropy(logits.clone().inner(), targets, rows);
-        // The gradient with respect to the logits is known in closed form: its inner product with them has just that
-        // gradient, and costs one pass where a recorded log-softmax costs four.
+        // The gradient with respect to the logits is known in closed form: its inner product with
+        // them has just that gradient, and costs one pass where a recorded log-softmax costs four.
         let mut gradients = (logits * gradient.autodiff()).sum().backward();
         let mut grads = Vec::with_capacity(self.moments.len());
         tracked.each(&mut |param| {
@@ -455,8 +457,8 @@ impl Pretrainer {
         )
     }
 
-    /// Writes `config.json`, `model.safetensors` (f16) and `tokenizer.json` into a folder, each by way of a temporary
-    /// file.
+    /// Writes `config.json`, `model.safetensors` (f16) and `tokenizer.json` into a folder, each by
+    /// way of a temporary file.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -494,8 +496,8 @@ fn take<const D: usize>(place: &mut Tensor<D>) -> Tensor<D> {
     std::mem::replace(place, Tensor::empty([0; D], &device))
 }
 
-/// Next-token cross-entropy in nats, summed and divided by `rows`, and its gradient with respect to `logits`,
-/// `[n, d_vocab]`.
+/// Next-token cross-entropy in nats, summed and divided by `rows`, and its gradient with respect to
+/// `logits`, `[n, d_vocab]`.
 fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, rows: usize) -> (f64, Tensor<2>) {
     let n = logits.dims()[0];
     let log_p = activation::log_softmax(logits, 1); // [n, d_vocab]
@@ -513,7 +515,8 @@ fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, rows: usize) -> (f6
     (f64::from(loss) / rows as f64, gradient)
 }
 
-/// Mean cross-entropy over text cut into sequences of `n_ctx` tokens after BOS, nats a token, and the tokens counted.
+/// Mean cross-entropy over text cut into sequences of `n_ctx` tokens after BOS, nats a token, and
+/// the tokens counted.
 ///
 /// # Errors
 /// When a token is outside the vocabulary.
@@ -549,8 +552,8 @@ pub fn mean_loss(model: &LanguageModel, documents: &[Vec<u32>]) -> Result<(f64, 
     ))
 }
 
-/// Normal weights of standard deviation 0.02, those that write to the residual stream scaled down by √(2 layers)
-/// (GPT-2's recipe); norms start at one.
+/// Normal weights of standard deviation 0.02, those that write to the residual stream scaled down
+/// by √(2 layers) (GPT-2's recipe); norms start at one.
 fn random_weights(c: &ModelConfig, rng: &mut ChaCha8Rng, device: &Device) -> Weights {
     device.seed(rng.random());
     let normal = |shape: [usize; 2], std: f64| {

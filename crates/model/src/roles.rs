@@ -1,5 +1,5 @@
-//! Weights by their role, in TransformerLens's names and shapes, and the simplifications that leave the model's
-//! predictions as they are (TransformerLens, `weight_processing.py`).
+//! Weights by their role, in TransformerLens's names and shapes, and the simplifications that leave
+//! the model's predictions as they are (TransformerLens, `weight_processing.py`).
 
 use crate::ModelError;
 use crate::config::{ModelConfig, Norm};
@@ -10,16 +10,18 @@ use burn::tensor::Tensor;
 /// Which simplifications [`LanguageModel::simplified`] makes. The default is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Simplify {
-    /// Weights and biases of the norms before attention, MLP and unembedding go into the matrices that read them; where
-    /// the norm centres, so do the matrices, whose mean over `d_model` no centred input can feel.
+    /// Weights and biases of the norms before attention, MLP and unembedding go into the matrices
+    /// that read them; where the norm centres, so do the matrices, whose mean over `d_model` no
+    /// centred input can feel.
     pub fold_norms: bool,
-    /// What is written to the residual stream loses its mean over `d_model`, which every norm takes away anyway. Only
-    /// where norms centre.
+    /// What is written to the residual stream loses its mean over `d_model`, which every norm takes
+    /// away anyway. Only where norms centre.
     pub center_writing: bool,
-    /// The unembedding loses its mean over the vocabulary: logits move by one number a position, probabilities do not.
+    /// The unembedding loses its mean over the vocabulary: logits move by one number a position,
+    /// probabilities do not.
     pub center_unembedding: bool,
-    /// Biases of values go through `W_O` into attention's output bias: attention weights add up to 1, so what attention
-    /// writes stays as it is, and values and heads' outputs lose a constant.
+    /// Biases of values go through `W_O` into attention's output bias: attention weights add up to
+    /// 1, so what attention writes stays as it is, and values and heads' outputs lose a constant.
     pub fold_value_biases: bool,
 }
 
@@ -124,7 +126,8 @@ impl LanguageModel {
         h / (self.config().n_heads / self.config().n_kv_heads)
     }
 
-    /// The part of layer `l`'s queries (0), keys (1) or values (2) that query head `h` has or reads.
+    /// The part of layer `l`'s queries (0), keys (1) or values (2) that query head `h` has or
+    /// reads.
     fn head(&self, l: usize, part: usize, h: usize) -> Linear {
         let c = self.config();
         let head = if part == 0 { h } else { self.kv_head(h) };
@@ -158,8 +161,8 @@ impl LanguageModel {
     /// ```
     ///
     /// # Errors
-    /// When a simplification would change what this model predicts: centring what is written where norms do not centre,
-    /// or the unembedding before a soft cap.
+    /// When a simplification would change what this model predicts: centring what is written where
+    /// norms do not centre, or the unembedding before a soft cap.
     pub fn simplified(mut self, simplify: Simplify) -> Result<Self, ModelError> {
         let c = self.config().clone();
         let refused = |what: &'static str, why: &'static str| {

@@ -1,6 +1,7 @@
-//! Rotary position embedding (Su et al. 2021) in the half-split layout that Hugging Face checkpoints use, on all or the
-//! first dimensions of a head, with the scalings of long-context models: position interpolation (Chen et al. 2023),
-//! Llama 3's, and YaRN (Peng et al. 2023). Source of the formulas: transformers, `modeling_rope_utils.py`.
+//! Rotary position embedding (Su et al. 2021) in the half-split layout that Hugging Face
+//! checkpoints use, on all or the first dimensions of a head, with the scalings of long-context
+//! models: position interpolation (Chen et al. 2023), Llama 3's, and YaRN (Peng et al. 2023).
+//! Source of the formulas: transformers, `modeling_rope_utils.py`.
 
 use crate::ModelError;
 use crate::config::Fields;
@@ -64,9 +65,9 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Reads the rotary embedding of a `config.json`: `rope_theta` and `rope_scaling` up to transformers 4,
-    /// `rope_parameters` from 5 on. What is not implemented is refused, since running it unscaled would be silently
-    /// wrong.
+    /// Reads the rotary embedding of a `config.json`: `rope_theta` and `rope_scaling` up to
+    /// transformers 4, `rope_parameters` from 5 on. What is not implemented is refused, since
+    /// running it unscaled would be silently wrong.
     pub(crate) fn read(
         fields: &Fields,
         d_head: usize,
@@ -77,7 +78,8 @@ impl Rope {
         Self::with(fields, theta, share, d_head)
     }
 
-    /// The same where base and share of the dimensions have other keys: they hold unless the parameters say otherwise.
+    /// The same where base and share of the dimensions have other keys: they hold unless the
+    /// parameters say otherwise.
     pub(crate) fn with(
         fields: &Fields,
         theta: f64,
@@ -95,7 +97,8 @@ impl Rope {
         Self::of(fields, place, parameters, theta, share, d_head)
     }
 
-    /// Reads one set of parameters, `field` of `config.json`; `theta` and `share` hold unless it says otherwise.
+    /// Reads one set of parameters, `field` of `config.json`; `theta` and `share` hold unless it
+    /// says otherwise.
     pub(crate) fn of(
         fields: &Fields,
         field: &str,

@@ -1,4 +1,5 @@
-//! What a forward pass reads and changes on its way: captures, interventions, and leaves to differentiate at.
+//! What a forward pass reads and changes on its way: captures, interventions, and leaves to
+//! differentiate at.
 
 use crate::ModelError;
 use crate::hook::HookPoint;
@@ -8,30 +9,34 @@ use std::collections::BTreeMap;
 /// What a forward pass should read and change.
 #[derive(Default, Clone)]
 pub struct HookedRun<'a> {
-    /// The hook points to return. The pass stops after the last of them, unless logits are asked for.
+    /// The hook points to return. The pass stops after the last of them, unless logits are asked
+    /// for.
     pub capture: &'a [HookPoint],
     /// Changes on the way, those at one point in this order. What is captured there is the result.
     pub interventions: &'a [Intervention<'a>],
     /// Whether to go on to the logits and return them.
     pub logits: bool,
-    /// The document of each token of packed sequences, `[batch, pos]`, not decreasing along a sequence. Attention never
-    /// crosses from one document into another and positions count from 0 in each, so that a document's activations are
-    /// those of the document alone. `None`: a sequence is one document.
+    /// The document of each token of packed sequences, `[batch, pos]`, not decreasing along a
+    /// sequence. Attention never crosses from one document into another and positions count from 0
+    /// in each, so that a document's activations are those of the document alone. `None`: a
+    /// sequence is one document.
     pub segments: Option<Tensor<2, Int>>,
 }
 
 /// What a forward pass returns.
 #[derive(Debug)]
 pub struct RunOutput {
-    /// The values at the hook points asked for, `[batch, pos, width]`; [`HookPoint`] says what widths are.
+    /// The values at the hook points asked for, `[batch, pos, width]`; [`HookPoint`] says what
+    /// widths are.
     pub captured: BTreeMap<HookPoint, Tensor<3>>,
     /// `[batch, pos, d_vocab]`, if asked for.
     pub logits: Option<Tensor<3>>,
 }
 
 impl RunOutput {
-    /// The captured values at the points that `select` accepts as interventions that put them there again: attention
-    /// patterns or norm scales frozen as they were, or one run's activations patched into another.
+    /// The captured values at the points that `select` accepts as interventions that put them there
+    /// again: attention patterns or norm scales frozen as they were, or one run's activations
+    /// patched into another.
     pub fn freeze(&self, select: impl Fn(HookPoint) -> bool) -> Vec<Intervention<'static>> {
         let chosen = self.captured.iter().filter(|(at, _)| select(**at));
         chosen
@@ -53,7 +58,8 @@ pub struct Intervention<'a> {
     pub heads: Option<Vec<usize>>,
 }
 
-/// What an [`Intervention`] does to a value, `[batch, pos, width]`. Tensors may have 1 in place of batch or pos.
+/// What an [`Intervention`] does to a value, `[batch, pos, width]`. Tensors may have 1 in place of
+/// batch or pos.
 #[derive(Clone)]
 pub enum Edit<'a> {
     /// A function of the value, which keeps its shape.
@@ -83,7 +89,8 @@ impl<'a> Intervention<'a> {
         Self::new(at, Edit::Function(function))
     }
 
-    /// A value in place of what is there: resample ablation and patching, with a value captured from another run.
+    /// A value in place of what is there: resample ablation and patching, with a value captured
+    /// from another run.
     pub fn set(at: HookPoint, value: Tensor<3>) -> Self {
         Self::new(at, Edit::Set(value))
     }
@@ -93,7 +100,8 @@ impl<'a> Intervention<'a> {
         Self::new(at, Edit::Zero)
     }
 
-    /// Mean ablation: the mean over sequences and positions of a value captured there, `[batch, pos, width]`.
+    /// Mean ablation: the mean over sequences and positions of a value captured there,
+    /// `[batch, pos, width]`.
     pub fn mean(at: HookPoint, reference: &Tensor<3>) -> Self {
         Self::set(at, reference.clone().mean_dim(1).mean_dim(0))
     }
@@ -127,8 +135,8 @@ impl<'a> Intervention<'a> {
         }
     }
 
-    /// Whether this fits a value of shape `[batch, pos, width]` in `heads` heads (if it has any), positions counted
-    /// from `offset`.
+    /// Whether this fits a value of shape `[batch, pos, width]` in `heads` heads (if it has any),
+    /// positions counted from `offset`.
     pub(crate) fn check(
         &self,
         [batch, pos, width]: [usize; 3],
@@ -268,8 +276,8 @@ impl<'a> Hooks<'a> {
         self.differentiate.contains(&at)
     }
 
-    /// Passes a value through a hook point, `[batch * pos, width]` in and out, `heads` heads side by side; `None` once
-    /// everything asked for has been captured.
+    /// Passes a value through a hook point, `[batch * pos, width]` in and out, `heads` heads side
+    /// by side; `None` once everything asked for has been captured.
     pub fn visit(
         &mut self,
         at: HookPoint,

@@ -1,4 +1,5 @@
-//! A sample of a model's weights, small however large the model, by which one model is told from another.
+//! A sample of a model's weights, small however large the model, by which one model is told from
+//! another.
 
 use crate::LanguageModel;
 use crate::hook::{BlockHook, HookPoint};
@@ -9,9 +10,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 const ROWS: usize = 16;
 
 impl LanguageModel {
-    /// Hands over shape and sample of each weight on which values at `hooks` depend, in forward order: 16 rows of a matrix,
-    /// evenly spaced, first and last among them, and the whole of a vector, as f32 in the machine's order of bytes.
-    /// Weights of later layers are left out.
+    /// Hands over shape and sample of each weight on which values at `hooks` depend, in forward
+    /// order: 16 rows of a matrix, evenly spaced, first and last among them, and the whole of a
+    /// vector, as f32 in the machine's order of bytes. Weights of later layers are left out.
     pub fn sample_weights(&self, hooks: &[HookPoint], with: &mut dyn FnMut(&[u8])) {
         let layers = |hook: &HookPoint| match hook {
             HookPoint::Embed | HookPoint::PosEmbed => Some(0),

@@ -1,5 +1,5 @@
-//! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked before use; and the
-//! writing of such a file.
+//! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked
+//! before use; and the writing of such a file.
 
 use crate::encoding::Encoding;
 use crate::{ModelError, found};
@@ -16,7 +16,8 @@ use std::ops::{Deref, Range};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// The tensors of one or several files, mapped into memory and decoded one at a time, when they are asked for.
+/// The tensors of one or several files, mapped into memory and decoded one at a time, when they are
+/// asked for.
 pub struct TensorFile {
     files: Vec<File>,
     tensors: BTreeMap<String, Entry>,
@@ -62,10 +63,11 @@ pub(crate) struct Entry {
 pub(crate) enum Stored {
     /// Not at all.
     AsIs,
-    /// Rows belong to this many heads, in each of which the two rotary halves alternate; they are handed out one after
-    /// the other.
+    /// Rows belong to this many heads, in each of which the two rotary halves alternate; they are
+    /// handed out one after the other.
     RotaryPairs(usize),
-    /// Rows are this many heads' queries, then their keys, then their values; they are handed out head by head.
+    /// Rows are this many heads' queries, then their keys, then their values; they are handed out
+    /// head by head.
     HeadsApart(usize),
     /// Columns are rows.
     Turned,
@@ -83,8 +85,8 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads an index whose every shard is a file beside it: `..` or an absolute path would lead outside the model's
-    /// folder.
+    /// Reads an index whose every shard is a file beside it: `..` or an absolute path would lead
+    /// outside the model's folder.
     pub(crate) fn read(path: &Path) -> Result<Self, ModelError> {
         let index: Self = lapidary_io::read_json(path)?;
         let beside = |shard: &str| {
@@ -126,7 +128,8 @@ impl TensorFile {
         Ok(read)
     }
 
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` or their own names tell, in a folder.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` or their own
+    /// names tell, in a folder.
     pub(crate) fn open_model(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
@@ -257,7 +260,8 @@ impl TensorFile {
     /// A tensor's shape and its values in f32.
     ///
     /// # Errors
-    /// When the tensor is missing, is not F64, F32, F16 or BF16, or holds values that are not finite.
+    /// When the tensor is missing, is not F64, F32, F16 or BF16, or holds values that are not
+    /// finite.
     pub fn read(&self, tensor: &str) -> Result<(Vec<usize>, Vec<f32>), ModelError> {
         let entry = self.entry(tensor)?;
         Ok((entry.shape.clone(), self.values(tensor, &entry.shape)?))
@@ -434,8 +438,9 @@ pub enum Values {
     I32(Vec<i32>),
 }
 
-/// Writes a safetensors file under a temporary name, then gives it its own. One entry of metadata at most: the order of
-/// several is random, and a file's bytes should depend on nothing but its content.
+/// Writes a safetensors file under a temporary name, then gives it its own. One entry of metadata
+/// at most: the order of several is random, and a file's bytes should depend on nothing but its
+/// content.
 ///
 /// # Errors
 /// When the file cannot be written, or a shape does not hold its values.

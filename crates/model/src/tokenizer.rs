@@ -1,5 +1,5 @@
-//! Text to token ids and back: a thin face of the `tokenizers` crate, and the training of a byte-level BPE. How single tokens
-//! look is in `tokenizer/text.rs`.
+//! Text to token ids and back: a thin face of the `tokenizers` crate, and the training of a
+//! byte-level BPE. How single tokens look is in `tokenizer/text.rs`.
 
 use crate::ModelError;
 use lapidary_io::{python_json, read_text, without_panic};
@@ -16,9 +16,10 @@ mod text;
 
 pub use text::TextStream;
 
-/// A model's tokenizer. Special tokens are never added by itself: whether a sequence starts with BOS is the caller's
-/// stated choice, so that it cannot be doubled. Nor does it cut or pad, whatever its file says: truncation, padding and
-/// dropout are state of the program that saved the file.
+/// A model's tokenizer. Special tokens are never added by itself: whether a sequence starts with
+/// BOS is the caller's stated choice, so that it cannot be doubled. Nor does it cut or pad,
+/// whatever its file says: truncation, padding and dropout are state of the program that saved the
+/// file.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
@@ -39,7 +40,8 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, 
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. `eos` are all tokens that end a sequence; the first separates documents.
+    /// Reads a `tokenizer.json`. `eos` are all tokens that end a sequence; the first separates
+    /// documents.
     ///
     /// # Errors
     /// When the file cannot be read, is too long, or is not a tokenizer.
@@ -88,8 +90,8 @@ impl Tokenizer {
         })
     }
 
-    /// Learns a byte-level BPE of `d_vocab` tokens from texts; token 0 is `<|endoftext|>`, which marks a sequence's
-    /// beginning. (Sennrich et al. 2016; GPT-2's byte alphabet and splitting.)
+    /// Learns a byte-level BPE of `d_vocab` tokens from texts; token 0 is `<|endoftext|>`, which
+    /// marks a sequence's beginning. (Sennrich et al. 2016; GPT-2's byte alphabet and splitting.)
     ///
     /// # Errors
     /// When the texts are too few to learn from.

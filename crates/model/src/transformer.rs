@@ -1,5 +1,6 @@
-//! One decoder-only transformer for every family: the forward pass, with hook points read and changed on the way.
-//! Inside, activations are `[batch * pos, width]`; at hook points they are `[batch, pos, width]`.
+//! One decoder-only transformer for every family: the forward pass, with hook points read and
+//! changed on the way. Inside, activations are `[batch * pos, width]`; at hook points they are
+//! `[batch, pos, width]`.
 
 use crate::attention::{Cache, Places, attend, soft_cap};
 use crate::config::{Activation, ModelConfig, Norm};
@@ -24,7 +25,8 @@ pub(crate) struct Extras<'a> {
     pub without_unembedding: bool,
 }
 
-/// What a pass comes to: its output, and zeros whose gradients are those of the values at the points to differentiate at.
+/// What a pass comes to: its output, and zeros whose gradients are those of the values at the
+/// points to differentiate at.
 pub(crate) struct Passed {
     pub output: RunOutput,
     /// What the unembedding reads, `[batch * pos, d_model]`, if the pass was to end there.
@@ -32,7 +34,8 @@ pub(crate) struct Passed {
     pub leaves: BTreeMap<HookPoint, Tensor<3>>,
 }
 
-/// Runs the transformer over `tokens`, `[batch, pos]`. Token ids, hook points and segments are the caller's to check.
+/// Runs the transformer over `tokens`, `[batch, pos]`. Token ids, hook points and segments are the
+/// caller's to check.
 pub(crate) fn forward(
     c: &ModelConfig,
     w: &Weights,
@@ -80,7 +83,8 @@ pub(crate) fn unembed(c: &ModelConfig, w: &Weights, normalized: Tensor<2>) -> Te
     project(c, w, rescale(&w.final_norm, normalized))
 }
 
-/// Logits, `[n, d_vocab]`, of what the final norm gives, its weight and bias included, `[n, d_model]`.
+/// Logits, `[n, d_vocab]`, of what the final norm gives, its weight and bias included,
+/// `[n, d_model]`.
 pub(crate) fn project(c: &ModelConfig, w: &Weights, x: Tensor<2>) -> Tensor<2> {
     let unembed = w.unembed.as_ref().unwrap_or(&w.embed).clone(); // [d_vocab, d_model]
     let logits = match fused_on(&unembed.device()) {
@@ -264,8 +268,8 @@ impl Pass<'_> {
         self.normalize(norm, [scale, normalized], x)
     }
 
-    /// Normalizes the rows of `x`, `[n, d_model]`, with hook points for what they are divided by and what comes out before
-    /// the norm's weight and bias.
+    /// Normalizes the rows of `x`, `[n, d_model]`, with hook points for what they are divided by
+    /// and what comes out before the norm's weight and bias.
     fn normalize(
         &mut self,
         norm: &NormWeights,
@@ -330,7 +334,8 @@ impl Pass<'_> {
     }
 }
 
-/// The rows of `x`, `[n, width]`, centred if the norm centres, and what they are divided by, `[n, 1]`.
+/// The rows of `x`, `[n, width]`, centred if the norm centres, and what they are divided by,
+/// `[n, 1]`.
 fn norm_parts(c: &ModelConfig, x: Tensor<2>) -> [Tensor<2>; 2] {
     let x = match c.norm {
         Norm::Layer => x.clone() - x.mean_dim(1),

@@ -27,7 +27,8 @@ pub struct Weights {
 pub struct Layer {
     /// The norm before attention.
     pub ln1: NormWeights,
-    /// Queries, keys and values side by side, `[d_model, (n_heads + 2 * n_kv_heads) * d_head]`: one product makes all.
+    /// Queries, keys and values side by side, `[d_model, (n_heads + 2 * n_kv_heads) * d_head]`: one
+    /// product makes all.
     pub qkv: Linear,
     /// Normalizes each head's query, weight `[d_head]`.
     pub q_norm: Option<NormWeights>,
@@ -39,8 +40,8 @@ pub struct Layer {
     pub ln1_post: Option<NormWeights>,
     /// The norm before the MLP.
     pub ln2: NormWeights,
-    /// Into the MLP, `[d_model, d_mlp]`; of a gated one the gate and the linear branch side by side,
-    /// `[d_model, 2 * d_mlp]`.
+    /// Into the MLP, `[d_model, d_mlp]`; of a gated one the gate and the linear branch side by
+    /// side, `[d_model, 2 * d_mlp]`.
     pub up: Linear,
     /// Out of the MLP, `[d_mlp, d_model]`.
     pub down: Linear,

@@ -100,7 +100,8 @@ impl SiteIndices {
         &self.written
     }
 
-    /// The width of the first hook point that is read, of what is read in all, and of what is reconstructed.
+    /// The width of the first hook point that is read, of what is read in all, and of what is
+    /// reconstructed.
     pub(crate) fn widths(&self, normalizations: &[Normalization]) -> [usize; 3] {
         let width = |index: &usize| normalizations[*index].mean.len();
         [

@@ -1,9 +1,10 @@
-//! The checkpoint folder: of each coder weights, Adam's moments, counters and who is dead, and the state of the source, so
-//! that a resumed run computes the same bits as one that never stopped.
+//! The checkpoint folder: of each coder weights, Adam's moments, counters and who is dead, and the
+//! state of the source, so that a resumed run computes the same bits as one that never stopped.
 //!
-//! `manifest.json` (format version, steps, length and checksum of every file, and a checksum of itself), of each coder
-//! `coder-N/config.toml` (the resolved recipe) and `coder-N/state.safetensors`, and `source/`. Random numbers are drawn only by the initialization, which is over, and by
-//! the source, which saves its generator.
+//! `manifest.json` (format version, steps, length and checksum of every file, and a checksum of
+//! itself), of each coder `coder-N/config.toml` (the resolved recipe) and
+//! `coder-N/state.safetensors`, and `source/`. Random numbers are drawn only by the initialization,
+//! which is over, and by the source, which saves its generator.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -270,8 +271,8 @@ fn read_parameter<const D: usize>(
     Ok(Parameter::new(read(&name.to_string())?, moments))
 }
 
-/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths` (see [`SiteIndices::widths`]); the source is brought
-/// to where it was.
+/// The coders of the checkpoint in `dir`, whose recipes are `recipes`, for activations of `widths`
+/// (see [`SiteIndices::widths`]); the source is brought to where it was.
 pub(crate) fn load(
     dir: &Path,
     recipes: Vec<Recipe>,

@@ -1,5 +1,6 @@
-//! Resampling of dead latents (Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron resampling"). The other treatments are
-//! losses: AuxK ([`losses::aux_k`](crate::losses::aux_k)) and ghost gradients ([`losses::ghost`](crate::losses::ghost)).
+//! Resampling of dead latents (Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron
+//! resampling"). The other treatments are losses: AuxK ([`losses::aux_k`](crate::losses::aux_k))
+//! and ghost gradients ([`losses::ghost`](crate::losses::ghost)).
 
 use burn::tensor::Tensor;
 use rand::{Rng, SeedableRng};
@@ -15,7 +16,8 @@ use crate::recipe::{DeadLatents, DecoderNorm, ResolvedRecipe};
 /// Norm of a resampled encoder row, in the mean of the living.
 const ENCODER_SHARE: f64 = 0.2;
 
-/// Whether latents are resampled after `step` steps: every so many, but not in the last fifth of the run, which they would need to settle.
+/// Whether latents are resampled after `step` steps: every so many, but not in the last fifth of
+/// the run, which they would need to settle.
 pub(crate) fn is_due(recipe: &ResolvedRecipe, step: u64) -> bool {
     let every = recipe.training.resample_every_steps;
     recipe.training.revival == DeadLatents::Resampling
@@ -24,11 +26,13 @@ pub(crate) fn is_due(recipe: &ResolvedRecipe, step: u64) -> bool {
         && step <= recipe.steps() * 4 / 5
 }
 
-/// Gives each of the `dead` latents of `coder` the direction of an input of `batch`, each of another, drawn with a probability in proportion to the square of its loss: its decoder
-/// row becomes that of what is to be reconstructed there, less `b_dec`, with the norm of the living's, its encoder row that of what is read, with a fifth of
-/// their norm; bias 0, thresholds as at the start, Adam's moments 0. A coder without an encoder pursues what others leave, so there the decoder row becomes
-/// what the coder misses of that input. The draw depends on the recipe's seed and `step` alone. Returns
-/// those that got one.
+/// Gives each of the `dead` latents of `coder` the direction of an input of `batch`, each of
+/// another, drawn with a probability in proportion to the square of its loss: its decoder row
+/// becomes that of what is to be reconstructed there, less `b_dec`, with the norm of the living's,
+/// its encoder row that of what is read, with a fifth of their norm; bias 0, thresholds as at the
+/// start, Adam's moments 0. A coder without an encoder pursues what others leave, so there the
+/// decoder row becomes what the coder misses of that input. The draw depends on the recipe's seed
+/// and `step` alone. Returns those that got one.
 pub(crate) fn resample(
     parameters: &mut Parameters,
     coder: &SparseCoder,
@@ -82,7 +86,8 @@ pub(crate) fn resample(
     let mut rng =
         ChaCha8Rng::seed_from_u64(recipe.seed() ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (mut encoders, mut decoders) = (vec![], vec![]);
-    // Each input once: two latents that are alike would stay so. Those for whom none is left wait for the next time.
+    // Each input once: two latents that are alike would stay so. Those for whom none is left wait
+    // for the next time.
     let mut given = 0;
     for _ in dead {
         let Some(token) = drawn(&weights, rng.random()) else {

@@ -1,17 +1,18 @@
-//! Decoder rows of norm 1: the gradient loses its part along each row, and after Adam's step the rows are scaled back
-//! (Bricken et al. 2023). On the CPU each is one parallel pass in place, because the decoder is large and a chain of
-//! tensor operations would go over it seven times.
+//! Decoder rows of norm 1: the gradient loses its part along each row, and after Adam's step the
+//! rows are scaled back (Bricken et al. 2023). On the CPU each is one parallel pass in place,
+//! because the decoder is large and a chain of tensor operations would go over it seven times.
 
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 /// Rows that one task takes at least.
 const ROWS: usize = 16;
-/// Partial sums of a dot product: fixed, so that the result does not depend on the machine's vectors.
+/// Partial sums of a dot product: fixed, so that the result does not depend on the machine's
+/// vectors.
 const LANES: usize = 16;
 
-/// `grad` without its component along each of `rows` (norm 1), and `rows` back. A step along a row would be undone by
-/// scaling back, and would mislead Adam's moments.
+/// `grad` without its component along each of `rows` (norm 1), and `rows` back. A step along a row
+/// would be undone by scaling back, and would mislead Adam's moments.
 pub(crate) fn remove_parallel(grad: Tensor<2>, rows: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     if rows.device() != Device::flex() {
         let along = (grad.clone() * rows.clone()).sum_dim(1); // [d_sae, 1]

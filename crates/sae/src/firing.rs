@@ -1,6 +1,7 @@
 //! Which latents are dead: have not fired for a given number of tokens.
 //!
-//! What fired stays on the device and is counted on the host every few steps, so that a GPU is not kept waiting.
+//! What fired stays on the device and is counted on the host every few steps, so that a GPU is not
+//! kept waiting.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 

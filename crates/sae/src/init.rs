@@ -1,6 +1,7 @@
-//! Initial weights: decoder rows in random directions, of which the encoder starts as a copy, and the decoder bias at the
-//! centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the geometric median). A transcoder's encoder has
-//! directions of its own; its decoder may start at 0, as sparsify's does, and its skip connection always does.
+//! Initial weights: decoder rows in random directions, of which the encoder starts as a copy, and
+//! the decoder bias at the centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for
+//! the geometric median). A transcoder's encoder has directions of its own; its decoder may start
+//! at 0, as sparsify's does, and its skip connection always does.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_coder::{AnyCoder, CrossLayerTranscoder, SKIP, SparseCoder, host, matrix, vector};
@@ -110,7 +111,8 @@ pub(crate) fn mean(data: &[f32], width: usize) -> Vec<f32> {
     sum.iter().map(|s| (s / n) as f32).collect()
 }
 
-/// The point with the least sum of distances to the rows of `data` `[n, width]`, by Weiszfeld's iteration.
+/// The point with the least sum of distances to the rows of `data` `[n, width]`, by Weiszfeld's
+/// iteration.
 ///
 /// Unlike the mean, a few enormous rows don't move it.
 pub(crate) fn geometric_median(data: &[f32], width: usize) -> Vec<f32> {

@@ -1,7 +1,9 @@
-//! Training of sparse coders: the recipe, the losses, one step for every architecture, the trainer, the run, and its checkpoints.
+//! Training of sparse coders: the recipe, the losses, one step for every architecture, the trainer,
+//! the run, and its checkpoints.
 //!
-//! A [`Recipe`] says what to do, a [`TrainingRun`] does it for one recipe or several on one source of activations, and
-//! [`TrainingRun::finish`] gives a dictionary that explains activations as the model makes them.
+//! A [`Recipe`] says what to do, a [`TrainingRun`] does it for one recipe or several on one source
+//! of activations, and [`TrainingRun::finish`] gives a dictionary that explains activations as the
+//! model makes them.
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};

@@ -1,7 +1,7 @@
 //! The terms of the losses, each a function of tensors to a scalar tensor `[1]`.
 //!
-//! TopK and BatchTopK minimize `fvu + aux_k_coefficient * aux`, both free of the activations' scale (Gao et al. 2024);
-//! standard coders minimize `mse + l1_coefficient * l1`, as SAELens does.
+//! TopK and BatchTopK minimize `fvu + aux_k_coefficient * aux`, both free of the activations' scale
+//! (Gao et al. 2024); standard coders minimize `mse + l1_coefficient * l1`, as SAELens does.
 
 use burn::tensor::{Int, Tensor};
 use lapidary_coder::{Coder, SparseCoder};
@@ -13,8 +13,8 @@ pub fn mse(x: Tensor<2>, x_hat: Tensor<2>) -> Tensor<1> {
     (x_hat - x).square().sum() / n as f64
 }
 
-/// Squared distance of a token from the batch's mean, summed over dimensions, mean over tokens: what [`mse`] is
-/// divided by to give the fraction of variance unexplained.
+/// Squared distance of a token from the batch's mean, summed over dimensions, mean over tokens:
+/// what [`mse`] is divided by to give the fraction of variance unexplained.
 pub fn batch_variance(x: Tensor<2>) -> Tensor<1> {
     let mean = x.clone().mean_dim(0); // [1, d]
     let n = x.dims()[0].max(1);
@@ -22,8 +22,9 @@ pub fn batch_variance(x: Tensor<2>) -> Tensor<1> {
     ((x - mean).square().sum() / n as f64).clamp_min(1e-12)
 }
 
-/// The norm of each decoder row, `[d_sae, 1]`; where `parts` of them belong to several hook points, the sum of the norms
-/// there (Lindsey et al. 2024, "Sparse crosscoders for cross-layer features and model diffing").
+/// The norm of each decoder row, `[d_sae, 1]`; where `parts` of them belong to several hook points,
+/// the sum of the norms there (Lindsey et al. 2024, "Sparse crosscoders for cross-layer features
+/// and model diffing").
 pub fn decoder_norms(w_dec: Tensor<2>, parts: &[usize]) -> Tensor<2> {
     let norm = |w: Tensor<2>| w.square().sum_dim(1).sqrt();
     let mut start = 0;
@@ -37,25 +38,28 @@ pub fn decoder_norms(w_dec: Tensor<2>, parts: &[usize]) -> Tensor<2> {
     }
 }
 
-/// Sum over latents of activation times decoder norm, mean over tokens; `parts` as in [`decoder_norms`].
+/// Sum over latents of activation times decoder norm, mean over tokens; `parts` as in
+/// [`decoder_norms`].
 pub fn l1(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize]) -> Tensor<1> {
     let n = latents.dims()[0].max(1);
     let norms = decoder_norms(w_dec, parts); // [d_sae, 1]
     latents.matmul(norms).sum() / n as f64
 }
 
-/// Sum over latents of tanh(`scale` · activation · decoder norm), mean over tokens; `parts` as in [`decoder_norms`].
+/// Sum over latents of tanh(`scale` · activation · decoder norm), mean over tokens; `parts` as in
+/// [`decoder_norms`].
 pub fn tanh(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize], scale: f64) -> Tensor<1> {
     let n = latents.dims()[0].max(1);
     let norms = decoder_norms(w_dec, parts).transpose(); // [1, d_sae]
     (latents * norms * scale).tanh().sum() / n as f64
 }
 
-/// AuxK: the `k_aux` largest raw pre-activations among the `dead` latents reconstruct the `residual` `[n, d]` that the
-/// living left. Returns the fraction of the residual's variance that they leave, times min(dead / k_aux, 1).
+/// AuxK: the `k_aux` largest raw pre-activations among the `dead` latents reconstruct the
+/// `residual` `[n, d]` that the living left. Returns the fraction of the residual's variance that
+/// they leave, times min(dead / k_aux, 1).
 ///
-/// `x` `[n, d]` is centred. The pre-activations take part without ReLU, so the gradient reaches the encoder rows of
-/// dead latents even where they are negative; `residual` must carry no gradient.
+/// `x` `[n, d]` is centred. The pre-activations take part without ReLU, so the gradient reaches the
+/// encoder rows of dead latents even where they are negative; `residual` must carry no gradient.
 pub fn aux_k(
     coder: &SparseCoder,
     x: Tensor<2>,
@@ -77,9 +81,11 @@ pub fn aux_k(
     mse(residual, guess) / variance * scale
 }
 
-/// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"): the `dead` latents, with the exponential
-/// in place of their activation function, make a guess of the `residual` `[n, d_out]` that the living left, scaled to half its norm. Returns the
-/// guess's squared error, mean over tokens; the scale is a constant. `x` `[n, d_in]` is centred; `residual` must carry no gradient.
+/// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"):
+/// the `dead` latents, with the exponential in place of their activation function, make a guess of
+/// the `residual` `[n, d_out]` that the living left, scaled to half its norm. Returns the guess's
+/// squared error, mean over tokens; the scale is a constant. `x` `[n, d_in]` is centred; `residual`
+/// must carry no gradient.
 pub fn ghost(
     coder: &SparseCoder,
     x: Tensor<2>,
@@ -97,10 +103,10 @@ pub fn ghost(
 
 #[cfg(test)]
 mod tests {
-    //! Gradients against central differences. Every term is at most quadratic in any single weight (the L1 norm
-    //! apart), so the differences are exact up to rounding: f32 losses of order 1 and a step of 1/64 leave errors
-    //! under 1e-3 of the largest gradient. Selections must not flip under the step, so inputs are drawn until every
-    //! choice has a margin.
+    //! Gradients against central differences. Every term is at most quadratic in any single weight
+    //! (the L1 norm apart), so the differences are exact up to rounding: f32 losses of order 1 and
+    //! a step of 1/64 leave errors under 1e-3 of the largest gradient. Selections must not flip
+    //! under the step, so inputs are drawn until every choice has a margin.
 
     use burn::tensor::{Device, TensorData};
     use rand::{Rng, SeedableRng};
@@ -208,7 +214,8 @@ mod tests {
         f64::from(t.inner().into_scalar::<f32>())
     }
 
-    /// Compares every derivative of `loss` with central differences; `touched` says which weights must have any.
+    /// Compares every derivative of `loss` with central differences; `touched` says which weights
+    /// must have any.
     fn check(
         case: &mut Case,
         architecture: Architecture,

@@ -1,9 +1,10 @@
-//! Losses through the model: the reconstruction is put in the place of what it reconstructs, and what the model then says of the text is compared
-//! with what it says by itself, or with the text (Braun, Taylor, Goldowsky-Dill, Sharkey 2024, "Identifying functionally important
-//! features with end-to-end sparse dictionary learning", arXiv 2405.12241).
+//! Losses through the model: the reconstruction is put in the place of what it reconstructs, and
+//! what the model then says of the text is compared with what it says by itself, or with the text
+//! (Braun, Taylor, Goldowsky-Dill, Sharkey 2024, "Identifying functionally important features with
+//! end-to-end sparse dictionary learning", arXiv 2405.12241).
 //!
-//! The gradient of that loss in the reconstruction comes from the model; a coder takes it from there as if its loss were the
-//! product of reconstruction and gradient.
+//! The gradient of that loss in the reconstruction comes from the model; a coder takes it from
+//! there as if its loss were the product of reconstruction and gradient.
 
 use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
 use lapidary_activations::{Sequences, TokenBlock, predicts};
@@ -23,8 +24,9 @@ pub(crate) struct ModelLoss {
     pub(crate) gradient: Tensor<2>,
 }
 
-/// What the model makes of the reconstruction of `batch`, the rows of `sequences` that are kept; `written` says where what is
-/// reconstructed stands among its hook points. Tokens that are left out keep their activations.
+/// What the model makes of the reconstruction of `batch`, the rows of `sequences` that are kept;
+/// `written` says where what is reconstructed stands among its hook points. Tokens that are left
+/// out keep their activations.
 pub(crate) fn model_loss(
     loss: Loss,
     coder: &AnyCoder,
@@ -93,8 +95,8 @@ fn rows(sequences: &Sequences, number: impl Fn(usize) -> i32) -> Vec<i32> {
         .collect()
 }
 
-/// The reconstruction `part` `[n, width]`, as the model makes such activations, in the place of the kept ones of `original`
-/// `[blocks * context, width]`; `[blocks, context, width]`.
+/// The reconstruction `part` `[n, width]`, as the model makes such activations, in the place of the
+/// kept ones of `original` `[blocks * context, width]`; `[blocks, context, width]`.
 fn splice(part: Tensor<2>, original: Tensor<2>, how: &Affine, sequences: &Sequences) -> Tensor<3> {
     let device = original.device();
     let [n, width] = part.dims();

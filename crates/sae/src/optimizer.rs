@@ -1,18 +1,22 @@
-//! How a gradient moves a weight: Adam (Kingma, Ba 2015), signum (Bernstein et al. 2018, "signSGD: compressed optimisation for
-//! non-convex problems", arXiv 1802.04434: the sign of the mean gradient) or Muon (Jordan et al. 2024, "Muon: an optimizer for
-//! hidden layers in neural networks": the mean gradient of a matrix with its singular values made about 1; biases go by Adam).
+//! How a gradient moves a weight: Adam (Kingma, Ba 2015), signum (Bernstein et al. 2018, "signSGD:
+//! compressed optimisation for non-convex problems", arXiv 1802.04434: the sign of the mean
+//! gradient) or Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
+//! networks": the mean gradient of a matrix with its singular values made about 1; biases go by
+//! Adam).
 
 use burn::tensor::Tensor;
 use lapidary_kernels::AdamStep;
 
 use crate::recipe::Optimizer;
 
-/// Coefficients of Muon's Newton-Schulz iteration, and how often it runs: singular values end between about 0.7 and 1.2.
+/// Coefficients of Muon's Newton-Schulz iteration, and how often it runs: singular values end
+/// between about 0.7 and 1.2.
 const NEWTON_SCHULZ: [f32; 3] = [3.4445, -4.775, 2.0315];
 const ROUNDS: usize = 5;
 
 impl Optimizer {
-    /// Peak learning rate where the recipe has none and Adam's would be `adam`: signum's is sparsify's.
+    /// Peak learning rate where the recipe has none and Adam's would be `adam`: signum's is
+    /// sparsify's.
     pub(crate) fn default_lr(self, adam: f64, d_sae: usize) -> f64 {
         match self {
             Self::Adam => adam,
@@ -29,7 +33,8 @@ impl Optimizer {
         }
     }
 
-    /// Adam's step for a weight of so many dimensions: one that moves nothing but the moments where the weight goes another way.
+    /// Adam's step for a weight of so many dimensions: one that moves nothing but the moments where
+    /// the weight goes another way.
     pub(crate) fn adam<const D: usize>(self, adam: &AdamStep) -> AdamStep {
         match self.moves::<D>() {
             true => AdamStep { lr: 0.0, ..*adam },

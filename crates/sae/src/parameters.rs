@@ -14,7 +14,8 @@ use crate::step::Gradient;
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
 
-/// A weight with its Adam moments. Empty only inside its methods, which need to own what they change in place.
+/// A weight with its Adam moments. Empty only inside its methods, which need to own what they
+/// change in place.
 pub(crate) struct Parameter<const D: usize>(Option<(Tensor<D>, Moments<D>)>);
 
 impl<const D: usize> Parameter<D> {
@@ -58,7 +59,8 @@ impl<const D: usize> Parameter<D> {
         }
     }
 
-    /// Other values in some rows, or entries of a vector, one row of `values` each, with moments of 0.
+    /// Other values in some rows, or entries of a vector, one row of `values` each, with moments
+    /// of 0.
     fn replace(&mut self, rows: &[u32], values: &[f32]) -> Result<(), CoderError> {
         let (value, moments) = self.parts();
         let width = values.len() / rows.len().max(1);
@@ -88,7 +90,8 @@ impl<const D: usize> Parameter<D> {
         self.change(|value, moments| (f(value), moments));
     }
 
-    /// The number of values that are not finite, `[1]`: infinity and NaN alike turn `0 * x` into NaN, which is not itself.
+    /// The number of values that are not finite, `[1]`: infinity and NaN alike turn `0 * x` into
+    /// NaN, which is not itself.
     fn not_finite(&self) -> Tensor<1> {
         let (value, moments) = self.parts();
         let count = |t: &Tensor<D>| {
@@ -165,7 +168,8 @@ impl Parameters {
         }
     }
 
-    /// Gives the latents `latents` other rows, or entries, of the weight of this name, and moments of 0.
+    /// Gives the latents `latents` other rows, or entries, of the weight of this name, and moments
+    /// of 0.
     pub(crate) fn replace_rows(
         &mut self,
         name: &'static str,
@@ -183,7 +187,8 @@ impl Parameters {
         &mut found.expect("gradients have the names of weights").1
     }
 
-    /// Takes from the decoder's gradient what lies along its rows, if it is dense; what is sparse loses it in the update.
+    /// Takes from the decoder's gradient what lies along its rows, if it is dense; what is sparse
+    /// loses it in the update.
     pub(crate) fn remove_parallel(&mut self, gradients: &mut [(WeightKey, Gradient)]) {
         for (name, gradient) in gradients {
             if let (true, Gradient::Matrix(grad)) = (name.name == DECODER, gradient)
@@ -199,7 +204,8 @@ impl Parameters {
         }
     }
 
-    /// The squared norm of all gradients, `[1]`; `unit`: of the decoder's what is left beside its rows.
+    /// The squared norm of all gradients, `[1]`; `unit`: of the decoder's what is left beside its
+    /// rows.
     pub(crate) fn squares(&self, gradients: &[(WeightKey, Gradient)], unit: bool) -> Tensor<1> {
         let squares = gradients.iter().map(|(name, gradient)| match gradient {
             Gradient::Matrix(t) => t.clone().square().sum(),

@@ -1,5 +1,6 @@
-//! A run: every batch of one source of activations is drawn once and trains all coders of the run, so that several cost
-//! one pass of the model. A coder comes out with the same bits as if it had been the only one.
+//! A run: every batch of one source of activations is drawn once and trains all coders of the run,
+//! so that several cost one pass of the model. A coder comes out with the same bits as if it had
+//! been the only one.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -59,7 +60,8 @@ impl Observer for Reports<'_> {
     }
 }
 
-/// The hook points of `recipes`, each once: those that the source of their run gives, in this order, a second model's last.
+/// The hook points of `recipes`, each once: those that the source of their run gives, in this
+/// order, a second model's last.
 #[must_use]
 pub fn hook_points(recipes: &[Recipe]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
@@ -76,8 +78,8 @@ pub fn hook_points(recipes: &[Recipe]) -> Vec<String> {
 }
 
 impl TrainingRun {
-    /// A fresh run. The first batch of `source`, which gives the activations at [`hook_points`], decides where each
-    /// `b_dec` starts and is not trained on.
+    /// A fresh run. The first batch of `source`, which gives the activations at [`hook_points`],
+    /// decides where each `b_dec` starts and is not trained on.
     ///
     /// # Errors
     /// Recipes disagree about the batches, the source fails, or a recipe does not fit its width.
@@ -103,8 +105,8 @@ impl TrainingRun {
         })
     }
 
-    /// Goes on with the run whose checkpoint stands in `dir`, to the same bits as if it had never stopped. `source`
-    /// is made as for a fresh run; its state comes from the checkpoint.
+    /// Goes on with the run whose checkpoint stands in `dir`, to the same bits as if it had never
+    /// stopped. `source` is made as for a fresh run; its state comes from the checkpoint.
     ///
     /// # Errors
     /// There is no checkpoint, it is damaged, or the source does not fit it.
@@ -166,7 +168,8 @@ impl TrainingRun {
         self.trainers.iter().all(Trainer::is_done)
     }
 
-    /// One step of every coder that is not done, on the next batch. One report a coder, as [`Trainer::step`] gives them.
+    /// One step of every coder that is not done, on the next batch. One report a coder, as
+    /// [`Trainer::step`] gives them.
     ///
     /// # Errors
     /// The source or a coder fails; of a coder it is said which.
@@ -189,7 +192,8 @@ impl TrainingRun {
         Ok(reports)
     }
 
-    /// Steps until all coders are done, without checkpoints. A report comes with its coder's number.
+    /// Steps until all coders are done, without checkpoints. A report comes with its coder's
+    /// number.
     ///
     /// # Errors
     /// A step fails.
@@ -197,10 +201,11 @@ impl TrainingRun {
         self.run_observed(&mut Reports(on_report))
     }
 
-    /// Steps until all coders are done, or the observer stops the run ([`TrainingRun::is_done`] says which).
+    /// Steps until all coders are done, or the observer stops the run ([`TrainingRun::is_done`]
+    /// says which).
     ///
-    /// Checkpoints are written whenever a recipe's `checkpoint_every_steps` has passed (without one, every ten minutes), where
-    /// the run is stopped, and at the end.
+    /// Checkpoints are written whenever a recipe's `checkpoint_every_steps` has passed (without
+    /// one, every ten minutes), where the run is stopped, and at the end.
     ///
     /// # Errors
     /// A step or a checkpoint fails.
@@ -237,10 +242,12 @@ impl TrainingRun {
         Ok(())
     }
 
-    /// Writes everything that [`TrainingRun::resume`] needs to the folder `dir`, in place of the previous checkpoint.
+    /// Writes everything that [`TrainingRun::resume`] needs to the folder `dir`, in place of the
+    /// previous checkpoint.
     ///
     /// # Errors
-    /// The folder cannot be written, or a weight is not finite; the previous checkpoint then still stands.
+    /// The folder cannot be written, or a weight is not finite; the previous checkpoint then still
+    /// stands.
     pub fn save_checkpoint(&mut self, dir: &Path) -> Result<(), SaeError> {
         let several = self.trainers.len() > 1;
         for (number, trainer) in self.trainers.iter_mut().enumerate() {

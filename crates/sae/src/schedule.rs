@@ -1,7 +1,7 @@
 //! Learning rate and penalty weight as functions of the step.
 
-/// Factor of the peak learning rate at `step` (from 0) of `steps`: linear rise over `warmup`, then 1, then linear fall
-/// over the last `decay_fraction`, reaching 0 just after the last step.
+/// Factor of the peak learning rate at `step` (from 0) of `steps`: linear rise over `warmup`, then
+/// 1, then linear fall over the last `decay_fraction`, reaching 0 just after the last step.
 #[must_use]
 pub fn learning_rate_factor(step: u64, steps: u64, warmup: u64, decay_fraction: f64) -> f64 {
     let decay = (steps as f64 * decay_fraction).max(1.0);

@@ -1,9 +1,10 @@
 //! One training step's loss and gradients, for every architecture, one layer or several.
 //!
-//! An architecture says which codes a batch gets, how they are differentiated, and what penalty they cost ([`Encoded`]). The rest is
-//! here: reconstruction, error, the loss through the model, auxiliary losses, and the gradients of all weights. TopK's and BatchTopK's
-//! gradients are written out, since they are sparse by latent and automatic differentiation would make them dense; the tests compare them
-//! with automatic differentiation of the same loss.
+//! An architecture says which codes a batch gets, how they are differentiated, and what penalty
+//! they cost ([`Encoded`]). The rest is here: reconstruction, error, the loss through the model,
+//! auxiliary losses, and the gradients of all weights. TopK's and BatchTopK's gradients are written
+//! out, since they are sparse by latent and automatic differentiation would make them dense; the
+//! tests compare them with automatic differentiation of the same loss.
 
 use burn::tensor::{Int, Tensor};
 use lapidary_coder::{AnyCoder, Coder, SKIP, SparseCoder, Weight, WeightKey, add_last, join_codes};
@@ -29,7 +30,8 @@ pub(crate) struct StepContext<'a> {
 }
 
 impl StepContext<'_> {
-    /// The weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the model.
+    /// The weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the
+    /// model.
     fn local_weight(&self) -> f64 {
         let training = &self.recipe.training;
         match training.loss {
@@ -98,7 +100,8 @@ pub(crate) struct Encoded {
     pub(crate) penalty: Option<Weighted>,
     /// An auxiliary loss of the architecture's own.
     pub(crate) own_aux: Option<Weighted>,
-    /// 1 for the codes that are the coder's own, `[n, k]`; `None`: all are. Others only take part in `subsets`.
+    /// 1 for the codes that are the coder's own, `[n, k]`; `None`: all are. Others only take part
+    /// in `subsets`.
     pub(crate) own: Option<Tensor<2>>,
     /// Further reconstructions; of coders with one layer only.
     pub(crate) subsets: Vec<SubsetLoss>,
@@ -182,13 +185,15 @@ struct Forward {
     error: Tensor<2>,
     /// The sum of its squares, `[1]`.
     squares: Tensor<1>,
-    /// The products of the error with the decoder rows of sparse codes, `[n, k]`, where the kernel gave them with the error.
+    /// The products of the error with the decoder rows of sparse codes, `[n, k]`, where the kernel
+    /// gave them with the error.
     products: Option<Tensor<2>>,
     /// What each layer writes in its gradient graph, if it has one, `[n, d]`.
     tracked: Vec<Option<Tensor<2>>>,
 }
 
-/// The gradient of the loss in the reconstruction: `slope · factor`. The factor, `[1, 1]`, is applied to codes, which are narrower.
+/// The gradient of the loss in the reconstruction: `slope · factor`. The factor, `[1, 1]`, is
+/// applied to codes, which are narrower.
 struct Slope {
     slope: Tensor<2>,
     factor: Tensor<2>,
@@ -358,7 +363,8 @@ fn forward(coder: &AnyCoder, inputs: &[Tensor<2>], encoded: &[Encoded], y: &Tens
     let [n, d_out] = y.dims();
     let mut tracked = vec![];
     let mut error = coder.b_dec().unsqueeze::<2>().expand([n, d_out]);
-    // In the order in which each kind of coder has always added up, so that bits stay what they were.
+    // In the order in which each kind of coder has always added up, so that bits stay what they
+    // were.
     let in_graph = matches!(encoded[0].backward, Backward::Tracked { .. });
     if !in_graph {
         error = error - y.clone();
@@ -465,8 +471,8 @@ struct LayerStep<'a, K: Fn(&'static str) -> WeightKey> {
 }
 
 impl<K: Fn(&'static str) -> WeightKey> LayerStep<'_, K> {
-    /// Of codes that are pre-activations: gradients sparse by latent. `products` are those of the slope with the decoder rows of the
-    /// codes, if they are known.
+    /// Of codes that are pre-activations: gradients sparse by latent. `products` are those of the
+    /// slope with the decoder rows of the codes, if they are known.
     fn sparse(
         self,
         y: &Tensor<2>,
@@ -550,7 +556,8 @@ impl<K: Fn(&'static str) -> WeightKey> LayerStep<'_, K> {
 
         let b_enc = latent_sums(&w_enc.codes, layer.d_sae());
         if layer.apply_b_dec_to_input {
-            // The input is x - b_dec: each pre-activation's gradient comes back through its encoder row.
+            // The input is x - b_dec: each pre-activation's gradient comes back through its encoder
+            // row.
             let back = weighted_sum(b_enc.clone(), layer.w_enc()).unsqueeze::<2>();
             sums.b_dec = sums.b_dec.clone() - back;
         }
@@ -564,8 +571,8 @@ impl<K: Fn(&'static str) -> WeightKey> LayerStep<'_, K> {
             .extend(w_skip.map(|gradient| (key(SKIP), Gradient::Matrix(gradient))));
     }
 
-    /// Of codes in a gradient graph. `coder` is the layer there, `written` what it writes; `ghosts` is the number of layers that have
-    /// ghost gradients.
+    /// Of codes in a gradient graph. `coder` is the layer there, `written` what it writes; `ghosts`
+    /// is the number of layers that have ghost gradients.
     fn tracked(
         self,
         coder: &SparseCoder,
@@ -659,8 +666,9 @@ struct Auxiliary {
     w_enc: SparseGradient,
 }
 
-/// What the `dead` latents of a layer make of the `residual` `[n, d_out]` of what it writes at, times `share`; see [`losses::aux_k`]. None if
-/// nothing is dead or the recipe does not want it. `centred` is what the encoder reads.
+/// What the `dead` latents of a layer make of the `residual` `[n, d_out]` of what it writes at,
+/// times `share`; see [`losses::aux_k`]. None if nothing is dead or the recipe does not want it.
+/// `centred` is what the encoder reads.
 fn auxiliary(
     coder: &SparseCoder,
     centred: Tensor<2>,
@@ -708,7 +716,8 @@ fn auxiliary(
     })
 }
 
-/// The sum of two gradients: rows under rows, the narrower codes filled with zeros, which add nothing.
+/// The sum of two gradients: rows under rows, the narrower codes filled with zeros, which add
+/// nothing.
 fn both(a: &SparseGradient, b: SparseGradient) -> SparseGradient {
     let wide = a.codes.values.dims()[1].max(b.codes.values.dims()[1]);
     let widened = |codes: SparseCodes| {

@@ -1,5 +1,5 @@
-//! The trainer of one coder: batches in, a dictionary out. One step is encode, decode, loss, gradients, Adam; the device is
-//! asked for a number only when a line is logged.
+//! The trainer of one coder: batches in, a dictionary out. One step is encode, decode, loss,
+//! gradients, Adam; the device is asked for a number only when a line is logged.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_coder::{AnyCoder, Coder, CoderError, Dictionary, Provenance, Scaling};
@@ -30,7 +30,8 @@ pub struct StepReport {
     /// What was minimized.
     #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
-    /// Squared error of a token, summed over dimensions, mean over the batch (normalized activations).
+    /// Squared error of a token, summed over dimensions, mean over the batch (normalized
+    /// activations).
     #[serde(deserialize_with = "nan_if_null")]
     pub mse: f64,
     /// `mse` over the batch's variance.
@@ -39,10 +40,12 @@ pub struct StepReport {
     /// Active latents a token.
     #[serde(deserialize_with = "nan_if_null")]
     pub l0: f64,
-    /// Sparsity penalty before its coefficient: "standard" and "gated" L1, "jumprelu" its own; 0 for those that count latents.
+    /// Sparsity penalty before its coefficient: "standard" and "gated" L1, "jumprelu" its own; 0
+    /// for those that count latents.
     #[serde(deserialize_with = "nan_if_null", alias = "l1")]
     pub penalty: f64,
-    /// Auxiliary loss before its coefficient; 0 while nothing is dead, but "gated" has one of its own.
+    /// Auxiliary loss before its coefficient; 0 while nothing is dead, but "gated" has one of its
+    /// own.
     #[serde(deserialize_with = "nan_if_null")]
     pub aux: f64,
     /// Dead latents, as of the last count.
@@ -75,8 +78,9 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A coder not yet trained. The batch `first` decides where `b_dec` starts and is not to be trained on. What `recipe` leaves
-    /// open is resolved for the width of the first hook point in it.
+    /// A coder not yet trained. The batch `first` decides where `b_dec` starts and is not to be
+    /// trained on. What `recipe` leaves open is resolved for the width of the first hook point in
+    /// it.
     ///
     /// # Errors
     /// The recipe does not fit the width of `first`.
@@ -116,8 +120,8 @@ impl Trainer {
         &self.recipe
     }
 
-    /// Changes what a resumed coder may change: logging, checkpoints, and what happens after training. Everything else in `recipe`
-    /// is ignored.
+    /// Changes what a resumed coder may change: logging, checkpoints, and what happens after
+    /// training. Everything else in `recipe` is ignored.
     pub fn update_settings(&mut self, recipe: &Recipe) {
         self.recipe.update_settings(recipe);
     }
@@ -164,7 +168,8 @@ impl Trainer {
         )
     }
 
-    /// One step on a batch. A report comes back on the first step, every `log_every_steps`, and on the last.
+    /// One step on a batch. A report comes back on the first step, every `log_every_steps`, and on
+    /// the last.
     ///
     /// # Errors
     /// The batch has another width, the device fails, or the loss of a logged step is not finite.
@@ -303,8 +308,8 @@ impl Trainer {
         self.check_finite()
     }
 
-    /// The dictionary, for activations as the model makes them: decoder norms and how the batches were normalized are
-    /// folded in.
+    /// The dictionary, for activations as the model makes them: decoder norms and how the batches
+    /// were normalized are folded in.
     ///
     /// # Errors
     /// The device fails, or a weight is not finite.

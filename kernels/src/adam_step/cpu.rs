@@ -33,7 +33,8 @@ impl Adam for Flex {
     }
 }
 
-/// The tensor itself if its storage holds its elements in order and nothing else, otherwise a copy that does.
+/// The tensor itself if its storage holds its elements in order and nothing else, otherwise a copy
+/// that does.
 ///
 /// # Panics
 ///

@@ -1,5 +1,6 @@
-//! Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019) in one pass over the parameter: gradient and
-//! moments are read once, parameter and moments written once, in place where nobody else holds them.
+//! Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019) in one pass over
+//! the parameter: gradient and moments are read once, parameter and moments written once, in place
+//! where nobody else holds them.
 
 pub(crate) mod cpu;
 pub(crate) mod cube;
@@ -38,8 +39,8 @@ pub struct AdamStep {
 /// One update: `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`,
 /// `p ← p·(1 − lr·weight_decay) − lr · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + eps)`.
 ///
-/// Not differentiable: on tensors that track gradients it returns ones that do not. Pass parameter and moments by value,
-/// with no other tensor sharing them, and they are updated in place.
+/// Not differentiable: on tensors that track gradients it returns ones that do not. Pass parameter
+/// and moments by value, with no other tensor sharing them, and they are updated in place.
 ///
 /// # Panics
 ///

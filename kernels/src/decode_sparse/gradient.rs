@@ -1,4 +1,5 @@
-//! With `g` the gradient of the output: `dvalues[i, j] = ⟨g[i], w_dec[indices[i, j]]⟩` and `dw_dec = Sᵀ·g`.
+//! With `g` the gradient of the output: `dvalues[i, j] = ⟨g[i], w_dec[indices[i, j]]⟩` and
+//! `dw_dec = Sᵀ·g`.
 
 use burn::backend::Autodiff;
 use burn::backend::TensorMetadata;

@@ -1,7 +1,8 @@
-//! A coder's decoder without its bias: each row is the sum of its latents' decoder rows, weighted by the codes.
+//! A coder's decoder without its bias: each row is the sum of its latents' decoder rows, weighted
+//! by the codes.
 //!
-//! Forward is [`sparse_decode`](crate::sparse_products::SparseProducts::sparse_decode), whose CPU and GPU kernels live in
-//! `sparse_products`.
+//! Forward is [`sparse_decode`](crate::sparse_products::SparseProducts::sparse_decode), whose CPU
+//! and GPU kernels live in `sparse_products`.
 
 mod gradient;
 
@@ -13,15 +14,16 @@ use burn_cubecl::CubeBackend;
 use crate::SparseCodes;
 use crate::sparse_products::SparseProducts;
 
-/// `Σ_j values[i, j] · w_dec[indices[i, j]]`: codes `[n, k]` and `w_dec` `[F, d]` (one row a latent) to `[n, d]`.
+/// `Σ_j values[i, j] · w_dec[indices[i, j]]`: codes `[n, k]` and `w_dec` `[F, d]` (one row a
+/// latent) to `[n, d]`.
 ///
-/// Differentiable in the values and in `w_dec`; gradients are the same bits on every run. A value of exactly 0 adds nothing
-/// (also to `w_dec`'s gradient), though its own gradient is the true one.
+/// Differentiable in the values and in `w_dec`; gradients are the same bits on every run. A value
+/// of exactly 0 adds nothing (also to `w_dec`'s gradient), though its own gradient is the true one.
 ///
 /// # Panics
 ///
-/// If values and indices differ in shape. Indices beyond `w_dec`'s rows panic on the CPU and read other memory of the
-/// same buffer on a GPU.
+/// If values and indices differ in shape. Indices beyond `w_dec`'s rows panic on the CPU and read
+/// other memory of the same buffer on a GPU.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};

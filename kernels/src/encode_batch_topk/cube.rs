@@ -1,4 +1,5 @@
-//! BatchTopK in CubeCL: the rows' candidates come from TopK's kernel; they are read back, and the codes uploaded.
+//! BatchTopK in CubeCL: the rows' candidates come from TopK's kernel; they are read back, and the
+//! codes uploaded.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;

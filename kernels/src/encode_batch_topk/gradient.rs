@@ -1,4 +1,5 @@
-//! As TopK's gradient, through the kept values only: an entry that is 0 was not chosen, and passes nothing on.
+//! As TopK's gradient, through the kept values only: an entry that is 0 was not chosen, and passes
+//! nothing on.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;

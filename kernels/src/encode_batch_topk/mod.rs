@@ -1,9 +1,9 @@
-//! BatchTopK (Bussmann, Leask & Nanda 2024): the `n·k` largest positive pre-activations of the whole batch are on, so that a
-//! row may use more latents than another.
+//! BatchTopK (Bussmann, Leask & Nanda 2024): the `n·k` largest positive pre-activations of the
+//! whole batch are on, so that a row may use more latents than another.
 //!
-//! The search is exact. Every row brings more of its best than it is likely to need; where a row turns out to have
-//! all of them chosen, that row is encoded again, four times as wide, until no row could hide a better one. The choice itself is
-//! made on the host, on a GPU too.
+//! The search is exact. Every row brings more of its best than it is likely to need; where a row
+//! turns out to have all of them chosen, that row is encoded again, four times as wide, until no
+//! row could hide a better one. The choice itself is made on the host, on a GPU too.
 
 mod cpu;
 mod cube;
@@ -19,8 +19,8 @@ use crate::encode_topk::checked_k;
 /// What [`encode_batch_topk`] found.
 #[derive(Debug, Clone)]
 pub struct BatchTopK {
-    /// The codes, relu'd. Their width `k'` is the number of latents of the row that has most, at least 1; entries outside
-    /// the batch's largest `n·k` are 0. `[n, k']`
+    /// The codes, relu'd. Their width `k'` is the number of latents of the row that has most, at
+    /// least 1; entries outside the batch's largest `n·k` are 0. `[n, k']`
     pub codes: SparseCodes,
     /// The smallest kept value, 0 if no pre-activation is positive.
     pub threshold: f32,
@@ -29,8 +29,8 @@ pub struct BatchTopK {
 /// The `n·k` largest of the batch's positive pre-activations `x · w_encᵀ + b_enc`: shapes as in
 /// [`encode_topk`](crate::encode_topk).
 ///
-/// Exact; of equal values the one in the earlier row wins, then the one of the lower index. Differentiable in `x`,
-/// `w_enc` and `b_enc` through the kept values; the threshold is a constant.
+/// Exact; of equal values the one in the earlier row wins, then the one of the lower index.
+/// Differentiable in `x`, `w_enc` and `b_enc` through the kept values; the threshold is a constant.
 ///
 /// # Panics
 ///
@@ -74,8 +74,8 @@ struct Chosen {
 /// One row's best latents, best first: value and latent.
 type RowBest = Vec<(f32, i32)>;
 
-/// Chooses the batch's `n·k` largest positive values. `best(rows, width)` encodes these rows of the batch and returns the best
-/// `width ≤ latents` of each.
+/// Chooses the batch's `n·k` largest positive values. `best(rows, width)` encodes these rows of the
+/// batch and returns the best `width ≤ latents` of each.
 fn choose(
     n: usize,
     k: usize,
@@ -128,8 +128,8 @@ fn choose(
 
 /// How many of each row's candidates, which are sorted, are among the `most` largest positive ones.
 fn kept_a_row(candidates: &[RowBest], most: usize) -> Vec<usize> {
-    // Larger value first, then the earlier row; within a row candidates are in order already. Positive floats order as
-    // their bits do.
+    // Larger value first, then the earlier row; within a row candidates are in order already.
+    // Positive floats order as their bits do.
     let mut positive: Vec<u64> = Vec::new();
     for (row, candidates) in candidates.iter().enumerate() {
         let values = candidates.iter().map(|&(value, _)| value);

@@ -1,5 +1,6 @@
-//! In CubeCL, for WGPU and CUDA: a tile of scores, in which what is not above its threshold becomes −∞, and TopK's selection with the
-//! densest row's count. How many are active is read back a tile at a time, since it decides the shape of the codes.
+//! In CubeCL, for WGPU and CUDA: a tile of scores, in which what is not above its threshold becomes
+//! −∞, and TopK's selection with the densest row's count. How many are active is read back a tile
+//! at a time, since it decides the shape of the codes.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]
@@ -73,7 +74,8 @@ impl EncodeThreshold for CubeBackend {
     }
 }
 
-/// Adds the bias, turns scores that are not above their threshold (at least 0) into −∞, and counts the others of each row.
+/// Adds the bias, turns scores that are not above their threshold (at least 0) into −∞, and counts
+/// the others of each row.
 #[cube(launch)]
 fn mask_rows(
     scores: &mut [f32], // [rows, latents]
@@ -110,8 +112,8 @@ fn mask_rows(
     }
 }
 
-/// Copies codes to wider ones: −∞ becomes 0, and places that are new get the lowest latents that the row does not have. One unit a
-/// row.
+/// Copies codes to wider ones: −∞ becomes 0, and places that are new get the lowest latents that
+/// the row does not have. One unit a row.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn widen_rows(

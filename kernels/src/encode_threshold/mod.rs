@@ -1,8 +1,9 @@
-//! The encoder of JumpReLU coders (Rajamanoharan et al. 2024, arXiv 2407.14435) and of ReLU coders, whose thresholds are 0: every
-//! latent whose pre-activation exceeds its threshold, as codes as wide as the densest row.
+//! The encoder of JumpReLU coders (Rajamanoharan et al. 2024, arXiv 2407.14435) and of ReLU coders,
+//! whose thresholds are 0: every latent whose pre-activation exceeds its threshold, as codes as
+//! wide as the densest row.
 //!
-//! The choice is exact: a latent is active if its f32 pre-activation, as [`encode_topk`](crate::encode_topk) gives it, is greater
-//! than its f32 threshold.
+//! The choice is exact: a latent is active if its f32 pre-activation, as
+//! [`encode_topk`](crate::encode_topk) gives it, is greater than its f32 threshold.
 
 mod cpu;
 mod cube;
@@ -15,12 +16,12 @@ use burn::tensor::Tensor;
 use crate::SparseCodes;
 use crate::encode_topk::checked_k;
 
-/// The latents of each row with `x · w_encᵀ + b_enc > max(threshold, 0)`: `x` `[n, d]`, `w_enc` `[F, d]` (one row a latent), `b_enc`
-/// and `threshold` `[F]` to codes `[n, k']`, where `k'`, at least 1, is the number of active latents of the row that has most.
-/// Other places have value 0.
+/// The latents of each row with `x · w_encᵀ + b_enc > max(threshold, 0)`: `x` `[n, d]`, `w_enc`
+/// `[F, d]` (one row a latent), `b_enc` and `threshold` `[F]` to codes `[n, k']`, where `k'`, at
+/// least 1, is the number of active latents of the row that has most. Other places have value 0.
 ///
-/// A NaN is neither above a threshold nor ever exceeded. Differentiable in `x`, `w_enc` and `b_enc` through the active values;
-/// the thresholds are constants.
+/// A NaN is neither above a threshold nor ever exceeded. Differentiable in `x`, `w_enc` and `b_enc`
+/// through the active values; the thresholds are constants.
 ///
 /// # Panics
 ///

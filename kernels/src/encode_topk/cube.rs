@@ -1,9 +1,9 @@
-//! TopK in CubeCL, for WGPU and CUDA: a dense product of as many rows as fit in a bounded tile of scores, then one cube a
-//! row finds its best.
+//! TopK in CubeCL, for WGPU and CUDA: a dense product of as many rows as fit in a bounded tile of
+//! scores, then one cube a row finds its best.
 //!
-//! The choice is that of f32 scores. Where tensor cores multiply f16, they multiply [rounded] rows, and what the bounds on
-//! their scores leave open is decided in f32. Elsewhere the product is cubek's in f32, without tensor cores: those
-//! would round f32 to TF32.
+//! The choice is that of f32 scores. Where tensor cores multiply f16, they multiply [rounded] rows,
+//! and what the bounds on their scores leave open is decided in f32. Elsewhere the product is
+//! cubek's in f32, without tensor cores: those would round f32 to TF32.
 
 pub(crate) mod radix;
 pub(crate) mod rounded;
@@ -102,8 +102,8 @@ impl Product {
         Self { x, w, rounded }
     }
 
-    /// Calls `use_tile` with the first row, the number of rows and the scores `[rows, latents]`, without bias, of one tile
-    /// after another.
+    /// Calls `use_tile` with the first row, the number of rows and the scores `[rows, latents]`,
+    /// without bias, of one tile after another.
     pub(crate) fn for_each_tile(&self, mut use_tile: impl FnMut(usize, usize, CubeTensor)) {
         let ([n, d], [latents, _]) = (dims2(&self.x), dims2(&self.w));
         let (x, w) = match &self.rounded {
@@ -129,7 +129,8 @@ impl Product {
     }
 }
 
-/// Whether this device has what [`rounded`] rows need: f16 in tensor cores with sums in f32, and planes.
+/// Whether this device has what [`rounded`] rows need: f16 in tensor cores with sums in f32, and
+/// planes.
 fn multiplies_f16(client: &Client) -> bool {
     let features = &client.properties().features;
     let elem = |kind| ElemType::Float(kind);
@@ -172,7 +173,8 @@ pub(crate) fn product(x: CubeTensor, w: CubeTensor) -> CubeTensor {
     out
 }
 
-/// cubek's fastest product of f16 on an H200, or the one that `LAPIDARY_CUDA_PRODUCT` names, for comparisons.
+/// cubek's fastest product of f16 on an H200, or the one that `LAPIDARY_CUDA_PRODUCT` names, for
+/// comparisons.
 fn tensor_core_strategy() -> MultiLevel {
     match std::env::var("LAPIDARY_CUDA_PRODUCT").as_deref() {
         Ok("simple-cmma") => MultiLevel::SimpleCyclicCmma(Inferred(SimpleArgs {

@@ -1,5 +1,6 @@
-//! The codes are entries of `x · w_encᵀ + b_enc`, so with `dv` their gradient: `dx[i] = Σ_j dv[i, j] · w_enc[indices[i, j]]`,
-//! `dw_enc = Sᵀ·x` with `dv` as the entries of S, and `db_enc` the sums of `dv` by latent.
+//! The codes are entries of `x · w_encᵀ + b_enc`, so with `dv` their gradient:
+//! `dx[i] = Σ_j dv[i, j] · w_enc[indices[i, j]]`, `dw_enc = Sᵀ·x` with `dv` as the entries of S,
+//! and `db_enc` the sums of `dv` by latent.
 
 use burn::backend::Autodiff;
 use burn::backend::TensorMetadata;
@@ -23,7 +24,8 @@ pub(crate) struct Saved<B: SparseProducts> {
     pub indices: IntTensor<B>,
 }
 
-/// Registers the gradients of `x`, `w_enc` and `b_enc`, those that are wanted, from the gradient of the codes.
+/// Registers the gradients of `x`, `w_enc` and `b_enc`, those that are wanted, from the gradient of
+/// the codes.
 pub(crate) fn register<B: SparseProducts>(
     dv: FloatTensor<B>,
     saved: Saved<B>,
@@ -90,8 +92,8 @@ impl<B: EncodeTopK + SparseProducts, C: CheckpointStrategy> EncodeTopK for Autod
     }
 }
 
-/// The backward pass of encoders that keep a varying number of latents a row: an entry of value 0 was not kept, and passes nothing
-/// on.
+/// The backward pass of encoders that keep a varying number of latents a row: an entry of value 0
+/// was not kept, and passes nothing on.
 #[derive(Debug)]
 pub(crate) struct KeptBackward;
 

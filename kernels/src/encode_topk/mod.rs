@@ -1,8 +1,9 @@
-//! A TopK coder's encoder (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"): a dense product and the `k` best
-//! of each row, tile by tile, so that the `[n, F]` matrix of pre-activations never exists.
+//! A TopK coder's encoder (Gao et al. 2024, "Scaling and evaluating sparse autoencoders"): a dense
+//! product and the `k` best of each row, tile by tile, so that the `[n, F]` matrix of
+//! pre-activations never exists.
 //!
-//! The order is total: larger value first, of equal values the lower index; −0 equals 0; NaN counts as −∞ and is
-//! returned as −∞.
+//! The order is total: larger value first, of equal values the lower index; −0 equals 0; NaN counts
+//! as −∞ and is returned as −∞.
 
 pub(crate) mod cpu;
 pub(crate) mod cube;
@@ -14,11 +15,12 @@ use burn::tensor::Tensor;
 
 use crate::SparseCodes;
 
-/// The `k` largest pre-activations `x · w_encᵀ + b_enc` of each row, raw (no relu): `x` `[n, d]`, `w_enc` `[F, d]` (one row
-/// a latent), `b_enc` `[F]` to codes `[n, min(k, F)]`.
+/// The `k` largest pre-activations `x · w_encᵀ + b_enc` of each row, raw (no relu): `x` `[n, d]`,
+/// `w_enc` `[F, d]` (one row a latent), `b_enc` `[F]` to codes `[n, min(k, F)]`.
 ///
-/// The choice is exact with respect to the f32 pre-activations. Differentiable in all three; the gradient of a chosen
-/// pre-activation flows, the others get none, and gradients are the same bits on every run.
+/// The choice is exact with respect to the f32 pre-activations. Differentiable in all three; the
+/// gradient of a chosen pre-activation flows, the others get none, and gradients are the same bits
+/// on every run.
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
-//! Softmax attention, a block of queries of one head at a time: only the keys that some query of the block sees are
-//! multiplied, so that causality saves half the work, and scores stay in cache.
+//! Softmax attention, a block of queries of one head at a time: only the keys that some query of
+//! the block sees are multiplied, so that causality saves half the work, and scores stay in cache.
 
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -30,7 +30,8 @@ pub(super) fn forward(
         Some(first) => first[(sequence * queries + query) % first.len()] as usize,
     };
     let mut out = vec![0.0; q.n * width]; // [batch * queries, heads * d_head]
-    // A task is a block of one sequence's queries in all heads: rows of the output that lie together.
+    // A task is a block of one sequence's queries in all heads: rows of the output that lie
+    // together.
     out.par_chunks_mut((queries * width).max(1))
         .enumerate()
         .flat_map(|(sequence, out)| {
@@ -93,7 +94,8 @@ pub(super) fn forward(
     float_tensor(out, [q.n, width])
 }
 
-/// Scores of the keys that a query sees to weights that are not yet divided by their sum, which is returned.
+/// Scores of the keys that a query sees to weights that are not yet divided by their sum, which is
+/// returned.
 fn weights(scores: &mut [f32], factor: f32, soft_cap: Option<f32>) -> f32 {
     match soft_cap {
         None => scale(scores, factor),

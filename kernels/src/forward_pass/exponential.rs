@@ -1,9 +1,10 @@
 //! eˣ in f32, written so that loops of it become vector instructions.
 
-/// eˣ within two units in the last place for x from −87 to 88, and that of the nearer end beyond. NaN stays NaN.
+/// eˣ within two units in the last place for x from −87 to 88, and that of the nearer end beyond.
+/// NaN stays NaN.
 ///
-/// x = n ln 2 + r with |r| ≤ ln 2 / 2; eʳ is its Taylor polynomial of degree 7, whose remainder is below 6e-9; 2ⁿ is made of
-/// bits.
+/// x = n ln 2 + r with |r| ≤ ln 2 / 2; eʳ is its Taylor polynomial of degree 7, whose remainder is
+/// below 6e-9; 2ⁿ is made of bits.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which then stands in the lowest bits.

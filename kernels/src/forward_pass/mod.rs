@@ -1,7 +1,9 @@
-//! What a transformer's forward pass does beside dense products, each part in one visit to memory: norms, rotary embedding,
-//! attention, gates. On the CPU and without gradients only; elsewhere Burn's operations do the same in more visits.
+//! What a transformer's forward pass does beside dense products, each part in one visit to memory:
+//! norms, rotary embedding, attention, gates. On the CPU and without gradients only; elsewhere
+//! Burn's operations do the same in more visits.
 //!
-//! Rows are summed by one thread each and in a fixed order, so bits do not depend on the number of threads.
+//! Rows are summed by one thread each and in a fixed order, so bits do not depend on the number of
+//! threads.
 
 mod activate;
 mod attention;
@@ -60,8 +62,9 @@ pub struct CausalAttention {
     pub scale: f32,
     /// `c · tanh(score / c)` in place of the score.
     pub soft_cap: Option<f32>,
-    /// The first key that each query sees, `[batch, queries]` or `[queries]` for all sequences alike; the last one is its
-    /// own position, which is counted from the keys' end. `None`: all see from the first key on.
+    /// The first key that each query sees, `[batch, queries]` or `[queries]` for all sequences
+    /// alike; the last one is its own position, which is counted from the keys' end. `None`: all
+    /// see from the first key on.
     pub first: Option<Arc<[u32]>>,
 }
 
@@ -118,8 +121,9 @@ pub fn activate(x: Tensor<2>, linear: Option<Tensor<2>>, nonlinearity: Nonlinear
     }
 }
 
-/// Turns the heads of `x`, `[n, heads · d_head]`, by rotary embedding in its half-split layout: dimension i of the first
-/// half of the turning ones goes with dimension i of the second. Row r has the angles of position r mod positions.
+/// Turns the heads of `x`, `[n, heads · d_head]`, by rotary embedding in its half-split layout:
+/// dimension i of the first half of the turning ones goes with dimension i of the second. Row r has
+/// the angles of position r mod positions.
 ///
 /// # Panics
 /// If `x` holds no whole heads or rows, or more dimensions turn than a head has.
@@ -150,9 +154,9 @@ pub fn wide_product(x: Tensor<2>, w: Tensor<2>) -> Tensor<2> {
 }
 
 /// Causal softmax attention: queries `[batch · queries, heads · d_head]`, keys and values
-/// `[batch · keys, kv_heads · d_head]` to `[batch · queries, heads · d_head]`. There are at least as many keys as queries,
-/// and the last query stands where the last key does. Query head h reads key-value head h / (heads / kv_heads). Scores
-/// exist a block of queries at a time.
+/// `[batch · keys, kv_heads · d_head]` to `[batch · queries, heads · d_head]`. There are at least
+/// as many keys as queries, and the last query stands where the last key does. Query head h reads
+/// key-value head h / (heads / kv_heads). Scores exist a block of queries at a time.
 ///
 /// # Panics
 /// If shapes do not fit one another.
@@ -267,7 +271,8 @@ impl ForwardPass for Flex {
 /// Numbers that one task takes at least.
 const PIECE: usize = 32 << 10;
 
-/// A matrix whose rows lie in order, perhaps with gaps between them, as a slice of columns leaves them.
+/// A matrix whose rows lie in order, perhaps with gaps between them, as a slice of columns leaves
+/// them.
 struct Rows {
     tensor: FlexTensor,
     start: usize,

@@ -1,4 +1,5 @@
-//! Dense products: of small matrices anywhere in memory, by one thread, and the wide one of an unembedding.
+//! Dense products: of small matrices anywhere in memory, by one thread, and the wide one of an
+//! unembedding.
 
 use burn_flex::FlexTensor;
 use gemm::Parallelism;
@@ -7,13 +8,15 @@ use rayon::prelude::*;
 use super::Rows;
 use crate::host::float_tensor;
 
-/// Most rows, and the columns of a tile. A tile is made in cache and copied out: written in place, its rows would lie a whole row of
-/// the result apart, which for vocabularies of round sizes is always the same few sets of the cache.
+/// Most rows, and the columns of a tile. A tile is made in cache and copied out: written in place,
+/// its rows would lie a whole row of the result apart, which for vocabularies of round sizes is
+/// always the same few sets of the cache.
 const ROWS: usize = 128;
 const COLUMNS: usize = 512;
 
-/// `x · wᵀ` for `x` `[n, d]` and `w` `[m, d]`, a task for every [`ROWS`] rows of `x`, or a quarter of them where there are few. How
-/// rows are divided depends on `n` alone, so that any number of threads gives the same bits.
+/// `x · wᵀ` for `x` `[n, d]` and `w` `[m, d]`, a task for every [`ROWS`] rows of `x`, or a quarter
+/// of them where there are few. How rows are divided depends on `n` alone, so that any number of
+/// threads gives the same bits.
 pub(super) fn wide(x: FlexTensor, w: FlexTensor) -> FlexTensor {
     let (x, w) = (Rows::of(x), Rows::of(w));
     let (n, d, m) = (x.n, x.width, w.n);
@@ -88,8 +91,8 @@ pub(crate) fn product(
         column: 1,
     };
     assert!(held.holds(n, p) && row >= p);
-    // SAFETY: as asserted, a, b and out hold their last element, and so all, at the given distances; rows of out do not
-    // overlap; out is exclusively ours and is only written.
+    // SAFETY: as asserted, a, b and out hold their last element, and so all, at the given
+    // distances; rows of out do not overlap; out is exclusively ours and is only written.
     unsafe {
         gemm::gemm(
             n,

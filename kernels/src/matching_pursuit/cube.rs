@@ -1,5 +1,6 @@
-//! Matching pursuit in CubeCL, for WGPU and CUDA: a launch a step, one cube a row. Correlations are f32 throughout, updated by rows of
-//! the Gram matrix where that fits into one binding, otherwise a dense product made anew.
+//! Matching pursuit in CubeCL, for WGPU and CUDA: a launch a step, one cube a row. Correlations are
+//! f32 throughout, updated by rows of the Gram matrix where that fits into one binding, otherwise a
+//! dense product made anew.
 
 use burn::backend::Flex;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
@@ -288,7 +289,8 @@ fn take_step(
     }
 }
 
-/// The way back through the steps of rows from `first` on; rows of `before`, `starts` and `parts` are counted from there.
+/// The way back through the steps of rows from `first` on; rows of `before`, `starts` and `parts`
+/// are counted from there.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn go_back(

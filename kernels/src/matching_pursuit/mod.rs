@@ -1,7 +1,9 @@
-//! Matching pursuit (Mallat, Zhang 1993): of each row the atom that fits best is taken away, again and again. Orthogonal
-//! matching pursuit (Pati, Rezaiifar, Krishnaprasad 1993) fits all atoms taken so far anew after each step.
+//! Matching pursuit (Mallat, Zhang 1993): of each row the atom that fits best is taken away, again
+//! and again. Orthogonal matching pursuit (Pati, Rezaiifar, Krishnaprasad 1993) fits all atoms
+//! taken so far anew after each step.
 //!
-//! The order is total: larger value first, of equal values the lower index; what is not a number is never taken.
+//! The order is total: larger value first, of equal values the lower index; what is not a number is
+//! never taken.
 
 mod cpu;
 mod cube;
@@ -20,8 +22,8 @@ pub struct Pursuit {
     pub stop_on_duplicate_support: bool,
     /// Whether atoms are taken with negative values too, the largest by magnitude.
     pub signed: bool,
-    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least squares; unless `signed`, by
-    /// non-negative ones.
+    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least
+    /// squares; unless `signed`, by non-negative ones.
     pub refit: bool,
 }
 
@@ -46,12 +48,14 @@ pub struct Pursued {
     pub residual: Tensor<2>,
 }
 
-/// Pursues each row of `x` `[n, d]` through `atoms` `[F, d]`, at most `k` steps. With r what is left, a step takes the atom j with the
-/// largest ⟨atom, r⟩ (by magnitude, if signed; of equal ones the lowest index), whose value v is ⟨atom_j, r⟩, and r loses v·atom_j. A
-/// row that no atom fits any more (largest value not above 0) has done.
+/// Pursues each row of `x` `[n, d]` through `atoms` `[F, d]`, at most `k` steps. With r what is
+/// left, a step takes the atom j with the largest ⟨atom, r⟩ (by magnitude, if signed; of equal ones
+/// the lowest index), whose value v is ⟨atom_j, r⟩, and r loses v·atom_j. A row that no atom fits
+/// any more (largest value not above 0) has done.
 ///
-/// On the CPU the choice is exact with respect to f32 values: correlations of all atoms, updated by rows of the atoms' Gram
-/// matrix in 16 bits or made anew, in 8 bits where the processor multiplies those, only rule atoms out, by a proven bound. Refits happen on the host, whatever device holds
+/// On the CPU the choice is exact with respect to f32 values: correlations of all atoms, updated by
+/// rows of the atoms' Gram matrix in 16 bits or made anew, in 8 bits where the processor multiplies
+/// those, only rule atoms out, by a proven bound. Refits happen on the host, whatever device holds
 /// the tensors.
 ///
 /// # Panics
@@ -72,10 +76,11 @@ pub fn pursue(x: Tensor<2>, atoms: Tensor<2>, k: usize, how: &Pursuit) -> Pursue
     }
 }
 
-/// The gradients of `factor · Σ |residual|²` in the atoms `[F, d]`, which they come from, and in the rows' starts, summed, `[d]`. Which
-/// atom a step takes is a constant; with r the residual before it and g the gradient after it, the value's gradient is
-/// dv = −⟨g, atom⟩, the atom's −v·g + dv·r, and g gains dv·atom. Fitted values are where the loss is least, so with
-/// `refit` their own change counts nothing.
+/// The gradients of `factor · Σ |residual|²` in the atoms `[F, d]`, which they come from, and in
+/// the rows' starts, summed, `[d]`. Which atom a step takes is a constant; with r the residual
+/// before it and g the gradient after it, the value's gradient is dv = −⟨g, atom⟩, the atom's
+/// −v·g + dv·r, and g gains dv·atom. Fitted values are where the loss is least, so with `refit`
+/// their own change counts nothing.
 ///
 /// # Panics
 ///

@@ -13,7 +13,8 @@ use crate::host::{
 /// Entries between asking for a latent's weights and needing them: they lie anywhere in memory.
 const AHEAD: usize = 2;
 
-/// The same where they need only come as far as the second-level cache, which can wait for more at a time.
+/// The same where they need only come as far as the second-level cache, which can wait for more at
+/// a time.
 const FAR_AHEAD: usize = 6;
 
 /// Output rows that one task takes at least: enough work to pay for handing it out.

@@ -1,4 +1,5 @@
-//! The sparse products in CubeCL, for WGPU and CUDA: one cube an output row, its units across the columns.
+//! The sparse products in CubeCL, for WGPU and CUDA: one cube an output row, its units across the
+//! columns.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]

@@ -1,5 +1,5 @@
-//! Which entries of the codes belong to each latent, made on the device. Atomics hand out places in any order, but each latent's
-//! list is then sorted, so that sums run in row order on every run.
+//! Which entries of the codes belong to each latent, made on the device. Atomics hand out places in
+//! any order, but each latent's list is then sorted, so that sums run in row order on every run.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]
@@ -10,8 +10,9 @@ use cubecl::prelude::*;
 
 use crate::gpu::{Rows, UNITS, cubes, cubes_for_elements, dims2, empty, filled};
 
-/// The entries other than 0 of codes `[n, k]`, numbered along the rows: those of latent f are `entries[starts[f]..][..counts[f]]`,
-/// ascending. The latents' lists follow each other in any order.
+/// The entries other than 0 of codes `[n, k]`, numbered along the rows: those of latent f are
+/// `entries[starts[f]..][..counts[f]]`, ascending. The latents' lists follow each other in any
+/// order.
 pub(crate) struct Grouping {
     /// `[n · k]`
     pub entries: CubeTensor,
@@ -117,7 +118,8 @@ fn count_entries(
     }
 }
 
-/// Gives each latent as many places as it has entries. A cube reserves those of its latents at once.
+/// Gives each latent as many places as it has entries. A cube reserves those of its latents at
+/// once.
 #[cube(launch)]
 fn reserve_places(counts: &[u32], next: &[Atomic<u32>], starts: &mut [u32], latents: usize) {
     let taken = Shared::<[Atomic<u32>]>::new_slice(1usize);

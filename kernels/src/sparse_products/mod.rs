@@ -1,9 +1,10 @@
-//! The three products of sparse codes that every forward and backward pass here is made of. Writing S for the `[n, F]`
-//! matrix that has `values[i, j]` at `[i, indices[i, j]]` and 0 elsewhere, they are `S·W`, the entries of `g·Wᵀ` where S
-//! has its entries, and `Sᵀ·rows`; neither S nor any `[n, k, d]` tensor is ever made.
+//! The three products of sparse codes that every forward and backward pass here is made of. Writing
+//! S for the `[n, F]` matrix that has `values[i, j]` at `[i, indices[i, j]]` and 0 elsewhere, they
+//! are `S·W`, the entries of `g·Wᵀ` where S has its entries, and `Sᵀ·rows`; neither S nor any
+//! `[n, k, d]` tensor is ever made.
 //!
-//! A value of exactly 0 is skipped. Sums run in a fixed order (`j` ascending, or rows ascending within a latent), so results
-//! are the same bits on every run.
+//! A value of exactly 0 is skipped. Sums run in a fixed order (`j` ascending, or rows ascending
+//! within a latent), so results are the same bits on every run.
 
 pub(crate) mod cpu;
 mod cube;
@@ -27,8 +28,8 @@ pub(crate) trait SparseProducts: Backend {
         indices: IntTensor<Self>,
     ) -> FloatTensor<Self>;
 
-    /// `out[f] = Σ values[i, j] · rows[i]` over all entries with `indices[i, j] = f`, and the sum of those values:
-    /// `[n, k]`, `[n, k]`, `[n, d]` to `[F, d]` and `[F]`.
+    /// `out[f] = Σ values[i, j] · rows[i]` over all entries with `indices[i, j] = f`, and the sum
+    /// of those values: `[n, k]`, `[n, k]`, `[n, d]` to `[F, d]` and `[F]`.
     fn sparse_outer(
         values: FloatTensor<Self>,
         indices: IntTensor<Self>,

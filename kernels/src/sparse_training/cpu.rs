@@ -1,4 +1,5 @@
-//! One latent at a time: its gradient is summed into a scratch row, and weights and moments are read and written once.
+//! One latent at a time: its gradient is summed into a scratch row, and weights and moments are
+//! read and written once.
 
 use burn::backend::Flex;
 use burn_flex::FlexTensor;
@@ -152,7 +153,8 @@ impl Gradient {
         }
     }
 
-    /// Writes the gradient of one latent's row; what of it lies along `unit` (norm 1) if given, otherwise 0.
+    /// Writes the gradient of one latent's row; what of it lies along `unit` (norm 1) if given,
+    /// otherwise 0.
     fn of_latent(&self, latent: usize, unit: Option<&[f32]>, out: &mut [f32]) -> f32 {
         sum_rows(self.by_latent.entries(latent), floats(&self.rows), out);
         unit.map_or(0.0, |unit| dot(out, unit))

@@ -1,5 +1,6 @@
-//! In CubeCL, for WGPU and CUDA: one cube a row of the batch makes the reconstruction and what it says of the codes, and one cube a
-//! latent makes the latent's gradient and updates its weights, while both lie in shared memory.
+//! In CubeCL, for WGPU and CUDA: one cube a row of the batch makes the reconstruction and what it
+//! says of the codes, and one cube a latent makes the latent's gradient and updates its weights,
+//! while both lie in shared memory.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]

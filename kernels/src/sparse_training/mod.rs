@@ -1,7 +1,7 @@
 //! What a sparse coder's training step needs beyond encoding: the reconstruction's error with the
-//! gradient of codes, and the update of weights
-//! whose gradient is sparse by latent, `dW = Sᵀ·rows` with the codes as the entries of S. On the CPU that gradient never
-//! exists as a whole: a latent's part of it is made, projected and used by Adam while it is in cache.
+//! gradient of codes, and the update of weights whose gradient is sparse by latent, `dW = Sᵀ·rows`
+//! with the codes as the entries of S. On the CPU that gradient never exists as a whole: a latent's
+//! part of it is made, projected and used by Adam while it is in cache.
 
 mod cpu;
 mod cube;
@@ -13,8 +13,9 @@ use burn::tensor::Tensor;
 use crate::SparseCodes;
 use crate::adam_step::{AdamStep, Factors, Moments};
 
-/// The gradient of weights `[F, d]`, sparse by latent: row f is the sum of `values[i, j] · rows[i]` over all entries of the
-/// codes with `indices[i, j] = f`. Values of exactly 0 add nothing; sums run in row order.
+/// The gradient of weights `[F, d]`, sparse by latent: row f is the sum of `values[i, j] · rows[i]`
+/// over all entries of the codes with `indices[i, j] = f`. Values of exactly 0 add nothing; sums
+/// run in row order.
 #[derive(Debug, Clone)]
 pub struct SparseGradient {
     /// `[n, k]`
@@ -30,8 +31,8 @@ pub struct RowUpdate {
     pub adam: AdamStep,
     /// What the gradient is multiplied with first.
     pub scale: f32,
-    /// Keep every row at norm 1: the gradient loses its part along the row before Adam sees it (a step along the row would be
-    /// undone), and the row is scaled back after (Bricken et al. 2023).
+    /// Keep every row at norm 1: the gradient loses its part along the row before Adam sees it (a
+    /// step along the row would be undone), and the row is scaled back after (Bricken et al. 2023).
     pub unit_rows: bool,
 }
 
@@ -40,14 +41,15 @@ pub struct RowUpdate {
 pub struct Reconstruction {
     /// `Σ_j values[i, j] · w_dec[indices[i, j]] + b_dec − target[i]`, `[n, d]`.
     pub error: Tensor<2>,
-    /// `⟨error[i], w_dec[indices[i, j]]⟩`, half the gradient of `|error[i]|²` in `values[i, j]`, `[n, k]`.
+    /// `⟨error[i], w_dec[indices[i, j]]⟩`, half the gradient of `|error[i]|²` in `values[i, j]`,
+    /// `[n, k]`.
     pub along: Tensor<2>,
     /// `|error[i]|²`, `[n]`.
     pub squares: Tensor<1>,
 }
 
-/// Decodes, compares with `target` `[n, d]` and goes back to the codes, a row at a time: on the CPU its decoder rows are fetched
-/// once for both ways. `w_dec` `[F, d]`, `b_dec` `[d]`.
+/// Decodes, compares with `target` `[n, d]` and goes back to the codes, a row at a time: on the CPU
+/// its decoder rows are fetched once for both ways. `w_dec` `[F, d]`, `b_dec` `[d]`.
 ///
 /// # Panics
 ///
@@ -92,7 +94,8 @@ pub fn latent_sums(codes: &SparseCodes, latents: usize) -> Tensor<1> {
     ))
 }
 
-/// The squared norm of the gradient of the weights `w` `[F, d]`, `[1]`; with `unit_rows` of what is left of it beside the rows.
+/// The squared norm of the gradient of the weights `w` `[F, d]`, `[1]`; with `unit_rows` of what is
+/// left of it beside the rows.
 pub fn squared_norm(w: &Tensor<2>, gradient: &SparseGradient, unit_rows: bool) -> Tensor<1> {
     let g = gradient.clone();
     check(w, &g);
@@ -106,8 +109,9 @@ pub fn squared_norm(w: &Tensor<2>, gradient: &SparseGradient, unit_rows: bool) -
     .sum()
 }
 
-/// Adam's update of `w` `[F, d]` by a sparse gradient, all rows, those without entries too: their moments decay. Pass weights
-/// and moments by value, with no other tensor sharing them, and they are updated in place.
+/// Adam's update of `w` `[F, d]` by a sparse gradient, all rows, those without entries too: their
+/// moments decay. Pass weights and moments by value, with no other tensor sharing them, and they
+/// are updated in place.
 ///
 /// # Panics
 ///

@@ -1,5 +1,6 @@
-//! In CubeCL, for WGPU and CUDA: a product with one row, for which a matrix product keeps few units busy. Each cube adds a
-//! run of rows, and the cubes' sums are added in the same way, until one is left.
+//! In CubeCL, for WGPU and CUDA: a product with one row, for which a matrix product keeps few units
+//! busy. Each cube adds a run of rows, and the cubes' sums are added in the same way, until one is
+//! left.
 
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;

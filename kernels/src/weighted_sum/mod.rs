@@ -1,5 +1,5 @@
-//! A sum of a matrix's rows with a weight each: the gradient of a bias that is subtracted before encoding, through the
-//! encoder.
+//! A sum of a matrix's rows with a weight each: the gradient of a bias that is subtracted before
+//! encoding, through the encoder.
 
 mod cube;
 

@@ -70,7 +70,8 @@ fn exactly_the_latents_above_their_thresholds_are_active() {
 
 #[test]
 fn tiles_of_different_widths_become_one() {
-    // Rows that no latent likes, then rows that many like: more rows than one tile of scores holds on a GPU.
+    // Rows that no latent likes, then rows that many like: more rows than one tile of scores holds
+    // on a GPU.
     let (n, latents) = (2100, 16_384);
     for device in devices() {
         let mut x = vec![-1.0f32; n];

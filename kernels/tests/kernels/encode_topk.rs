@@ -70,8 +70,9 @@ fn topk_ties_go_to_the_lower_index() {
     }
 }
 
-/// Where tensor cores choose the candidates, they see 11 bits of each number: these have 12, and scores that differ in the
-/// last one or not at all. Sums are exact in f32. Rows of all sizes, and one latent that is infinite.
+/// Where tensor cores choose the candidates, they see 11 bits of each number: these have 12, and
+/// scores that differ in the last one or not at all. Sums are exact in f32. Rows of all sizes, and
+/// one latent that is infinite.
 #[test]
 fn numbers_with_more_digits_than_f16_holds_are_ranked_exactly() {
     let (mut x, mut w_enc) = (

@@ -1,5 +1,6 @@
-//! The parts of a transformer's forward pass against plain loops in f64; on the CPU alone, where they exist. Inputs are
-//! columns in the middle of wider matrices, as a transformer hands them over.
+//! The parts of a transformer's forward pass against plain loops in f64; on the CPU alone, where
+//! they exist. Inputs are columns in the middle of wider matrices, as a transformer hands them
+//! over.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{

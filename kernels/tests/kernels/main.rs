@@ -1,5 +1,5 @@
-//! Each operation against a scalar reference in f64, on the CPU and on a graphics adapter where there is one (lavapipe will
-//! do), and its gradient against the dense one and finite differences.
+//! Each operation against a scalar reference in f64, on the CPU and on a graphics adapter where
+//! there is one (lavapipe will do), and its gradient against the dense one and finite differences.
 
 #![allow(clippy::unwrap_used)]
 

@@ -169,7 +169,8 @@ fn a_refit_is_the_best_that_its_atoms_can_do() {
                         for (latent, value) in &row.steps {
                             let atom = &host[*latent as usize * D..(*latent as usize + 1) * D];
                             let along = dot(atom, &row.residual);
-                            // Where least: no slope, or a slope that only a negative value would use.
+                            // Where least: no slope, or a slope that only a negative value would
+                            // use.
                             assert!(how.signed || *value >= 0.0);
                             let least = along.abs() < 1e-5
                                 || (!how.signed && *value == 0.0 && along < 1e-5);
@@ -177,7 +178,8 @@ fn a_refit_is_the_best_that_its_atoms_can_do() {
                         }
                     }
                 }
-                // On the atoms that plain pursuit took, fitting cannot do worse than pursuit did in its first two steps.
+                // On the atoms that plain pursuit took, fitting cannot do worse than pursuit did in
+                // its first two steps.
                 let plain = Pursuit {
                     refit: false,
                     ..how
@@ -246,7 +248,8 @@ fn a_row_of_zeros_or_of_nan_takes_nothing() {
     }
 }
 
-/// Σ |residual|² when each row takes the atoms that it took, in f64; with `refit` the best fit, by many sweeps of coordinate descent.
+/// Σ |residual|² when each row takes the atoms that it took, in f64; with `refit` the best fit, by
+/// many sweeps of coordinate descent.
 fn loss(x: &[f64], atoms: &[f64], rows: &[Row], how: &Pursuit) -> f64 {
     let each = rows.iter().zip(x.chunks(D)).map(|(row, x)| {
         let mut r = x.to_vec();

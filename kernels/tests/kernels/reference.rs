@@ -1,12 +1,13 @@
-//! What the kernels are compared with: plain loops in f64, and the inputs and devices that the tests share.
+//! What the kernels are compared with: plain loops in f64, and the inputs and devices that the
+//! tests share.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_kernels::device::{self, DeviceChoice};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The CPU, and the first graphics adapter and the first CUDA card if there are any. With `LAPIDARY_TEST_DEVICE` only the device
-/// that it names, which must then be there.
+/// The CPU, and the first graphics adapter and the first CUDA card if there are any. With
+/// `LAPIDARY_TEST_DEVICE` only the device that it names, which must then be there.
 pub fn devices() -> Vec<Device> {
     if let Ok(name) = std::env::var("LAPIDARY_TEST_DEVICE") {
         return vec![device::open(name.parse().unwrap()).unwrap()];
@@ -21,7 +22,8 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// n, d, F and k at random: of every order of magnitude that a test can pay for, and seldom a multiple of anything.
+/// n, d, F and k at random: of every order of magnitude that a test can pay for, and seldom a
+/// multiple of anything.
 pub fn random_shapes(seed: u64) -> Vec<[usize; 4]> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut up_to = |most: f32| most.powf(random.random::<f32>()).round() as usize;

@@ -1,9 +1,10 @@
 //! Which files of a folder are corpus, of which format and which split.
 //!
-//! Those with an extension of [`EXTENSIONS`] count, at any depth, unless a part of their path begins with a dot or they are
-//! what repositories say about themselves (README, LICENSE, `dataset_infos.json`, ..). A file's split is what stands before
-//! `-00000-of-00001` in its name, else the first split's name among the words of its path (`data/test/a.txt`,
-//! `val_2.jsonl`), else none.
+//! Those with an extension of [`EXTENSIONS`] count, at any depth, unless a part of their path
+//! begins with a dot or they are what repositories say about themselves (README, LICENSE,
+//! `dataset_infos.json`, ..). A file's split is what stands before `-00000-of-00001` in its name,
+//! else the first split's name among the words of its path (`data/test/a.txt`, `val_2.jsonl`), else
+//! none.
 
 use crate::ActivationsError;
 use std::collections::BTreeSet;
@@ -91,7 +92,8 @@ impl Files {
         Ok(Self::new(names_below(folder)?))
     }
 
-    /// Those of a split; without one those of `train` where there are such, else all. Errors call the corpus `source`.
+    /// Those of a split; without one those of `train` where there are such, else all. Errors call
+    /// the corpus `source`.
     pub fn of_split(
         self,
         source: &str,
@@ -162,11 +164,13 @@ fn split_of(name: &str) -> Option<String> {
     })
 }
 
-/// Folders and files below a folder, at most: what has more is a mistake, such as a link to the root.
+/// Folders and files below a folder, at most: what has more is a mistake, such as a link to the
+/// root.
 const MOST_ENTRIES: usize = 1 << 22;
 
-/// The names of the files below a folder. A folder that is reached in several ways (by links) is read once, under its own name if it
-/// has one there; links to a folder that holds `root` itself are not followed.
+/// The names of the files below a folder. A folder that is reached in several ways (by links) is
+/// read once, under its own name if it has one there; links to a folder that holds `root` itself
+/// are not followed.
 fn names_below(root: &Path) -> Result<Vec<String>, ActivationsError> {
     let true_path = |path: &Path| {
         path.canonicalize()
@@ -202,7 +206,8 @@ fn names_below(root: &Path) -> Result<Vec<String>, ActivationsError> {
                     problem: format!("found more than {MOST_ENTRIES} files and folders in it"),
                 });
             }
-            // A name that is not Unicode has no extension that we know. Hidden folders hold no corpus.
+            // A name that is not Unicode has no extension that we know. Hidden folders hold no
+            // corpus.
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
@@ -225,8 +230,8 @@ fn names_below(root: &Path) -> Result<Vec<String>, ActivationsError> {
     Ok(names)
 }
 
-/// The folder of files behind a folder of the hub's cache (`datasets--owner--name`): its revision `main`. Any other folder
-/// is itself.
+/// The folder of files behind a folder of the hub's cache (`datasets--owner--name`): its revision
+/// `main`. Any other folder is itself.
 pub(super) fn snapshot(folder: &Path) -> Result<PathBuf, ActivationsError> {
     let reference = folder.join("refs/main");
     if !reference.is_file() || !folder.join("snapshots").is_dir() {

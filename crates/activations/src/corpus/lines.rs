@@ -1,4 +1,5 @@
-//! Documents out of plain text and of JSON, either packed by gzip or Zstandard: one object a line, or one array of objects.
+//! Documents out of plain text and of JSON, either packed by gzip or Zstandard: one object a line,
+//! or one array of objects.
 
 use super::files::Packing;
 use super::no_field;
@@ -237,8 +238,8 @@ fn element(bytes: &mut dyn BufRead, first: bool, out: &mut Vec<u8>) -> Result<bo
     }
 }
 
-/// The text in a field of a JSON object; none where it is null. Python's `NaN` in its place is null too, since that is how
-/// pandas marks a missing text.
+/// The text in a field of a JSON object; none where it is null. Python's `NaN` in its place is null
+/// too, since that is how pandas marks a missing text.
 fn text_of(json: &[u8], field: &str) -> Result<Option<String>, String> {
     let value = read_field(json, field).or_else(|error| {
         // Python writes numbers that JSON does not have.
@@ -247,7 +248,8 @@ fn text_of(json: &[u8], field: &str) -> Result<Option<String>, String> {
             return Err(error.to_string());
         };
         let value = read_field(readable.as_bytes(), field).map_err(|e| e.to_string())?;
-        // They come as strings of their names. A string that was one before is told by giving it another.
+        // They come as strings of their names. A string that was one before is told by giving it
+        // another.
         match value {
             Found::Text(name) if name == "NaN" || name.ends_with("Infinity") => {
                 let renamed = text.replace(&format!("\"{name}\""), "\"text\"");

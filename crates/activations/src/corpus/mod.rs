@@ -1,5 +1,5 @@
-//! Documents out of text files: plain text, JSON and Parquet, a file, a folder or a dataset of the Hugging Face hub, read as
-//! they are needed.
+//! Documents out of text files: plain text, JSON and Parquet, a file, a folder or a dataset of the
+//! Hugging Face hub, read as they are needed.
 
 mod files;
 mod lines;
@@ -33,14 +33,15 @@ pub struct Corpus {
 /// A text of a corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Its row in the corpus, counted from 0 over all files. Rows without text count too, so that it says where to look.
+    /// Its row in the corpus, counted from 0 over all files. Rows without text count too, so that
+    /// it says where to look.
     pub number: u64,
     /// The text.
     pub text: String,
 }
 
-/// How many rows of a corpus had no text (null) in one pass so far. Clones share the count, so that it can be asked for while
-/// something else reads.
+/// How many rows of a corpus had no text (null) in one pass so far. Clones share the count, so that
+/// it can be asked for while something else reads.
 #[derive(Debug, Clone, Default)]
 pub struct SkippedRows(Arc<AtomicU64>);
 
@@ -72,11 +73,12 @@ enum Source {
 }
 
 impl Corpus {
-    /// Opens a corpus: `embedded`, `embedded:heldout`, a file, a folder, `hf:OWNER/NAME` (a dataset on the Hugging Face hub,
-    /// fetched file by file into the hub's cache) or `hf:OWNER/NAME/FOLDER`. A folder's or a dataset's files are taken in the order of their
-    /// paths; `:SPLIT` behind it chooses those of one split, and without it the split `train` is taken where there is
-    /// one. JSON and Parquet have their text in the field, or column, `field`; plain text and the embedded corpus have
-    /// none.
+    /// Opens a corpus: `embedded`, `embedded:heldout`, a file, a folder, `hf:OWNER/NAME` (a dataset
+    /// on the Hugging Face hub, fetched file by file into the hub's cache) or
+    /// `hf:OWNER/NAME/FOLDER`. A folder's or a dataset's files are taken in the order of their
+    /// paths; `:SPLIT` behind it chooses those of one split, and without it the split `train` is
+    /// taken where there is one. JSON and Parquet have their text in the field, or column, `field`;
+    /// plain text and the embedded corpus have none.
     ///
     /// # Errors
     /// When nothing is there, or nothing that can be read as a corpus.
@@ -101,7 +103,8 @@ impl Corpus {
         })
     }
 
-    /// As [`Self::open`], but what stands beside the texts: their classes, say. The embedded corpus has `title` and `president`.
+    /// As [`Self::open`], but what stands beside the texts: their classes, say. The embedded corpus
+    /// has `title` and `president`.
     ///
     /// # Errors
     /// As [`Self::open`].

@@ -1,5 +1,6 @@
-//! Documents out of a column of a Parquet file, some rows at a time. Strings are what the file holds as bytes of UTF-8: also those
-//! that a program keeps as categories, or that nothing says to be text.
+//! Documents out of a column of a Parquet file, some rows at a time. Strings are what the file
+//! holds as bytes of UTF-8: also those that a program keeps as categories, or that nothing says to
+//! be text.
 
 use super::no_field;
 use super::parquet_pages::check_parquet_pages;
@@ -13,7 +14,8 @@ use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The corpus that the binary carries: US presidents' State of the Union speeches, in the public domain.
+/// The corpus that the binary carries: US presidents' State of the Union speeches, in the public
+/// domain.
 const STATE_OF_THE_UNION: &[u8] = include_bytes!("../../corpus/state_of_the_union.parquet");
 
 /// Rows read at once, at most, and bytes of their texts, about.
@@ -37,7 +39,8 @@ pub(super) struct Rows {
 
 type Reader = ParquetReader<Box<dyn MmapBytesReader>>;
 
-/// What a Parquet decoder returns, or in words why not: polars answers some damaged files with a panic.
+/// What a Parquet decoder returns, or in words why not: polars answers some damaged files with a
+/// panic.
 fn decoded<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T, String> {
     without_panic(read)?.map_err(|e| format!("not readable: {e}"))
 }
@@ -108,7 +111,8 @@ impl Rows {
     fn count(&mut self) -> Result<(), ActivationsError> {
         let mut reader = self.reader()?;
         let read = decoded(|| {
-            // Which types a program had in memory does not matter: its categories are strings in the file.
+            // Which types a program had in memory does not matter: its categories are strings in
+            // the file.
             let mut metadata = (**reader.get_metadata()?).clone();
             metadata.key_value_metadata = None;
             let metadata = Arc::new(metadata);
@@ -158,7 +162,8 @@ impl Rows {
             .with_columns(Some(names))
             .with_slice(Some((self.next_row, self.rows_at_once)));
         let frame = decoded(|| reader.finish()).map_err(|problem| self.wrong(problem))?;
-        // A file may claim more rows than it has: without this they would be looked for one piece after the other.
+        // A file may claim more rows than it has: without this they would be looked for one piece
+        // after the other.
         let (found, expected) = (
             frame.height(),
             self.rows_at_once.min(self.rows - self.next_row),

@@ -1,6 +1,6 @@
-//! Checks what the pages of a Parquet file claim. polars reserves memory for as many values as a page's
-//! header claims, and a negative number ends the process. So headers are checked before values are
-//! read.
+//! Checks what the pages of a Parquet file claim. polars reserves memory for as many values as a
+//! page's header claims, and a negative number ends the process. So headers are checked before
+//! values are read.
 
 use lapidary_kernels::MappedFile;
 use polars::io::parquet::metadata::FileMetadata;
@@ -18,7 +18,8 @@ impl AsRef<[u8]> for Mapped {
     }
 }
 
-/// Reads the header of every page of the columns `wanted` (of all if none are named), and no values.
+/// Reads the header of every page of the columns `wanted` (of all if none are named), and no
+/// values.
 ///
 /// # Errors
 /// In words: the file cannot be mapped, a page lies outside it, a header is not readable, or a page

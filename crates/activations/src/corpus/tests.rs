@@ -38,7 +38,8 @@ fn a_parquet_file_that_claims_rows_it_does_not_have_is_refused() {
     let mut frame = polars::df!("text" => ["one", "two", "three"]).unwrap();
     let mut sound = vec![];
     ParquetWriter::new(&mut sound).finish(&mut frame).unwrap();
-    // The description at the end, before its length and four letters, says `num_rows` before the list of row groups.
+    // The description at the end, before its length and four letters, says `num_rows` before the
+    // list of row groups.
     let end = sound.len() - 8;
     let length = u32::from_le_bytes(sound[end..end + 4].try_into().unwrap()) as usize;
     let (pages, description) = sound[..end].split_at(end - length);

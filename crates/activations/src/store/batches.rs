@@ -1,10 +1,11 @@
 //! Shuffled batches out of a store, without loading it.
 //!
-//! A pass cuts the store into runs of consecutive rows, puts all runs into a random order, and takes them a window at a
-//! time; within a window rows are in a random order. So a window's rows come from everywhere in the text, and a batch has
-//! about `batch · run / window` rows of each run in it. Every row comes once a pass. Which row comes when follows from the
-//! seed alone, so the place in the pass is all that resuming needs. The next window is read while this one is used: two
-//! are in memory, in the store's dtype.
+//! A pass cuts the store into runs of consecutive rows, puts all runs into a random order, and
+//! takes them a window at a time; within a window rows are in a random order. So a window's rows
+//! come from everywhere in the text, and a batch has about `batch · run / window` rows of each run
+//! in it. Every row comes once a pass. Which row comes when follows from the seed alone, so the
+//! place in the pass is all that resuming needs. The next window is read while this one is used:
+//! two are in memory, in the store's dtype.
 
 use super::manifest::wrong;
 use super::reader::{RawRows, Store};
@@ -123,7 +124,8 @@ impl Plan {
         Ok(window)
     }
 
-    /// Rows of a window at a hook point in f32, normalized; how many of their values are not finite.
+    /// Rows of a window at a hook point in f32, normalized; how many of their values are not
+    /// finite.
     fn decode(
         &self,
         end: usize,
@@ -148,12 +150,12 @@ impl Plan {
 }
 
 impl StoreBatches {
-    /// Batches of `batch` rows at hook points, shuffled in windows of about `window_tokens` rows; the normalization is
-    /// estimated from the first window.
+    /// Batches of `batch` rows at hook points, shuffled in windows of about `window_tokens` rows;
+    /// the normalization is estimated from the first window.
     ///
     /// # Errors
-    /// When the store lacks a hook point, holds fewer rows than a batch, or cannot be read; when a window does not fit
-    /// into memory.
+    /// When the store lacks a hook point, holds fewer rows than a batch, or cannot be read; when a
+    /// window does not fit into memory.
     pub fn new(
         store: Arc<Store>,
         hooks: &[&str],

@@ -131,7 +131,8 @@ pub(crate) fn encode(
                     let scale = largest / 127.0;
                     let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
                     for (to, x) in to.iter_mut().zip(row) {
-                        // A subnormal scale has no finite inverse; the cast saturates and NaN becomes 0.
+                        // A subnormal scale has no finite inverse; the cast saturates and NaN
+                        // becomes 0.
                         *to = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
                     }
                     scale

@@ -1,5 +1,6 @@
-//! A corpus through a model into a store: one forward pass serves all hook points. Started again it goes on from the last
-//! shard, and the finished store has the same bytes as one that was never interrupted.
+//! A corpus through a model into a store: one forward pass serves all hook points. Started again it
+//! goes on from the last shard, and the finished store has the same bytes as one that was never
+//! interrupted.
 
 use super::manifest::{StoreSettings, StoredHook, hexadecimal, wrong};
 use super::{RowPlace, StoreDtype, StoreManifest, StoreWriter};
@@ -89,12 +90,12 @@ pub(crate) fn first_model_digest(model: &LanguageModel) -> String {
     hexadecimal(sum.finish())
 }
 
-/// Harvests into the store in `folder` until it holds `config.tokens` rows or the corpus ends. A store that is there
-/// already is continued; one of other settings is refused.
+/// Harvests into the store in `folder` until it holds `config.tokens` rows or the corpus ends. A
+/// store that is there already is continued; one of other settings is refused.
 ///
 /// # Errors
-/// When the model lacks a hook point, the corpus cannot be read or has changed, the store was made with other settings, or
-/// cannot be written.
+/// When the model lacks a hook point, the corpus cannot be read or has changed, the store was made
+/// with other settings, or cannot be written.
 pub fn harvest_store(
     mut blocks: BlockStream,
     config: &HarvestConfig,

@@ -1,5 +1,5 @@
-//! `manifest.json`: what a store holds, of what it was made, and how far it is. Whatever it says is checked before it is
-//! believed, and before anything is allocated for it.
+//! `manifest.json`: what a store holds, of what it was made, and how far it is. Whatever it says is
+//! checked before it is believed, and before anything is allocated for it.
 
 use super::StoreDtype;
 use super::shard::Layout;
@@ -29,13 +29,15 @@ pub struct StoreManifest {
     pub rows: u64,
     /// Tokens that were read and left out.
     pub excluded: Excluded,
-    /// Norms above which a row is left out, one a hook point; empty without `norm_multiple`, or before the first shard.
+    /// Norms above which a row is left out, one a hook point; empty without `norm_multiple`, or
+    /// before the first shard.
     pub norm_limits: Vec<f32>,
     /// Whether the corpus was read to its end.
     pub corpus_ended: bool,
     /// The shards, in the order of the text.
     pub shards: Vec<Shard>,
-    /// XXH64 of this file's bytes, with zeros for these digits. Stores of earlier versions have none.
+    /// XXH64 of this file's bytes, with zeros for these digits. Stores of earlier versions have
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
 }
@@ -50,7 +52,8 @@ const NO_CHECKSUM: &str = "0000000000000000";
 pub struct StoreSettings {
     /// The model's name.
     pub model: String,
-    /// XXH64 of a sample of the weights that the hook points depend on ([`lapidary_model::LanguageModel::sample_weights`]).
+    /// XXH64 of a sample of the weights that the hook points depend on
+    /// ([`lapidary_model::LanguageModel::sample_weights`]).
     pub model_digest: String,
     /// XXH64 of its tokenizer's JSON.
     pub tokenizer_digest: String,
@@ -233,7 +236,8 @@ impl StoreManifest {
         at_least_1("settings.hook_points", s.hook_points.len() as u64)?;
         for (i, hook) in s.hook_points.iter().enumerate() {
             let field = format!("settings.hook_points[{i}]");
-            // Their spelling has no other tensor's name in it, so that names in a shard cannot collide.
+            // Their spelling has no other tensor's name in it, so that names in a shard cannot
+            // collide.
             let known = hook
                 .name
                 .parse::<HookPoint>()

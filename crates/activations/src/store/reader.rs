@@ -59,9 +59,10 @@ impl Store {
         }
     }
 
-    /// Opens the store in a folder, or the activations that SAELens's `CacheActivationsRunner` left there. Sizes and headers
-    /// are checked against the manifest; values are not read. Each shard's bytes are read against its checksum when rows of it are
-    /// first asked for, once as long as the store is open; SAELens's caches have no checksums.
+    /// Opens the store in a folder, or the activations that SAELens's `CacheActivationsRunner` left
+    /// there. Sizes and headers are checked against the manifest; values are not read. Each shard's
+    /// bytes are read against its checksum when rows of it are first asked for, once as long as the
+    /// store is open; SAELens's caches have no checksums.
     ///
     /// # Errors
     /// When there is no store, or a shard is not what the manifest says.
@@ -258,8 +259,8 @@ impl Store {
         [self.hooks()[hook].d_in * dtype.bytes(), scale]
     }
 
-    /// Reads ranges of rows at a hook point, one after the other, as they lie on disk; several at once, since a disk
-    /// answers many questions faster than one.
+    /// Reads ranges of rows at a hook point, one after the other, as they lie on disk; several at
+    /// once, since a disk answers many questions faster than one.
     pub(crate) fn read_raw(
         &self,
         hook: usize,
@@ -398,7 +399,8 @@ impl Store {
         }
     }
 
-    /// Reads every byte of a store against its checksums; `on_progress` hears the bytes read so far.
+    /// Reads every byte of a store against its checksums; `on_progress` hears the bytes read so
+    /// far.
     ///
     /// # Errors
     /// Names every shard whose bytes are not those that were written.

@@ -1,8 +1,10 @@
-//! A cache of activations that SAELens's `CacheActivationsRunner` wrote, read where it lies: a Hugging Face dataset on disk
-//! (`state.json` names Arrow streams) with a column of `[context, d_in]` numbers named after the hook point, and mostly one
-//! of token ids. Numbers of a record batch stand one after the other in the file, as those of a shard do.
+//! A cache of activations that SAELens's `CacheActivationsRunner` wrote, read where it lies: a
+//! Hugging Face dataset on disk (`state.json` names Arrow streams) with a column of
+//! `[context, d_in]` numbers named after the hook point, and mostly one of token ids. Numbers of a
+//! record batch stand one after the other in the file, as those of a shard do.
 //!
-//! Sources: SAELens 6 (`cache_activations_runner.py`), the Arrow columnar format (streams, record batches).
+//! Sources: SAELens 6 (`cache_activations_runner.py`), the Arrow columnar format (streams, record
+//! batches).
 
 use super::StoreDtype;
 use super::manifest::{StoredHook, hexadecimal, wrong};
@@ -334,7 +336,8 @@ impl Stream {
             return Err(self.wrong("record batch", "no buffers", "those of its columns"));
         };
         let count = u64::try_from(batch.length().map_err(flat)?).unwrap_or(u64::MAX);
-        // The numbers of a column: the last of its nodes and buffers. All of them must be there, in one piece.
+        // The numbers of a column: the last of its nodes and buffers. All of them must be there, in
+        // one piece.
         let values = |name: &str, (node, buffer): (usize, usize), each: u64, bytes: u64| {
             let numbers = count.checked_mul(each);
             let size = numbers.and_then(|n| n.checked_mul(bytes));

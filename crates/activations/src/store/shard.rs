@@ -1,5 +1,6 @@
-//! One shard: a safetensors file of `token_ids`, `documents` and `positions` `[rows]` (U32), for each hook point a tensor of
-//! its name, `[rows, d_in]`, and for int8 its `….scale`, `[rows]` (F32).
+//! One shard: a safetensors file of `token_ids`, `documents` and `positions` `[rows]` (U32), for
+//! each hook point a tensor of its name, `[rows, d_in]`, and for int8 its `….scale`, `[rows]`
+//! (F32).
 
 use super::manifest::{Shard, StoreSettings, hexadecimal, wrong};
 use super::{Encoded, StoreDtype};

@@ -153,7 +153,8 @@ fn every_row_comes_once_a_pass_and_from_everywhere() {
         assert!(sorted.iter().copied().eq(0..10_000));
     }
     assert_ne!(first, second);
-    // Of ten tenths of the text, a batch of 100 random rows would miss none (probability 2.7e-4 each).
+    // Of ten tenths of the text, a batch of 100 random rows would miss none (probability 2.7e-4
+    // each).
     for batch in first.chunks(100) {
         let tenths: BTreeSet<usize> = batch.iter().map(|i| i / 1000).collect();
         assert!(tenths.len() >= 8, "{tenths:?}");
@@ -513,7 +514,8 @@ fn a_models_digest_is_of_the_weights_that_the_hook_point_depends_on() {
     }
 }
 
-/// Everything that a run reads of a store: its manifest, rows at every hook point, tokens and places.
+/// Everything that a run reads of a store: its manifest, rows at every hook point, tokens and
+/// places.
 fn read_all(folder: &Path) -> Result<(), String> {
     let read = || {
         let store = Store::open(folder)?;

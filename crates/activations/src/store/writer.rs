@@ -1,5 +1,6 @@
-//! Writing a store so that it can be killed at any moment. A shard appears whole, and then the manifest that names it. Rows exist
-//! once the manifest names their shard, and not before. One shard is written while the next is filled.
+//! Writing a store so that it can be killed at any moment. A shard appears whole, and then the
+//! manifest that names it. Rows exist once the manifest names their shard, and not before. One
+//! shard is written while the next is filled.
 
 use super::manifest::{
     MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, is_shard_name, shard_name,
@@ -43,8 +44,8 @@ impl StoreWriter {
     /// Opens the store in `folder` to go on with it, or makes an empty one.
     ///
     /// # Errors
-    /// When the folder holds something else, a store of other settings, or cannot be written to; when another process
-    /// writes to it.
+    /// When the folder holds something else, a store of other settings, or cannot be written to;
+    /// when another process writes to it.
     pub fn open(folder: &Path, settings: StoreSettings) -> Result<Self, ActivationsError> {
         let lock = FolderLock::take(folder)?;
         let standing = folder.join(MANIFEST).exists();
@@ -116,7 +117,8 @@ impl StoreWriter {
         self.manifest.norm_limits = limits;
     }
 
-    /// Adds rows, at most [`Self::room`] of them: for each hook point finite values, `[n, d_in]` flat.
+    /// Adds rows, at most [`Self::room`] of them: for each hook point finite values, `[n, d_in]`
+    /// flat.
     ///
     /// # Errors
     /// When f16 cannot hold a value.
@@ -144,9 +146,9 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Has the rows that wait written as a shard and committed, in the background: it ends before token `tokens` of the batch
-    /// that follows `blocks` blocks, whose digest is `digest`; `excluded` were left out so far. The shard before is
-    /// committed when this returns.
+    /// Has the rows that wait written as a shard and committed, in the background: it ends before
+    /// token `tokens` of the batch that follows `blocks` blocks, whose digest is `digest`;
+    /// `excluded` were left out so far. The shard before is committed when this returns.
     ///
     /// # Errors
     /// When the shard before could not be written.

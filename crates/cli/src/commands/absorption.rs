@@ -119,7 +119,8 @@ impl Absorption {
     }
 }
 
-/// Activations of all words, and for each letter the probe's direction, its words and what becomes of it there.
+/// Activations of all words, and for each letter the probe's direction, its words and what becomes
+/// of it there.
 fn write_data(path: &Path, activations: &Rows, found: &Found) -> Result<()> {
     let tensor = |name: String, shape: Vec<usize>, values| Outgoing {
         name,

@@ -1,4 +1,5 @@
-//! `lapidary bench`: what a training step and the encoder cost here, against the floor and against other tools.
+//! `lapidary bench`: what a training step and the encoder cost here, against the floor and against
+//! other tools.
 
 use crate::arguments::DeviceArgument;
 use crate::commands::bench_model::ModelBench;
@@ -32,18 +33,19 @@ pub struct Bench {
     /// Timed steps, and timed encodings; medians are printed
     #[arg(long, default_value_t = 7, value_name = "N")]
     steps: usize,
-    /// Also time other tools, in turn with ours. Makes their Python environment first (3 GB), unless LAPIDARY_PEERS_PYTHON
-    /// names an interpreter that has them
+    /// Also time other tools, in turn with ours. Makes their Python environment first (3 GB),
+    /// unless LAPIDARY_PEERS_PYTHON names an interpreter that has them
     #[arg(long)]
     vs_peers: bool,
     /// The folder with the peers' scripts and setup_python.sh
     #[arg(long, default_value = "scripts", value_name = "DIR")]
     scripts: PathBuf,
-    /// Instead time writing and reading a store of activations in this folder (3.2 GB for a while), beside dd
+    /// Instead time writing and reading a store of activations in this folder (3.2 GB for a while),
+    /// beside dd
     #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
     store: Option<PathBuf>,
-    /// Instead time a language model: its activations at --hook, and its logits. --vs-peers then times transformers, which
-    /// needs a folder in Hugging Face layout
+    /// Instead time a language model: its activations at --hook, and its logits. --vs-peers then
+    /// times transformers, which needs a folder in Hugging Face layout
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["config", "store"])]
     model: Option<String>,
     /// With --model: the hook point to stop at; the middle layer's output if not given

@@ -1,5 +1,6 @@
-//! `lapidary bench --model MODEL`: how fast a language model's activations are harvested at one hook point and its logits
-//! computed, and what memory that takes beside the weights; with `--vs-peers` beside transformers, in turn.
+//! `lapidary bench --model MODEL`: how fast a language model's activations are harvested at one
+//! hook point and its logits computed, and what memory that takes beside the weights; with
+//! `--vs-peers` beside transformers, in turn.
 
 use super::peers::Peers;
 use super::timing::{median, memory};

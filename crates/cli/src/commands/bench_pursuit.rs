@@ -1,5 +1,5 @@
-//! `lapidary bench --config M1`: what a training step of matching pursuit costs beside one of TopK at the same sizes, and with
-//! `--vs-peers` beside other tools, all in turn.
+//! `lapidary bench --config M1`: what a training step of matching pursuit costs beside one of TopK
+//! at the same sizes, and with `--vs-peers` beside other tools, all in turn.
 
 use super::peers::Peers;
 use super::timing::{Ours, Sizes, median, memory};
@@ -19,7 +19,9 @@ pub struct PursuitBench<'a> {
     pub json: bool,
 }
 
-/// What was measured in rounds in which each had its turn: of ours the mean of all steps, since some make the Gram matrix and some do not; of peers medians. A ratio above 1 says that this program is faster.
+/// What was measured in rounds in which each had its turn: of ours the mean of all steps, since
+/// some make the Gram matrix and some do not; of peers medians. A ratio above 1 says that this
+/// program is faster.
 #[derive(Serialize)]
 struct Findings {
     device: String,
@@ -44,8 +46,8 @@ struct Peer {
     encode_ratio: f64,
 }
 
-/// The mean of several in a row after a first, since in training a step follows a step, and since not all steps of a pursuit do the
-/// same: the Gram matrix serves for some.
+/// The mean of several in a row after a first, since in training a step follows a step, and since
+/// not all steps of a pursuit do the same: the Gram matrix serves for some.
 fn mean(once: &mut dyn FnMut() -> Result<f64>) -> Result<f64> {
     const IN_A_ROW: usize = 8;
     once()?;

@@ -1,5 +1,5 @@
-//! `lapidary bench --store DIR`: how fast a store of activations is written and read in shuffled batches, beside `dd` on
-//! the same disk, in turn.
+//! `lapidary bench --store DIR`: how fast a store of activations is written and read in shuffled
+//! batches, beside `dd` on the same disk, in turn.
 
 use super::timing::median;
 use anyhow::{Context, Result, ensure};
@@ -32,8 +32,8 @@ struct Findings {
     write: f64,
     dd_write: f64,
     write_vs_dd: f64,
-    /// The first pass in shuffled batches, decoded to f32, nothing of the store in the page cache: every shard is read against its
-    /// checksum first.
+    /// The first pass in shuffled batches, decoded to f32, nothing of the store in the page cache:
+    /// every shard is read against its checksum first.
     first_read: f64,
     first_read_vs_dd: f64,
     /// A later pass, nothing of the store in the page cache again.
@@ -188,8 +188,9 @@ fn read(store: &Arc<Store>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Seconds in which `dd` writes the same bytes in as many files, each synced; it reads them from the page cache, where they
-/// are. Zeros would not do: some disks take them faster than other numbers.
+/// Seconds in which `dd` writes the same bytes in as many files, each synced; it reads them from
+/// the page cache, where they are. Zeros would not do: some disks take them faster than other
+/// numbers.
 fn copy(store: &Path, folder: &Path) -> Result<f64> {
     if folder.exists() {
         std::fs::remove_dir_all(folder)?;

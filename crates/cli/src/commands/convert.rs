@@ -24,8 +24,8 @@ use std::path::PathBuf;
 Written are saelens, sparsify, dictionary_learning and, of transcoders, circuit_tracer; gemma_scope, llama_scope, llamascopium and openai are read only.
 What is written is read again, and must give the codes of the dictionary that was read.")]
 pub struct Convert {
-    /// The dictionary to read: a folder of any format, a file of it, a run's folder, or hf:OWNER/NAME/PATH of the hub; several for
-    /// a set of circuit_tracer
+    /// The dictionary to read: a folder of any format, a file of it, a run's folder, or
+    /// hf:OWNER/NAME/PATH of the hub; several for a set of circuit_tracer
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     from: Vec<PathBuf>,
     /// The folder to write

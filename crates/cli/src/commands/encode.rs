@@ -131,7 +131,8 @@ impl Encode {
         Ok(())
     }
 
-    /// The activations at all hook points of a coder that reads several, if the file has a tensor for each.
+    /// The activations at all hook points of a coder that reads several, if the file has a tensor
+    /// for each.
     fn side_by_side(&self, file: &TensorFile, dictionary: &Dictionary) -> Result<Option<Vec<f32>>> {
         let hooks = match dictionary.sites().are_several() {
             true => dictionary.sites().read(),
@@ -193,7 +194,8 @@ impl Encode {
     }
 }
 
-/// Of activations of all heads side by side those of the one that the dictionary reads, if it reads one.
+/// Of activations of all heads side by side those of the one that the dictionary reads, if it reads
+/// one.
 fn of_head(
     mut shape: Vec<usize>,
     rows: Vec<f32>,

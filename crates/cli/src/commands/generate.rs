@@ -24,8 +24,8 @@ use std::sync::Arc;
 pub struct Generate {
     /// The text to continue
     prompt: String,
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging Face hub; default: the one
-    /// that the dictionary names, else `embedded`
+    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
+    /// Face hub; default: the one that the dictionary names, else `embedded`
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     #[command(flatten)]
@@ -42,8 +42,9 @@ pub struct Generate {
     /// Draw among the fewest likeliest tokens whose probabilities reach this sum; 1 means all
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Steer with latents of this dictionary, a run's folder or one of any format: the decoder row of each is added at the
-    /// dictionary's hook point, times --strength, or its activation is set to --clamp
+    /// Steer with latents of this dictionary, a run's folder or one of any format: the decoder row
+    /// of each is added at the dictionary's hook point, times --strength, or its activation is set
+    /// to --clamp
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
     #[command(flatten)]
@@ -76,8 +77,9 @@ pub struct Generate {
     /// Where --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
-    /// How much is added, which may be negative: of a latent in units of its highest activation where the run's
-    /// features.parquet tells it, else in units of activation (the decoder row as it is); of --direction a factor
+    /// How much is added, which may be negative: of a latent in units of its highest activation
+    /// where the run's features.parquet tells it, else in units of activation (the decoder row as
+    /// it is); of --direction a factor
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
     /// Seed of the draw

@@ -32,7 +32,8 @@ interruption or with more --tokens; other settings are refused.")]
 pub struct Harvest {
     #[command(flatten)]
     model: ModelArgument,
-    /// The text: `embedded`, a file, a folder, or `hf:OWNER/NAME`, a dataset of the Hugging Face hub
+    /// The text: `embedded`, a file, a folder, or `hf:OWNER/NAME`, a dataset of the Hugging Face
+    /// hub
     #[arg(long, default_value = "embedded")]
     corpus: String,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `lapidary inspect`: what a file or folder is, by its headers. Weights, rows and shards are not read.
+//! `lapidary inspect`: what a file or folder is, by its headers. Weights, rows and shards are not
+//! read.
 
 mod files;
 mod folders;
@@ -15,7 +16,8 @@ use std::path::PathBuf;
 use crate::progress::Stage;
 use view::View;
 
-/// Say what a file or folder holds: a run, a sweep, a checkpoint, a dictionary, a store, a model, tensors, a table
+/// Say what a file or folder holds: a run, a sweep, a checkpoint, a dictionary, a store, a model,
+/// tensors, a table
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary inspect out
@@ -29,7 +31,8 @@ use view::View;
 Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Only headers are read, so that large files answer
 at once.")]
 pub struct Inspect {
-    /// What to look at: a file, a folder, or hf:OWNER/NAME@REVISION/PATH, a repository on the hub (revision and path may be left out)
+    /// What to look at: a file, a folder, or hf:OWNER/NAME@REVISION/PATH, a repository on the hub
+    /// (revision and path may be left out)
     #[arg(value_name = "FILE_OR_FOLDER")]
     path: PathBuf,
     /// Show everything: all metrics of a run, all tensors and all fields
@@ -38,8 +41,9 @@ pub struct Inspect {
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
-    /// Read it as a dictionary in this format, where its files could be several: saelens, sparsify, dictionary_learning,
-    /// circuit_tracer, gemma_scope, llama_scope, llamascopium or openai; one on the hub is fetched
+    /// Read it as a dictionary in this format, where its files could be several: saelens, sparsify,
+    /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai; one
+    /// on the hub is fetched
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Read every byte of a store of activations against its checksums

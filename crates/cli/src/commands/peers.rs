@@ -1,4 +1,5 @@
-//! Other tools, timed by a script of scripts/: it holds their models ready and times what a word names.
+//! Other tools, timed by a script of scripts/: it holds their models ready and times what a word
+//! names.
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;

@@ -39,7 +39,8 @@ pub struct Probe {
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Texts with labels: JSON Lines or Parquet, a file, a folder or a dataset of the hub, or `embedded`
+    /// Texts with labels: JSON Lines or Parquet, a file, a folder or a dataset of the hub, or
+    /// `embedded`
     #[arg(long, value_name = "TEXTS")]
     task: String,
     /// The field or column that holds the text
@@ -57,7 +58,8 @@ pub struct Probe {
     /// Classes to probe: the most frequent ones
     #[arg(long, default_value_t = 5)]
     classes: usize,
-    /// Passages taken of a long text, each as long as the dictionary's context; all are for training, or all for testing
+    /// Passages taken of a long text, each as long as the dictionary's context; all are for
+    /// training, or all for testing
     #[arg(long, default_value_t = 1)]
     passages: usize,
     /// Samples of a class, at most

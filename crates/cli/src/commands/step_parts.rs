@@ -1,4 +1,5 @@
-//! What each part of a TopK coder's training step costs by itself: where a step's time goes on this device.
+//! What each part of a TopK coder's training step costs by itself: where a step's time goes on this
+//! device.
 
 use super::timing::Sizes;
 use anyhow::Result;
@@ -19,7 +20,8 @@ pub struct Part {
     pub seconds: f64,
 }
 
-/// Times each part `times` times on random numbers. A step has each of them once, and some small change.
+/// Times each part `times` times on random numbers. A step has each of them once, and some small
+/// change.
 pub fn step_parts(sizes: Sizes, device: &Device, times: usize) -> Result<Vec<Part>> {
     let Sizes {
         d_in: d,

@@ -208,8 +208,8 @@ mod tests {
     }
 }
 
-/// A recipe with a table `synthetic`: that, and what it says about the coder and its training. `set` are items
-/// `dotted.key=value` for either.
+/// A recipe with a table `synthetic`: that, and what it says about the coder and its training.
+/// `set` are items `dotted.key=value` for either.
 ///
 /// # Errors
 /// It cannot be read, or asks for what there is not on synthetic activations.

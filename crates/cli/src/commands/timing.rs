@@ -62,17 +62,20 @@ impl Rounds {
     }
 }
 
-/// What was measured. Times are medians in seconds; a ratio above 1 says that this program is faster.
+/// What was measured. Times are medians in seconds; a ratio above 1 says that this program is
+/// faster.
 #[derive(Serialize)]
 pub struct Findings {
     pub device: String,
     #[serde(flatten)]
     pub sizes: Sizes,
-    /// Making the coder, its first two steps and its first encoding: on a GPU also compiling their kernels.
+    /// Making the coder, its first two steps and its first encoding: on a GPU also compiling their
+    /// kernels.
     pub start_seconds: f64,
     pub step_seconds: f64,
     pub step_tokens_per_second: f64,
-    /// A step of as many in a row, with the device waited for only after the last: what training has. The same as a step on the CPU.
+    /// A step of as many in a row, with the device waited for only after the last: what training
+    /// has. The same as a step on the CPU.
     pub step_in_a_row_seconds: f64,
     pub encode_seconds: f64,
     pub encode_tokens_per_second: f64,
@@ -84,7 +87,8 @@ pub struct Findings {
     pub floor_ratio: f64,
     /// The parts of a step, each by itself.
     pub parts: Vec<Part>,
-    /// Memory that making and running the trainer added at its peak, its batch included; Linux only, and no device memory.
+    /// Memory that making and running the trainer added at its peak, its batch included; Linux
+    /// only, and no device memory.
     pub peak_bytes: Option<u64>,
     /// Weights, Adam's moments and one batch, in f32.
     pub least_bytes: u64,
@@ -106,7 +110,8 @@ pub struct InTurn {
 }
 
 impl Findings {
-    /// Times a TopK coder of these sizes on random activations, alone and then in turn with the peers, in as many rounds each.
+    /// Times a TopK coder of these sizes on random activations, alone and then in turn with the
+    /// peers, in as many rounds each.
     pub fn measure(
         sizes: Sizes,
         device: &Device,
@@ -174,8 +179,9 @@ impl Findings {
     }
 }
 
-/// Ours and every peer, one after the other, round after round. In its turn each does a thing twice and the second time
-/// counts, since in training a step follows a step: the first finds the caches and cores as another program left them.
+/// Ours and every peer, one after the other, round after round. In its turn each does a thing twice
+/// and the second time counts, since in training a step follows a step: the first finds the caches
+/// and cores as another program left them.
 fn in_turn(peers: &mut Peers, ours: &mut Ours, rounds: Rounds) -> Result<Vec<InTurn>> {
     let mut times = vec![[vec![], vec![]]; 1 + peers.tools().len()];
     let (mut round, begun) = (0, Instant::now());
@@ -281,7 +287,8 @@ impl Ours {
     }
 }
 
-/// Seconds of a dense f32 product as large as the encoder's, a slice of latents at a time, and of Adam over encoder and decoder.
+/// Seconds of a dense f32 product as large as the encoder's, a slice of latents at a time, and of
+/// Adam over encoder and decoder.
 fn floor(sizes: Sizes, device: &Device, times: usize) -> Result<(f64, f64)> {
     const SLICE: usize = 4096;
     let normal = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
@@ -343,7 +350,8 @@ pub mod memory {
         status("VmHWM:")
     }
 
-    /// Starts the peak anew from what is resident now. Where that is not allowed the peak is that of the whole process.
+    /// Starts the peak anew from what is resident now. Where that is not allowed the peak is that
+    /// of the whole process.
     pub fn forget_peak() {
         let _ = std::fs::write("/proc/self/clear_refs", "5");
     }

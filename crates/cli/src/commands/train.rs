@@ -1,4 +1,5 @@
-//! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary, or to several on one pass.
+//! `lapidary quickstart` and `lapidary train`: from text to a feature dictionary, or to several on
+//! one pass.
 
 use crate::arguments::DeviceArgument;
 use crate::progress::Watched;
@@ -24,7 +25,8 @@ pub struct Quickstart {
     out: PathBuf,
 }
 
-/// Train a sparse coder as a recipe says, or several on one pass, with evaluation, tables and report
+/// Train a sparse coder as a recipe says, or several on one pass, with evaluation, tables and
+/// report
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary train configs/quickstart.toml --out out
@@ -64,10 +66,12 @@ struct Options {
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing where all is done
+    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing
+    /// where all is done
     #[arg(long)]
     resume: bool,
-    /// Go on with a run whose checkpoint was kept to a larger training.tokens, with the schedules of that length
+    /// Go on with a run whose checkpoint was kept to a larger training.tokens, with the schedules
+    /// of that length
     #[arg(long, conflicts_with = "resume")]
     extend: bool,
     /// Replace the run that the folder holds, once the new one has its first checkpoint

@@ -1,12 +1,13 @@
-//! Gated: two affine maps that share directions decide whether a latent is active and how strongly (Rajamanoharan et al. 2024,
-//! "Improving dictionary learning with gated sparse autoencoders", arXiv 2404.16014). With h = ⟨w_enc, x⟩ a latent is active where the
-//! gate h + b_gate is positive; its value is then ReLU(exp(r_mag) h + b_mag).
+//! Gated: two affine maps that share directions decide whether a latent is active and how strongly
+//! (Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders",
+//! arXiv 2404.16014). With h = ⟨w_enc, x⟩ a latent is active where the gate h + b_gate is positive;
+//! its value is then ReLU(exp(r_mag) h + b_mag).
 
 use burn::tensor::Tensor;
 use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use crate::architecture::{Architecture, Rule};
+use crate::architectures::{Architecture, Rule};
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::fold::{Fold, fold};

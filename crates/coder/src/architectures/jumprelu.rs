@@ -1,11 +1,11 @@
-//! JumpReLU: a latent is active, with its pre-activation as value, where that is above its threshold (Rajamanoharan et al. 2024,
-//! "Jumping ahead", arXiv 2407.14435).
+//! JumpReLU: a latent is active, with its pre-activation as value, where that is above its
+//! threshold (Rajamanoharan et al. 2024, "Jumping ahead", arXiv 2407.14435).
 
 use burn::tensor::Tensor;
 use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use crate::architecture::{Architecture, Rule};
+use crate::architectures::{Architecture, Rule};
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::sparse_coder::SparseCoder;

@@ -1,13 +1,14 @@
-//! Matching pursuit: the encoder subtracts, one after the other, the decoder rows that fit best what is left (Costa, Fel, Lubana,
-//! Tolooshams, Ba 2025, "From flat to hierarchical: extracting sparse representations with matching pursuit"). There is no other encoder,
-//! and the number of steps may change after training.
+//! Matching pursuit: the encoder subtracts, one after the other, the decoder rows that fit best
+//! what is left (Costa, Fel, Lubana, Tolooshams, Ba 2025, "From flat to hierarchical: extracting
+//! sparse representations with matching pursuit"). There is no other encoder, and the number of
+//! steps may change after training.
 
 use burn::tensor::Tensor;
 use lapidary_io::Fields;
 use lapidary_kernels::{Pursuit, SparseCodes, pursue};
 use serde_json::{Value, json};
 
-use crate::architecture::{Architecture, Rule};
+use crate::architectures::{Architecture, Rule};
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::fold::{Fold, fold};

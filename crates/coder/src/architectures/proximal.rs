@@ -1,6 +1,7 @@
-//! Proximal: a latent is what a penalty's proximal operator makes of its pre-activation, the step by which sparse coding shrinks
-//! (Daubechies, Defrise, De Mol 2004), here the only one (Gregor, LeCun 2010). For l1 that is a ReLU coder whose bias is lower by λ, for
-//! l0 and CEL0 a JumpReLU with one threshold; finished coders of these kinds are stored as such.
+//! Proximal: a latent is what a penalty's proximal operator makes of its pre-activation, the step
+//! by which sparse coding shrinks (Daubechies, Defrise, De Mol 2004), here the only one (Gregor,
+//! LeCun 2010). For l1 that is a ReLU coder whose bias is lower by λ, for l0 and CEL0 a JumpReLU
+//! with one threshold; finished coders of these kinds are stored as such.
 
 use burn::tensor::{Tensor, TensorData};
 use lapidary_io::Fields;
@@ -8,7 +9,7 @@ use lapidary_kernels::SparseCodes;
 use serde_json::{Value, json};
 
 use super::standard::positive;
-use crate::architecture::{Architecture, Rule};
+use crate::architectures::{Architecture, Rule};
 use crate::error::CoderError;
 use crate::fold::{Fold, fold};
 use crate::penalty::{Penalty, Shape};

@@ -1,10 +1,11 @@
-//! Standard: ReLU latents (Bricken et al. 2023, "Towards monosemanticity"). The encoder is JumpReLU's, with threshold 0.
+//! Standard: ReLU latents (Bricken et al. 2023, "Towards monosemanticity"). The encoder is
+//! JumpReLU's, with threshold 0.
 
 use burn::tensor::Tensor;
 use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use crate::architecture::{Architecture, Rule};
+use crate::architectures::{Architecture, Rule};
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::sparse_coder::SparseCoder;

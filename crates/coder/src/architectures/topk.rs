@@ -1,12 +1,12 @@
-//! TopK: the k largest pre-activations of each token, if positive (Gao et al. 2024, "Scaling and evaluating sparse autoencoders",
-//! arXiv 2406.04093).
+//! TopK: the k largest pre-activations of each token, if positive (Gao et al. 2024, "Scaling and
+//! evaluating sparse autoencoders", arXiv 2406.04093).
 
 use burn::tensor::{Tensor, activation::relu};
 use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_topk};
 use serde_json::{Value, json};
 
-use crate::architecture::{Architecture, Rule};
+use crate::architectures::{Architecture, Rule};
 use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::fold::{Fold, fold};
@@ -27,8 +27,8 @@ impl Rule for TopK {
         }
     }
 
-    /// Rows keep their norms, 1 in an autoencoder and any in a transcoder: to divide by them would change which latents are the
-    /// largest.
+    /// Rows keep their norms, 1 in an autoencoder and any in a transcoder: to divide by them would
+    /// change which latents are the largest.
     fn finish(
         &self,
         coder: &SparseCoder,

@@ -1,9 +1,10 @@
 //! The contexts that show what one latent responds to: the strongest, and a few from weaker bands.
 //!
-//! A context is a window of tokens around the strongest firing in one block; a block gives at most one. Beside the
-//! strongest ones, a uniform sample of all blocks in which the latent fired is kept (the smallest hashes of (seed,
-//! latent, block)); from it come, at the end, contexts whose peaks lie nearest to the quartiles of all such peaks.
-//! Showing only the strongest contexts overstates how specific a latent is (Bills et al. 2023; Bricken et al. 2023).
+//! A context is a window of tokens around the strongest firing in one block; a block gives at most
+//! one. Beside the strongest ones, a uniform sample of all blocks in which the latent fired is kept
+//! (the smallest hashes of (seed, latent, block)); from it come, at the end, contexts whose peaks
+//! lie nearest to the quartiles of all such peaks. Showing only the strongest contexts overstates
+//! how specific a latent is (Bills et al. 2023; Bricken et al. 2023).
 
 use serde::{Deserialize, Serialize};
 

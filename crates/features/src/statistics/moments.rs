@@ -1,8 +1,10 @@
-//! Count, mean, spread, maximum and quantiles of one latent's activations over the tokens on which it fires.
+//! Count, mean, spread, maximum and quantiles of one latent's activations over the tokens on which
+//! it fires.
 //!
-//! Mean and standard deviation come from sums in f64, shifted by the first activation so that nothing cancels.
-//! Quantiles come from a reservoir (Vitter 1985, algorithm R): exact while the latent has fired at most as often as
-//! the reservoir is large, otherwise from a uniform sample whose choices are a hash of (seed, latent, firing number).
+//! Mean and standard deviation come from sums in f64, shifted by the first activation so that
+//! nothing cancels. Quantiles come from a reservoir (Vitter 1985, algorithm R): exact while the
+//! latent has fired at most as often as the reservoir is large, otherwise from a uniform sample
+//! whose choices are a hash of (seed, latent, firing number).
 
 /// The quantiles that are reported, in this order.
 pub const QUANTILES: [f64; 5] = [0.25, 0.5, 0.75, 0.9, 0.99];
@@ -73,7 +75,8 @@ impl Moments {
         self.count == self.reservoir.len() as u64
     }
 
-    /// [`QUANTILES`], linearly interpolated between order statistics (numpy's default); 0 if it never fired.
+    /// [`QUANTILES`], linearly interpolated between order statistics (numpy's default); 0 if it
+    /// never fired.
     pub(super) fn quantiles(mut self) -> [f32; 5] {
         self.reservoir.sort_unstable_by(f32::total_cmp);
         QUANTILES.map(|q| quantile_of_sorted(&self.reservoir, q))

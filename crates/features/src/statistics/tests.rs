@@ -30,7 +30,8 @@ fn uniform(state: &mut u64) -> f64 {
 }
 
 impl Text {
-    /// Blocks of random codes; activations are multiples of 1/8, so that equal peaks are common. Latents 38 and 39 are dead.
+    /// Blocks of random codes; activations are multiples of 1/8, so that equal peaks are common.
+    /// Latents 38 and 39 are dead.
     fn random(blocks: usize, seed: u64) -> Self {
         let mut state = seed;
         let blocks = (0..blocks)
@@ -194,7 +195,8 @@ fn every_figure_equals_brute_force_over_dense_activations() {
             assert!((f64::from(got.mean_activation) - mean).abs() < 1e-6);
         }
 
-        // Peaks of all blocks: the highest first, ties to the earlier block, in a block to the earlier token.
+        // Peaks of all blocks: the highest first, ties to the earlier block, in a block to the
+        // earlier token.
         let mut peaks: Vec<(f32, usize, usize)> = Vec::new();
         for (block, values) in dense.iter().enumerate() {
             let peak = values.iter().copied().fold(0.0, f32::max);
@@ -260,7 +262,8 @@ fn weaker_bands_show_other_blocks_near_their_quartile() {
             assert_eq!(of_band.len(), 2);
             assert!(of_band[0].peak >= of_band[1].peak);
             for context in of_band {
-                // A quartile of a sample of 32 strays by 0.08 of all peaks; three times that is rare.
+                // A quartile of a sample of 32 strays by 0.08 of all peaks; three times that is
+                // rare.
                 let below = peaks.iter().filter(|&&peak| peak < context.peak).count() as f64
                     / peaks.len() as f64;
                 let up_to = peaks.iter().filter(|&&peak| peak <= context.peak).count() as f64

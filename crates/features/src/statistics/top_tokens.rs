@@ -1,8 +1,8 @@
 //! The tokens on which one latent fires most often, in bounded memory.
 //!
-//! Counts are exact while at most `capacity` distinct tokens have made the latent fire. Beyond twice that many the
-//! rarest are forgotten (ties: the higher token id goes), so later counts are lower bounds; the most that any count
-//! can lack is kept beside them.
+//! Counts are exact while at most `capacity` distinct tokens have made the latent fire. Beyond
+//! twice that many the rarest are forgotten (ties: the higher token id goes), so later counts are
+//! lower bounds; the most that any count can lack is kept beside them.
 
 /// How often, and how strongly, a latent fired on one token of the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,5 +1,5 @@
-//! Parquet columns to rows. A table may come from anywhere: every column's type, every null and every list's length is
-//! checked, and what is wrong is named by file, column and row.
+//! Parquet columns to rows. A table may come from anywhere: every column's type, every null and
+//! every list's length is checked, and what is wrong is named by file, column and row.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -57,7 +57,8 @@ pub fn describe_table(path: &Path) -> Result<TableDescription, FeaturesError> {
     })
 }
 
-/// Reads `runs.parquet`, or any other small table of numbers, texts and booleans; cells of other types are text.
+/// Reads `runs.parquet`, or any other small table of numbers, texts and booleans; cells of other
+/// types are text.
 ///
 /// # Errors
 /// If the file cannot be read or is no Parquet table.
@@ -98,10 +99,12 @@ fn decoded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T, 
         })
 }
 
-/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and `relative_decoder_norms` may be absent.
+/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and
+/// `relative_decoder_norms` may be absent.
 ///
 /// # Errors
-/// If the file cannot be read or is not such a table; the error names the file, the column and what is wrong with it.
+/// If the file cannot be read or is not such a table; the error names the file, the column and what
+/// is wrong with it.
 pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
     let table = Table::open(path)?;
     let mut texts = Interned::default();
@@ -156,7 +159,8 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
 /// Reads `examples.parquet`. Further columns are ignored.
 ///
 /// # Errors
-/// If the file cannot be read or is not such a table; the error names the file, the column and what is wrong with it.
+/// If the file cannot be read or is not such a table; the error names the file, the column and what
+/// is wrong with it.
 pub fn read_examples(path: &Path) -> Result<Vec<ExampleRow>, FeaturesError> {
     let table = Table::open(path)?;
     let mut texts = Interned::default();
@@ -411,7 +415,8 @@ impl<'a> Table<'a> {
         Ok((values, self.of_height(name, rows)?))
     }
 
-    /// What has been decoded of a column, if it is as long as the table: in damaged files it may be shorter.
+    /// What has been decoded of a column, if it is as long as the table: in damaged files it may be
+    /// shorter.
     fn of_height<T>(&self, name: &'static str, cells: Vec<T>) -> Result<Vec<T>, FeaturesError> {
         if cells.len() == self.data.height() {
             return Ok(cells);

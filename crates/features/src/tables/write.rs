@@ -111,7 +111,8 @@ pub fn write_examples(path: &Path, rows: &[ExampleRow]) -> Result<(), FeaturesEr
     write_table(path, rows.len(), columns)
 }
 
-/// Writes the figures of each latent, one row a latent; the file appears whole or not at all. What is not a number is null.
+/// Writes the figures of each latent, one row a latent; the file appears whole or not at all. What
+/// is not a number is null.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -205,8 +206,8 @@ fn write_parquet(file: &mut File, table: &DataFrame) -> PolarsResult<()> {
     for start in (0..table.height()).step_by(ROW_GROUP) {
         writer.write_batch(&table.slice(start as i64, ROW_GROUP))?;
     }
-    // `finish` would store the Arrow schema too, in which polars calls every string a string view; pandas cannot read
-    // lists of those. The Parquet types alone say all that is needed.
+    // `finish` would store the Arrow schema too, in which polars calls every string a string view;
+    // pandas cannot read lists of those. The Parquet types alone say all that is needed.
     let footer = writer
         .get_writer()
         .lock()

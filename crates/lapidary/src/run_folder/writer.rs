@@ -1,9 +1,11 @@
 //! Writing into a run's folder so that nobody loses anything.
 //!
 //! - A folder has one writer at a time: it is locked as long as a [`RunWriter`] lives.
-//! - `run.json` lists what belongs to the run. Anything else that stands where the run writes is refused by its name, before any work.
-//! - With `--overwrite` the new run grows in `.run.writing` until its first checkpoint is written; only then is the old run removed.
-//!   `.run.writing` is renamed to `.run.next` at that moment, so that a kill in the middle is finished by whoever comes next.
+//! - `run.json` lists what belongs to the run. Anything else that stands where the run writes is
+//!   refused by its name, before any work.
+//! - With `--overwrite` the new run grows in `.run.writing` until its first checkpoint is written;
+//!   only then is the old run removed. `.run.writing` is renamed to `.run.next` at that moment, so
+//!   that a kill in the middle is finished by whoever comes next.
 
 use super::{RunFolder, write_json};
 use crate::error::{Context, Result, bail};
@@ -188,12 +190,13 @@ impl Drop for RunWriter {
 }
 
 impl RunWriter {
-    /// Claims the folder `path` for a command that writes `files` into it: locks it, finishes a replacement that a killed process
-    /// began, removes scratch of dead processes, and refuses files that are not the run's.
+    /// Claims the folder `path` for a command that writes `files` into it: locks it, finishes a
+    /// replacement that a killed process began, removes scratch of dead processes, and refuses
+    /// files that are not the run's.
     ///
     /// # Errors
-    /// Another process writes there; another command made the folder; one of `files`, or something in a folder of them, is
-    /// nobody's.
+    /// Another process writes there; another command made the folder; one of `files`, or something
+    /// in a folder of them, is nobody's.
     pub fn claim(path: &Path, command: Maker, files: &BTreeSet<String>) -> Result<Self> {
         let mut locks = vec![FolderLock::take(path)?];
         let folder = path.to_path_buf();
@@ -266,7 +269,8 @@ impl RunWriter {
         self.manifest.finished
     }
 
-    /// The names of the coders of the run in the folder; none where there is one, whose folder is the run's.
+    /// The names of the coders of the run in the folder; none where there is one, whose folder is
+    /// the run's.
     pub fn coders(&self) -> BTreeSet<String> {
         let name = |file: &String| Some(file.strip_suffix(MANIFEST)?.strip_suffix('/')?.to_owned());
         self.manifest.files.iter().filter_map(name).collect()
@@ -290,7 +294,8 @@ impl RunWriter {
     pub fn begin(&mut self, files: BTreeSet<String>) -> Result<()> {
         self.staged = self.existing().is_some();
         if self.staged {
-            // An old run without a manifest gets one, by which it is removed when its time has come.
+            // An old run without a manifest gets one, by which it is removed when its time has
+            // come.
             write_json(&self.folder.join(MANIFEST), &self.manifest)?;
         } else {
             remove_owned(&self.folder, &self.manifest)?;
@@ -332,7 +337,8 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Notes that all is done, and removes the checkpoint unless it is to be kept, now or since the run was finished before.
+    /// Notes that all is done, and removes the checkpoint unless it is to be kept, now or since the
+    /// run was finished before.
     ///
     /// # Errors
     /// The folder cannot be written to.
@@ -365,7 +371,8 @@ impl RunWriter {
     }
 }
 
-/// The first file that is not the run's and has the name of one of `files`, or lies in a folder that holds the run's files only.
+/// The first file that is not the run's and has the name of one of `files`, or lies in a folder
+/// that holds the run's files only.
 fn in_the_way(
     folder: &Path,
     manifest: &Manifest,
@@ -434,8 +441,9 @@ fn remove_owned(folder: &Path, manifest: &Manifest) -> Result<()> {
     }
 }
 
-/// Moves a run that is ready into the place of the old one; does nothing where none is. May be killed at any moment and called
-/// again: the old run's manifest goes last of the old, the new one's comes last of the new.
+/// Moves a run that is ready into the place of the old one; does nothing where none is. May be
+/// killed at any moment and called again: the old run's manifest goes last of the old, the new
+/// one's comes last of the new.
 fn finish_replacing(folder: &Path) -> Result<()> {
     let next = folder.join(NEXT);
     if !next.exists() {
@@ -587,7 +595,8 @@ mod tests {
 
     #[test]
     fn replacing_is_finished_wherever_it_was_killed() {
-        // Each number of the steps of `finish_replacing` done: files of the old run removed, then files of the new one moved.
+        // Each number of the steps of `finish_replacing` done: files of the old run removed, then
+        // files of the new one moved.
         for steps in 0..9 {
             let dir = tempfile::tempdir().unwrap();
             run(dir.path(), "one");

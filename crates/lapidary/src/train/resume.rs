@@ -1,4 +1,5 @@
-//! What there is to do in a folder that may hold a run: start, go on, or nothing; and whether it is the same run.
+//! What there is to do in a folder that may hold a run: start, go on, or nothing; and whether it is
+//! the same run.
 
 use super::{Common, TrainOptions, check_store, source};
 use crate::error::{Result, bail, ensure};
@@ -51,7 +52,8 @@ impl Way {
     }
 }
 
-/// Refuses a recipe that is not `saved`, which is in `place`, but for what follows from another length where that may change.
+/// Refuses a recipe that is not `saved`, which is in `place`, but for what follows from another
+/// length where that may change.
 fn same_training(
     saved: &Recipe,
     place: &Path,
@@ -130,7 +132,8 @@ pub(super) fn resume(
     Ok((run, skipped))
 }
 
-/// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise; none if all is done.
+/// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise;
+/// none if all is done.
 pub(super) fn finished(
     recipes: &[NamedRecipe],
     widths: &[usize],

@@ -1,5 +1,6 @@
-//! Gemma 2 (Gemma Team 2024): Llama with scaled embeddings, norms after attention and MLP too, soft caps, and every
-//! other layer seeing a window only. Its norms multiply by 1 + weight. Layout: transformers, `models/gemma2/`.
+//! Gemma 2 (Gemma Team 2024): Llama with scaled embeddings, norms after attention and MLP too, soft
+//! caps, and every other layer seeing a window only. Its norms multiply by 1 + weight. Layout:
+//! transformers, `models/gemma2/`.
 
 use super::layout::Layout;
 use super::{llama, rotate_all, slide};

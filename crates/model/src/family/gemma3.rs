@@ -1,6 +1,6 @@
-//! Gemma 3, text (Gemma Team 2025): Gemma 2 with queries and keys normalized head by head, without soft caps, and with
-//! five layers that see a window for one that sees all, each kind with its own rotary base. Layout: transformers,
-//! `models/gemma3/`.
+//! Gemma 3, text (Gemma Team 2025): Gemma 2 with queries and keys normalized head by head, without
+//! soft caps, and with five layers that see a window for one that sees all, each kind with its own
+//! rotary base. Layout: transformers, `models/gemma3/`.
 
 use super::{gemma2, slide};
 use crate::ModelError;

@@ -1,6 +1,6 @@
 //! GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU. Layout: transformers,
-//! `models/gpt2/{configuration,modeling}_gpt2.py`; its `Conv1D` keeps matrices as `[in, out]` and queries, keys and
-//! values in one matrix.
+//! `models/gpt2/{configuration,modeling}_gpt2.py`; its `Conv1D` keeps matrices as `[in, out]` and
+//! queries, keys and values in one matrix.
 
 use super::layout::{Layout, PLAIN, QkvNames};
 use super::{heads, plain};

@@ -6,9 +6,11 @@ use crate::tensor_file::TensorFile;
 use crate::weights::{Layer, Linear, NormWeights, Weights};
 use burn::tensor::{Device, Tensor};
 
-/// Names without `.weight` and `.bias`, those of layers after `{prefix}{layers}.{l}.`, the others after the prefix.
+/// Names without `.weight` and `.bias`, those of layers after `{prefix}{layers}.{l}.`, the others
+/// after the prefix.
 pub struct Layout {
-    /// The prefix of every name but the unembedding's. A checkpoint of the bare model lacks the first part of it.
+    /// The prefix of every name but the unembedding's. A checkpoint of the bare model lacks the
+    /// first part of it.
     pub prefix: &'static str,
     /// Whether matrices are stored as `[out, in]` (`nn.Linear`).
     pub turned: bool,
@@ -74,7 +76,8 @@ pub const PLAIN: Layout = Layout {
 /// Unread tensors named in a warning, at most.
 const NAMED: usize = 3;
 
-/// Reads a checkpoint, with warnings. The configuration is told where the file knows better which unembedding there is.
+/// Reads a checkpoint, with warnings. The configuration is told where the file knows better which
+/// unembedding there is.
 pub fn weights(
     layout: &Layout,
     c: &mut ModelConfig,
@@ -140,8 +143,8 @@ enum Head {
     Missing,
 }
 
-/// Finds the unembedding as transformers does: a configuration that ties it to the embedding is not believed where the file
-/// has another one.
+/// Finds the unembedding as transformers does: a configuration that ties it to the embedding is not
+/// believed where the file has another one.
 fn head(
     layout: &Layout,
     c: &mut ModelConfig,

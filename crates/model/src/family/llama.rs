@@ -1,5 +1,5 @@
-//! Llama (Touvron et al. 2023). Layout: transformers, `models/llama/{configuration,modeling}_llama.py`; `nn.Linear`
-//! keeps matrices as `[out, in]`.
+//! Llama (Touvron et al. 2023). Layout: transformers,
+//! `models/llama/{configuration,modeling}_llama.py`; `nn.Linear` keeps matrices as `[out, in]`.
 
 use super::layout::{Layout, PLAIN};
 use super::{heads, plain, rotate_all};

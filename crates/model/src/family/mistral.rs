@@ -1,5 +1,5 @@
-//! Mistral (Jiang et al. 2023): Llama whose layers may all see a sliding window only. Layout: transformers,
-//! `models/mistral/`.
+//! Mistral (Jiang et al. 2023): Llama whose layers may all see a sliding window only. Layout:
+//! transformers, `models/mistral/`.
 
 use super::llama;
 use crate::ModelError;

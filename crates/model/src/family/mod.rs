@@ -1,4 +1,5 @@
-//! One file a model family: how its `config.json` and its tensors' names map to the one transformer underneath.
+//! One file a model family: how its `config.json` and its tensors' names map to the one transformer
+//! underneath.
 
 mod gemma2;
 mod gemma3;
@@ -72,8 +73,8 @@ pub(crate) fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     config(fields)
 }
 
-/// The weights of a checkpoint in the family's layout. The configuration is told what the file says of the unembedding;
-/// returned beside the weights is what a user should know.
+/// The weights of a checkpoint in the family's layout. The configuration is told what the file says
+/// of the unembedding; returned beside the weights is what a user should know.
 pub(crate) fn weights(
     c: &mut ModelConfig,
     from: &TensorFile,
@@ -90,8 +91,8 @@ pub(crate) fn weights(
     layout::weights(&layout, c, from, device)
 }
 
-/// A GPT-like decoder with nothing special about it, from which a family states its differences: LayerNorm, GELU, no
-/// biases, no positions, plain attention of heads that share `d_model`.
+/// A GPT-like decoder with nothing special about it, from which a family states its differences:
+/// LayerNorm, GELU, no biases, no positions, plain attention of heads that share `d_model`.
 fn plain(
     family: Family,
     fields: &Fields,
@@ -151,7 +152,8 @@ fn rotate_all(c: &mut ModelConfig, rope: &Rope) {
     }
 }
 
-/// Which layers see a window only: `layer_types`, or, where that is absent, what `default` says of a layer.
+/// Which layers see a window only: `layer_types`, or, where that is absent, what `default` says of
+/// a layer.
 fn slide(
     c: &mut ModelConfig,
     fields: &Fields,

@@ -1,4 +1,5 @@
-//! OPT (Zhang et al. 2022): GPT-2 with ReLU, and positions that count from 2. Layout: transformers, `models/opt/`.
+//! OPT (Zhang et al. 2022): GPT-2 with ReLU, and positions that count from 2. Layout: transformers,
+//! `models/opt/`.
 
 use super::layout::{Layout, PLAIN};
 use super::{heads, plain};

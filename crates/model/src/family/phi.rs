@@ -1,5 +1,6 @@
-//! Phi-1, 1.5 and 2 (Gunasekar et al. 2023): attention and MLP side by side behind one norm, rotary embedding of a part
-//! of each head, biases everywhere, the unembedding too. Layout: transformers, `models/phi/`.
+//! Phi-1, 1.5 and 2 (Gunasekar et al. 2023): attention and MLP side by side behind one norm, rotary
+//! embedding of a part of each head, biases everywhere, the unembedding too. Layout: transformers,
+//! `models/phi/`.
 
 use super::layout::{Layout, PLAIN};
 use super::{heads, plain, rotate_all};

@@ -1,5 +1,5 @@
-//! Qwen 2 and 2.5 (Yang et al. 2024): Llama with biases on queries, keys and values; upper layers may see a sliding
-//! window only. Layout: transformers, `models/qwen2/`.
+//! Qwen 2 and 2.5 (Yang et al. 2024): Llama with biases on queries, keys and values; upper layers
+//! may see a sliding window only. Layout: transformers, `models/qwen2/`.
 
 use super::{llama, slide};
 use crate::ModelError;

@@ -1,5 +1,5 @@
-//! Qwen 3 (Yang et al. 2025): Llama with queries and keys normalized head by head. Layout: transformers,
-//! `models/qwen3/`.
+//! Qwen 3 (Yang et al. 2025): Llama with queries and keys normalized head by head. Layout:
+//! transformers, `models/qwen3/`.
 
 use super::{llama, qwen2};
 use crate::ModelError;

@@ -1,5 +1,5 @@
-//! llama.cpp's architectures as Hugging Face's: names of tensors, how they are stored, and hyperparameters
-//! (llama.cpp, `convert_hf_to_gguf.py` and `gguf-py/gguf/constants.py`).
+//! llama.cpp's architectures as Hugging Face's: names of tensors, how they are stored, and
+//! hyperparameters (llama.cpp, `convert_hf_to_gguf.py` and `gguf-py/gguf/constants.py`).
 
 use super::Metadata;
 use crate::ModelError;
@@ -87,7 +87,8 @@ impl Shape {
     }
 }
 
-/// A tensor's name in a Hugging Face folder, and whether it holds queries, keys and values together.
+/// A tensor's name in a Hugging Face folder, and whether it holds queries, keys and values
+/// together.
 fn name_there(kind: Kind, name: &str) -> Option<(String, bool)> {
     let (outer, which) = name.rsplit_once('.')?;
     if !matches!(which, "weight" | "bias") {

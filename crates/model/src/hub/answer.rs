@@ -22,7 +22,8 @@ pub(super) struct About {
 }
 
 impl About {
-    /// Reads the headers as `huggingface_hub` does: those of large files come before those of the answer itself.
+    /// Reads the headers as `huggingface_hub` does: those of large files come before those of the
+    /// answer itself.
     pub(super) fn of(headers: &HeaderMap, url: &Uri) -> Result<Self, HubError> {
         let wrong = |header, found: Option<&str>, expected| HubError::Header {
             url: shown(url),
@@ -114,7 +115,8 @@ pub(super) struct Listing {
     pub(super) files: Vec<String>,
 }
 
-/// Reads the list of files of a repository. Names become paths in the cache: one that leads out of it is refused.
+/// Reads the list of files of a repository. Names become paths in the cache: one that leads out of
+/// it is refused.
 pub(super) fn listing(bytes: &[u8], url: &Uri) -> Result<Listing, HubError> {
     #[derive(Deserialize)]
     struct Info {

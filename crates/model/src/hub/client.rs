@@ -1,4 +1,5 @@
-//! Requests to the hub. The token goes to the endpoint and to no other host; redirects are followed here, ten at most.
+//! Requests to the hub. The token goes to the endpoint and to no other host; redirects are followed
+//! here, ten at most.
 
 use super::answer::{origin, quoted, redirect, text};
 use super::environment::Environment;

@@ -1,5 +1,5 @@
-//! A file of the hub into the cache. It gets its name when it is whole: its length is the one that was said, and its digest is
-//! the one that its ETag is.
+//! A file of the hub into the cache. It gets its name when it is whole: its length is the one that
+//! was said, and its digest is the one that its ETag is.
 
 use super::answer::{About, INCOMPLETE, believable, content_range, is_below, quoted, text};
 use super::client::{Answer, Client, WAITS};
@@ -54,7 +54,8 @@ impl Content {
         !matches!(self, Self::Unknown)
     }
 
-    /// Name and value of a digest of the file that is not its ETag; none if the file is what its ETag says.
+    /// Name and value of a digest of the file that is not its ETag; none if the file is what its
+    /// ETag says.
     fn difference(
         &self,
         file: &mut File,
@@ -92,7 +93,8 @@ fn hex<D: Digest>(mut digest: D, file: &mut File) -> std::io::Result<String> {
     Ok(hex.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Fetches `file` from `url` unless its blob is there, and links it into the snapshot of its commit.
+/// Fetches `file` from `url` unless its blob is there, and links it into the snapshot of its
+/// commit.
 pub(super) fn download(
     client: &Client,
     place: &Place,
@@ -359,7 +361,8 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The lock of a blob, and whether it had to be waited for. The lock's file is the one that Python takes.
+/// The lock of a blob, and whether it had to be waited for. The lock's file is the one that Python
+/// takes.
 fn hold(lock: &Path, blob: &Path) -> Result<(File, bool), HubError> {
     let failed = cannot_write(lock);
     let file = OpenOptions::new()
@@ -390,7 +393,8 @@ fn hold(lock: &Path, blob: &Path) -> Result<(File, bool), HubError> {
     }
 }
 
-/// What has come so far of a blob that any process fetches: Python's have a random word in their names.
+/// What has come so far of a blob that any process fetches: Python's have a random word in their
+/// names.
 fn size_beside(blob: &Path) -> u64 {
     let name = blob.file_name().unwrap_or_default().to_string_lossy();
     let entries = blob.parent().and_then(|folder| folder.read_dir().ok());

@@ -1,4 +1,5 @@
-//! What can go wrong between the hub and its cache. Nothing here holds a token, nor the query of an address, which may be signed.
+//! What can go wrong between the hub and its cache. Nothing here holds a token, nor the query of an
+//! address, which may be signed.
 
 use std::path::PathBuf;
 use ureq::http::Uri;

@@ -21,8 +21,8 @@ type Hook = Box<dyn Fn(&Download) + Send + Sync>;
 
 static HOOK: OnceLock<Hook> = OnceLock::new();
 
-/// Calls `hook` whenever some of a file has come from the hub, about once a mebibyte. This library prints nothing itself. The first
-/// hook of a process stays.
+/// Calls `hook` whenever some of a file has come from the hub, about once a mebibyte. This library
+/// prints nothing itself. The first hook of a process stays.
 pub fn on_download(hook: impl Fn(&Download) + Send + Sync + 'static) {
     drop(HOOK.set(Box::new(hook)));
 }

@@ -1,6 +1,7 @@
-//! The text of single tokens, as it appears within a longer text. A tokenizer decodes whole texts: the first token of a text may lose its space, and a
-//! character may take several tokens. So a token's own text is what it adds in the middle of a text, and a character
-//! of several tokens is shown where it becomes whole.
+//! The text of single tokens, as it appears within a longer text. A tokenizer decodes whole texts:
+//! the first token of a text may lose its space, and a character may take several tokens. So a
+//! token's own text is what it adds in the middle of a text, and a character of several tokens is
+//! shown where it becomes whole.
 
 use super::Tokenizer;
 use crate::ModelError;
@@ -50,8 +51,8 @@ impl ByteTokens {
     }
 }
 
-/// A token that stands for one letter and leaves its neighbours alone, and what two of it decode to: `before` for the
-/// first, `after` for one that follows.
+/// A token that stands for one letter and leaves its neighbours alone, and what two of it decode
+/// to: `before` for the first, `after` for one that follows.
 #[derive(Debug)]
 pub(super) struct Carrier {
     token: u32,
@@ -59,8 +60,8 @@ pub(super) struct Carrier {
     after: String,
 }
 
-/// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 characters are themselves, the other
-/// bytes are the characters from U+0100 on, in order.
+/// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 characters are
+/// themselves, the other bytes are the characters from U+0100 on, in order.
 fn byte_of(c: char) -> Option<u8> {
     let printable = |b: u8| matches!(b, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     match u8::try_from(c) {
@@ -85,11 +86,11 @@ fn whole_character(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Tokenizer {
-    /// A token as it stands in a text: with the space that belongs to it, and unlike every other token of the vocabulary.
-    /// Bytes that are no whole character are written `<0xE2>`.
+    /// A token as it stands in a text: with the space that belongs to it, and unlike every other
+    /// token of the vocabulary. Bytes that are no whole character are written `<0xE2>`.
     ///
-    /// Where two tokens stand for the same text, one of them is shown as the vocabulary spells it. The first call decodes
-    /// the whole vocabulary.
+    /// Where two tokens stand for the same text, one of them is shown as the vocabulary spells it.
+    /// The first call decodes the whole vocabulary.
     pub fn token_text(&self, token: u32) -> String {
         let texts = self.texts.get_or_init(|| self.all_texts());
         let known = texts.get(token as usize).cloned();
@@ -99,9 +100,9 @@ impl Tokenizer {
         })
     }
 
-    /// A stretch of tokens, one text each, that reads as the text does when they are put together. A character of several
-    /// tokens stands at the last of them; after a token that begins or ends a sequence a text begins, without the space
-    /// that tokenizers put before it.
+    /// A stretch of tokens, one text each, that reads as the text does when they are put together.
+    /// A character of several tokens stands at the last of them; after a token that begins or ends
+    /// a sequence a text begins, without the space that tokenizers put before it.
     pub fn texts(&self, tokens: &[u32]) -> Vec<String> {
         let starts = |i: usize| {
             let before = i.checked_sub(1).map(|i| tokens[i]);
@@ -136,7 +137,8 @@ impl Tokenizer {
         texts
     }
 
-    /// Token ids of a text that follows another: without the space that some tokenizers put before every text.
+    /// Token ids of a text that follows another: without the space that some tokenizers put before
+    /// every text.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -253,7 +255,8 @@ impl Tokenizer {
         }
         let mut others = vec![];
         for ids in of_text.into_values().filter(|ids| ids.len() > 1) {
-            // A token that is a byte gives way to one that is a text, a higher number to a lower one.
+            // A token that is a byte gives way to one that is a text, a higher number to a lower
+            // one.
             let keeps = ids.iter().min_by_key(|id| {
                 let byte = fallback_byte(&spelt[**id]).is_some();
                 (byte, **id)
@@ -281,7 +284,8 @@ fn unused(token: u32) -> String {
 
 /// The text of tokens that come one after another.
 ///
-/// What is handed out, put together, is the text of all of them without special tokens, as transformers decodes it.
+/// What is handed out, put together, is the text of all of them without special tokens, as
+/// transformers decodes it.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     tokens: Vec<u32>,
@@ -289,14 +293,16 @@ pub struct TextStream<'a> {
 }
 
 impl TextStream<'_> {
-    /// Takes up a token; what can be shown now. What may still change stays back, such as the part of a character.
+    /// Takes up a token; what can be shown now. What may still change stays back, such as the part
+    /// of a character.
     pub fn push(&mut self, token: u32) -> String {
         self.tokens.push(token);
         let spelt = self.tokenizer.inner.id_to_token(token);
         let byte = self.tokenizer.bytes == ByteTokens::Fallback
             && spelt.is_some_and(|spelt| fallback_byte(&spelt).is_some());
         let text = self.tokenizer.decode_plain(&self.tokens);
-        // A run of bytes is read as a whole, so its first bytes may turn out as none of a character.
+        // A run of bytes is read as a whole, so its first bytes may turn out as none of a
+        // character.
         if byte || text.ends_with(char::REPLACEMENT_CHARACTER) {
             return String::new();
         }

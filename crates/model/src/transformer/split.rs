@@ -1,8 +1,9 @@
-//! The residual stream as each head alone reads it (`hook_attn_in`, `hook_q_input`, `hook_k_input`, `hook_v_input`): what is
-//! changed there changes one head's query, key or value and nothing else.
+//! The residual stream as each head alone reads it (`hook_attn_in`, `hook_q_input`, `hook_k_input`,
+//! `hook_v_input`): what is changed there changes one head's query, key or value and nothing else.
 //!
-//! As long as nobody changes them, all heads read one stream, and these points are copies of it. A head whose input is
-//! changed normalizes its own; what is done at `ln1`'s points does not reach it then.
+//! As long as nobody changes them, all heads read one stream, and these points are copies of it. A
+//! head whose input is changed normalizes its own; what is done at `ln1`'s points does not reach it
+//! then.
 
 use super::Pass;
 use crate::hook::{BlockHook, HookPoint};
@@ -17,8 +18,8 @@ pub(super) enum Split {
     Beside(Tensor<2>),
 }
 
-/// The heads' own inputs for queries, keys and values, `[n, heads * d_model]`, where they matter; `None` once everything
-/// asked for has been captured.
+/// The heads' own inputs for queries, keys and values, `[n, heads * d_model]`, where they matter;
+/// `None` once everything asked for has been captured.
 pub(super) fn inputs(pass: &mut Pass<'_>, l: usize, x: &Tensor<2>) -> Option<[Option<Split>; 3]> {
     let at = |hook| HookPoint::Block(l, hook);
     let (heads, kv_heads) = (pass.c.n_heads, pass.c.n_kv_heads);
@@ -66,7 +67,8 @@ pub(super) fn inputs(pass: &mut Pass<'_>, l: usize, x: &Tensor<2>) -> Option<[Op
     Some(split)
 }
 
-/// Queries, keys and values, `[n, heads * d_head]`, once the heads' own inputs have had their part in them.
+/// Queries, keys and values, `[n, heads * d_head]`, once the heads' own inputs have had their part
+/// in them.
 pub(super) fn outputs(
     pass: &Pass<'_>,
     layer: &Layer,

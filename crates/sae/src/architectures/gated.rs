@@ -1,6 +1,6 @@
-//! Training of gated coders (Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders", arXiv
-//! 2404.16014). The gates are trained by an L1 penalty and by a reconstruction of their own, through a decoder that this term does not
-//! move.
+//! Training of gated coders (Rajamanoharan et al. 2024, "Improving dictionary learning with gated
+//! sparse autoencoders", arXiv 2404.16014). The gates are trained by an L1 penalty and by a
+//! reconstruction of their own, through a decoder that this term does not move.
 
 use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};

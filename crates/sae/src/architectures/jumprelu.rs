@@ -1,7 +1,9 @@
-//! Training of JumpReLU coders (Rajamanoharan et al. 2024, "Jumping ahead", arXiv 2407.14435). Thresholds are trained by a
-//! straight-through gradient: that of the loss smoothed over a window of `bandwidth` around the threshold. Penalties: the number of
-//! active latents ("step", of that paper), its squared distance from a target ("quadratic", Gemma Scope 2), or a tanh of the activations
-//! (Anthropic's January 2025 update, whose loss on the pre-activations of dead latents is there too).
+//! Training of JumpReLU coders (Rajamanoharan et al. 2024, "Jumping ahead", arXiv 2407.14435).
+//! Thresholds are trained by a straight-through gradient: that of the loss smoothed over a window
+//! of `bandwidth` around the threshold. Penalties: the number of active latents ("step", of that
+//! paper), its squared distance from a target ("quadratic", Gemma Scope 2), or a tanh of the
+//! activations (Anthropic's January 2025 update, whose loss on the pre-activations of dead latents
+//! is there too).
 
 use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
@@ -79,7 +81,8 @@ impl Method for JumpRelu {
     }
 }
 
-/// The latents of a batch that are active or in the window below their threshold, with gradients for the thresholds.
+/// The latents of a batch that are active or in the window below their threshold, with gradients
+/// for the thresholds.
 struct Latents {
     /// `[n, k]`, any order; 0 where not active.
     values: Tensor<2>,
@@ -89,13 +92,14 @@ struct Latents {
 }
 
 impl Latents {
-    /// Of `x`, centred. Forward, a value is its pre-activation z or 0. Backward, with rect 1 in the window and 0 outside, the
-    /// derivative of a value in the threshold θ is −θ/bandwidth · rect, that of a gate −1/bandwidth · rect; in z with
-    /// `ste_to_input` the negative of it on top.
+    /// Of `x`, centred. Forward, a value is its pre-activation z or 0. Backward, with rect 1 in the
+    /// window and 0 outside, the derivative of a value in the threshold θ is −θ/bandwidth · rect,
+    /// that of a gate −1/bandwidth · rect; in z with `ste_to_input` the negative of it on top.
     fn of(coder: &SparseCoder, x: Tensor<2>, how: &JumpReluConfig) -> Self {
         let half = how.bandwidth / 2.0;
         let theta = coder.vector("threshold");
-        // Everything above θ − half. The same is added on both sides, for the kernel has no thresholds below 0.
+        // Everything above θ − half. The same is added on both sides, for the kernel has no
+        // thresholds below 0.
         let found = encode_threshold(
             x,
             coder.w_enc(),
@@ -143,8 +147,8 @@ impl Latents {
     }
 }
 
-/// Sum over dead latents of what their pre-activation of `x`, centred, lacks to the threshold, times the decoder row's norm, mean over
-/// tokens.
+/// Sum over dead latents of what their pre-activation of `x`, centred, lacks to the threshold,
+/// times the decoder row's norm, mean over tokens.
 fn missing(coder: &SparseCoder, x: Tensor<2>, dead: Tensor<1, Int>, parts: &[usize]) -> Tensor<1> {
     let n = x.dims()[0].max(1) as f64;
     let of = |t: Tensor<1>| t.select(0, dead.clone()).unsqueeze::<2>(); // [1, n_dead]

@@ -1,5 +1,6 @@
-//! Training of matching pursuit (Costa, Fel, Lubana, Tolooshams, Ba 2025, "From flat to hierarchical: extracting sparse representations
-//! with matching pursuit"): the gradient goes back through every step.
+//! Training of matching pursuit (Costa, Fel, Lubana, Tolooshams, Ba 2025, "From flat to
+//! hierarchical: extracting sparse representations with matching pursuit"): the gradient goes back
+//! through every step.
 
 use burn::tensor::Tensor;
 use lapidary_coder::{Architecture, Coder, Pursuit, Weights, pursuit_codes};

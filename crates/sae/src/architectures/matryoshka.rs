@@ -1,6 +1,8 @@
-//! Training of Matryoshka coders: BatchTopK coders of which every prefix of the latents reconstructs by itself, so that the first ones
-//! stay general (Bussmann, Nabeshima, Karvonen, Nanda 2025, "Learning multi-level features with Matryoshka sparse autoencoders", arXiv
-//! 2503.17547). The latents are chosen once, among all; each prefix decodes those of them that it has.
+//! Training of Matryoshka coders: BatchTopK coders of which every prefix of the latents
+//! reconstructs by itself, so that the first ones stay general (Bussmann, Nabeshima, Karvonen,
+//! Nanda 2025, "Learning multi-level features with Matryoshka sparse autoencoders", arXiv
+//! 2503.17547). The latents are chosen once, among all; each prefix decodes those of them that it
+//! has.
 
 use super::batchtopk::BatchTopK;
 use crate::architectures::{LayerInput, Method};

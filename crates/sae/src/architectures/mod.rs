@@ -1,5 +1,5 @@
-//! How each architecture is trained, one file each: which codes a batch gets, with what is needed to differentiate them, and which
-//! penalty. [`crate::step`] does the rest.
+//! How each architecture is trained, one file each: which codes a batch gets, with what is needed
+//! to differentiate them, and which penalty. [`crate::step`] does the rest.
 
 mod batchtopk;
 mod gated;
@@ -41,8 +41,8 @@ pub(crate) struct LayerInput<'a> {
     pub(crate) x: &'a Tensor<2>,
     /// What the coder is to reconstruct, `[n, d_out]`.
     pub(crate) y: &'a Tensor<2>,
-    /// The widths of the hook points in the decoder's rows, by each of which a penalty takes their norm. A layer of a cross-layer
-    /// transcoder has none: its rows have one norm.
+    /// The widths of the hook points in the decoder's rows, by each of which a penalty takes their
+    /// norm. A layer of a cross-layer transcoder has none: its rows have one norm.
     pub(crate) widths: &'a [usize],
     /// The dead latents of the layer, ascending, if there are any.
     pub(crate) dead: Option<Tensor<1, Int>>,
@@ -50,8 +50,9 @@ pub(crate) struct LayerInput<'a> {
 
 /// How an architecture is trained.
 pub(crate) trait Method: Sync {
-    /// Whether it chooses by the number of latents alone: its loss is the fraction of variance unexplained, dead latents can make an
-    /// auxiliary loss by AuxK, and as a transcoder its decoder may start at 0, free.
+    /// Whether it chooses by the number of latents alone: its loss is the fraction of variance
+    /// unexplained, dead latents can make an auxiliary loss by AuxK, and as a transcoder its
+    /// decoder may start at 0, free.
     fn is_topk_like(&self) -> bool {
         false
     }
@@ -61,13 +62,14 @@ pub(crate) trait Method: Sync {
         self.is_topk_like()
     }
 
-    /// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.
+    /// Whether decoder rows may have any norm in training, and then do unless the recipe says
+    /// otherwise.
     fn frees_decoder_norm(&self) -> bool {
         false
     }
 
-    /// Whether dead latents can have ghost gradients or be resampled. Latents that compete for places would not fire with the small
-    /// weights that they then have.
+    /// Whether dead latents can have ghost gradients or be resampled. Latents that compete for
+    /// places would not fire with the small weights that they then have.
     fn has_ghost_gradients(&self) -> bool {
         false
     }
@@ -92,7 +94,8 @@ pub(crate) trait Method: Sync {
         2e-4 / (d_sae as f64 / 16_384.0).sqrt()
     }
 
-    /// Weights to start from: `b_dec` at the centre of the data, encoder and decoder as given. The encoder's bias starts at 0.
+    /// Weights to start from: `b_dec` at the centre of the data, encoder and decoder as given. The
+    /// encoder's bias starts at 0.
     fn init(
         &self,
         w_enc: Tensor<2>,

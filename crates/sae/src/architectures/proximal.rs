@@ -1,4 +1,5 @@
-//! Training of coders with proximal operators: of the squared error plus twice the penalty, of whose half the operator is.
+//! Training of coders with proximal operators: of the squared error plus twice the penalty, of
+//! whose half the operator is.
 
 use burn::tensor::{Tensor, TensorData};
 use lapidary_coder::{Architecture, Coder, Penalty};
@@ -11,7 +12,8 @@ use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
 pub(crate) struct Proximal;
 
 impl Method for Proximal {
-    /// The penalty is part of how codes are found, so it must have its whole weight before training ends.
+    /// The penalty is part of how codes are found, so it must have its whole weight before training
+    /// ends.
     fn validation_error(&self, recipe: &Recipe, _d_sae: usize) -> Option<String> {
         let (rises, steps) = (recipe.training.sparsity_warmup_steps?, recipe.steps());
         (rises > 0 && rises >= steps).then(|| {
@@ -33,7 +35,8 @@ impl Method for Proximal {
         let zeros = b_enc.zeros_like();
         let x = coder.centre(layer.x.clone().autodiff());
         let found = encode_threshold(x, coder.w_enc(), b_enc, zeros); // positive pre-activations
-        // The operator and the penalty by their values and slopes at this batch: f(u) + f'(u) (u − u), the last u tracked.
+        // The operator and the penalty by their values and slopes at this batch: f(u) + f'(u) (u −
+        // u), the last u tracked.
         let u = found.values.clone().inner();
         let constant = |values: Tensor<2>| values.autodiff();
         let values = each(&u, |u| penalty.prox(u));

@@ -1,5 +1,6 @@
-//! Training of standard coders: ReLU latents, made sparse by an L1 penalty (Bricken et al. 2023, "Towards monosemanticity"; the penalty
-//! weighs each latent by the norm of its decoder row, as in Anthropic's April 2024 update). It is dense: the penalty needs every latent.
+//! Training of standard coders: ReLU latents, made sparse by an L1 penalty (Bricken et al. 2023,
+//! "Towards monosemanticity"; the penalty weighs each latent by the norm of its decoder row, as in
+//! Anthropic's April 2024 update). It is dense: the penalty needs every latent.
 
 use burn::tensor::{Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder};

@@ -1,4 +1,5 @@
-//! Training of TopK coders (Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv 2406.04093).
+//! Training of TopK coders (Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv
+//! 2406.04093).
 
 use burn::tensor::Tensor;
 use lapidary_coder::{Architecture, Coder, SparseCoder};
@@ -6,8 +7,8 @@ use lapidary_coder::{Architecture, Coder, SparseCoder};
 use crate::architectures::{LayerInput, Method};
 use crate::step::{Encoded, StepContext, SubsetLoss};
 
-/// Multi-TopK (appendix of that paper, for reconstructions that hold with another k): what 4k latents leave unexplained counts an
-/// eighth, as in sparsify.
+/// Multi-TopK (appendix of that paper, for reconstructions that hold with another k): what 4k
+/// latents leave unexplained counts an eighth, as in sparsify.
 const MULTI: usize = 4;
 const MULTI_WEIGHT: f64 = 1.0 / 8.0;
 

@@ -1,5 +1,5 @@
-//! Latents that were made dead come back by each means, ghost gradients are those of their loss, and what is resampled is what the
-//! paper says.
+//! Latents that were made dead come back by each means, ghost gradients are those of their loss,
+//! and what is resampled is what the paper says.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;

@@ -84,8 +84,8 @@ fn gated_equals_its_loss_with_a_frozen_decoder_for_the_gates() {
     world.check(&world.step(&[]), &[], loss);
 }
 
-/// Value of a JumpReLU smoothed over a window: z above it, 0 below, and such that its derivative in the threshold is −θ/ε
-/// within.
+/// Value of a JumpReLU smoothed over a window: z above it, 0 below, and such that its derivative in
+/// the threshold is −θ/ε within.
 fn smooth_value(z: f64, theta: f64, width: f64) -> f64 {
     let theta = theta.clamp(z - width / 2.0, z + width / 2.0);
     ((z + width / 2.0).powi(2) - theta.powi(2)) / (2.0 * width)

@@ -1,5 +1,6 @@
-//! Gradients of cross-layer transcoders: against central differences of the same loss written anew in f64, and against the transcoder with dense
-//! matrices that does the same. Layers, widths and latents all have other numbers, so that nothing can be taken for the other.
+//! Gradients of cross-layer transcoders: against central differences of the same loss written anew
+//! in f64, and against the transcoder with dense matrices that does the same. Layers, widths and
+//! latents all have other numbers, so that nothing can be taken for the other.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_coder::{AnyCoder, Coder, SparseCoder, Weights};
@@ -187,7 +188,8 @@ fn relu_with_both_penalties_on_the_norm_of_all_that_a_latent_writes() {
     }
 }
 
-/// A transcoder that reads all hook points with rows that are 0 outside a latent's own, and writes with rows that are 0 before it.
+/// A transcoder that reads all hook points with rows that are 0 outside a latent's own, and writes
+/// with rows that are 0 before it.
 #[test]
 fn relu_and_jumprelu_have_the_gradients_of_the_dense_transcoder_that_they_are() {
     let jumps = "coder.jumprelu.bandwidth = 0.8\ncoder.jumprelu.l0_coefficient = 0.2\ncoder.jumprelu.pre_act_coefficient = 0.6\n";

@@ -1,5 +1,5 @@
-//! Gradients of whole losses against independent sources: central differences of the same loss written anew in f64, and coders that do
-//! the same with dense matrices.
+//! Gradients of whole losses against independent sources: central differences of the same loss
+//! written anew in f64, and coders that do the same with dense matrices.
 
 mod architectures;
 mod cross_layer;
@@ -125,7 +125,8 @@ impl World {
         loss_and_gradients(&self.coder(), &self.batch(), &context)
     }
 
-    /// Compares the loss, and the gradients of the weights `names` (all, if there are none), with differences of `loss`.
+    /// Compares the loss, and the gradients of the weights `names` (all, if there are none), with
+    /// differences of `loss`.
     fn check(&self, output: &StepOutput, names: &[&str], loss: impl Fn(&Values) -> f64) {
         let (total, here) = (scalar(&output.terms.total), loss(&self.weights));
         assert!(

@@ -1,5 +1,5 @@
-//! Gradients of losses through a small model, against differences of the same loss made by running the model with the reconstruction in place and
-//! adding up its predictions in f64.
+//! Gradients of losses through a small model, against differences of the same loss made by running
+//! the model with the reconstruction in place and adding up its predictions in f64.
 
 use std::sync::Arc;
 
@@ -239,7 +239,8 @@ fn active(coder: &AnyCoder, x: &Tensor<2>) -> Tensor<2> {
     Tensor::from_data(data, &Device::flex())
 }
 
-/// The reconstruction by the latents that are `active`, so that a step does not change which these are.
+/// The reconstruction by the latents that are `active`, so that a step does not change which these
+/// are.
 fn reconstruction(coder: &AnyCoder, active: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
     let (mut read, mut latent) = (0, 0);
     let mut all = coder.b_dec().unsqueeze::<2>().repeat(&[x.dims()[0], 1]);
@@ -308,7 +309,8 @@ fn check(text: &str, loss: Loss, skipped: &[&str]) {
         let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
         assert!(norm > 1e-5, "{text}: {name} has no gradient");
         for direction in 0..DIRECTIONS {
-            // The first direction is that of the gradient, which all entries have a part in; of the others a third have.
+            // The first direction is that of the gradient, which all entries have a part in; of the
+            // others a third have.
             let mut part = |g: &f64| match direction == 0 || rng.random::<f64>() < 0.3 {
                 true => g / norm,
                 false => 0.0,

@@ -1,5 +1,6 @@
-//! Gradients of transcoders, skip connection and all, against central differences of the same loss written anew in f64.
-//! Input and output have other widths, so that nothing can be taken for the other.
+//! Gradients of transcoders, skip connection and all, against central differences of the same loss
+//! written anew in f64. Input and output have other widths, so that nothing can be taken for the
+//! other.
 
 use std::collections::BTreeMap;
 

@@ -22,8 +22,8 @@ impl Recipe {
             .collect()
     }
 
-    /// The keys in which two recipes differ that a resumed run must not change. How often to log and to checkpoint, and what
-    /// happens after training, may change.
+    /// The keys in which two recipes differ that a resumed run must not change. How often to log
+    /// and to checkpoint, and what happens after training, may change.
     #[must_use]
     pub fn training_differences(&self, other: &Self) -> Vec<Difference> {
         let free = [
@@ -41,8 +41,8 @@ impl Recipe {
         self.training_differences(other).into_iter().next()
     }
 
-    /// Whether a key is the length of the training or follows from it unless the recipe says otherwise: what may change where a
-    /// run is made longer.
+    /// Whether a key is the length of the training or follows from it unless the recipe says
+    /// otherwise: what may change where a run is made longer.
     #[must_use]
     pub fn is_length(key: &str) -> bool {
         const KEYS: [&str; 6] = [
@@ -56,8 +56,9 @@ impl Recipe {
         KEYS.contains(&key)
     }
 
-    /// The first key in which two recipes differ that decides which tokens' activations make which batch: what the
-    /// coders of one run have in common. Their hook points may differ, unless norms there decide what is left out.
+    /// The first key in which two recipes differ that decides which tokens' activations make which
+    /// batch: what the coders of one run have in common. Their hook points may differ, unless norms
+    /// there decide what is left out.
     #[must_use]
     pub fn batch_difference(&self, other: &Self) -> Option<Difference> {
         let ordered = |c: &Self| {

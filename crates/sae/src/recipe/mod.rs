@@ -1,7 +1,8 @@
 //! The recipe of a run: what `lapidary train CONFIG` reads.
 //!
-//! A [`Recipe`] is what a file says, with every default that does not depend on the model. [`Recipe::resolve`] fills in the rest
-//! (`d_sae`, `lr`, …) for a width of activations; the [`ResolvedRecipe`] travels with the checkpoint and the dictionary.
+//! A [`Recipe`] is what a file says, with every default that does not depend on the model.
+//! [`Recipe::resolve`] fills in the rest (`d_sae`, `lr`, …) for a width of activations; the
+//! [`ResolvedRecipe`] travels with the checkpoint and the dictionary.
 
 mod difference;
 mod memory;
@@ -35,17 +36,20 @@ pub use tables::{
     ResolvedCoder, ResolvedMatryoshka, ResolvedTraining, TrainingConfig,
 };
 
-/// Where the coder reads where a recipe does not say. The command chooses the middle layer of the model instead.
+/// Where the coder reads where a recipe does not say. The command chooses the middle layer of the
+/// model instead.
 const HOOK_POINT: &str = "blocks.2.hook_resid_post";
 
 /// The whole recipe, as read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// Model: a Hugging Face folder, a hub name, or "embedded" (the small model inside the program).
+    /// Model: a Hugging Face folder, a hub name, or "embedded" (the small model inside the
+    /// program).
     pub model: String,
     /// What the coder reads and what it reconstructs.
     pub sites: Sites,
-    /// Seed of everything random: initial weights and, unless it has its own, the order of the activations.
+    /// Seed of everything random: initial weights and, unless it has its own, the order of the
+    /// activations.
     pub seed: u64,
     /// The text.
     pub corpus: CorpusConfig,
@@ -94,14 +98,15 @@ impl Recipe {
     /// Reads a recipe from `path`; each of `set` is `dotted.key=value` and wins over the file.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, has an unknown key (the error says which was probably meant), a value of the wrong type,
-    /// or values that contradict each other.
+    /// The file cannot be read, is not TOML, has an unknown key (the error says which was probably
+    /// meant), a value of the wrong type, or values that contradict each other.
     pub fn load(path: &Path, set: &[String]) -> Result<Self, SaeError> {
         let text = lapidary_io::read_text(path)?;
         Self::parse(&path.display().to_string(), &text, set)
     }
 
-    /// The settings that `beneath`, items like those of `set`, adds to `set`: those whose key neither `text` nor `set` has.
+    /// The settings that `beneath`, items like those of `set`, adds to `set`: those whose key
+    /// neither `text` nor `set` has.
     ///
     /// # Errors
     /// `text` is not TOML, or an item has no `=`.
@@ -176,7 +181,8 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The same recipe with every absent key filled in for activations of width `width`, for several hook points that at the first.
+    /// The same recipe with every absent key filled in for activations of width `width`, for
+    /// several hook points that at the first.
     ///
     /// # Errors
     /// `k` exceeds the number of latents that `expansion_factor` gives.
@@ -262,7 +268,8 @@ impl Recipe {
         free && self.sites.transcodes() && method.is_topk_like()
     }
 
-    /// Every key with its value, in the order of the reference page. Keys of other coders are left out.
+    /// Every key with its value, in the order of the reference page. Keys of other coders are left
+    /// out.
     fn ordered_values(&self) -> Values {
         let keys = SiteKeys::from(self.sites.clone());
         let text = |text: &Option<String>| text.as_ref().map(String::to_toml);
@@ -318,7 +325,8 @@ impl Recipe {
         to_json(&self.ordered_values())
     }
 
-    /// The recipe in a dictionary's file, if this version can read it: a newer one may have a coder that this one does not know.
+    /// The recipe in a dictionary's file, if this version can read it: a newer one may have a coder
+    /// that this one does not know.
     #[must_use]
     pub fn from_json(json: &serde_json::Value) -> Option<Self> {
         let mut json = json.clone();
@@ -416,8 +424,8 @@ impl ResolvedRecipe {
         }
     }
 
-    /// Changes what a resumed coder may change: logging, checkpoints, and what happens after training. Everything else in `recipe`
-    /// is ignored.
+    /// Changes what a resumed coder may change: logging, checkpoints, and what happens after
+    /// training. Everything else in `recipe` is ignored.
     pub(crate) fn update_settings(&mut self, recipe: &Recipe) {
         let (ours, theirs) = (&mut self.recipe, recipe);
         ours.training.log_every_steps = theirs.training.log_every_steps;

@@ -39,7 +39,8 @@ impl AfterReading {
     }
 }
 
-/// Whether decoder rows may have any norm in training, and then do unless the recipe says otherwise.
+/// Whether decoder rows may have any norm in training, and then do unless the recipe says
+/// otherwise.
 pub(super) fn frees_decoder_norm(architecture: ArchitectureKind, transcodes: bool) -> bool {
     let method = method(architecture);
     method.frees_decoder_norm() || (transcodes && method.is_topk_like())

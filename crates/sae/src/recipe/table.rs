@@ -1,4 +1,5 @@
-//! How a table of a recipe is declared: each key once, with its type, default, range and documentation.
+//! How a table of a recipe is declared: each key once, with its type, default, range and
+//! documentation.
 
 use std::collections::BTreeMap;
 
@@ -24,12 +25,14 @@ pub struct Key {
 /// Dotted keys in the order of their declaration, each with its value if it has one.
 pub(super) type Values = Vec<(&'static str, Option<Value>)>;
 
-/// Declares a table: the struct as read, the struct as resolved, and the functions between them, TOML and the reference page.
+/// Declares a table: the struct as read, the struct as resolved, and the functions between them,
+/// TOML and the reference page.
 ///
 /// Each key is `name: type = kind;` with an optional range `, "text" => |value| condition`. Kinds:
 /// - `fixed(value)`: a default that never changes;
 /// - `read(|r| value, "text")`: a default that depends on other keys ([`AfterReading`]);
-/// - `later(|w| value, "text")`: a default that depends on widths ([`Widths`]): an `Option` until the recipe is resolved;
+/// - `later(|w| value, "text")`: a default that depends on widths ([`Widths`]): an `Option` until
+///   the recipe is resolved;
 /// - `optional("text")`: an `Option` also then.
 macro_rules! table {
     (

@@ -11,38 +11,46 @@ use super::table::table;
 table! {
     /// `[corpus]`: the text to train on.
     CorpusConfig, "corpus";
-    /// A text, JSON or Parquet file, a folder of such, `hf:OWNER/NAME` (a dataset of the hub), each of the last two with `:SPLIT`
-    /// behind if need be, `embedded`, or `embedded:heldout` ([which files count](../how-to/own-model-and-text.md#the-text)).
+    /// A text, JSON or Parquet file, a folder of such, `hf:OWNER/NAME` (a dataset of the hub), each
+    /// of the last two with `:SPLIT` behind if need be, `embedded`, or `embedded:heldout` ([which
+    /// files count](../how-to/own-model-and-text.md#the-text)).
     path: String = fixed("embedded".to_owned());
     /// The field of JSON, or the column of Parquet, that holds the text.
     text_field: String = fixed(TEXT_FIELD.to_owned());
-    /// Tokens per block, BOS included: how much context the model sees. At most the model's own context.
+    /// Tokens per block, BOS included: how much context the model sees. At most the model's own
+    /// context.
     context: usize = fixed(128), "at least 1" => |v| *v > 0;
     /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
     prepend_bos: bool = fixed(true);
-    /// Whether a block is one sequence. Otherwise each document in a block is a sequence of its own, with positions from 0, and
-    /// sees nothing of the documents before it.
+    /// Whether a block is one sequence. Otherwise each document in a block is a sequence of its
+    /// own, with positions from 0, and sees nothing of the documents before it.
     attend_across_documents: bool = fixed(false);
 }
 
 table! {
     /// `[activations]`: from text to shuffled, normalized batches.
     ActivationsConfig -> ResolvedActivations, "activations";
-    /// Rows of the shuffle buffer, from which batches are drawn at random; at least one batch. The buffer is refilled when less than
-    /// half full. With a loss through the model: the tokens whose blocks are in random order, whole batches of them. With a store: the
-    /// window of the [shuffle](../methods/README.md).
+    /// Rows of the shuffle buffer, from which batches are drawn at random; at least one batch. The
+    /// buffer is refilled when less than half full. With a loss through the model: the tokens whose
+    /// blocks are in random order, whole batches of them. With a store: the window of the
+    /// [shuffle](../methods/README.md).
     buffer_tokens: usize = fixed(65_536);
-    /// Blocks that go through the model between two looks at the buffer. With a loss through the model it concerns only the first look,
-    /// since a batch is run as a whole; with a store it has no effect.
+    /// Blocks that go through the model between two looks at the buffer. With a loss through the
+    /// model it concerns only the first look, since a batch is run as a whole; with a store it has
+    /// no effect.
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
-    /// `unit_norm`: one scale, so that the mean squared norm is 1; `mean_centred`: the mean is removed first; `none`. It is estimated
-    /// from the first full buffer or window (with a loss through the model from 16,384 tokens of it), and folded into the saved weights.
+    /// `unit_norm`: one scale, so that the mean squared norm is 1; `mean_centred`: the mean is
+    /// removed first; `none`. It is estimated from the first full buffer or window (with a loss
+    /// through the model from 16,384 tokens of it), and folded into the saved weights.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
-    /// A [store of activations](files.md#a-store-of-activations), or [a cache of SAELens](../how-to/store.md#a-cache-that-saelens-wrote),
-    /// to read instead of running the model on the text. `model`, the keys of `[corpus]` and `exclude`, and, if the store has only one,
-    /// `hook_point` are then the store's unless the recipe has them, and must agree with it if it does.
+    /// A [store of activations](files.md#a-store-of-activations), or [a cache of
+    /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), to read instead of running the
+    /// model on the text. `model`, the keys of `[corpus]` and `exclude`, and, if the store has only
+    /// one, `hook_point` are then the store's unless the recipe has them, and must agree with it if
+    /// it does.
     store: String = optional("absent");
-    /// Seed of the order of the activations. Coders [trained in one run](../how-to/several-coders.md) share it.
+    /// Seed of the order of the activations. Coders [trained in one
+    /// run](../how-to/several-coders.md) share it.
     seed: u64 = later(|w| w.recipe.order_seed(), "the recipe's `seed`");
 }
 
@@ -53,38 +61,43 @@ table! {
     special_tokens: bool = fixed(true);
     /// So many tokens at the beginning of each sequence are left out, BOS among them.
     first_positions: usize = fixed(0);
-    /// Activations are left out whose norm is above so many times the median norm of the first batch, as those of attention sinks are.
+    /// Activations are left out whose norm is above so many times the median norm of the first
+    /// batch, as those of attention sinks are.
     norm_multiple: f64 = optional("absent"), "more than 0" => |v| *v > 0.0 && (*v as f32).is_finite();
 }
 
 table! {
     /// `[coder]`: the sparse coder.
     CoderConfig -> ResolvedCoder, "coder";
-    /// `topk`: the k largest pre-activations per token; `batchtopk`: k per token on average over the batch; `matryoshka`: the same, with
-    /// prefixes of the latents that reconstruct by themselves; `standard`: ReLU with an L1 penalty; `jumprelu`: a threshold per latent;
-    /// `gated`: gates and values apart; `matching_pursuit`: decoder rows subtracted one after the other; `proximal`: the proximal operator
-    /// of a non-convex penalty in place of ReLU.
+    /// `topk`: the k largest pre-activations per token; `batchtopk`: k per token on average over
+    /// the batch; `matryoshka`: the same, with prefixes of the latents that reconstruct by
+    /// themselves; `standard`: ReLU with an L1 penalty; `jumprelu`: a threshold per latent;
+    /// `gated`: gates and values apart; `matching_pursuit`: decoder rows subtracted one after the
+    /// other; `proximal`: the proximal operator of a non-convex penalty in place of ReLU.
     architecture: ArchitectureKind = fixed(ArchitectureKind::TopK);
-    /// Number of latents; for a cross-layer transcoder, per layer. With several hook points the width at the first counts.
+    /// Number of latents; for a cross-layer transcoder, per layer. With several hook points the
+    /// width at the first counts.
     d_sae: usize = later(|w| w.d_sae, "`expansion_factor` × width"), "1 to 2147483647" => |v| *v > 0 && i32::try_from(*v).is_ok();
     /// Latents for each dimension of the activation; not together with `d_sae`.
     expansion_factor: f64 = optional("16"), "more than 0" => |v| *v > 0.0;
-    /// Active latents per token; for a cross-layer transcoder, in each layer; for `matching_pursuit`, steps. `standard`, `jumprelu`,
-    /// `gated` and `proximal` ignore it.
+    /// Active latents per token; for a cross-layer transcoder, in each layer; for
+    /// `matching_pursuit`, steps. `standard`, `jumprelu`, `gated` and `proximal` ignore it.
     k: usize = fixed(32), "at least 1" => |v| *v > 0;
-    /// Active latents per token at the start, `k` or more, from which they fall linearly to `k` over `training.k_anneal_steps`; for
-    /// `topk`, `batchtopk` and `matryoshka`.
+    /// Active latents per token at the start, `k` or more, from which they fall linearly to `k`
+    /// over `training.k_anneal_steps`; for `topk`, `batchtopk` and `matryoshka`.
     k_start: usize = optional("absent");
     /// For `topk`: whether what 4k latents leave unexplained counts too, with weight 1/8.
     multi_topk: bool = fixed(false);
     /// For transcoders: whether a linear map of what is read is part of the reconstruction.
     skip_connection: bool = fixed(false);
-    /// Whether `b_dec` is subtracted before encoding; never in a transcoder, whose `b_dec` belongs to the output.
+    /// Whether `b_dec` is subtracted before encoding; never in a transcoder, whose `b_dec` belongs
+    /// to the output.
     apply_b_dec_to_input: bool = read(|r| !r.transcodes, "`true`; for transcoders `false`");
-    /// Start of `b_dec`: the `geometric_median` (of at most 4,096 rows) or the `mean` of the first batch, or `zeros`.
+    /// Start of `b_dec`: the `geometric_median` (of at most 4,096 rows) or the `mean` of the first
+    /// batch, or `zeros`.
     b_dec_init: DecoderBiasStart = fixed(DecoderBiasStart::GeometricMedian);
-    /// Norm of the rows of `W_dec` at the start, and of `W_enc`, which starts as its copy. A transcoder's `W_enc` has directions of its
-    /// own, of norm 1.
+    /// Norm of the rows of `W_dec` at the start, and of `W_enc`, which starts as its copy. A
+    /// transcoder's `W_enc` has directions of its own, of norm 1.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
         "1, or 0.1 with `decoder_norm = \"free\"` (but 1 for `matching_pursuit`, and 0 for `topk`, `batchtopk` and `matryoshka` transcoders)"
@@ -92,10 +105,11 @@ table! {
 }
 
 table! {
-    /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's are in activations of norm √d.
+    /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
+    /// are in activations of norm √d.
     JumpReluConfig, "coder.jumprelu";
-    /// `step`: the number of active latents; `quadratic`: 2 / target × (that number − `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` ×
-    /// activation × decoder norm).
+    /// `step`: the number of active latents; `quadratic`: 2 / target × (that number −
+    /// `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` × activation × decoder norm).
     penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
     /// Weight of the penalty against the squared error summed over dimensions.
     l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
@@ -107,7 +121,8 @@ table! {
     initial_threshold: f64 = fixed(0.01), "0 or more" => |v| *v >= 0.0;
     /// For `tanh`: the factor inside it.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
-    /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder norm.
+    /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder
+    /// norm.
     pre_act_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// Whether the straight-through gradient goes to the pre-activations too.
     ste_to_input: bool = fixed(false);
@@ -122,26 +137,29 @@ table! {
 }
 
 table! {
-    /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of steps, at most 65,536; `lapidary eval
-    /// --k` uses another.
+    /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of
+    /// steps, at most 65,536; `lapidary eval --k` uses another.
     PursuitConfig, "coder.matching_pursuit";
-    /// A token stops when the norm of what is left is below this, in normalized activations; 0: never.
+    /// A token stops when the norm of what is left is below this, in normalized activations; 0:
+    /// never.
     residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// A token stops when a step chooses a latent that it has already.
     stop_on_duplicate_support: bool = fixed(false);
     /// Whether latents may have negative values too; the largest magnitude is chosen.
     signed: bool = fixed(false);
-    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least squares, non-negative ones unless
-    /// `signed`.
+    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least
+    /// squares, non-negative ones unless `signed`.
     refit: bool = fixed(false);
 }
 
 table! {
     /// `[coder.proximal]`: what only `proximal` has.
     ProximalConfig, "coder.proximal";
-    /// The penalty: `l0`, `l1`, `l_half`, `log_sum`, `cel0`, `scad` or `mcp` ([formulas](../methods/proximal.md)).
+    /// The penalty: `l0`, `l1`, `l_half`, `log_sum`, `cel0`, `scad` or `mcp`
+    /// ([formulas](../methods/proximal.md)).
     shape: Shape = fixed(Penalty::DEFAULT.shape);
-    /// Its λ, against half the squared error, on normalized activations. It rises over `training.sparsity_warmup_steps`.
+    /// Its λ, against half the squared error, on normalized activations. It rises over
+    /// `training.sparsity_warmup_steps`.
     weight: f64 = fixed(Penalty::DEFAULT.weight), "0 or more" => |v| *v >= 0.0;
     /// γ of `mcp` (above 1), a of `scad` (above 2), ε of `log_sum` (above 0); others have none.
     bend: f64 = read(|r| r.penalty_shape.usual_shape_param(), "2 for `mcp`, 3.7 for `scad`, 0.05 for `log_sum`");
@@ -154,7 +172,8 @@ table! {
     tokens: u64 = fixed(1_000_000);
     /// Activations per step.
     batch_tokens: usize = fixed(2048), "at least 1" => |v| *v > 0;
-    /// `adam`; `signum`: the sign of the mean gradient; `muon`: the mean gradient of a matrix made orthogonal, biases by Adam.
+    /// `adam`; `signum`: the sign of the mean gradient; `muon`: the mean gradient of a matrix made
+    /// orthogonal, biases by Adam.
     optimizer: Optimizer = fixed(Optimizer::Adam);
     /// Highest learning rate.
     lr: f64 = later(
@@ -171,32 +190,37 @@ table! {
     adam_beta2: f64 = fixed(0.999), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Adam's epsilon. It is small because the gradients of rare latents are.
     adam_eps: f64 = fixed(6.25e-10), "more than 0" => |v| *v as f32 > 0.0;
-    /// What is minimized besides sparsity: `local`: what the coder leaves of the activations; or what the model predicts with the
-    /// reconstruction in place, `kl`: the divergence from what it predicts by itself, `ce`: the cross-entropy of the next tokens, mean over
-    /// tokens ([end-to-end losses](../methods/end-to-end.md)). The two are for `topk`, `batchtopk`, `standard` and `jumprelu`. Batches are
-    /// then whole blocks in random order, so `batch_tokens` is a multiple of `corpus.context`, tokens that are left out come off each
-    /// batch, and there is no `activations.store`.
+    /// What is minimized besides sparsity: `local`: what the coder leaves of the activations; or
+    /// what the model predicts with the reconstruction in place, `kl`: the divergence from what it
+    /// predicts by itself, `ce`: the cross-entropy of the next tokens, mean over tokens
+    /// ([end-to-end losses](../methods/end-to-end.md)). The two are for `topk`, `batchtopk`,
+    /// `standard` and `jumprelu`. Batches are then whole blocks in random order, so `batch_tokens`
+    /// is a multiple of `corpus.context`, tokens that are left out come off each batch, and there
+    /// is no `activations.store`.
     loss: Loss = fixed(Loss::Local);
-    /// For `kl` and `ce`: weight of the local loss beside it. It is needed where one of several hook points that are written is in the
-    /// residual stream, which hides what is written before.
+    /// For `kl` and `ce`: weight of the local loss beside it. It is needed where one of several
+    /// hook points that are written is in the residual stream, which hides what is written before.
     local_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// For `standard`: `l1`, the sum of activation times decoder norm; `tanh`, the sum of tanh(`tanh_scale` × activation × decoder norm),
-    /// which stops to grow with large activations.
+    /// For `standard`: `l1`, the sum of activation times decoder norm; `tanh`, the sum of
+    /// tanh(`tanh_scale` × activation × decoder norm), which stops to grow with large activations.
     sparsity_penalty: SparsityPenalty = fixed(SparsityPenalty::L1);
     /// For `tanh`: the factor inside it.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
-    /// For `standard` and `gated`: weight of the penalty against the squared error summed over dimensions, on normalized activations.
-    /// SAELens scales activations to norm √d: its coefficient over √d is this one.
+    /// For `standard` and `gated`: weight of the penalty against the squared error summed over
+    /// dimensions, on normalized activations. SAELens scales activations to norm √d: its
+    /// coefficient over √d is this one.
     l1_coefficient: f64 = fixed(0.05), "0 or more" => |v| *v >= 0.0;
     /// Steps over which the weight of a sparsity penalty rises linearly, that of `jumprelu` too.
     sparsity_warmup_steps: u64 = later(|w| w.steps / 20, "a twentieth of the steps");
     /// Steps over which active latents fall from `coder.k_start` to `coder.k`.
     k_anneal_steps: u64 = later(|w| w.k_anneal_steps(), "half of all, with `coder.k_start`");
-    /// What brings dead latents back: `aux_k`, an auxiliary loss (`topk`, `batchtopk`, `matryoshka`); `ghost_gradients` (`standard`,
-    /// `jumprelu`); `resampling` (the same two and `matching_pursuit`, not across layers); `none`
-    /// ([what they are](../methods/dead-latents.md)).
+    /// What brings dead latents back: `aux_k`, an auxiliary loss (`topk`, `batchtopk`,
+    /// `matryoshka`); `ghost_gradients` (`standard`, `jumprelu`); `resampling` (the same two and
+    /// `matching_pursuit`, not across layers); `none` ([what they
+    /// are](../methods/dead-latents.md)).
     revival: DeadLatents = read(|r| r.dead_latents(), "`\"aux_k\"` for `topk`, `batchtopk` and `matryoshka`, else `\"none\"`");
-    /// For `resampling`: steps between two resamplings, none of which is in the last fifth of the run.
+    /// For `resampling`: steps between two resamplings, none of which is in the last fifth of the
+    /// run.
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
     /// Dead latents that reconstruct a token's residual; 0: no auxiliary loss.
     aux_k: usize = later(|w| w.width / 2, "half the width");
@@ -206,8 +230,8 @@ table! {
     dead_after_tokens: u64 = later(|w| (w.recipe.training.tokens / 10).min(10_000_000), "a tenth of `tokens`, at most 10 million");
     /// Steps between two counts of the dead latents. More steps mean fewer waits for the device.
     dead_check_every_steps: u64 = fixed(4), "at least 1" => |v| *v > 0;
-    /// `unit`: rows of `W_dec` keep norm 1; `free`, for those only that have it by default: the L1 penalty weighs each latent by its
-    /// row's norm, and rows are scaled to norm 1 at the end.
+    /// `unit`: rows of `W_dec` keep norm 1; `free`, for those only that have it by default: the L1
+    /// penalty weighs each latent by its row's norm, and rows are scaled to norm 1 at the end.
     decoder_norm: DecoderNorm = read(
         |r| r.decoder_norm(),
         "`\"unit\"`, or `\"free\"` for `standard`, `matching_pursuit` and `topk`, `batchtopk` and `matryoshka` transcoders"
@@ -234,7 +258,8 @@ table! {
 table! {
     /// `[features]`: feature tables after training.
     FeaturesConfig, "features";
-    /// Tokens of the training corpus, from its beginning, that go into the statistics; 0: no tables and no report.
+    /// Tokens of the training corpus, from its beginning, that go into the statistics; 0: no tables
+    /// and no report.
     tokens: u64 = fixed(200_000);
     /// Strongest contexts kept for each latent. Two from each of three weaker bands come on top.
     examples_per_feature: usize = fixed(16);

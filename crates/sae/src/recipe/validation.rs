@@ -1,4 +1,5 @@
-//! What in a recipe cannot be: values that contradict each other. Types and ranges of single keys are checked while reading.
+//! What in a recipe cannot be: values that contradict each other. Types and ranges of single keys
+//! are checked while reading.
 
 use lapidary_coder::{ArchitectureKind, MOST_LAYERS, SiteKeys, Sites};
 use lapidary_io::settings::Reader;
@@ -10,7 +11,8 @@ use crate::architectures::method;
 use crate::error::SaeError;
 
 impl Recipe {
-    /// Refuses values that contradict each other and need no model to see it. `keys` are those of the sites, as they were given.
+    /// Refuses values that contradict each other and need no model to see it. `keys` are those of
+    /// the sites, as they were given.
     pub(super) fn check(&self, file: &str, r: &Reader, keys: &SiteKeys) -> Result<(), SaeError> {
         let t = &self.training;
         let range = |key: &str, ok: bool, found: String, expected: &str| -> Result<(), SaeError> {

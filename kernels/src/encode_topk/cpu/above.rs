@@ -1,5 +1,5 @@
-//! All latents above their own thresholds: the same approximations and bounds as TopK's, with the threshold taken from the bias, so
-//! that a latent is scored where its upper bound is not below 0.
+//! All latents above their own thresholds: the same approximations and bounds as TopK's, with the
+//! threshold taken from the bias, so that a latent is scored where its upper bound is not below 0.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,8 @@ use super::row::Above;
 use super::{Encoder, LatentsOf, Scored, screen};
 use crate::host::Level;
 
-/// Of each row the latents whose score exceeds their threshold, best first. A threshold that is NaN is never exceeded.
+/// Of each row the latents whose score exceeds their threshold, best first. A threshold that is NaN
+/// is never exceeded.
 pub(crate) fn above_thresholds(
     x: &[f32],         // [n, d]
     w_enc: &[f32],     // [F, d]

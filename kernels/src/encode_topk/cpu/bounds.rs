@@ -1,14 +1,16 @@
 //! How far an approximate score can be from the exact one.
 //!
-//! With x' and w' in place of x and w, |⟨x, w⟩ - ⟨x', w'⟩| ≤ |x||w - w'| + |x - x'||w'| (Cauchy-Schwarz). The norms of w' and
-//! w - w' are one number a latent each, those of x and x - x' one a row; the bound costs two multiplications a score. To it
-//! comes what f32 arithmetic itself may round, of the exact score and of this one, so that the exact score, as
+//! With x' and w' in place of x and w, |⟨x, w⟩ - ⟨x', w'⟩| ≤ |x||w - w'| + |x - x'||w'|
+//! (Cauchy-Schwarz). The norms of w' and w - w' are one number a latent each, those of x and x - x'
+//! one a row; the bound costs two multiplications a score. To it comes what f32 arithmetic itself
+//! may round, of the exact score and of this one, so that the exact score, as
 //! [`super::exact::score`] computes it, surely lies within the bound.
 
 use crate::norms::{LARGEST, Norms, ROUNDING, SUMS, rounding};
 
-/// What is known of the latents, padded to whole vectors: what a row's score exceeds the latent's threshold by (the score itself where
-/// there are none) is between `approximate + bias ± (|x| · per_norm + |x - x'| · per_error + slack)`.
+/// What is known of the latents, padded to whole vectors: what a row's score exceeds the latent's
+/// threshold by (the score itself where there are none) is between
+/// `approximate + bias ± (|x| · per_norm + |x - x'| · per_error + slack)`.
 #[derive(Debug, Default)]
 pub(super) struct LatentBounds {
     /// The bias less the threshold, 0 where that is not finite.
@@ -22,7 +24,8 @@ pub(super) struct LatentBounds {
 }
 
 impl LatentBounds {
-    /// Takes in one latent of width `d`: the norms of its weights, if they have any bound, its bias and its threshold.
+    /// Takes in one latent of width `d`: the norms of its weights, if they have any bound, its bias
+    /// and its threshold.
     pub fn push(&mut self, norms: Option<Norms>, bias: f32, threshold: f32, d: usize) {
         let known = norms.filter(|_| bias.abs() <= LARGEST && threshold.abs() <= LARGEST);
         let n = known.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Approximate scores by a dense f32 product, on any processor: right up to the order of summation, so that hardly more
-//! latents are scored than are wanted.
+//! Approximate scores by a dense f32 product, on any processor: right up to the order of summation,
+//! so that hardly more latents are scored than are wanted.
 
 use super::Encoder;
 use super::bounds::LatentBounds;
@@ -71,7 +71,8 @@ impl<'a> Latents<'a> {
         }
     }
 
-    /// Offers the latents from `first` on, whose approximate scores less bias are `scores`, to one row.
+    /// Offers the latents from `first` on, whose approximate scores less bias are `scores`, to one
+    /// row.
     fn offer<R: Row>(&self, x: &[f32], norm: f32, first: usize, scores: &[f32], row: &mut R) {
         let Encoder { w_enc, latents, d } = self.encoder;
         for (block, scores) in scores.chunks(BLOCK).enumerate() {

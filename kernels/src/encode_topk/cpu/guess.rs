@@ -10,8 +10,8 @@ const KEPT: usize = 64;
 /// The last guesses, the newest last.
 static LAST: Mutex<Vec<(Key, f32)>> = Mutex::new(Vec::new());
 
-/// Whose guess it is: the place of the weights, which training changes where they are, and the sizes. Should other weights come to
-/// lie there, one call takes longer.
+/// Whose guess it is: the place of the weights, which training changes where they are, and the
+/// sizes. Should other weights come to lie there, one call takes longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key([usize; 4]);
 

@@ -1,8 +1,10 @@
-//! Approximate scores from 8-bit integers, four times as many a cycle as f32 has: AVX-512 with VNNI. Each row and each latent
-//! has its own scale, its largest magnitude over 127; sums of products are exact in i32. The epilogue compares every score's
-//! upper bound with its row's floor while it is still in registers, so no score is ever stored. The few that it does not rule
-//! out are looked at again with eight more bits of the input, whose error nearly vanishes from the bound, and what is then
-//! left is scored exactly, set by set, while the set's weights are in cache.
+//! Approximate scores from 8-bit integers, four times as many a cycle as f32 has: AVX-512 with
+//! VNNI. Each row and each latent has its own scale, its largest magnitude over 127; sums of
+//! products are exact in i32. The epilogue compares every score's upper bound with its row's floor
+//! while it is still in registers, so no score is ever stored. The few that it does not rule out
+//! are looked at again with eight more bits of the input, whose error nearly vanishes from the
+//! bound, and what is then left is scored exactly, set by set, while the set's weights are in
+//! cache.
 
 use super::Encoder;
 use super::bounds::LatentBounds;
@@ -31,7 +33,8 @@ const MANY_ROWS: usize = 256;
 /// Hits between asking for a latent's weights and needing them.
 const AHEAD: usize = 2;
 
-/// The same for a row's input, which comes from farther away and only as far as the second-level cache.
+/// The same for a row's input, which comes from farther away and only as far as the second-level
+/// cache.
 const FAR_AHEAD: usize = 6;
 
 /// Whether this way is open for `n` rows of width `d`.
@@ -49,8 +52,8 @@ pub(super) struct Latents {
     d: usize,
 }
 
-/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to clear than to fill. It
-/// is kept until the process ends, a byte a weight.
+/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to
+/// clear than to fill. It is kept until the process ends, a byte a weight.
 static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 impl Drop for Latents {
@@ -91,7 +94,8 @@ impl Latents {
                     }
                     let (bias, threshold) = about.of(latent);
                     let w = &w_enc[latent * d..][..d];
-                    // Whatever stands where nothing is written counts as 0: by the scale, and by the inputs' padding.
+                    // Whatever stands where nothing is written counts as 0: by the scale, and by
+                    // the inputs' padding.
                     let quantized = quantize(w, |factor| round(w, factor, integers));
                     scales.push(quantized.as_ref().map_or(0.0, |q| q.scale));
                     bounds.push(quantized.map(|q| q.norms), bias, threshold, d);
@@ -113,8 +117,9 @@ impl Latents {
         all
     }
 
-    /// Offers those of `latents` that are worth it to the rows of `x` `[rows, d]`. They begin with a multiple of [`SET`], and end
-    /// with one or with the last; `encoder` is what the integers are made of.
+    /// Offers those of `latents` that are worth it to the rows of `x` `[rows, d]`. They begin with
+    /// a multiple of [`SET`], and end with one or with the last; `encoder` is what the integers are
+    /// made of.
     pub fn screen<R: Row>(
         &self,
         x: &[f32],
@@ -129,7 +134,8 @@ impl Latents {
         assert!(latents.start.is_multiple_of(SET));
         for first in latents.clone().step_by(SET) {
             let tiles = (latents.end - first).min(SET).next_multiple_of(LATENTS);
-            // With many rows most latents will be scored for some: their weights come meanwhile, a part with each block.
+            // With many rows most latents will be scored for some: their weights come meanwhile, a
+            // part with each block.
             let soon = encoder.w_enc.get(first * self.d..).unwrap_or_default();
             let soon = &soon[..soon.len().min(SET * self.d)];
             let mut parts = match rows.len() >= MANY_ROWS {
@@ -138,7 +144,8 @@ impl Latents {
             };
             for row in (0..rows.len()).step_by(BLOCK) {
                 prefetch_far(parts.next().unwrap_or_default());
-                // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
+                // SAFETY: this way is taken only where the processor has these instructions
+                // (`Level::Avx512`).
                 unsafe {
                     for tile in (0..tiles).step_by(LATENTS) {
                         match (rows.len() - row).div_ceil(LANES) {
@@ -271,8 +278,8 @@ impl Hits {
 }
 
 impl Latents {
-    /// Adds to `hits` what the bounds do not rule out of the [`LATENTS`] latents that stand at `[first of the set, place in
-    /// it]`, for the `P` vectors of rows from `row` on.
+    /// Adds to `hits` what the bounds do not rule out of the [`LATENTS`] latents that stand at
+    /// `[first of the set, place in it]`, for the `P` vectors of rows from `row` on.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn hit<const P: usize>(
         &self,
@@ -296,7 +303,8 @@ impl Latents {
             // SAFETY: LANES floats lie there.
             unsafe { _mm512_loadu_ps(v.as_ptr()) }
         };
-        // First the bound that holds for every row of the block: it is one number a latent, and rules nearly all out.
+        // First the bound that holds for every row of the block: it is one number a latent, and
+        // rules nearly all out.
         let scale: [__m512; P] = std::array::from_fn(|p| of_rows(&inputs.scale, p));
         let floor: [__m512; P] = std::array::from_fn(|p| of_rows(&inputs.floor, p));
         let [norm, error] = inputs.largest[row / BLOCK];
@@ -330,7 +338,8 @@ impl Latents {
         }
     }
 
-    /// Empties `hits`, and adds to `left` those that are not ruled out with the second integers of the inputs either.
+    /// Empties `hits`, and adds to `left` those that are not ruled out with the second integers of
+    /// the inputs either.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn look_again(&self, inputs: &Inputs, first: usize, hits: &mut Hits, left: &mut Vec<u32>) {
         let width = self.steps * DEPTH;
@@ -360,7 +369,8 @@ impl Latents {
     }
 }
 
-/// Scores those `left` (as [`Hits`] has them) of the set that begins at the latent `first`, and gives them to their rows.
+/// Scores those `left` (as [`Hits`] has them) of the set that begins at the latent `first`, and
+/// gives them to their rows.
 fn score_all<R: Row>(
     left: &[u32],
     x: &[f32],

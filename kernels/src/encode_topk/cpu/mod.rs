@@ -1,9 +1,11 @@
-//! TopK on the CPU: approximate scores with a proven bound rule nearly all latents out, and the few that could be among a row's
-//! best are scored exactly, at once: the floor that the next must reach is exact too. The result is the choice that exact scores of all latents would give, and since the exact
-//! score has one definition, it is the same bits on every processor, with any number of threads.
+//! TopK on the CPU: approximate scores with a proven bound rule nearly all latents out, and the few
+//! that could be among a row's best are scored exactly, at once: the floor that the next must reach
+//! is exact too. The result is the choice that exact scores of all latents would give, and since
+//! the exact score has one definition, it is the same bits on every processor, with any number of
+//! threads.
 //!
-//! Approximations come from 8-bit integers where the processor has AVX-512 with VNNI ([`int8`]), otherwise from a dense
-//! f32 product ([`float`]).
+//! Approximations come from 8-bit integers where the processor has AVX-512 with VNNI ([`int8`]),
+//! otherwise from a dense f32 product ([`float`]).
 
 pub(crate) mod above;
 mod bounds;
@@ -122,9 +124,10 @@ const SAMPLE: usize = 32;
 #[cfg(target_arch = "x86_64")]
 const TELLING: usize = 256;
 
-/// The best of each row of `x`, most rows beginning with a floor guessed in proportion to their norms: few latents are then
-/// scored even at first. The guess is from the exact `k`th scores of the last call with these weights, which training moves
-/// little, or of the first rows. A row whose `k`th score does not reach its guess is done again.
+/// The best of each row of `x`, most rows beginning with a floor guessed in proportion to their
+/// norms: few latents are then scored even at first. The guess is from the exact `k`th scores of
+/// the last call with these weights, which training moves little, or of the first rows. A row whose
+/// `k`th score does not reach its guess is done again.
 #[cfg(target_arch = "x86_64")]
 fn guessing(
     integers: &int8::Latents,
@@ -224,8 +227,8 @@ fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R])
     });
 }
 
-/// Has `screen` offer the latents of a range to some rows of `x`, in tasks of `most` rows; where that leaves threads idle the
-/// latents are split too.
+/// Has `screen` offer the latents of a range to some rows of `x`, in tasks of `most` rows; where
+/// that leaves threads idle the latents are split too.
 fn in_parts<R: Row>(
     x: &[f32],
     encoder: Encoder<'_>,

@@ -12,8 +12,8 @@ pub(super) trait Row: Send + Sync {
     /// Takes in a latent's exact score.
     fn take(&mut self, score: f32, latent: u32);
 
-    /// Bounds say nothing of this row (it holds numbers beyond any bound): it will be scored for all latents in the end, so
-    /// none need be offered.
+    /// Bounds say nothing of this row (it holds numbers beyond any bound): it will be scored for
+    /// all latents in the end, so none need be offered.
     fn give_up(&mut self);
 
     /// An empty row of the same kind, for another part of the latents.
@@ -44,7 +44,8 @@ impl Best {
         Self::guessing(k, f32::NEG_INFINITY)
     }
 
-    /// Starts with a floor that is only guessed: whether `k` latents reach it must be asked of the result.
+    /// Starts with a floor that is only guessed: whether `k` latents reach it must be asked of the
+    /// result.
     pub fn guessing(k: usize, floor: f32) -> Self {
         // A cut looks at all of them, and raises the floor.
         let room = k + k / 4 + 8;

@@ -1,6 +1,7 @@
 //! A latent with its score, in one number that sorts as codes do.
 
-/// A latent and its score in one number whose order is the order of codes: the greater number comes first.
+/// A latent and its score in one number whose order is the order of codes: the greater number comes
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Scored(u64);
 

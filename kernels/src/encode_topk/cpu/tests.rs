@@ -1,4 +1,5 @@
-//! Every way of ruling latents out gives the bits of scoring all latents exactly, on inputs made to mislead it.
+//! Every way of ruling latents out gives the bits of scoring all latents exactly, on inputs made to
+//! mislead it.
 
 use super::*;
 use rand::{Rng, SeedableRng};
@@ -241,8 +242,8 @@ fn numbers_that_are_not_finite() {
 
 #[test]
 fn rows_that_do_not_resemble_those_before() {
-    // The first rows lie where latents are large, later ones where they are small: what the norms of the first let
-    // expect of the others is far above what they have.
+    // The first rows lie where latents are large, later ones where they are small: what the norms
+    // of the first let expect of the others is far above what they have.
     let mut case = Case::draw(14, [600, 64, 2000, 16]);
     let d = case.d;
     for w in case.w_enc.chunks_exact_mut(d) {
@@ -260,8 +261,9 @@ fn rows_that_do_not_resemble_those_before() {
 
 #[test]
 fn weights_along_what_rounding_takes_from_the_input() {
-    // Weights that 8 bits hold exactly, along what two roundings to 8 bits leave of the input: approximations miss all of it. The
-    // bias makes the latent's score the best by a hair; an earlier set of latents has the second best.
+    // Weights that 8 bits hold exactly, along what two roundings to 8 bits leave of the input:
+    // approximations miss all of it. The bias makes the latent's score the best by a hair; an
+    // earlier set of latents has the second best.
     for seed in 0..8 {
         let [n, d, latents] = [64, 32, 400];
         let mut case = Case::draw(20 + seed, [n, d, latents, 1]);
@@ -303,8 +305,9 @@ fn zeros_and_ties_without_end() {
 
 #[test]
 fn few_latents_are_scored_exactly() {
-    // Scored in random order, 32 (1 + ln(8192 / 32)) = 209 latents beat the 32 best before them. The floor lags by up to 16,
-    // half of them on the mean, and bounds of 8 bits of a weight let some more through.
+    // Scored in random order, 32 (1 + ln(8192 / 32)) = 209 latents beat the 32 best before them.
+    // The floor lags by up to 16, half of them on the mean, and bounds of 8 bits of a weight let
+    // some more through.
     let case = Case::draw(13, [256, 768, 8192, 32]);
     for (level, most) in [(Level::Portable, 300), (Level::Avx512, 420)] {
         if level <= Level::detected() {
@@ -319,7 +322,8 @@ fn few_latents_are_scored_exactly() {
 fn guesses_of_a_call_that_the_next_puts_to_shame() {
     let mut case = Case::draw(11, [300, 64, 700, 8]);
     case.holds("nothing is expected");
-    // The same memory holds other weights: nearly all rows are done again, then hardly any latent is ruled out by the guess.
+    // The same memory holds other weights: nearly all rows are done again, then hardly any latent
+    // is ruled out by the guess.
     for (factor, what) in [
         (0.01, "too much is expected"),
         (1e4, "too little is expected"),

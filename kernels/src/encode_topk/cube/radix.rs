@@ -1,5 +1,5 @@
-//! The `k` best of each row of scores by radix selection: the `k`th largest score is found eight bits
-//! per pass, then the winners are gathered and sorted. For any `k` and any scores.
+//! The `k` best of each row of scores by radix selection: the `k`th largest score is found eight
+//! bits per pass, then the winners are gathered and sorted. For any `k` and any scores.
 
 // A kernel's loops run over indices: CubeCL compiles no slice iterators.
 #![allow(clippy::needless_range_loop)]
@@ -11,10 +11,12 @@ use super::select::{LeftOver, sort};
 use super::{Codes, Product};
 use crate::gpu::{Rows, UNITS, dims2, sum_in_plane};
 
-/// Winners that one launch finds for a row: what fits, sorted, in 16 KiB of shared memory beside the counters.
+/// Winners that one launch finds for a row: what fits, sorted, in 16 KiB of shared memory beside
+/// the counters.
 const MOST_WINNERS: usize = 1024;
 
-/// Sizes of the sorted list that a kernel is compiled for: powers of two, few, because compiling takes longer than sorting.
+/// Sizes of the sorted list that a kernel is compiled for: powers of two, few, because compiling
+/// takes longer than sorting.
 const ROOMS: [usize; 3] = [64, 256, MOST_WINNERS];
 
 /// Cubes that serve the rows that were left over, which are few or none.
@@ -54,8 +56,8 @@ pub(crate) fn rank(
     }
 }
 
-/// The same for the rows of a tile that were left over. Scores of rounded rows are first replaced by
-/// those of the rows themselves.
+/// The same for the rows of a tile that were left over. Scores of rounded rows are first replaced
+/// by those of the rows themselves.
 pub(crate) fn rank_left_over(
     product: &Product,
     left: &LeftOver,
@@ -98,8 +100,8 @@ pub(crate) fn rank_left_over(
     );
 }
 
-/// Maps scores to integers of the same order: NaN as −∞, −0 as 0. By bits, because shader compilers may assume that NaN
-/// and −0 do not occur.
+/// Maps scores to integers of the same order: NaN as −∞, −0 as 0. By bits, because shader compilers
+/// may assume that NaN and −0 do not occur.
 #[cube]
 pub(crate) fn key_of(score: f32) -> u32 {
     let bits = u32::reinterpret(score);
@@ -269,7 +271,8 @@ fn topk_row(
     }
 }
 
-/// The scores, without bias, of rows that are left over. Planes divide the latents among themselves.
+/// The scores, without bias, of rows that are left over. Planes divide the latents among
+/// themselves.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn score_left_rows(
@@ -342,8 +345,8 @@ fn topk_left_rows(
     }
 }
 
-/// Writes columns `found..found + winners` of one row of codes. Where earlier launches wrote the columns before, only what
-/// comes after their last code takes part.
+/// Writes columns `found..found + winners` of one row of codes. Where earlier launches wrote the
+/// columns before, only what comes after their last code takes part.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn topk_rows(

@@ -284,7 +284,8 @@ fn select_row(
     }
 }
 
-/// The key of a latent's score, or of the highest or lowest that it can be where it is of rounded rows.
+/// The key of a latent's score, or of the highest or lowest that it can be where it is of rounded
+/// rows.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn key_at(
@@ -306,8 +307,8 @@ fn key_at(
     }
 }
 
-/// The key of the highest or the lowest value that a score can have which is off by at most `bound`,
-/// by four ulps of its own, and by what is lost below f32's normal numbers.
+/// The key of the highest or the lowest value that a score can have which is off by at most
+/// `bound`, by four ulps of its own, and by what is lost below f32's normal numbers.
 #[cube]
 fn key_within(score: f32, bound: f32, #[comptime] highest: bool) -> u32 {
     let off = bound + f32::abs(score) * 2.4e-7f32 + 1e-38f32;

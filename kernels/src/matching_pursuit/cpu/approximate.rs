@@ -15,10 +15,12 @@ const LANES: usize = 16;
 /// Correlations of a block: of each, the largest of those that stand [`LANES`] apart is known.
 const BLOCK: usize = 4 * LANES;
 
-/// Numbers of the Gram matrix between asking for them and needing them: a page, beyond which the processor asks for nothing.
+/// Numbers of the Gram matrix between asking for them and needing them: a page, beyond which the
+/// processor asks for nothing.
 const AHEAD: usize = 2048;
 
-/// What the largest product of two approximate atoms that there can be is in the 16 bits of the Gram matrix.
+/// What the largest product of two approximate atoms that there can be is in the 16 bits of the
+/// Gram matrix.
 pub(super) const MOST: f32 = 32_000.0;
 
 /// Atoms as approximate correlations have them.
@@ -32,14 +34,15 @@ pub(super) trait Approximate: Sync {
     /// What bounds the errors of correlations.
     fn bounds(&self) -> &Bounds;
 
-    /// Correlations of rows `[n, d]`, written to `[n, padded]`; `tell` hears of each row what its approximation misses, None if it has
-    /// none.
+    /// Correlations of rows `[n, d]`, written to `[n, padded]`; `tell` hears of each row what its
+    /// approximation misses, None if it has none.
     fn scores(&self, x: &[f32], scores: &mut [f32], tell: &mut dyn FnMut(usize, Option<&[f32]>));
 
     /// Asks for what [`Self::sharpen`] needs of an atom.
     fn fetch(&self, atom: u32);
 
-    /// `missing −= change · what the approximation of the atom misses`. Returns the sum of squares that is left.
+    /// `missing −= change · what the approximation of the atom misses`. Returns the sum of squares
+    /// that is left.
     fn miss(&self, atom: u32, change: f32, exact: &[f32], missing: &mut [f32]) -> f32;
 
     /// All correlations among atoms, made when they are first asked for.
@@ -48,8 +51,8 @@ pub(super) trait Approximate: Sync {
     /// The pursuit has ended: whatever may serve the next is kept.
     fn keep(self: Box<Self>);
 
-    /// Leaves those atoms in `found` for which a sharper correlation with `asked.residual` does not rule out that the exact one
-    /// reaches the limit.
+    /// Leaves those atoms in `found` for which a sharper correlation with `asked.residual` does not
+    /// rule out that the exact one reaches the limit.
     fn sharpen(&self, asked: &Asked<'_>, found: &mut Vec<u32>, scratch: &mut Sharp);
 }
 
@@ -92,7 +95,8 @@ impl Bounds {
     }
 }
 
-/// How far an approximate correlation may be from the exact one: `missing · |D'_j| + norm · |D_j − D'_j| + slack`.
+/// How far an approximate correlation may be from the exact one:
+/// `missing · |D'_j| + norm · |D_j − D'_j| + slack`.
 #[derive(Clone, Copy)]
 pub(super) struct Reach {
     pub missing: f32,
@@ -261,7 +265,8 @@ impl Approximate for Floats<'_> {
     fn sharpen(&self, _asked: &Asked<'_>, _found: &mut Vec<u32>, _scratch: &mut Sharp) {}
 }
 
-/// The largest (by magnitude, if `signed`) of those correlations of a block that stand [`LANES`] apart, block by block, `[F / BLOCK, LANES]`.
+/// The largest (by magnitude, if `signed`) of those correlations of a block that stand [`LANES`]
+/// apart, block by block, `[F / BLOCK, LANES]`.
 pub(super) fn maxima(scores: &[f32], signed: bool) -> Vec<f32> {
     let mut highest = vec![0.0; scores.len().div_ceil(BLOCK) * LANES];
     write_maxima(scores, &mut highest, counted(signed));
@@ -273,7 +278,8 @@ const fn counted(signed: bool) -> u32 {
     if signed { u32::MAX >> 1 } else { u32::MAX }
 }
 
-/// Raises each of `most` to what counts of a score. Without a branch, so that lanes go side by side.
+/// Raises each of `most` to what counts of a score. Without a branch, so that lanes go side by
+/// side.
 #[inline(always)]
 fn raise(most: &mut [f32; LANES], scores: &[f32; LANES], counted: u32) {
     for (most, score) in most.iter_mut().zip(scores) {
@@ -414,7 +420,8 @@ fn largest(numbers: &[f32]) -> (usize, f32) {
     most
 }
 
-/// Puts those atoms into `found` whose correlations, approximately so, may reach `limit`, by magnitude if `signed`.
+/// Puts those atoms into `found` whose correlations, approximately so, may reach `limit`, by
+/// magnitude if `signed`.
 pub(super) fn reaching(
     level: Level,
     now: &Scores<'_>,

@@ -9,7 +9,8 @@ use crate::sparse_products::cpu::{ByLatent, axpy};
 /// Rows whose steps' gradients exist at one time.
 const ROWS: usize = 128;
 
-/// Gradients in the atoms `[F, d]`, and in the starts, summed, `[d]`: see [`pursuit_gradient`](super::super::pursuit_gradient).
+/// Gradients in the atoms `[F, d]`, and in the starts, summed, `[d]`: see
+/// [`pursuit_gradient`](super::super::pursuit_gradient).
 pub(super) fn gradient(
     taken: &[i32],    // [n, k], −1 for none
     values: &[f32],   // [n, k]
@@ -87,7 +88,8 @@ pub(super) fn gradient(
 }
 
 widest_vectors! {
-    /// One step back: `r` becomes the residual before it, `part = −v·g + dv·r`, and `g` gains `dv · atom`.
+    /// One step back: `r` becomes the residual before it, `part = −v·g + dv·r`, and `g` gains
+    /// `dv · atom`.
     fn back(v: f32, dv: f32, atom: &[f32], r: &mut [f32], g: &mut [f32], part: &mut [f32]) {
         for (((r, g), part), atom) in r.iter_mut().zip(g).zip(part).zip(atom) {
             *r += v * atom;

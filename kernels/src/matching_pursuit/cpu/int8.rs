@@ -43,18 +43,23 @@ pub(super) struct Integers {
     d: usize,
 }
 
-/// The integers and the Gram matrices of the last pursuits, for the next ones, each with the place of its atoms, the newest last: while training, atoms move by less in a
-/// step than 8 bits leave of them, and all that is asked of an approximation is that what it misses be known. They are kept until the process ends.
+/// The integers and the Gram matrices of the last pursuits, for the next ones, each with the place
+/// of its atoms, the newest last: while training, atoms move by less in a step than 8 bits leave of
+/// them, and all that is asked of an approximation is that what it misses be known. They are kept
+/// until the process ends.
 static KEPT: Mutex<Vec<(usize, Box<Integers>)>> = Mutex::new(Vec::new());
 
-/// Pursuits whose integers are kept: coders that train in turn, few, since a Gram matrix takes up to 128 MiB.
+/// Pursuits whose integers are kept: coders that train in turn, few, since a Gram matrix takes up
+/// to 128 MiB.
 const MOST_KEPT: usize = 2;
 
-/// How much more integers may miss of atoms than new ones would, in the mean, before they are made anew.
+/// How much more integers may miss of atoms than new ones would, in the mean, before they are made
+/// anew.
 const WORN: f32 = 2.5;
 
 impl Integers {
-    /// Those of an earlier pursuit, if they will do, or new ones; None if there are atoms beyond any bound.
+    /// Those of an earlier pursuit, if they will do, or new ones; None if there are atoms beyond
+    /// any bound.
     pub fn of(atoms: &[f32], d: usize) -> Option<Self> {
         let place = atoms.as_ptr().addr();
         let kept = KEPT.lock().ok().and_then(|mut all| {
@@ -168,11 +173,12 @@ impl Integers {
             let places = &places;
             let (mut part, mut turned) = ([[0i16; SET]; SET], [[0i16; SET]; SET]);
             for second in first..sets {
-                // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
+                // SAFETY: this way is taken only where the processor has these instructions
+                // (`Level::Avx512`).
                 unsafe { self.part([first, second], 1.0 / unit, &mut part) };
                 turn(&part, &mut turned);
-                // SAFETY: the numbers are `[padded, padded]`, and both sets lie within; a pair of sets, and so both places of it, belongs to
-                // one task only.
+                // SAFETY: the numbers are `[padded, padded]`, and both sets lie within; a pair of
+                // sets, and so both places of it, belongs to one task only.
                 unsafe {
                     places.write(&part, [first, second], padded);
                     if first != second {
@@ -180,7 +186,8 @@ impl Integers {
                     }
                 }
             }
-            // SAFETY: every x86-64 has it. What went past the caches is there before this task has ended.
+            // SAFETY: every x86-64 has it. What went past the caches is there before this task has
+            // ended.
             unsafe { _mm_sfence() };
         });
         Gram {
@@ -199,7 +206,8 @@ impl Integers {
         &self.rows[atom as usize * self.width()..][..self.width()]
     }
 
-    /// Sums of products of [`ROWS`] rows with the [`BLOCK`] atoms from `first` on, which are a multiple of it.
+    /// Sums of products of [`ROWS`] rows with the [`BLOCK`] atoms from `first` on, which are a
+    /// multiple of it.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn sums(&self, rows: &[u8], first: usize) -> [[__m512i; PANELS]; ROWS] {
@@ -306,7 +314,8 @@ widest_vectors! {
 const SQUARES: usize = 32;
 
 widest_vectors! {
-    /// `missing −= change · (exact − scale · integers)`. Returns the sum of squares of what is left.
+    /// `missing −= change · (exact − scale · integers)`. Returns the sum of squares of what is
+    /// left.
     fn miss(missing: &mut [f32], change: f32, exact: &[f32], integers: &[u8], scale: f32) -> f32 {
         let integers = &integers[..exact.len()]; // without the padding
         let mut sums = [0.0f32; SQUARES];
@@ -379,7 +388,8 @@ impl Approximate for Integers {
             missing_of(x, row, scales[at], &mut missing);
             tell(at, known.map(|_| &missing[..]));
         }
-        // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
+        // SAFETY: this way is taken only where the processor has these instructions
+        // (`Level::Avx512`).
         unsafe { self.all_scores(&rows, &scales, scores) }
     }
 
@@ -418,7 +428,8 @@ impl Approximate for Integers {
         let x = asked.residual;
         let known = quantize(x, |factor| round_twice(x, factor, first, second));
         if let Some(known) = known.filter(|known| known.scale > 0.0) {
-            // SAFETY: this way is taken only where the processor has these instructions (`Level::Avx512`).
+            // SAFETY: this way is taken only where the processor has these instructions
+            // (`Level::Avx512`).
             unsafe { self.reaching(asked, &known, scratch, found) };
         }
     }
@@ -491,7 +502,8 @@ unsafe impl Sync for Places {}
 impl Places {
     /// # Safety
     ///
-    /// There are `[padded, padded]` numbers, of which nobody else touches those of this pair of sets.
+    /// There are `[padded, padded]` numbers, of which nobody else touches those of this pair of
+    /// sets.
     unsafe fn write(&self, part: &Part, [first, second]: [usize; 2], padded: usize) {
         for (at, row) in part.iter().enumerate() {
             // SAFETY: as the caller says.
@@ -501,10 +513,12 @@ impl Places {
                 unsafe { to.copy_from_nonoverlapping(row.as_ptr(), SET) };
                 continue;
             }
-            // Past the caches: nobody reads it soon, and so nobody reads before it is written what lay there.
+            // Past the caches: nobody reads it soon, and so nobody reads before it is written what
+            // lay there.
             for vector in 0..SET * size_of::<i16>() / VECTOR {
                 let from = row[vector * VECTOR / size_of::<i16>()..].as_ptr();
-                // SAFETY: likewise, and the place is aligned; this way is taken only where the processor has these instructions.
+                // SAFETY: likewise, and the place is aligned; this way is taken only where the
+                // processor has these instructions.
                 unsafe { stream(from, to.byte_add(vector * VECTOR)) };
             }
         }
@@ -529,7 +543,8 @@ unsafe fn stream(from: *const i16, to: *mut i16) {
 fn turn(part: &Part, turned: &mut Part) {
     for row in (0..SET).step_by(8) {
         for column in (0..SET).step_by(8) {
-            // SAFETY: every x86-64 has SSE2; eight numbers lie from `column` on in each row, and fit from `row` on.
+            // SAFETY: every x86-64 has SSE2; eight numbers lie from `column` on in each row, and
+            // fit from `row` on.
             unsafe {
                 let r: [__m128i; 8] = std::array::from_fn(|i| {
                     _mm_loadu_si128(part[row + i][column..column + 8].as_ptr().cast())
@@ -545,7 +560,8 @@ fn turn(part: &Part, turned: &mut Part) {
                         _ => _mm_unpackhi_epi32(a, b),
                     }
                 });
-                // fours[0]: columns 0 and 1 of rows 0 to 3, [2]: 2 and 3, [1]: 4 and 5, [3]: 6 and 7; from 4 on of rows 4 to 7.
+                // fours[0]: columns 0 and 1 of rows 0 to 3, [2]: 2 and 3, [1]: 4 and 5, [3]: 6 and
+                // 7; from 4 on of rows 4 to 7.
                 for (at, pair) in [0, 2, 1, 3].into_iter().enumerate() {
                     let (a, b) = (fours[pair], fours[pair + 4]);
                     let to = [_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b)];
@@ -580,7 +596,8 @@ mod tests {
         for shift in [aligned, aligned + 1] {
             numbers.fill(-1);
             let places = Places(numbers[shift..].as_mut_ptr());
-            // SAFETY: there is room for all, which nobody else holds, and the processor has the instructions.
+            // SAFETY: there is room for all, which nobody else holds, and the processor has the
+            // instructions.
             unsafe {
                 places.write(&part, [0, 1], padded);
                 places.write(&turned, [1, 0], padded);

@@ -1,10 +1,11 @@
-//! Matching pursuit on the CPU. Each row is exact: what a step takes away, and which atom, is decided by f32 dot products of one
-//! definition. Which atoms need one is found from approximate correlations with a bound on their error, so nearly always a
-//! handful of atoms a step are scored.
+//! Matching pursuit on the CPU. Each row is exact: what a step takes away, and which atom, is
+//! decided by f32 dot products of one definition. Which atoms need one is found from approximate
+//! correlations with a bound on their error, so nearly always a handful of atoms a step are scored.
 //!
-//! With x' the approximate row and D' the approximate atoms, approximate correlations are those of r' = x' − Σ v·D'_j with D', which rows of
-//! the Gram matrix of D' keep up to date. So ⟨r, D_j⟩ − ⟨r', D'_j⟩ = ⟨r − r', D'_j⟩ + ⟨r, D_j − D'_j⟩, at most |r − r'||D'_j| + |r||D_j − D'_j|:
-//! r − r' is kept as a vector, and the errors of atoms do not add up but by it.
+//! With x' the approximate row and D' the approximate atoms, approximate correlations are those of
+//! r' = x' − Σ v·D'_j with D', which rows of the Gram matrix of D' keep up to date. So ⟨r, D_j⟩ −
+//! ⟨r', D'_j⟩ = ⟨r − r', D'_j⟩ + ⟨r, D_j − D'_j⟩, at most |r − r'||D'_j| + |r||D_j − D'_j|: r − r'
+//! is kept as a vector, and the errors of atoms do not add up but by it.
 
 mod approximate;
 mod gradient;
@@ -28,7 +29,8 @@ use row::{Running, Scores, Search};
 /// Largest Gram matrix, in numbers.
 const GRAM: usize = 1 << 26;
 
-/// Rows that go on in turn: while one is scored, the part of the Gram matrix that another needs is fetched.
+/// Rows that go on in turn: while one is scored, the part of the Gram matrix that another needs is
+/// fetched.
 const TOGETHER: usize = 4;
 
 impl MatchingPursuit for Flex {

@@ -1,11 +1,11 @@
-//! The least-squares fit of a row by the atoms that it has taken; non-negative ones by the active-set method of Lawson and
-//! Hanson (1974), started from the previous fit.
+//! The least-squares fit of a row by the atoms that it has taken; non-negative ones by the
+//! active-set method of Lawson and Hanson (1974), started from the previous fit.
 
 use super::Pursuing;
 use crate::host::widest_vectors;
 
-/// Takes `latent` into `steps` and fits all values anew to `start`. Returns by how much each changed. An atom that gets value 0 stays,
-/// with 0.
+/// Takes `latent` into `steps` and fits all values anew to `start`. Returns by how much each
+/// changed. An atom that gets value 0 stays, with 0.
 pub(super) fn refit(
     start: &[f32],
     steps: &mut Vec<(u32, f32)>,
@@ -81,7 +81,8 @@ fn non_negative(gram: &[Vec<f64>], wanted: &[f64], start: &[f64]) -> Vec<f64> {
     z.iter().map(|v| v.max(0.0)).collect()
 }
 
-/// The solution of the system of `places`, 0 elsewhere, by Cholesky's method; a place that depends on those before it gets 0.
+/// The solution of the system of `places`, 0 elsewhere, by Cholesky's method; a place that depends
+/// on those before it gets 0.
 fn solve(gram: &[Vec<f64>], wanted: &[f64], places: &[usize]) -> Vec<f64> {
     let m = places.len();
     let mut lower = vec![vec![0.0f64; m]; m];

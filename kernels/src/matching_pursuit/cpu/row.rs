@@ -1,4 +1,5 @@
-//! A row under way: its exact steps, and what is known of the error of its approximate correlations.
+//! A row under way: its exact steps, and what is known of the error of its approximate
+//! correlations.
 
 use super::Pursuing;
 use super::approximate::{Approximate, Asked, Reach, Sharp, reaching};
@@ -31,7 +32,8 @@ struct Drift {
 }
 
 impl Drift {
-    /// Whether it says anything: correlations stay far below what slack may be, so none is infinite or NaN.
+    /// Whether it says anything: correlations stay far below what slack may be, so none is infinite
+    /// or NaN.
     fn bounds(&self) -> bool {
         self.slack < 1e30 && self.reach < 1e30
     }
@@ -47,7 +49,8 @@ pub(super) struct Scores<'a> {
     pub top: Option<u32>,
 }
 
-/// The search for the atom of a step. Its parts are apart, so that what one needs is fetched while other rows have theirs.
+/// The search for the atom of a step. Its parts are apart, so that what one needs is fetched while
+/// other rows have theirs.
 #[derive(Default)]
 pub(super) struct Search {
     best: Best,
@@ -83,7 +86,8 @@ impl<'a> Running<'a> {
         !self.done && self.steps.len() < all.k
     }
 
-    /// Approximate correlations were made anew, of a row that misses so much of the residual; None if it has none.
+    /// Approximate correlations were made anew, of a row that misses so much of the residual; None
+    /// if it has none.
     pub fn begin(&mut self, missing: Option<&[f32]>, known: &dyn Approximate, all: &Pursuing<'_>) {
         self.drift = missing.and_then(|missing| {
             let norm = upper_norm(self.residual)?;
@@ -100,7 +104,8 @@ impl<'a> Running<'a> {
         });
     }
 
-    /// Approximate correlations will follow these changes of values; `gram_error` is how far a number of the Gram matrix may be from right.
+    /// Approximate correlations will follow these changes of values; `gram_error` is how far a
+    /// number of the Gram matrix may be from right.
     pub fn drift(
         &mut self,
         changes: &[(u32, f32)],
@@ -123,7 +128,8 @@ impl<'a> Running<'a> {
         });
     }
 
-    /// Begins to look for the best atom: the likeliest is scored, so that few others remain, and those are asked for.
+    /// Begins to look for the best atom: the likeliest is scored, so that few others remain, and
+    /// those are asked for.
     pub fn seek(&self, all: &Pursuing<'_>, now: &Scores<'_>, search: &mut Search) {
         search.give_up();
         let Some(drift) = &self.drift else { return };
@@ -235,7 +241,8 @@ thread_local! {
     pub(super) static SCORED: std::sync::atomic::AtomicUsize = const { std::sync::atomic::AtomicUsize::new(0) };
 }
 
-/// The best atom so far: the largest value, of equal ones the lowest index; value 0 where none has been found.
+/// The best atom so far: the largest value, of equal ones the lowest index; value 0 where none has
+/// been found.
 #[derive(Clone, Copy, Default)]
 struct Best {
     atom: u32,

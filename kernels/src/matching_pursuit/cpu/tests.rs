@@ -133,7 +133,8 @@ fn sizes_from_the_smallest_to_the_largest() {
         atom.iter_mut().for_each(|a| *a *= size);
     }
     case.holds("rows and atoms of all sizes");
-    // One atom that nothing is like, so large that what it is counted in leaves nothing of the others.
+    // One atom that nothing is like, so large that what it is counted in leaves nothing of the
+    // others.
     let mut lonely = Case::draw(12, [40, 32, 200, 6]);
     for x in lonely.x.chunks_exact_mut(d) {
         x[0] = -1e15;

@@ -1,4 +1,5 @@
-//! A repository on the hub: its files, and what the small ones of a folder say. Weights are not fetched.
+//! A repository on the hub: its files, and what the small ones of a folder say. Weights are not
+//! fetched.
 
 use super::files;
 use super::view::View;

@@ -53,7 +53,8 @@ impl View {
         self.lines.push(text.into());
     }
 
-    /// A list of things, a line each, of which the first are shown; all of them are in the JSON object.
+    /// A list of things, a line each, of which the first are shown; all of them are in the JSON
+    /// object.
     pub fn list(&mut self, name: &str, things: Vec<(Value, String)>, all: bool) {
         let shown = if all { things.len() } else { FIRST };
         for (_, line) in things.iter().take(shown) {

@@ -14,7 +14,7 @@ use lapidary_formats::open;
 use lapidary_io::{python_json, read_json};
 use lapidary_model::pretrain::PretrainConfig;
 use lapidary_model::{LanguageModel, ModelConfig, TensorFile, Tokenizer, read_hub_answer};
-use lapidary_sae::{Recipe, TrainingRun, checkpoint as checkpoints};
+use lapidary_sae::{Recipe, TrainingRun, checkpoint as checkpoints, hook_points};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -218,16 +218,15 @@ pub fn recipe(bytes: &[u8]) {
     };
     match kind {
         "train" => {
-            if let Ok(recipe) = RunConfig::parse("recipe.toml", &text, &[]) {
-                let _ = (
-                    recipe.steps(),
-                    recipe.read_hook_points(),
-                    recipe.written_hook_points(),
-                );
+            if let Ok(recipe) = Recipe::parse("recipe.toml", &text, &[]) {
+                let _ = (recipe.steps(), recipe.architecture(), recipe.exclusion());
+                let _ = hook_points(std::slice::from_ref(&recipe));
+                let json = Recipe::from_json(&recipe.to_json());
+                assert_eq!(json.as_ref(), Some(&recipe));
                 for width in [1, 64] {
                     let _ = recipe.resolve(width);
                 }
-                let again = RunConfig::parse("again.toml", &recipe.to_toml(), &[]);
+                let again = Recipe::parse("again.toml", &recipe.to_toml(), &[]);
                 assert_eq!(again.map(|r| r.to_toml()).ok(), Some(recipe.to_toml()));
             }
         }

@@ -7,7 +7,7 @@ use crate::folders::{
 use crate::folders::{source, store as write_store};
 use burn::tensor::Device;
 use lapidary_activations::{Corpus, Store, StoreManifest};
-use lapidary_evaluation::synthetic;
+use lapidary_evaluation::synthetic::SyntheticConfig;
 use lapidary_features::{read_examples, read_features};
 use lapidary_formats::container::Container;
 use lapidary_formats::open;
@@ -231,12 +231,25 @@ pub fn recipe(bytes: &[u8]) {
             }
         }
         "synthetic" => {
-            let _ = synthetic::read_recipe("recipe.toml", &text, &[]);
+            let _ = synthetic_recipe(&text);
         }
         _ => {
             let _ = PretrainConfig::load(&file("pretrain.toml", text.as_bytes()), &[]);
         }
     }
+}
+
+/// Both halves of a recipe on synthetic activations, as the command takes them apart: its table `synthetic`, and the rest.
+fn synthetic_recipe(text: &str) -> Option<()> {
+    let mut rest: toml::Table = text.parse().ok()?;
+    let mut own = toml::Table::new();
+    own.extend(rest.remove_entry("synthetic"));
+    SyntheticConfig::parse("recipe.toml", &own.to_string(), &[])
+        .ok()?
+        .check()
+        .ok()?;
+    Recipe::parse("recipe.toml", &rest.to_string(), &[]).ok()?;
+    Some(())
 }
 
 pub(crate) const RECIPES: [&str; 3] = ["train", "synthetic", "pretrain"];

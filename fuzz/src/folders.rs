@@ -5,12 +5,12 @@ use lapidary_activations::{
     ActivationMatrix, BatchSource, Excluded, Exclusion, RowPlace, StoreDtype, StoreSettings,
     StoreWriter, StoredHook,
 };
+use lapidary_coder::{Architecture, Dictionary, Provenance, Sites, SparseCoder, Weights};
 use lapidary_features::{
     Band, ExampleRow, FeatureRow, FiringToken, LogitToken, write_examples, write_features,
 };
 use lapidary_formats::{Format, save_all};
 use lapidary_model::{Outgoing, Values, write_tensors};
-use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use lapidary_sae::{Recipe, TrainingRun};
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde_json::Value;
@@ -126,7 +126,7 @@ pub(crate) fn checkpoint(path: &Path) {
              dead_after_tokens = 16"
         );
         let set: Vec<String> = settings.iter().map(ToString::to_string).collect();
-        RunConfig::parse("recipe.toml", &text, &set).expect("a recipe")
+        Recipe::parse("recipe.toml", &text, &set).expect("a recipe")
     };
     let recipes = [recipe(&[]), recipe(&["coder.architecture=jumprelu"])];
     let mut run = TrainingRun::new(&recipes, source(), &Device::flex()).expect("a run");
@@ -149,6 +149,32 @@ pub(crate) fn old_checkpoint(path: &Path) {
 
 /// A dictionary that every format which is written can hold.
 fn dictionary() -> Dictionary {
+    Dictionary {
+        coder: coder(Architecture::TopK { k: 2 }, true).into(),
+        provenance: provenance(Sites::autoencoder("blocks.2.hook_resid_post")),
+    }
+}
+
+/// A transcoder, for circuit-tracer's sets.
+fn transcoder() -> Dictionary {
+    let sites = Sites::transcoder("blocks.2.ln2.hook_normalized", "blocks.2.hook_mlp_out");
+    Dictionary {
+        coder: coder(Architecture::Standard, false).into(),
+        provenance: provenance(sites),
+    }
+}
+
+fn provenance(sites: Sites) -> Provenance {
+    Provenance {
+        model_name: Some("gpt2".into()),
+        sites,
+        context: Some(128),
+        tokens: Some(700),
+        ..Provenance::default()
+    }
+}
+
+fn coder(architecture: Architecture, apply_b_dec_to_input: bool) -> SparseCoder {
     let device = Device::flex();
     let matrix = |seed| {
         let values = TensorData::new(numbers(LATENTS * D, seed), [LATENTS, D]);
@@ -163,31 +189,11 @@ fn dictionary() -> Dictionary {
         .with("b_enc", vector(LATENTS, 2))
         .with("w_dec", matrix(3))
         .with("b_dec", vector(D, 4));
-    Dictionary {
-        coder: SparseCoder {
-            architecture: Architecture::TopK,
-            k: 2,
-            apply_b_dec_to_input: true,
-            weights,
-        },
-        provenance: Provenance {
-            model_name: Some("gpt2".into()),
-            hook_point: Some("blocks.2.hook_resid_post".into()),
-            context: Some(128),
-            tokens: Some(700),
-            ..Provenance::default()
-        },
+    SparseCoder {
+        architecture,
+        apply_b_dec_to_input,
+        weights,
     }
-}
-
-/// A transcoder, for circuit-tracer's sets.
-fn transcoder() -> Dictionary {
-    let mut dictionary = dictionary();
-    dictionary.coder.architecture = Architecture::Standard;
-    dictionary.coder.apply_b_dec_to_input = false;
-    dictionary.provenance.hook_point = Some("blocks.2.ln2.hook_normalized".into());
-    dictionary.provenance.hook_point_out = Some("blocks.2.hook_mlp_out".into());
-    dictionary
 }
 
 /// The formats with a configuration of their own, each with the file that it is in.

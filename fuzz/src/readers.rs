@@ -7,14 +7,14 @@ use crate::folders::{
 use crate::folders::{source, store as write_store};
 use burn::tensor::Device;
 use lapidary_activations::{Corpus, Store, StoreManifest};
-use lapidary_evaluation::synthetic;
+use lapidary_evaluation::synthetic::SyntheticConfig;
 use lapidary_features::{read_examples, read_features};
 use lapidary_formats::container::Container;
 use lapidary_formats::open;
 use lapidary_io::{python_json, read_json};
 use lapidary_model::pretrain::PretrainConfig;
 use lapidary_model::{LanguageModel, ModelConfig, TensorFile, Tokenizer, read_hub_answer};
-use lapidary_sae::{Recipe, TrainingRun, checkpoint as checkpoints};
+use lapidary_sae::{Recipe, TrainingRun, checkpoint as checkpoints, hook_points};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -218,26 +218,38 @@ pub fn recipe(bytes: &[u8]) {
     };
     match kind {
         "train" => {
-            if let Ok(recipe) = RunConfig::parse("recipe.toml", &text, &[]) {
-                let _ = (
-                    recipe.steps(),
-                    recipe.read_hook_points(),
-                    recipe.written_hook_points(),
-                );
+            if let Ok(recipe) = Recipe::parse("recipe.toml", &text, &[]) {
+                let _ = (recipe.steps(), recipe.architecture(), recipe.exclusion());
+                let _ = hook_points(std::slice::from_ref(&recipe));
+                let json = Recipe::from_json(&recipe.to_json());
+                assert_eq!(json.as_ref(), Some(&recipe));
                 for width in [1, 64] {
                     let _ = recipe.resolve(width);
                 }
-                let again = RunConfig::parse("again.toml", &recipe.to_toml(), &[]);
+                let again = Recipe::parse("again.toml", &recipe.to_toml(), &[]);
                 assert_eq!(again.map(|r| r.to_toml()).ok(), Some(recipe.to_toml()));
             }
         }
         "synthetic" => {
-            let _ = synthetic::read_recipe("recipe.toml", &text, &[]);
+            let _ = synthetic_recipe(&text);
         }
         _ => {
             let _ = PretrainConfig::load(&file("pretrain.toml", text.as_bytes()), &[]);
         }
     }
+}
+
+/// Both halves of a recipe on synthetic activations, as the command takes them apart: its table `synthetic`, and the rest.
+fn synthetic_recipe(text: &str) -> Option<()> {
+    let mut rest: toml::Table = text.parse().ok()?;
+    let mut own = toml::Table::new();
+    own.extend(rest.remove_entry("synthetic"));
+    SyntheticConfig::parse("recipe.toml", &own.to_string(), &[])
+        .ok()?
+        .check()
+        .ok()?;
+    Recipe::parse("recipe.toml", &rest.to_string(), &[]).ok()?;
+    Some(())
 }
 
 pub(crate) const RECIPES: [&str; 3] = ["train", "synthetic", "pretrain"];

@@ -233,7 +233,7 @@ fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use lapidary_coder::{Architecture, Provenance, Weights};
+    use lapidary_coder::{Architecture, Provenance, SparseCoder, Weights};
 
     /// A final LayerNorm takes the mean away, so what is the same in every dimension cannot reach
     /// the logits.
@@ -252,7 +252,6 @@ mod tests {
         let dictionary = Dictionary {
             coder: SparseCoder {
                 architecture: Architecture::Standard,
-                k: 2,
                 apply_b_dec_to_input: true,
                 weights: Weights::new([
                     ("w_enc", w_dec.clone().into()),
@@ -260,7 +259,8 @@ mod tests {
                     ("w_dec", w_dec.into()),
                     ("b_dec", Tensor::<1>::zeros([d], &device).into()),
                 ]),
-            },
+            }
+            .into(),
             provenance: Provenance::default(),
         };
         let hook = "blocks.0.hook_resid_post".parse().unwrap();

@@ -120,7 +120,7 @@ fn activation(coder: &AnyCoder, latent: usize, x: Tensor<2>) -> Tensor<2> {
 mod tests {
     use super::*;
     use burn::tensor::{Device, Distribution};
-    use lapidary_coder::{Architecture, Provenance, Weights};
+    use lapidary_coder::{Architecture, Provenance, Sites, SparseCoder, Weights};
     use lapidary_model::{HookedRun, LanguageModel};
 
     const AT: &str = "blocks.1.hook_resid_post";
@@ -135,7 +135,6 @@ mod tests {
         Dictionary {
             coder: SparseCoder {
                 architecture,
-                k: 8,
                 apply_b_dec_to_input: true,
                 weights: Weights::new([
                     ("w_enc", normal([d_sae, d_in]).into()),
@@ -143,9 +142,10 @@ mod tests {
                     ("w_dec", normal([d_sae, d_in]).into()),
                     ("b_dec", vector(d_in).into()),
                 ]),
-            },
+            }
+            .into(),
             provenance: Provenance {
-                hook_point: Some(AT.into()),
+                sites: Sites::autoencoder(AT),
                 ..Default::default()
             },
         }
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn adding_moves_every_position_along_the_decoder_row() {
-        let dictionary = dictionary(Architecture::TopK);
+        let dictionary = dictionary(Architecture::TopK { k: 8 });
         let steering = Steering::new(&dictionary, 11, Steer::Add(-3.0)).unwrap();
         let row = dictionary.coder.w_dec().narrow(0, 11, 1).into_data();
         let row: Vec<f32> = row.iter::<f32>().collect();
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn clamping_changes_one_code_and_keeps_what_is_not_explained() {
-        for architecture in [Architecture::TopK, Architecture::Standard] {
+        for architecture in [Architecture::TopK { k: 8 }, Architecture::Standard] {
             let dictionary = dictionary(architecture);
             let coder = &dictionary.coder;
             let plain = steered(&[]);
@@ -229,13 +229,21 @@ mod tests {
 
     #[test]
     fn a_latent_that_is_not_there_is_named() {
-        let error = Steering::new(&dictionary(Architecture::TopK), 64, Steer::Add(1.0));
+        let error = Steering::new(
+            &dictionary(Architecture::TopK { k: 8 }),
+            64,
+            Steer::Add(1.0),
+        );
         let error = error.err().unwrap().to_string();
         assert!(
             error.contains("found 64; expected a latent from 0 to 63"),
             "{error}"
         );
-        let error = Steering::new(&dictionary(Architecture::TopK), 3, Steer::Clamp(f32::NAN));
+        let error = Steering::new(
+            &dictionary(Architecture::TopK { k: 8 }),
+            3,
+            Steer::Clamp(f32::NAN),
+        );
         assert!(error.err().unwrap().to_string().contains("NaN"));
     }
 }

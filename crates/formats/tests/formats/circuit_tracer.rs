@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_coder::{Architecture, Dictionary};
+use lapidary_coder::{Architecture, ArchitectureKind, Coder, Dictionary, Sites};
 use lapidary_formats::{Format, detect, save, save_all};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::folder::{
-    D, F, Stored, assert_weights, dictionary, f32s, fixture, host, numbers, opened, turned,
+    D, F, Stored, assert_weights, dictionary, f32s, fixture, host, numbers, opened, sparse,
+    sparse_mut, turned,
 };
 
 const CONFIG: &str = "model_name: \"google/gemma-2-2b\"\nmodel_kind: transcoder_set # one a layer\n\
@@ -35,6 +36,15 @@ fn write(dir: &Path, layer: usize, tensors: &BTreeMap<&'static str, Stored>, con
     fs::write(dir.join("config.yaml"), config).unwrap();
 }
 
+/// Where the transcoder of a layer reads and writes.
+fn sites(layer: usize) -> Sites {
+    let [from, to] = ["ln2.hook_normalized", "hook_mlp_out"];
+    Sites::transcoder(
+        format!("blocks.{layer}.{from}"),
+        format!("blocks.{layer}.{to}"),
+    )
+}
+
 fn read(tensors: &BTreeMap<&'static str, Stored>, config: &str) -> Result<Dictionary, String> {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), 3, tensors, config);
@@ -44,27 +54,20 @@ fn read(tensors: &BTreeMap<&'static str, Stored>, config: &str) -> Result<Dictio
 #[test]
 fn a_layer_of_a_set_is_a_transcoder() {
     let relu = read(&tensors(), CONFIG).unwrap();
-    assert_eq!(relu.coder.architecture, Architecture::Standard);
-    assert!(!relu.coder.apply_b_dec_to_input && relu.transcodes());
-    assert_weights(&relu.coder);
+    assert_eq!(relu.coder.architecture(), Architecture::Standard);
+    assert!(!sparse(&relu).apply_b_dec_to_input && relu.transcodes());
+    assert_weights(&relu);
     let from = &relu.provenance;
     assert_eq!(from.model_name.as_deref(), Some("google/gemma-2-2b"));
-    assert_eq!(
-        from.hook_point.as_deref(),
-        Some("blocks.3.ln2.hook_normalized")
-    );
-    assert_eq!(
-        from.hook_point_out.as_deref(),
-        Some("blocks.3.hook_mlp_out")
-    );
+    assert_eq!(from.sites, sites(3));
 
     let mut more = tensors();
     more.insert("activation_function.threshold", f32s(&[F], &[0.5; F]));
     more.insert("W_skip", f32s(&[D, D], &numbers(D * D, 6)));
     let jump = read(&more, CONFIG).unwrap();
-    assert_eq!(jump.coder.architecture, Architecture::JumpRelu);
-    assert_eq!(host(&jump.coder.threshold().unwrap()), [0.5; F]);
-    assert_eq!(host(&jump.coder.w_skip().unwrap()), numbers(D * D, 6));
+    assert_eq!(jump.coder.architecture(), Architecture::JumpRelu);
+    assert_eq!(host(&sparse(&jump).threshold().unwrap()), [0.5; F]);
+    assert_eq!(host(&sparse(&jump).w_skip().unwrap()), numbers(D * D, 6));
 
     // Several layers: one must be named.
     let dir = tempfile::tempdir().unwrap();
@@ -76,10 +79,7 @@ fn a_layer_of_a_set_is_a_transcoder() {
         "DIR: files: found 2 of them, [layer_0.safetensors, layer_1.safetensors], expected one layer_N.safetensors: name one, such as DIR/layer_0.safetensors"
     );
     let one = opened(&dir.path().join("layer_1.safetensors"), None).unwrap();
-    assert_eq!(
-        one.provenance.hook_point.as_deref(),
-        Some("blocks.1.ln2.hook_normalized")
-    );
+    assert_eq!(one.provenance.sites, sites(1));
 }
 
 #[test]
@@ -132,12 +132,12 @@ fn what_is_wrong_is_refused_with_the_reason() {
 
 fn transcoder(architecture: Architecture, layer: usize, skips: bool) -> Dictionary {
     let mut d = dictionary(architecture, false);
-    d.provenance.hook_point = Some(format!("blocks.{layer}.ln2.hook_normalized"));
-    d.provenance.hook_point_out = Some(format!("blocks.{layer}.hook_mlp_out"));
+    d.provenance.sites = sites(layer);
     if skips {
         let w_skip = TensorData::new(numbers(D * D, 6), [D, D]);
         let w_skip = Tensor::<2>::from_data(w_skip, &Device::flex());
-        d.coder.weights = d.coder.weights.with("w_skip", w_skip);
+        let coder = sparse_mut(&mut d);
+        coder.weights = coder.weights.clone().with("w_skip", w_skip);
     }
     d
 }
@@ -157,15 +157,16 @@ fn transcoders_go_through_each_format_that_holds_them() {
     for architecture in [
         Architecture::Standard,
         Architecture::JumpRelu,
-        Architecture::TopK,
+        Architecture::TopK { k: 2 },
     ] {
         for skips in [false, true] {
             let before = transcoder(architecture, 2, skips);
+            let is_topk = architecture.kind() == ArchitectureKind::TopK;
             for format in [Format::SaeLens, Format::Sparsify, Format::CircuitTracer] {
                 let to = dir.path().join(format!("{architecture}-{skips}-{format}"));
                 let holds = match format {
-                    Format::Sparsify => architecture == Architecture::TopK,
-                    Format::CircuitTracer => architecture != Architecture::TopK,
+                    Format::Sparsify => is_topk,
+                    Format::CircuitTracer => !is_topk,
                     _ => true,
                 };
                 if !holds {
@@ -180,7 +181,7 @@ fn transcoders_go_through_each_format_that_holds_them() {
                 assert_eq!(detect(&to).unwrap(), format);
                 let after = opened(&to, None).unwrap();
                 assert_eq!(after.provenance, before.provenance, "{format}");
-                assert_eq!(after.coder.w_skip().is_some(), skips);
+                assert_eq!(sparse(&after).w_skip().is_some(), skips);
                 assert!(after.transcodes());
                 for (a, b) in made_of(&after).iter().zip(made_of(&before)) {
                     assert!(
@@ -221,7 +222,7 @@ fn a_set_is_written_together() {
     for (layer, before) in layers.iter().enumerate() {
         let after = opened(&to.join(format!("layer_{layer}.safetensors")), None).unwrap();
         assert_eq!(made_of(&after), made_of(before));
-        assert_eq!(after.provenance.hook_point, before.provenance.hook_point);
+        assert_eq!(after.provenance.sites, before.provenance.sites);
     }
     // Each layer has a sample of its own.
     fs::copy(
@@ -249,7 +250,8 @@ fn a_set_is_written_together() {
     let twice = [layers[0].clone(), layers[0].clone()];
     assert!(refused(&twice, Format::CircuitTracer).ends_with("two transcoders of one layer"));
     let mut elsewhere = layers.clone();
-    elsewhere[1].provenance.hook_point = Some("blocks.1.hook_mlp_in".into());
+    let sites = &mut elsewhere[1].provenance.sites;
+    sites.set_read("blocks.1.hook_mlp_in".into());
     let error = refused(&elsewhere, Format::CircuitTracer);
     assert!(
         error.ends_with("transcoders of different places together: ln2.hook_normalized to hook_mlp_out, and hook_mlp_in to hook_mlp_out"),
@@ -266,15 +268,8 @@ fn gemma_scope_transcoders_are_told_by_their_folder_or_their_skip_connection() {
     fs::create_dir_all(&folder).unwrap();
     fs::copy(fixture("gemma_scope.npz"), folder.join("params.npz")).unwrap();
     let d = opened(&folder, None).unwrap();
-    assert_weights(&d.coder);
-    assert_eq!(
-        d.provenance.hook_point.as_deref(),
-        Some("blocks.5.ln2.hook_normalized")
-    );
-    assert_eq!(
-        d.provenance.hook_point_out.as_deref(),
-        Some("blocks.5.hook_mlp_out")
-    );
+    assert_weights(&d);
+    assert_eq!(d.provenance.sites, sites(5));
 
     // Two widths, and a skip connection that lies as [d_in, d_out].
     let wide = D + 1;
@@ -295,7 +290,8 @@ fn gemma_scope_transcoders_are_told_by_their_folder_or_their_skip_connection() {
         second.join("params.safetensors"),
     )
     .unwrap();
-    let coder = opened(&second, None).unwrap().coder;
+    let wider = opened(&second, None).unwrap();
+    let coder = sparse(&wider);
     assert_eq!((coder.d_in(), coder.d_out()), (D, wide));
     assert_eq!(host(&coder.w_skip().unwrap()), turned(&skip, D, wide));
 }

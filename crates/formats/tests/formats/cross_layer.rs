@@ -5,8 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_coder::{
+    Architecture, Coder, CrossLayerTranscoder, Dictionary, Provenance, Sites, SparseCoder, Weights,
+};
 use lapidary_formats::{Format, SAMPLE, detect, save, save_all};
+use lapidary_model::HookPoint;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::folder::{D, F, Stored, dictionary, f32s, host, numbers, opened, turned};
@@ -68,17 +71,17 @@ fn read(files: &Files, config: Option<&str>) -> Result<Dictionary, String> {
 fn a_folder_of_layers_is_a_cross_layer_transcoder() {
     for jumps in [false, true] {
         let d = read(&files(jumps), Some(CONFIG)).unwrap();
-        let coder = &d.coder;
+        let coder = d.coder.as_cross_layer().unwrap();
         let expected = match jumps {
             true => Architecture::JumpRelu,
             false => Architecture::Standard,
         };
         assert_eq!(
-            (coder.architecture, coder.layers()),
-            (expected, Some(LAYERS))
+            (coder.architecture(), coder.layers().len()),
+            (expected, LAYERS)
         );
         assert_eq!((coder.d_sae(), coder.d_in(), coder.d_out()), (18, 12, 12));
-        let second = coder.layer(1);
+        let second = &coder.layers()[1];
         assert_eq!(host(&second.w_enc()), numbers(F * D, 11));
         assert_eq!(host(&second.b_enc()), numbers(F, 12));
         assert_eq!(host(&second.w_dec()), numbers(F * 2 * D, 13));
@@ -89,14 +92,16 @@ fn a_folder_of_layers_is_a_cross_layer_transcoder() {
         );
         let from = &d.provenance;
         assert_eq!(from.model_name.as_deref(), Some("google/gemma-2-2b"));
-        assert_eq!(from.hook_points[2], "blocks.2.hook_resid_mid");
-        assert_eq!(from.hook_points_out[2], "blocks.2.hook_mlp_out");
-        assert!(d.transcodes() && d.written_hook_points().unwrap().len() == LAYERS);
+        assert_eq!(from.sites.read()[2], "blocks.2.hook_resid_mid");
+        assert_eq!(from.sites.written()[2], "blocks.2.hook_mlp_out");
+        let written: Result<Vec<HookPoint>, _> =
+            d.sites().written().iter().map(|h| h.parse()).collect();
+        assert!(d.transcodes() && written.unwrap().len() == LAYERS);
     }
     // Without a configuration as their loader has it.
     let bare = read(&files(false), None).unwrap().provenance;
-    assert_eq!(bare.hook_points[0], "blocks.0.hook_resid_mid");
-    assert_eq!(bare.hook_points_out[0], "blocks.0.hook_mlp_out");
+    assert_eq!(bare.sites.read()[0], "blocks.0.hook_resid_mid");
+    assert_eq!(bare.sites.written()[0], "blocks.0.hook_mlp_out");
 }
 
 /// By hand: what the first layer writes at the third is the third part of its decoder rows.
@@ -248,6 +253,12 @@ fn what_is_wrong_is_refused_with_the_reason() {
     );
 }
 
+/// A hook point of each layer from `first` on.
+fn hooks(name: &str, first: usize) -> Vec<String> {
+    let layers = first..first + LAYERS;
+    layers.map(|l| format!("blocks.{l}.{name}")).collect()
+}
+
 /// A cross-layer transcoder with the numbers of the files.
 fn across(architecture: Architecture) -> Dictionary {
     let device = Device::flex();
@@ -270,21 +281,20 @@ fn across(architecture: Architecture) -> Dictionary {
         }
         SparseCoder {
             architecture,
-            k: 2,
             apply_b_dec_to_input: false,
             weights,
         }
     };
     let layers: Vec<SparseCoder> = (0..LAYERS).map(layer).collect();
     let b_dec = (0..LAYERS as u32).flat_map(|l| numbers(D, 10 * l + 4));
-    let hooks = |name: &str| (0..LAYERS).map(|l| format!("blocks.{l}.{name}")).collect();
     Dictionary {
-        coder: SparseCoder::of_layers(&layers, vector(b_dec.collect())),
+        coder: CrossLayerTranscoder::new(layers, vector(b_dec.collect())).into(),
         provenance: Provenance {
             model_name: Some("gpt2".into()),
-            hook_point: Some("blocks.0.hook_resid_mid".into()),
-            hook_points: hooks("hook_resid_mid"),
-            hook_points_out: hooks("hook_mlp_out"),
+            sites: Sites::CrossLayer {
+                from: hooks("hook_resid_mid", 0),
+                to: hooks("hook_mlp_out", 0),
+            },
             tokens: Some(700),
             ..Provenance::default()
         },
@@ -303,12 +313,12 @@ fn cross_layer_transcoders_go_through_each_format_that_holds_them() {
     for architecture in [
         Architecture::Standard,
         Architecture::JumpRelu,
-        Architecture::TopK,
+        Architecture::TopK { k: 2 },
     ] {
         let before = across(architecture);
         for format in [Format::SaeLens, Format::CircuitTracer] {
             let to = dir.path().join(format!("{architecture}-{format}"));
-            if architecture == Architecture::TopK && format == Format::CircuitTracer {
+            if architecture.k().is_some() && format == Format::CircuitTracer {
                 let error = save(&before, &to, format).unwrap_err().to_string();
                 assert!(
                     error.ends_with(
@@ -325,7 +335,7 @@ fn cross_layer_transcoders_go_through_each_format_that_holds_them() {
             assert_eq!(detect(&to).unwrap(), format);
             let after = opened(&to, None).unwrap();
             assert_eq!(after.provenance, before.provenance, "{format}");
-            assert_eq!(after.coder.architecture, architecture);
+            assert_eq!(after.coder.architecture(), architecture);
             assert!(
                 made_of(&after) == made_of(&before),
                 "{architecture} in {format}"
@@ -345,15 +355,16 @@ fn cross_layer_transcoders_go_through_each_format_that_holds_them() {
     // A layer's decoder of another run is noticed.
     let to = dir.path().join("standard-circuit_tracer");
     let mut other = across(Architecture::Standard);
-    let layers: Vec<SparseCoder> = (0..LAYERS)
-        .map(|l| {
-            let mut layer = other.coder.layer(l);
+    let layers = other.coder.layers().iter().enumerate();
+    let layers: Vec<SparseCoder> = layers
+        .map(|(l, layer)| {
+            let mut layer = layer.clone();
             let w_dec = layer.w_dec() * if l == 1 { 1.1 } else { 1.0 };
             layer.weights = layer.weights.with("w_dec", w_dec);
             layer
         })
         .collect();
-    other.coder = SparseCoder::of_layers(&layers, other.coder.b_dec());
+    other.coder = CrossLayerTranscoder::new(layers, other.coder.b_dec()).into();
     let apart = dir.path().join("apart");
     save(&other, &apart, Format::CircuitTracer).unwrap();
     fs::copy(
@@ -377,16 +388,22 @@ fn cross_layer_transcoders_that_the_format_cannot_say_are_refused() {
     };
     let elsewhere = "a cross-layer transcoder that does not read and write at one place of each layer, from layer 0 on";
     let mut later = across(Architecture::Standard);
-    later.provenance.hook_points = (1..4)
-        .map(|l| format!("blocks.{l}.hook_resid_mid"))
-        .collect();
+    later.provenance.sites = Sites::CrossLayer {
+        from: hooks("hook_resid_mid", 1),
+        to: hooks("hook_mlp_out", 0),
+    };
     assert!(refused(&[later]).ends_with(elsewhere));
     let mut mixed = across(Architecture::Standard);
-    mixed.provenance.hook_points_out[1] = "blocks.1.hook_attn_out".into();
+    let mut to = hooks("hook_mlp_out", 0);
+    to[1] = "blocks.1.hook_attn_out".into();
+    mixed.provenance.sites = Sites::CrossLayer {
+        from: hooks("hook_resid_mid", 0),
+        to,
+    };
     assert!(refused(&[mixed]).ends_with(elsewhere));
     let mut set = dictionary(Architecture::Standard, false);
-    set.provenance.hook_point = Some("blocks.0.ln2.hook_normalized".into());
-    set.provenance.hook_point_out = Some("blocks.0.hook_mlp_out".into());
+    set.provenance.sites =
+        Sites::transcoder("blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out");
     let error = refused(&[across(Architecture::Standard), set]);
     assert!(
         error.ends_with("a cross-layer transcoder and another dictionary together"),

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use lapidary_coder::{Architecture, Dictionary};
+use lapidary_coder::{Architecture, Coder, Dictionary, Sites};
 use lapidary_formats::Format;
 use serde_json::{Value, json};
 
-use crate::folder::{D, F, assert_weights, fixture, host, numbers, opened};
+use crate::folder::{D, F, assert_weights, fixture, host, numbers, opened, sparse};
 
 /// A trainer's folder with a fixture as its weights.
 struct Trainer {
@@ -44,37 +44,34 @@ fn read(name: &str, class: &str) -> Result<Dictionary, String> {
 #[test]
 fn the_class_says_what_tensors_mean() {
     let topk = read("topk", "AutoEncoderTopK").unwrap();
-    assert_eq!(
-        (topk.coder.architecture, topk.coder.k),
-        (Architecture::TopK, 2)
-    );
-    assert!(topk.coder.apply_b_dec_to_input);
-    assert_weights(&topk.coder);
+    assert_eq!(topk.coder.architecture(), Architecture::TopK { k: 2 });
+    assert!(sparse(&topk).apply_b_dec_to_input);
+    assert_weights(&topk);
     let from = topk.provenance;
     assert_eq!(
         from.model_name.as_deref(),
         Some("EleutherAI/pythia-70m-deduped")
     );
-    assert_eq!(from.hook_point.as_deref(), Some("blocks.8.hook_resid_post"));
+    assert_eq!(from.sites, Sites::autoencoder("blocks.8.hook_resid_post"));
     assert_eq!((from.context, from.steps), (Some(128), Some(100)));
 
     let batch = read("topk", "BatchTopKSAE").unwrap();
-    assert_eq!(batch.coder.architecture, Architecture::JumpRelu);
-    assert_eq!(host(&batch.coder.threshold().unwrap()), [0.5; F]);
+    assert_eq!(batch.coder.architecture(), Architecture::JumpRelu);
+    assert_eq!(host(&sparse(&batch).threshold().unwrap()), [0.5; F]);
     assert_eq!(
         batch.provenance.training_architecture.as_deref(),
         Some("batchtopk")
     );
-    assert_weights(&batch.coder);
+    assert_weights(&batch);
 
     let jump = read("jumprelu", "JumpReluAutoEncoder").unwrap();
-    assert!(!jump.coder.apply_b_dec_to_input);
+    assert!(!sparse(&jump).apply_b_dec_to_input);
     let thresholds: Vec<f32> = numbers(F, 5).iter().map(|t| t.max(0.0)).collect();
-    assert_eq!(host(&jump.coder.threshold().unwrap()), thresholds);
-    assert_weights(&jump.coder);
+    assert_eq!(host(&sparse(&jump).threshold().unwrap()), thresholds);
+    assert_weights(&jump);
 
     for name in ["topk_bf16", "topk_views"] {
-        assert_weights(&read(name, "AutoEncoderTopK").unwrap().coder);
+        assert_weights(&read(name, "AutoEncoderTopK").unwrap());
     }
     let mut square = config("AutoEncoderTopK");
     square["trainer"]["dict_size"] = json!(D);
@@ -91,7 +88,7 @@ fn a_file_without_its_configuration_is_read_where_only_one_class_fits() {
         "DIR/ae.pt: tensors: found those of AutoEncoderTopK and of BatchTopKSAE, expected a config.json beside, or a folder above, whose trainer.dict_class says which"
     );
     let jump = Trainer::new("jumprelu", None).open().unwrap();
-    assert_weights(&jump.coder);
+    assert_weights(&jump);
 }
 
 #[test]
@@ -101,7 +98,7 @@ fn a_checkpoint_finds_the_configuration_above_it() {
     fs::create_dir(&checkpoints).unwrap();
     let file = checkpoints.join("ae_100.pt");
     fs::rename(&trainer.ae, &file).unwrap();
-    assert_weights(&opened(&file, None).unwrap().coder);
+    assert_weights(&opened(&file, None).unwrap());
     fs::copy(&file, checkpoints.join("ae_200.pt")).unwrap();
     let two = opened(&checkpoints, Some(Format::DictionaryLearning));
     assert_eq!(

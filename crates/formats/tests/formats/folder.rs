@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_coder::{
+    AnyCoder, Architecture, Coder, Dictionary, Provenance, Sites, SparseCoder, Weights,
+};
 use lapidary_formats::{Format, open};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -55,13 +57,13 @@ pub fn dictionary(architecture: Architecture, apply_b_dec_to_input: bool) -> Dic
     Dictionary {
         coder: SparseCoder {
             architecture,
-            k: 2,
             apply_b_dec_to_input,
             weights: weights.with("w_dec", matrix(3)).with("b_dec", vector(D, 4)),
-        },
+        }
+        .into(),
         provenance: Provenance {
             model_name: Some("gpt2".into()),
-            hook_point: Some("blocks.2.hook_resid_post".into()),
+            sites: Sites::autoencoder("blocks.2.hook_resid_post"),
             context: Some(128),
             tokens: Some(700),
             ..Provenance::default()
@@ -69,8 +71,21 @@ pub fn dictionary(architecture: Architecture, apply_b_dec_to_input: bool) -> Dic
     }
 }
 
+/// The coder of a dictionary that has one layer.
+pub fn sparse(d: &Dictionary) -> &SparseCoder {
+    d.coder.as_sparse().unwrap()
+}
+
+pub fn sparse_mut(d: &mut Dictionary) -> &mut SparseCoder {
+    match &mut d.coder {
+        AnyCoder::Sparse(coder) => coder,
+        AnyCoder::CrossLayer(_) => panic!("a coder of several layers"),
+    }
+}
+
 /// The weights that fixtures have in common.
-pub fn assert_weights(coder: &SparseCoder) {
+pub fn assert_weights(d: &Dictionary) {
+    let coder = sparse(d);
     assert_eq!(coder.w_enc().dims(), [F, D]);
     assert_eq!(host(&coder.w_enc()), numbers(F * D, 1));
     assert_eq!(host(&coder.b_enc()), numbers(F, 2));

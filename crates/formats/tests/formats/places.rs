@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use lapidary_coder::{Architecture, Dictionary, ModelLoading};
+use lapidary_coder::{Architecture, ArchitectureKind, Dictionary, ModelLoading, Sites};
 use lapidary_formats::{Format, describe, detect, open, save};
 use serde_json::json;
 
 use crate::folder::{D, F, dictionary};
 
 fn saved(place: &Path) -> Dictionary {
-    let d = dictionary(Architecture::TopK, true);
+    let d = dictionary(Architecture::TopK { k: 2 }, true);
     fs::create_dir_all(place.parent().unwrap()).unwrap();
     save(&d, place, Format::SaeLens).unwrap();
     d
@@ -141,7 +141,7 @@ fn a_description_needs_no_weights() {
             described.d_in,
             described.d_sae
         ),
-        ("topk", Some(2), D, F)
+        (ArchitectureKind::TopK, Some(2), D, F)
     );
     assert_eq!(described.provenance, d.provenance);
 }
@@ -149,7 +149,7 @@ fn a_description_needs_no_weights() {
 #[test]
 fn how_a_model_was_loaded_is_kept_or_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut d = dictionary(Architecture::TopK, true);
+    let mut d = dictionary(Architecture::TopK { k: 2 }, true);
     d.provenance.loading = ModelLoading {
         options: serde_json::from_value(json!({"center_writing_weights": true})).unwrap(),
         ..ModelLoading::default()
@@ -193,14 +193,11 @@ fn modules_of_hugging_face_models_are_hook_points() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("d");
     let mut d = dictionary(Architecture::Standard, true);
-    d.provenance.hook_point = Some("model.layers.10".into());
+    d.provenance.sites = Sites::autoencoder("model.layers.10");
     d.provenance.loading.class = Some("AutoModelForCausalLM".into());
     save(&d, &place, Format::SaeLens).unwrap();
     let read = open(&place, None, &Device::flex()).unwrap().provenance;
-    assert_eq!(
-        read.hook_point.as_deref(),
-        Some("blocks.10.hook_resid_post")
-    );
+    assert_eq!(read.sites, Sites::autoencoder("blocks.10.hook_resid_post"));
     assert!(read.loading.is_plain());
 }
 

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use lapidary_coder::Architecture;
+use lapidary_coder::{Architecture, Coder, Sites};
 use serde_json::json;
 
-use crate::folder::{D, F, Foreign, assert_weights, f32s, fixture, host, numbers, opened, turned};
+use crate::folder::{
+    D, F, Foreign, assert_weights, f32s, fixture, host, numbers, opened, sparse, turned,
+};
 
 #[test]
 fn gemma_scope_is_read_from_npz_and_safetensors() {
     for name in ["gemma_scope.npz", "compressed.npz"] {
         let d = opened(&fixture(name), None).unwrap();
-        assert_eq!(d.coder.architecture, Architecture::JumpRelu);
-        assert!(!d.coder.apply_b_dec_to_input);
-        assert_weights(&d.coder);
+        assert_eq!(d.coder.architecture(), Architecture::JumpRelu);
+        assert!(!sparse(&d).apply_b_dec_to_input);
+        assert_weights(&d);
         let thresholds: Vec<f32> = numbers(F, 5).iter().map(|t| t.max(0.0)).collect();
-        assert_eq!(host(&d.coder.threshold().unwrap()), thresholds);
+        assert_eq!(host(&sparse(&d).threshold().unwrap()), thresholds);
     }
     let error = |name: &str| opened(&fixture(name), None).map(|_| ()).unwrap_err();
     assert_eq!(
@@ -50,7 +52,7 @@ fn gemma_scope_is_read_from_npz_and_safetensors() {
             ("threshold", f32s(&[F], &[0.5; F])),
         ]),
     };
-    assert_weights(&second.open().unwrap().coder);
+    assert_weights(&second.open().unwrap());
     let turned = second.refused(|f| {
         f.tensors.insert("w_enc", f32s(&[F, D], &numbers(F * D, 1)));
     });
@@ -84,14 +86,12 @@ fn llama_scope_takes_raw_activations() {
     let d = llama_scope().open().unwrap();
     let times = |values: Vec<f32>, by: f32| values.iter().map(|v| v * by).collect::<Vec<f32>>();
     assert_eq!(host(&d.coder.w_enc()), times(numbers(F * D, 1), 0.5));
-    assert_eq!(host(&d.coder.b_enc()), numbers(F, 2));
+    assert_eq!(host(&sparse(&d).b_enc()), numbers(F, 2));
     assert_eq!(host(&d.coder.w_dec()), times(numbers(F * D, 3), 2.0));
     assert_eq!(host(&d.coder.b_dec()), times(numbers(D, 4), 2.0));
-    assert_eq!(host(&d.coder.threshold().unwrap()), [0.25; F]);
-    assert_eq!(
-        d.provenance.hook_point.as_deref(),
-        Some("blocks.3.hook_resid_post")
-    );
+    assert_eq!(host(&sparse(&d).threshold().unwrap()), [0.25; F]);
+    let hook = "blocks.3.hook_resid_post";
+    assert_eq!(d.provenance.sites, Sites::autoencoder(hook));
 
     // A transcoder has a scale for each end.
     let mut across = llama_scope();
@@ -102,8 +102,8 @@ fn llama_scope_takes_raw_activations() {
     assert_eq!(host(&t.coder.w_dec()), times(numbers(F * D, 3), 0.5));
     assert_eq!(host(&t.coder.b_dec()), times(numbers(D, 4), 0.5));
     assert_eq!(
-        t.provenance.hook_point_out.as_deref(),
-        Some("blocks.3.hook_mlp_out")
+        t.provenance.sites,
+        Sites::transcoder(hook, "blocks.3.hook_mlp_out")
     );
 
     let refused = |change: &dyn Fn(&mut Foreign)| llama_scope().refused(change);
@@ -281,9 +281,9 @@ fn llamascopium_that_no_coder_does_is_refused() {
 #[test]
 fn openai_is_read_where_tokens_are_not_standardized() {
     let d = opened(&fixture("openai_relu.pt"), None).unwrap();
-    assert_eq!(d.coder.architecture, Architecture::Standard);
-    assert!(d.coder.apply_b_dec_to_input);
-    assert_weights(&d.coder);
+    assert_eq!(d.coder.architecture(), Architecture::Standard);
+    assert!(sparse(&d).apply_b_dec_to_input);
+    assert_weights(&d);
     let error = opened(&fixture("openai_topk.pt"), None)
         .map(|_| ())
         .unwrap_err();

@@ -3,10 +3,12 @@
 use std::fs;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_coder::{Architecture, Dictionary, Penalty, Pursuit, Shape, SparseCoder};
+use lapidary_coder::{Architecture, Coder, Dictionary, Penalty, Pursuit, Shape, Sites};
 use lapidary_formats::{Format, SAMPLE, detect, open, save};
 
-use crate::folder::{D, F, dictionary, host, numbers, opened};
+use crate::folder::{D, F, dictionary, host, numbers, opened, sparse, sparse_mut};
+
+const TOP_2: Architecture = Architecture::TopK { k: 2 };
 
 const WRITTEN: [Format; 3] = [
     Format::SaeLens,
@@ -14,7 +16,7 @@ const WRITTEN: [Format; 3] = [
     Format::DictionaryLearning,
 ];
 
-fn codes(coder: &SparseCoder) -> Vec<f32> {
+fn codes(coder: &dyn Coder) -> Vec<f32> {
     let x = Tensor::<2>::from_data(TensorData::new(numbers(9 * D, 8), [9, D]), &Device::flex());
     let codes = coder.encode(x);
     let back = host(&coder.decode(codes.clone()));
@@ -27,7 +29,7 @@ fn each_coder_goes_through_each_format_that_holds_it() {
     let mut trips = 0;
     for architecture in [
         Architecture::Standard,
-        Architecture::TopK,
+        TOP_2,
         Architecture::JumpRelu,
         Architecture::Gated,
     ] {
@@ -37,7 +39,7 @@ fn each_coder_goes_through_each_format_that_holds_it() {
                 let to = dir
                     .path()
                     .join(format!("{architecture}-{subtracts}-{format}"));
-                if format == Format::Sparsify && architecture != Architecture::TopK {
+                if format == Format::Sparsify && architecture != TOP_2 {
                     let error = save(&before, &to, format).unwrap_err().to_string();
                     assert!(
                         error.contains(&format!(
@@ -51,7 +53,7 @@ fn each_coder_goes_through_each_format_that_holds_it() {
                 save(&before, &to, format).unwrap();
                 assert_eq!(detect(&to).unwrap(), format);
                 let after = open(&to, None, &Device::flex()).unwrap();
-                assert_eq!(after.coder.architecture, architecture);
+                assert_eq!(after.coder.architecture(), architecture);
                 assert_eq!(after.provenance, before.provenance, "{format}");
                 for (a, b) in codes(&after.coder).iter().zip(codes(&before.coder)) {
                     assert!(
@@ -75,13 +77,16 @@ fn what_a_format_has_no_place_for_is_refused_by_name() {
         assert!(!to.exists());
         error.replace(&to.display().to_string(), "DIR")
     };
-    let mut pursuit = dictionary(Architecture::TopK, true);
-    pursuit.coder.architecture = Architecture::MatchingPursuit(Pursuit {
-        residual_threshold: 0.0,
-        stop_on_duplicate_support: false,
-        signed: false,
-        refit: false,
-    });
+    let mut pursuit = dictionary(TOP_2, true);
+    sparse_mut(&mut pursuit).architecture = Architecture::MatchingPursuit {
+        steps: 2,
+        pursuit: Pursuit {
+            residual_threshold: 0.0,
+            stop_on_duplicate_support: false,
+            signed: false,
+            refit: false,
+        },
+    };
     assert_eq!(
         refused(&pursuit, Format::DictionaryLearning),
         "DIR: the format dictionary_learning cannot hold a matching_pursuit coder: its classes are ReLU, TopK, JumpReLU and gated"
@@ -89,28 +94,28 @@ fn what_a_format_has_no_place_for_is_refused_by_name() {
     let penalty = Penalty {
         shape: Shape::Scad,
         weight: 0.5,
-        bend: 3.0,
+        shape_param: 3.0,
     };
     let proximal = dictionary(Architecture::Proximal(penalty), true);
     assert!(
         refused(&proximal, Format::Sparsify).ends_with("a proximal coder: its coders are TopK")
     );
-    let mut across = dictionary(Architecture::TopK, true);
-    across.provenance.hook_points = vec!["blocks.0.hook_resid_post".into(); 2];
+    let mut across = dictionary(TOP_2, true);
+    across.provenance.sites = Sites::Crosscoder {
+        at: vec!["blocks.0.hook_resid_post".into(); 2],
+    };
     for format in [Format::Sparsify, Format::DictionaryLearning] {
         assert!(
             refused(&across, format)
                 .ends_with("cannot hold a crosscoder: its coders have one place")
         );
     }
-    let batch = dictionary(Architecture::BatchTopK, true);
+    let batch = dictionary(Architecture::BatchTopK { k: 2 }, true);
     assert!(refused(&batch, Format::SaeLens).contains("stored as the JumpReLU that it becomes"));
     for format in Format::ALL {
         let read_only = !WRITTEN.contains(&format) && format != Format::CircuitTracer;
         if read_only {
-            assert!(
-                refused(&dictionary(Architecture::TopK, true), format).ends_with("it is only read")
-            );
+            assert!(refused(&dictionary(TOP_2, true), format).ends_with("it is only read"));
         }
     }
 }
@@ -119,7 +124,7 @@ fn what_a_format_has_no_place_for_is_refused_by_name() {
 fn a_sample_tells_weights_that_were_read_otherwise() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("d");
-    save(&dictionary(Architecture::TopK, true), &to, Format::Sparsify).unwrap();
+    save(&dictionary(TOP_2, true), &to, Format::Sparsify).unwrap();
     assert!(to.join(SAMPLE).is_file());
     assert!(opened(&to, None).is_ok());
     // Another k in the configuration, as if it had been read wrong.
@@ -132,7 +137,8 @@ fn a_sample_tells_weights_that_were_read_otherwise() {
     );
     assert!(error.contains("remove this file"), "{error}");
     fs::remove_file(to.join(SAMPLE)).unwrap();
-    assert_eq!(opened(&to, None).unwrap().coder.k, 3);
+    let coder = opened(&to, None).unwrap().coder;
+    assert_eq!(coder.architecture(), Architecture::TopK { k: 3 });
 
     // The encoder's bias, a little.
     save(
@@ -143,8 +149,9 @@ fn a_sample_tells_weights_that_were_read_otherwise() {
     .unwrap();
     let sample = fs::read(to.join(SAMPLE)).unwrap();
     let mut other = dictionary(Architecture::Standard, true);
-    let b_enc = other.coder.b_enc() + 1.0;
-    other.coder.weights = other.coder.weights.with("b_enc", b_enc);
+    let b_enc = sparse(&other).b_enc() + 1.0;
+    let coder = sparse_mut(&mut other);
+    coder.weights = coder.weights.clone().with("b_enc", b_enc);
     save(&other, &to, Format::SaeLens).unwrap();
     fs::write(to.join(SAMPLE), sample).unwrap();
     let error = opened(&to, None).map(|_| ()).unwrap_err();
@@ -155,7 +162,7 @@ fn a_sample_tells_weights_that_were_read_otherwise() {
 fn saving_never_replaces_what_is_no_dictionary() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
-    let d = dictionary(Architecture::TopK, true);
+    let d = dictionary(TOP_2, true);
     for format in WRITTEN {
         let error = save(&d, dir.path(), format).unwrap_err().to_string();
         assert!(

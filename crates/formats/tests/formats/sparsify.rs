@@ -5,11 +5,13 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::bf16;
-use lapidary_coder::Architecture;
+use lapidary_coder::{Architecture, Coder, Sites};
 use safetensors::tensor::Dtype;
 use serde_json::json;
 
-use crate::folder::{D, F, Foreign, assert_weights, f32s, fixture, host, numbers, opened, turned};
+use crate::folder::{
+    D, F, Foreign, assert_weights, f32s, fixture, host, numbers, opened, sparse, turned,
+};
 
 fn foreign() -> Foreign {
     let config = json!({"activation": "topk", "expansion_factor": 32, "normalize_decoder": true, "num_latents": F, "k": 2,
@@ -29,9 +31,9 @@ fn foreign() -> Foreign {
 #[test]
 fn weights_lie_as_the_format_says() {
     let d = foreign().open().unwrap();
-    assert_eq!((d.coder.architecture, d.coder.k), (Architecture::TopK, 2));
-    assert!(d.coder.apply_b_dec_to_input);
-    assert_weights(&d.coder);
+    assert_eq!(d.coder.architecture(), Architecture::TopK { k: 2 });
+    assert!(sparse(&d).apply_b_dec_to_input);
+    assert_weights(&d);
     // By closed form: of each row the two largest of W (x − b_dec) + b, if positive.
     let x = numbers(3 * D, 8);
     let codes = d.coder.encode(Tensor::from_data(
@@ -93,7 +95,7 @@ fn the_run_and_the_folder_say_where_it_belongs() {
     let run = json!({"model": "HuggingFaceTB/SmolLM2-135M", "dataset": "EleutherAI/text", "ctx_len": 2048});
     fs::write(dir.path().join("config.json"), run.to_string()).unwrap();
     let from = opened(&folder, None).unwrap().provenance;
-    assert_eq!(from.hook_point.as_deref(), Some("blocks.10.hook_mlp_out"));
+    assert_eq!(from.sites, Sites::autoencoder("blocks.10.hook_mlp_out"));
     assert_eq!(
         from.model_name.as_deref(),
         Some("HuggingFaceTB/SmolLM2-135M")
@@ -116,7 +118,7 @@ fn double_precision_is_read() {
             .map(|b| f32::from_le_bytes(*b));
         *bytes = values.flat_map(|v| f64::from(v).to_le_bytes()).collect();
     }
-    assert_weights(&f.open().unwrap().coder);
+    assert_weights(&f.open().unwrap());
     for (file, config) in [
         ("topk_f64.pt", "AutoEncoderTopK"),
         ("gemma_scope_f64.npz", ""),
@@ -127,7 +129,7 @@ fn double_precision_is_read() {
         if file.ends_with(".pt") {
             fs::write(dir.path().join("config.json"), config).unwrap();
         }
-        assert_weights(&opened(dir.path(), None).unwrap().coder);
+        assert_weights(&opened(dir.path(), None).unwrap());
     }
 }
 
@@ -145,7 +147,7 @@ fn half_precision_is_read() {
             .flat_map(|v| bf16::from_f32(v).to_le_bytes())
             .collect();
     }
-    assert_weights(&f.open().unwrap().coder); // the numbers are exact in bf16
+    assert_weights(&f.open().unwrap()); // the numbers are exact in bf16
 }
 
 #[test]

@@ -1,11 +1,17 @@
 //! A coder for raw activations out of one for normalized ones.
 
-use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::host::{host, matrix, vector};
 use crate::scaling::Scaling;
-use crate::sparse_coder::{SKIP, SparseCoder};
-use crate::weights::{Weight, Weights};
+use crate::weights::{SKIP, Weight, Weights};
+
+/// Weights for normalized activations, and how these were normalized.
+pub(crate) struct Normalized<'a> {
+    pub(crate) weights: &'a Weights,
+    /// Whether `b_dec` is subtracted before encoding.
+    pub(crate) apply_b_dec_to_input: bool,
+    pub(crate) scaling: &'a Scaling,
+}
 
 /// What folding does beyond the normalization.
 pub(crate) struct Fold<'a> {
@@ -37,13 +43,15 @@ impl Default for Fold<'_> {
 /// decoder with u / s, an entry of the skip connection with r / s, b_enc becomes b_enc / u (less W
 /// m if b_dec is not subtracted). Whatever else is a number a latent is a pre-activation, and
 /// divided by u.
-pub(crate) fn fold(
-    coder: &SparseCoder,
-    scaling: &Scaling,
-    how: Fold<'_>,
-) -> Result<SparseCoder, CoderError> {
-    let device = coder.device();
-    let (d_in, d_out, d_sae) = (coder.d_in(), coder.d_out(), coder.d_sae());
+pub(crate) fn fold(normalized: &Normalized<'_>, how: Fold<'_>) -> Result<Weights, CoderError> {
+    let Normalized {
+        weights: before,
+        apply_b_dec_to_input,
+        scaling,
+    } = *normalized;
+    let device = before.device();
+    let d_sae = before.latents();
+    let (d_in, d_out) = (before.encoder().dims()[1], before.decoder().dims()[1]);
     let (mean, mean_written) = (scaling.mean_read(), scaling.mean_written());
     for (mean, width) in [(&mean, d_in), (&mean_written, d_out)] {
         if mean.len() != width {
@@ -73,9 +81,9 @@ pub(crate) fn fold(
     };
     let by_unit: Vec<f64> = read.iter().map(|r| r / scale).collect();
     let of_unit: Vec<f64> = written.iter().map(|s| scale / s).collect();
-    let mut w_enc = scaled(host(&coder.w_enc())?, &by_unit);
-    let mut w_dec = scaled(host(&coder.w_dec())?, &of_unit);
-    let mut w_skip = coder.w_skip().map(|w| host(&w)).transpose()?;
+    let mut w_enc = scaled(host(&before.encoder())?, &by_unit);
+    let mut w_dec = scaled(host(&before.decoder())?, &of_unit);
+    let mut w_skip = before.matrix(SKIP).map(host).transpose()?;
     for (row, s) in w_skip
         .iter_mut()
         .flat_map(|w| w.chunks_exact_mut(d_in))
@@ -86,7 +94,7 @@ pub(crate) fn fold(
         }
     }
     let offsets = mean_written.iter().zip(&written);
-    let mut b_dec: Vec<f64> = host(&coder.b_dec())?
+    let mut b_dec: Vec<f64> = host(&before.the_vector("b_dec"))?
         .iter()
         .zip(offsets)
         .map(|(b, (m, s))| f64::from(*m) + f64::from(*b) / s)
@@ -97,7 +105,7 @@ pub(crate) fn fold(
         }
     }
     let mut vectors: Vec<(&'static str, Vec<f64>)> = Vec::new();
-    for (name, weight) in coder.weights.iter() {
+    for (name, weight) in before.iter() {
         let Weight::Vector(t) = weight else { continue };
         if name != "b_dec" {
             let divisor = if how.factors.contains(&name) {
@@ -115,7 +123,7 @@ pub(crate) fn fold(
     if let Some(threshold) = how.threshold {
         vectors.push(("threshold", vec![threshold / scale; d_sae]));
     }
-    if !coder.apply_b_dec_to_input {
+    if !apply_b_dec_to_input {
         for (_, b_enc) in vectors.iter_mut().filter(|(name, _)| *name == "b_enc") {
             for (b, row) in b_enc.iter_mut().zip(w_enc.chunks_exact(d_in)) {
                 *b -= product(row);
@@ -159,5 +167,5 @@ pub(crate) fn fold(
     for (name, values) in vectors {
         weights = weights.with(name, rounded(values));
     }
-    Ok(SparseCoder { weights, ..*coder })
+    Ok(weights)
 }

@@ -24,7 +24,6 @@
 
 mod architectures;
 mod coder;
-mod cross_layer;
 mod dictionary;
 mod error;
 mod fold;
@@ -35,12 +34,12 @@ mod provenance;
 mod pursuit_codes;
 mod scaling;
 mod sites;
-mod sparse_coder;
 mod weights;
 
 pub use architectures::{Architecture, ArchitectureKind};
-pub use coder::{AnyCoder, Coder};
-pub use cross_layer::{CrossLayerTranscoder, MOST_LAYERS, add_last, join_codes};
+pub use coder::{
+    AnyCoder, Coder, CrossLayerTranscoder, MOST_LAYERS, SparseCoder, add_last, join_codes,
+};
 pub use dictionary::{Description, Dictionary};
 pub use error::CoderError;
 pub use host::{host, host_int, matrix, read_tensor, vector, write_tensor};
@@ -51,5 +50,4 @@ pub use provenance::Provenance;
 pub use pursuit_codes::codes as pursuit_codes;
 pub use scaling::{Affine, Scaling};
 pub use sites::{SECOND_MODEL, SiteKeys, Sites};
-pub use sparse_coder::{SKIP, SparseCoder};
-pub use weights::{Weight, WeightKey, Weights};
+pub use weights::{SKIP, Weight, WeightKey, Weights};

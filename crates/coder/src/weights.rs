@@ -74,6 +74,9 @@ impl std::fmt::Display for WeightKey {
     }
 }
 
+/// The name of the weight of a skip connection.
+pub const SKIP: &str = "w_skip";
+
 /// The weights of a coder, in its own order.
 #[derive(Clone, Debug, Default)]
 pub struct Weights(Vec<(&'static str, Weight)>);
@@ -116,6 +119,54 @@ impl Weights {
             Weight::Vector(t) if *n == name => Some(t),
             _ => None,
         })
+    }
+
+    /// The encoder `[d_sae, d_in]`. Matching pursuit reads with its decoder rows.
+    ///
+    /// # Panics
+    /// There is neither.
+    #[must_use]
+    pub fn encoder(&self) -> Tensor<2> {
+        let own = self.matrix("w_enc").cloned();
+        own.unwrap_or_else(|| self.decoder())
+    }
+
+    /// The decoder `[d_sae, d_out]`.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn decoder(&self) -> Tensor<2> {
+        let found = self.matrix("w_dec");
+        found.expect("an architecture has its weights").clone()
+    }
+
+    /// The vector of this name.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn the_vector(&self, name: &str) -> Tensor<1> {
+        let found = self.vector(name);
+        found.expect("an architecture has its weights").clone()
+    }
+
+    /// The device that holds the weights.
+    ///
+    /// # Panics
+    /// There is no decoder.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.decoder().device()
+    }
+
+    /// The number of latents.
+    ///
+    /// # Panics
+    /// There is no decoder.
+    #[must_use]
+    pub fn latents(&self) -> usize {
+        self.decoder().dims()[0]
     }
 
     /// The same weights on another device.

@@ -4,7 +4,14 @@ use burn::tensor::Tensor;
 use lapidary_activations::Normalization;
 use lapidary_coder::{Affine, Scaling, Sites};
 
-use crate::model_loss::ModelLoss;
+/// The loss of a batch through the model, and its gradient in the normalized reconstruction.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelLoss {
+    /// Mean over tokens, in nats, `[1]`.
+    pub(crate) loss: Tensor<1>,
+    /// `[n, d_out]`
+    pub(crate) gradient: Tensor<2>,
+}
 
 /// A batch as a coder sees it.
 #[derive(Clone, Debug)]

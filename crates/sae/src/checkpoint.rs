@@ -29,6 +29,7 @@ use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::parameters::{AnyParameter, Parameter};
 use crate::recipe::Recipe;
+#[cfg(doc)]
 use crate::run::TrainingRun;
 use crate::trainer::{Progress, Trainer};
 
@@ -187,8 +188,12 @@ fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
     Ok(manifest)
 }
 
-pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
-    let coders = run.trainers.iter().map(|trainer| {
+pub(crate) fn save(
+    trainers: &[Trainer],
+    source: &dyn BatchSource,
+    dir: &Path,
+) -> Result<(), SaeError> {
+    let coders = trainers.iter().map(|trainer| {
         let coder = trainer.coder();
         CoderManifest {
             step: trainer.progress.step,
@@ -207,16 +212,16 @@ pub(crate) fn save(run: &TrainingRun, dir: &Path) -> Result<(), SaeError> {
     };
     replace_folder(dir, is_ours, |folder| -> Result<(), SaeError> {
         let failed = |e| IoError::write(folder)(e);
-        for (number, trainer) in run.trainers.iter().enumerate() {
+        for (number, trainer) in trainers.iter().enumerate() {
             let place = coder_folder(folder, number);
             fs::create_dir(&place).map_err(failed)?;
             state(trainer)?.write(&place.join(STATE), None)?;
             let recipe = trainer.recipe.recipe().to_toml();
             write_synced(&place.join(RECIPE), recipe.as_bytes()).map_err(failed)?;
         }
-        let source = folder.join("source");
-        fs::create_dir(&source).map_err(failed)?;
-        run.source.save(&source)?;
+        let beside = folder.join("source");
+        fs::create_dir(&beside).map_err(failed)?;
+        source.save(&beside)?;
         for file in files_below(folder)? {
             let sum = FileManifest::of(&folder.join(&file)).map_err(failed)?;
             let name: Vec<_> = file.iter().map(|part| part.to_string_lossy()).collect();

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use lapidary_coder::CoderError;
 
-use crate::step::Codes;
+use crate::encoded::Codes;
 
 /// Firing record of every latent.
 pub(crate) struct Firing {

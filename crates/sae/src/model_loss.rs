@@ -11,18 +11,9 @@ use lapidary_activations::{Sequences, TokenBlock, predicts};
 use lapidary_coder::{Affine, AnyCoder, Coder, Scaling};
 use lapidary_model::{HookPoint, HookedRun, Intervention};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, ModelLoss};
 use crate::error::SaeError;
 use crate::recipe::Loss;
-
-/// The loss of a batch through the model, and its gradient in the normalized reconstruction.
-#[derive(Clone, Debug)]
-pub(crate) struct ModelLoss {
-    /// Mean over tokens, in nats, `[1]`.
-    pub(crate) loss: Tensor<1>,
-    /// `[n, d_out]`
-    pub(crate) gradient: Tensor<2>,
-}
 
 /// What the model makes of the reconstruction of `batch`, the rows of `sequences` that are kept;
 /// `written` says where what is reconstructed stands among its hook points. Tokens that are left

@@ -9,10 +9,18 @@ use lapidary_coder::{AnyCoder, CoderError, Weight, WeightKey, host};
 
 use crate::decoder_norm;
 use crate::recipe::Optimizer;
-use crate::step::Gradient;
 
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
+
+/// The gradient of one weight.
+#[allow(clippy::large_enum_variant)] // as with codes
+pub(crate) enum Gradient {
+    Matrix(Tensor<2>),
+    /// Sparse by latent.
+    Rows(SparseGradient),
+    Vector(Tensor<1>),
+}
 
 /// A weight with its Adam moments. Empty only inside its methods, which need to own what they
 /// change in place.

@@ -255,7 +255,7 @@ impl TrainingRun {
                 .finalize()
                 .map_err(|e| of_coder(several, number, e))?;
         }
-        checkpoint::save(self, dir)
+        checkpoint::save(&self.trainers, self.source.as_ref(), dir)
     }
 
     /// Makes the run as long as `recipes` say, with the schedules of that length from here on.

@@ -13,138 +13,12 @@ use lapidary_kernels::{
     pursuit_gradient, reconstruct, weighted_sum,
 };
 
-use crate::architectures::{LayerInput, method};
+use crate::architectures::method;
 use crate::batch::Batch;
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted, masked};
 use crate::losses;
-use crate::recipe::{DeadLatents, Loss, ResolvedRecipe};
-use crate::schedule::rise;
-
-/// Where training stands when a batch comes.
-pub(crate) struct StepContext<'a> {
-    /// The resolved recipe.
-    pub(crate) recipe: &'a ResolvedRecipe,
-    /// Steps done.
-    pub(crate) step: u64,
-    /// The dead latents of each layer, ascending and counted within it, if there are any.
-    pub(crate) dead: &'a [Option<Tensor<1, Int>>],
-}
-
-impl StepContext<'_> {
-    /// The weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the
-    /// model.
-    fn local_weight(&self) -> f64 {
-        let training = &self.recipe.training;
-        match training.loss {
-            Loss::Local => 1.0,
-            Loss::Kl | Loss::Ce => training.local_coefficient,
-        }
-    }
-
-    /// How far the weight of a sparsity penalty has risen, up to 1.
-    pub(crate) fn penalty_rise(&self) -> f64 {
-        rise(self.step, self.recipe.training.sparsity_warmup_steps)
-    }
-}
-
-/// Activations of latents, in the form in which an architecture has them.
-#[allow(clippy::large_enum_variant)] // one exists at a time, and both are handles to a device's memory
-pub(crate) enum Codes {
-    /// `[n, k]` values and indices.
-    Sparse(SparseCodes),
-    /// `[n, d_sae]`
-    Dense(Tensor<2>),
-}
-
-/// How codes are differentiated.
-#[allow(clippy::large_enum_variant)] // as with codes
-pub(crate) enum Backward {
-    /// A value is its pre-activation where it is positive.
-    PreActivations,
-    /// By automatic differentiation.
-    Tracked {
-        /// The layer, its weights leaves of the gradient graph.
-        coder: SparseCoder,
-        /// The values of the codes in that graph.
-        values: Tensor<2>,
-    },
-    /// Through the steps of a pursuit.
-    Pursuit {
-        /// The steps.
-        pursued: Pursued,
-        /// Whether all values were fitted anew after each step.
-        refit: bool,
-    },
-}
-
-/// A term of the loss with its weight.
-pub(crate) struct Weighted {
-    /// `[1]`, tracked.
-    pub(crate) term: Tensor<1>,
-    pub(crate) weight: f64,
-}
-
-/// A further reconstruction, from a subset of the codes, that the loss compares with the batch.
-pub(crate) struct SubsetLoss {
-    /// 1 for the codes that take part, `[n, k]`; `None`: all do.
-    pub(crate) active: Option<Tensor<2>>,
-    /// What its fraction of variance unexplained is multiplied with.
-    pub(crate) weight: f64,
-}
-
-/// What an architecture makes of what a layer reads.
-pub(crate) struct Encoded {
-    /// The codes; nothing in them tracks gradients.
-    pub(crate) codes: Codes,
-    pub(crate) backward: Backward,
-    /// The sparsity penalty.
-    pub(crate) penalty: Option<Weighted>,
-    /// An auxiliary loss of the architecture's own.
-    pub(crate) own_aux: Option<Weighted>,
-    /// 1 for the codes that are the coder's own, `[n, k]`; `None`: all are. Others only take part
-    /// in `subsets`.
-    pub(crate) own: Option<Tensor<2>>,
-    /// Further reconstructions; of coders with one layer only.
-    pub(crate) subsets: Vec<SubsetLoss>,
-    /// The smallest value kept in this batch, 0 if none, where that is averaged.
-    pub(crate) threshold: Option<f32>,
-}
-
-impl Encoded {
-    pub(crate) const fn new(codes: Codes, backward: Backward) -> Self {
-        Self {
-            codes,
-            backward,
-            penalty: None,
-            own_aux: None,
-            own: None,
-            subsets: vec![],
-            threshold: None,
-        }
-    }
-
-    /// Codes that are pre-activations where positive, without a penalty.
-    pub(crate) const fn pre_activations(codes: SparseCodes) -> Self {
-        Self::new(Codes::Sparse(codes), Backward::PreActivations)
-    }
-
-    /// The codes that are the coder's own.
-    fn own_codes(&self) -> Codes {
-        match &self.codes {
-            Codes::Sparse(codes) => Codes::Sparse(masked(codes, self.own.as_ref())),
-            Codes::Dense(latents) => Codes::Dense(latents.clone()),
-        }
-    }
-}
-
-fn masked(codes: &SparseCodes, mask: Option<&Tensor<2>>) -> SparseCodes {
-    match mask {
-        None => codes.clone(),
-        Some(mask) => SparseCodes {
-            values: codes.values.clone() * mask.clone(),
-            indices: codes.indices.clone(),
-        },
-    }
-}
+use crate::parameters::Gradient;
+use crate::recipe::{DeadLatents, facts};
 
 /// The loss and its parts, each `[1]`.
 pub(crate) struct Terms {
@@ -162,15 +36,6 @@ pub(crate) struct Terms {
     pub(crate) codes: Codes,
     /// See [`Encoded::threshold`].
     pub(crate) threshold: Option<f32>,
-}
-
-/// The gradient of one weight.
-#[allow(clippy::large_enum_variant)] // as with codes
-pub(crate) enum Gradient {
-    Matrix(Tensor<2>),
-    /// Sparse by latent.
-    Rows(SparseGradient),
-    Vector(Tensor<1>),
 }
 
 /// What came of a batch.
@@ -241,7 +106,7 @@ pub(crate) fn loss_and_gradients(
     let mse = forward.squares.clone() / n;
     let fvu = mse.clone() / variance.clone();
     let local = context.local_weight();
-    let (mut total, factor) = match method.minimizes_fvu() {
+    let (mut total, factor) = match facts(coder.architecture().kind()).minimizes_fvu {
         true => (
             fvu.clone() * local,
             variance.clone().recip() * (2.0 / n * local),

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::architectures::{ThresholdAverage, method};
 use crate::batch::Batch;
 use crate::dead_latents;
+use crate::encoded::{Codes, StepContext};
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
 use crate::parameters::Parameters;
 use crate::recipe::{DecoderNorm, Recipe, ResolvedRecipe};
 use crate::schedule::learning_rate_factor;
-use crate::step::{Codes, StepContext, StepOutput, loss_and_gradients};
+use crate::step::{StepOutput, loss_and_gradients};
 
 /// One line of `metrics.jsonl`. A number that is not finite is written as `null`,
 /// which is read as NaN.

@@ -7,38 +7,33 @@ use burn::tensor::Tensor;
 use lapidary_io::Fields;
 use lapidary_kernels::{BatchTopK as Chosen, SparseCodes, encode_batch_topk};
 
-use crate::architectures::{Architecture, Rule};
-use crate::coder::Coder;
+use crate::architectures::{Architecture, Finished, Rule};
 use crate::error::CoderError;
-use crate::fold::{Fold, fold};
-use crate::scaling::Scaling;
-use crate::sparse_coder::SparseCoder;
+use crate::fold::{Fold, Normalized, fold};
+use crate::weights::Weights;
 
 pub(crate) struct BatchTopK {
+    pub(crate) architecture: Architecture,
     pub(crate) k: usize,
     /// Why such a coder is not stored.
     pub(crate) not_stored: &'static str,
 }
 
 impl Rule for BatchTopK {
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        coder.encode_batch(x, self.k).codes
+    fn architecture(&self) -> Architecture {
+        self.architecture
     }
 
-    fn finish(
-        &self,
-        coder: &SparseCoder,
-        threshold: f64,
-        scaling: &Scaling,
-    ) -> Result<SparseCoder, CoderError> {
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
+        encode_batch(weights, x, self.k).codes
+    }
+
+    fn finish(&self, normalized: &Normalized<'_>, threshold: f64) -> Result<Finished, CoderError> {
         let how = Fold {
             threshold: Some(threshold),
             ..Fold::default()
         };
-        Ok(SparseCoder {
-            architecture: Architecture::JumpRelu,
-            ..fold(coder, scaling, how)?
-        })
+        Ok((Architecture::JumpRelu, fold(normalized, how)?))
     }
 
     fn takes_k(&self) -> bool {
@@ -54,12 +49,9 @@ impl Rule for BatchTopK {
     }
 }
 
-impl SparseCoder {
-    /// The codes of `x` `[n, d_in]`, from which `b_dec` is already subtracted where it must be: the
-    /// n·k largest positive pre-activations of all rows together, with the smallest value that was
-    /// kept.
-    #[must_use]
-    pub fn encode_batch(&self, x: Tensor<2>, k: usize) -> Chosen {
-        encode_batch_topk(x, self.w_enc(), self.b_enc(), k.min(self.d_sae()))
-    }
+/// The n·k largest positive pre-activations of all rows of `x` together, from which `b_dec` is
+/// already subtracted where it must be, with the smallest value that was kept.
+pub(crate) fn encode_batch(weights: &Weights, x: Tensor<2>, k: usize) -> Chosen {
+    let k = k.min(weights.latents());
+    encode_batch_topk(x, weights.encoder(), weights.the_vector("b_enc"), k)
 }

@@ -6,16 +6,19 @@ use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use crate::architectures::{Architecture, Rule};
-use crate::coder::Coder;
 use crate::error::CoderError;
-use crate::sparse_coder::SparseCoder;
+use crate::weights::Weights;
 
 pub(crate) struct JumpRelu;
 
 impl Rule for JumpRelu {
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        let threshold = coder.vector("threshold");
-        encode_threshold(x, coder.w_enc(), coder.b_enc(), threshold)
+    fn architecture(&self) -> Architecture {
+        Architecture::JumpRelu
+    }
+
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
+        let threshold = weights.the_vector("threshold");
+        encode_threshold(x, weights.encoder(), weights.the_vector("b_enc"), threshold)
     }
 
     fn shapes(&self, d_in: usize, d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {

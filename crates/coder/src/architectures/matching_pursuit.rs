@@ -8,13 +8,10 @@ use lapidary_io::Fields;
 use lapidary_kernels::{Pursuit, SparseCodes, pursue};
 use serde_json::{Value, json};
 
-use crate::architectures::{Architecture, Rule};
-use crate::coder::Coder;
+use crate::architectures::{Architecture, Finished, Rule};
 use crate::error::CoderError;
-use crate::fold::{Fold, fold};
+use crate::fold::{Fold, Normalized, fold};
 use crate::pursuit_codes::codes;
-use crate::scaling::Scaling;
-use crate::sparse_coder::SparseCoder;
 use crate::weights::Weights;
 
 /// Steps that a file or a recipe may ask for: each takes time, and room in the codes.
@@ -26,37 +23,34 @@ pub(crate) struct MatchingPursuit {
 }
 
 impl Rule for MatchingPursuit {
+    fn architecture(&self) -> Architecture {
+        Architecture::MatchingPursuit {
+            steps: self.steps,
+            pursuit: self.pursuit,
+        }
+    }
+
     fn shapes(&self, d_in: usize, _d_out: usize, d_sae: usize) -> Vec<(&'static str, Vec<usize>)> {
         vec![("w_dec", vec![d_sae, d_in]), ("b_dec", vec![d_in])]
     }
 
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        let pursued = pursue(x, coder.w_dec(), self.steps, &self.pursuit);
-        codes(&pursued, coder.d_sae())
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
+        let pursued = pursue(x, weights.decoder(), self.steps, &self.pursuit);
+        codes(&pursued, weights.latents())
     }
 
     /// Atoms get norm 1; the threshold is one of raw activations then.
-    fn finish(
-        &self,
-        coder: &SparseCoder,
-        _threshold: f64,
-        scaling: &Scaling,
-    ) -> Result<SparseCoder, CoderError> {
-        let folded = fold(coder, scaling, Fold::default())?;
+    fn finish(&self, normalized: &Normalized<'_>, _threshold: f64) -> Result<Finished, CoderError> {
+        let folded = fold(normalized, Fold::default())?;
         let mut pursuit = self.pursuit;
-        pursuit.residual_threshold /= scaling.unit();
+        pursuit.residual_threshold /= normalized.scaling.unit();
         let weights = [
-            ("w_dec", folded.w_dec().into()),
-            ("b_dec", folded.b_dec().into()),
+            ("w_dec", folded.decoder().into()),
+            ("b_dec", folded.the_vector("b_dec").into()),
         ];
-        Ok(SparseCoder {
-            architecture: Architecture::MatchingPursuit {
-                steps: self.steps,
-                pursuit,
-            },
-            weights: Weights::new(weights),
-            ..folded
-        })
+        let steps = self.steps;
+        let architecture = Architecture::MatchingPursuit { steps, pursuit };
+        Ok((architecture, Weights::new(weights)))
     }
 
     fn takes_k(&self) -> bool {

@@ -18,10 +18,9 @@ use lapidary_kernels::{Pursuit, SparseCodes};
 use serde_json::Value;
 
 use crate::error::CoderError;
-use crate::fold::{Fold, fold};
+use crate::fold::{Fold, Normalized, fold};
 use crate::penalty::Penalty;
-use crate::scaling::Scaling;
-use crate::sparse_coder::SparseCoder;
+use crate::weights::Weights;
 
 /// How a coder chooses which latents are active, with the parameters of that choice.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -172,6 +171,8 @@ impl ArchitectureKind {
     }
 }
 
+pub(crate) use batchtopk::encode_batch;
+
 impl fmt::Display for ArchitectureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -206,10 +207,12 @@ impl Architecture {
             Self::Standard => Box::new(standard::Standard),
             Self::TopK { k } => Box::new(topk::TopK { k }),
             Self::BatchTopK { k } => Box::new(batchtopk::BatchTopK {
+                architecture: self,
                 k,
                 not_stored: "a BatchTopK coder is stored as the JumpReLU that it becomes when training finishes",
             }),
             Self::Matryoshka { k } => Box::new(batchtopk::BatchTopK {
+                architecture: self,
                 k,
                 not_stored: "a Matryoshka coder is stored as the JumpReLU that it becomes when training finishes",
             }),
@@ -268,10 +271,16 @@ impl fmt::Display for Architecture {
     }
 }
 
+/// A finished coder's architecture and weights.
+pub(crate) type Finished = (Architecture, Weights);
+
 /// What an architecture is, with its parameters.
 pub(crate) trait Rule {
     /// Codes of `x` `[n, d_in]`, from which `b_dec` is already subtracted where it must be.
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes;
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes;
+
+    /// The architecture that this is.
+    fn architecture(&self) -> Architecture;
 
     /// Names and shapes of the weights: `[d_sae, d_in]` and `[d_sae, d_out]` for encoder and
     /// decoder. A skip connection comes on top.
@@ -284,16 +293,12 @@ pub(crate) trait Rule {
         ]
     }
 
-    /// The coder for raw activations that does what `coder` does for normalized ones. `threshold`
-    /// is the running average of the smallest value that a training batch kept, of an architecture
-    /// that has one.
-    fn finish(
-        &self,
-        coder: &SparseCoder,
-        _threshold: f64,
-        scaling: &Scaling,
-    ) -> Result<SparseCoder, CoderError> {
-        fold(coder, scaling, Fold::default())
+    /// Architecture and weights of the coder for raw activations that does what these weights do for
+    /// normalized ones. `threshold` is the running average of the smallest value that a training
+    /// batch kept, for an architecture that has one.
+    fn finish(&self, normalized: &Normalized<'_>, _threshold: f64) -> Result<Finished, CoderError> {
+        let weights = fold(normalized, Fold::default())?;
+        Ok((self.architecture(), weights))
     }
 
     fn takes_k(&self) -> bool {

@@ -9,20 +9,23 @@ use lapidary_kernels::SparseCodes;
 use serde_json::{Value, json};
 
 use super::standard::positive;
-use crate::architectures::{Architecture, Rule};
+use crate::architectures::{Architecture, Finished, Rule};
 use crate::error::CoderError;
-use crate::fold::{Fold, fold};
+use crate::fold::{Fold, Normalized, fold};
 use crate::penalty::{Penalty, Shape};
-use crate::scaling::Scaling;
-use crate::sparse_coder::SparseCoder;
+use crate::weights::Weights;
 
 pub(crate) struct Proximal {
     pub(crate) penalty: Penalty,
 }
 
 impl Rule for Proximal {
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        let found = positive(coder, x); // an operator keeps their order
+    fn architecture(&self) -> Architecture {
+        Architecture::Proximal(self.penalty)
+    }
+
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
+        let found = positive(weights, x); // an operator keeps their order
         let (shape, device) = (found.values.dims(), found.values.device());
         let values: Vec<f32> = found.values.to_data().iter().collect();
         let shrunk = values.iter().map(|u| self.penalty.prox((*u).into()) as f32);
@@ -33,33 +36,24 @@ impl Rule for Proximal {
         }
     }
 
-    fn finish(
-        &self,
-        coder: &SparseCoder,
-        _threshold: f64,
-        scaling: &Scaling,
-    ) -> Result<SparseCoder, CoderError> {
+    fn finish(&self, normalized: &Normalized<'_>, _threshold: f64) -> Result<Finished, CoderError> {
         let how = Fold {
             unit_rows: false, // they have norm 1, and another would be another penalty
             threshold: self.penalty.threshold(),
             ..Fold::default()
         };
-        let folded = fold(coder, scaling, how)?;
-        let penalty = self.penalty.shrunk(scaling.unit());
+        let folded = fold(normalized, how)?;
+        let penalty = self.penalty.shrunk(normalized.scaling.unit());
         let architecture = match penalty.shape {
             Shape::L0 | Shape::Cel0 => Architecture::JumpRelu,
             Shape::L1 => Architecture::Standard,
             _ => Architecture::Proximal(penalty),
         };
         let b_enc = match penalty.shape {
-            Shape::L1 => folded.b_enc() - penalty.weight,
-            _ => folded.b_enc(),
+            Shape::L1 => folded.the_vector("b_enc") - penalty.weight,
+            _ => folded.the_vector("b_enc"),
         };
-        Ok(SparseCoder {
-            architecture,
-            weights: folded.weights.clone().with("b_enc", b_enc),
-            ..folded
-        })
+        Ok((architecture, folded.with("b_enc", b_enc)))
     }
 
     fn has_encoder(&self) -> bool {

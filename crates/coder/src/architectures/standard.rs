@@ -6,15 +6,18 @@ use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use crate::architectures::{Architecture, Rule};
-use crate::coder::Coder;
 use crate::error::CoderError;
-use crate::sparse_coder::SparseCoder;
+use crate::weights::Weights;
 
 pub(crate) struct Standard;
 
 impl Rule for Standard {
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        positive(coder, x)
+    fn architecture(&self) -> Architecture {
+        Architecture::Standard
+    }
+
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
+        positive(weights, x)
     }
 
     fn crosses_layers(&self) -> bool {
@@ -27,10 +30,10 @@ impl Rule for Standard {
 }
 
 /// The positive pre-activations of `x`, from which `b_dec` is already subtracted where it must be.
-pub(crate) fn positive(coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-    let b_enc = coder.b_enc();
+pub(crate) fn positive(weights: &Weights, x: Tensor<2>) -> SparseCodes {
+    let b_enc = weights.the_vector("b_enc");
     let threshold = b_enc.zeros_like();
-    encode_threshold(x, coder.w_enc(), b_enc, threshold)
+    encode_threshold(x, weights.encoder(), b_enc, threshold)
 }
 
 #[cfg(test)]
@@ -71,8 +74,8 @@ mod tests {
         };
         let x = matrix(9, D, 8);
         let codes = coder.encode(x.clone());
-        let pre = (x - coder.b_dec().unsqueeze()).matmul(coder.w_enc().transpose())
-            + coder.b_enc().unsqueeze();
+        let pre = (x - coder.b_dec().unsqueeze()).matmul(weights.encoder().transpose())
+            + weights.the_vector("b_enc").unsqueeze();
         let active = host(pre.greater_elem(0.0).float().sum_dim(1));
         assert_eq!(
             codes.values.dims()[1] as f32,

@@ -6,21 +6,23 @@ use lapidary_io::Fields;
 use lapidary_kernels::{SparseCodes, encode_topk};
 use serde_json::{Value, json};
 
-use crate::architectures::{Architecture, Rule};
-use crate::coder::Coder;
+use crate::architectures::{Architecture, Finished, Rule};
 use crate::error::CoderError;
-use crate::fold::{Fold, fold};
-use crate::scaling::Scaling;
-use crate::sparse_coder::SparseCoder;
+use crate::fold::{Fold, Normalized, fold};
+use crate::weights::Weights;
 
 pub(crate) struct TopK {
     pub(crate) k: usize,
 }
 
 impl Rule for TopK {
-    fn encode(&self, coder: &SparseCoder, x: Tensor<2>) -> SparseCodes {
-        let k = self.k.min(coder.d_sae());
-        let codes = encode_topk(x, coder.w_enc(), coder.b_enc(), k);
+    fn architecture(&self) -> Architecture {
+        Architecture::TopK { k: self.k }
+    }
+
+    fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
+        let k = self.k.min(weights.latents());
+        let codes = encode_topk(x, weights.encoder(), weights.the_vector("b_enc"), k);
         SparseCodes {
             values: relu(codes.values),
             indices: codes.indices,
@@ -29,17 +31,12 @@ impl Rule for TopK {
 
     /// Rows keep their norms, 1 in an autoencoder and any in a transcoder: to divide by them would
     /// change which latents are the largest.
-    fn finish(
-        &self,
-        coder: &SparseCoder,
-        _threshold: f64,
-        scaling: &Scaling,
-    ) -> Result<SparseCoder, CoderError> {
+    fn finish(&self, normalized: &Normalized<'_>, _threshold: f64) -> Result<Finished, CoderError> {
         let how = Fold {
             unit_rows: false,
             ..Fold::default()
         };
-        fold(coder, scaling, how)
+        Ok((self.architecture(), fold(normalized, how)?))
     }
 
     fn takes_k(&self) -> bool {

@@ -1,19 +1,11 @@
 //! Training of BatchTopK coders (Bussmann et al. 2024, arXiv 2412.06410).
 
-use crate::architectures::{LayerInput, Method};
-use crate::step::{Encoded, StepContext};
+use super::Method;
+use crate::encoded::{Encoded, LayerInput, StepContext};
 
 pub(crate) struct BatchTopK;
 
 impl Method for BatchTopK {
-    fn is_topk_like(&self) -> bool {
-        true
-    }
-
-    fn trains_end_to_end(&self) -> bool {
-        true
-    }
-
     fn encode(&self, layer: &LayerInput<'_>, _context: &StepContext<'_>) -> Encoded {
         let coder = layer.coder;
         let k = coder.k().unwrap_or(0);

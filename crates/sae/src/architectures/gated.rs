@@ -6,10 +6,10 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 
-use crate::architectures::{LayerInput, Method};
+use super::Method;
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
 use crate::losses;
 use crate::recipe::ResolvedRecipe;
-use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
 
 pub(crate) struct Gated;
 

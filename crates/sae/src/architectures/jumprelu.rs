@@ -9,23 +9,15 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use crate::architectures::{LayerInput, Method};
+use super::Method;
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
 use crate::losses;
 use crate::parameters::Parameters;
 use crate::recipe::{JumpReluConfig, JumpReluPenalty, ResolvedRecipe};
-use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
 
 pub(crate) struct JumpRelu;
 
 impl Method for JumpRelu {
-    fn has_ghost_gradients(&self) -> bool {
-        true
-    }
-
-    fn trains_end_to_end(&self) -> bool {
-        true
-    }
-
     fn init(
         &self,
         w_enc: Tensor<2>,

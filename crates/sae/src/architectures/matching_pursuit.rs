@@ -6,33 +6,13 @@ use burn::tensor::Tensor;
 use lapidary_coder::{Architecture, Coder, Pursuit, Weights, pursuit_codes};
 use lapidary_kernels::pursue;
 
-use crate::architectures::{LayerInput, Method};
-use crate::recipe::{Recipe, ResolvedRecipe};
-use crate::step::{Backward, Codes, Encoded, StepContext};
+use super::Method;
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext};
+use crate::recipe::ResolvedRecipe;
 
 pub(crate) struct MatchingPursuit;
 
 impl Method for MatchingPursuit {
-    fn minimizes_fvu(&self) -> bool {
-        true
-    }
-
-    fn frees_decoder_norm(&self) -> bool {
-        true
-    }
-
-    fn free_initial_norm(&self) -> f64 {
-        1.0
-    }
-
-    fn validation_error(&self, recipe: &Recipe, _d_sae: usize) -> Option<String> {
-        (!recipe.coder.apply_b_dec_to_input).then(|| {
-            "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\": what is pursued is what \
-             `b_dec` leaves"
-                .to_owned()
-        })
-    }
-
     fn init(
         &self,
         _w_enc: Tensor<2>,

@@ -5,25 +5,14 @@ use burn::tensor::{Tensor, TensorData};
 use lapidary_coder::{Architecture, Coder, Penalty};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use crate::architectures::{LayerInput, Method};
-use crate::recipe::Recipe;
-use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
+use super::Method;
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
 
 pub(crate) struct Proximal;
 
 impl Method for Proximal {
     /// The penalty is part of how codes are found, so it must have its whole weight before training
     /// ends.
-    fn validation_error(&self, recipe: &Recipe, _d_sae: usize) -> Option<String> {
-        let (rises, steps) = (recipe.training.sparsity_warmup_steps?, recipe.steps());
-        (rises > 0 && rises >= steps).then(|| {
-            format!(
-                "`training.sparsity_warmup_steps` = {rises} is not less than the {steps} steps of the run: the penalty would never \
-                 have its whole weight, with which a \"proximal\" coder encodes"
-            )
-        })
-    }
-
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
         let mut penalty = match layer.coder.architecture {
             Architecture::Proximal(penalty) => penalty,

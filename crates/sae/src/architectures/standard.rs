@@ -5,30 +5,14 @@
 use burn::tensor::{Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder};
 
-use crate::architectures::{LayerInput, Method};
+use super::Method;
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
 use crate::losses;
 use crate::recipe::SparsityPenalty;
-use crate::step::{Backward, Codes, Encoded, StepContext, Weighted};
 
 pub(crate) struct Standard;
 
 impl Method for Standard {
-    fn frees_decoder_norm(&self) -> bool {
-        true
-    }
-
-    fn default_lr(&self, _d_sae: usize) -> f64 {
-        3e-4
-    }
-
-    fn has_ghost_gradients(&self) -> bool {
-        true
-    }
-
-    fn trains_end_to_end(&self) -> bool {
-        true
-    }
-
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
         let coder = layer.coder.tracked();
         let values = latents(&coder, coder.centre(layer.x.clone().autodiff()));

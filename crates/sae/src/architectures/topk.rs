@@ -4,8 +4,8 @@
 use burn::tensor::Tensor;
 use lapidary_coder::{Architecture, Coder, SparseCoder};
 
-use crate::architectures::{LayerInput, Method};
-use crate::step::{Encoded, StepContext, SubsetLoss};
+use super::Method;
+use crate::encoded::{Encoded, LayerInput, StepContext, SubsetLoss};
 
 /// Multi-TopK (appendix of that paper, for reconstructions that hold with another k): what 4k
 /// latents leave unexplained counts an eighth, as in sparsify.
@@ -15,14 +15,6 @@ const MULTI_WEIGHT: f64 = 1.0 / 8.0;
 pub(crate) struct TopK;
 
 impl Method for TopK {
-    fn is_topk_like(&self) -> bool {
-        true
-    }
-
-    fn trains_end_to_end(&self) -> bool {
-        true
-    }
-
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
         let coder = layer.coder;
         let centred = coder.centre(layer.x.clone());

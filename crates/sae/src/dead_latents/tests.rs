@@ -7,11 +7,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::encoded::StepContext;
 use crate::parameters::AnyParameter;
+use crate::parameters::Gradient;
 use crate::recipe::DeadLatents;
 use crate::recipe::Recipe;
 use crate::run::TrainingRun;
-use crate::step::{Gradient, StepContext, StepOutput, loss_and_gradients};
+use crate::step::{StepOutput, loss_and_gradients};
 use crate::trainer::Trainer;
 use lapidary_coder::{AnyCoder, Weight};
 

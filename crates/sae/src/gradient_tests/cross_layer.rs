@@ -7,7 +7,8 @@ use lapidary_coder::{AnyCoder, Coder, SparseCoder, Weights};
 
 use super::{Values, World, close, dot, gradient, scalar, variance};
 use crate::batch::Batch;
-use crate::step::{StepContext, loss_and_gradients};
+use crate::encoded::StepContext;
+use crate::step::loss_and_gradients;
 
 const LAYERS: usize = 3;
 const D_IN: usize = 4;

@@ -14,8 +14,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::Batch;
+use crate::encoded::StepContext;
+use crate::parameters::Gradient;
 use crate::recipe::{Recipe, ResolvedRecipe};
-use crate::step::{Gradient, StepContext, StepOutput, loss_and_gradients};
+use crate::step::{StepOutput, loss_and_gradients};
 
 /// Step of central differences. In f64 it is so small that no choice of latents flips.
 const STEP: f64 = 1e-5;

@@ -14,13 +14,14 @@ use rand_chacha::ChaCha8Rng;
 
 use lapidary_coder::{AnyCoder, Coder, Scaling, Weight, WeightKey, host};
 
-use crate::architectures::method;
 use crate::batch::{Batch, SiteIndices};
+use crate::encoded::StepContext;
 use crate::losses;
 use crate::model_loss::model_loss;
+use crate::parameters::Gradient;
 use crate::recipe::{Loss, Recipe, ResolvedRecipe};
 use crate::run::hook_points;
-use crate::step::{Gradient, StepContext, loss_and_gradients};
+use crate::step::loss_and_gradients;
 use crate::trainer::Trainer;
 
 const CONTEXT: usize = 12;
@@ -279,7 +280,7 @@ fn check(text: &str, loss: Loss, skipped: &[&str]) {
         dead: &[],
     };
     let learned = loss_and_gradients(&coder, &world.batch, &context);
-    let counts = method(coder.architecture().kind()).is_topk_like();
+    let counts = crate::recipe::facts(coder.architecture().kind()).is_topk_like;
     let active = active(&coder, &plain.x);
     let total = |coder: &AnyCoder| {
         let y_hat = reconstruction(coder, &active, &plain.x);

@@ -5,6 +5,7 @@
 //! [`ResolvedRecipe`] travels with the checkpoint and the dictionary.
 
 mod difference;
+mod facts;
 mod memory;
 mod names;
 mod reference;
@@ -26,6 +27,7 @@ use resolve::{AfterReading, Widths};
 use table::{Values, to_json, to_map, to_text};
 
 pub use difference::Difference;
+pub(crate) use facts::facts;
 pub use names::{
     DeadLatents, DecoderBiasStart, DecoderNorm, JumpReluPenalty, Loss, Optimizer, SparsityPenalty,
 };
@@ -264,8 +266,8 @@ impl Recipe {
     /// Whether decoder rows may start at 0. A penalty weighed by their norms has no slope there.
     fn starts_at_zero(&self) -> bool {
         let free = self.training.decoder_norm == DecoderNorm::Free;
-        let method = crate::architectures::method(self.coder.architecture);
-        free && self.sites.transcodes() && method.is_topk_like()
+        let facts = facts(self.coder.architecture);
+        free && self.sites.transcodes() && facts.is_topk_like
     }
 
     /// Every key with its value, in the order of the reference page. Keys of other coders are left

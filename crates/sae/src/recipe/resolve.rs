@@ -3,8 +3,8 @@
 use lapidary_coder::{ArchitectureKind, Shape};
 
 use super::Recipe;
+use super::facts::facts;
 use super::names::{DeadLatents, DecoderNorm, Optimizer};
-use crate::architectures::method;
 
 /// What defaults may depend on while a recipe is read.
 pub(super) struct AfterReading {
@@ -18,7 +18,7 @@ pub(super) struct AfterReading {
 
 impl AfterReading {
     pub(super) fn dead_latents(&self) -> DeadLatents {
-        match method(self.architecture).is_topk_like() {
+        match facts(self.architecture).is_topk_like {
             true => DeadLatents::AuxK,
             false => DeadLatents::None,
         }
@@ -42,8 +42,8 @@ impl AfterReading {
 /// Whether decoder rows may have any norm in training, and then do unless the recipe says
 /// otherwise.
 pub(super) fn frees_decoder_norm(architecture: ArchitectureKind, transcodes: bool) -> bool {
-    let method = method(architecture);
-    method.frees_decoder_norm() || (transcodes && method.is_topk_like())
+    let facts = facts(architecture);
+    facts.frees_decoder_norm || (transcodes && facts.is_topk_like)
 }
 
 /// What defaults may depend on when a recipe is resolved.
@@ -70,16 +70,17 @@ impl<'a> Widths<'a> {
     }
 
     pub(super) fn lr(&self) -> f64 {
-        let adam = method(self.recipe.coder.architecture).default_lr(self.d_sae);
+        let fixed = facts(self.recipe.coder.architecture).fixed_lr;
+        let adam = fixed.unwrap_or_else(|| 2e-4 / (self.d_sae as f64 / 16_384.0).sqrt());
         let optimizer = self.recipe.training.optimizer;
         optimizer.default_lr(adam, self.d_sae)
     }
 
     pub(super) fn decoder_init_norm(&self) -> f64 {
-        let method = method(self.recipe.coder.architecture);
+        let facts = facts(self.recipe.coder.architecture);
         match self.recipe.training.decoder_norm {
             DecoderNorm::Free if self.recipe.starts_at_zero() => 0.0,
-            DecoderNorm::Free => method.free_initial_norm(),
+            DecoderNorm::Free => facts.free_initial_norm,
             DecoderNorm::Unit => 1.0,
         }
     }

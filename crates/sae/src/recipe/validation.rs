@@ -5,9 +5,9 @@ use lapidary_coder::{ArchitectureKind, MOST_LAYERS, SiteKeys, Sites};
 use lapidary_io::settings::Reader;
 
 use super::Recipe;
+use super::facts::facts;
 use super::names::{DeadLatents, DecoderNorm, JumpReluPenalty, SparsityPenalty};
 use super::resolve::frees_decoder_norm;
-use crate::architectures::method;
 use crate::error::SaeError;
 
 impl Recipe {
@@ -32,7 +32,7 @@ impl Recipe {
             ),
         )?;
         let kind = self.coder.architecture;
-        let named = method(kind);
+        let facts = facts(kind);
         match (self.coder.k_start, t.k_anneal_steps) {
             (Some(start), _) => {
                 let falls = kind.takes_k() && !kind.counts_steps() && start >= self.coder.k;
@@ -165,7 +165,7 @@ impl Recipe {
             ));
         }
         if t.loss.is_end_to_end() {
-            if !named.trains_end_to_end() || self.coder.multi_topk {
+            if !facts.trains_end_to_end || self.coder.multi_topk {
                 return contradiction(format!(
                     "`training.loss` = \"{}\" does not go with `coder.architecture` = \"{kind}\"{}: it is for \"topk\", \"batchtopk\", \"standard\" and \"jumprelu\"",
                     t.loss,
@@ -269,7 +269,7 @@ impl Recipe {
             let place = place.to_owned();
             Err(SaeError::Config { place, message })
         };
-        if let Some(message) = method(kind).validation_error(self, d_sae) {
+        if let Some(message) = self.architecture_error(d_sae) {
             return refuse(message);
         }
         let most = self.coder.k.max(self.coder.k_start.unwrap_or(0));
@@ -286,16 +286,48 @@ impl Recipe {
         Ok(())
     }
 
+    /// What cannot be with so many latents of the recipe's architecture, if anything.
+    fn architecture_error(&self, d_sae: usize) -> Option<String> {
+        match self.coder.architecture {
+            ArchitectureKind::Matryoshka => {
+                let widest = *self.matryoshka.widths.as_ref()?.last()?;
+                (widest >= d_sae).then(|| {
+                    format!(
+                        "`coder.matryoshka.widths` goes up to {widest}, but below d_sae = {d_sae} is where prefixes end (all latents together are \
+                         counted anyway)"
+                    )
+                })
+            }
+            ArchitectureKind::MatchingPursuit => (!self.coder.apply_b_dec_to_input).then(|| {
+                "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\": what is pursued is what \
+                 `b_dec` leaves"
+                    .to_owned()
+            }),
+            // The penalty is part of how codes are found, so it must have its whole weight before
+            // training ends.
+            ArchitectureKind::Proximal => {
+                let (rises, steps) = (self.training.sparsity_warmup_steps?, self.steps());
+                (rises > 0 && rises >= steps).then(|| {
+                    format!(
+                        "`training.sparsity_warmup_steps` = {rises} is not less than the {steps} steps of the run: the penalty would never \
+                         have its whole weight, with which a \"proximal\" coder encodes"
+                    )
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// Why the treatment of dead latents does not go with the coder, if it does not.
     fn dead_latents_error(&self) -> Option<String> {
         let (kind, layers) = (self.coder.architecture, self.sites.layers());
-        let method = method(kind);
+        let facts = facts(kind);
         let (fits, those) = match self.training.revival {
             DeadLatents::None => return None,
-            DeadLatents::AuxK => (method.is_topk_like(), "topk, batchtopk and matryoshka"),
-            DeadLatents::GhostGradients => (method.has_ghost_gradients(), "standard and jumprelu"),
+            DeadLatents::AuxK => (facts.is_topk_like, "topk, batchtopk and matryoshka"),
+            DeadLatents::GhostGradients => (facts.has_ghost_gradients, "standard and jumprelu"),
             DeadLatents::Resampling => (
-                (method.has_ghost_gradients() || !kind.has_encoder()) && layers == 1,
+                (facts.has_ghost_gradients || !kind.has_encoder()) && layers == 1,
                 "standard, jumprelu and matching_pursuit, but for cross-layer transcoders",
             ),
         };

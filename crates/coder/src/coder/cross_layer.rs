@@ -11,12 +11,11 @@
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{SparseCodes, decode_sparse};
 
+use super::{Coder, SparseCoder};
 use crate::architectures::{Architecture, ArchitectureKind};
-use crate::coder::Coder;
 use crate::error::CoderError;
 use crate::host::{host, vector};
 use crate::scaling::Scaling;
-use crate::sparse_coder::SparseCoder;
 
 /// The largest number of layers; no model comes near.
 pub const MOST_LAYERS: usize = 256;

@@ -2,16 +2,14 @@
 //! these to `[n, d_out]`.
 
 use burn::tensor::{Device, Tensor};
-use lapidary_kernels::{SparseCodes, decode_sparse};
+use lapidary_kernels::{BatchTopK, SparseCodes, decode_sparse};
 
-use crate::architectures::Architecture;
-use crate::coder::Coder;
+use super::Coder;
+use crate::architectures::{Architecture, encode_batch};
 use crate::error::CoderError;
+use crate::fold::Normalized;
 use crate::scaling::Scaling;
-use crate::weights::Weights;
-
-/// The weight of a skip connection.
-pub const SKIP: &str = "w_skip";
+use crate::weights::{SKIP, Weights};
 
 /// A sparse coder of one layer.
 #[derive(Clone, Debug)]
@@ -28,19 +26,13 @@ pub struct SparseCoder {
 }
 
 impl SparseCoder {
-    fn matrix(&self, name: &str) -> Tensor<2> {
-        let found = self.weights.matrix(name);
-        found.expect("an architecture has its weights").clone()
-    }
-
     /// The vector of this name.
     ///
     /// # Panics
     /// The architecture has none.
     #[must_use]
     pub fn vector(&self, name: &str) -> Tensor<1> {
-        let found = self.weights.vector(name);
-        found.expect("an architecture has its weights").clone()
+        self.weights.the_vector(name)
     }
 
     /// The encoder's bias, `[d_sae]`.
@@ -112,7 +104,14 @@ impl SparseCoder {
     /// As [`Coder::encode`], for `x` that is already centred ([`SparseCoder::centre`]).
     #[must_use]
     pub fn encode_centred(&self, x: Tensor<2>) -> SparseCodes {
-        self.architecture.rule().encode(self, x)
+        self.architecture.rule().encode(&self.weights, x)
+    }
+
+    /// The codes of `x` `[n, d_in]`, centred: the n·k largest positive pre-activations of all rows
+    /// together, with the smallest value that was kept.
+    #[must_use]
+    pub fn encode_batch(&self, x: Tensor<2>, k: usize) -> BatchTopK {
+        encode_batch(&self.weights, x, k)
     }
 
     /// `decoded` with what the skip connection makes of `x`.
@@ -149,7 +148,17 @@ impl SparseCoder {
     /// # Errors
     /// The device fails, or `scaling` has another width.
     pub fn finish(&self, threshold: f64, scaling: &Scaling) -> Result<Self, CoderError> {
-        self.architecture.rule().finish(self, threshold, scaling)
+        let normalized = Normalized {
+            weights: &self.weights,
+            apply_b_dec_to_input: self.apply_b_dec_to_input,
+            scaling,
+        };
+        let (architecture, weights) = self.architecture.rule().finish(&normalized, threshold)?;
+        Ok(Self {
+            architecture,
+            weights,
+            ..*self
+        })
     }
 }
 
@@ -176,12 +185,11 @@ impl Coder for SparseCoder {
 
     /// Matching pursuit reads with its decoder rows.
     fn w_enc(&self) -> Tensor<2> {
-        let own = self.weights.matrix("w_enc").cloned();
-        own.unwrap_or_else(|| self.w_dec())
+        self.weights.encoder()
     }
 
     fn w_dec(&self) -> Tensor<2> {
-        self.matrix("w_dec")
+        self.weights.decoder()
     }
 
     fn b_dec(&self) -> Tensor<1> {

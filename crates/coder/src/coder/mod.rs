@@ -1,13 +1,17 @@
 //! What every coder can do, whatever its architecture and however many layers it has.
 
+mod cross_layer;
+mod sparse;
+
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::SparseCodes;
 
 use crate::architectures::{Architecture, ArchitectureKind};
-use crate::cross_layer::CrossLayerTranscoder;
 use crate::error::CoderError;
-use crate::sparse_coder::{SKIP, SparseCoder};
-use crate::weights::{Weight, WeightKey, Weights};
+use crate::weights::{SKIP, Weight, WeightKey, Weights};
+
+pub use cross_layer::{CrossLayerTranscoder, MOST_LAYERS, add_last, join_codes};
+pub use sparse::SparseCoder;
 
 /// A coder: activations `[n, d_in]` to a few latents per token, and from these to `[n, d_out]`.
 pub trait Coder {

@@ -140,7 +140,7 @@ mod tests {
         let metrics = include_str!("../../../tests/fixtures/metrics/metrics.json");
         let metrics: Metrics = serde_json::from_str(metrics).unwrap();
         let text = include_str!("../../../configs/quickstart.toml");
-        let recipe = RunConfig::parse("quickstart", text, &[]).unwrap();
+        let recipe = Recipe::parse("quickstart", text, &[]).unwrap();
         let path = write(
             folder.path(),
             &["a".to_owned()],

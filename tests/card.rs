@@ -93,7 +93,7 @@ fn trained(architecture: &str, device: &Device) -> StepReport {
         "[coder]\narchitecture = '{architecture}'\nd_sae = 200\nk = 8\n\
          [training]\nbatch_tokens = 128\ntokens = 2560\nlr = 3e-3\nlr_warmup_steps = 0\n"
     );
-    let config = RunConfig::parse("card", &recipe, &[]).unwrap();
+    let config = Recipe::parse("card", &recipe, &[]).unwrap();
     let source = ActivationMatrix::new(x, 128, 0).unwrap();
     let mut run = TrainingRun::new(&[config], Box::new(source), device).unwrap();
     let mut last = None;

@@ -4,9 +4,10 @@
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{BlockConfig, BlockStream};
-use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_coder::{AnyCoder, Architecture, Dictionary, Provenance, Sites, SparseCoder, Weights};
 use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_features::{Steer, Steering, read_features};
+use lapidary_formats::saelens;
 use lapidary_model::LanguageModel;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -127,7 +128,7 @@ fn a_transcoder_is_trained_measured_described_and_used() {
     );
 
     // A latent is added where the transcoder writes; what it reads cannot be set there.
-    let dictionary = Dictionary::load(&out.join("dictionary"), &Device::flex()).unwrap();
+    let dictionary = saelens::load(&out.join("dictionary"), &Device::flex()).unwrap();
     assert!(Steering::new(&dictionary, 3, Steer::Add(2.0)).is_ok());
     let error = Steering::new(&dictionary, 3, Steer::Clamp(2.0))
         .err()
@@ -157,9 +158,8 @@ fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
         let w_skip = Tensor::<2>::eye(d, &device) * factor;
         let zeros = Tensor::<2>::zeros([2, d], &device);
         let dictionary = Dictionary {
-            coder: SparseCoder {
+            coder: AnyCoder::Sparse(SparseCoder {
                 architecture: Architecture::Standard,
-                k: 2,
                 apply_b_dec_to_input: false,
                 weights: Weights::new([
                     ("w_enc", zeros.clone().into()),
@@ -168,10 +168,9 @@ fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
                     ("b_dec", Tensor::<1>::zeros([d], &device).into()),
                     ("w_skip", w_skip.into()),
                 ]),
-            },
+            }),
             provenance: Provenance {
-                hook_point: Some("blocks.1.hook_resid_post".into()),
-                hook_point_out: Some(out.into()),
+                sites: Sites::transcoder("blocks.1.hook_resid_post", out),
                 ..Provenance::default()
             },
         };
@@ -235,8 +234,8 @@ fn a_cross_layer_transcoder_is_trained_measured_described_and_converted() {
         described.contains(written) && described.contains("384 on 1024 dimensions"),
         "{described}"
     );
-    let dictionary = Dictionary::load(&out.join("dictionary"), &Device::flex()).unwrap();
-    let read = &dictionary.provenance.hook_points;
+    let dictionary = saelens::load(&out.join("dictionary"), &Device::flex()).unwrap();
+    let read = &dictionary.sites().read();
     let features = read_features(&out.join("features/features.parquet")).unwrap();
     assert_eq!(features.len(), 384);
     for (latent, row) in features.iter().enumerate() {
@@ -425,7 +424,7 @@ fn a_crosscoder_is_trained_measured_and_described() {
     );
     let features = read_features(&out.join("features/features.parquet")).unwrap();
     assert!(features.len() == 256 && features.iter().all(|row| &*row.hook_point == all));
-    let dictionary = Dictionary::load(&out.join("dictionary"), &Device::flex()).unwrap();
+    let dictionary = saelens::load(&out.join("dictionary"), &Device::flex()).unwrap();
     let error = Steering::new(&dictionary, 3, Steer::Add(2.0))
         .err()
         .unwrap()

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
-use lapidary_coder::{host, host_int};
+use lapidary_coder::{Coder, host, host_int};
 use lapidary_evaluation::probing::{
     ProbeConfig, Represented, Rows, Task, feature_shares, sparse_probing,
 };
@@ -145,7 +145,7 @@ fn best_latents(representation: &[f32], labels: &[Vec<f64>], seed: u64) -> [f64;
     );
     let recipe =
         "[coder]\nd_sae = 64\nk = 4\n[training]\nbatch_tokens = 256\ntokens = 200000\nlr = 2e-3";
-    let config = RunConfig::parse("biased", &format!("seed = {seed}\n{recipe}"), &[]).unwrap();
+    let config = Recipe::parse("biased", &format!("seed = {seed}\n{recipe}"), &[]).unwrap();
     let source = ActivationMatrix::new(x.clone(), 256, seed).unwrap();
     let mut trainer = TrainingRun::new(&[config], Box::new(source), &device).unwrap();
     trainer.run(&mut |_, _| ()).unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{Segment, TokenBlock, harvest};
-use lapidary_coder::{Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_coder::{AnyCoder, Architecture, Dictionary, Provenance, SparseCoder, Weights};
 use lapidary_evaluation::probing::{Reading, Rows, represent};
 use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
@@ -41,9 +41,8 @@ fn mirror(factor: f32) -> Dictionary {
     let eye = Tensor::<2>::eye(D, &device);
     let both = Tensor::cat(vec![eye.clone(), eye * -1.0], 0); // [2 d, d]
     Dictionary {
-        coder: SparseCoder {
+        coder: AnyCoder::Sparse(SparseCoder {
             architecture: Architecture::Standard,
-            k: 4,
             apply_b_dec_to_input: true,
             weights: Weights::new([
                 ("w_enc", both.clone().into()),
@@ -51,7 +50,7 @@ fn mirror(factor: f32) -> Dictionary {
                 ("w_dec", (both * factor).into()),
                 ("b_dec", Tensor::<1>::zeros([D], &device).into()),
             ]),
-        },
+        }),
         provenance: Provenance::default(),
     }
 }
@@ -276,7 +275,9 @@ fn a_shrinking_dictionary_shows_as_bias() {
 fn a_dictionary_of_another_width_is_refused() {
     let mut d = mirror(1.0);
     let narrow = Tensor::<2>::zeros([6, 7], &Device::flex());
-    d.coder.weights = d.coder.weights.with("w_dec", narrow);
+    let mut coder = d.coder.as_sparse().unwrap().clone();
+    coder.weights = coder.weights.with("w_dec", narrow);
+    d.coder = coder.into();
     let model = model();
     let hook: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
     let block = |n| TokenBlock {

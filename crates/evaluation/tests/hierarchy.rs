@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
-use lapidary_coder::{Architecture, SparseCoder};
+use lapidary_coder::{Architecture, Coder, SparseCoder};
 use lapidary_evaluation::synthetic::{Recovery, Synthetic, SyntheticConfig, recovery};
 use lapidary_sae::{Recipe, TrainingRun};
 use rand::SeedableRng;
@@ -30,7 +30,7 @@ fn found(recipe: &str, rho: f64, seed: u64) -> (Recovery, TrainingRun, Tensor<2>
     let x = matrix(synthetic.sample(200_000, &mut rng).x);
     let source = ActivationMatrix::new(x, BATCH, seed).unwrap();
     let recipe = format!("seed = {seed}\nactivations.normalization = 'none'\n{recipe}");
-    let config = RunConfig::parse("toy", &recipe, &[]).unwrap();
+    let config = Recipe::parse("toy", &recipe, &[]).unwrap();
     let mut trainer = TrainingRun::new(&[config], Box::new(source), &device).unwrap();
     trainer.run(&mut |_, _| ()).unwrap();
 
@@ -93,24 +93,23 @@ fn more_steps_never_raise_the_error_and_beat_one_shot() {
         let text = recipe("matching_pursuit", &coder, "clip_grad_norm = 0.4")
             .replace("tokens = 1000000", "tokens = 100000");
         let (_, trainer, x) = found(&text, 0.4, 0);
-        let mut coder = trainer.finish(0).unwrap().coder;
+        let coder = trainer.finish(0).unwrap().coder;
+        let coder = coder.as_sparse().unwrap();
         let error = |coder: &SparseCoder| {
             let left = coder.decode(coder.encode(x.clone())) - x.clone();
             left.square().sum().into_scalar::<f32>()
         };
         let mut errors = Vec::new();
         for k in [1, 2, 3, 4, 6, 10, 20] {
-            coder.k = k;
-            errors.push(error(&coder));
+            errors.push(error(&coder.clone().with_k(k).unwrap()));
         }
         println!("refit {refit}: errors {errors:?}");
         assert!(errors.windows(2).all(|pair| pair[1] <= pair[0] * 1.000_001));
         assert!(errors[6] < 0.5 * errors[1], "{errors:?}");
 
         // The same dictionary with its k best products at once.
-        coder.k = 3;
         let mut one_shot = coder.clone();
-        one_shot.architecture = Architecture::TopK;
+        one_shot.architecture = Architecture::TopK { k: 3 };
         let b_enc = Tensor::<1>::zeros([N], &Device::flex());
         let w_enc = coder.w_dec();
         one_shot.weights = one_shot.weights.with("w_enc", w_enc).with("b_enc", b_enc);

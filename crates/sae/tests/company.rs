@@ -17,7 +17,7 @@ const HOOKS: [&str; 2] = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 /// One of another width.
 const WIDE: &str = "blocks.1.mlp.hook_post";
 
-fn recipe(settings: &[&str]) -> RunConfig {
+fn recipe(settings: &[&str]) -> Recipe {
     let text = format!(
         "hook_point = '{}'
          activations.seed = 3
@@ -35,11 +35,11 @@ fn recipe(settings: &[&str]) -> RunConfig {
         HOOKS[0]
     );
     let set: Vec<String> = settings.iter().map(ToString::to_string).collect();
-    RunConfig::parse("test.toml", &text, &set).unwrap()
+    Recipe::parse("test.toml", &text, &set).unwrap()
 }
 
 /// Recipes that may share batches and have nothing else in common.
-fn company() -> Vec<RunConfig> {
+fn company() -> Vec<Recipe> {
     let elsewhere = format!("hook_point={}", HOOKS[1]);
     let across = format!("hook_point_out={WIDE}");
     let both = format!("hook_points={:?}", [HOOKS[0], WIDE]);
@@ -66,7 +66,7 @@ fn company() -> Vec<RunConfig> {
     ]
 }
 
-fn source(recipes: &[RunConfig]) -> Box<ActivationMatrix> {
+fn source(recipes: &[Recipe]) -> Box<ActivationMatrix> {
     let rows = hook_points(recipes).into_iter().map(|hook| {
         let seed = HOOKS.iter().position(|known| *known == hook).unwrap_or(9);
         let d = if hook == WIDE { D + 3 } else { D };
@@ -77,7 +77,7 @@ fn source(recipes: &[RunConfig]) -> Box<ActivationMatrix> {
     Box::new(ActivationMatrix::aligned(rows.collect(), 64, 3).unwrap())
 }
 
-fn start(recipes: &[RunConfig]) -> TrainingRun {
+fn start(recipes: &[Recipe]) -> TrainingRun {
     TrainingRun::new(recipes, source(recipes), &Device::flex()).unwrap()
 }
 
@@ -87,8 +87,8 @@ fn outcome(mut run: TrainingRun) -> Vec<(Vec<StepReport>, Vec<u32>)> {
     run.run(&mut |number, report| reports[number].push(report.clone()))
         .unwrap();
     let bits = |number| {
-        let weights = run.finish(number).unwrap().coder.weights;
-        let values = weights.iter().flat_map(|(_, weight)| match weight {
+        let weights = run.finish(number).unwrap().coder.weights();
+        let values = weights.into_iter().flat_map(|(_, weight)| match weight {
             Weight::Matrix(t) => t.to_data().iter::<f32>().collect::<Vec<_>>(),
             Weight::Vector(t) => t.to_data().iter::<f32>().collect(),
         });
@@ -127,7 +127,7 @@ fn all_coders_of_a_run_resume_to_the_same_bits() {
             first.step().unwrap();
         }
         first.save_checkpoint(&place).unwrap();
-        let resume = |place: &Path, recipes: &[RunConfig]| {
+        let resume = |place: &Path, recipes: &[Recipe]| {
             TrainingRun::resume(place, source(recipes), &Device::flex())
         };
         let resumed = outcome(resume(&place, &recipes).unwrap());
@@ -170,7 +170,7 @@ fn a_checkpoint_names_no_file_outside_its_folder() {
 fn recipes_that_need_other_batches_are_refused_by_the_key() {
     let first = recipe(&[]);
     let mut by_norm = vec!["activations.exclude.norm_multiple=3"];
-    let refused = |a: RunConfig, b: RunConfig| {
+    let refused = |a: Recipe, b: Recipe| {
         let both = [a, b];
         let run = TrainingRun::new(&both, source(&both), &Device::flex());
         run.err().unwrap().to_string()
@@ -198,7 +198,7 @@ fn recipes_that_need_other_batches_are_refused_by_the_key() {
     let error = refused(a, recipe(&by_norm));
     assert!(error.contains("`hook_point`: found"), "{error}");
     // A seed alone is the seed of the order too.
-    let plain = |set: &[String]| RunConfig::with_defaults(set).unwrap();
+    let plain = |set: &[String]| Recipe::with_defaults(set).unwrap();
     let (a, b) = (plain(&[]), plain(&["seed=1".into()]));
     let (key, ..) = a.batch_difference(&b).unwrap();
     assert_eq!(key, "activations.seed");

@@ -9,7 +9,8 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
-use lapidary_coder::Dictionary;
+use lapidary_coder::{Coder, Sites};
+use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun};
 use normalized::{Normalized, host, matrix};
 use rand::{Rng, SeedableRng};
@@ -86,7 +87,7 @@ const HOOKS: &str = "hook_points = ['blocks.0.hook_resid_mid', 'blocks.1.hook_re
 hook_points_out = ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out', 'blocks.2.hook_mlp_out']
 ";
 
-fn config(more: &[&str]) -> RunConfig {
+fn config(more: &[&str]) -> Recipe {
     let text = format!(
         "{HOOKS}
          activations.buffer_tokens = 4096
@@ -101,7 +102,7 @@ fn config(more: &[&str]) -> RunConfig {
          k = 2"
     );
     let set: Vec<String> = more.iter().map(ToString::to_string).collect();
-    RunConfig::parse("test.toml", &text, &set).unwrap()
+    Recipe::parse("test.toml", &text, &set).unwrap()
 }
 
 fn width(at: usize) -> usize {
@@ -122,7 +123,7 @@ fn source(planted: &Planted, scales: [f32; 2 * LAYERS]) -> Box<Normalized> {
     })
 }
 
-fn trained(planted: &Planted, config: RunConfig, scales: [f32; 2 * LAYERS]) -> (TrainingRun, f64) {
+fn trained(planted: &Planted, config: Recipe, scales: [f32; 2 * LAYERS]) -> (TrainingRun, f64) {
     let source = source(planted, scales);
     let mut run = TrainingRun::new(&[config], source, &Device::flex()).unwrap();
     let mut fvu = 1.0;
@@ -164,7 +165,7 @@ fn features_are_found_in_their_layer_with_what_they_write_at_each_later_one() {
         if more[0].ends_with("jumprelu") {
             // The only ones whose decoder rows keep norm 1: what a latent writes anywhere, together.
             for l in 0..LAYERS {
-                let rows = host(run.trainers()[0].coder().layer(l).w_dec());
+                let rows = host(run.trainers()[0].coder().layers()[l].w_dec());
                 for row in rows.chunks((LAYERS - l) * D_OUT) {
                     assert!(
                         (dot(row, row).sqrt() - 1.0).abs() < 1e-4,
@@ -175,11 +176,12 @@ fn features_are_found_in_their_layer_with_what_they_write_at_each_later_one() {
             }
         }
         let coder = run.finish(0).unwrap().coder;
-        assert_eq!((coder.layers(), coder.d_sae()), (Some(LAYERS), 24 * LAYERS));
+        assert!(coder.as_cross_layer().is_some());
+        assert_eq!((coder.layers().len(), coder.d_sae()), (LAYERS, 24 * LAYERS));
         let (mut found, mut misplaced) = (0.0, 0.0f64);
         for (l, written) in planted.written.iter().enumerate() {
             let wide = (LAYERS - l) * D_OUT;
-            let rows = host(coder.layer(l).w_dec());
+            let rows = host(coder.layers()[l].w_dec());
             for feature in written.chunks(wide) {
                 let cosine = |row: &&[f32]| {
                     dot(row, feature) / (dot(row, row) * dot(feature, feature)).sqrt().max(1e-12)
@@ -311,15 +313,16 @@ fn a_file_says_its_layers_and_reads_back() {
         let (run, _) = trained(&planted, config(&short), SCALES);
         let written = run.finish(0).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        written.save(folder.path()).unwrap();
+        saelens::save(&written, folder.path()).unwrap();
         let cfg = folder.path().join("cfg.json");
         let text = fs::read_to_string(&cfg).unwrap();
         assert!(text.contains(stored), "{text}");
-        let read = Dictionary::load(folder.path(), &Device::flex()).unwrap();
+        let read = saelens::load(folder.path(), &Device::flex()).unwrap();
         assert_eq!(read.provenance, written.provenance);
-        assert!(read.transcodes() && read.coder.layers() == Some(LAYERS));
-        let hooks = read.written_hook_points().unwrap();
-        assert_eq!(hooks[2].to_string(), "blocks.2.hook_mlp_out");
+        assert!(read.transcodes() && read.coder.as_cross_layer().is_some());
+        assert_eq!(read.coder.layers().len(), LAYERS);
+        let hooks = read.sites().written();
+        assert_eq!(hooks[2], "blocks.2.hook_mlp_out");
         let x = (0..LAYERS).map(|l| matrix(&planted.rows[l], D_IN));
         let x = Tensor::cat(x.collect(), 1);
         let both = [&written, &read].map(|d| host(d.coder.decode(d.coder.encode(x.clone()))));
@@ -340,7 +343,7 @@ fn a_file_says_its_layers_and_reads_back() {
             ("\"d_sae\": 72", "\"d_sae\": 73", "d_sae: found 73"),
         ] {
             fs::write(&cfg, text.replacen(from, to, 1)).unwrap();
-            let error = Dictionary::load(folder.path(), &Device::flex())
+            let error = saelens::load(folder.path(), &Device::flex())
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(expected), "{to}: {error}");
@@ -351,7 +354,7 @@ fn a_file_says_its_layers_and_reads_back() {
 #[test]
 fn recipes_of_cross_layer_transcoders_that_cannot_be_are_refused() {
     let refused = |text: &str| {
-        let error = RunConfig::parse("run.toml", text, &[]).unwrap_err();
+        let error = Recipe::parse("run.toml", text, &[]).unwrap_err();
         error.to_string()
     };
     let (read, written) = HOOKS.trim().split_once('\n').unwrap();
@@ -408,11 +411,13 @@ fn recipes_of_cross_layer_transcoders_that_cannot_be_are_refused() {
         let error = refused(&text);
         assert!(error.contains(expected), "{error}");
     }
-    let config = RunConfig::parse("run.toml", HOOKS, &[])
+    let config = Recipe::parse("run.toml", HOOKS, &[])
         .unwrap()
         .resolve(64)
         .unwrap();
-    assert_eq!((config.coder.d_sae, config.layers()), (Some(1024), Some(3)));
-    let again = RunConfig::parse("again.toml", &config.to_toml(), &[]).unwrap();
-    assert_eq!(again, config);
+    assert!(matches!(config.sites(), Sites::CrossLayer { .. }));
+    assert_eq!((config.coder.d_sae, config.sites().layers()), (1024, 3));
+    let again = Recipe::parse("again.toml", &config.recipe().to_toml(), &[]).unwrap();
+    assert_eq!(again.values(), config.recipe().values());
+    assert_eq!(again.resolve(64).unwrap(), config);
 }

@@ -9,7 +9,8 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
-use lapidary_coder::{Architecture, Dictionary};
+use lapidary_coder::{Architecture, Coder};
+use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun};
 use normalized::{Normalized, host, matrix};
 use rand::{Rng, SeedableRng};
@@ -61,7 +62,7 @@ fn planted() -> Planted {
     Planted { directions, rows }
 }
 
-fn config(more: &[&str]) -> RunConfig {
+fn config(more: &[&str]) -> Recipe {
     let text = "hook_points = ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']
          activations.buffer_tokens = 4096
          [training]
@@ -74,10 +75,10 @@ fn config(more: &[&str]) -> RunConfig {
          d_sae = 80
          k = 3";
     let set: Vec<String> = more.iter().map(ToString::to_string).collect();
-    RunConfig::parse("test.toml", text, &set).unwrap()
+    Recipe::parse("test.toml", text, &set).unwrap()
 }
 
-fn trained(planted: &Planted, config: RunConfig, scales: [f32; 2]) -> (TrainingRun, f64) {
+fn trained(planted: &Planted, config: Recipe, scales: [f32; 2]) -> (TrainingRun, f64) {
     let parts = [0, 1].map(|point| matrix(&planted.rows[point], WIDTHS[point]));
     let normalizations = [0, 1].map(|point| Normalization {
         kind: NormalizationKind::MeanCentred,
@@ -186,16 +187,16 @@ fn a_crosscoders_file_says_its_hook_points_and_reads_back() {
     let (run, _) = trained(&planted, config(&short), [0.4, 3.0]);
     let written = run.finish(0).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    written.save(folder.path()).unwrap();
+    saelens::save(&written, folder.path()).unwrap();
     let cfg = folder.path().join("cfg.json");
     let text = fs::read_to_string(&cfg).unwrap();
     assert!(text.contains("\"jumprelu_crosscoder\""), "{text}");
-    let read = Dictionary::load(folder.path(), &Device::flex()).unwrap();
+    let read = saelens::load(folder.path(), &Device::flex()).unwrap();
     assert_eq!(read.provenance, written.provenance);
-    assert_eq!(read.coder.architecture, Architecture::JumpRelu);
-    let hooks = read.written_hook_points().unwrap();
+    assert_eq!(read.coder.architecture(), Architecture::JumpRelu);
+    let hooks = read.sites().written();
     assert_eq!(hooks.len(), 2);
-    assert_eq!(hooks[1].to_string(), "blocks.1.hook_resid_post");
+    assert_eq!(hooks[1], "blocks.1.hook_resid_post");
     let x = Tensor::cat(
         [0, 1].map(|p| matrix(&planted.rows[p], WIDTHS[p])).into(),
         1,
@@ -203,7 +204,7 @@ fn a_crosscoders_file_says_its_hook_points_and_reads_back() {
     let both = [&written, &read].map(|d| host(d.coder.decode(d.coder.encode(x.clone()))));
     assert!(both[0] == both[1], "other bits");
     fs::write(&cfg, text.replacen("hook_names", "hook_named", 1)).unwrap();
-    let error = Dictionary::load(folder.path(), &Device::flex())
+    let error = saelens::load(folder.path(), &Device::flex())
         .unwrap_err()
         .to_string();
     assert!(
@@ -216,7 +217,7 @@ fn a_crosscoders_file_says_its_hook_points_and_reads_back() {
 fn recipes_of_crosscoders_that_cannot_be_are_refused() {
     let two = "hook_points = ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']\n";
     let refused = |text: &str| {
-        RunConfig::parse("run.toml", text, &[])
+        Recipe::parse("run.toml", text, &[])
             .unwrap_err()
             .to_string()
     };
@@ -250,13 +251,12 @@ fn recipes_of_crosscoders_that_cannot_be_are_refused() {
         let error = refused(&text);
         assert!(error.contains(expected), "{error}");
     }
-    let config = RunConfig::parse("run.toml", two, &[])
+    let config = Recipe::parse("run.toml", two, &[])
         .unwrap()
         .resolve(64)
         .unwrap();
-    assert_eq!(config.coder.d_sae, Some(1024));
-    assert_eq!(
-        RunConfig::parse("again.toml", &config.to_toml(), &[]).unwrap(),
-        config
-    );
+    assert_eq!(config.coder.d_sae, 1024);
+    let again = Recipe::parse("again.toml", &config.recipe().to_toml(), &[]).unwrap();
+    assert_eq!(again.values(), config.recipe().values());
+    assert_eq!(again.resolve(64).unwrap(), config);
 }

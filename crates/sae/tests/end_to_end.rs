@@ -16,7 +16,7 @@ use lapidary_sae::{Recipe, TrainingRun};
 const CONTEXT: usize = 32;
 const BATCH: usize = 4 * CONTEXT;
 
-fn recipe(settings: &[&str]) -> RunConfig {
+fn recipe(settings: &[&str]) -> Recipe {
     let text = format!(
         "hook_point = 'blocks.2.hook_resid_post'
          activations.buffer_tokens = 1024
@@ -35,7 +35,7 @@ fn recipe(settings: &[&str]) -> RunConfig {
         24 * BATCH
     );
     let set: Vec<String> = settings.iter().map(ToString::to_string).collect();
-    RunConfig::parse("test.toml", &text, &set).unwrap()
+    Recipe::parse("test.toml", &text, &set).unwrap()
 }
 
 fn source(model: &Arc<LanguageModel>, fresh: bool) -> Box<dyn BatchSource> {
@@ -65,7 +65,8 @@ fn source(model: &Arc<LanguageModel>, fresh: bool) -> Box<dyn BatchSource> {
 
 fn bits(run: &TrainingRun, number: usize) -> Vec<f32> {
     let coder = run.trainers()[number].coder();
-    let values = coder.weights.iter().flat_map(|(_, weight)| match weight {
+    let weights = coder.weights().into_iter();
+    let values = weights.flat_map(|(_, weight)| match weight {
         Weight::Matrix(t) => t.to_data().iter::<f32>().collect::<Vec<f32>>(),
         Weight::Vector(t) => t.to_data().iter::<f32>().collect(),
     });
@@ -163,11 +164,11 @@ fn a_source_without_sequences_and_recipes_that_cannot_be_are_refused() {
             "`training.local_coefficient` needs `training.loss`",
         ),
     ] {
-        let error = RunConfig::parse("run.toml", text, &[])
+        let error = Recipe::parse("run.toml", text, &[])
             .unwrap_err()
             .to_string();
         assert!(error.contains(expected), "{error}");
     }
     let both = "training.loss = 'kl'\ntraining.local_coefficient = 1.0\nhook_points = ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']";
-    assert!(RunConfig::parse("run.toml", both, &[]).is_ok());
+    assert!(Recipe::parse("run.toml", both, &[]).is_ok());
 }

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{
     ActivationMatrix, ActivationsError, BatchSource, Normalization, NormalizationKind,
 };
-use lapidary_coder::{Architecture, Dictionary};
+use lapidary_coder::{Architecture, Coder, Dictionary};
 use lapidary_sae::{Recipe, SaeError, StepReport, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -45,8 +45,8 @@ fn matrix(rows: &[f32]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(rows.to_vec(), [n, D]), &Device::flex())
 }
 
-fn config(text: &str) -> RunConfig {
-    RunConfig::parse("test.toml", text, &[]).unwrap()
+fn config(text: &str) -> Recipe {
+    Recipe::parse("test.toml", text, &[]).unwrap()
 }
 
 fn trainer(text: &str, rows: &[f32]) -> TrainingRun {
@@ -123,7 +123,7 @@ fn batchtopk_finds_planted_features_and_ends_as_a_jumprelu() {
         last.fvu, last.threshold
     );
     assert!(found >= 0.9, "mean max cosine {found}");
-    assert_eq!(dictionary.coder.architecture, Architecture::JumpRelu);
+    assert_eq!(dictionary.coder.architecture(), Architecture::JumpRelu);
     assert_eq!(
         dictionary.provenance.training_architecture.as_deref(),
         Some("batchtopk")
@@ -200,7 +200,7 @@ fn jumprelu_finds_planted_features_with_each_penalty() {
         assert!(last.l0 < 5.0, "{last:?}");
         let thresholds: Vec<f32> = dictionary
             .coder
-            .threshold()
+            .latent_vector("threshold")
             .unwrap()
             .try_into_vec_as()
             .unwrap();
@@ -213,7 +213,7 @@ fn jumprelu_finds_planted_features_with_each_penalty() {
 fn gated_finds_planted_features() {
     let (dictionary, last) = finds_planted_features("gated", 512_000, "l1_coefficient = 1.0", 0.9);
     assert!(last.l0 < 6.0, "{last:?}");
-    assert_eq!(dictionary.coder.architecture, Architecture::Gated);
+    assert_eq!(dictionary.coder.architecture(), Architecture::Gated);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn matching_pursuit_finds_planted_features_of_raw_activations() {
 fn matryoshka_finds_planted_features_and_ends_as_a_jumprelu() {
     let extra = "[coder.matryoshka]\nwidths = [24, 48]";
     let (dictionary, _) = finds_planted_features("matryoshka", 153_600, extra, 0.85);
-    assert_eq!(dictionary.coder.architecture, Architecture::JumpRelu);
+    assert_eq!(dictionary.coder.architecture(), Architecture::JumpRelu);
     let trained = dictionary.provenance.training_architecture;
     assert_eq!(trained.as_deref(), Some("matryoshka"));
 }
@@ -254,7 +254,7 @@ fn proximal_finds_planted_features_with_each_penalty_and_is_stored_as_what_it_is
         let extra = format!("[coder.proximal]\nshape = '{penalty}'\nweight = {coefficient}");
         println!("{penalty}:");
         let (dictionary, last) = finds_planted_features("proximal", 256_000, &extra, 0.8);
-        assert_eq!(dictionary.coder.architecture.name(), stored);
+        assert_eq!(dictionary.coder.architecture().name(), stored);
         assert!(last.fvu < 0.3, "{last:?}");
     }
 }
@@ -296,7 +296,7 @@ fn active_latents_fall_from_their_start_to_k() {
             "step {step}: {report:?}"
         );
     }
-    assert_eq!(t.finish(0).unwrap().coder.k, 3);
+    assert_eq!(t.finish(0).unwrap().coder.architecture().k(), Some(3));
 }
 
 #[test]
@@ -306,8 +306,7 @@ fn multi_topk_reconstructs_better_with_another_k() {
         let text = recipe("topk", "").replace("k = 3", &format!("k = 3\nmulti_topk = {multi}"));
         let mut t = trainer(&text, &x);
         run(&mut t);
-        let mut coder = t.trainers()[0].coder();
-        coder.k = 8;
+        let coder = t.trainers()[0].coder().with_k(8).unwrap();
         let rows = matrix(&x);
         let hat = coder.decode(coder.encode(rows.clone()));
         let square = |t: Tensor<2>| t.square().sum().into_scalar::<f32>();
@@ -588,7 +587,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             } else {
                 x_norm
             };
-            let vector = |name: &str| coder.weights.vector(name).unwrap().clone();
+            let vector = |name: &str| coder.latent_vector(name).unwrap();
             let products = centred.matmul(coder.w_enc().transpose());
             let mut pre = match architecture {
                 "gated" => {
@@ -597,7 +596,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
                         products * vector("r_mag").exp().unsqueeze() + vector("b_mag").unsqueeze();
                     values * gates.greater_elem(0.0).float()
                 }
-                _ => products + coder.b_enc().unsqueeze(),
+                _ => products + vector("b_enc").unsqueeze(),
             };
             let norms = coder.w_dec().square().sum_dim(1).sqrt().transpose(); // [1, d_sae]
             let least = match architecture {
@@ -606,7 +605,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
                 "batchtopk" => {
                     let t: Vec<f32> = dictionary
                         .coder
-                        .threshold()
+                        .latent_vector("threshold")
                         .unwrap()
                         .try_into_vec_as()
                         .unwrap();
@@ -657,7 +656,7 @@ fn every_recipe_in_configs_is_whole() {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "toml") {
-            let config = RunConfig::load(&path, &[]).unwrap();
+            let config = Recipe::load(&path, &[]).unwrap();
             config.resolve(576).unwrap();
             read += 1;
         }

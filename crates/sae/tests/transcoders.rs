@@ -9,7 +9,8 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
-use lapidary_coder::{Architecture, Dictionary};
+use lapidary_coder::{Architecture, Coder, Dictionary, Sites};
+use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun};
 use normalized::{Normalized, host, matrix, normalized};
 use rand::{Rng, SeedableRng};
@@ -71,7 +72,7 @@ fn layer(straight: f32) -> Layer {
 }
 
 /// `more`: settings, one a line.
-fn config(more: &str) -> RunConfig {
+fn config(more: &str) -> Recipe {
     let text = "hook_point = 'blocks.0.ln2.hook_normalized'
          hook_point_out = 'blocks.0.hook_mlp_out'
          activations.buffer_tokens = 4096
@@ -85,7 +86,7 @@ fn config(more: &str) -> RunConfig {
          d_sae = 32
          k = 6";
     let set: Vec<String> = more.lines().map(str::to_owned).collect();
-    RunConfig::parse("test.toml", text, &set).unwrap()
+    Recipe::parse("test.toml", text, &set).unwrap()
 }
 
 fn trained(layer: &Layer, more: &str) -> (Dictionary, f64) {
@@ -143,9 +144,9 @@ fn a_skip_transcoder_leaves_the_linear_part_to_its_skip_connection() {
     let (dictionary, fvu) = trained(&layer, "coder.skip_connection=true");
     let found = recovery(&dictionary, &layer);
     println!("without skip: fvu {unexplained:.4}; with: {fvu:.4}, recovery {found:.3}");
-    assert!(plain.coder.w_skip().is_none() && unexplained > 10.0 * fvu);
+    assert!(plain.coder.as_sparse().unwrap().w_skip().is_none() && unexplained > 10.0 * fvu);
     assert!(fvu < 0.02 && found > 0.9, "fvu {fvu}, recovery {found}");
-    let skip = host(dictionary.coder.w_skip().unwrap());
+    let skip = host(dictionary.coder.as_sparse().unwrap().w_skip().unwrap());
     let off = skip
         .iter()
         .zip(&layer.straight)
@@ -178,21 +179,20 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             };
             let mut run = TrainingRun::new(&[config], Box::new(source), &Device::flex()).unwrap();
             run.run(&mut |_, _| ()).unwrap();
-            let (mut coder, dictionary) = (run.trainers()[0].coder(), run.finish(0).unwrap());
+            let (coder, dictionary) = (run.trainers()[0].coder(), run.finish(0).unwrap());
+            let mut coder = coder.as_sparse().unwrap().clone();
             let x = matrix(&layer.x, D_IN).narrow(0, 0, 512);
             if architecture == "batchtopk" {
                 // The batch's choice becomes a threshold; only the affine parts can be compared.
-                coder.architecture = Architecture::TopK;
-                coder.k = 32;
+                coder.architecture = Architecture::TopK { k: 32 };
             }
             let seen = normalized(x.clone(), &normalizations[0]);
             let expected =
                 coder.reconstruct(coder.encode(seen.clone()), seen) / normalizations[1].scale;
             let mean = Tensor::<1>::from_floats(normalizations[1].mean.as_slice(), &x.device());
-            let mut folded = dictionary.coder.clone();
+            let mut folded = dictionary.coder.as_sparse().unwrap().clone();
             if architecture == "batchtopk" {
-                folded.architecture = Architecture::TopK;
-                folded.k = 32;
+                folded.architecture = Architecture::TopK { k: 32 };
             }
             let found = folded.reconstruct(folded.encode(x.clone()), x);
             let (found, expected) = (host(found), host(expected + mean.unsqueeze()));
@@ -207,10 +207,7 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
             let off = off.count();
             assert!(off <= 2, "{architecture}, skip {skip}: {off} of 512 rows");
             assert!(dictionary.transcodes());
-            assert_eq!(
-                dictionary.hook_point_out().unwrap().to_string(),
-                "blocks.0.hook_mlp_out"
-            );
+            assert_eq!(dictionary.sites().written(), ["blocks.0.hook_mlp_out"]);
         }
     }
 }
@@ -244,7 +241,7 @@ fn a_transcoders_file_says_what_it_is_and_reads_back() {
         run.run(&mut |_, _| ()).unwrap();
         let written = run.finish(0).unwrap();
         let place = folder.path().join(stored);
-        written.save(&place).unwrap();
+        saelens::save(&written, &place).unwrap();
         let cfg = place.join("cfg.json");
         let text = fs::read_to_string(&cfg).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
@@ -255,7 +252,7 @@ fn a_transcoders_file_says_what_it_is_and_reads_back() {
         );
         assert_eq!(value["apply_b_dec_to_input"], false);
         assert_eq!(value["metadata"]["hook_name_out"], "blocks.0.hook_mlp_out");
-        let read = Dictionary::load(&place, &Device::flex()).unwrap();
+        let read = saelens::load(&place, &Device::flex()).unwrap();
         assert_eq!(read.provenance, written.provenance, "{stored}");
         let x = matrix(&layer.x, D_IN);
         let both = [&written, &read]
@@ -265,7 +262,7 @@ fn a_transcoders_file_says_what_it_is_and_reads_back() {
         let refused = |from: &str, to: &str| {
             assert!(text.contains(from), "{text}");
             fs::write(&cfg, text.replace(from, to)).unwrap();
-            Dictionary::load(&place, &Device::flex())
+            saelens::load(&place, &Device::flex())
                 .unwrap_err()
                 .to_string()
         };
@@ -292,12 +289,10 @@ fn a_transcoders_file_says_what_it_is_and_reads_back() {
             ),
         )
         .unwrap();
-        let read = Dictionary::load(&place, &Device::flex()).unwrap();
-        let error = read.hook_point_out().unwrap_err().to_string();
-        assert!(
-            read.transcodes() && error.contains("hook_name_out"),
-            "{error}"
-        );
+        let read = saelens::load(&place, &Device::flex()).unwrap();
+        let from = Some("blocks.0.ln2.hook_normalized".to_owned());
+        assert!(read.transcodes());
+        assert_eq!(*read.sites(), Sites::Transcoder { from, to: None });
     }
 }
 
@@ -305,7 +300,7 @@ fn a_transcoders_file_says_what_it_is_and_reads_back() {
 fn recipes_of_transcoders_that_cannot_be_are_refused() {
     let out = "hook_point_out = 'blocks.2.hook_mlp_out'\n";
     let refused = |text: &str| {
-        RunConfig::parse("run.toml", text, &[])
+        Recipe::parse("run.toml", text, &[])
             .unwrap_err()
             .to_string()
     };
@@ -338,6 +333,6 @@ fn recipes_of_transcoders_that_cannot_be_are_refused() {
     assert!(error.contains("needs a `hook_point_out`"), "{error}");
     // The same point twice is an autoencoder.
     let same = "hook_point_out = 'blocks.2.hook_resid_post'";
-    let config = RunConfig::parse("run.toml", same, &[]).unwrap();
-    assert!(!config.transcodes() && config.coder.apply_b_dec_to_input);
+    let config = Recipe::parse("run.toml", same, &[]).unwrap();
+    assert!(!config.sites.transcodes() && config.coder.apply_b_dec_to_input);
 }

@@ -401,7 +401,7 @@ fn parent_child(
 mod tests {
     use super::*;
     use crate::synthetic::SyntheticConfig;
-    use lapidary_sae::{Architecture, Weights};
+    use lapidary_coder::{Architecture, SparseCoder, Weights};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
@@ -462,7 +462,6 @@ mod tests {
         let matrix = Tensor::<2>::full([2, d], f32::NAN, &device);
         let coder = SparseCoder {
             architecture: Architecture::Standard,
-            k: 1,
             apply_b_dec_to_input: false,
             weights: Weights::new([
                 ("w_enc", matrix.clone().into()),

@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_coder::{Architecture, Dictionary, ModelLoading, Provenance, SparseCoder, Weights};
+use lapidary_coder::{
+    AnyCoder, Architecture, Dictionary, ModelLoading, Provenance, SparseCoder, Weights,
+};
+use lapidary_evaluation::PreparedModel;
 use lapidary_model::{HookPoint, HookedRun, LanguageModel};
-use lapidary_sae::PreparedModel;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -33,12 +35,11 @@ fn dictionary(options: Value) -> Dictionary {
         ("b_dec", Tensor::<1>::zeros([4], &device).into()),
     ]);
     Dictionary {
-        coder: SparseCoder {
+        coder: AnyCoder::Sparse(SparseCoder {
             architecture: Architecture::Standard,
-            k: 3,
             apply_b_dec_to_input: true,
             weights,
-        },
+        }),
         provenance: Provenance {
             loading: ModelLoading {
                 options: serde_json::from_value(options).unwrap(),
@@ -71,9 +72,8 @@ fn options_of_transformer_lens_give_its_activations() {
                 .split('+')
                 .map(|option| (option.to_owned(), true.into()))
                 .collect();
-            let PreparedModel { model, notes } = dictionary(asked.into())
-                .prepare_model(model(name), true)
-                .unwrap();
+            let PreparedModel { model, notes } =
+                PreparedModel::of(&dictionary(asked.into()), model(name), true).unwrap();
             assert!(!notes.is_empty(), "{key}");
             let at: HookPoint = hook.parse().unwrap();
             let run = HookedRun {
@@ -101,14 +101,14 @@ fn options_of_transformer_lens_give_its_activations() {
 #[test]
 fn an_option_that_does_nothing_to_the_model_is_said_to() {
     let centre = json!({"center_writing_weights": true});
-    let prepared = dictionary(centre).prepare_model(model("llama-gqa"), true);
+    let prepared = PreparedModel::of(&dictionary(centre), model("llama-gqa"), true);
     let notes = prepared.unwrap().notes;
     assert_eq!(
         notes,
         ["center_writing_weights has no effect: the model's norms do not centre"]
     );
     let off = json!({"center_writing_weights": false, "device": "cuda"});
-    let prepared = dictionary(off).prepare_model(model("gpt2"), true).unwrap();
+    let prepared = PreparedModel::of(&dictionary(off), model("gpt2"), true).unwrap();
     assert!(prepared.notes.is_empty());
 }
 
@@ -116,7 +116,7 @@ fn an_option_that_does_nothing_to_the_model_is_said_to() {
 fn first_layers_are_those_of_the_whole_model() {
     let whole = model("gpt2");
     let cut = dictionary(json!({"first_n_layers": 1}));
-    let cut = cut.prepare_model(model("gpt2"), true).unwrap().model;
+    let cut = PreparedModel::of(&cut, model("gpt2"), true).unwrap().model;
     assert_eq!(cut.config().n_layers(), 1);
     let at: HookPoint = "blocks.0.hook_resid_post".parse().unwrap();
     let value = |model: &LanguageModel| {

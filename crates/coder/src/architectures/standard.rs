@@ -39,6 +39,7 @@ pub(crate) fn positive(weights: &Weights, x: Tensor<2>) -> SparseCodes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coder::{Coder, SparseCoder};
     use crate::weights::Weights;
     use burn::tensor::{Device, TensorData};
 
@@ -74,8 +75,8 @@ mod tests {
         };
         let x = matrix(9, D, 8);
         let codes = coder.encode(x.clone());
-        let pre = (x - coder.b_dec().unsqueeze()).matmul(weights.encoder().transpose())
-            + weights.the_vector("b_enc").unsqueeze();
+        let pre = (x - coder.b_dec().unsqueeze()).matmul(coder.w_enc().transpose())
+            + coder.b_enc().unsqueeze();
         let active = host(pre.greater_elem(0.0).float().sum_dim(1));
         assert_eq!(
             codes.values.dims()[1] as f32,

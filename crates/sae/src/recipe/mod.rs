@@ -203,7 +203,8 @@ impl Recipe {
                 matryoshka: (&matryoshka).into(),
                 training: (&training).into(),
                 ..self.clone()
-            },
+            }
+            .without_foreign_keys(),
             architecture: self.architecture(),
             jumprelu: self.jumprelu.clone(),
             order_seed: activations.seed,
@@ -270,6 +271,21 @@ impl Recipe {
         free && self.sites.transcodes() && facts.is_topk_like
     }
 
+    /// Without values of keys that mean nothing for this coder, which [`Recipe::to_toml`] leaves
+    /// out.
+    fn without_foreign_keys(mut self) -> Self {
+        if self.coder.architecture != ArchitectureKind::Matryoshka {
+            self.matryoshka.widths = None;
+        }
+        if self.coder.k_start.is_none() {
+            self.training.k_anneal_steps = None;
+        }
+        if self.training.revival != DeadLatents::Resampling {
+            self.training.resample_every_steps = None;
+        }
+        self
+    }
+
     /// Every key with its value, in the order of the reference page. Keys of other coders are left
     /// out.
     fn ordered_values(&self) -> Values {
@@ -300,12 +316,6 @@ impl Recipe {
         values.extend(self.training.values());
         values.extend(self.evaluation.values());
         values.extend(self.features.values());
-        let means_nothing = |key: &str| match key {
-            "training.k_anneal_steps" => self.coder.k_start.is_none(),
-            "training.resample_every_steps" => self.training.revival != DeadLatents::Resampling,
-            _ => false,
-        };
-        values.retain(|(key, _)| !means_nothing(key));
         values
     }
 
@@ -448,6 +458,7 @@ impl ResolvedRecipe {
         ours.resample_every_steps = theirs.resample_every_steps;
         ours.dead_after_tokens = theirs.dead_after_tokens;
         self.recipe.training = (&self.training).into();
+        self.recipe = self.recipe.clone().without_foreign_keys();
     }
 }
 

@@ -31,8 +31,8 @@ fn a_resolved_recipe_reads_back_as_itself() {
             .resolve(96)
             .unwrap();
         let again = Recipe::parse("again.toml", &c.recipe().to_toml(), &[]).unwrap();
-        assert_eq!(again.values(), c.recipe().values());
-        assert_eq!(again.resolve(96).unwrap().recipe().values(), again.values());
+        assert_eq!(again, *c.recipe());
+        assert_eq!(again.resolve(96).unwrap(), c);
         let json = Recipe::from_json(&c.recipe().to_json()).unwrap();
         assert_eq!(json, again);
     }

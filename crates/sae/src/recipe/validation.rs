@@ -135,7 +135,7 @@ impl Recipe {
                 ];
                 if let Some((key, _)) = beside.into_iter().find(|(_, there)| *there) {
                     return contradiction(format!(
-                        "`{key}` does not go with `other_model`: a crosscoder of two models reads one hook point in each, while both run on the text, and figures of merit are not made for two"
+                        "`{key}` does not go with `other_model`: a crosscoder of two models reads one hook point in each, while both run on the text, and metrics are not made for two"
                     ));
                 }
             }

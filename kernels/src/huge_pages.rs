@@ -28,19 +28,11 @@ impl HugePages {
     /// allocator is not glibc's.
     pub fn keep_freed(self) {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        {
-            use std::ffi::c_int;
-            unsafe extern "C" {
-                fn mallopt(parameter: c_int, value: c_int) -> c_int;
-            }
-            const M_TRIM_THRESHOLD: c_int = -1;
-            const M_MMAP_THRESHOLD: c_int = -3;
-            // SAFETY: these parameters exist since the first glibc, and only say when memory goes
-            // back to the system.
-            unsafe {
-                mallopt(M_MMAP_THRESHOLD, 32 << 20);
-                mallopt(M_TRIM_THRESHOLD, 64 << 20);
-            }
+        // SAFETY: these parameters exist since the first glibc, and only say when memory goes back
+        // to the system.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
         }
     }
 }
@@ -198,18 +190,19 @@ fn ask(start: *mut u8, size: usize) -> *mut u8 {
 ))]
 #[cold]
 fn advise(start: *mut u8, size: usize) {
-    use std::ffi::{c_int, c_void};
     const HUGE_PAGE: usize = 2 << 20;
-    const MADV_HUGEPAGE: c_int = 14;
-    unsafe extern "C" {
-        fn madvise(start: *mut c_void, length: usize, advice: c_int) -> c_int;
-    }
     let first = start.addr().next_multiple_of(HUGE_PAGE);
     let end = (start.addr() + size) & !(HUGE_PAGE - 1);
     if first < end {
         // SAFETY: the range lies within one allocation, and the advice changes how it is mapped,
         // not what it holds. A refusal changes nothing, so the result is of no interest.
-        unsafe { madvise(start.with_addr(first).cast(), end - first, MADV_HUGEPAGE) };
+        unsafe {
+            libc::madvise(
+                start.with_addr(first).cast(),
+                end - first,
+                libc::MADV_HUGEPAGE,
+            )
+        };
     }
 }
 

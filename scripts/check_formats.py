@@ -45,11 +45,14 @@ with warnings.catch_warnings():
     from sae_lens.loading import pretrained_sae_loaders
     from sae_lens.registry import get_sae_class
 
-logging.getLogger("simple_parsing").setLevel(logging.ERROR)  # tells which of our keys sparsify passes over
+# tells which of our keys sparsify passes over
+logging.getLogger("simple_parsing").setLevel(logging.ERROR)
 
 TOLERANCE = 1e-4
 D_IN, D_SAE, K, ROWS = 12, 40, 5, 64
-LAYERS = 4  # of a cross-layer transcoder, which reads D_IN / LAYERS dimensions at each and has D_SAE / LAYERS latents there
+# of a cross-layer transcoder, which reads D_IN / LAYERS dimensions at each and has D_SAE / LAYERS
+# latents there
+LAYERS = 4
 HOOK = "blocks.1.hook_resid_post"
 ENDS = ("blocks.0.ln2.hook_normalized", "blocks.0.hook_mlp_out")
 failed = False
@@ -158,7 +161,8 @@ def of_circuit_tracer(folder):
 
 def of_layers(clt):
     def run(x):
-        codes = clt.encode(x.reshape(len(x), LAYERS, -1).transpose(0, 1))  # [layers, n, d_transcoder]
+        # [layers, n, d_transcoder]
+        codes = clt.encode(x.reshape(len(x), LAYERS, -1).transpose(0, 1))
         side_by_side = [part.transpose(0, 1).reshape(len(x), -1) for part in (codes, clt.decode(codes))]
         return tuple(side_by_side)
 
@@ -275,7 +279,8 @@ def learned(make_coder, **trainer):
         randomize(coder)
         if hasattr(coder, "k"):
             coder.threshold.fill_(0.4)
-        torch.save({name: value.cpu() for name, value in coder.state_dict().items()}, folder / "ae.pt")  # as its trainer does
+        # as its trainer does
+        torch.save({name: value.cpu() for name, value in coder.state_dict().items()}, folder / "ae.pt")
         name = type(coder).__name__
         facts = {"dict_class": name, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "gpt2"}
         facts |= {"submodule_name": "resid_post_layer_1", **trainer}
@@ -346,7 +351,8 @@ def gemma_2_config(*names, **_):
 
 
 def gemma_scope(folder):
-    pretrained_sae_loaders.get_gemma_2_config_from_hf = gemma_2_config  # which takes sizes from the release's names
+    # Which takes sizes from the release's names.
+    pretrained_sae_loaders.get_gemma_2_config_from_hf = gemma_2_config
     loader = pretrained_sae_loaders.gemma_2_sae_huggingface_loader
     return through_saelens(loader, write_gemma_scope)(folder)
 

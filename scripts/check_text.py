@@ -39,6 +39,9 @@ RUST = re.compile(
 )
 MARKER = re.compile(r"(\s*)(///|//!|//|#)( |$)(.*)")
 
+# Comments that tools read.
+PRAGMA = re.compile(r"# (noqa|fmt:)")
+
 
 def words(text):
     units = []
@@ -174,6 +177,8 @@ def too_wide(path, lines, found):
             prose.update({start + at: len(marker) + 1 for at in range(first, last)})
     for at, column in found:
         whole = not lines[at][:column].strip()
+        if PRAGMA.search(lines[at]):
+            continue
         if len(lines[at]) > WIDTH and (not whole or (at in prose and can_break(lines[at], prose[at]))):
             yield at, f"comment of {len(lines[at])} columns"
 

@@ -93,7 +93,8 @@ def config(field, tied, dtype):
         "num_key_value_heads": field("llama.attention.head_count_kv"),
         "head_dim": width // heads,
         "max_position_embeddings": field("llama.context_length"),
-        "rms_norm_eps": float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),  # stored as f32
+        # stored as f32
+        "rms_norm_eps": float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
         "rope_theta": float(field("llama.rope.freq_base")),
         "rope_scaling": None,
         "attention_bias": False,

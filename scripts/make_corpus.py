@@ -38,8 +38,10 @@ STAGE_DIRECTION = re.compile(
 CROWD = re.compile(r"^Audience members?\. .*\n*", re.MULTILINE)
 SPEAKER = re.compile(r"^The President\. ", re.MULTILINE)
 REPLACEMENTS = [
-    (re.compile(r"; White House correction\]"), "]"),  # "[fees; White House correction]" keeps the word said
-    (re.compile(r"[\[\]]"), ""),  # what is left in brackets is an editor's completion of the sentence
+    # "[fees; White House correction]" keeps the word said
+    (re.compile(r"; White House correction\]"), "]"),
+    # what is left in brackets is an editor's completion of the sentence
+    (re.compile(r"[\[\]]"), ""),
     (re.compile(r"[“”]"), '"'),
     (re.compile(r"[‘’ÔÕ]"), "'"),  # the last two are apostrophes of an old Macintosh encoding
     (re.compile(r"(\d)1⁄2"), r"\1½"),

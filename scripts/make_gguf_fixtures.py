@@ -194,7 +194,8 @@ def write_whole(path, architecture, model):
         writer.add_parallel_residual(True)
     kind = next(kind for kind in MODEL_ARCH if kind.name.lower() == architecture)
     names = get_tensor_name_map(kind, layers)
-    together = {}  # older files of Phi have queries, keys and values in one tensor: the last layer here has
+    # older files of Phi have queries, keys and values in one tensor: the last layer here has
+    together = {}
     for name, value in model.state_dict().items():
         tied = model.config.tie_word_embeddings and name == "lm_head.weight"
         if tied or name.endswith((".attn.bias", ".masked_bias", "inv_freq")):

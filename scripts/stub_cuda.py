@@ -47,7 +47,8 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "stub.c")
         for i, name in enumerate(sorted(wanted)):
-            defined = functions if i == 0 else []  # one library defines them all: the loader looks in every one
+            # one library defines them all: the loader looks in every one
+            defined = functions if i == 0 else []
             body = "".join(f"void {function}(void) {{ abort(); }}\n" for function in defined)
             source.write_text("#include <stdlib.h>\n" + body)
             command = ["cc", "-shared", "-fPIC", "-fno-builtin", f"-Wl,-soname,{name}", "-o", folder / name, source]

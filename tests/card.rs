@@ -1,9 +1,11 @@
-//! All that a machine with a card runs, in one program: the kernels' tests, a training run beside the CPU's, and the benchmarks.
-//! `scripts/check_gpu.sh` packs it and runs it there. The environment says what to do:
+//! All that a machine with a card runs, in one program: the kernels' tests, a training run beside
+//! the CPU's, and the benchmarks. `scripts/check_gpu.sh` packs it and runs it there. The
+//! environment says what to do:
 //!
 //! - `LAPIDARY_TEST_DEVICE` (`cpu`, `wgpu`, `cuda`): the device of the tests and of the benchmark.
-//! - `LAPIDARY_BENCH_SIZES` (`d,F,k,tokens`), `LAPIDARY_BENCH_ROUNDS`, `LAPIDARY_BENCH_PATIENCE` (seconds), `LAPIDARY_BENCH_RESULT` (a file for the JSON), and
-//!   `LAPIDARY_BENCH_PEERS` (the folder with bench_peers.py): the test `benchmark`, which is ignored otherwise.
+//! - `LAPIDARY_BENCH_SIZES` (`d,F,k,tokens`), `LAPIDARY_BENCH_ROUNDS`, `LAPIDARY_BENCH_PATIENCE`
+//!   (seconds), `LAPIDARY_BENCH_RESULT` (a file for the JSON), and `LAPIDARY_BENCH_PEERS` (the
+//!   folder with bench_peers.py): the test `benchmark`, which is ignored otherwise.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +28,8 @@ mod commands {
     pub mod timing;
 }
 
-/// Those of kernels/tests/, in which `crate::reference` is this one. Without a card they run where they live.
+/// Those of kernels/tests/, in which `crate::reference` is this one. Without a card they run where
+/// they live.
 macro_rules! kernel_tests {
     ($($name:ident $path:literal)*) => {
         $(

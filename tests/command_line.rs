@@ -1,5 +1,5 @@
-//! What a user does at the command line: from a recipe to a dictionary, tables and a report; stopping and going on;
-//! batch jobs over files; and what each kind of bad input is told.
+//! What a user does at the command line: from a recipe to a dictionary, tables and a report;
+//! stopping and going on; batch jobs over files; and what each kind of bad input is told.
 
 #![allow(clippy::unwrap_used)]
 
@@ -146,7 +146,8 @@ fn a_run_leaves_dictionary_figures_tables_and_report() {
         assert!(error.contains("688") && error.contains("256"), "{error}");
     }
 
-    // Evaluating again gives the same figures, also if the program once died while it replaced the dictionary.
+    // Evaluating again gives the same figures, also if the program once died while it replaced the
+    // dictionary.
     std::fs::rename(out.join("dictionary"), out.join(".dictionary.previous")).unwrap();
     let again = succeeds(lapidary(&["eval", "--json", "--device", "cpu"]).arg(&out));
     let mut again: serde_json::Value = serde_json::from_str(&again).unwrap();

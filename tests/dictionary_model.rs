@@ -1,4 +1,5 @@
-//! Every command that runs a model under a dictionary loads it as the dictionary's metadata say, or refuses by name.
+//! Every command that runs a model under a dictionary loads it as the dictionary's metadata say, or
+//! refuses by name.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! What a user does to measure a dictionary beyond its figures on text: known features, probes, absorption.
+//! What a user does to measure a dictionary beyond its figures on text: known features, probes,
+//! absorption.
 
 #![allow(clippy::unwrap_used)]
 
@@ -167,7 +168,8 @@ fn latents_are_probed_and_absorption_is_measured() {
     assert!(fails(&["probe", out, "--task", task, "--label-field", "kind"]).contains("kind"));
     assert!(fails(&["probe", out, "--task", task, "--k", "2,1,2"]).contains("found 2 twice"));
 
-    // Two words, a class each. Where rows lack a text or a class, the others keep theirs; categories are strings.
+    // Two words, a class each. Where rows lack a text or a class, the others keep theirs;
+    // categories are strings.
     for (name, texts, note) in [
         ("labels.parquet", 120, ""),
         ("labels_categories.parquet", 120, ""),

@@ -1,5 +1,5 @@
-//! GGUF files give the numbers that llama.cpp's own package and transformers find in them, and no broken file of either
-//! format does more than fail with a message.
+//! GGUF files give the numbers that llama.cpp's own package and transformers find in them, and no
+//! broken file of either format does more than fail with a message.
 
 #![allow(clippy::unwrap_used)]
 
@@ -102,7 +102,8 @@ fn a_file_describes_itself() {
     );
 }
 
-/// What comes of a file: a message, or something that can be read; never a panic, never memory that the file does not fill.
+/// What comes of a file: a message, or something that can be read; never a panic, never memory that
+/// the file does not fill.
 fn survives(path: &Path) -> bool {
     if path.extension().unwrap() == "gguf" {
         return LanguageModel::load(path.to_str().unwrap(), &Device::flex()).is_ok();
@@ -114,7 +115,8 @@ fn survives(path: &Path) -> bool {
     names.iter().all(|name| file.read(name).is_ok())
 }
 
-/// Bits flipped, bytes replaced by extremes, lengths made huge, ends cut off: mostly in the header, where the structure is.
+/// Bits flipped, bytes replaced by extremes, lengths made huge, ends cut off: mostly in the header,
+/// where the structure is.
 fn mutate(bytes: &mut Vec<u8>, header: usize, rng: &mut ChaCha8Rng) {
     for _ in 0..rng.random_range(1..4) {
         let reach = if rng.random_bool(0.9) {

@@ -1,5 +1,5 @@
-//! `lapidary harvest` as a user meets it: killed at any moment and started again, it leaves the store of a run that was
-//! never killed.
+//! `lapidary harvest` as a user meets it: killed at any moment and started again, it leaves the
+//! store of a run that was never killed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -72,8 +72,9 @@ fn killed_at_ten_moments_it_leaves_the_same_bytes() {
     let mut kills = 0;
     let mut grew = 0;
     let mut rows = 0;
-    // A Weyl sequence: moments spread evenly over a part of the time that a run takes, in no order. On a busy machine a run
-    // may take longer than it did: the part grows until new rows were seen before two kills at least.
+    // A Weyl sequence: moments spread evenly over a part of the time that a run takes, in no order.
+    // On a busy machine a run may take longer than it did: the part grows until new rows were seen
+    // before two kills at least.
     for i in 1..=40_u32 {
         if i > 10 && grew >= 2 {
             break;

@@ -1,5 +1,5 @@
-//! A model or a dataset by its hub name: fetched once from a server, then found in the hub's cache without one. The server
-//! here is our own, on loopback, and answers as the hub does.
+//! A model or a dataset by its hub name: fetched once from a server, then found in the hub's cache
+//! without one. The server here is our own, on loopback, and answers as the hub does.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Serves a folder's files under any repository's `resolve` path until the listener is dropped with the test.
+/// Serves a folder's files under any repository's `resolve` path until the listener is dropped with
+/// the test.
 fn serve(folder: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

@@ -1,5 +1,6 @@
-//! A hub server that misbehaves: each way ends in one clear line, exit code 1, nothing outside the cache and no file under its
-//! final name; the token goes to the endpoint alone. `scripts/hub_server.py` does the same for other programs, and by hand.
+//! A hub server that misbehaves: each way ends in one clear line, exit code 1, nothing outside the
+//! cache and no file under its final name; the token goes to the endpoint alone.
+//! `scripts/hub_server.py` does the same for other programs, and by hand.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! `inspect` says what lies somewhere, by headers alone, and prints nothing that a terminal would act on.
+//! `inspect` says what lies somewhere, by headers alone, and prints nothing that a terminal would
+//! act on.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! Every key of every family's `config.json`, left out or set to null, means what it means to `transformers`
-//! (`scripts/check_config_defaults.py` asks it), and so do older spellings.
+//! Every key of every family's `config.json`, left out or set to null, means what it means to
+//! `transformers` (`scripts/check_config_defaults.py` asks it), and so do older spellings.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,6 +1,6 @@
-//! Checkpoints as they lie about: saved from the bare model, in f64, with another unembedding than the configuration says,
-//! in shards without an index, or in a form that is not read. What they come to is what `transformers` makes of them
-//! (`scripts/make_model_fixtures.py`).
+//! Checkpoints as they lie about: saved from the bare model, in f64, with another unembedding than
+//! the configuration says, in shards without an index, or in a form that is not read. What they
+//! come to is what `transformers` makes of them (`scripts/make_model_fixtures.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -125,7 +125,8 @@ fn bare_checkpoints_of_every_family_compute_what_whole_ones_do() {
         ("opt", "model."),
         ("phi", "model."),
     ] {
-        // As the base model's `save_pretrained` names them; the unembedding belongs to the language model.
+        // As the base model's `save_pretrained` names them; the unembedding belongs to the language
+        // model.
         let bare = |tensor: &str| tensor.strip_prefix(prefix).map(str::to_owned);
         let folder = changed(name, &bare, json!({}));
         let model = load(folder.path());

@@ -1,5 +1,6 @@
-//! Reading, changing and differentiating activations, keeping packed documents apart, and generating with a cache: on the
-//! small random models of every family, against the same thing computed another way.
+//! Reading, changing and differentiating activations, keeping packed documents apart, and
+//! generating with a cache: on the small random models of every family, against the same thing
+//! computed another way.
 
 #![allow(clippy::unwrap_used)]
 
@@ -263,7 +264,8 @@ fn ablations_equal_hand_computation() {
     );
 }
 
-/// With patterns and scales frozen, a layer's attention is linear in its input: twice the values give twice the output.
+/// With patterns and scales frozen, a layer's attention is linear in its input: twice the values
+/// give twice the output.
 #[test]
 fn frozen_patterns_and_scales_stay_when_the_stream_changes() {
     for name in ["gpt2", "llama-gqa", "gemma2"] {

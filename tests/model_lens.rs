@@ -1,5 +1,6 @@
-//! Hook points and weights by role are TransformerLens's, in name, shape and value: against what TransformerLens itself
-//! computed (`lens.safetensors`, written by `scripts/make_model_fixtures.py`).
+//! Hook points and weights by role are TransformerLens's, in name, shape and value: against what
+//! TransformerLens itself computed (`lens.safetensors`, written by
+//! `scripts/make_model_fixtures.py`).
 
 #![allow(clippy::unwrap_used)]
 

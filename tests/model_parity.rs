@@ -1,5 +1,5 @@
-//! Every model family computes what `transformers` computes: logits and hook points of small random models, recorded by
-//! `scripts/make_model_fixtures.py`.
+//! Every model family computes what `transformers` computes: logits and hook points of small random
+//! models, recorded by `scripts/make_model_fixtures.py`.
 
 #![allow(clippy::unwrap_used)]
 

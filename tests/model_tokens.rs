@@ -1,6 +1,6 @@
-//! Tokens as text: what a tokenizer's file stores of a program's state is not obeyed, single tokens look as they stand in
-//! a text, sequences end where the configurations say, and `lapidary generate` prints what `transformers` generates
-//! (`scripts/make_model_fixtures.py`).
+//! Tokens as text: what a tokenizer's file stores of a program's state is not obeyed, single tokens
+//! look as they stand in a text, sequences end where the configurations say, and
+//! `lapidary generate` prints what `transformers` generates (`scripts/make_model_fixtures.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -161,7 +161,8 @@ fn a_context_reads_as_the_text_does() {
     for case in expected()["encoded"].as_array().unwrap() {
         let (text, tokens) = (case["text"].as_str().unwrap(), ids(&case["ids"]));
         assert_eq!(tokenizer.encode(text).unwrap(), tokens);
-        // Inside a text each part stands with its space, at the beginning the space that is put there does not.
+        // Inside a text each part stands with its space, at the beginning the space that is put
+        // there does not.
         assert_eq!(tokenizer.texts(&tokens).concat(), format!(" {text}"));
         let after_bos = [&[1], tokens.as_slice()].concat();
         assert_eq!(tokenizer.texts(&after_bos).concat(), format!("<s>{text}"));
@@ -263,7 +264,8 @@ fn every_end_of_a_sequence_is_special() {
         (model.special_tokens(), model.stop_tokens()),
         (vec![1, 2, 5, 7, 550], &[550, 7][..])
     );
-    // What fills up is no text where the tokenizer says so; here `<unk>` is special and token 300 is a letter.
+    // What fills up is no text where the tokenizer says so; here `<unk>` is special and token 300
+    // is a letter.
     assert!(load(json!({"pad_token_id": 0}), json!(null)).is_special(0));
     assert!(!load(json!({"pad_token_id": 300}), json!(null)).is_special(300));
     let folder = model_with(&json!({}), &json!({"eos_token_id": "x"}));

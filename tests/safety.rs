@@ -1,5 +1,5 @@
-//! People's data under rough handling: foreign files in the way, kills, signals, two processes on one folder, damaged files, names
-//! that are no regular files, readers that have gone.
+//! People's data under rough handling: foreign files in the way, kills, signals, two processes on
+//! one folder, damaged files, names that are no regular files, readers that have gone.
 
 #![allow(clippy::unwrap_used)]
 
@@ -217,7 +217,8 @@ fn one_command_starts_goes_on_and_finds_the_work_done() {
         &["--extend", "--set", "training.tokens=38400"],
     ));
     assert!(error.contains("--keep-checkpoint"), "{error}");
-    // Other tables of a finished run need no training. Where they cannot be written, the next command writes them.
+    // Other tables of a finished run need no training. Where they cannot be written, the next
+    // command writes them.
     let other = ["--resume", "--set", "features.examples_per_feature=1"];
     let command = long_train(&out, &other);
     let mut full = Command::new("sh");

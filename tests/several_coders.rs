@@ -1,5 +1,5 @@
-//! `lapidary train` with several coders on one pass: each folder holds what a single run leaves, bit for bit, a killed run
-//! goes on with all of them, and one table says what came of each.
+//! `lapidary train` with several coders on one pass: each folder holds what a single run leaves,
+//! bit for bit, a killed run goes on with all of them, and one table says what came of each.
 
 #![allow(clippy::unwrap_used)]
 

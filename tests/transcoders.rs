@@ -1,4 +1,5 @@
-//! Transcoders and crosscoders as a user meets them: trained by a recipe, measured where they write, described, read back and used.
+//! Transcoders and crosscoders as a user meets them: trained by a recipe, measured where they
+//! write, described, read back and used.
 
 #![allow(clippy::unwrap_used)]
 
@@ -137,7 +138,8 @@ fn a_transcoder_is_trained_measured_described_and_used() {
     assert!(error.contains("transcoder"), "{error}");
 }
 
-/// What one layer leaves is what the next reads, so a skip connection that changes nothing is exact between these points.
+/// What one layer leaves is what the next reads, so a skip connection that changes nothing is exact
+/// between these points.
 #[test]
 fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
     let device = Device::flex();

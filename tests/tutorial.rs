@@ -1,4 +1,5 @@
-//! The shell lines of docs/tutorial-hooks.md do what the page says. Its Rust parts are doc tests of lapidary-features.
+//! The shell lines of docs/tutorial-hooks.md do what the page says. Its Rust parts are doc tests of
+//! lapidary-features.
 
 #![allow(clippy::unwrap_used)]
 

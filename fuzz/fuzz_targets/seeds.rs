@@ -1,5 +1,5 @@
-//! No target: writes the first inputs of all others to `corpus/` and ends. It is built as they are, so that nothing is compiled
-//! twice.
+//! No target: writes the first inputs of all others to `corpus/` and ends. It is built as they are,
+//! so that nothing is compiled twice.
 
 #![no_main]
 

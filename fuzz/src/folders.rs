@@ -1,4 +1,5 @@
-//! Folders with good files in them, made once a process: copies of `tests/fixtures`, and what the library itself writes.
+//! Folders with good files in them, made once a process: copies of `tests/fixtures`, and what the
+//! library itself writes.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{

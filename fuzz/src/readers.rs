@@ -1,4 +1,5 @@
-//! One function for each reader. Where the first byte chooses, what is chosen is in the function's documentation.
+//! One function for each reader. Where the first byte chooses, what is chosen is in the function's
+//! documentation.
 
 use crate::folders::{
     CONFIGURED, checkpoint as write_checkpoint, configured, copy, fixture, folder,
@@ -38,7 +39,8 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// The same beside the weights of a small model, which its sizes may not fit. The first byte chooses the model.
+/// The same beside the weights of a small model, which its sizes may not fit. The first byte
+/// chooses the model.
 pub fn model_config(bytes: &[u8]) {
     let Some((model, bytes)) = choice(&MODELS, bytes) else {
         return;
@@ -108,7 +110,8 @@ pub fn gguf(bytes: &[u8]) {
     let _ = LanguageModel::load(&path.to_string_lossy(), &Device::flex());
 }
 
-/// A file of a store of activations, by the first byte its manifest or one of two shards: an error, or rows.
+/// A file of a store of activations, by the first byte its manifest or one of two shards: an error,
+/// or rows.
 pub fn store(bytes: &[u8]) {
     let Some((name, bytes)) = choice(&STORE, bytes) else {
         return;
@@ -141,7 +144,8 @@ fn rows(folder: &Path) {
     let _ = store.places(0..rows);
 }
 
-/// A file of a cache of SAELens, by the first byte one of two Arrow files or a JSON file beside them: an error, or rows.
+/// A file of a cache of SAELens, by the first byte one of two Arrow files or a JSON file beside
+/// them: an error, or rows.
 pub fn arrow(bytes: &[u8]) {
     let Some((name, bytes)) = choice(&ARROW, bytes) else {
         return;
@@ -207,8 +211,8 @@ pub fn table(bytes: &[u8]) {
 
 pub(crate) const TABLES: [&str; 2] = ["features.parquet", "examples.parquet"];
 
-/// A recipe, by the first byte of `train`, `synthetic` or `pretrain`: an error, or a recipe that reads the same when it is
-/// written out.
+/// A recipe, by the first byte of `train`, `synthetic` or `pretrain`: an error, or a recipe that
+/// reads the same when it is written out.
 pub fn recipe(bytes: &[u8]) {
     let Some((kind, bytes)) = choice(&RECIPES, bytes) else {
         return;
@@ -239,7 +243,8 @@ pub fn recipe(bytes: &[u8]) {
     }
 }
 
-/// Both halves of a recipe on synthetic activations, as the command takes them apart: its table `synthetic`, and the rest.
+/// Both halves of a recipe on synthetic activations, as the command takes them apart: its table
+/// `synthetic`, and the rest.
 fn synthetic_recipe(text: &str) -> Option<()> {
     let mut rest: toml::Table = text.parse().ok()?;
     let mut own = toml::Table::new();
@@ -254,8 +259,8 @@ fn synthetic_recipe(text: &str) -> Option<()> {
 
 pub(crate) const RECIPES: [&str; 3] = ["train", "synthetic", "pretrain"];
 
-/// A file of a checkpoint of two coders, with checksums or, as older ones, without, chosen by the first byte: an error, or a
-/// run that goes on a step.
+/// A file of a checkpoint of two coders, with checksums or, as older ones, without, chosen by the
+/// first byte: an error, or a run that goes on a step.
 pub fn checkpoint(bytes: &[u8]) {
     let all = CHECKPOINT.map(|name| [(name, true), (name, false)]);
     let Some(((name, sealed), bytes)) = choice(all.as_flattened(), bytes) else {
@@ -287,8 +292,8 @@ pub(crate) const CHECKPOINT: [&str; 6] = [
     "source/stream.json",
 ];
 
-/// The one file of a dictionary, PyTorch's, NumPy's or safetensors by the first byte: an error, or tensors that can all be
-/// asked for.
+/// The one file of a dictionary, PyTorch's, NumPy's or safetensors by the first byte: an error, or
+/// tensors that can all be asked for.
 pub fn dictionary(bytes: &[u8]) {
     let names = ["ae.pt", "params.npz", "layer_0.safetensors"];
     let Some((name, bytes)) = choice(&names, bytes) else {
@@ -312,8 +317,8 @@ pub fn dictionary(bytes: &[u8]) {
     let _ = open(&folder, None, &Device::flex());
 }
 
-/// The configuration of a dictionary, JSON or YAML, beside its weights; the first byte chooses the format: an error, or the
-/// dictionary.
+/// The configuration of a dictionary, JSON or YAML, beside its weights; the first byte chooses the
+/// format: an error, or the dictionary.
 pub fn dictionary_config(bytes: &[u8]) {
     let Some(((format, name), bytes)) = choice(&CONFIGURED, bytes) else {
         return;
@@ -325,7 +330,8 @@ pub fn dictionary_config(bytes: &[u8]) {
     let _ = open(&folder, None, &Device::flex());
 }
 
-/// An answer of a hub: a list of files, header lines, or the address of a redirect. An error, or names that stay in the cache.
+/// An answer of a hub: a list of files, header lines, or the address of a redirect. An error, or
+/// names that stay in the cache.
 pub fn hub(bytes: &[u8]) {
     read_hub_answer(bytes);
 }

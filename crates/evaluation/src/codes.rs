@@ -53,7 +53,8 @@ struct Firings {
 }
 
 impl CodeSums {
-    /// For a dictionary of `d_sae` latents. The active latents of every `stride`-th counted token are kept for [`CodeSums::supports`].
+    /// For a dictionary of `d_sae` latents. The active latents of every `stride`-th counted token
+    /// are kept for [`CodeSums::supports`].
     #[must_use]
     pub fn new(d_sae: usize, stride: u64) -> Self {
         Self {
@@ -66,7 +67,8 @@ impl CodeSums {
         }
     }
 
-    /// Takes in the codes `[n, k]` of one block, row by row, of which the rows with `counts` count. `block` counts from 0.
+    /// Takes in the codes `[n, k]` of one block, row by row, of which the rows with `counts` count.
+    /// `block` counts from 0.
     pub fn observe(
         &mut self,
         values: &[f32],
@@ -131,7 +133,8 @@ impl CodeSums {
         self.counts.iter().map(density).collect()
     }
 
-    /// Of each latent the number of tokens on which it is positive a block in which it is so at least once; NaN if it never is.
+    /// Of each latent the number of tokens on which it is positive a block in which it is so at
+    /// least once; NaN if it never is.
     #[must_use]
     pub fn firings_a_block(&self) -> Vec<f64> {
         let ratio = |f: &Firings| f.positive as f64 / f.blocks as f64;

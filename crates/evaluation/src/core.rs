@@ -1,10 +1,11 @@
-//! Figures of merit of a dictionary on text, best on text that it was not trained on, each under the name and with the meaning that the field gives
-//! it. Sums run in f64 on the host.
+//! Figures of merit of a dictionary on text, best on text that it was not trained on, each under
+//! the name and with the meaning that the field gives it. Sums run in f64 on the host.
 //!
-//! Sources: SAEBench `evals/core/main.py` (`l0`, `l1`, `cossim`, `l2_ratio`, `relative_reconstruction_bias`,
-//! `explained_variance_legacy`, `ce_loss_score`, `kl_div_score`, `frac_alive`), SAELens 6 (`explained_variance`),
-//! sparsify (`fvu`). Special tokens (beginning and end of sequence) count nowhere and keep their activation when the
-//! reconstruction is spliced in, as SAEBench recommends.
+//! Sources: SAEBench `evals/core/main.py` (`l0`, `l1`, `cossim`, `l2_ratio`,
+//! `relative_reconstruction_bias`, `explained_variance_legacy`, `ce_loss_score`, `kl_div_score`,
+//! `frac_alive`), SAELens 6 (`explained_variance`), sparsify (`fvu`). Special tokens (beginning and
+//! end of sequence) count nowhere and keep their activation when the reconstruction is spliced in,
+//! as SAEBench recommends.
 
 use burn::tensor::{Tensor, TensorData};
 use lapidary_activations::{TokenBlock, predicts};
@@ -39,8 +40,8 @@ pub struct Evaluation {
     pub latents: LatentFigures,
 }
 
-/// Evaluates `dictionary` at `hooks` of `model` on `blocks`, all of one length. `on_progress` hears the number of
-/// blocks done.
+/// Evaluates `dictionary` at `hooks` of `model` on `blocks`, all of one length. `on_progress` hears
+/// the number of blocks done.
 ///
 /// # Errors
 /// The dictionary does not fit the hook points, or the model fails.

@@ -1,5 +1,6 @@
-//! How alike the directions of a dictionary are: cosines between its rows, coherence, and the Babel function (Tropp 2004, "Greed is
-//! good") on all of it and on the rows that a token uses together (Costa et al. 2025, "From Flat to Hierarchical").
+//! How alike the directions of a dictionary are: cosines between its rows, coherence, and the Babel
+//! function (Tropp 2004, "Greed is good") on all of it and on the rows that a token uses together
+//! (Costa et al. 2025, "From Flat to Hierarchical").
 
 use burn::tensor::{Int, Tensor};
 use lapidary_coder::host;
@@ -64,8 +65,8 @@ metrics! {
     }
 }
 
-/// The Babel function of the rows that one token uses, over tokens. Place r - 1 is over the tokens with more than r active
-/// latents.
+/// The Babel function of the rows that one token uses, over tokens. Place r - 1 is over the tokens
+/// with more than r active latents.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoSelected {
     /// Tokens looked at, evenly spaced in the text.
@@ -163,7 +164,8 @@ pub fn babel(rows: Tensor<2>, most: usize) -> Result<Vec<f64>, EvaluationError> 
     Ok(pairs(&unit(rows), most)?.babel)
 }
 
-/// The Babel function of each token's own rows: `unit` is `[d_sae, d]`, `supports` the active latents of tokens.
+/// The Babel function of each token's own rows: `unit` is `[d_sae, d]`, `supports` the active
+/// latents of tokens.
 ///
 /// # Errors
 /// The device fails, or a latent is out of range.
@@ -263,7 +265,8 @@ mod tests {
         Tensor::from_data(TensorData::new(values, [n, d]), &Device::flex())
     }
 
-    /// Three axes and the diagonal of the first two, at other lengths: cosines 0 but for two of 1/√2.
+    /// Three axes and the diagonal of the first two, at other lengths: cosines 0 but for two of
+    /// 1/√2.
     #[test]
     fn babel_of_four_atoms_is_that_of_the_hand() {
         let atoms = rows(

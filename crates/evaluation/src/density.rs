@@ -8,10 +8,12 @@ const LOWEST: i32 = -7;
 /// Bins a decade.
 const BINS: i32 = 4;
 
-/// Latents by the logarithm of the share of tokens on which they fire. The edges are the same for every dictionary.
+/// Latents by the logarithm of the share of tokens on which they fire. The edges are the same for
+/// every dictionary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DensityHistogram {
-    /// log10 of the density at the bins' edges, ascending, one more than there are bins: -7 to 0 by quarters.
+    /// log10 of the density at the bins' edges, ascending, one more than there are bins: -7 to 0 by
+    /// quarters.
     pub log10_edges: Vec<f64>,
     /// Latents in each bin, the lower edge included; what fires on every token is in the last.
     pub latents: Vec<u64>,

@@ -1,5 +1,5 @@
-//! Everything that can go wrong in this crate, each as one sentence that names the place, what was found and what was
-//! expected.
+//! Everything that can go wrong in this crate, each as one sentence that names the place, what was
+//! found and what was expected.
 
 /// Error of an evaluation.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,9 @@ use lapidary_model::HookPoint;
 
 use crate::error::EvaluationError;
 
-/// The encoder reads at `sources`; the reconstruction is compared with the activations at `targets` and spliced in there. For an
-/// autoencoder they are one and the same point, for a transcoder they differ, for a crosscoder they are several, whose
-/// activations stand side by side.
+/// The encoder reads at `sources`; the reconstruction is compared with the activations at `targets`
+/// and spliced in there. For an autoencoder they are one and the same point, for a transcoder they
+/// differ, for a crosscoder they are several, whose activations stand side by side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
     /// Where the encoder reads.
@@ -30,7 +30,8 @@ impl Hooks {
     /// Those of a dictionary of one model.
     ///
     /// # Errors
-    /// The dictionary is of two models, does not say its hook points, or says one that no model here has.
+    /// The dictionary is of two models, does not say its hook points, or says one that no model
+    /// here has.
     pub fn of(dictionary: &Dictionary) -> Result<Self, EvaluationError> {
         Ok(Self {
             sources: Self::sources(dictionary)?,
@@ -52,7 +53,8 @@ impl Hooks {
         }
     }
 
-    /// The hook points that a dictionary reads in its model, and those in its second model, if it has one.
+    /// The hook points that a dictionary reads in its model, and those in its second model, if it
+    /// has one.
     ///
     /// # Errors
     /// As [`Hooks::of`], but for two models.

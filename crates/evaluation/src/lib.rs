@@ -7,7 +7,8 @@
 //! - [`babel`], [`co_selected`]: how alike the directions of a dictionary are;
 //! - [`synthetic`]: activations whose features are known, and what a coder makes of them;
 //! - [`probing`]: k-sparse probes, feature absorption, shares of a representation;
-//! - [`ReconstructionSums`], [`CodeSums`]: the running sums by themselves, for activations that come from elsewhere.
+//! - [`ReconstructionSums`], [`CodeSums`]: the running sums by themselves, for activations that
+//!   come from elsewhere.
 
 mod codes;
 mod core;

@@ -1,6 +1,7 @@
 //! The best one-to-one matching (Kuhn 1955, "The Hungarian method"; in the form with potentials).
 
-// Why not the crate `pathfinding`: it is hardly faster, and needs gains that are scaled to integers.
+// Why not the crate `pathfinding`: it is hardly faster, and needs gains that are scaled to
+// integers.
 
 /// For each row of `gain` `[n, m]`, its column in the matching with the largest sum of gains.
 ///

@@ -14,8 +14,9 @@ pub struct PreparedModel {
 }
 
 impl PreparedModel {
-    /// `model` with the changes that the metadata of `dictionary` name ([`lapidary_coder::ModelLoading`]). `replaced`: the user chose the
-    /// model in place of the metadata.
+    /// `model` with the changes that the metadata of `dictionary` name
+    /// ([`lapidary_coder::ModelLoading`]). `replaced`: the user chose the model in place of the
+    /// metadata.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -93,7 +94,8 @@ impl PreparedModel {
     }
 }
 
-/// The name on the Hugging Face hub of a model that TransformerLens calls otherwise, as SAELens's metadata do.
+/// The name on the Hugging Face hub of a model that TransformerLens calls otherwise, as SAELens's
+/// metadata do.
 #[must_use]
 pub fn hub_name(name: &str) -> Option<String> {
     if name.contains(['/', '\\']) {

@@ -1,4 +1,5 @@
-//! What a changed activation does to the model's next-token distributions: cross-entropy and KL divergence.
+//! What a changed activation does to the model's next-token distributions: cross-entropy and KL
+//! divergence.
 
 use burn::tensor::{Int, Tensor, activation::log_softmax};
 use lapidary_coder::host;
@@ -87,7 +88,8 @@ mod tests {
         };
         let ints = Tensor::<2, Int>::from_ints(tokens, &device);
         let found = cross_entropy(&tensor(&l), &ints, &counts).unwrap();
-        // Positions (0,0) -> 3, (0,1) -> 0, (1,1) -> 1; (1,0) is special, the last of each block predicts nothing.
+        // Positions (0,0) -> 3, (0,1) -> 0, (1,1) -> 1; (1,0) is special, the last of each block
+        // predicts nothing.
         let expected = -log_p(&l, 0)[3] - log_p(&l, 1)[0] - log_p(&l, 4)[1];
         assert!((found - expected).abs() < 1e-5);
         let found = divergence(&tensor(&l), tensor(&q), &counts).unwrap();

@@ -1,7 +1,7 @@
 //! How near reconstructions come to the activations: running sums in f64.
 
-/// Running sums over reconstructions. Some figures are means over batches, because the tools that they come from take
-/// them so.
+/// Running sums over reconstructions. Some figures are means over batches, because the tools that
+/// they come from take them so.
 #[derive(Clone, Debug, Default)]
 pub struct ReconstructionSums {
     tokens: u64,
@@ -30,8 +30,8 @@ struct Batches {
 }
 
 impl ReconstructionSums {
-    /// Takes in one batch: `x` and its reconstruction `x_hat`, `[n, d]` row by row, of which the rows with `counts`
-    /// count.
+    /// Takes in one batch: `x` and its reconstruction `x_hat`, `[n, d]` row by row, of which the
+    /// rows with `counts` count.
     pub fn observe(&mut self, x: &[f32], x_hat: &[f32], d: usize, counts: &[bool]) {
         let rows = || {
             x.chunks_exact(d)
@@ -111,15 +111,15 @@ impl ReconstructionSums {
         self.of_batches.fvu / self.batches as f64
     }
 
-    /// dictionary_learning's: one minus the variance of the error over that of the activations, mean over batches. An error
-    /// that is the same at every token costs nothing.
+    /// dictionary_learning's: one minus the variance of the error over that of the activations,
+    /// mean over batches. An error that is the same at every token costs nothing.
     #[must_use]
     pub fn frac_variance_explained(&self) -> f64 {
         1.0 - self.of_batches.centred_fvu / self.batches as f64
     }
 
-    /// SAEBench's `explained_variance` as it is coded: in the place of |E x|² stands the square of E(x_d²), mean over
-    /// batches and dimensions.
+    /// SAEBench's `explained_variance` as it is coded: in the place of |E x|² stands the square of
+    /// E(x_d²), mean over batches and dimensions.
     #[must_use]
     pub fn explained_variance_saebench(&self) -> f64 {
         let (b, n) = (&self.of_batches, self.batches as f64);
@@ -133,7 +133,8 @@ impl ReconstructionSums {
         self.error / self.tokens as f64
     }
 
-    /// SAEBench's `mse` as it is coded: each token's squared error over the number of tokens in its batch, mean over tokens.
+    /// SAEBench's `mse` as it is coded: each token's squared error over the number of tokens in its
+    /// batch, mean over tokens.
     #[must_use]
     pub fn mse_saebench(&self) -> f64 {
         self.of_batches.mean_error / self.tokens as f64

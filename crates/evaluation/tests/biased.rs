@@ -1,5 +1,6 @@
-//! Biased representations (Lampinen, Chan, Hermann 2024): a network that learns an easy and a hard feature equally well gives the easy one the
-//! larger share of its representation, and a dictionary of that representation inherits it.
+//! Biased representations (Lampinen, Chan, Hermann 2024): a network that learns an easy and a hard
+//! feature equally well gives the easy one the larger share of its representation, and a dictionary
+//! of that representation inherits it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +18,8 @@ const BITS: usize = 8;
 const WIDTH: usize = 32;
 const TASKS: usize = 2;
 
-/// Bits as ±1, and what is asked of them: the first (easy), and the parity of the next three (hard).
+/// Bits as ±1, and what is asked of them: the first (easy), and the parity of the next three
+/// (hard).
 fn sample(rng: &mut ChaCha8Rng) -> ([f64; BITS], [bool; TASKS]) {
     let x: [f64; BITS] = std::array::from_fn(|_| if rng.random::<bool>() { 1.0 } else { -1.0 });
     (x, [x[0] > 0.0, x[1] * x[2] * x[3] > 0.0])
@@ -136,7 +138,8 @@ impl Network {
     }
 }
 
-/// Accuracies of the best single latent of a TopK dictionary of the representation, one for each feature.
+/// Accuracies of the best single latent of a TopK dictionary of the representation, one for each
+/// feature.
 fn best_latents(representation: &[f32], labels: &[Vec<f64>], seed: u64) -> [f64; TASKS] {
     let (n, device) = (representation.len() / WIDTH, Device::flex());
     let x = Tensor::<2>::from_data(

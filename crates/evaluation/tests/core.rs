@@ -1,5 +1,5 @@
-//! Evaluation on a real (small, random) transformer whose logits `transformers` computed: dictionaries whose figures
-//! are known in advance.
+//! Evaluation on a real (small, random) transformer whose logits `transformers` computed:
+//! dictionaries whose figures are known in advance.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,8 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/gpt2")
 }
 
-/// The fixture, whose tokens are random, as a model without beginnings and ends of sequences: every token counts.
+/// The fixture, whose tokens are random, as a model without beginnings and ends of sequences: every
+/// token counts.
 fn model() -> LanguageModel {
     let folder = tempfile::tempdir().unwrap();
     let config = std::fs::read_to_string(fixture().join("config.json")).unwrap();

@@ -1,5 +1,6 @@
-//! The hierarchical toy of Costa et al. 2025: children that are active only with their parent. Matching pursuit finds both; a
-//! ReLU coder with an L1 penalty at the same number of active latents absorbs the parent into the child.
+//! The hierarchical toy of Costa et al. 2025: children that are active only with their parent.
+//! Matching pursuit finds both; a ReLU coder with an L1 penalty at the same number of active
+//! latents absorbs the parent into the child.
 
 #![allow(clippy::unwrap_used)]
 

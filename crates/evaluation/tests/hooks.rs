@@ -1,4 +1,5 @@
-//! The hook points of a dictionary, as a model knows them, and what is said of a dictionary that does not name them.
+//! The hook points of a dictionary, as a model knows them, and what is said of a dictionary that
+//! does not name them.
 
 #![allow(clippy::unwrap_used)]
 

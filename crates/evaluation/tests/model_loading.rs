@@ -1,5 +1,5 @@
-//! A model is loaded as a dictionary's metadata say: against what TransformerLens computes with the same options
-//! (`scripts/make_processed_fixtures.py`).
+//! A model is loaded as a dictionary's metadata say: against what TransformerLens computes with the
+//! same options (`scripts/make_processed_fixtures.py`).
 
 #![allow(clippy::unwrap_used)]
 

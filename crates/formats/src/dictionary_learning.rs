@@ -1,9 +1,9 @@
-//! dictionary_learning: `ae.pt`, what `torch.save` makes of a state dict, and `config.json` with what the trainer was told.
-//! Checked against dictionary-learning 0.1.0.
+//! dictionary_learning: `ae.pt`, what `torch.save` makes of a state dict, and `config.json` with
+//! what the trainer was told. Checked against dictionary-learning 0.1.0.
 //!
-//! The class decides what tensors mean (`trainer.dict_class`): a TopK and a BatchTopK have the same ones. An `nn.Linear`'s encoder
-//! is `[dict_size, activation_dim]` and its decoder the other way round; classes without one have `W_enc` and `W_dec` the other
-//! way round than that.
+//! The class decides what tensors mean (`trainer.dict_class`): a TopK and a BatchTopK have the same
+//! ones. An `nn.Linear`'s encoder is `[dict_size, activation_dim]` and its decoder the other way
+//! round; classes without one have `W_enc` and `W_dec` the other way round than that.
 
 use std::path::Path;
 
@@ -294,7 +294,8 @@ impl Layout for DictionaryLearning {
     }
 }
 
-/// The class that the configuration names, which the tensors must fit; without one, the class that they fit alone.
+/// The class that the configuration names, which the tensors must fit; without one, the class that
+/// they fit alone.
 fn class(tensors: &Tensors<'_>, trainer: Option<&Fields>) -> Result<Class, CoderError> {
     let names: Vec<String> = tensors.names().map(str::to_owned).collect();
     let fitting = Class::fitting(&names);
@@ -469,7 +470,8 @@ fn groups(tensors: &Tensors<'_>, d_sae: usize) -> Result<(), CoderError> {
     }
 }
 
-/// What the trainer was told. A module's name is the user's own, but for the usual one of a residual stream.
+/// What the trainer was told. A module's name is the user's own, but for the usual one of a
+/// residual stream.
 fn of_trainer(class: Class, config: &Fields, trainer: &Fields) -> Result<Provenance, FormatError> {
     let buffer = config.inner("buffer")?;
     let resid = trainer

@@ -21,7 +21,8 @@ const WEIGHTS: [&str; 7] = [
     "W_enc_0.safetensors",
 ];
 
-/// What a folder without a dictionary is, with these files and folders in it; none if that is not known.
+/// What a folder without a dictionary is, with these files and folders in it; none if that is not
+/// known.
 pub(crate) fn instead(folder: &Path, names: &[String], folders: &[String]) -> Option<String> {
     let has = |name: &str| names.iter().any(|n| n == name);
     let below = |name: &str| folders.iter().any(|n| n == name);
@@ -62,7 +63,8 @@ pub(crate) fn instead(folder: &Path, names: &[String], folders: &[String]) -> Op
     }
 }
 
-/// Folders with weights below a folder. Links to folders are not followed, so that none is visited twice.
+/// Folders with weights below a folder. Links to folders are not followed, so that none is visited
+/// twice.
 fn search(folder: &Path, before: &str, depth: usize, left: &mut usize, found: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;

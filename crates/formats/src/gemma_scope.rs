@@ -1,10 +1,11 @@
-//! Google's Gemma Scope: `params.npz` with `W_enc` `[d_in, d_sae]` and `W_dec` `[d_sae, d_in]`, and Gemma Scope 2's
-//! `params.safetensors`, which spells them `w_enc` and `w_dec`. JumpReLU coders of raw activations, from which `b_dec` is not
-//! subtracted. Read only.
+//! Google's Gemma Scope: `params.npz` with `W_enc` `[d_in, d_sae]` and `W_dec` `[d_sae, d_in]`, and
+//! Gemma Scope 2's `params.safetensors`, which spells them `w_enc` and `w_dec`. JumpReLU coders of
+//! raw activations, from which `b_dec` is not subtracted. Read only.
 //!
-//! Nothing in the file says where it belongs; the folders of the release do: `gemma-scope-2b-pt-res/layer_20/width_16k/…`.
-//! Transcoders have the same tensors, so those are known by the release's name alone, or by their skip connection
-//! `affine_skip_connection` `[d_in, d_out]`.
+//! Nothing in the file says where it belongs; the folders of the release do:
+//! `gemma-scope-2b-pt-res/layer_20/width_16k/…`. Transcoders have the same tensors, so those are
+//! known by the release's name alone, or by their skip connection `affine_skip_connection`
+//! `[d_in, d_out]`.
 
 use burn::tensor::Device;
 use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance, Sites};

@@ -2,8 +2,9 @@
 
 use lapidary_model::{BlockHook, HookPoint};
 
-/// The hook point of a module's output, if it has one. `module` is a path in the base model: `layers.10`, `h.3.mlp`, `wte`.
-/// Gemma 2 and 3 normalize what a module puts out before it is added, and no hook point stands before that.
+/// The hook point of a module's output, if it has one. `module` is a path in the base model:
+/// `layers.10`, `h.3.mlp`, `wte`. Gemma 2 and 3 normalize what a module puts out before it is
+/// added, and no hook point stands before that.
 pub(crate) fn of_module(module: &str, model: Option<&str>) -> Option<HookPoint> {
     let mut parts = module.split('.').collect::<Vec<_>>();
     while let Some("model" | "transformer" | "gpt_neox" | "language_model" | "decoder") =

@@ -1,4 +1,5 @@
-//! Dictionaries on the Hugging Face hub: `hf:OWNER/NAME[@REVISION][/PATH]`, a repository with a folder of it or a file.
+//! Dictionaries on the Hugging Face hub: `hf:OWNER/NAME[@REVISION][/PATH]`, a repository with a
+//! folder of it or a file.
 
 use std::path::{Path, PathBuf};
 
@@ -30,9 +31,9 @@ const BESIDE: [&str; 5] = [
 
 /// Where the dictionary that `path` names lies on this machine.
 ///
-/// That is the path itself, but for two kinds: the files of an address on the hub are fetched into the hub's cache, those that one
-/// dictionary needs and no more; and a folder of that cache (`models--owner--name`, or a path below it as in the repository) is its
-/// snapshot.
+/// That is the path itself, but for two kinds: the files of an address on the hub are fetched into
+/// the hub's cache, those that one dictionary needs and no more; and a folder of that cache
+/// (`models--owner--name`, or a path below it as in the repository) is its snapshot.
 ///
 /// # Errors
 /// When the hub or the cache does not have it, or there are several.
@@ -133,7 +134,8 @@ fn joined(folder: &str, name: &str) -> String {
     }
 }
 
-/// The files of a cross-layer transcoder of circuit-tracer's in a folder, two a layer; none if there is none.
+/// The files of a cross-layer transcoder of circuit-tracer's in a folder, two a layer; none if
+/// there is none.
 fn layers(files: &[String], folder: &str) -> Vec<String> {
     let prefix = joined(folder, "W_");
     let of_layer = |file: &&String| {

@@ -1,7 +1,8 @@
 //! Dictionaries in the field's formats: found out, read and written.
 //!
-//! [`detect`] says which format lies in a place and refuses what could be two; [`open`] reads a [`Dictionary`] from any;
-//! [`save`] writes those that other programs read, and refuses by name what a format cannot hold. One file a format.
+//! [`detect`] says which format lies in a place and refuses what could be two; [`open`] reads a
+//! [`Dictionary`] from any; [`save`] writes those that other programs read, and refuses by name
+//! what a format cannot hold. One file a format.
 //!
 //! ```no_run
 //! use burn::tensor::Device;
@@ -96,11 +97,12 @@ pub fn folder_of(path: &Path) -> Result<PathBuf, FormatError> {
     Ok(Place::resolved(path)?.folder)
 }
 
-/// Reads the dictionary at `path`, a folder or a file of it, in the format given or else the one found out. A [`SAMPLE`] beside it
-/// is encoded and must come out as it was written.
+/// Reads the dictionary at `path`, a folder or a file of it, in the format given or else the one
+/// found out. A [`SAMPLE`] beside it is encoded and must come out as it was written.
 ///
 /// # Errors
-/// When the format cannot be told, a file is missing or damaged, or says something that this program cannot do exactly.
+/// When the format cannot be told, a file is missing or damaged, or says something that this
+/// program cannot do exactly.
 pub fn open(
     path: &Path,
     format: Option<Format>,
@@ -117,8 +119,8 @@ pub fn open(
     Ok(dictionary)
 }
 
-/// What the files of the dictionary at `path` say of it, weights unread, and its format; none where its format says nothing without
-/// them, and [`open`] must be asked.
+/// What the files of the dictionary at `path` say of it, weights unread, and its format; none where
+/// its format says nothing without them, and [`open`] must be asked.
 ///
 /// # Errors
 /// As [`open`], but for the values of weights.
@@ -134,11 +136,12 @@ pub fn describe(
     Ok((format, format.layout().describe(&place)?))
 }
 
-/// Writes the folder `dir` in a format, with a [`SAMPLE`]. All of it stands, or what stood there before.
+/// Writes the folder `dir` in a format, with a [`SAMPLE`]. All of it stands, or what stood there
+/// before.
 ///
 /// # Errors
-/// When the format cannot hold such a coder or is only read, the folder cannot be written, or something stands there that is
-/// no dictionary.
+/// When the format cannot hold such a coder or is only read, the folder cannot be written, or
+/// something stands there that is no dictionary.
 pub fn save(dictionary: &Dictionary, dir: &Path, format: Format) -> Result<(), FormatError> {
     save_all(std::slice::from_ref(dictionary), dir, format)
 }
@@ -208,7 +211,8 @@ pub fn save_begun(
     Ok(lock)
 }
 
-/// Refuses a place with anything in it but a dictionary that [`save_all`] or a trainer wrote: it would be lost.
+/// Refuses a place with anything in it but a dictionary that [`save_all`] or a trainer wrote: it
+/// would be lost.
 fn only_ours(dir: &Path) -> Result<(), FormatError> {
     if !dir.exists() {
         return Ok(());

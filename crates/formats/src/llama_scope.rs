@@ -1,6 +1,6 @@
-//! OpenMOSS's Llama Scope: `hyperparams.json` and `checkpoints/final.safetensors` with two `nn.Linear`s. Read only, as
-//! SAELens 6.54's loader reads it: activations were scaled to the norm √d_model, which is folded in, and the one threshold is
-//! scaled alike.
+//! OpenMOSS's Llama Scope: `hyperparams.json` and `checkpoints/final.safetensors` with two
+//! `nn.Linear`s. Read only, as SAELens 6.54's loader reads it: activations were scaled to the norm
+//! √d_model, which is folded in, and the one threshold is scaled alike.
 
 use burn::tensor::Device;
 use lapidary_coder::{Architecture, Dictionary, Provenance, SiteKeys};

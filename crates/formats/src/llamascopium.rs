@@ -1,9 +1,11 @@
-//! Llamascopium (once Language-Model-SAEs): `config.json` with `sae_type`, and `sae_weights.safetensors` with `W_E`
-//! `[d_model, d_sae]` and `W_D` `[d_sae, d_model]`. Read only; checked against llamascopium 2.0.0b34.
+//! Llamascopium (once Language-Model-SAEs): `config.json` with `sae_type`, and
+//! `sae_weights.safetensors` with `W_E` `[d_model, d_sae]` and `W_D` `[d_sae, d_model]`. Read only;
+//! checked against llamascopium 2.0.0b34.
 //!
-//! `b_D` is not subtracted before encoding. With `sparsity_include_decoder_norm` latents are chosen by their pre-activation times the
-//! norm of their decoder row. Weights of `norm_activation` "dataset-wise" take activations scaled to the norm √d_model; the scale
-//! is folded in, so that codes are those of raw activations.
+//! `b_D` is not subtracted before encoding. With `sparsity_include_decoder_norm` latents are chosen
+//! by their pre-activation times the norm of their decoder row. Weights of `norm_activation`
+//! "dataset-wise" take activations scaled to the norm √d_model; the scale is folded in, so that
+//! codes are those of raw activations.
 
 use burn::tensor::Device;
 use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance, SiteKeys};
@@ -176,8 +178,8 @@ fn divided(values: Vec<f32>, by: f64) -> Vec<f32> {
     each.collect()
 }
 
-/// Latents times the norms of their decoder rows, by which a TopK chooses them. Their values are then larger by that norm than
-/// theirs, and rows have norm 1.
+/// Latents times the norms of their decoder rows, by which a TopK chooses them. Their values are
+/// then larger by that norm than theirs, and rows have norm 1.
 fn weigh(parts: &mut Parts) {
     let norms = parts.decoder_norms();
     let d_in = parts.d_in();

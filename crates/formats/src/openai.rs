@@ -1,8 +1,9 @@
-//! OpenAI's sparse_autoencoder: a state dict in a `.pt` file with `pre_bias`, `encoder.weight` `[n_latents, d]`, `latent_bias`,
-//! `decoder.weight` `[d, n_latents]`, counters, and the activation's name. Read only.
+//! OpenAI's sparse_autoencoder: a state dict in a `.pt` file with `pre_bias`, `encoder.weight`
+//! `[n_latents, d]`, `latent_bias`, `decoder.weight` `[d, n_latents]`, counters, and the
+//! activation's name. Read only.
 //!
-//! Their ReLU coders work on raw activations. Their TopK coders standardize each token first, its mean taken off and its spread
-//! divided out, and undo that after decoding; no coder here does.
+//! Their ReLU coders work on raw activations. Their TopK coders standardize each token first, its
+//! mean taken off and its spread divided out, and undo that after decoding; no coder here does.
 
 use burn::tensor::Device;
 use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance};

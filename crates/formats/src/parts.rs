@@ -95,7 +95,8 @@ impl Parts {
         }
     }
 
-    /// The same function with `b_dec` subtracted before encoding, or not: biases take over ⟨row of `w_enc`, `b_dec`⟩. Of an autoencoder.
+    /// The same function with `b_dec` subtracted before encoding, or not: biases take over ⟨row of
+    /// `w_enc`, `b_dec`⟩. Of an autoencoder.
     pub(crate) fn subtracting(mut self, subtract: bool) -> Self {
         if self.apply_b_dec_to_input == subtract {
             return self;
@@ -161,8 +162,8 @@ pub(crate) fn latents(
     }
 }
 
-/// `d_sae` and `d` by the shape of a matrix that `lie`s so, for formats whose configuration does not say. Which of the two sizes is
-/// which, the format says, not the numbers.
+/// `d_sae` and `d` by the shape of a matrix that `lie`s so, for formats whose configuration does
+/// not say. Which of the two sizes is which, the format says, not the numbers.
 pub(crate) fn sizes(
     tensors: &Tensors<'_>,
     name: &str,

@@ -49,8 +49,8 @@ impl Place {
         })
     }
 
-    /// The place of the dictionary that is meant by `path`: that of a run's folder, and the snapshot of a repository's folder in the
-    /// hub's cache, lie below.
+    /// The place of the dictionary that is meant by `path`: that of a run's folder, and the
+    /// snapshot of a repository's folder in the hub's cache, lie below.
     pub(crate) fn resolved(path: &Path) -> Result<Self, FormatError> {
         let place = Self::new(&cached(path)?)?;
         let place = match below(&place) {
@@ -68,7 +68,8 @@ impl Place {
         self.names.iter().any(|n| n == name)
     }
 
-    /// Whether this file of weights is meant: it is the one that was given, or lies in the folder that was.
+    /// Whether this file of weights is meant: it is the one that was given, or lies in the folder
+    /// that was.
     pub(crate) fn means(&self, name: &str) -> bool {
         match &self.file {
             Some(file) => file == name,
@@ -101,7 +102,8 @@ impl Place {
         names.filter(|n| n.ends_with(extension)).collect()
     }
 
-    /// The file that is meant among those that `fits`, when it can be only one; `what` is what it is called.
+    /// The file that is meant among those that `fits`, when it can be only one; `what` is what it
+    /// is called.
     pub(crate) fn only(
         &self,
         what: &str,
@@ -155,7 +157,8 @@ impl Place {
             .collect()
     }
 
-    /// Names of the tensors in the one file of PyTorch that is meant; none if there is none, or several.
+    /// Names of the tensors in the one file of PyTorch that is meant; none if there is none, or
+    /// several.
     pub(crate) fn torch_names(&self) -> Result<Option<Vec<String>>, FormatError> {
         // A training's folder may keep its state beside a dictionary in another format.
         if self.file.is_none() && self.has("cfg.json") {

@@ -1,4 +1,5 @@
-//! Where a dictionary comes from, kept in other formats' configurations under one key that their readers pass over.
+//! Where a dictionary comes from, kept in other formats' configurations under one key that their
+//! readers pass over.
 
 use lapidary_coder::{CoderError, Provenance};
 use lapidary_io::Fields;

@@ -1,5 +1,5 @@
-//! A sample beside a dictionary: a few inputs with their codes and reconstructions, by which whoever opens it sees that it was
-//! read as it was meant.
+//! A sample beside a dictionary: a few inputs with their codes and reconstructions, by which
+//! whoever opens it sees that it was read as it was meant.
 
 use std::path::Path;
 
@@ -12,7 +12,8 @@ use lapidary_kernels::{MappedFile, SparseCodes};
 /// The sample's file. Whoever changes the weights on purpose removes it.
 pub const SAMPLE: &str = "lapidary_sample.safetensors";
 
-/// Inputs in a sample: encoder rows added up, each input larger than the one before, since thresholds are not known.
+/// Inputs in a sample: encoder rows added up, each input larger than the one before, since
+/// thresholds are not known.
 const ROWS: usize = 5;
 const LATENTS: usize = 6;
 const GROWTH: f32 = 4.0;

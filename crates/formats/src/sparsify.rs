@@ -1,9 +1,10 @@
-//! EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module, under a folder with the run's
-//! `config.json`. Checked against eai-sparsify 1.3.3.
+//! EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module, under
+//! a folder with the run's `config.json`. Checked against eai-sparsify 1.3.3.
 //!
-//! Encoder and decoder are `[num_latents, d_in]` both. The coder is a TopK on `x − b_dec`, or on `x` if it is a transcoder
-//! (`transcode`: from a module's input to its output), perhaps with `W_skip` `[d_in, d_in]` on top. Whether rows were kept at norm 1
-//! (`normalize_decoder`) is a matter of training alone.
+//! Encoder and decoder are `[num_latents, d_in]` both. The coder is a TopK on `x − b_dec`, or on
+//! `x` if it is a transcoder (`transcode`: from a module's input to its output), perhaps with
+//! `W_skip` `[d_in, d_in]` on top. Whether rows were kept at norm 1 (`normalize_decoder`) is a
+//! matter of training alone.
 
 use std::path::Path;
 
@@ -159,8 +160,9 @@ impl Layout for Sparsify {
     }
 }
 
-/// What the run's configuration, a folder above, and the folder's own name say. A transcoder reads the module's input: that of a whole
-/// layer is a hook point, that of its MLP, which is normalized and weighed, is none.
+/// What the run's configuration, a folder above, and the folder's own name say. A transcoder reads
+/// the module's input: that of a whole layer is a hook point, that of its MLP, which is normalized
+/// and weighed, is none.
 fn of_run(place: &Place, transcodes: bool) -> Result<Provenance, FormatError> {
     let above = place.join("..").join("config.json");
     let run = match above.is_file() {

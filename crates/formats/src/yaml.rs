@@ -1,6 +1,7 @@
-//! The YAML that configurations of transcoder sets are: one key a line with a plain or quoted value, or JSON, which YAML holds. Lists
-//! and mappings in lines of their own are passed over with their key. Anchors, tags, block texts and whatever else could mean
-//! something else are refused, so that nothing is read wrong.
+//! The YAML that configurations of transcoder sets are: one key a line with a plain or quoted
+//! value, or JSON, which YAML holds. Lists and mappings in lines of their own are passed over with
+//! their key. Anchors, tags, block texts and whatever else could mean something else are refused,
+//! so that nothing is read wrong.
 
 // Not by serde-saphyr: it brings eight packages, and takes forms that the tests below refuse.
 

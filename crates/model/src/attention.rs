@@ -167,7 +167,8 @@ pub(crate) fn attend(
     // Burn's fused attention on GPUs may multiply in half precision; composed, it stays in f32.
     let keys = k.dims()[0] / batch;
     let group = c.n_heads / c.n_kv_heads;
-    let q = q.reshape([batch, pos, c.n_heads, c.d_head]).swap_dims(1, 2); // [batch, n_heads, pos, d_head]
+    // [batch, n_heads, pos, d_head]
+    let q = q.reshape([batch, pos, c.n_heads, c.d_head]).swap_dims(1, 2);
     let shared = |x: Tensor<2>| {
         let x = x
             .reshape([batch, keys, c.n_kv_heads, c.d_head])
@@ -180,7 +181,8 @@ pub(crate) fn attend(
                 .reshape([batch, c.n_heads, keys, c.d_head]),
         }
     };
-    let mut scores = q.matmul(shared(k).swap_dims(2, 3)) * c.attn_scale; // [batch, n_heads, pos, keys]
+    // [batch, n_heads, pos, keys]
+    let mut scores = q.matmul(shared(k).swap_dims(2, 3)) * c.attn_scale;
     if let Some(cap) = c.attn_softcap {
         scores = soft_cap(scores, cap);
     }

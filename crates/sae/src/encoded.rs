@@ -36,7 +36,8 @@ impl StepContext<'_> {
 }
 
 /// Activations of latents, in the form in which an architecture has them.
-#[allow(clippy::large_enum_variant)] // one exists at a time, and both are handles to a device's memory
+// one exists at a time, and both are handles to a device's memory
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Codes {
     /// `[n, k]` values and indices.
     Sparse(SparseCodes),

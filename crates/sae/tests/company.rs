@@ -1,5 +1,5 @@
-//! Several coders on one pass: each comes out as if it had been alone, a resumed run goes on with all of them, and
-//! recipes that cannot share batches are refused by the key.
+//! Several coders on one pass: each comes out as if it had been alone, a resumed run goes on with
+//! all of them, and recipes that cannot share batches are refused by the key.
 
 #![allow(clippy::unwrap_used)]
 

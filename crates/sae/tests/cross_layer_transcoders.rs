@@ -1,5 +1,6 @@
-//! Cross-layer transcoders: features planted in several layers are found with what they write at each later one, the dictionary does to raw
-//! activations what the coder did to normalized ones, runs resume, and files and recipes say what they are.
+//! Cross-layer transcoders: features planted in several layers are found with what they write at
+//! each later one, the dictionary does to raw activations what the coder did to normalized ones,
+//! runs resume, and files and recipes say what they are.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,8 +27,9 @@ const ROWS: usize = 8192;
 const SCALES: [f32; 2 * LAYERS] = [0.4, 3.0, 1.5, 2.0, 0.7, 1.2];
 
 struct Planted {
-    /// What the features of a layer write, `[FEATURES, (LAYERS - l) D_OUT]`: a third at their own layer only, a third at all, a third at all
-    /// but their own (of the last layer, which has no other, at their own).
+    /// What the features of a layer write, `[FEATURES, (LAYERS - l) D_OUT]`: a third at their own
+    /// layer only, a third at all, a third at all but their own (of the last layer, which has no
+    /// other, at their own).
     written: Vec<Vec<f32>>,
     /// `[ROWS, D_IN]` at each layer, then `[ROWS, D_OUT]` at each.
     rows: Vec<Vec<f32>>,
@@ -163,7 +165,8 @@ fn features_are_found_in_their_layer_with_what_they_write_at_each_later_one() {
     ] {
         let (run, fvu) = trained(&planted, config(more), [1.0; 2 * LAYERS]);
         if more[0].ends_with("jumprelu") {
-            // The only ones whose decoder rows keep norm 1: what a latent writes anywhere, together.
+            // The only ones whose decoder rows keep norm 1: what a latent writes anywhere,
+            // together.
             for l in 0..LAYERS {
                 let rows = host(run.trainers()[0].coder().layers()[l].w_dec());
                 for row in rows.chunks((LAYERS - l) * D_OUT) {

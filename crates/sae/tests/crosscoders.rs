@@ -1,5 +1,6 @@
-//! Crosscoders: features planted at two hook points are found with their parts at both, the dictionary does to raw
-//! activations what the coder did to normalized ones, and files and recipes say what they are.
+//! Crosscoders: features planted at two hook points are found with their parts at both, the
+//! dictionary does to raw activations what the coder did to normalized ones, and files and recipes
+//! say what they are.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +22,8 @@ const WIDTHS: [usize; 2] = [20, 14];
 const FEATURES: usize = 40;
 const ROWS: usize = 8192;
 
-/// Features, of which a third each live at both points, at the first, and at the second; and sums of three of them.
+/// Features, of which a third each live at both points, at the first, and at the second; and sums
+/// of three of them.
 struct Planted {
     /// `[FEATURES, width]` at each point.
     directions: [Vec<f32>; 2],
@@ -99,7 +101,8 @@ fn trained(planted: &Planted, config: Recipe, scales: [f32; 2]) -> (TrainingRun,
 fn crosscoders_find_features_at_both_points_and_which_live_where() {
     let planted = planted();
     let d: usize = WIDTHS.iter().sum();
-    // An L1 penalty shrinks the smaller part of a latent away (Minder et al. 2025, arXiv 2504.02922).
+    // An L1 penalty shrinks the smaller part of a latent away (Minder et al. 2025, arXiv
+    // 2504.02922).
     for (more, least) in [
         (&["coder.architecture=topk"][..], 38),
         (&["coder.architecture=batchtopk"], 38),

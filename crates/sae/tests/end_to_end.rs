@@ -1,4 +1,5 @@
-//! Losses through the model: they fall in training, runs resume to the same bits, coders share a pass, and recipes that cannot be are refused.
+//! Losses through the model: they fall in training, runs resume to the same bits, coders share a
+//! pass, and recipes that cannot be are refused.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! What a user sees of training: planted features are found, a resumed run is the same run, and the dictionary that
-//! comes out does to raw activations what the trained coder did to normalized ones.
+//! What a user sees of training: planted features are found, a resumed run is the same run, and the
+//! dictionary that comes out does to raw activations what the trained coder did to normalized ones.
 
 #![allow(clippy::unwrap_used)]
 
@@ -343,7 +343,8 @@ fn a_run_that_diverged_between_logged_steps_keeps_its_last_checkpoint() {
         }
         fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError> {
             self.1 += 1;
-            let size = if self.1 == 3 { f32::INFINITY } else { 1.0 }; // the first one starts the weights
+            // the first one starts the weights
+            let size = if self.1 == 3 { f32::INFINITY } else { 1.0 };
             Ok(vec![self.0.next_batch()?.remove(0) * size])
         }
         fn save(&self, dir: &Path) -> Result<(), ActivationsError> {
@@ -617,7 +618,8 @@ fn the_dictionary_does_to_raw_activations_what_the_coder_did_to_normalized_ones(
                     )
                 }
                 "proximal" => {
-                    // MCP with λ 0.01 and γ 2: nothing up to λ, twice what is above up to 2λ, then all.
+                    // MCP with λ 0.01 and γ 2: nothing up to λ, twice what is above up to 2λ, then
+                    // all.
                     pre = pre.clone().min_pair((pre - 0.01) * 2.0);
                     Tensor::full([2048, 1], 1e-30, &Device::flex())
                 }

@@ -1,5 +1,5 @@
-//! Transcoders: a planted layer is found again, the dictionary does to raw activations what the coder did to normalized
-//! ones, files say what they are, and recipes that cannot be are refused.
+//! Transcoders: a planted layer is found again, the dictionary does to raw activations what the
+//! coder did to normalized ones, files say what they are, and recipes that cannot be are refused.
 
 #![allow(clippy::unwrap_used)]
 
@@ -98,7 +98,8 @@ fn trained(layer: &Layer, more: &str) -> (Dictionary, f64) {
     (run.finish(0).unwrap(), fvu)
 }
 
-/// Over units, the mean of the best latent's cosines with what the unit reads and writes, multiplied.
+/// Over units, the mean of the best latent's cosines with what the unit reads and writes,
+/// multiplied.
 fn recovery(dictionary: &Dictionary, layer: &Layer) -> f64 {
     let (read, written) = (
         host(dictionary.coder.w_enc()),

@@ -188,7 +188,8 @@ impl Probe {
             texts.shuffle(&mut rng);
             let tested = ((texts.len() as f64 * self.test_share).round() as usize).max(1);
             if tested >= texts.len() {
-                let name: String = name.chars().take(40).collect(); // the wrong field may hold whole texts
+                // the wrong field may hold whole texts
+                let name: String = name.chars().take(40).collect();
                 let count = match texts.len() {
                     1 => "1 text".to_owned(),
                     n => format!("{n} texts"),

@@ -293,9 +293,9 @@ pub(crate) trait Rule {
         ]
     }
 
-    /// Architecture and weights of the coder for raw activations that does what these weights do for
-    /// normalized ones. `threshold` is the running average of the smallest value that a training
-    /// batch kept, for an architecture that has one.
+    /// Architecture and weights of the coder for raw activations that does what these weights do
+    /// for normalized ones. `threshold` is the running average of the smallest value that a
+    /// training batch kept, for an architecture that has one.
     fn finish(&self, normalized: &Normalized<'_>, _threshold: f64) -> Result<Finished, CoderError> {
         let weights = fold(normalized, Fold::default())?;
         Ok((self.architecture(), weights))

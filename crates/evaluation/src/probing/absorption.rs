@@ -1,5 +1,6 @@
-//! Feature absorption (Chanin, Wilken-Smith, Dulka, Bhatnagar, Bloom 2024, "A is for Absorption"), as SAEBench defines it: where a probe sees a
-//! word's first letter, but the latents that stand for the letter do not fire, and others that do point the probe's way.
+//! Feature absorption (Chanin, Wilken-Smith, Dulka, Bhatnagar, Bloom 2024, "A is for Absorption"),
+//! as SAEBench defines it: where a probe sees a word's first letter, but the latents that stand for
+//! the letter do not fire, and others that do point the probe's way.
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -108,8 +109,8 @@ pub struct WordAbsorption {
     pub full: bool,
 }
 
-/// One word: `projection` of its activation on the probe's direction, its `latents`, each latent's `cosines` with that direction, and the
-/// `main` latents of the letter.
+/// One word: `projection` of its activation on the probe's direction, its `latents`, each latent's
+/// `cosines` with that direction, and the `main` latents of the letter.
 #[must_use]
 pub fn word_absorption(
     projection: f64,
@@ -156,7 +157,8 @@ pub fn word_absorption(
     WordAbsorption { fraction, full }
 }
 
-/// Absorption of a dictionary's latents on a first-letter task. `on_progress` hears the number of letters done.
+/// Absorption of a dictionary's latents on a first-letter task. `on_progress` hears the number of
+/// letters done.
 ///
 /// # Errors
 /// The device fails.
@@ -264,8 +266,8 @@ pub fn absorption_of(
     })
 }
 
-/// The latents that stand for a letter, and F1 of a probe on them: those of largest weight in a sparse probe, one more as long as each
-/// makes F1 jump.
+/// The latents that stand for a letter, and F1 of a probe on them: those of largest weight in a
+/// sparse probe, one more as long as each makes F1 jump.
 fn split_features(
     (train, train_labels): (&Rows, &[bool]),
     (test, test_labels): (&Rows, &[bool]),

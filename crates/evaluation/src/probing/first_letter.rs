@@ -1,5 +1,5 @@
-//! The first-letter task of Chanin et al. 2024, made of the model's own vocabulary: after some examples, at which letter does this word
-//! begin? The word is one token, and is read there.
+//! The first-letter task of Chanin et al. 2024, made of the model's own vocabulary: after some
+//! examples, at which letter does this word begin? The word is one token, and is read there.
 
 use lapidary_model::LanguageModel;
 use rand::SeedableRng;
@@ -28,8 +28,8 @@ pub struct FirstLetter {
     pub train: usize,
 }
 
-/// The task for at most `most` words, drawn by `seed` of all tokens that are English letters alone. Examples of words to train on are such
-/// words too, and so are those of words to test on.
+/// The task for at most `most` words, drawn by `seed` of all tokens that are English letters alone.
+/// Examples of words to train on are such words too, and so are those of words to test on.
 ///
 /// # Errors
 /// The model has no tokenizer, or its vocabulary too few words.

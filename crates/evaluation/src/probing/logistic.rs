@@ -1,5 +1,6 @@
-//! Logistic regression: with a squared penalty as scikit-learn's `LogisticRegression`, by Newton's method with conjugate gradients
-//! (Lin, Weng, Keerthi 2008); with an absolute penalty by accelerated proximal steps (Beck, Teboulle 2009).
+//! Logistic regression: with a squared penalty as scikit-learn's `LogisticRegression`, by Newton's
+//! method with conjugate gradients (Lin, Weng, Keerthi 2008); with an absolute penalty by
+//! accelerated proximal steps (Beck, Teboulle 2009).
 
 use super::rows::Rows;
 use crate::error::EvaluationError;
@@ -130,7 +131,8 @@ fn plus(a: &[f64], factor: f64, b: &[f64]) -> Vec<f64> {
 }
 
 impl Logistic {
-    /// The least of ½|w|² + c Σ sᵢ log(1 + exp(-yᵢ (w·xᵢ + b))): scikit-learn's objective, the bias free.
+    /// The least of ½|w|² + c Σ sᵢ log(1 + exp(-yᵢ (w·xᵢ + b))): scikit-learn's objective, the bias
+    /// free.
     ///
     /// # Errors
     /// The labels are not two classes, or not one a sample.
@@ -154,7 +156,8 @@ impl Logistic {
             if worst <= TOLERANCE * c.max(1e-3) * x.len() as f64 {
                 break;
             }
-            // The nearer the least value, the more exact a step is worth making (Dembo, Eisenstat, Steihaug 1982).
+            // The nearer the least value, the more exact a step is worth making (Dembo, Eisenstat,
+            // Steihaug 1982).
             steepest = steepest.max(worst);
             let accuracy = (worst / steepest).sqrt().min(0.3);
             let step = newton_step(&problem, &gradient, &curvature, accuracy);
@@ -262,8 +265,8 @@ impl Logistic {
     }
 }
 
-/// Minus the inverse Hessian times the gradient, to this accuracy: conjugate gradients, scaled by the Hessian's diagonal. The penalty's part of
-/// the Hessian is 1, none for the bias.
+/// Minus the inverse Hessian times the gradient, to this accuracy: conjugate gradients, scaled by
+/// the Hessian's diagonal. The penalty's part of the Hessian is 1, none for the bias.
 fn newton_step(problem: &Problem, gradient: &[f64], curvature: &[f64], accuracy: f64) -> Vec<f64> {
     let p = gradient.len() - 1;
     let n = problem.x.len();

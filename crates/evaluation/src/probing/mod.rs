@@ -1,5 +1,6 @@
-//! What can be read off latents: k-sparse probes (Gurnee et al. 2023; as in SAEBench), feature absorption (Chanin et al. 2024), and how
-//! much of a representation each of several known features takes (Lampinen et al. 2024).
+//! What can be read off latents: k-sparse probes (Gurnee et al. 2023; as in SAEBench), feature
+//! absorption (Chanin et al. 2024), and how much of a representation each of several known features
+//! takes (Lampinen et al. 2024).
 
 mod absorption;
 mod first_letter;

@@ -1,16 +1,20 @@
-//! How much of a representation each of several known features takes (Lampinen, Chan, Hermann 2024, "Learned feature representations are
-//! biased by complexity, learning order, position, and more"): the share of its variance that the feature alone explains.
+//! How much of a representation each of several known features takes (Lampinen, Chan, Hermann 2024,
+//! "Learned feature representations are biased by complexity, learning order, position, and more"):
+//! the share of its variance that the feature alone explains.
 
 use super::rows::Rows;
 use crate::error::EvaluationError;
 
-/// Of each feature R² = 1 - E|W f - φ|² / E|φ|², φ the representation less its mean and f the feature less its own; W by least squares on
-/// the training rows, R² on the others. Of independent features the shares add up.
+/// Of each feature R² = 1 - E|W f - φ|² / E|φ|², φ the representation less its mean and f the
+/// feature less its own; W by least squares on the training rows, R² on the others. Of independent
+/// features the shares add up.
 ///
-/// `features` is one list a feature, with a value for each row; the first `train` rows of `representation` are for training.
+/// `features` is one list a feature, with a value for each row; the first `train` rows of
+/// `representation` are for training.
 ///
 /// # Errors
-/// There are not as many values as rows, too few rows on either side, or a feature that is the same in all training rows.
+/// There are not as many values as rows, too few rows on either side, or a feature that is the same
+/// in all training rows.
 pub fn feature_shares(
     features: &[Vec<f64>],
     representation: &Rows,

@@ -1,5 +1,6 @@
-//! k-sparse probing as in SAEBench (`evals/sparse_probing`): of latents (and for comparison of activations) the k with the largest difference
-//! of class means, and logistic regression on them. Each class of a task is probed against the others.
+//! k-sparse probing as in SAEBench (`evals/sparse_probing`): of latents (and for comparison of
+//! activations) the k with the largest difference of class means, and logistic regression on them.
+//! Each class of a task is probed against the others.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -140,8 +141,8 @@ pub fn sparse_probing(
     Ok(results)
 }
 
-/// All samples of a class and as many of the others, these in equal parts as far as there are so many. Of the larger side the surplus is
-/// left out, so that chance is one half.
+/// All samples of a class and as many of the others, these in equal parts as far as there are so
+/// many. Of the larger side the surplus is left out, so that chance is one half.
 fn balanced(
     classes: &[usize],
     count: usize,

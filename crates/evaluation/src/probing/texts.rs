@@ -1,4 +1,5 @@
-//! Texts of different lengths as a model and a coder see them: packed into blocks, each text a sequence of its own.
+//! Texts of different lengths as a model and a coder see them: packed into blocks, each text a
+//! sequence of its own.
 
 use lapidary_activations::{Segment, TokenBlock, harvest};
 use lapidary_coder::{Coder, host, host_int};
@@ -29,11 +30,12 @@ pub enum Reading {
     At(usize),
 }
 
-/// Runs model and coder over texts given by their tokens, each of 1 to `context` of them and read as said. `on_progress` hears the
-/// number of texts done.
+/// Runs model and coder over texts given by their tokens, each of 1 to `context` of them and read
+/// as said. `on_progress` hears the number of texts done.
 ///
 /// # Errors
-/// A text is empty or too long, has no token to be read at, or the coder does not fit the hook point.
+/// A text is empty or too long, has no token to be read at, or the coder does not fit the hook
+/// point.
 pub fn represent(
     model: &LanguageModel,
     coder: &dyn Coder,
@@ -135,7 +137,8 @@ struct Packed {
     texts: Vec<(usize, usize)>,
 }
 
-/// Texts in their order, as many a block as fit; what is left of a block is a sequence that nobody reads.
+/// Texts in their order, as many a block as fit; what is left of a block is a sequence that nobody
+/// reads.
 fn pack(texts: &[(Vec<u32>, Reading)], context: usize) -> Result<Vec<Packed>, EvaluationError> {
     let mut packed: Vec<Packed> = Vec::new();
     for (text, (tokens, _)) in texts.iter().enumerate() {

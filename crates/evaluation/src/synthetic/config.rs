@@ -37,8 +37,8 @@ pub struct SyntheticConfig {
 pub enum Kind {
     /// Each by itself.
     Independent,
-    /// In groups: a feature takes its group's random number with probability √correlation, else its own, so two features of one
-    /// density in a group have this correlation.
+    /// In groups: a feature takes its group's random number with probability √correlation, else its
+    /// own, so two features of one density in a group have this correlation.
     Correlated {
         /// Features a group.
         group: usize,
@@ -49,8 +49,9 @@ pub enum Kind {
     Hierarchical(Tree),
 }
 
-/// The hierarchical toy of Costa et al. 2025 ("From Flat to Hierarchical"): each row has one root, a parent or a single feature, and a
-/// parent has at most one child. Parent p is feature p (children + 1), its children follow it, singles come last.
+/// The hierarchical toy of Costa et al. 2025 ("From Flat to Hierarchical"): each row has one root,
+/// a parent or a single feature, and a parent has at most one child. Parent p is feature p
+/// (children + 1), its children follow it, singles come last.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tree {
     /// Features with children.
@@ -105,7 +106,8 @@ impl Tree {
 }
 
 impl SyntheticConfig {
-    /// Reads the table `synthetic` of a recipe's text, which stands in `file`; `set` are items `synthetic.key=value`.
+    /// Reads the table `synthetic` of a recipe's text, which stands in `file`; `set` are items
+    /// `synthetic.key=value`.
     ///
     /// # Errors
     /// A key is unknown, or of the wrong type.

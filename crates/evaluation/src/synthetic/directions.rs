@@ -50,7 +50,8 @@ fn rows(n: usize, d: usize, orthonormal: bool, rng: &mut ChaCha8Rng) -> Vec<Vec<
     q
 }
 
-/// How much of its siblings each of `n` orthonormal directions must take in for cosines of `rho`, by bisection.
+/// How much of its siblings each of `n` orthonormal directions must take in for cosines of `rho`,
+/// by bisection.
 fn mixing(rho: f64, n: f64) -> f64 {
     let cosine = |share: f64| {
         let (a, b) = (1.0 - share, share / (n - 1.0));

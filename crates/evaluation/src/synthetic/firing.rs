@@ -8,7 +8,8 @@ use super::config::{Kind, SyntheticConfig, Tree};
 /// How features fire.
 #[derive(Clone, Debug)]
 pub(crate) enum Firing {
-    /// Each with its density; in groups of so many, with the probability that one takes its group's number.
+    /// Each with its density; in groups of so many, with the probability that one takes its group's
+    /// number.
     Grouped {
         densities: Vec<f64>,
         group: usize,

@@ -1,5 +1,6 @@
-//! Activations whose features are known: sums of a few directions each, with features that fire by themselves, together, or one
-//! only with another. What a coder makes of them can be compared with the truth.
+//! Activations whose features are known: sums of a few directions each, with features that fire by
+//! themselves, together, or one only with another. What a coder makes of them can be compared with
+//! the truth.
 
 mod config;
 mod directions;

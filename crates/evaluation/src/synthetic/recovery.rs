@@ -1,5 +1,6 @@
-//! What a coder makes of features that are known: how near its rows come to their directions, and how well its latents tell when
-//! they fire. Names and definitions are those of SAELens's `synthetic/evals.py` where it has the figure.
+//! What a coder makes of features that are known: how near its rows come to their directions, and
+//! how well its latents tell when they fire. Names and definitions are those of SAELens's
+//! `synthetic/evals.py` where it has the figure.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_coder::{Coder, host, host_int};
@@ -433,8 +434,8 @@ mod tests {
         for (latents, features) in rows {
             counts.observe(latents.into_iter(), &features);
         }
-        // Latent 0 (feature 0): TP 1, FP 1, FN 1. Latent 1 (feature 0): TP 0, FP 1, FN 2. Latent 2 (feature 1): TP 1, FN 1.
-        // Latent 3 (feature 2): TP 1.
+        // Latent 0 (feature 0): TP 1, FP 1, FN 1. Latent 1 (feature 0): TP 0, FP 1, FN 2. Latent 2
+        // (feature 1): TP 1, FN 1. Latent 3 (feature 2): TP 1.
         let [precision, recall, f1, accuracy] = counts.detectors(&geometry);
         assert!((precision - (0.5 + 0.0 + 1.0 + 1.0) / 4.0).abs() < 1e-12);
         assert!((recall - (0.5 + 0.0 + 0.5 + 1.0) / 4.0).abs() < 1e-12);

@@ -74,7 +74,8 @@ pub(super) struct BlockFirings<'a> {
     pub(super) document: &'a [u32], // [tokens of the block]
     pub(super) position: &'a [u32], // [tokens of the block]
     pub(super) block_index: u64,
-    pub(super) firings: &'a [(u32, f32)], // (token's place in the block, activation), ascending by place
+    // (token's place in the block, activation), ascending by place
+    pub(super) firings: &'a [(u32, f32)],
 }
 
 impl BlockFirings<'_> {

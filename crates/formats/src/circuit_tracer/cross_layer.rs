@@ -1,6 +1,7 @@
-//! circuit-tracer's cross-layer transcoders: of each layer N `W_enc_N.safetensors` with `W_enc_N` `[d_transcoder, d_model]`, `b_enc_N`, `b_dec_N` and,
-//! of a JumpReLU, `threshold_N`, and `W_dec_N.safetensors` with `W_dec_N` `[d_transcoder, layers − N, d_model]`: what its latents write at
-//! each layer from their own on. Checked against circuit-tracer 0.5.0.
+//! circuit-tracer's cross-layer transcoders: of each layer N `W_enc_N.safetensors` with `W_enc_N`
+//! `[d_transcoder, d_model]`, `b_enc_N`, `b_dec_N` and, of a JumpReLU, `threshold_N`, and
+//! `W_dec_N.safetensors` with `W_dec_N` `[d_transcoder, layers − N, d_model]`: what its latents
+//! write at each layer from their own on. Checked against circuit-tracer 0.5.0.
 
 use std::path::Path;
 
@@ -172,7 +173,8 @@ fn provenance_of(config: Option<&Fields>, count: usize) -> Result<Provenance, Co
     })
 }
 
-/// The places in a layer at which it reads and writes, after `blocks.N.`, if it has every layer from 0 on and these are the same in all.
+/// The places in a layer at which it reads and writes, after `blocks.N.`, if it has every layer
+/// from 0 on and these are the same in all.
 fn ends(dictionary: &Dictionary, coder: &CrossLayerTranscoder) -> Option<[String; 2]> {
     let Sites::CrossLayer { from, to } = dictionary.sites() else {
         return None;

@@ -1,8 +1,9 @@
-//! circuit-tracer: a set of transcoders, one a layer, in `layer_N.safetensors` with `config.yaml`, or a [cross-layer transcoder](cross_layer). Checked against
-//! circuit-tracer 0.5.0.
+//! circuit-tracer: a set of transcoders, one a layer, in `layer_N.safetensors` with `config.yaml`,
+//! or a [cross-layer transcoder](cross_layer). Checked against circuit-tracer 0.5.0.
 //!
-//! Encoder and decoder are `[d_transcoder, d_model]` both, `W_skip` is `[d_model, d_model]`; a JumpReLU where there is
-//! `activation_function.threshold`, else a ReLU. `config.yaml` says where in each layer they read and write.
+//! Encoder and decoder are `[d_transcoder, d_model]` both, `W_skip` is `[d_model, d_model]`; a
+//! JumpReLU where there is `activation_function.threshold`, else a ReLU. `config.yaml` says where
+//! in each layer they read and write.
 
 mod cross_layer;
 
@@ -80,7 +81,8 @@ impl Layout for CircuitTracer {
         let file = Container::open(&path)?;
         let tensors = file.tensors()?;
         tensors.only(&["W_enc", "b_enc", "W_dec", "b_dec", "W_skip", THRESHOLD])?;
-        // The format's one width is that of the decoder's bias, by which a matrix that lies transposed is seen.
+        // The format's one width is that of the decoder's bias, by which a matrix that lies
+        // transposed is seen.
         let [d_sae, d_in] = sizes(&tensors, "W_enc", Latents::Rows)?;
         let shape = [d_sae, d_in];
         let mut parts = Parts {
@@ -258,7 +260,8 @@ fn numbered(name: &str, prefix: &str) -> Option<usize> {
     number.parse().ok().filter(|_| digits)
 }
 
-/// What the set's configuration says of a layer. What is said under our own key is of one layer, that which was written last.
+/// What the set's configuration says of a layer. What is said under our own key is of one layer,
+/// that which was written last.
 fn of_set(config: Option<&Fields>, layer: usize) -> Result<Provenance, CoderError> {
     let hook = |field: &str| {
         let name = config.and_then(|c| c.text(field))?;

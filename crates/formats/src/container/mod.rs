@@ -1,4 +1,5 @@
-//! Files with named tensors: safetensors, PyTorch's zip archives and NumPy's, read without running any code of theirs.
+//! Files with named tensors: safetensors, PyTorch's zip archives and NumPy's, read without running
+//! any code of theirs.
 
 mod npz;
 mod torch;

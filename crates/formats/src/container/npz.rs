@@ -1,5 +1,6 @@
-//! NumPy's `.npz`: a zip archive of `.npy` files, each a short header (a Python literal: type, order, shape) and elements.
-//! Object arrays, which are pickles, are refused, as is every type but floats and integers.
+//! NumPy's `.npz`: a zip archive of `.npy` files, each a short header (a Python literal: type,
+//! order, shape) and elements. Object arrays, which are pickles, are refused, as is every type but
+//! floats and integers.
 
 // Not by npyz: it panics on a shape whose product overflows, and hangs on nested brackets.
 
@@ -19,7 +20,8 @@ use super::damaged;
 /// Arrays that an archive may hold, and bytes that the header of one may have.
 const MOST_ARRAYS: usize = 1024;
 const LONGEST_HEADER: usize = 4096;
-/// Above this many bytes an array may not have been compressed to less than one in so many: weights are not zeros.
+/// Above this many bytes an array may not have been compressed to less than one in so many: weights
+/// are not zeros.
 const MUCH: u64 = 1 << 24;
 const DENSEST: u64 = 64;
 
@@ -119,7 +121,8 @@ impl NpzFile {
         Tensors::new(&self.path, entries.collect())
     }
 
-    /// A compressed file can claim any size, so room grows with what arrives, up to a byte more than belongs there.
+    /// A compressed file can claim any size, so room grows with what arrives, up to a byte more
+    /// than belongs there.
     fn elements(&self, array: &Array) -> io::Result<Vec<u8>> {
         let mut archive = self.archive.borrow_mut();
         let mut entry = archive.by_index(array.index).map_err(io::Error::other)?;

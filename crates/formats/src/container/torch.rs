@@ -1,9 +1,10 @@
-//! What `torch.save` writes of a dictionary of tensors: a zip archive with a pickle that names them and one entry for the
-//! elements of each.
+//! What `torch.save` writes of a dictionary of tensors: a zip archive with a pickle that names them
+//! and one entry for the elements of each.
 //!
-//! Reading is pytorch-reader's: no pickle is executed, every length is checked against the file, and a tensor that something
-//! unknown would have built is refused. It knows older containers too; those are refused here, as `torch.load` refuses them
-//! with `weights_only`. Writing is ours: a pickle of the few opcodes that such a dictionary needs.
+//! Reading is pytorch-reader's: no pickle is executed, every length is checked against the file,
+//! and a tensor that something unknown would have built is refused. It knows older containers too;
+//! those are refused here, as `torch.load` refuses them with `weights_only`. Writing is ours: a
+//! pickle of the few opcodes that such a dictionary needs.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -144,8 +145,8 @@ impl Stored {
 /// PyTorch aligns the elements of each tensor to this many bytes, so that they can be mapped.
 const ALIGNMENT: u16 = 64;
 
-/// Writes tensors under names, in this order, to the new file `path`, and forces them to the disk. A shape must hold its
-/// elements.
+/// Writes tensors under names, in this order, to the new file `path`, and forces them to the disk.
+/// A shape must hold its elements.
 pub(crate) fn write(path: &Path, tensors: &[(&str, Vec<usize>, Stored)]) -> Result<(), CoderError> {
     let failed = |e: std::io::Error| CoderError::write(path, e);
     let file = File::create(path).map_err(failed)?;
@@ -169,8 +170,8 @@ pub(crate) fn write(path: &Path, tensors: &[(&str, Vec<usize>, Stored)]) -> Resu
     file.sync_all().map_err(failed)
 }
 
-/// The pickle, protocol 2: a dictionary of names to calls of `torch._utils._rebuild_tensor_v2` with storage, offset, size, strides,
-/// requires_grad and hooks.
+/// The pickle, protocol 2: a dictionary of names to calls of `torch._utils._rebuild_tensor_v2` with
+/// storage, offset, size, strides, requires_grad and hooks.
 fn pickle(tensors: &[(&str, Vec<usize>, Stored)]) -> Vec<u8> {
     let mut p = vec![0x80, 2, b'}', b'(']; // PROTO 2, EMPTY_DICT, MARK
     for (i, (name, shape, stored)) in tensors.iter().enumerate() {
@@ -189,7 +190,8 @@ fn pickle(tensors: &[(&str, Vec<usize>, Stored)]) -> Vec<u8> {
         let strides = (0..shape.len()).map(|d| shape[d + 1..].iter().product());
         tuple(&mut p, shape.iter().copied());
         tuple(&mut p, strides);
-        p.extend(b"\x89ccollections\nOrderedDict\n)RtR"); // NEWFALSE, an empty OrderedDict, TUPLE, REDUCE
+        // NEWFALSE, an empty OrderedDict, TUPLE, REDUCE
+        p.extend(b"\x89ccollections\nOrderedDict\n)RtR");
     }
     p.extend(b"u."); // SETITEMS, STOP
     p

@@ -301,7 +301,8 @@ impl Cfg {
             .ok_or_else(|| self.refuse_metadata(field, &expected))
     }
 
-    /// Layers of a cross-layer transcoder, with what each reads, writes at a hook point, and has of latents.
+    /// Layers of a cross-layer transcoder, with what each reads, writes at a hook point, and has of
+    /// latents.
     pub(super) fn layers(&self) -> Result<(usize, [usize; 3]), CoderError> {
         let layers = self.size_up_to("layers", MOST_LAYERS, "layers")?;
         let each = |field: &str| {

@@ -1,8 +1,10 @@
-//! SAELens 6: a folder with `cfg.json` and `sae_weights.safetensors`, tensors `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`,
-//! `b_dec [d_in]` and whatever else an architecture has, under our names. Checked against SAELens 6.54, which
-//! reads what is written here without a warning. Transcoders are `transcoder`, `skip_transcoder`, `jumprelu_transcoder` and
-//! `jumprelu_skip_transcoder`, with `d_out` and `W_skip [d_out, d_in]`; of other architectures SAELens has none, and what is written here under
-//! such names (`topk_transcoder`) it refuses. Flat `cfg.json` files from before version 6 are read too.
+//! SAELens 6: a folder with `cfg.json` and `sae_weights.safetensors`, tensors
+//! `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_in]`, `b_dec [d_in]` and whatever else an architecture
+//! has, under our names. Checked against SAELens 6.54, which reads what is written here without a
+//! warning. Transcoders are `transcoder`, `skip_transcoder`, `jumprelu_transcoder` and
+//! `jumprelu_skip_transcoder`, with `d_out` and `W_skip [d_out, d_in]`; of other architectures
+//! SAELens has none, and what is written here under such names (`topk_transcoder`) it refuses. Flat
+//! `cfg.json` files from before version 6 are read too.
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +41,8 @@ pub fn save(dictionary: &Dictionary, dir: &Path) -> Result<(), CoderError> {
     replace_folder(dir, is_ours, |folder| write(dictionary, folder))
 }
 
-/// Writes the files that [`save`] writes into `folder`, one by one, for a caller that makes the folder whole.
+/// Writes the files that [`save`] writes into `folder`, one by one, for a caller that makes the
+/// folder whole.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -101,7 +104,8 @@ fn only_ours(dir: &Path) -> Result<(), CoderError> {
     }
 }
 
-/// Tensors that are looked at when they are there: a scale, which must be 1, and thresholds as their logarithms.
+/// Tensors that are looked at when they are there: a scale, which must be 1, and thresholds as
+/// their logarithms.
 const HARMLESS: [&str; 2] = ["scaling_factor", LOG_THRESHOLD];
 
 /// The logarithms of thresholds, in SAELens's training files.
@@ -205,7 +209,8 @@ impl Plan {
     }
 }
 
-/// What the folder `dir` says of its dictionary; of the weights only names, types and shapes are looked at.
+/// What the folder `dir` says of its dictionary; of the weights only names, types and shapes are
+/// looked at.
 ///
 /// # Errors
 /// As [`load`], but for values.
@@ -293,8 +298,8 @@ pub fn load(dir: &Path, device: &Device) -> Result<Dictionary, CoderError> {
     })
 }
 
-/// Weights of a coder whose latents were compared after multiplication by their decoder norm: with that folded in they are
-/// as they are.
+/// Weights of a coder whose latents were compared after multiplication by their decoder norm: with
+/// that folded in they are as they are.
 fn rescaled(coder: &SparseCoder) -> Weights {
     let norms = coder.w_dec().square().sum_dim(1).sqrt(); // [d_sae, 1]
     let divisor = norms.clone().mask_fill(norms.clone().equal_elem(0.0), 1.0);
@@ -306,7 +311,8 @@ fn rescaled(coder: &SparseCoder) -> Weights {
         .with("w_dec", coder.w_dec() / divisor)
 }
 
-/// Thresholds may be infinite (a latent that never fires), and old training files hold their logarithm.
+/// Thresholds may be infinite (a latent that never fires), and old training files hold their
+/// logarithm.
 fn thresholds(
     tensors: &Tensors<'_>,
     key: WeightKey,

@@ -17,7 +17,8 @@ use crate::place::Place;
 const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
 
-/// Repositories whose files lack an option that SAELens's registry (`pretrained_saes.yaml`) adds to them.
+/// Repositories whose files lack an option that SAELens's registry (`pretrained_saes.yaml`) adds to
+/// them.
 const CENTRED: [&str; 3] = [
     "jbloom/GPT2-Small-SAEs-Reformatted",
     "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8",
@@ -92,7 +93,8 @@ fn complete(place: &Place) -> Result<(), CoderError> {
     }
 }
 
-/// What the file leaves to its place: SAELens's registry, and names of hook points in Hugging Face models.
+/// What the file leaves to its place: SAELens's registry, and names of hook points in Hugging Face
+/// models.
 fn complete_provenance(from: &mut Provenance, place: &Place) {
     let folders = place.components();
     let is_of = |repository: &&str| {

@@ -189,7 +189,8 @@ fn nothing_in_a_pickle_is_run_or_trusted() {
     );
     assert!(refused("no_dictionary").contains("found list, expected"));
 
-    // Every file cut short is an error; every byte of one flipped is an error or a file, never a panic.
+    // Every file cut short is an error; every byte of one flipped is an error or a file, never a
+    // panic.
     let dir = tempfile::tempdir().unwrap();
     fs::write(
         dir.path().join("config.json"),

@@ -1,5 +1,5 @@
-//! Dictionaries of other programs: told apart, read right or refused with the reason. The libraries themselves are asked by
-//! `scripts/check_formats.py`.
+//! Dictionaries of other programs: told apart, read right or refused with the reason. The libraries
+//! themselves are asked by `scripts/check_formats.py`.
 
 #![allow(clippy::unwrap_used)]
 

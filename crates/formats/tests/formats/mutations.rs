@@ -1,5 +1,5 @@
-//! Seeded changes to files of PyTorch and NumPy, most of them inside the archive with sums that fit: an error or a dictionary, never
-//! a panic.
+//! Seeded changes to files of PyTorch and NumPy, most of them inside the archive with sums that
+//! fit: an error or a dictionary, never a panic.
 
 use std::fs;
 use std::io::{Cursor, Read, Write};

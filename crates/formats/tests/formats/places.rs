@@ -1,4 +1,5 @@
-//! Folders that are not a dictionary but lead to one, or say what they are; and what is in the way of one.
+//! Folders that are not a dictionary but lead to one, or say what they are; and what is in the way
+//! of one.
 
 use std::fs;
 use std::path::Path;

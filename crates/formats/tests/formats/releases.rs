@@ -156,7 +156,8 @@ fn llamascopium(act_fn: &str) -> Foreign {
     }
 }
 
-/// What Llamascopium computes of x: scaled, encoded, chosen by pre-activation times decoder norm, decoded, scaled back.
+/// What Llamascopium computes of x: scaled, encoded, chosen by pre-activation times decoder norm,
+/// decoded, scaled back.
 fn theirs(act_fn: &str, x: &[f32]) -> (Vec<f64>, Vec<f64>) {
     let as_f64 = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<f64>>();
     let (w_e, b_e) = (as_f64(numbers(F * D, 1)), as_f64(numbers(F, 2)));

@@ -1,4 +1,5 @@
-//! What is written is read again, what cannot be held is refused, and a sample shows what was read wrong.
+//! What is written is read again, what cannot be held is refused, and a sample shows what was read
+//! wrong.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! Files that other programs write, of this version and older ones, and files that nobody should write.
+//! Files that other programs write, of this version and older ones, and files that nobody should
+//! write.
 
 use std::collections::HashMap;
 use std::fs;

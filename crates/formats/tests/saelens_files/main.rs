@@ -1,5 +1,5 @@
-//! Dictionaries in our own layout, SAELens's: what is written reads back exactly, other libraries' types are read, and hostile
-//! files are one clear error each.
+//! Dictionaries in our own layout, SAELens's: what is written reads back exactly, other libraries'
+//! types are read, and hostile files are one clear error each.
 
 #![allow(clippy::unwrap_used)]
 

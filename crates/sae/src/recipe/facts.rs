@@ -2,12 +2,13 @@
 
 use lapidary_coder::ArchitectureKind;
 
-/// Facts about the training of an architecture. An architecture that is not named in [`facts`] has the defaults.
+/// Facts about the training of an architecture. An architecture that is not named in [`facts`] has
+/// the defaults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     /// Whether it chooses by the number of latents alone: its loss is the fraction of variance
-    /// unexplained, dead latents can make an auxiliary loss by AuxK, and as a transcoder its decoder
-    /// may start at 0, free.
+    /// unexplained, dead latents can make an auxiliary loss by AuxK, and as a transcoder its
+    /// decoder may start at 0, free.
     pub(crate) is_topk_like: bool,
     /// Whether the loss is the fraction of variance unexplained, and not the squared error.
     pub(crate) minimizes_fvu: bool,

@@ -1,4 +1,5 @@
-//! A source of batches whose activations are normalized in a way that a test chooses, and tensors from and to the host.
+//! A source of batches whose activations are normalized in a way that a test chooses, and tensors
+//! from and to the host.
 
 use std::path::Path;
 

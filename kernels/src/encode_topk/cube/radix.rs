@@ -139,7 +139,8 @@ fn topk_row(
     let units = UNITS as usize;
 
     let histogram = Shared::<[Atomic<u32>]>::new_slice(256usize);
-    let mut chosen = Shared::<[u32]>::new_slice(2usize); // the key so far, and how many are still to find
+    // the key so far, and how many are still to find
+    let mut chosen = Shared::<[u32]>::new_slice(2usize);
     let mut above = Shared::<[u32]>::new_slice(UNITS as usize);
     let mut equal = Shared::<[u32]>::new_slice(UNITS as usize);
     let mut keys = Shared::<[u32]>::new_slice(room);

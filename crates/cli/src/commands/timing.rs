@@ -334,6 +334,7 @@ pub fn median(mut times: Vec<f64>) -> f64 {
 }
 
 /// This process's memory, as Linux tells it.
+// Not by a crate: memory-stats and sysinfo know no peak, and procfs does not build elsewhere.
 pub mod memory {
     fn status(field: &str) -> Option<u64> {
         let text = std::fs::read_to_string("/proc/self/status").ok()?;

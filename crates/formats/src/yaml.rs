@@ -2,6 +2,8 @@
 //! and mappings in lines of their own are passed over with their key. Anchors, tags, block texts and whatever else could mean
 //! something else are refused, so that nothing is read wrong.
 
+// Not by serde-saphyr: it brings eight packages, and takes forms that the tests below refuse.
+
 use std::path::Path;
 
 use lapidary_coder::CoderError;

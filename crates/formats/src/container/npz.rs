@@ -1,6 +1,8 @@
 //! NumPy's `.npz`: a zip archive of `.npy` files, each a short header (a Python literal: type, order, shape) and elements.
 //! Object arrays, which are pickles, are refused, as is every type but floats and integers.
 
+// Not by npyz: it panics on a shape whose product overflows, and hangs on nested brackets.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -6,6 +6,8 @@
 //! Sources: SAELens 6 (`cache_activations_runner.py`), the Arrow columnar format (streams, record
 //! batches).
 
+// Not by arrow-ipc: its readers load batches and tell no offsets, and polars brings these types.
+
 use super::StoreDtype;
 use super::manifest::{StoredHook, hexadecimal, wrong};
 use super::reader::{Contents, Store};

@@ -4,6 +4,8 @@
 
 // Not by npyz: it panics on a shape whose product overflows, and hangs on nested brackets.
 
+// Not by npyz: it panics on a shape whose product overflows, and hangs on nested brackets.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;

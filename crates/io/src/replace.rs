@@ -31,7 +31,7 @@ pub fn replace_folder<E: FileError>(
     fill: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
     refuse_foreign(folder, is_ours)?;
-    let staged = StagedFolder::begin(folder).map_err(|e| named(folder, e.into()))?;
+    let staged = StagedFolder::begin(folder).map_err(|e| named(folder, e))?;
     fill_folder(staged, fill).map(drop)
 }
 

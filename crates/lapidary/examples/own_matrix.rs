@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run.run(&mut |_, step| println!("step {}: FVU {:.3}", step.step, step.fvu))?;
     let dictionary = run.finish(0)?;
     let codes = dictionary.coder.encode(rows); // values and indices, [n, k]
-    println!("first row: {}", codes.indices.slice([0..1]).to_data());
+    println!("first row: {}", codes.indices.narrow(0, 0, 1).to_data());
     saelens::save(&dictionary, "out/own_matrix".as_ref())?;
     Ok(())
 }

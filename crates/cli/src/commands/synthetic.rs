@@ -192,22 +192,6 @@ fn write_data(path: &Path, features: &Features, sample: &Sample) -> Result<()> {
     Ok(write_tensors(path, &tensors, None)?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::sections;
-    use lapidary_evaluation::synthetic::Recovery;
-
-    #[test]
-    fn the_printed_table_is_what_it_was() {
-        let recovery: Recovery = serde_json::from_str(include_str!(
-            "../../../../tests/fixtures/metrics/recovery.json"
-        ))
-        .unwrap();
-        let expected = include_str!("../../../../tests/fixtures/metrics/recovery.txt");
-        assert_eq!(sections(recovery.values()), expected);
-    }
-}
-
 /// A recipe with a table `synthetic`: that, and what it says about the coder and its training.
 /// `set` are items `dotted.key=value` for either.
 ///
@@ -251,4 +235,20 @@ fn read_recipe(file: &str, text: &str, set: &[String]) -> Result<(SyntheticConfi
     run.activations.normalization = NormalizationKind::None;
     run.training.checkpoint_every_steps = 0;
     Ok((synthetic, run))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sections;
+    use lapidary_evaluation::synthetic::Recovery;
+
+    #[test]
+    fn the_printed_table_is_what_it_was() {
+        let recovery: Recovery = serde_json::from_str(include_str!(
+            "../../../../tests/fixtures/metrics/recovery.json"
+        ))
+        .unwrap();
+        let expected = include_str!("../../../../tests/fixtures/metrics/recovery.txt");
+        assert_eq!(sections(recovery.values()), expected);
+    }
 }

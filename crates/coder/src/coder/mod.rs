@@ -64,6 +64,10 @@ pub trait Coder {
 }
 
 /// A coder of either kind.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a run has a few of these, each of them handles to weights that are far larger"
+)]
 #[derive(Clone, Debug)]
 pub enum AnyCoder {
     /// Of one layer.

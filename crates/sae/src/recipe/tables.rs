@@ -33,7 +33,7 @@ table! {
     /// Rows of the shuffle buffer, from which batches are drawn at random; at least one batch. The
     /// buffer is refilled when less than half full. With a loss through the model: the tokens whose
     /// blocks are in random order, whole batches of them. With a store: the window of the
-    /// [shuffle](../methods/README.md).
+    /// [shuffle](../methods/activations.md#shuffling-a-store).
     buffer_tokens: usize = fixed(65_536);
     /// Blocks that go through the model between two looks at the buffer. With a loss through the
     /// model it concerns only the first look, since a batch is run as a whole; with a store it has

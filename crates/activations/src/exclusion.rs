@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Exclusion {
     /// BOS and EOS.
     pub special_tokens: bool,
-    /// So many tokens at the beginning of each sequence, BOS among them.
+    /// How many tokens at the start of each sequence, including BOS.
     pub first_positions: usize,
     /// Rows with a norm above so many times the median norm at any of the hook points, such as
     /// attention sinks. The median is that of the first batch, tokens left out for another reason

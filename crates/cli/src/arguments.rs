@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Where to compute.
 #[derive(Args)]
 pub struct DeviceArgument {
-    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto takes CUDA, then a hardware WGPU adapter, then
+    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto tries CUDA, then a hardware WGPU adapter, then
     /// the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,

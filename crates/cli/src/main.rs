@@ -21,11 +21,11 @@ static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
 /// Cuts language-model activations into interpretable features.
 ///
 /// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model that the
-/// program carries, and writes the dictionary, its figures of merit, feature tables and a report.
+/// program carries, and writes the dictionary, its metrics, feature tables and a report.
 #[derive(Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 struct Cli {
-    /// Print nothing but results and errors
+    /// Print only results and errors
     #[arg(short, long, global = true)]
     quiet: bool,
     #[command(subcommand)]

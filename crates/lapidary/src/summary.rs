@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub const FILE: &str = "runs.parquet";
 
 /// Writes the table into the folder of the run: a coder's name, the keys of the recipe in which
-/// coders differ, the last line of its log, and its figures of merit. Gives the file's path.
+/// coders differ, the last line of its log, and its metrics. Gives the file's path.
 pub fn write(
     progress: &dyn Progress,
     out: &Path,

@@ -38,13 +38,13 @@ const NAMED_BY_RECIPE: &str = "the recipe's model (--set model=FOLDER names anot
 /// What to do in a folder that holds a run already, and with a finished run's checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainOptions {
-    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing
-    /// where all is done.
+    /// Continue from the run's last checkpoint; start if there is none, do nothing if the run is
+    /// finished.
     pub resume: bool,
-    /// Go on with a run whose checkpoint was kept to a larger `training.tokens`, with the schedules
-    /// of that length.
+    /// Continue a finished run that kept its checkpoint to a larger `training.tokens`, with
+    /// schedules of that length.
     pub extend: bool,
-    /// Replace the run that the folder holds, once the new one has its first checkpoint.
+    /// Replace the run in the folder once the new one has its first checkpoint.
     pub overwrite: bool,
     /// Keep the checkpoint of the finished run, so that it can be extended.
     pub keep_checkpoint: bool,

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 /// How the next token is drawn.
 #[derive(Debug, Clone)]
 pub struct Sampling {
-    /// Most tokens to add.
+    /// Maximum number of tokens to add.
     pub max_tokens: usize,
     /// Divides the logits; 0 always takes the likeliest token.
     pub temperature: f32,

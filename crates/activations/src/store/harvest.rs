@@ -19,7 +19,7 @@ const SKIPPED: u64 = 256;
 pub struct HarvestConfig {
     /// Where activations are taken.
     pub hook_points: Vec<HookPoint>,
-    /// How numbers are kept.
+    /// How numbers are stored.
     pub dtype: StoreDtype,
     /// Rows to hold in the end.
     pub tokens: u64,

@@ -62,7 +62,7 @@ pub struct StoreSettings {
     /// The field of the corpus that holds the text.
     #[serde(default = "text")]
     pub text_field: String,
-    /// Tokens a block, BOS included.
+    /// Tokens per block, including BOS.
     pub context: usize,
     /// Whether each sequence begins with BOS.
     pub prepend_bos: bool,
@@ -75,7 +75,7 @@ pub struct StoreSettings {
     pub batch_blocks: usize,
     /// Where activations were taken.
     pub hook_points: Vec<StoredHook>,
-    /// How numbers are kept.
+    /// How numbers are stored.
     pub dtype: StoreDtype,
     /// Rows a shard; the last of a harvest may have fewer.
     pub shard_tokens: u64,

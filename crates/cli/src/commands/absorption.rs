@@ -33,7 +33,7 @@ pub struct Absorption {
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Words, at most; four in five are to train on
+    /// Most words; four fifths of them are for training
     #[arg(long, default_value_t = 5000)]
     words: usize,
     /// Seed of the words and the examples

@@ -27,14 +27,14 @@ use std::time::Duration;
 pub struct Bench {
     #[command(flatten)]
     device: DeviceArgument,
-    /// Sizes to measure at
+    /// Sizes to measure
     #[arg(long, value_enum, default_value_t = Config::C1, ignore_case = true)]
     config: Config,
     /// Timed steps, and timed encodings; medians are printed
     #[arg(long, default_value_t = 7, value_name = "N")]
     steps: usize,
-    /// Also time other tools, in turn with ours. Makes their Python environment first (3 GB),
-    /// unless LAPIDARY_PEERS_PYTHON names an interpreter that has them
+    /// Also time other tools, alternating with ours. Sets up their Python environment first
+    /// (3 GB), unless LAPIDARY_PEERS_PYTHON names an interpreter that has them
     #[arg(long)]
     vs_peers: bool,
     /// The folder with the peers' scripts and setup_python.sh
@@ -51,10 +51,10 @@ pub struct Bench {
     /// With --model: the hook point to stop at; the middle layer's output if not given
     #[arg(long, value_name = "HOOK", requires = "model")]
     hook: Option<HookPoint>,
-    /// With --model: sequences of a pass
+    /// With --model: sequences per pass
     #[arg(long, value_name = "N", default_value_t = 8, requires = "model")]
     batch: usize,
-    /// With --model: tokens of a sequence
+    /// With --model: tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 128, requires = "model")]
     context: usize,
     /// Print one JSON object
@@ -64,19 +64,19 @@ pub struct Bench {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Config {
-    /// d 768, F 24,576, k 32, 2,048 tokens a step
+    /// d 768, F 24,576, k 32, 2,048 tokens per step
     #[value(name = "C1")]
     C1,
-    /// d 768, F 24,576, k 32, 8,192 tokens a step
+    /// d 768, F 24,576, k 32, 8,192 tokens per step
     #[value(name = "G1")]
     G1,
-    /// d 4,096, F 131,072, k 64, 8,192 tokens a step
+    /// d 4,096, F 131,072, k 64, 8,192 tokens per step
     #[value(name = "G2")]
     G2,
-    /// matching pursuit: d 512, F 8,192, k 32, 2,048 tokens a step
+    /// matching pursuit: d 512, F 8,192, k 32, 2,048 tokens per step
     #[value(name = "M1")]
     M1,
-    /// d 64, F 512, k 8, 128 tokens a step: to try the command
+    /// d 64, F 512, k 8, 128 tokens per step: to try the command
     #[value(name = "tiny")]
     Tiny,
     /// matching pursuit at the sizes of tiny

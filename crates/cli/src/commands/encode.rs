@@ -22,7 +22,7 @@ const ROWS: usize = 8192;
   lapidary encode --dictionary trainer_0/ae.pt --activations x.safetensors --out codes.safetensors
 
 The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
-active latents, and `reconstruction` [n, d], of a transcoder what it makes of the activations. A coder that reads several
+active latents, and `reconstruction` [n, d] (for a transcoder, its output). A coder that reads several
 hook points takes a tensor that is named after each, or one with all side by side; a cross-layer transcoder's codes
 descend layer by layer. A coder of one head (`hook_head_index`) takes its head out of activations of all heads side by side.")]
 pub struct Encode {
@@ -37,7 +37,7 @@ pub struct Encode {
     /// Which of its tensors; needed if there are several and none is the dictionary's hook point
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
-    /// Active latents a token (TopK) or steps (matching pursuit) instead of the dictionary's
+    /// Active latents per token (TopK) or steps (matching pursuit) instead of the dictionary's
     #[arg(long)]
     k: Option<usize>,
     /// The safetensors file to write

@@ -15,7 +15,7 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// Measure a dictionary on text, best on text that it was not trained on
+/// Measure a dictionary on text, preferably on text that it was not trained on
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary eval out

@@ -30,7 +30,7 @@ pub struct Generate {
     model: Option<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Most tokens to add
+    /// Maximum number of tokens to add
     #[arg(long, default_value_t = 60)]
     tokens: usize,
     /// Divides the logits; 0 always takes the likeliest token
@@ -57,7 +57,7 @@ pub struct Generate {
         requires = "hook"
     )]
     direction: Option<PathBuf>,
-    /// Which latents, with commas between
+    /// Which latents, separated by commas
     #[arg(
         long,
         requires = "dictionary",

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 /// Bytes of a shard unless --shard-tokens says how many rows it has.
 const SHARD: u64 = 128 << 20;
 
-/// Keep a model's activations on a text in a store, to train from many times
+/// Store a model's activations on a text, to train on them many times
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary harvest --hook blocks.2.hook_resid_post --tokens 1000000 --out acts
@@ -46,22 +46,22 @@ pub struct Harvest {
         value_name = "HOOK,HOOK…"
     )]
     hook: Vec<HookPoint>,
-    /// Tokens a block, BOS included
+    /// Tokens per block, including BOS
     #[arg(long, default_value_t = 128)]
     context: usize,
-    /// Do not begin sequences with the beginning-of-sequence token
+    /// Do not start sequences with the beginning-of-sequence token
     #[arg(long)]
     no_bos: bool,
-    /// How numbers are kept
+    /// How numbers are stored
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
-    /// Activations to hold in the end, at each hook point
+    /// Activations that the store is to hold, per hook point
     #[arg(long, default_value_t = 1_000_000)]
     tokens: u64,
     /// The store's folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Activations a shard; default: as many as make 128 MiB
+    /// Activations per shard; default: as many as fit into 128 MiB
     #[arg(long)]
     shard_tokens: Option<u64>,
     /// Blocks that go through the model at once
@@ -70,10 +70,10 @@ pub struct Harvest {
     /// Keep the activations at BOS and EOS too
     #[arg(long)]
     keep_special: bool,
-    /// Leave out so many tokens at the beginning of each sequence, BOS among them
+    /// Leave out the first N tokens of each sequence, including BOS
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
-    /// Leave out activations whose norm is above so many times the median norm
+    /// Leave out activations with a norm of more than TIMES × the median norm
     #[arg(long, value_name = "TIMES")]
     max_norm: Option<f32>,
     #[command(flatten)]
@@ -82,13 +82,13 @@ pub struct Harvest {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Dtype {
-    /// 4 bytes a number
+    /// 4 bytes per number
     F32,
     /// 2 bytes, the range of f32
     Bf16,
     /// 2 bytes, up to 65,504
     F16,
-    /// 1 byte, and a scale a row
+    /// 1 byte, and one scale per row
     Int8,
 }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use crate::progress::Stage;
 use view::View;
 
-/// Say what a file or folder holds: a run, a sweep, a checkpoint, a dictionary, a store, a model,
+/// Show what a file or folder holds: a run, a sweep, a checkpoint, a dictionary, a store, a model,
 /// tensors, a table
 #[derive(Args)]
 #[command(after_help = "Examples:

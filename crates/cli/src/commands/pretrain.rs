@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub struct Pretrain {
     /// A recipe in TOML
     config: PathBuf,
-    /// Change a setting of the recipe, such as tokens=1000000; may be given several times
+    /// Override a key of the recipe, such as tokens=1000000; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Where the model goes: config.json, model.safetensors, tokenizer.json and its card, README.md
@@ -32,7 +32,7 @@ pub struct Pretrain {
     /// Replace the model that the folder holds
     #[arg(long)]
     overwrite: bool,
-    /// Seed of everything random; the recipe's unless given
+    /// Seed for everything random; default: the recipe's
     #[arg(long)]
     seed: Option<u64>,
 }

@@ -52,23 +52,23 @@ pub struct Probe {
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Numbers of latents, with commas between
+    /// Numbers of latents, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 5], value_name = "K")]
     k: Vec<usize>,
     /// Classes to probe: the most frequent ones
     #[arg(long, default_value_t = 5)]
     classes: usize,
-    /// Passages taken of a long text, each as long as the dictionary's context; all are for
-    /// training, or all for testing
+    /// Most passages per text, each as long as the dictionary's context; those of one text are all
+    /// for training or all for testing
     #[arg(long, default_value_t = 1)]
     passages: usize,
-    /// Samples of a class, at most
+    /// Most samples per class
     #[arg(long, default_value_t = 2500)]
     samples: usize,
     /// Share of the texts to test on
     #[arg(long, default_value_t = 0.2)]
     test_share: f64,
-    /// Seed of every choice
+    /// Seed for all random choices
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Also write the figures to this JSON file

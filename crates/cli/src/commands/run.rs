@@ -22,7 +22,7 @@ pub struct Run {
     model: ModelArgument,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Token ids, exactly as the model shall see them
+    /// Token ids, exactly as the model sees them
     #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     tokens: Vec<u32>,
     /// Text; the beginning-of-sequence token is put before it if the model has one

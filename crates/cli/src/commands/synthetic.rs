@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Train a coder on activations whose features are known, and say which it found
+/// Train a coder on synthetic activations with known features, and measure which of them it found
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary synthetic configs/synthetic/topk.toml
@@ -39,7 +39,7 @@ pub struct Synthetic {
     /// The recipe
     #[arg(value_name = "CONFIG")]
     recipe: PathBuf,
-    /// Change a key of the recipe, as in `synthetic.density=0.05`; may be given several times
+    /// Override a key of the recipe, such as synthetic.density=0.05; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Measure this dictionary, of any format, instead of training one

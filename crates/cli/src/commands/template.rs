@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// A recipe with the keys that are changed most.
 const TEMPLATE: &str = include_str!("../../../../configs/template.toml");
 
-/// Print a recipe to begin with
+/// Print a recipe to start from
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary template > my-recipe.toml

@@ -17,7 +17,7 @@ const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 pub struct Quickstart {
     #[command(flatten)]
     options: Options,
-    /// Seed of everything random; the recipe's unless given
+    /// Seed for everything random; default: the recipe's
     #[arg(long)]
     seed: Option<u64>,
     /// Where results go
@@ -25,8 +25,7 @@ pub struct Quickstart {
     out: PathBuf,
 }
 
-/// Train a sparse coder as a recipe says, or several on one pass, with evaluation, tables and
-/// report
+/// Train a sparse coder from a recipe, or several on one pass, with evaluation, tables and report
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary train configs/quickstart.toml --out out
@@ -40,12 +39,12 @@ Several coders on one pass of the model or the store, each in a folder of its ow
   lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-4,4e-4 --out out
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
-    /// Recipes in TOML; configs/ has some. Several share model, text, activations and batch size
+    /// Recipes in TOML, such as those in configs/. Several must agree on model, text, activations and batch size
     #[arg(required = true)]
     config: Vec<PathBuf>,
     #[command(flatten)]
     options: Options,
-    /// Seed of everything random; the recipe's unless given
+    /// Seed for everything random; default: the recipe's
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
     /// Seeds of the weights: a coder for each, all on the activations in the recipe's order
@@ -61,20 +60,20 @@ pub struct Train {
 
 #[derive(Args)]
 struct Options {
-    /// Change a setting of the recipe, such as training.lr=3e-4; may be given several times
+    /// Override a key of the recipe, such as training.lr=3e-4; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Go on from the last checkpoint of the same run; start where there is none, and do nothing
-    /// where all is done
+    /// Continue from the run's last checkpoint; start if there is none, do nothing if the run is
+    /// finished
     #[arg(long)]
     resume: bool,
-    /// Go on with a run whose checkpoint was kept to a larger training.tokens, with the schedules
-    /// of that length
+    /// Continue a finished run that kept its checkpoint to a larger training.tokens, with
+    /// schedules of that length
     #[arg(long, conflicts_with = "resume")]
     extend: bool,
-    /// Replace the run that the folder holds, once the new one has its first checkpoint
+    /// Replace the run in the folder once the new one has its first checkpoint
     #[arg(long, conflicts_with_all = ["resume", "extend"])]
     overwrite: bool,
     /// Keep the checkpoint of the finished run, so that it can be extended

@@ -42,14 +42,14 @@ fn top_level() -> Vec<Key> {
         key(
             "hook_point_out",
             "absent",
-            "For a transcoder: where the activations are that it reconstructs from those at `hook_point`.",
+            "For a transcoder: the hook point whose activations it reconstructs from those at `hook_point`.",
         ),
         key(
             "other_model",
             "absent",
             "For a crosscoder of two models: the second, with the same tokens as `model` (before and after fine-tuning, for instance). \
              One set of latents reads and reconstructs `hook_point` in the first and `other_hook_point` in the second. Widths may \
-             differ. It does not go with a store, a loss through the model, or `evaluation.tokens`, which is then 0.",
+             differ. It excludes a store, a loss through the model, and an evaluation: `evaluation.tokens` is then 0.",
         ),
         key(
             "other_hook_point",

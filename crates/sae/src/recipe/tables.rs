@@ -11,13 +11,13 @@ use super::table::table;
 table! {
     /// `[corpus]`: the text to train on.
     CorpusConfig, "corpus";
-    /// A text, JSON or Parquet file, a folder of such, `hf:OWNER/NAME` (a dataset of the hub), each
-    /// of the last two with `:SPLIT` behind if need be, `embedded`, or `embedded:heldout` ([which
-    /// files count](../how-to/own-model-and-text.md#the-text)).
+    /// A text, JSON or Parquet file; a folder of such files; `hf:OWNER/NAME`, a dataset of the hub;
+    /// `embedded`; or `embedded:heldout`. A folder and a dataset can be followed by `:SPLIT`
+    /// ([which files are read](../how-to/own-model-and-text.md#the-text)).
     path: String = fixed("embedded".to_owned());
     /// The field of JSON, or the column of Parquet, that holds the text.
     text_field: String = fixed(TEXT_FIELD.to_owned());
-    /// Tokens per block, BOS included: how much context the model sees. At most the model's own
+    /// Tokens per block, including BOS: the context that the model sees. At most the model's own
     /// context.
     context: usize = fixed(128), "at least 1" => |v| *v > 0;
     /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
@@ -31,25 +31,25 @@ table! {
     /// `[activations]`: from text to shuffled, normalized batches.
     ActivationsConfig -> ResolvedActivations, "activations";
     /// Rows of the shuffle buffer, from which batches are drawn at random; at least one batch. The
-    /// buffer is refilled when less than half full. With a loss through the model: the tokens whose
-    /// blocks are in random order, whole batches of them. With a store: the window of the
-    /// [shuffle](../methods/activations.md#shuffling-a-store).
+    /// buffer is refilled when it is less than half full. With a loss through the model: the number
+    /// of tokens, in whole batches, within which the order of blocks is random. With a store: the
+    /// window of the [shuffle](../methods/activations.md#shuffling-a-store).
     buffer_tokens: usize = fixed(65_536);
-    /// Blocks that go through the model between two looks at the buffer. With a loss through the
-    /// model it concerns only the first look, since a batch is run as a whole; with a store it has
-    /// no effect.
+    /// Blocks that go through the model at once to refill the buffer. With a loss through the model
+    /// it matters only for the first refill, since each batch is one pass; with a store it has no
+    /// effect.
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
-    /// `unit_norm`: one scale, so that the mean squared norm is 1; `mean_centred`: the mean is
+    /// `unit_norm`: one scale, such that the mean squared norm is 1; `mean_centred`: the mean is
     /// removed first; `none`. It is estimated from the first full buffer or window (with a loss
     /// through the model from 16,384 tokens of it), and folded into the saved weights.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
     /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), to read instead of running the
-    /// model on the text. `model`, the keys of `[corpus]` and `exclude`, and, if the store has only
-    /// one, `hook_point` are then the store's unless the recipe has them, and must agree with it if
-    /// it does.
+    /// model on the text. `model`, `[corpus]`, `exclude` and, if the store has only one,
+    /// `hook_point` then default to the store's. If the recipe sets one of them, it must agree with
+    /// the store.
     store: String = optional("absent");
-    /// Seed of the order of the activations. Coders [trained in one
+    /// Seed for the order of the activations. Coders [trained in one
     /// run](../how-to/several-coders.md) share it.
     seed: u64 = later(|w| w.recipe.order_seed(), "the recipe's `seed`");
 }
@@ -59,10 +59,10 @@ table! {
     ExcludeConfig, "activations.exclude";
     /// Whether activations at BOS and EOS are left out.
     special_tokens: bool = fixed(true);
-    /// So many tokens at the beginning of each sequence are left out, BOS among them.
+    /// How many tokens at the start of each sequence are left out, including BOS.
     first_positions: usize = fixed(0);
-    /// Activations are left out whose norm is above so many times the median norm of the first
-    /// batch, as those of attention sinks are.
+    /// Activations are left out if their norm is more than this many times the median norm of the
+    /// first batch, as at attention sinks.
     norm_multiple: f64 = optional("absent"), "more than 0" => |v| *v > 0.0 && (*v as f32).is_finite();
 }
 
@@ -113,7 +113,7 @@ table! {
     penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
     /// Weight of the penalty against the squared error summed over dimensions.
     l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
-    /// For `quadratic`: active latents per token that cost nothing.
+    /// For `quadratic`: the target number of active latents per token.
     target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
     /// Width of the window around a threshold in which pre-activations move it.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
@@ -168,7 +168,7 @@ table! {
 table! {
     /// `[training]`: the optimization.
     TrainingConfig -> ResolvedTraining, "training";
-    /// Activations to train on. The number of steps is that of the whole batches in it.
+    /// Activations to train on. The number of steps is that of the whole batches in them.
     tokens: u64 = fixed(1_000_000);
     /// Activations per step.
     batch_tokens: usize = fixed(2048), "at least 1" => |v| *v > 0;
@@ -190,19 +190,19 @@ table! {
     adam_beta2: f64 = fixed(0.999), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Adam's epsilon. It is small because the gradients of rare latents are.
     adam_eps: f64 = fixed(6.25e-10), "more than 0" => |v| *v as f32 > 0.0;
-    /// What is minimized besides sparsity: `local`: what the coder leaves of the activations; or
-    /// what the model predicts with the reconstruction in place, `kl`: the divergence from what it
-    /// predicts by itself, `ce`: the cross-entropy of the next tokens, mean over tokens
-    /// ([end-to-end losses](../methods/end-to-end.md)). The two are for `topk`, `batchtopk`,
-    /// `standard` and `jumprelu`. Batches are then whole blocks in random order, so `batch_tokens`
-    /// is a multiple of `corpus.context`, tokens that are left out come off each batch, and there
-    /// is no `activations.store`.
+    /// The main loss. `local`: the squared error of the reconstruction. For `kl` and `ce` the model
+    /// runs on with the reconstruction in place; the loss is the divergence from its original
+    /// predictions (`kl`) or the cross-entropy of the next tokens (`ce`), mean over tokens
+    /// ([end-to-end losses](../methods/end-to-end.md)). Both are for `topk`, `batchtopk`,
+    /// `standard` and `jumprelu`. Their batches are whole blocks in random order: `batch_tokens` is
+    /// a multiple of `corpus.context`, tokens that are left out make a batch smaller, and
+    /// `activations.store` cannot be used.
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss beside it. It is needed where one of several
     /// hook points that are written is in the residual stream, which hides what is written before.
     local_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// For `standard`: `l1`, the sum of activation times decoder norm; `tanh`, the sum of
-    /// tanh(`tanh_scale` × activation × decoder norm), which stops to grow with large activations.
+    /// tanh(`tanh_scale` × activation × decoder norm), which stops growing with large activations.
     sparsity_penalty: SparsityPenalty = fixed(SparsityPenalty::L1);
     /// For `tanh`: the factor inside it.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
@@ -226,11 +226,11 @@ table! {
     aux_k: usize = later(|w| w.width / 2, "half the width");
     /// Weight of the auxiliary loss.
     aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
-    /// A latent that has not fired for so many tokens is dead.
+    /// A latent that has not fired for this many tokens is dead.
     dead_after_tokens: u64 = later(|w| (w.recipe.training.tokens / 10).min(10_000_000), "a tenth of `tokens`, at most 10 million");
     /// Steps between two counts of the dead latents. More steps mean fewer waits for the device.
     dead_check_every_steps: u64 = fixed(4), "at least 1" => |v| *v > 0;
-    /// `unit`: rows of `W_dec` keep norm 1; `free`, for those only that have it by default: the L1
+    /// `unit`: rows of `W_dec` keep norm 1. `free`, only for coders that have it by default: the L1
     /// penalty weighs each latent by its row's norm, and rows are scaled to norm 1 at the end.
     decoder_norm: DecoderNorm = read(
         |r| r.decoder_norm(),

@@ -33,7 +33,7 @@ pub(crate) struct Contents {
     pub rows: u64,
     /// Changes whenever the rows do.
     pub digest: String,
-    /// Tokens a block.
+    /// Tokens per block.
     pub context: usize,
 }
 

@@ -39,7 +39,8 @@ Several coders on one pass of the model or the store, each in a folder of its ow
   lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-4,4e-4 --out out
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
-    /// Recipes in TOML, such as those in configs/. Several must agree on model, text, activations and batch size
+    /// Recipes in TOML, such as those in configs/. Several must agree on model, text, activations
+    /// and batch size
     #[arg(required = true)]
     config: Vec<PathBuf>,
     #[command(flatten)]

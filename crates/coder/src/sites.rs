@@ -108,16 +108,6 @@ impl Sites {
         }
     }
 
-    /// The first hook point whose activations the coder reconstructs, if it is known.
-    #[must_use]
-    pub fn first_written(&self) -> Option<&str> {
-        match self {
-            Self::Transcoder { to, .. } => to.as_deref(),
-            Self::CrossLayer { to, .. } => to.first().map(String::as_str),
-            _ => self.first_read(),
-        }
-    }
-
     /// Whether the coder reconstructs other activations than it reads.
     #[must_use]
     pub const fn transcodes(&self) -> bool {

@@ -108,16 +108,6 @@ impl Sites {
         }
     }
 
-    /// The first hook point whose activations the coder reconstructs, if it is known.
-    #[must_use]
-    pub fn first_written(&self) -> Option<&str> {
-        match self {
-            Self::Transcoder { to, .. } => to.as_deref(),
-            Self::CrossLayer { to, .. } => to.first().map(String::as_str),
-            _ => self.first_read(),
-        }
-    }
-
     /// Whether the coder reconstructs other activations than it reads.
     #[must_use]
     pub const fn transcodes(&self) -> bool {
@@ -151,8 +141,8 @@ impl Sites {
         }
     }
 
-    /// Replaces the hook point of an autoencoder, or the one that a transcoder reads. Coders with
-    /// several keep theirs.
+    /// Replaces the hook point of an autoencoder, the one that a transcoder reads, or the one in the
+    /// first of two models. Other coders with several keep theirs.
     pub fn set_read(&mut self, hook_point: String) {
         match self {
             Self::Autoencoder { at: place } | Self::Transcoder { from: place, .. } => {

@@ -19,8 +19,7 @@ use lapidary_activations::{
     ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, OtherModel,
     SequenceStream, SkippedRows, StoreBatches, StreamConfig,
 };
-use lapidary_coder::Dictionary;
-use lapidary_coder::SECOND_MODEL;
+use lapidary_coder::{Dictionary, SECOND_MODEL, Sites};
 use lapidary_evaluation::Metrics;
 use lapidary_formats::saelens;
 use lapidary_io::write_atomically;
@@ -280,7 +279,14 @@ fn choose_hook_point(progress: &dyn Progress, recipe: &mut NamedRecipe, model: &
     }
     let layer = model.config().n_layers() / 2;
     let hook = format!("blocks.{layer}.hook_resid_post");
-    recipe.config.sites.set_read(hook.clone());
+    let sites = &mut recipe.config.sites;
+    sites.set_read(hook.clone());
+    // A second model is read at the same one unless the recipe says otherwise.
+    if let Sites::TwoModels { second_at, .. } = sites
+        && !recipe.given.contains("other_hook_point")
+    {
+        second_at.clone_from(&hook);
+    }
     let text = format!("the recipe names no hook point: {hook}, after the middle layer");
     progress.say("note", &text);
 }

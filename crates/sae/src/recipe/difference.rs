@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Value;
 
-use super::{Loss, Recipe};
+use super::Recipe;
 
 /// A dotted key and its values in two recipes, "absent" where it has none.
 pub type Difference = (String, String, String);
@@ -64,18 +64,16 @@ impl Recipe {
         let ordered = |c: &Self| {
             let mut c = c.clone();
             c.activations.seed = Some(c.order_seed());
-            // Whole sequences or not; which loss goes through the model may differ.
-            if c.training.loss.is_end_to_end() {
-                c.training.loss = Loss::Kl;
-            }
             c
         };
         let by_norm = self.exclude.norm_multiple.is_some();
+        // Whole sequences or not; which loss goes through the model may differ.
+        let [ours, theirs] = [self, other].map(|c| c.training.loss.is_end_to_end());
         let differences = ordered(self).differences(&ordered(other), |key| {
             key == "model"
                 || key == "other_model"
                 || key == "training.batch_tokens"
-                || key == "training.loss"
+                || (key == "training.loss" && ours != theirs)
                 || (key.starts_with("hook_point") && by_norm)
                 || key.starts_with("corpus.")
                 || key.starts_with("activations.")

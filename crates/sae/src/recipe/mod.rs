@@ -274,9 +274,10 @@ impl Recipe {
     /// Without values of keys that mean nothing for this coder, which [`Recipe::to_toml`] leaves
     /// out.
     fn without_foreign_keys(mut self) -> Self {
-        if self.coder.architecture != ArchitectureKind::Matryoshka {
-            self.matryoshka.widths = None;
-        }
+        let is_matryoshka = self.coder.architecture == ArchitectureKind::Matryoshka;
+        // One latent has no prefixes, and a list without widths is not read back.
+        let widths = self.matryoshka.widths.take();
+        self.matryoshka.widths = widths.filter(|widths| is_matryoshka && !widths.is_empty());
         if self.coder.k_start.is_none() {
             self.training.k_anneal_steps = None;
         }

@@ -63,7 +63,7 @@ table! {
     first_positions: usize = fixed(0);
     /// Activations are left out if their norm is more than this many times the median norm of the
     /// first batch, as at attention sinks.
-    norm_multiple: f64 = optional("absent"), "more than 0" => |v| *v > 0.0 && (*v as f32).is_finite();
+    norm_multiple: f64 = optional("absent"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
 }
 
 table! {

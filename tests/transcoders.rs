@@ -284,6 +284,40 @@ fn a_cross_layer_transcoder_is_trained_measured_described_and_converted() {
     );
 }
 
+/// A model of two layers, whose middle is not that of the embedded model.
+#[test]
+fn two_models_are_read_after_the_same_middle_layer_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/models/sentencepiece-like");
+    let text = format!(
+        "model = {model:?}
+        other_model = {model:?}
+        coder = {{ architecture = 'batchtopk', d_sae = 64, k = 4 }}
+        corpus.context = 16
+        training = {{ tokens = 2048, batch_tokens = 256 }}
+        activations.buffer_tokens = 512
+        evaluation.tokens = 0
+        features.tokens = 0"
+    );
+    let file = folder.path().join("two.toml");
+    std::fs::write(&file, text).unwrap();
+    for (setting, second) in [
+        ("seed=1", "blocks.1.hook_resid_post"),
+        (
+            "other_hook_point=blocks.0.hook_resid_post",
+            "blocks.0.hook_resid_post",
+        ),
+    ] {
+        let out = folder.path().join(setting);
+        let mut command = lapidary(&["train", "--device", "cpu", "--set", setting]);
+        succeeds(command.arg(&file).arg("--out").arg(&out));
+        let described = succeeds(lapidary(&["inspect"]).arg(&out));
+        let places = format!("blocks.1.hook_resid_post, other:{second}");
+        assert!(described.contains(&places), "{described}");
+    }
+}
+
 /// The embedded model, and the same with other weights in its first MLP.
 #[test]
 fn a_crosscoder_of_two_models_says_which_latent_belongs_to_which() {

@@ -24,6 +24,7 @@ fn a_resolved_recipe_reads_back_as_itself() {
         "",
         "coder.architecture = 'standard'\nseed = 9\n[training]\nl1_coefficient = 5",
         "coder.architecture = 'matryoshka'\ncoder.matryoshka.widths = [8, 100]",
+        "coder = { architecture = 'matryoshka', d_sae = 1, k = 1 }",
         "[coder]\narchitecture = 'jumprelu'\njumprelu = { penalty = 'quadratic', target_l0 = 20 }",
     ] {
         let c = Recipe::parse("run.toml", text, &[])
@@ -157,6 +158,10 @@ fn contradictions_are_refused() {
             .contains("`training.batch_tokens`: found 0, expected at least 1")
     );
     assert!(error("[training]\nadam_beta2 = 1.0", &[]).contains("expected 0 to below 1"));
+    // 0 as f32, in which norms are compared.
+    assert!(
+        error("", &["activations.exclude.norm_multiple=1e-50"]).contains("expected more than 0")
+    );
     let c = Recipe::parse("run.toml", "coder.expansion_factor = 1", &[]).unwrap();
     assert!(
         c.resolve(16)
@@ -249,4 +254,17 @@ fn a_hook_point_given_twice_is_refused_by_name() {
         refused.contains("hook_points") && refused.contains("each once"),
         "{refused}"
     );
+}
+
+#[test]
+fn coders_that_cannot_share_batches_are_told_their_own_loss() {
+    let of = |loss: &str| {
+        let set = [format!("training.loss={loss}")];
+        Recipe::parse("run.toml", "", &set).unwrap()
+    };
+    let difference = of("ce").batch_difference(&of("local")).unwrap();
+    let expected = ("training.loss", "\"ce\"", "\"local\"");
+    let (key, ours, theirs) = &difference;
+    assert_eq!((key.as_str(), ours.as_str(), theirs.as_str()), expected);
+    assert_eq!(of("ce").batch_difference(&of("kl")), None);
 }

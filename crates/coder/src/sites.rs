@@ -141,8 +141,8 @@ impl Sites {
         }
     }
 
-    /// Replaces the hook point of an autoencoder, the one that a transcoder reads, or the one in the
-    /// first of two models. Other coders with several keep theirs.
+    /// Replaces the hook point of an autoencoder, the one that a transcoder reads, or the one in
+    /// the first of two models. Other coders with several keep theirs.
     pub fn set_read(&mut self, hook_point: String) {
         match self {
             Self::Autoencoder { at: place } | Self::Transcoder { from: place, .. } => {

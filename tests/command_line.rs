@@ -446,6 +446,12 @@ fn a_recipe_or_corpus_that_cannot_be_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn the_version_is_that_of_lapidary() {
+    let expected = concat!("lapidary ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(succeeds(&mut lapidary(&["--version"])), expected);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_one_clear_line() {
     let command = |device: &str| lapidary(&["generate", "x", "--device", device]);
     if !cfg!(feature = "cuda") {

@@ -23,7 +23,12 @@ static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
 /// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model that the
 /// program carries, and writes the dictionary, its metrics, feature tables and a report.
 #[derive(Parser)]
-#[command(version, propagate_version = true, max_term_width = 110)]
+#[command(
+    name = "lapidary",
+    version,
+    propagate_version = true,
+    max_term_width = 110
+)]
 struct Cli {
     /// Print only results and errors
     #[arg(short, long, global = true)]

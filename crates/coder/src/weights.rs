@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 /// One weight.
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// Two-dimensional: of encoders and decoders one row a latent.
+    /// Two-dimensional: for encoders and decoders, one row per latent.
     Matrix(Tensor<2>),
     /// One number a latent, or a dimension of the activation.
     Vector(Tensor<1>),

@@ -1,4 +1,4 @@
-//! `features.parquet`, one row a latent, `examples.parquet`, one row a context, and `runs.parquet`,
+//! `features.parquet`, one row per latent, `examples.parquet`, one row per context, and `runs.parquet`,
 //! one row a coder of a run of several: what notebooks read.
 //!
 //! All are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns of

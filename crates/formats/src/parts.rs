@@ -140,7 +140,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
         .sum()
 }
 
-/// How a file lays out a matrix of one row a latent.
+/// How a file lays out a matrix of one row per latent.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Latents {
     /// `[d_sae, d]`

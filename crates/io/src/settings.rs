@@ -204,7 +204,7 @@ impl FromToml for String {
 }
 
 impl Reader {
-    /// Reads `text`, which stands in `file`, then applies `set`: items `dotted.key=value`.
+    /// Reads `text`, named `file` in errors, then applies `set`: items `dotted.key=value`.
     pub fn new(file: &str, text: &str, set: &[String]) -> Result<Self, SettingsError> {
         let table: Table = text
             .parse()

@@ -28,7 +28,7 @@ pub trait StageDisplay {
     /// So many units are done.
     fn at(&self, _done: u64, _message: &str) {}
 
-    /// What stands in one of the lines.
+    /// The content of one of the lines.
     fn line(&self, _number: usize, _message: &str) {}
 
     /// The stage is over, with what it came to.

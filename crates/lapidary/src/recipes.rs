@@ -188,7 +188,7 @@ impl NamedRecipe {
         self.given.iter().any(|key| key.starts_with("hook_point"))
     }
 
-    /// Reads a recipe; `set` wins over `text`, which stands in `file`.
+    /// Reads a recipe; `set` wins over `text`, named `file` in errors.
     ///
     /// # Errors
     /// The recipe is wrong, or contradicts the store that it names.

@@ -106,7 +106,7 @@ impl Tree {
 }
 
 impl SyntheticConfig {
-    /// Reads the table `synthetic` of a recipe's text, which stands in `file`; `set` are items
+    /// Reads the table `synthetic` of a recipe's text, named `file`; `set` are items
     /// `synthetic.key=value`.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::FeaturesError;
 /// A coder's cells by column; what another coder has and this one lacks is null.
 pub type RunRow = Vec<(String, Value)>;
 
-/// Writes `runs.parquet`; the file appears whole or not at all. Columns stand in the order in which
+/// Writes `runs.parquet`; the file appears whole or not at all. Columns are in the order in which
 /// they first come. One is of whole numbers (i64), numbers (f64) or booleans if all its values are,
 /// and text otherwise.
 ///

@@ -111,7 +111,7 @@ pub fn write_examples(path: &Path, rows: &[ExampleRow]) -> Result<(), FeaturesEr
     write_table(path, rows.len(), columns)
 }
 
-/// Writes the figures of each latent, one row a latent; the file appears whole or not at all. What
+/// Writes the metrics of each latent, one row each; the file appears whole or not at all. What
 /// is not a number is null.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! GPT-NeoX (Black et al. 2022), of which Pythia is one: attention and MLP side by side, rotary
 //! embedding of a part of each head. Layout: transformers,
-//! `models/gpt_neox/{configuration,modeling}_gpt_neox.py`; queries, keys and values stand in one
+//! `models/gpt_neox/{configuration,modeling}_gpt_neox.py`; queries, keys and values are in one
 //! matrix, head by head.
 
 use super::layout::{Layout, PLAIN, QkvNames};

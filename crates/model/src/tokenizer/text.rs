@@ -86,7 +86,7 @@ fn whole_character(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Tokenizer {
-    /// A token as it stands in a text: with the space that belongs to it, and unlike every other
+    /// A token as it appears in a text: with the space that belongs to it, and unlike every other
     /// token of the vocabulary. Bytes that are no whole character are written `<0xE2>`.
     ///
     /// Where two tokens stand for the same text, one of them is shown as the vocabulary spells it.

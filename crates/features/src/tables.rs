@@ -1,5 +1,5 @@
-//! `features.parquet`, one row per latent, `examples.parquet`, one row per context, and `runs.parquet`,
-//! one row a coder of a run of several: what notebooks read.
+//! `features.parquet`, one row per latent, `examples.parquet`, one row per context, and
+//! `runs.parquet`, one row per coder of a run of several: what notebooks read.
 //!
 //! All are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns of
 //! the first two is the documentation of [`FeatureRow`] and [`ExampleRow`], whose fields are the

@@ -113,7 +113,7 @@ pub(crate) fn resample(
     parameters.replace_rows("w_enc", dead, &encoders)?;
     parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
     if coder.threshold().is_some() {
-        let start = vec![recipe.jumprelu.initial_threshold as f32; dead.len()];
+        let start = vec![recipe.architectures.jumprelu.initial_threshold as f32; dead.len()];
         parameters.replace_rows("threshold", dead, &start)?;
     }
     Ok(dead.to_vec())

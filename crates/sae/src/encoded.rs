@@ -5,36 +5,6 @@ use burn::tensor::{Int, Tensor};
 use lapidary_coder::SparseCoder;
 use lapidary_kernels::{Pursued, SparseCodes};
 
-use crate::recipe::{Loss, ResolvedRecipe};
-use crate::schedule::rise;
-
-/// Where training stands when a batch comes.
-pub(crate) struct StepContext<'a> {
-    /// The resolved recipe.
-    pub(crate) recipe: &'a ResolvedRecipe,
-    /// Steps done.
-    pub(crate) step: u64,
-    /// The dead latents of each layer, ascending and counted within it, if there are any.
-    pub(crate) dead: &'a [Option<Tensor<1, Int>>],
-}
-
-impl StepContext<'_> {
-    /// The weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the
-    /// model.
-    pub(crate) fn local_weight(&self) -> f64 {
-        let training = &self.recipe.training;
-        match training.loss {
-            Loss::Local => 1.0,
-            Loss::Kl | Loss::Ce => training.local_coefficient,
-        }
-    }
-
-    /// How far the weight of a sparsity penalty has risen, up to 1.
-    pub(crate) fn penalty_rise(&self) -> f64 {
-        rise(self.step, self.recipe.training.sparsity_warmup_steps)
-    }
-}
-
 /// Activations of latents, in the form in which an architecture has them.
 // one exists at a time, and both are handles to a device's memory
 #[allow(clippy::large_enum_variant)]

@@ -42,7 +42,12 @@ pub(crate) fn coder(
         let each = (0..layers).map(|layer| {
             let w_enc = directions(d_in / layers, 1.0);
             let w_dec = directions(d_out / layers * (layers - layer), norm);
-            coder(method.init(w_enc, w_dec, Tensor::zeros([1], device), recipe))
+            coder(method.init(
+                w_enc,
+                w_dec,
+                Tensor::zeros([1], device),
+                &recipe.architectures,
+            ))
         });
         let each = each.collect();
         return Ok(CrossLayerTranscoder::new(each, centre(recipe, first, device)?).into());
@@ -54,7 +59,7 @@ pub(crate) fn coder(
         (w_dec.clone(), w_dec)
     };
     let b_dec = centre(recipe, first, device)?;
-    let mut weights = method.init(w_enc, w_dec, b_dec, recipe);
+    let mut weights = method.init(w_enc, w_dec, b_dec, &recipe.architectures);
     if recipe.coder.skip_connection {
         weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
     }

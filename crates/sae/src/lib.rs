@@ -33,6 +33,7 @@ mod firing;
 #[cfg(test)]
 mod gradient_tests;
 mod init;
+mod keys;
 pub mod losses;
 mod model_loss;
 mod optimizer;

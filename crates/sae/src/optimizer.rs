@@ -7,7 +7,7 @@
 use burn::tensor::Tensor;
 use lapidary_kernels::AdamStep;
 
-use crate::recipe::Optimizer;
+use crate::keys::Optimizer;
 
 /// Coefficients of Muon's Newton-Schulz iteration, and how often it runs: singular values end
 /// between about 0.7 and 1.2.
@@ -15,24 +15,6 @@ const NEWTON_SCHULZ: [f32; 3] = [3.4445, -4.775, 2.0315];
 const ROUNDS: usize = 5;
 
 impl Optimizer {
-    /// Peak learning rate where the recipe has none and Adam's would be `adam`: signum's is
-    /// sparsify's.
-    pub(crate) fn default_lr(self, adam: f64, d_sae: usize) -> f64 {
-        match self {
-            Self::Adam => adam,
-            Self::Signum => 5e-3 / (d_sae as f64 / 16_384.0).sqrt(),
-            Self::Muon => 2e-3,
-        }
-    }
-
-    /// Decay of the mean gradient where the recipe has none.
-    pub(crate) fn default_decay(self) -> f64 {
-        match self {
-            Self::Adam => 0.9,
-            Self::Signum | Self::Muon => 0.95,
-        }
-    }
-
     /// Adam's step for a weight of so many dimensions: one that moves nothing but the moments where
     /// the weight goes another way.
     pub(crate) fn adam<const D: usize>(self, adam: &AdamStep) -> AdamStep {

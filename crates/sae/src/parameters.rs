@@ -8,7 +8,7 @@ use lapidary_kernels::{
 use lapidary_coder::{AnyCoder, CoderError, Weight, WeightKey, host};
 
 use crate::decoder_norm;
-use crate::recipe::Optimizer;
+use crate::keys::Optimizer;
 
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";

@@ -13,12 +13,12 @@ use lapidary_kernels::{
     pursuit_gradient, reconstruct, weighted_sum,
 };
 
-use crate::architectures::method;
+use crate::architectures::{StepContext, facts, method};
 use crate::batch::Batch;
-use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted, masked};
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted, masked};
+use crate::keys::DeadLatents;
 use crate::losses;
 use crate::parameters::Gradient;
-use crate::recipe::{DeadLatents, facts};
 
 /// The loss and its parts, each `[1]`.
 pub(crate) struct Terms {
@@ -148,7 +148,7 @@ pub(crate) fn loss_and_gradients(
     };
     let share = 1.0 / layers.len() as f64;
     // Ghost gradients are averaged over the layers that have any dead.
-    let ghosts = match context.recipe.training.revival {
+    let ghosts = match context.training.revival {
         DeadLatents::GhostGradients => context.dead.iter().flatten().count(),
         _ => 0,
     };
@@ -412,7 +412,7 @@ impl<K: Fn(&'static str) -> WeightKey> LayerStep<'_, K> {
         let residual = self.error.neg();
         let found = auxiliary(layer, centred, residual, self.dead, share, self.context);
         if let Some(found) = found {
-            let coefficient = self.context.recipe.training.aux_k_coefficient;
+            let coefficient = self.context.training.aux_k_coefficient;
             sums.total = sums.total.clone() + found.term.clone() * coefficient;
             sums.add_aux(found.term);
             w_dec = both(&w_dec, found.w_dec);
@@ -542,7 +542,7 @@ fn auxiliary(
     share: f64,
     context: &StepContext<'_>,
 ) -> Option<Auxiliary> {
-    let training = &context.recipe.training;
+    let training = &context.training;
     let (k_aux, coefficient) = (training.aux_k, training.aux_k_coefficient);
     let wanted = training.revival == DeadLatents::AuxK && k_aux > 0 && coefficient > 0.0;
     let dead = dead.filter(|_| wanted)?;
@@ -676,11 +676,9 @@ mod tests {
                 format!("coder.d_sae={F}"),
             ];
             let recipe = Recipe::with_defaults(&settings).unwrap();
-            let context = StepContext {
-                recipe: &recipe.resolve(D).unwrap(),
-                step: 0,
-                dead: &[with_aux.then(|| dead.clone())],
-            };
+            let recipe = recipe.resolve(D).unwrap();
+            let dead_of_layers = [with_aux.then(|| dead.clone())];
+            let context = recipe.context(0, &dead_of_layers);
             let any = AnyCoder::from(coder.clone());
             let step = loss_and_gradients(&any, &Batch::of(x.clone()), &context);
 

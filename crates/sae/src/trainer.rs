@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::architectures::{ThresholdAverage, method};
 use crate::batch::Batch;
 use crate::dead_latents;
-use crate::encoded::{Codes, StepContext};
+use crate::encoded::Codes;
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
@@ -284,11 +284,9 @@ impl Trainer {
                 return Err(SaeError::shape(what, found, expected));
             }
         }
-        let context = StepContext {
-            recipe: &self.recipe,
-            step: self.progress.step,
-            dead: self.firing.by_layer(),
-        };
+        let context = self
+            .recipe
+            .context(self.progress.step, self.firing.by_layer());
         Ok(loss_and_gradients(&coder, &batch.inner(), &context))
     }
 

@@ -118,6 +118,23 @@ impl ArchitectureKind {
         }
     }
 
+    /// How latents are chosen, in a few words.
+    #[must_use]
+    pub const fn summary(self) -> &'static str {
+        match self {
+            Self::Standard => "ReLU with an L1 penalty",
+            Self::TopK => "the k largest pre-activations per token",
+            Self::BatchTopK => "k per token on average over the batch",
+            Self::Matryoshka => {
+                "as `batchtopk`, with prefixes of the latents that reconstruct by themselves"
+            }
+            Self::JumpRelu => "a threshold per latent",
+            Self::Gated => "gates and values apart",
+            Self::MatchingPursuit => "decoder rows subtracted one after the other",
+            Self::Proximal => "the proximal operator of a non-convex penalty in place of ReLU",
+        }
+    }
+
     fn rule(self) -> Box<dyn Rule> {
         self.with_k(1).rule()
     }

@@ -119,9 +119,12 @@ fn stored_architecture(dictionary: &Dictionary) -> String {
 /// Whether SAELens does what such a coder does. It refuses names that it does not know.
 const fn is_readable_by_saelens(architecture: Architecture) -> bool {
     match architecture {
+        Architecture::Standard
+        | Architecture::TopK { .. }
+        | Architecture::JumpRelu
+        | Architecture::Gated => true,
         Architecture::MatchingPursuit { pursuit, .. } => !pursuit.signed && !pursuit.refit,
-        Architecture::Proximal(_) => false,
-        _ => true,
+        _ => false,
     }
 }
 

@@ -1,11 +1,19 @@
 //! Training of BatchTopK coders (Bussmann et al. 2024, arXiv 2412.06410).
 
-use super::Method;
-use crate::encoded::{Encoded, LayerInput, StepContext};
+use super::{Method, StepContext};
+use crate::encoded::{Encoded, LayerInput};
+use crate::keys::Facts;
 
 pub(crate) struct BatchTopK;
 
 impl Method for BatchTopK {
+    fn facts(&self) -> Facts {
+        Facts {
+            trains_end_to_end: true,
+            ..Facts::TOPK_LIKE
+        }
+    }
+
     fn encode(&self, layer: &LayerInput<'_>, _context: &StepContext<'_>) -> Encoded {
         let coder = layer.coder;
         let k = coder.k().unwrap_or(0);

@@ -6,10 +6,9 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 
-use super::Method;
-use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
+use super::{Method, ResolvedTables, StepContext};
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::losses;
-use crate::recipe::ResolvedRecipe;
 
 pub(crate) struct Gated;
 
@@ -19,7 +18,7 @@ impl Method for Gated {
         w_enc: Tensor<2>,
         w_dec: Tensor<2>,
         b_dec: Tensor<1>,
-        _recipe: &ResolvedRecipe,
+        _tables: &ResolvedTables,
     ) -> Weights {
         let zeros = || Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device()).into();
         Weights::new([
@@ -42,7 +41,7 @@ impl Method for Gated {
             values: latents.values.clone().inner(),
             indices: latents.indices.clone().inner(),
         };
-        let weight = context.recipe.training.l1_coefficient * context.penalty_rise();
+        let weight = context.training.l1_coefficient * context.penalty_rise();
         Encoded {
             penalty: Some(Weighted {
                 term: latents.penalty(),

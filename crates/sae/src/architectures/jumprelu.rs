@@ -9,23 +9,78 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use super::Method;
-use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
+use super::{ArchitectureTables, Method, ResolvedTables, StepContext, Wrong};
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
+use crate::keys::{Facts, names, table};
 use crate::losses;
 use crate::parameters::Parameters;
-use crate::recipe::{JumpReluConfig, JumpReluPenalty, ResolvedRecipe};
+
+names! {
+    /// The sparsity penalty of a "jumprelu" coder.
+    JumpReluPenalty {
+        /// The number of active latents.
+        Step = "step",
+        /// The squared distance of that number from a target.
+        Quadratic = "quadratic",
+        /// The sum of the hyperbolic tangents of activations times decoder norms.
+        Tanh = "tanh",
+    }
+}
+
+table! {
+    /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
+    /// are in activations of norm √d.
+    JumpReluConfig -> ResolvedJumpRelu, "coder.jumprelu";
+    /// `step`: the number of active latents; `quadratic`: 2 / target × (that number −
+    /// `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` × activation × decoder norm).
+    penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
+    /// Weight of the penalty against the squared error summed over dimensions.
+    l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
+    /// For `quadratic`: the target number of active latents per token.
+    target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
+    /// Width of the window around a threshold in which pre-activations move it.
+    bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
+    /// Where all thresholds start.
+    initial_threshold: f64 = fixed(0.01), "0 or more" => |v| *v >= 0.0;
+    /// For `tanh`: the factor inside it.
+    tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
+    /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder
+    /// norm.
+    pre_act_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
+    /// Whether the straight-through gradient goes to the pre-activations too.
+    ste_to_input: bool = fixed(false);
+}
 
 pub(crate) struct JumpRelu;
 
 impl Method for JumpRelu {
+    fn facts(&self) -> Facts {
+        Facts {
+            has_ghost_gradients: true,
+            can_be_resampled: true,
+            trains_end_to_end: true,
+            ..Facts::DEFAULT
+        }
+    }
+
+    fn wrong(&self, tables: &ArchitectureTables) -> Option<Wrong> {
+        let how = &tables.jumprelu;
+        let lacks = how.penalty == JumpReluPenalty::Quadratic && how.target_l0.is_none();
+        lacks.then(|| Wrong {
+            key: "coder.jumprelu.target_l0",
+            found: "nothing".to_owned(),
+            expected: "a number of latents, which penalty = \"quadratic\" needs",
+        })
+    }
+
     fn init(
         &self,
         w_enc: Tensor<2>,
         w_dec: Tensor<2>,
         b_dec: Tensor<1>,
-        recipe: &ResolvedRecipe,
+        tables: &ResolvedTables,
     ) -> Weights {
-        let start = recipe.jumprelu.initial_threshold;
+        let start = tables.jumprelu.initial_threshold;
         let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
         Weights::new([
             ("w_enc", w_enc.into()),
@@ -37,7 +92,7 @@ impl Method for JumpRelu {
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
-        let how = &context.recipe.jumprelu;
+        let how = &context.tables.jumprelu;
         let coder = layer.coder.tracked();
         let x = coder.centre(layer.x.clone().autodiff());
         let latents = Latents::of(&coder, x.clone(), how);
@@ -87,7 +142,7 @@ impl Latents {
     /// Of `x`, centred. Forward, a value is its pre-activation z or 0. Backward, with rect 1 in the
     /// window and 0 outside, the derivative of a value in the threshold θ is −θ/bandwidth · rect,
     /// that of a gate −1/bandwidth · rect; in z with `ste_to_input` the negative of it on top.
-    fn of(coder: &SparseCoder, x: Tensor<2>, how: &JumpReluConfig) -> Self {
+    fn of(coder: &SparseCoder, x: Tensor<2>, how: &ResolvedJumpRelu) -> Self {
         let half = how.bandwidth / 2.0;
         let theta = coder.vector("threshold");
         // Everything above θ − half. The same is added on both sides, for the kernel has no
@@ -120,7 +175,7 @@ impl Latents {
     }
 
     /// Mean over tokens, before its coefficient.
-    fn penalty(&self, coder: &SparseCoder, how: &JumpReluConfig, parts: &[usize]) -> Tensor<1> {
+    fn penalty(&self, coder: &SparseCoder, how: &ResolvedJumpRelu, parts: &[usize]) -> Tensor<1> {
         let [n, k] = self.indices.dims();
         let l0 = self.gates.clone().sum_dim(1); // [n, 1]
         let each = match (how.penalty, how.target_l0) {

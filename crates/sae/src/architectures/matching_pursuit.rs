@@ -3,22 +3,74 @@
 //! through every step.
 
 use burn::tensor::Tensor;
-use lapidary_coder::{Architecture, Coder, Pursuit, Weights, pursuit_codes};
+use lapidary_coder::{Architecture, ArchitectureKind, Coder, Pursuit, Weights, pursuit_codes};
 use lapidary_kernels::pursue;
 
-use super::Method;
-use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext};
-use crate::recipe::ResolvedRecipe;
+use super::{ArchitectureTables, Choices, Method, ResolvedTables, StepContext};
+use crate::encoded::{Backward, Codes, Encoded, LayerInput};
+use crate::keys::{Facts, table};
+
+table! {
+    /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of
+    /// steps, at most 65,536; `lapidary eval --k` uses another.
+    PursuitConfig -> ResolvedPursuit, "coder.matching_pursuit";
+    /// A token stops when the norm of what is left is below this, in normalized activations; 0:
+    /// never.
+    residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
+    /// A token stops when a step chooses a latent that it has already.
+    stop_on_duplicate_support: bool = fixed(false);
+    /// Whether latents may have negative values too; the largest magnitude is chosen.
+    signed: bool = fixed(false);
+    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least
+    /// squares, non-negative ones unless `signed`.
+    refit: bool = fixed(false);
+}
 
 pub(crate) struct MatchingPursuit;
 
 impl Method for MatchingPursuit {
+    fn facts(&self) -> Facts {
+        Facts {
+            minimizes_fvu: true,
+            frees_decoder_norm: true,
+            can_be_resampled: true,
+            free_initial_norm: 1.0,
+            ..Facts::DEFAULT
+        }
+    }
+
+    fn architecture(
+        &self,
+        _: ArchitectureKind,
+        k: usize,
+        tables: &ArchitectureTables,
+    ) -> Architecture {
+        let how = &tables.pursuit;
+        Architecture::MatchingPursuit {
+            steps: k,
+            pursuit: Pursuit {
+                residual_threshold: how.residual_threshold,
+                stop_on_duplicate_support: how.stop_on_duplicate_support,
+                signed: how.signed,
+                refit: how.refit,
+            },
+        }
+    }
+
+    fn contradiction(&self, choices: &Choices<'_>) -> Option<String> {
+        (!choices.coder.apply_b_dec_to_input).then(|| {
+            "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\": what is pursued is what \
+             `b_dec` leaves"
+                .to_owned()
+        })
+    }
+
     fn init(
         &self,
         _w_enc: Tensor<2>,
         w_dec: Tensor<2>,
         b_dec: Tensor<1>,
-        _recipe: &ResolvedRecipe,
+        _tables: &ResolvedTables,
     ) -> Weights {
         Weights::new([("w_dec", w_dec.into()), ("b_dec", b_dec.into())])
     }

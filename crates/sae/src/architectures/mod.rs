@@ -10,14 +10,126 @@ mod proximal;
 pub(crate) mod standard;
 mod topk;
 
-use burn::tensor::Tensor;
-use lapidary_coder::{ArchitectureKind, Weights};
+use burn::tensor::{Int, Tensor};
+use lapidary_coder::{Architecture, ArchitectureKind, Weights};
+use lapidary_io::settings::{Reader, SettingsError};
 
-use crate::encoded::{Encoded, LayerInput, StepContext};
+use crate::encoded::{Encoded, LayerInput};
+use crate::keys::{
+    AfterReading, CoderConfig, Facts, Key, Loss, ResolvedCoder, ResolvedTraining, TrainingConfig,
+    Values, Widths,
+};
 use crate::parameters::Parameters;
-use crate::recipe::ResolvedRecipe;
+use crate::schedule::rise;
 
 pub(crate) use batchtopk::ThresholdAverage;
+pub use jumprelu::{JumpReluConfig, JumpReluPenalty, ResolvedJumpRelu};
+pub use matching_pursuit::{PursuitConfig, ResolvedPursuit};
+pub use matryoshka::{MatryoshkaConfig, ResolvedMatryoshka};
+pub use proximal::{ProximalConfig, ResolvedProximal};
+
+/// Declares the tables of a recipe that belong to one architecture each.
+macro_rules! tables {
+    ($( $(#[doc = $doc:literal])+ $kind:ident, $field:ident: $written:ty => $resolved:ty; )+) => {
+        /// The tables of a recipe that belong to one architecture each, as read.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct ArchitectureTables { $( $(#[doc = $doc])+ pub $field: $written, )+ }
+
+        /// The tables of a recipe that belong to one architecture each, every value filled in.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct ResolvedTables { $( $(#[doc = $doc])+ pub $field: $resolved, )+ }
+
+        impl ArchitectureTables {
+            /// All of them, so that a mistake in one shows whichever architecture is chosen.
+            pub(crate) fn read(r: &mut Reader, after: &AfterReading) -> Result<Self, SettingsError> {
+                Ok(Self { $( $field: <$written>::read(r, after)?, )+ })
+            }
+
+            pub(crate) fn resolve(&self, widths: &Widths) -> ResolvedTables {
+                ResolvedTables { $( $field: self.$field.resolve(widths), )+ }
+            }
+
+            /// The same, the table of `kind` with every value filled in.
+            pub(crate) fn filled(&self, kind: ArchitectureKind, resolved: &ResolvedTables) -> Self {
+                let mut filled = self.clone();
+                match kind {
+                    $( ArchitectureKind::$kind => filled.$field = (&resolved.$field).into(), )+
+                    _ => {}
+                }
+                filled
+            }
+
+            /// The keys of `kind`'s table with their values.
+            pub(crate) fn values(&self, kind: ArchitectureKind) -> Values {
+                match kind {
+                    $( ArchitectureKind::$kind => self.$field.values(), )+
+                    _ => vec![],
+                }
+            }
+
+            /// The keys of each table.
+            pub(crate) fn keys() -> Vec<Vec<Key>> {
+                vec![ $( <$written>::keys(), )+ ]
+            }
+        }
+    };
+}
+
+tables! {
+    /// What only "jumprelu" has.
+    JumpRelu, jumprelu: JumpReluConfig => ResolvedJumpRelu;
+    /// What only "matryoshka" has.
+    Matryoshka, matryoshka: MatryoshkaConfig => ResolvedMatryoshka;
+    /// What only "matching_pursuit" has.
+    MatchingPursuit, pursuit: PursuitConfig => ResolvedPursuit;
+    /// What only "proximal" has.
+    Proximal, proximal: ProximalConfig => ResolvedProximal;
+}
+
+/// Where training stands when a batch comes.
+#[derive(Clone, Copy)]
+pub(crate) struct StepContext<'a> {
+    pub(crate) coder: &'a ResolvedCoder,
+    pub(crate) training: &'a ResolvedTraining,
+    pub(crate) tables: &'a ResolvedTables,
+    /// Steps done.
+    pub(crate) step: u64,
+    /// The dead latents of each layer, ascending and counted within it, if there are any.
+    pub(crate) dead: &'a [Option<Tensor<1, Int>>],
+}
+
+impl StepContext<'_> {
+    /// The weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the
+    /// model.
+    pub(crate) const fn local_weight(&self) -> f64 {
+        match self.training.loss {
+            Loss::Local => 1.0,
+            Loss::Kl | Loss::Ce => self.training.local_coefficient,
+        }
+    }
+
+    /// How far the weight of a sparsity penalty has risen, up to 1.
+    pub(crate) fn penalty_rise(&self) -> f64 {
+        rise(self.step, self.training.sparsity_warmup_steps)
+    }
+}
+
+/// A value that contradicts others of the same table.
+pub(crate) struct Wrong {
+    pub(crate) key: &'static str,
+    pub(crate) found: String,
+    pub(crate) expected: &'static str,
+}
+
+/// What an architecture may contradict in a recipe.
+pub(crate) struct Choices<'a> {
+    pub(crate) coder: &'a CoderConfig,
+    pub(crate) training: &'a TrainingConfig,
+    pub(crate) tables: &'a ArchitectureTables,
+    pub(crate) d_sae: usize,
+    /// Training steps.
+    pub(crate) steps: u64,
+}
 
 /// How an architecture is trained: the one place that chooses.
 pub(crate) fn method(kind: ArchitectureKind) -> &'static dyn Method {
@@ -33,8 +145,38 @@ pub(crate) fn method(kind: ArchitectureKind) -> &'static dyn Method {
     }
 }
 
+/// What recipes must know of an architecture.
+pub(crate) fn facts(kind: ArchitectureKind) -> Facts {
+    method(kind).facts()
+}
+
 /// How an architecture is trained.
 pub(crate) trait Method: Sync {
+    /// What it combines with, and its defaults.
+    fn facts(&self) -> Facts {
+        Facts::DEFAULT
+    }
+
+    /// The architecture with the parameters that a recipe gives it.
+    fn architecture(
+        &self,
+        kind: ArchitectureKind,
+        k: usize,
+        _tables: &ArchitectureTables,
+    ) -> Architecture {
+        kind.with_k(k)
+    }
+
+    /// What cannot be in its own table, whichever architecture is chosen.
+    fn wrong(&self, _tables: &ArchitectureTables) -> Option<Wrong> {
+        None
+    }
+
+    /// What in a recipe with this architecture cannot be.
+    fn contradiction(&self, _choices: &Choices<'_>) -> Option<String> {
+        None
+    }
+
     /// Weights to start from: `b_dec` at the centre of the data, encoder and decoder as given. The
     /// encoder's bias starts at 0.
     fn init(
@@ -42,7 +184,7 @@ pub(crate) trait Method: Sync {
         w_enc: Tensor<2>,
         w_dec: Tensor<2>,
         b_dec: Tensor<1>,
-        _recipe: &ResolvedRecipe,
+        _tables: &ResolvedTables,
     ) -> Weights {
         let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
         Weights::new([

@@ -2,17 +2,60 @@
 //! whose half the operator is.
 
 use burn::tensor::{Tensor, TensorData};
-use lapidary_coder::{Architecture, Coder, Penalty};
+use lapidary_coder::{Architecture, ArchitectureKind, Coder, Penalty, Shape};
+use lapidary_io::settings::Reader;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use super::Method;
-use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
+use super::{ArchitectureTables, Choices, Method, StepContext, Wrong};
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
+use crate::keys::table;
+
+table! {
+    /// `[coder.proximal]`: what only `proximal` has.
+    ProximalConfig -> ResolvedProximal, "coder.proximal";
+    /// The penalty: `l0`, `l1`, `l_half`, `log_sum`, `cel0`, `scad` or `mcp`
+    /// ([formulas](../methods/proximal.md)).
+    shape: Shape = fixed(Penalty::DEFAULT.shape);
+    /// Its λ, against half the squared error, on normalized activations. It rises over
+    /// `training.sparsity_warmup_steps`.
+    weight: f64 = fixed(Penalty::DEFAULT.weight), "0 or more" => |v| *v >= 0.0;
+    /// γ of `mcp` (above 1), a of `scad` (above 2), ε of `log_sum` (above 0); others have none.
+    bend: f64 = read(|_, r| shape(r).usual_shape_param(), "2 for `mcp`, 3.7 for `scad`, 0.05 for `log_sum`");
+}
 
 pub(crate) struct Proximal;
 
 impl Method for Proximal {
+    fn architecture(
+        &self,
+        _: ArchitectureKind,
+        _: usize,
+        tables: &ArchitectureTables,
+    ) -> Architecture {
+        Architecture::Proximal(penalty(&tables.proximal))
+    }
+
+    fn wrong(&self, tables: &ArchitectureTables) -> Option<Wrong> {
+        let expected = penalty(&tables.proximal).expected_shape_param()?;
+        Some(Wrong {
+            key: "coder.proximal.bend",
+            found: tables.proximal.bend.to_string(),
+            expected,
+        })
+    }
+
     /// The penalty is part of how codes are found, so it must have its whole weight before training
     /// ends.
+    fn contradiction(&self, choices: &Choices<'_>) -> Option<String> {
+        let (rises, steps) = (choices.training.sparsity_warmup_steps?, choices.steps);
+        (rises > 0 && rises >= steps).then(|| {
+            format!(
+                "`training.sparsity_warmup_steps` = {rises} is not less than the {steps} steps of the run: the penalty would never \
+                 have its whole weight, with which a \"proximal\" coder encodes"
+            )
+        })
+    }
+
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
         let mut penalty = match layer.coder.architecture {
             Architecture::Proximal(penalty) => penalty,
@@ -54,6 +97,19 @@ impl Method for Proximal {
                 },
             )
         }
+    }
+}
+
+/// The shape of the penalty, before its table is read.
+fn shape(r: &Reader) -> Shape {
+    r.peek_as("coder.proximal.shape", Penalty::DEFAULT.shape)
+}
+
+fn penalty(keys: &ProximalConfig) -> Penalty {
+    Penalty {
+        shape: keys.shape,
+        weight: keys.weight,
+        shape_param: keys.bend,
     }
 }
 

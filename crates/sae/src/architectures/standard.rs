@@ -5,18 +5,29 @@
 use burn::tensor::{Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder};
 
-use super::Method;
-use crate::encoded::{Backward, Codes, Encoded, LayerInput, StepContext, Weighted};
+use super::{Method, StepContext};
+use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
+use crate::keys::{Facts, SparsityPenalty};
 use crate::losses;
-use crate::recipe::SparsityPenalty;
 
 pub(crate) struct Standard;
 
 impl Method for Standard {
+    fn facts(&self) -> Facts {
+        Facts {
+            frees_decoder_norm: true,
+            has_ghost_gradients: true,
+            can_be_resampled: true,
+            trains_end_to_end: true,
+            fixed_lr: Some(3e-4),
+            ..Facts::DEFAULT
+        }
+    }
+
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
         let coder = layer.coder.tracked();
         let values = latents(&coder, coder.centre(layer.x.clone().autodiff()));
-        let training = &context.recipe.training;
+        let training = context.training;
         let (w_dec, widths) = (coder.w_dec(), layer.widths);
         let term = match training.sparsity_penalty {
             SparsityPenalty::L1 => losses::l1(values.clone(), w_dec, widths),

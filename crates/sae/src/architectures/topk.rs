@@ -4,8 +4,9 @@
 use burn::tensor::Tensor;
 use lapidary_coder::{Architecture, Coder, SparseCoder};
 
-use super::Method;
-use crate::encoded::{Encoded, LayerInput, StepContext, SubsetLoss};
+use super::{Method, StepContext};
+use crate::encoded::{Encoded, LayerInput, SubsetLoss};
+use crate::keys::Facts;
 
 /// Multi-TopK (appendix of that paper, for reconstructions that hold with another k): what 4k
 /// latents leave unexplained counts an eighth, as in sparsify.
@@ -15,10 +16,17 @@ const MULTI_WEIGHT: f64 = 1.0 / 8.0;
 pub(crate) struct TopK;
 
 impl Method for TopK {
+    fn facts(&self) -> Facts {
+        Facts {
+            trains_end_to_end: true,
+            ..Facts::TOPK_LIKE
+        }
+    }
+
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
         let coder = layer.coder;
         let centred = coder.centre(layer.x.clone());
-        if !context.recipe.coder.multi_topk {
+        if !context.coder.multi_topk {
             return Encoded::pre_activations(coder.encode_centred(centred));
         }
         // Codes descend, so the k largest of the 4k are the first columns.

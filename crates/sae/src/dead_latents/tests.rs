@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::encoded::StepContext;
+use crate::architectures::StepContext;
 use crate::parameters::AnyParameter;
 use crate::parameters::Gradient;
 use crate::recipe::DeadLatents;
@@ -276,11 +276,8 @@ fn ghost_gradients_are_those_of_their_loss() {
     let dead: Vec<i32> = (40..F as i32).collect();
     let dead =
         Tensor::<1, Int>::from_data(TensorData::new(dead.clone(), [dead.len()]), &Device::flex());
-    let context = StepContext {
-        recipe: &config,
-        step: 1 << 40,
-        dead: &[Some(dead)],
-    };
+    let dead = [Some(dead)];
+    let context = config.context(1 << 40, &dead);
     let (any, batch) = (AnyCoder::from(coder.clone()), Batch::of(x.clone()));
     let learned = loss_and_gradients(&any, &batch, &context);
     let without = StepContext {

@@ -7,7 +7,6 @@ use lapidary_coder::{AnyCoder, Coder, SparseCoder, Weights};
 
 use super::{Values, World, close, dot, gradient, scalar, variance};
 use crate::batch::Batch;
-use crate::encoded::StepContext;
 use crate::step::loss_and_gradients;
 
 const LAYERS: usize = 3;
@@ -238,11 +237,8 @@ fn relu_and_jumprelu_have_the_gradients_of_the_dense_transcoder_that_they_are() 
             widths: vec![LAYERS * D_OUT],
             ..world.batch()
         };
-        let context = StepContext {
-            recipe: &world.recipe,
-            step: 1 << 40,
-            dead: &[Some(all)],
-        };
+        let all = [Some(all)];
+        let context = world.recipe.context(1 << 40, &all);
         let expected = loss_and_gradients(&dense, &whole, &context);
         let found = world.step(&dead());
         let [loss, expected_loss] = [&found, &expected].map(|o| scalar(&o.terms.total));

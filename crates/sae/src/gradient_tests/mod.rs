@@ -14,7 +14,6 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::batch::Batch;
-use crate::encoded::StepContext;
 use crate::parameters::Gradient;
 use crate::recipe::{Recipe, ResolvedRecipe};
 use crate::step::{StepOutput, loss_and_gradients};
@@ -119,11 +118,7 @@ impl World {
 
     /// What the trainer would do, once the penalty's weight has risen.
     fn step(&self, dead: &[Option<Tensor<1, Int>>]) -> StepOutput {
-        let context = StepContext {
-            recipe: &self.recipe,
-            step: 1 << 40,
-            dead,
-        };
+        let context = self.recipe.context(1 << 40, dead);
         loss_and_gradients(&self.coder(), &self.batch(), &context)
     }
 

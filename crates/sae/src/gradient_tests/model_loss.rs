@@ -15,7 +15,6 @@ use rand_chacha::ChaCha8Rng;
 use lapidary_coder::{AnyCoder, Coder, Scaling, Weight, WeightKey, host};
 
 use crate::batch::{Batch, SiteIndices};
-use crate::encoded::StepContext;
 use crate::losses;
 use crate::model_loss::model_loss;
 use crate::parameters::Gradient;
@@ -274,13 +273,9 @@ fn check(text: &str, loss: Loss, skipped: &[&str]) {
     )
     .unwrap();
     world.batch.model_loss = Some(found);
-    let context = StepContext {
-        recipe: &world.recipe,
-        step: 1 << 40,
-        dead: &[],
-    };
+    let context = world.recipe.context(1 << 40, &[]);
     let learned = loss_and_gradients(&coder, &world.batch, &context);
-    let counts = crate::recipe::facts(coder.architecture().kind()).is_topk_like;
+    let counts = crate::architectures::facts(coder.architecture().kind()).is_topk_like;
     let active = active(&coder, &plain.x);
     let total = |coder: &AnyCoder| {
         let y_hat = reconstruction(coder, &active, &plain.x);

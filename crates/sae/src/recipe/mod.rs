@@ -5,38 +5,35 @@
 //! [`ResolvedRecipe`] travels with the checkpoint and the dictionary.
 
 mod difference;
-mod facts;
 mod memory;
-mod names;
 mod reference;
-mod resolve;
-mod table;
-mod tables;
 mod validation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use burn::tensor::{Int, Tensor};
 use lapidary_activations::Exclusion;
-use lapidary_coder::{Architecture, ArchitectureKind, Penalty, Pursuit, SiteKeys, Sites};
+use lapidary_coder::{Architecture, ArchitectureKind, SiteKeys, Sites};
 use lapidary_io::settings::{FromToml, Reader};
 use toml::Value;
 
+use crate::architectures::{StepContext, facts, method};
 use crate::error::SaeError;
-use resolve::{AfterReading, Widths};
-use table::{Values, to_json, to_map, to_text};
+use crate::keys::{AfterReading, Values, Widths, to_json, to_map, to_text};
 
+pub use crate::architectures::{
+    ArchitectureTables, JumpReluConfig, JumpReluPenalty, MatryoshkaConfig, ProximalConfig,
+    PursuitConfig, ResolvedJumpRelu, ResolvedMatryoshka, ResolvedProximal, ResolvedPursuit,
+    ResolvedTables,
+};
+pub use crate::keys::{
+    ActivationsConfig, CoderConfig, CorpusConfig, DeadLatents, DecoderBiasStart, DecoderNorm,
+    EvaluationConfig, ExcludeConfig, FeaturesConfig, Loss, Optimizer, ResolvedActivations,
+    ResolvedCoder, ResolvedTraining, SparsityPenalty, TrainingConfig,
+};
 pub use difference::Difference;
-pub(crate) use facts::facts;
-pub use names::{
-    DeadLatents, DecoderBiasStart, DecoderNorm, JumpReluPenalty, Loss, Optimizer, SparsityPenalty,
-};
 pub use reference::reference;
-pub use tables::{
-    ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, ExcludeConfig, FeaturesConfig,
-    JumpReluConfig, MatryoshkaConfig, ProximalConfig, PursuitConfig, ResolvedActivations,
-    ResolvedCoder, ResolvedMatryoshka, ResolvedTraining, TrainingConfig,
-};
 
 /// Where the coder reads where a recipe does not say. The command chooses the middle layer of the
 /// model instead.
@@ -61,14 +58,8 @@ pub struct Recipe {
     pub exclude: ExcludeConfig,
     /// The sparse coder.
     pub coder: CoderConfig,
-    /// What only "jumprelu" has.
-    pub jumprelu: JumpReluConfig,
-    /// What only "matryoshka" has.
-    pub matryoshka: MatryoshkaConfig,
-    /// What only "matching_pursuit" has.
-    pub pursuit: PursuitConfig,
-    /// What only "proximal" has.
-    pub proximal: ProximalConfig,
+    /// What belongs to one architecture each.
+    pub architectures: ArchitectureTables,
     /// The optimization.
     pub training: TrainingConfig,
     /// The metrics after training.
@@ -86,10 +77,8 @@ pub struct ResolvedRecipe {
     pub architecture: Architecture,
     /// The sparse coder.
     pub coder: ResolvedCoder,
-    /// What only "jumprelu" has.
-    pub jumprelu: JumpReluConfig,
-    /// What only "matryoshka" has.
-    pub matryoshka: ResolvedMatryoshka,
+    /// What belongs to one architecture each.
+    pub architectures: ResolvedTables,
     /// The optimization.
     pub training: ResolvedTraining,
     /// Seed of the order of the activations.
@@ -152,12 +141,11 @@ impl Recipe {
         let keys = read_sites(&mut r)?;
         let given = |r: &Reader, key: &str| r.peek(key).and_then(Value::as_str).map(str::to_owned);
         let mut after = AfterReading {
-            architecture: r.peek_as("coder.architecture", ArchitectureKind::TopK),
+            facts: facts(r.peek_as("coder.architecture", ArchitectureKind::TopK)),
             optimizer: r.peek_as("training.optimizer", Optimizer::Adam),
             transcodes: keys.hook_point_out.is_some() || !keys.hook_points_out.is_empty(),
             has_two_models: keys.other_model.is_some(),
             corpus: given(&r, "corpus.path").unwrap_or_else(|| "embedded".to_owned()),
-            penalty_shape: r.peek_as("coder.proximal.shape", Penalty::DEFAULT.shape),
         };
         let corpus = CorpusConfig::read(&mut r, &after)?;
         after.corpus.clone_from(&corpus.path);
@@ -169,11 +157,7 @@ impl Recipe {
             activations: ActivationsConfig::read(&mut r, &after)?,
             exclude: ExcludeConfig::read(&mut r, &after)?,
             coder: CoderConfig::read(&mut r, &after)?,
-            // All tables are read, so that a mistake in one shows whichever coder is chosen.
-            jumprelu: JumpReluConfig::read(&mut r, &after)?,
-            matryoshka: MatryoshkaConfig::read(&mut r, &after)?,
-            pursuit: PursuitConfig::read(&mut r, &after)?,
-            proximal: ProximalConfig::read(&mut r, &after)?,
+            architectures: ArchitectureTables::read(&mut r, &after)?,
             training: TrainingConfig::read(&mut r, &after)?,
             evaluation: EvaluationConfig::read(&mut r, &after)?,
             features: FeaturesConfig::read(&mut r, &after)?,
@@ -189,27 +173,28 @@ impl Recipe {
     /// # Errors
     /// `k` exceeds the number of latents that `expansion_factor` gives.
     pub fn resolve(&self, width: usize) -> Result<ResolvedRecipe, SaeError> {
-        let widths = Widths::new(self, width);
+        let widths = self.widths(width);
         self.check_latents("configuration", widths.d_sae)?;
         let activations = self.activations.resolve(&widths);
         let mut coder = self.coder.resolve(&widths);
         coder.expansion_factor = None;
-        let matryoshka = self.matryoshka.resolve(&widths);
+        let architectures = self.architectures.resolve(&widths);
         let training = self.training.resolve(&widths);
         Ok(ResolvedRecipe {
             recipe: Self {
                 activations: (&activations).into(),
                 coder: (&coder).into(),
-                matryoshka: (&matryoshka).into(),
+                architectures: self
+                    .architectures
+                    .filled(self.coder.architecture, &architectures),
                 training: (&training).into(),
                 ..self.clone()
             }
             .without_foreign_keys(),
             architecture: self.architecture(),
-            jumprelu: self.jumprelu.clone(),
+            architectures,
             order_seed: activations.seed,
             coder,
-            matryoshka,
             training,
         })
     }
@@ -217,28 +202,28 @@ impl Recipe {
     /// The architecture with its parameters.
     #[must_use]
     pub fn architecture(&self) -> Architecture {
-        let k = self.coder.k;
-        match self.coder.architecture {
-            ArchitectureKind::MatchingPursuit => Architecture::MatchingPursuit {
-                steps: k,
-                pursuit: Pursuit {
-                    residual_threshold: self.pursuit.residual_threshold,
-                    stop_on_duplicate_support: self.pursuit.stop_on_duplicate_support,
-                    signed: self.pursuit.signed,
-                    refit: self.pursuit.refit,
-                },
-            },
-            ArchitectureKind::Proximal => Architecture::Proximal(self.penalty()),
-            other => other.with_k(k),
-        }
+        let kind = self.coder.architecture;
+        method(kind).architecture(kind, self.coder.k, &self.architectures)
     }
 
-    /// The penalty of a "proximal" coder.
-    fn penalty(&self) -> Penalty {
-        Penalty {
-            shape: self.proximal.shape,
-            weight: self.proximal.weight,
-            shape_param: self.proximal.bend,
+    /// What defaults depend on where activations have this width.
+    fn widths(&self, width: usize) -> Widths {
+        let d_sae = self.coder.d_sae.unwrap_or_else(|| {
+            let factor = self.coder.expansion_factor.unwrap_or(16.0);
+            ((factor * width as f64).round() as usize).max(1)
+        });
+        Widths {
+            width,
+            d_sae,
+            steps: self.steps(),
+            tokens: self.training.tokens,
+            order_seed: self.order_seed(),
+            facts: facts(self.coder.architecture),
+            optimizer: self.training.optimizer,
+            dead_latents: self.training.revival,
+            decoder_norm: self.training.decoder_norm,
+            starts_at_zero: self.starts_at_zero(),
+            k_falls: self.coder.k_start.is_some(),
         }
     }
 
@@ -274,10 +259,9 @@ impl Recipe {
     /// Without values of keys that mean nothing for this coder, which [`Recipe::to_toml`] leaves
     /// out.
     fn without_foreign_keys(mut self) -> Self {
-        let is_matryoshka = self.coder.architecture == ArchitectureKind::Matryoshka;
         // One latent has no prefixes, and a list without widths is not read back.
-        let widths = self.matryoshka.widths.take();
-        self.matryoshka.widths = widths.filter(|widths| is_matryoshka && !widths.is_empty());
+        let widths = &mut self.architectures.matryoshka.widths;
+        widths.take_if(|widths| widths.is_empty());
         if self.coder.k_start.is_none() {
             self.training.k_anneal_steps = None;
         }
@@ -307,13 +291,7 @@ impl Recipe {
         values.extend(self.activations.values());
         values.extend(self.exclude.values());
         values.extend(self.coder.values());
-        match self.coder.architecture {
-            ArchitectureKind::JumpRelu => values.extend(self.jumprelu.values()),
-            ArchitectureKind::Matryoshka => values.extend(self.matryoshka.values()),
-            ArchitectureKind::MatchingPursuit => values.extend(self.pursuit.values()),
-            ArchitectureKind::Proximal => values.extend(self.proximal.values()),
-            _ => {}
-        }
+        values.extend(self.architectures.values(self.coder.architecture));
         values.extend(self.training.values());
         values.extend(self.evaluation.values());
         values.extend(self.features.values());
@@ -425,6 +403,21 @@ impl ResolvedRecipe {
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.recipe.steps()
+    }
+
+    /// Where training stands after `step` steps, with these latents of each layer dead.
+    pub(crate) const fn context<'a>(
+        &'a self,
+        step: u64,
+        dead: &'a [Option<Tensor<1, Int>>],
+    ) -> StepContext<'a> {
+        StepContext {
+            coder: &self.coder,
+            training: &self.training,
+            tables: &self.architectures,
+            step,
+            dead,
+        }
     }
 
     /// Active latents per token at `step`, from 0: `k_start` falls linearly to `k`.

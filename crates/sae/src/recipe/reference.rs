@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
-use super::table::Key;
-use super::tables::{
+use lapidary_coder::ArchitectureKind;
+
+use crate::architectures::ArchitectureTables;
+use crate::keys::{
     ActivationsConfig, CoderConfig, CorpusConfig, EvaluationConfig, ExcludeConfig, FeaturesConfig,
-    JumpReluConfig, MatryoshkaConfig, ProximalConfig, PursuitConfig, TrainingConfig,
+    Key, TrainingConfig,
 };
 
 /// The keys that stand in no table.
@@ -64,31 +66,47 @@ fn top_level() -> Vec<Key> {
     ]
 }
 
+/// The keys of `[coder]`; that of the architecture says what each is.
+fn coder() -> Vec<Key> {
+    let mut keys = CoderConfig::keys();
+    for key in keys
+        .iter_mut()
+        .filter(|key| key.name == "coder.architecture")
+    {
+        let each = ArchitectureKind::all().map(|kind| format!("`{kind}`: {}", kind.summary()));
+        key.doc = format!("{} {}.", key.doc, each.collect::<Vec<_>>().join("; "));
+    }
+    keys
+}
+
 /// The tables of all keys in Markdown.
 #[must_use]
 pub fn reference() -> String {
-    let sections: [(&str, Vec<Key>); 11] = [
-        ("Top level", top_level()),
-        ("`[corpus]`: the text to train on", CorpusConfig::keys()),
-        (
+    let section = |title: &str, keys: Vec<Key>| (title.to_owned(), keys);
+    let mut sections = vec![
+        section("Top level", top_level()),
+        section("`[corpus]`: the text to train on", CorpusConfig::keys()),
+        section(
             "`[activations]`: from text to shuffled, normalized batches",
             [ActivationsConfig::keys(), ExcludeConfig::keys()].concat(),
         ),
-        ("`[coder]`: the sparse coder", CoderConfig::keys()),
-        ("`[coder.jumprelu]`", JumpReluConfig::keys()),
-        ("`[coder.matryoshka]`", MatryoshkaConfig::keys()),
-        ("`[coder.matching_pursuit]`", PursuitConfig::keys()),
-        ("`[coder.proximal]`", ProximalConfig::keys()),
-        ("`[training]`: the optimization", TrainingConfig::keys()),
-        (
+        section("`[coder]`: the sparse coder", coder()),
+    ];
+    for keys in ArchitectureTables::keys() {
+        let table = keys[0].name.rsplit_once('.').map_or("", |(table, _)| table);
+        sections.push((format!("`[{table}]`"), keys));
+    }
+    sections.extend([
+        section("`[training]`: the optimization", TrainingConfig::keys()),
+        section(
             "`[evaluation]`: metrics after training",
             EvaluationConfig::keys(),
         ),
-        (
+        section(
             "`[features]`: tables after training",
             FeaturesConfig::keys(),
         ),
-    ];
+    ]);
     let mut text = String::new();
     for (title, keys) in sections.iter().filter(|(_, keys)| !keys.is_empty()) {
         let _ = writeln!(text, "### {title}\n");

@@ -150,6 +150,15 @@ fn contradictions_are_refused() {
         error(many, &[]),
         "run.toml: `coder.k`: found 65537, expected at most 65536 steps"
     );
+    let resampled = "coder.architecture = 'proximal'\ntraining.revival = 'resampling'";
+    assert!(error(resampled, &[]).ends_with(
+        "a proximal one: it is for \"standard\", \"jumprelu\" and \"matching_pursuit\", but for cross-layer transcoders"
+    ));
+    let through = "coder.architecture = 'gated'\ntraining.loss = 'kl'";
+    assert!(
+        error(through, &[])
+            .ends_with("it is for \"standard\", \"topk\", \"batchtopk\" and \"jumprelu\"")
+    );
     assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
     assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
     assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));

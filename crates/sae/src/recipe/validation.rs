@@ -5,10 +5,9 @@ use lapidary_coder::{ArchitectureKind, MOST_LAYERS, SiteKeys, Sites};
 use lapidary_io::settings::Reader;
 
 use super::Recipe;
-use super::facts::facts;
-use super::names::{DeadLatents, DecoderNorm, JumpReluPenalty, SparsityPenalty};
-use super::resolve::frees_decoder_norm;
+use crate::architectures::{Choices, facts, method};
 use crate::error::SaeError;
+use crate::keys::{DeadLatents, DecoderNorm, Facts, SparsityPenalty};
 
 impl Recipe {
     /// Refuses values that contradict each other and need no model to see it. `keys` are those of
@@ -69,17 +68,9 @@ impl Recipe {
                 false => real("coder.decoder_init_norm", n, n > 0.0, "more than 0")?,
             }
         }
-        if self.jumprelu.penalty == JumpReluPenalty::Quadratic && self.jumprelu.target_l0.is_none()
-        {
-            let expected = "a number of latents, which penalty = \"quadratic\" needs";
-            return Err(r
-                .wrong("coder.jumprelu.target_l0", "nothing", expected)
-                .into());
-        }
-        if let Some(expected) = self.penalty().expected_shape_param() {
-            return Err(r
-                .wrong("coder.proximal.bend", self.proximal.bend, expected)
-                .into());
+        let wrong = |kind| method(kind).wrong(&self.architectures);
+        if let Some(wrong) = ArchitectureKind::all().find_map(wrong) {
+            return Err(r.wrong(wrong.key, wrong.found, wrong.expected).into());
         }
 
         let contradiction = |message: String| {
@@ -167,13 +158,14 @@ impl Recipe {
         if t.loss.is_end_to_end() {
             if !facts.trains_end_to_end || self.coder.multi_topk {
                 return contradiction(format!(
-                    "`training.loss` = \"{}\" does not go with `coder.architecture` = \"{kind}\"{}: it is for \"topk\", \"batchtopk\", \"standard\" and \"jumprelu\"",
+                    "`training.loss` = \"{}\" does not go with `coder.architecture` = \"{kind}\"{}: it is for {}",
                     t.loss,
                     if self.coder.multi_topk {
                         " and `coder.multi_topk`"
                     } else {
                         ""
-                    }
+                    },
+                    those(|facts| facts.trains_end_to_end)
                 ));
             }
             if self.activations.store.is_some() {
@@ -246,7 +238,7 @@ impl Recipe {
             );
         }
         let free = t.decoder_norm == DecoderNorm::Free;
-        if free && !frees_decoder_norm(kind, transcodes) {
+        if free && !facts.may_free_decoder_norm(transcodes) {
             return contradiction(format!(
                 "`training.decoder_norm` = \"free\" does not go with `coder.architecture` = \"{kind}\": \
                  the k largest activations are comparable only if all decoder rows have one norm"
@@ -288,58 +280,41 @@ impl Recipe {
 
     /// What cannot be with so many latents of the recipe's architecture, if anything.
     fn architecture_error(&self, d_sae: usize) -> Option<String> {
-        match self.coder.architecture {
-            ArchitectureKind::Matryoshka => {
-                let widest = *self.matryoshka.widths.as_ref()?.last()?;
-                (widest >= d_sae).then(|| {
-                    format!(
-                        "`coder.matryoshka.widths` goes up to {widest}, but below d_sae = {d_sae} is where prefixes end (all latents together are \
-                         counted anyway)"
-                    )
-                })
-            }
-            ArchitectureKind::MatchingPursuit => (!self.coder.apply_b_dec_to_input).then(|| {
-                "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\": what is pursued is what \
-                 `b_dec` leaves"
-                    .to_owned()
-            }),
-            // The penalty is part of how codes are found, so it must have its whole weight before
-            // training ends.
-            ArchitectureKind::Proximal => {
-                let (rises, steps) = (self.training.sparsity_warmup_steps?, self.steps());
-                (rises > 0 && rises >= steps).then(|| {
-                    format!(
-                        "`training.sparsity_warmup_steps` = {rises} is not less than the {steps} steps of the run: the penalty would never \
-                         have its whole weight, with which a \"proximal\" coder encodes"
-                    )
-                })
-            }
-            _ => None,
-        }
+        method(self.coder.architecture).contradiction(&Choices {
+            coder: &self.coder,
+            training: &self.training,
+            tables: &self.architectures,
+            d_sae,
+            steps: self.steps(),
+        })
     }
 
     /// Why the treatment of dead latents does not go with the coder, if it does not.
     fn dead_latents_error(&self) -> Option<String> {
         let (kind, layers) = (self.coder.architecture, self.sites.layers());
-        let facts = facts(kind);
-        let (fits, those) = match self.training.revival {
+        let fits: fn(&Facts) -> bool = match self.training.revival {
             DeadLatents::None => return None,
-            DeadLatents::AuxK => (facts.is_topk_like, "topk, batchtopk and matryoshka"),
-            DeadLatents::GhostGradients => (facts.has_ghost_gradients, "standard and jumprelu"),
-            DeadLatents::Resampling => (
-                (facts.has_ghost_gradients || !kind.has_encoder()) && layers == 1,
-                "standard, jumprelu and matching_pursuit, but for cross-layer transcoders",
-            ),
+            DeadLatents::AuxK => |facts| facts.is_topk_like,
+            DeadLatents::GhostGradients => |facts| facts.has_ghost_gradients,
+            DeadLatents::Resampling => |facts| facts.can_be_resampled,
         };
-        let message = format!(
-            "`training.revival` = \"{}\" does not go with this coder, a {kind} one{}: it is for {those}",
+        let one_layer = self.training.revival == DeadLatents::Resampling;
+        if fits(&facts(kind)) && (layers == 1 || !one_layer) {
+            return None;
+        }
+        Some(format!(
+            "`training.revival` = \"{}\" does not go with this coder, a {kind} one{}: it is for {}{}",
             self.training.revival,
             match layers {
                 1 => "",
                 _ => " of several layers",
+            },
+            those(fits),
+            match one_layer {
+                true => ", but for cross-layer transcoders",
+                false => "",
             }
-        );
-        (!fits).then_some(message)
+        ))
     }
 
     /// Why a recipe cannot be one of a cross-layer transcoder, if it cannot.
@@ -360,7 +335,11 @@ impl Recipe {
         let kind = self.coder.architecture;
         if !kind.crosses_layers() {
             return Some(format!(
-                "`hook_points_out` does not go with `coder.architecture` = \"{kind}\": cross-layer transcoders are \"topk\", \"standard\" or \"jumprelu\""
+                "`hook_points_out` does not go with `coder.architecture` = \"{kind}\": cross-layer transcoders are {}",
+                listed(
+                    ArchitectureKind::all().filter(|kind| kind.crosses_layers()),
+                    "or"
+                )
             ));
         }
         if self.coder.skip_connection || self.coder.multi_topk {
@@ -396,5 +375,19 @@ impl Recipe {
             }
         }
         None
+    }
+}
+
+/// The names of the architectures of which this holds.
+fn those(holds: fn(&Facts) -> bool) -> String {
+    let all = ArchitectureKind::all();
+    listed(all.filter(|kind| holds(&facts(*kind))), "and")
+}
+
+fn listed(kinds: impl Iterator<Item = ArchitectureKind>, last: &str) -> String {
+    let names: Vec<String> = kinds.map(|kind| format!("\"{kind}\"")).collect();
+    match names.split_last() {
+        Some((end, rest)) if !rest.is_empty() => format!("{} {last} {end}", rest.join(", ")),
+        _ => names.concat(),
     }
 }

@@ -1,7 +1,5 @@
 //! The choices that a recipe names.
 
-use lapidary_io::settings::Named;
-
 /// Declares an enum whose values have names in recipes.
 macro_rules! names {
     (
@@ -12,17 +10,19 @@ macro_rules! names {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $( $(#[doc = $value_doc])+ $value, )* }
 
-        impl Named for $name {
+        impl lapidary_io::settings::Named for $name {
             const NAMES: &'static [(Self, &'static str)] = &[ $( (Self::$value, $text), )* ];
         }
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.name())
+                f.write_str(lapidary_io::settings::Named::name(*self))
             }
         }
     };
 }
+
+pub(crate) use names;
 
 names! {
     /// What is minimized besides sparsity.
@@ -53,6 +53,26 @@ names! {
         Signum = "signum",
         /// The mean gradient of a matrix made orthogonal (Jordan et al. 2024); biases by Adam.
         Muon = "muon",
+    }
+}
+
+impl Optimizer {
+    /// Highest learning rate where the recipe has none and Adam's would be `adam`: signum's is
+    /// sparsify's.
+    pub(crate) fn default_lr(self, adam: f64, d_sae: usize) -> f64 {
+        match self {
+            Self::Adam => adam,
+            Self::Signum => 5e-3 / (d_sae as f64 / 16_384.0).sqrt(),
+            Self::Muon => 2e-3,
+        }
+    }
+
+    /// Decay of the mean gradient where the recipe has none.
+    pub(crate) fn default_decay(self) -> f64 {
+        match self {
+            Self::Adam => 0.9,
+            Self::Signum | Self::Muon => 0.95,
+        }
     }
 }
 
@@ -98,18 +118,6 @@ names! {
         /// The sum of activation times decoder norm.
         L1 = "l1",
         /// The sum of the hyperbolic tangents of the same.
-        Tanh = "tanh",
-    }
-}
-
-names! {
-    /// The sparsity penalty of a "jumprelu" coder.
-    JumpReluPenalty {
-        /// The number of active latents.
-        Step = "step",
-        /// The squared distance of that number from a target.
-        Quadratic = "quadratic",
-        /// The sum of the hyperbolic tangents of activations times decoder norms.
         Tanh = "tanh",
     }
 }

@@ -1,11 +1,9 @@
-//! The tables of a recipe: each key once.
+//! The tables of a recipe that every architecture has.
 
 use lapidary_activations::{NormalizationKind, TEXT_FIELD};
-use lapidary_coder::{ArchitectureKind, Penalty, Shape};
+use lapidary_coder::ArchitectureKind;
 
-use super::names::{
-    DeadLatents, DecoderBiasStart, DecoderNorm, JumpReluPenalty, Loss, Optimizer, SparsityPenalty,
-};
+use super::names::{DeadLatents, DecoderBiasStart, DecoderNorm, Loss, Optimizer, SparsityPenalty};
 use super::table::table;
 
 table! {
@@ -51,7 +49,7 @@ table! {
     store: String = optional("absent");
     /// Seed for the order of the activations. Coders [trained in one
     /// run](../how-to/several-coders.md) share it.
-    seed: u64 = later(|w| w.recipe.order_seed(), "the recipe's `seed`");
+    seed: u64 = later(|w| w.order_seed, "the recipe's `seed`");
 }
 
 table! {
@@ -69,11 +67,7 @@ table! {
 table! {
     /// `[coder]`: the sparse coder.
     CoderConfig -> ResolvedCoder, "coder";
-    /// `topk`: the k largest pre-activations per token; `batchtopk`: k per token on average over
-    /// the batch; `matryoshka`: the same, with prefixes of the latents that reconstruct by
-    /// themselves; `standard`: ReLU with an L1 penalty; `jumprelu`: a threshold per latent;
-    /// `gated`: gates and values apart; `matching_pursuit`: decoder rows subtracted one after the
-    /// other; `proximal`: the proximal operator of a non-convex penalty in place of ReLU.
+    /// How latents are chosen.
     architecture: ArchitectureKind = fixed(ArchitectureKind::TopK);
     /// Number of latents; for a cross-layer transcoder, per layer. With several hook points the
     /// width at the first counts.
@@ -92,7 +86,7 @@ table! {
     skip_connection: bool = fixed(false);
     /// Whether `b_dec` is subtracted before encoding; never in a transcoder, whose `b_dec` belongs
     /// to the output.
-    apply_b_dec_to_input: bool = read(|r| !r.transcodes, "`true`; for transcoders `false`");
+    apply_b_dec_to_input: bool = read(|a, _| !a.transcodes, "`true`; for transcoders `false`");
     /// Start of `b_dec`: the `geometric_median` (of at most 4,096 rows) or the `mean` of the first
     /// batch, or `zeros`.
     b_dec_init: DecoderBiasStart = fixed(DecoderBiasStart::GeometricMedian);
@@ -102,67 +96,6 @@ table! {
         |w| w.decoder_init_norm(),
         "1, or 0.1 with `decoder_norm = \"free\"` (but 1 for `matching_pursuit`, and 0 for `topk`, `batchtopk` and `matryoshka` transcoders)"
     );
-}
-
-table! {
-    /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
-    /// are in activations of norm √d.
-    JumpReluConfig, "coder.jumprelu";
-    /// `step`: the number of active latents; `quadratic`: 2 / target × (that number −
-    /// `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` × activation × decoder norm).
-    penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
-    /// Weight of the penalty against the squared error summed over dimensions.
-    l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
-    /// For `quadratic`: the target number of active latents per token.
-    target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
-    /// Width of the window around a threshold in which pre-activations move it.
-    bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
-    /// Where all thresholds start.
-    initial_threshold: f64 = fixed(0.01), "0 or more" => |v| *v >= 0.0;
-    /// For `tanh`: the factor inside it.
-    tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
-    /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder
-    /// norm.
-    pre_act_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// Whether the straight-through gradient goes to the pre-activations too.
-    ste_to_input: bool = fixed(false);
-}
-
-table! {
-    /// `[coder.matryoshka]`: what only `matryoshka` has.
-    MatryoshkaConfig -> ResolvedMatryoshka, "coder.matryoshka";
-    /// Latents in each prefix, ascending, below `d_sae`. All latents together count besides.
-    widths: Vec<usize> = later(|w| w.matryoshka_widths(), "a 16th, an 8th, a quarter and a half of `d_sae`"),
-        "numbers of latents from 1 on, ascending" => |v: &Vec<usize>| v.first().is_some_and(|w| *w > 0) && v.windows(2).all(|w| w[0] < w[1]);
-}
-
-table! {
-    /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of
-    /// steps, at most 65,536; `lapidary eval --k` uses another.
-    PursuitConfig, "coder.matching_pursuit";
-    /// A token stops when the norm of what is left is below this, in normalized activations; 0:
-    /// never.
-    residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// A token stops when a step chooses a latent that it has already.
-    stop_on_duplicate_support: bool = fixed(false);
-    /// Whether latents may have negative values too; the largest magnitude is chosen.
-    signed: bool = fixed(false);
-    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least
-    /// squares, non-negative ones unless `signed`.
-    refit: bool = fixed(false);
-}
-
-table! {
-    /// `[coder.proximal]`: what only `proximal` has.
-    ProximalConfig, "coder.proximal";
-    /// The penalty: `l0`, `l1`, `l_half`, `log_sum`, `cel0`, `scad` or `mcp`
-    /// ([formulas](../methods/proximal.md)).
-    shape: Shape = fixed(Penalty::DEFAULT.shape);
-    /// Its λ, against half the squared error, on normalized activations. It rises over
-    /// `training.sparsity_warmup_steps`.
-    weight: f64 = fixed(Penalty::DEFAULT.weight), "0 or more" => |v| *v >= 0.0;
-    /// γ of `mcp` (above 1), a of `scad` (above 2), ε of `log_sum` (above 0); others have none.
-    bend: f64 = read(|r| r.penalty_shape.usual_shape_param(), "2 for `mcp`, 3.7 for `scad`, 0.05 for `log_sum`");
 }
 
 table! {
@@ -185,7 +118,7 @@ table! {
     /// Last part of the run, over which the rate falls linearly to 0.
     lr_decay_fraction: f64 = fixed(0.2), "0 to 1" => |v| (0.0..=1.0).contains(v);
     /// Decay of the mean gradient, for all optimizers.
-    adam_beta1: f64 = read(|r| r.optimizer.default_decay(), "0.9; `signum` and `muon`: 0.95"), "0 to below 1" => |v| (0.0..1.0).contains(v);
+    adam_beta1: f64 = read(|a, _| a.optimizer.default_decay(), "0.9; `signum` and `muon`: 0.95"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Adam's decay of the mean squared gradient.
     adam_beta2: f64 = fixed(0.999), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Adam's epsilon. It is small because the gradients of rare latents are.
@@ -218,7 +151,7 @@ table! {
     /// `matryoshka`); `ghost_gradients` (`standard`, `jumprelu`); `resampling` (the same two and
     /// `matching_pursuit`, not across layers); `none` ([what they
     /// are](../methods/dead-latents.md)).
-    revival: DeadLatents = read(|r| r.dead_latents(), "`\"aux_k\"` for `topk`, `batchtopk` and `matryoshka`, else `\"none\"`");
+    revival: DeadLatents = read(|a, _| a.dead_latents(), "`\"aux_k\"` for `topk`, `batchtopk` and `matryoshka`, else `\"none\"`");
     /// For `resampling`: steps between two resamplings, none of which is in the last fifth of the
     /// run.
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
@@ -227,13 +160,13 @@ table! {
     /// Weight of the auxiliary loss.
     aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.
-    dead_after_tokens: u64 = later(|w| (w.recipe.training.tokens / 10).min(10_000_000), "a tenth of `tokens`, at most 10 million");
+    dead_after_tokens: u64 = later(|w| (w.tokens / 10).min(10_000_000), "a tenth of `tokens`, at most 10 million");
     /// Steps between two counts of the dead latents. More steps mean fewer waits for the device.
     dead_check_every_steps: u64 = fixed(4), "at least 1" => |v| *v > 0;
     /// `unit`: rows of `W_dec` keep norm 1. `free`, only for coders that have it by default: the L1
     /// penalty weighs each latent by its row's norm, and rows are scaled to norm 1 at the end.
     decoder_norm: DecoderNorm = read(
-        |r| r.decoder_norm(),
+        |a, _| a.decoder_norm(),
         "`\"unit\"`, or `\"free\"` for `standard`, `matching_pursuit` and `topk`, `batchtopk` and `matryoshka` transcoders"
     );
     /// Largest norm of the whole gradient; 0: no limit.
@@ -250,9 +183,9 @@ table! {
     /// `[evaluation]`: metrics after training.
     EvaluationConfig, "evaluation";
     /// Text to evaluate on.
-    corpus: String = read(|r| r.evaluation_corpus(), "`\"embedded:heldout\"` with the embedded corpus, else the training corpus");
+    corpus: String = read(|a, _| a.evaluation_corpus(), "`\"embedded:heldout\"` with the embedded corpus, else the training corpus");
     /// Tokens to evaluate on, rounded down to whole blocks; 0: no evaluation.
-    tokens: u64 = read(|r| if r.has_two_models { 0 } else { 32_768 }, "`32768`; with a second model `0`");
+    tokens: u64 = read(|a, _| if a.has_two_models { 0 } else { 32_768 }, "`32768`; with a second model `0`");
 }
 
 table! {

@@ -7,7 +7,7 @@ use lapidary_io::settings::FromToml;
 use toml::Value;
 
 #[cfg(doc)]
-use super::resolve::{AfterReading, Widths};
+use super::defaults::{AfterReading, Widths};
 
 /// A key of a recipe, as the reference page shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +23,15 @@ pub struct Key {
 }
 
 /// Dotted keys in the order of their declaration, each with its value if it has one.
-pub(super) type Values = Vec<(&'static str, Option<Value>)>;
+pub(crate) type Values = Vec<(&'static str, Option<Value>)>;
 
 /// Declares a table: the struct as read, the struct as resolved, and the functions between them,
 /// TOML and the reference page.
 ///
 /// Each key is `name: type = kind;` with an optional range `, "text" => |value| condition`. Kinds:
 /// - `fixed(value)`: a default that never changes;
-/// - `read(|r| value, "text")`: a default that depends on other keys ([`AfterReading`]);
+/// - `read(|a, r| value, "text")`: a default that depends on other keys ([`AfterReading`], and what
+///   the reader has of other keys);
 /// - `later(|w| value, "text")`: a default that depends on widths ([`Widths`]): an `Option` until
 ///   the recipe is resolved;
 /// - `optional("text")`: an `Option` also then.
@@ -57,7 +58,8 @@ macro_rules! table {
         }
 
         impl $written {
-            pub(super) fn resolve(&self, widths: &$crate::recipe::resolve::Widths<'_>) -> $resolved {
+            pub(crate) fn resolve(&self, widths: &$crate::keys::Widths) -> $resolved {
+                let _ = widths;
                 $resolved {
                     $( $key: table!(@resolve self, $key, widths, $kind $ty, $default), )*
                 }
@@ -89,16 +91,16 @@ macro_rules! table {
         }
 
         impl $written {
-            pub(super) fn read(
+            pub(crate) fn read(
                 r: &mut lapidary_io::settings::Reader,
-                after: &$crate::recipe::resolve::AfterReading,
+                after: &$crate::keys::AfterReading,
             ) -> Result<Self, lapidary_io::settings::SettingsError> {
                 let _ = after;
                 Ok(Self {
                     $( $key: {
                         const NAME: &str = concat!($prefix, ".", stringify!($key));
                         let value = table!(@read r, after, NAME, $kind $ty, $default);
-                        $( $crate::recipe::table::check_range(
+                        $( $crate::keys::check_range(
                             r, NAME, table!(@some $kind value), $range, $ok,
                         )?; )?
                         value
@@ -106,15 +108,15 @@ macro_rules! table {
                 })
             }
 
-            pub(super) fn values(&self) -> $crate::recipe::table::Values {
+            pub(crate) fn values(&self) -> $crate::keys::Values {
                 vec![ $( (
                     concat!($prefix, ".", stringify!($key)),
                     table!(@value self, $key, $kind),
                 ), )* ]
             }
 
-            pub(super) fn keys() -> Vec<$crate::recipe::table::Key> {
-                vec![ $( $crate::recipe::table::Key {
+            pub(crate) fn keys() -> Vec<$crate::keys::Key> {
+                vec![ $( $crate::keys::Key {
                     name: concat!($prefix, ".", stringify!($key)),
                     default: table!(@shown $kind $ty, $default),
                     range: table!(@range $($range)?),
@@ -138,8 +140,9 @@ macro_rules! table {
         $r.or::<$ty>($name, $default)?
     };
     (@read $r:ident, $after:ident, $name:ident, read $ty:ty, ($default:expr, $text:expr)) => {{
-        let default: fn(&$crate::recipe::resolve::AfterReading) -> $ty = $default;
-        $r.or::<$ty>($name, default($after))?
+        let default: fn(&$crate::keys::AfterReading, &lapidary_io::settings::Reader) -> $ty = $default;
+        let value = default($after, $r);
+        $r.or::<$ty>($name, value)?
     }};
     (@read $r:ident, $after:ident, $name:ident, later $ty:ty, $default:tt) => {
         $r.optional::<$ty>($name)?
@@ -154,22 +157,22 @@ macro_rules! table {
     (@some optional $value:ident) => { $value.as_ref() };
 
     (@resolve $self:ident, $key:ident, $widths:ident, later $ty:ty, ($default:expr, $text:expr)) => {{
-        let default: fn(&$crate::recipe::resolve::Widths<'_>) -> $ty = $default;
+        let default: fn(&$crate::keys::Widths) -> $ty = $default;
         $self.$key.clone().unwrap_or_else(|| default($widths))
     }};
     (@resolve $self:ident, $key:ident, $widths:ident, $kind:ident $ty:ty, $default:tt) => {
         $self.$key.clone()
     };
 
-    (@value $self:ident, $key:ident, fixed) => { Some($crate::recipe::table::to_toml(&$self.$key)) };
-    (@value $self:ident, $key:ident, read) => { Some($crate::recipe::table::to_toml(&$self.$key)) };
+    (@value $self:ident, $key:ident, fixed) => { Some($crate::keys::to_toml(&$self.$key)) };
+    (@value $self:ident, $key:ident, read) => { Some($crate::keys::to_toml(&$self.$key)) };
     (@value $self:ident, $key:ident, $kind:ident) => {
-        $self.$key.as_ref().map($crate::recipe::table::to_toml)
+        $self.$key.as_ref().map($crate::keys::to_toml)
     };
 
     (@shown fixed $ty:ty, ($default:expr)) => {{
         let default: $ty = $default;
-        format!("`{}`", $crate::recipe::table::to_toml(&default))
+        format!("`{}`", $crate::keys::to_toml(&default))
     }};
     (@shown $kind:ident $ty:ty, ($default:expr, $text:expr)) => { $text.to_owned() };
     (@shown optional $ty:ty, ($text:expr)) => { $text.to_owned() };
@@ -180,13 +183,13 @@ macro_rules! table {
     (@back $resolved:ident, $key:ident, later) => { Some($resolved.$key.clone()) };
     (@back $resolved:ident, $key:ident, $kind:ident) => { $resolved.$key.clone() };
 }
-pub(super) use table;
+pub(crate) use table;
 
-pub(super) fn to_toml<T: FromToml>(value: &T) -> Value {
+pub(crate) fn to_toml<T: FromToml>(value: &T) -> Value {
     value.to_toml()
 }
 
-pub(super) fn check_range<T: FromToml>(
+pub(crate) fn check_range<T: FromToml>(
     r: &lapidary_io::settings::Reader,
     key: &str,
     value: Option<&T>,
@@ -200,7 +203,7 @@ pub(super) fn check_range<T: FromToml>(
 }
 
 /// The values as TOML, tables in the order of their first key.
-pub(super) fn to_text(values: &Values) -> String {
+pub(crate) fn to_text(values: &Values) -> String {
     let mut tables: Vec<(&str, String)> = vec![];
     for (key, value) in values {
         let Some(value) = value else { continue };
@@ -219,7 +222,7 @@ pub(super) fn to_text(values: &Values) -> String {
 }
 
 /// The values as a JSON object of tables.
-pub(super) fn to_json(values: &Values) -> serde_json::Value {
+pub(crate) fn to_json(values: &Values) -> serde_json::Value {
     let mut root = serde_json::Map::new();
     for (key, value) in values {
         let Some(value) = value else { continue };
@@ -244,7 +247,7 @@ pub(super) fn to_json(values: &Values) -> serde_json::Value {
 }
 
 /// The values by their keys.
-pub(super) fn to_map(values: Values) -> BTreeMap<String, Value> {
+pub(crate) fn to_map(values: Values) -> BTreeMap<String, Value> {
     let there = values.into_iter();
     there
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))

@@ -1,0 +1,89 @@
+//! Defaults that depend on other keys, or on the width of the activations.
+
+use super::facts::Facts;
+use super::names::{DeadLatents, DecoderNorm, Optimizer};
+
+/// What defaults may depend on while a recipe is read.
+pub(crate) struct AfterReading {
+    /// Those of the architecture.
+    pub(crate) facts: Facts,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) transcodes: bool,
+    pub(crate) has_two_models: bool,
+    pub(crate) corpus: String,
+}
+
+impl AfterReading {
+    pub(super) const fn dead_latents(&self) -> DeadLatents {
+        match self.facts.is_topk_like {
+            true => DeadLatents::AuxK,
+            false => DeadLatents::None,
+        }
+    }
+
+    pub(super) const fn decoder_norm(&self) -> DecoderNorm {
+        match self.facts.may_free_decoder_norm(self.transcodes) {
+            true => DecoderNorm::Free,
+            false => DecoderNorm::Unit,
+        }
+    }
+
+    pub(super) fn evaluation_corpus(&self) -> String {
+        match self.corpus.as_str() {
+            "embedded" => "embedded:heldout".to_owned(),
+            other => other.to_owned(),
+        }
+    }
+}
+
+/// What defaults may depend on when a recipe is resolved.
+pub(crate) struct Widths {
+    /// The width of the activations that are read, at the first hook point.
+    pub(crate) width: usize,
+    pub(crate) d_sae: usize,
+    /// Training steps.
+    pub(crate) steps: u64,
+    /// Activations to train on.
+    pub(crate) tokens: u64,
+    /// Seed of the order of the activations.
+    pub(crate) order_seed: u64,
+    /// Those of the architecture.
+    pub(crate) facts: Facts,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) dead_latents: DeadLatents,
+    pub(crate) decoder_norm: DecoderNorm,
+    /// Whether decoder rows may start at 0.
+    pub(crate) starts_at_zero: bool,
+    /// Whether `k` falls in training.
+    pub(crate) k_falls: bool,
+}
+
+impl Widths {
+    pub(super) fn lr(&self) -> f64 {
+        let by_latents = || 2e-4 / (self.d_sae as f64 / 16_384.0).sqrt();
+        let adam = self.facts.fixed_lr.unwrap_or_else(by_latents);
+        self.optimizer.default_lr(adam, self.d_sae)
+    }
+
+    pub(super) const fn decoder_init_norm(&self) -> f64 {
+        match self.decoder_norm {
+            DecoderNorm::Free if self.starts_at_zero => 0.0,
+            DecoderNorm::Free => self.facts.free_initial_norm,
+            DecoderNorm::Unit => 1.0,
+        }
+    }
+
+    pub(super) const fn k_anneal_steps(&self) -> u64 {
+        match self.k_falls {
+            true => self.steps / 2,
+            false => 0,
+        }
+    }
+
+    pub(super) fn resample_every_steps(&self) -> u64 {
+        match self.dead_latents {
+            DeadLatents::Resampling => (self.steps / 5).max(1),
+            _ => 0,
+        }
+    }
+}

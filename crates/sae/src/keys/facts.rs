@@ -1,0 +1,53 @@
+//! What a recipe must know of an architecture before it is trained: what it combines with, and its
+//! defaults.
+
+/// Facts about the training of an architecture.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// Whether it chooses by the number of latents alone. Dead latents can then have an auxiliary
+    /// loss (AuxK), and as a transcoder its decoder may start at 0, with rows of any norm.
+    pub(crate) is_topk_like: bool,
+    /// Whether the loss is the fraction of variance unexplained, and not the squared error.
+    pub(crate) minimizes_fvu: bool,
+    /// Whether decoder rows may have any norm in training, and then do unless the recipe says
+    /// otherwise.
+    pub(crate) frees_decoder_norm: bool,
+    /// Whether dead latents can have ghost gradients. Latents that compete for places would not
+    /// fire with the small weights that they then have.
+    pub(crate) has_ghost_gradients: bool,
+    /// Whether dead latents can be resampled.
+    pub(crate) can_be_resampled: bool,
+    /// Whether its gradients can come from a loss through the model.
+    pub(crate) trains_end_to_end: bool,
+    /// The norm of decoder rows at the start, where they may have any and the recipe has none.
+    pub(crate) free_initial_norm: f64,
+    /// The highest learning rate where the recipe has none, if it does not follow from the number
+    /// of latents.
+    pub(crate) fixed_lr: Option<f64>,
+}
+
+impl Facts {
+    /// Those of an architecture that says nothing else.
+    pub(crate) const DEFAULT: Self = Self {
+        is_topk_like: false,
+        minimizes_fvu: false,
+        frees_decoder_norm: false,
+        has_ghost_gradients: false,
+        can_be_resampled: false,
+        trains_end_to_end: false,
+        free_initial_norm: 0.1,
+        fixed_lr: None,
+    };
+
+    /// Those of an architecture that chooses by the number of latents alone.
+    pub(crate) const TOPK_LIKE: Self = Self {
+        is_topk_like: true,
+        minimizes_fvu: true,
+        ..Self::DEFAULT
+    };
+
+    /// Whether decoder rows may have any norm in training.
+    pub(crate) const fn may_free_decoder_norm(&self, transcodes: bool) -> bool {
+        self.frees_decoder_norm || (transcodes && self.is_topk_like)
+    }
+}

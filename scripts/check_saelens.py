@@ -117,7 +117,7 @@ def check(sae, rows, codes, verdict):
         theirs = sae.encode(torch.from_numpy(rows)).numpy()
         ours = dense(values, indices, sae.cfg.d_sae)
         decoded = sae.decode(torch.from_numpy(ours))
-        if hasattr(sae, "W_skip"):  # `decode` has no input for the skip; this is what `forward` adds
+        if hasattr(sae, "W_skip"):  # `decode` has no input for the skip, which `forward` adds
             decoded = decoded + torch.from_numpy(rows) @ sae.W_skip.T
         decoded, whole = decoded.numpy(), sae.forward(torch.from_numpy(rows)).numpy()
 

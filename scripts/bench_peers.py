@@ -1,17 +1,23 @@
 #!/usr/bin/env python3
-"""Times a training step and the encoder of sparsify, SAELens and dictionary_learning: the other half of `lapidary bench --vs-peers`.
+"""Times a training step and the encoder of sparsify, SAELens and dictionary_learning.
 
-Prints one line with the tools that could be started, `name=version` each, and then answers each line `name step` or
-`name encode` on standard input with the seconds that it took. A step is what the tool's own trainer does by default with
-one batch: forward, backward, decoder rows kept at norm 1 (sparsify, dictionary_learning, as ours does), clipping (SAELens,
-dictionary_learning) and Adam. The batch is normal random numbers, the same for all; every tool computes in f32 on the CPU. On a GPU sparsify runs as its
-trainer runs it: its Triton decoder, bf16 autocast, fused Adam; the others likewise under autocast.
+`lapidary bench --vs-peers` runs this script. It prints one line with the tools that could be
+started, `name=version` each. It then reads lines `name step` or `name encode` from standard input
+and answers each with the time in seconds.
 
-With `--coder matching_pursuit` the tools are SAELens and overcomplete, both without a threshold and with k steps a row.
+A step is what the tool's own trainer does with one batch by default: forward pass, backward pass
+and Adam. sparsify and dictionary_learning also keep decoder rows at norm 1, as Lapidary does.
+SAELens and dictionary_learning also clip gradients. The batch is normal random numbers, the same
+for all tools. On the CPU every tool computes in f32. On a GPU, sparsify runs as in its trainer,
+with its Triton decoder, bf16 autocast and fused Adam. The other tools also run under autocast.
 
-LAPIDARY_PEERS=NAME,NAME chooses among the tools. `pytorch` among them is a TopK coder as one would write it in PyTorch alone; it is
-timed when it is asked for, and when no other tool can be started. LAPIDARY_PEERS_DEVICE overrides `--device`. A tool that fails
-while it is timed (memory, say) answers `nan`, and so it does from then on.
+With `--coder matching_pursuit` the tools are SAELens and overcomplete. Both do k steps per row,
+without a threshold.
+
+LAPIDARY_PEERS=NAME,NAME selects tools. The tool `pytorch` is a TopK coder in plain PyTorch. It is
+timed if it is selected, or if no other tool can be started. LAPIDARY_PEERS_DEVICE overrides
+`--device`. If a tool fails while it is timed (out of memory, for example), the answer is `nan`. All
+later answers for this tool are `nan` too.
 """
 
 import argparse
@@ -24,7 +30,7 @@ import time
 import traceback
 import types
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn must not spin
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting tool must not use the CPU
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 parser.add_argument("--d-in", type=int, default=768)
@@ -38,7 +44,7 @@ arguments.device = os.environ.get("LAPIDARY_PEERS_DEVICE", arguments.device)
 if arguments.device == "cpu":
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 answers = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)  # what libraries print must not stand among the answers
+os.dup2(2, 1)  # keeps the output of libraries out of the answers
 
 import torch  # noqa: E402
 
@@ -77,14 +83,14 @@ def clip(module):
 
 
 def parts_of(name):
-    """Lets single modules of a package be imported without what the package imports for other work."""
+    """Lets single modules of a package be imported without the package's other imports."""
     package = types.ModuleType(name)
     package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations)
     sys.modules[name] = package
 
 
 def sparsify():
-    # Only its coder: the trainer around it imports packages for data sets.
+    # Import only the coder: the trainer imports packages for data sets.
     parts_of("sparsify")
     from sparsify.config import SparseCoderConfig
     from sparsify.sparse_coder import SparseCoder
@@ -144,7 +150,7 @@ def dictionary_learning():
 
 
 def overcomplete():
-    # Only its coders: the rest imports packages for images that timing has no use for.
+    # Import only the coders: the rest imports packages for images.
     parts_of("overcomplete")
     from overcomplete.sae.mp_sae import MpSAE
 
@@ -188,7 +194,7 @@ for tool, package in PACKAGES.items():
         continue
     try:
         tools[tool.__name__] = (importlib.metadata.version(package), *tool())
-    except Exception:  # a tool that is missing or broken must not keep the others from being timed
+    except Exception:  # the other tools are timed even if one is missing or broken
         traceback.print_exc(limit=3, file=sys.stderr)
 if not tools and arguments.coder == "topk":
     tools["pytorch"] = (torch.__version__, *pytorch())

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Times the forward pass of transformers: the other half of `lapidary bench --model FOLDER --vs-peers`.
+"""Times the forward pass of transformers, for `lapidary bench --model FOLDER --vs-peers`.
 
-Prints `transformers=version` and then answers each line `transformers harvest` or `transformers logits` on standard input
-with the seconds that it took. Harvesting runs the first --layers layers only, as a pass here stops after its last hook
-point; logits are those of all positions. f32, transformers' default attention, no cache of keys and values.
+The script prints `transformers=version`. It then reads lines `transformers harvest` or
+`transformers logits` from standard input and answers each with the time in seconds. `harvest` runs
+only the first --layers layers, since Lapidary stops after the last hook point. `logits` computes
+the logits of all positions. Everything is in f32, with transformers' default attention and without
+a cache of keys and values.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import os
 import sys
 import time
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits for its turn must not spin
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting tool must not use the CPU
 os.environ["HF_HUB_OFFLINE"] = "1"
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", required=True, help="folder in Hugging Face layout")
@@ -23,7 +25,7 @@ parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 arguments = parser.parse_args()
 answers = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)  # what libraries print must not stand among the answers
+os.dup2(2, 1)  # keeps the output of libraries out of the answers
 
 import torch  # noqa: E402
 import transformers  # noqa: E402

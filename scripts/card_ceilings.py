@@ -1,9 +1,17 @@
 #!/usr/bin/env python3
-"""What a card can do at most, as PyTorch measures it, and what a training step of a TopK coder costs at least there.
+"""Measures what PyTorch reaches on a card, and the floor of a TopK training step that follows.
 
-Prints one JSON object: the rate of an 8192 x 8192 x 8192 product in bf16 and in f32 (no TF32), the rate of a copy (bytes read
-and written), and for each `d,F,tokens` of the arguments the seconds of its encoder's product (2·tokens·d·F operations, in
-bf16 and in f32) and of Adam's pass over its weights (28 bytes a weight). Normal random numbers; medians.
+Prints one JSON object with the rates of
+
+- a product of 8192 x 8192 x 8192 in bf16 and in f32 (without TF32)
+- a copy, in bytes read and written
+
+and, for each argument `d,F,tokens`, the seconds of
+
+- the encoder's product at these sizes: 2·tokens·d·F operations, in bf16 and in f32
+- one pass of Adam over the weights: 28 bytes per weight
+
+Inputs are normal random numbers. Times are medians.
 """
 
 import argparse

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""What a key of config.json that is absent, or null, means in each model family, as transformers has it.
+"""Records what an absent or null key of config.json means in each model family of transformers.
 
-Writes crates/model/src/family/defaults.json (the defaults of the keys that we read) and
-tests/fixtures/config-cases.json (small configurations with keys left out, set to null, or in older spellings, each with what
-transformers makes of it). tests/model_config.rs reads both. With --check nothing is written, and a difference is an error.
+Writes two files, which tests/model_config.rs reads:
+
+- crates/model/src/family/defaults.json has the defaults of the keys that Lapidary reads.
+- tests/fixtures/config-cases.json has small configurations with keys left out, set to null, or in
+  older spellings, each with the values that transformers uses.
+
+With --check nothing is written, and a difference is an error.
 """
 
 import argparse
@@ -52,7 +56,7 @@ KEYS = {
     ],
     "phi": [key for key in LLAMA if key not in ("head_dim", "rms_norm_eps")] + ["layer_norm_eps", "qk_layernorm"],
 }
-# Small sizes that fit the defaults of the others, hardly one of them a default.
+# Small sizes that fit the defaults of the other keys; few of them are defaults.
 SIZES = {
     "vocab_size": 61, "hidden_size": 512, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 64,
     "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 64, "n_positions": 64, "n_embd": 512, "n_layer": 3, "n_head": 64,
@@ -62,7 +66,7 @@ SIZES = {
     "use_sliding_window": True,
 }
 FLIPPED = ["tie_word_embeddings", "attention_bias", "mlp_bias", "use_parallel_residual", "enable_bias"]
-# Older spellings and combinations, and what only a few configurations have.
+# Older spellings and combinations, and keys that few configurations have.
 EXTRAS = {
     "gpt2": [
         {"n_ctx": 16}, {"hidden_size": 128}, {"n_embd": None, "hidden_size": 192}, {"max_position_embeddings": 32},
@@ -122,7 +126,7 @@ EXTRAS = {
 
 
 def defaults():
-    """By family the defaults of the keys that we read, those that may be null, and other spellings of them."""
+    """The keys that we read: their defaults, which may be null, and other spellings, by family."""
     found = {}
     for kind, keys in KEYS.items():
         config = CONFIG_MAPPING[kind]
@@ -134,7 +138,7 @@ def defaults():
             try:
                 config(**{key: None})
                 nullable.append(key)
-            except Exception:  # it has to be a value
+            except Exception:  # null is refused: the key needs a value
                 pass
         aliases = {other: own for other, own in config.attribute_map.items() if own in keys}
         found[kind] = {"defaults": values, "nullable": nullable, "aliases": aliases}
@@ -153,12 +157,12 @@ def base(kind):
 
 
 def same(values):
-    """One of them where all are the same."""
+    """The value of all, if all are the same."""
     return values[:1] if all(value == values[0] for value in values) else values
 
 
 def facts(values):
-    """What transformers makes of a config.json, asked of the model that it builds where the configuration does not say."""
+    """The values that transformers uses for a config.json. The built model gives those it lacks."""
     values = json.loads(json.dumps(values))
     config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
     config._attn_implementation = "eager"
@@ -210,7 +214,7 @@ def facts(values):
 
 
 def cases():
-    """By family a small configuration with what it comes to, and changes of it with what they change."""
+    """A small configuration of each family with its values, and changes with the changed values."""
     found = {}
     for kind in KEYS:
         small = base(kind)
@@ -225,7 +229,7 @@ def cases():
             try:
                 now = facts(values)
                 case["changes"] = {key: value for key, value in now.items() if value != whole[key]}
-            except Exception as error:  # refused, one way or another
+            except Exception as error:  # any error means that it is refused
                 case["refused"] = type(error).__name__
         found[kind] = {"config": small, "expected": whole, "cases": tried}
     return found
@@ -239,7 +243,7 @@ def main():
     wrong = 0
     for path, values in ((DEFAULTS, defaults()), (CASES, cases())):
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        if path == CASES:  # a case a line
+        if path == CASES:  # one case per line
             lines = []
             for kind, family in values.items():
                 rows = ",\n".join(json.dumps(case, sort_keys=True) for case in family["cases"])

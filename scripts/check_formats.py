@@ -1,12 +1,19 @@
 #!/usr/bin/env python3
-"""Checks the formats of dictionaries against the libraries that they belong to.
+"""Checks the formats of dictionaries with the libraries that define them.
 
-Small random coders are made and saved by SAELens, sparsify, dictionary_learning and Llamascopium themselves, and in the layouts of
-releases that SAELens's own loaders read (Gemma Scope, Llama Scope). For each, `lapidary encode` must give the library's codes and
-reconstructions within 1e-4 of the largest value. Then `lapidary convert` writes it in each format that can hold such a coder; the
-library of that format must load it and give the same codes and reconstructions, and so must `lapidary encode` again. Where a
-format cannot hold the coder, `convert` must say so. Transcoders go through SAELens, sparsify and circuit-tracer likewise, cross-layer
-transcoders through circuit-tracer.
+SAELens, sparsify, dictionary_learning and Llamascopium make and save small random coders. Others
+are written in the layouts of releases that SAELens's loaders read (Gemma Scope, Llama Scope). For
+each coder:
+
+1. `lapidary encode` must give the library's codes and reconstructions within 1e-4 of the largest
+   value.
+2. `lapidary convert` writes the coder in each format that can store it. The library of that format
+   must load the result and give the same codes and reconstructions. `lapidary encode` must give
+   them too.
+3. If a format cannot store the coder, `convert` must say so.
+
+Transcoders are checked in the same way with SAELens, sparsify and circuit-tracer. Cross-layer
+transcoders are checked with circuit-tracer.
 """
 
 import argparse
@@ -21,7 +28,7 @@ import warnings
 from pathlib import Path
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels need a GPU
-# dictionary_learning imports it for activations, which are not asked for here.
+# dictionary_learning imports it for activations, which are not needed here.
 nnsight = types.ModuleType("nnsight")
 nnsight.LanguageModel = object
 sys.modules["nnsight"] = nnsight
@@ -45,7 +52,7 @@ with warnings.catch_warnings():
     from sae_lens.loading import pretrained_sae_loaders
     from sae_lens.registry import get_sae_class
 
-# tells which of our keys sparsify passes over
+# This logger prints which of our keys sparsify ignores.
 logging.getLogger("simple_parsing").setLevel(logging.ERROR)
 
 TOLERANCE = 1e-4
@@ -66,7 +73,7 @@ def require(good, what):
 
 
 def compare(what, found, wanted):
-    """Codes and reconstructions, each within the tolerance."""
+    """Compares codes and reconstructions within the tolerance."""
     for part, a, b in zip(["codes", "reconstructions"], found, wanted):
         if a.shape != b.shape:
             require(False, f"{what}: {part} of shape {list(a.shape)}, expected {list(b.shape)}")
@@ -77,7 +84,7 @@ def compare(what, found, wanted):
 
 
 class Lapidary:
-    """The command."""
+    """Runs the command `lapidary`."""
 
     def __init__(self, binary, scratch, activations):
         self.binary, self.scratch, self.activations = binary, scratch, activations
@@ -100,7 +107,7 @@ class Lapidary:
         return codes, file["reconstruction"]
 
 
-# What the libraries make of a folder: a function from activations to codes and reconstructions.
+# How the libraries load a folder: a function from activations to codes and reconstructions.
 
 
 def of_saelens(folder):
@@ -131,7 +138,7 @@ def of_sparsify(folder):
 def of_learning(folder):
     trainer = json.loads(Path(folder, "config.json").read_text())["trainer"]
     if trainer["dict_class"] == "AutoEncoder":
-        # load_dictionary scales latents by the norms of their decoder rows; the product stays.
+        # load_dictionary scales decoder rows to norm 1 and latents up; the product stays the same.
         ae = learning.AutoEncoder.from_pretrained(f"{folder}/ae.pt", normalize_decoder=False)
     else:
         ae, _ = load_dictionary(str(folder), "cpu")
@@ -144,7 +151,7 @@ def of_learning(folder):
 
 
 def of_circuit_tracer(folder):
-    """As its loader of sets reads the one layer that there is, or that of cross-layer transcoders all."""
+    """Loads the one layer of a set, or a cross-layer transcoder, as circuit-tracer does."""
     if Path(folder, "W_enc_0.safetensors").exists():
         return of_layers(load_clt(str(folder), device=torch.device("cpu"), dtype=torch.float32, lazy_decoder=False))
     paths = {0: str(Path(folder, "layer_0.safetensors"))}
@@ -186,7 +193,7 @@ def host(run, x):
 
 
 def randomize(module):
-    """Random numbers in every weight, decoder rows of norms that differ."""
+    """Sets every weight to random numbers; the decoder rows have different norms."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, p in sorted(module.named_parameters()):
@@ -231,7 +238,7 @@ def saelens_transcoder(kind):
 
 
 def circuit_tracer_layer(threshold, skip):
-    """What `to_safetensors` writes of a layer, with its configuration."""
+    """Writes a layer as `to_safetensors` does, with its configuration."""
 
     def make(folder):
         folder.mkdir()
@@ -251,7 +258,7 @@ def circuit_tracer_layer(threshold, skip):
 
 
 def circuit_tracer_layers(activation):
-    """What `to_safetensors` writes of a cross-layer transcoder, with a configuration."""
+    """Writes a cross-layer transcoder as `to_safetensors` does, with a configuration."""
 
     def make(folder):
         places = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
@@ -279,7 +286,7 @@ def learned(make_coder, **trainer):
         randomize(coder)
         if hasattr(coder, "k"):
             coder.threshold.fill_(0.4)
-        # as its trainer does
+        # as in its trainer
         torch.save({name: value.cpu() for name, value in coder.state_dict().items()}, folder / "ae.pt")
         name = type(coder).__name__
         facts = {"dict_class": name, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "gpt2"}
@@ -291,7 +298,7 @@ def learned(make_coder, **trainer):
 
 
 def through_saelens(loader, write, scale=None):
-    """A release's layout, as SAELens's loader for it reads it."""
+    """Loads a release's layout with SAELens's loader for it."""
 
     def make(folder):
         folder.mkdir()
@@ -351,7 +358,7 @@ def gemma_2_config(*names, **_):
 
 
 def gemma_scope(folder):
-    # Which takes sizes from the release's names.
+    # This loader reads sizes from the release's names.
     pretrained_sae_loaders.get_gemma_2_config_from_hf = gemma_2_config
     loader = pretrained_sae_loaders.gemma_2_sae_huggingface_loader
     return through_saelens(loader, write_gemma_scope)(folder)
@@ -390,7 +397,7 @@ def llamascopium(act_fn):
 
 
 def openai(folder):
-    """By its README's equations: their package is not on PyPI."""
+    """The equations of OpenAI's README, since their package is not on PyPI."""
     folder.mkdir()
     w_enc, w_dec = torch.from_numpy(numbers(1, D_SAE, D_IN)), torch.from_numpy(numbers(2, D_IN, D_SAE))
     pre_bias, latent_bias = torch.from_numpy(numbers(4, D_IN)), torch.from_numpy(numbers(3, D_SAE))
@@ -457,12 +464,12 @@ def check(name, make, holders, lapidary, x):
         done = lapidary.run("convert", "--from", source, "--to", to, "--format", format, *hook)
         if format not in holders:
             if "sparsify" in name and "transcoder" in name and format == "saelens":
-                continue  # SAELens has no TopK transcoder and refuses ours, which only we read
+                continue  # SAELens has no TopK transcoder, so it refuses ours
             refused = done.returncode == 1 and "cannot hold" in done.stderr and not to.exists()
             require(refused, f"{format}: was not refused: {done.stdout}{done.stderr}")
             continue
         require(done.returncode == 0, f"{format}: {done.stderr}")
-        # SAELens has no cross-layer transcoder: ours in its layout only we read.
+        # SAELens has no cross-layer transcoder, so it cannot read ours.
         if done.returncode == 0 and not ("cross-layer" in name and format == "saelens"):
             compare(f"{format} loads what was written", host(load(to), x), theirs)
         if done.returncode == 0:

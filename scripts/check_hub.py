@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Checks what `lapidary` fetches from a hub, against servers on loopback (`hub_server.py`).
+"""Checks how `lapidary` fetches from a hub, with servers on loopback (`hub_server.py`).
 
-A hub that behaves: models, dictionaries and datasets are fetched, the token goes to the endpoint alone, and where
-`huggingface_hub` is installed it finds in the cache what we fetched, and we find what it fetched.
+A hub that behaves: models, dictionaries and datasets are fetched, and the token is sent only to the
+endpoint. If `huggingface_hub` is installed, it must find the files that Lapidary fetched, and
+Lapidary must find the files that it fetched.
 
-A hub that misbehaves, in every mode: one line of error, exit code 1, nothing outside the cache, no file under its final name.
+A hub that misbehaves, in every mode: the program must print one line of error and exit with code 1.
+It must leave nothing outside the cache, and no file under its final name.
 """
 
 import argparse
@@ -24,7 +26,7 @@ COPIED = ("HF_", "HUGGING", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME")
 
 
 def environment(home, endpoint, **more):
-    """This process's, without what concerns the hub or a proxy."""
+    """The environment of this process, without the variables of the hub or a proxy."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -66,7 +68,7 @@ CONVERT = ["convert", "--format", "saelens", "--from", "hf:someone/tiny/trainer_
 HARVEST = ["harvest", "--corpus", "hf:someone/tiny", "--hook", "blocks.0.hook_resid_pre", "--context", "8", "--device", "cpu"]
 HARVEST += ["--out", "store"]
 
-# What is fetched, with the files that may misbehave.
+# Commands that fetch, with the files at which the hub may misbehave.
 KINDS = {
     "model": (model_files, RUN, ["config.json", "model.safetensors"]),
     "sharded": (sharded_files, RUN, ["model.safetensors.index.json", "model-00002-of-00002.safetensors"]),
@@ -87,14 +89,14 @@ def run(lapidary, arguments, home, endpoint, **more):
 
 
 def misbehave(lapidary, kind, mode, target):
-    """What is wrong with how the program took a mode; None if nothing is."""
+    """What the program did wrong in a mode, or None."""
     make, arguments, _ = KINDS[kind]
     said = LISTING_MODES[mode] if target is None else MODES[mode]
     with tempfile.TemporaryDirectory() as outer, Hub(make(), mode, target) as hub:
         home = Path(outer) / "a" / "b" / "c" / "home"
         home.mkdir(parents=True)
         done = run(lapidary, arguments, home, hub.endpoint)
-        # `harvest` says first that it has loaded its model.
+        # `harvest` first prints that it has loaded its model.
         lines = [line for line in done.stderr.splitlines() if not line.startswith("      load ")]
         faults = []
         if done.returncode != 1:
@@ -125,7 +127,7 @@ def misbehave(lapidary, kind, mode, target):
 
 
 def behave(lapidary, kind):
-    """A hub that behaves: fetched once, then found without one."""
+    """A hub that behaves: files are fetched once, then found without a hub."""
     make, arguments, _ = KINDS[kind]
     with tempfile.TemporaryDirectory() as outer, Hub(make()) as hub:
         home = Path(outer)
@@ -166,7 +168,7 @@ for file in sorted(Path(constants.HF_HUB_CACHE).rglob("*")):
 
 
 def share(lapidary, kind):
-    """The cache is the one of Python's `huggingface_hub`, both ways."""
+    """Lapidary and Python's `huggingface_hub` read each other's cache."""
     make, arguments, _ = KINDS[kind]
     files = make()
     repo_type = "dataset" if kind == "dataset" else "model"
@@ -187,7 +189,7 @@ def share(lapidary, kind):
         return done.stdout.splitlines()[1:]
 
     def layout(lines):
-        """Names in the cache, and what they are links to; not what each makes for itself."""
+        """Names in the cache and targets of links, without files that only one program makes."""
         return [line for line in lines if "/.no_exist/" not in line and ".locks/" not in line and "CACHEDIR.TAG" not in line]
 
     with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs, Hub(files) as hub:
@@ -227,7 +229,7 @@ def main():
         if kind in ("dictionary", "dataset"):
             jobs += [(misbehave, (kind, mode, None)) for mode in LISTING_MODES]
     jobs = [job for job in jobs if arguments.mode in (None, *job[1])]
-    # Most of them wait for time-outs.
+    # Most modes wait for time-outs.
     with ThreadPoolExecutor(8) as pool:
         faults = [fault for fault in pool.map(lambda job: job[0](lapidary, *job[1]), jobs) if fault]
     if faults:

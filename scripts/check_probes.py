@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Checks `lapidary probe` and `lapidary absorption` against SAEBench and scikit-learn on the same samples.
+"""Checks `lapidary probe` and `lapidary absorption` with SAEBench and scikit-learn.
 
-The presidents of the embedded corpus are told apart by a dictionary's latents; SAEBench's own functions choose the latents and train
-the probes. The latents must be the same (but for ties), and accuracies within two texts of each other: the solvers stop at different
-places near the least value, and a text may lie on the boundary.
+All use the same samples. Probes classify the presidents of the embedded corpus by the latents of a
+dictionary. SAEBench's own functions choose the latents and train the probes. The latents must be
+the same, except for ties. The accuracies must be within two texts of each other: the solvers stop
+at different places near the minimum, and a text may lie on the boundary.
 
-Of each word of the first-letter task SAEBench's own calculator, given our activations, probe and latents, must find the same absorption.
+For absorption, SAEBench's own calculator gets our activations, probe and latents. It must find the
+same absorption for each word of the first-letter task.
 """
 
 import argparse
@@ -32,14 +34,14 @@ from sae_lens import SAE  # noqa: E402
 
 
 def run(command):
-    """Ours, its own words shown when it fails."""
+    """Runs our command, and shows its output if it fails."""
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if finished.returncode != 0:
         sys.exit(f"check_probes: {' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
 
 
 def theirs(train, test, labels, k):
-    """The places that they choose, and the accuracy of a probe on those; on all if k is None."""
+    """The latents that SAEBench chooses, and the accuracy of a probe on them (k None: on all)."""
     places = None
     if k is not None:
         mask = get_top_k_mean_diff_mask(train, labels[0], k)
@@ -76,7 +78,7 @@ def check(lapidary, run_folder, passages, scratch):
 
 
 class Words:
-    """The little that SAEBench's calculator asks of a model: activations of prompts, here of words that are row numbers."""
+    """The part of a model that SAEBench's calculator uses. A prompt is the row number of a word."""
 
     def __init__(self, activations):
         self.activations = activations

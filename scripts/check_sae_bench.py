@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Checks `lapidary eval` against sae-bench's core evaluation: the same model, tokens and dictionary, each figure within 1e-3.
+"""Checks `lapidary eval` with sae-bench's core evaluation: every metric agrees within 1e-3.
 
-The embedded model runs in TransformerLens, the dictionary is loaded by SAELens, and sae-bench's own run_evals is called on the
-blocks of tokens that `lapidary harvest` writes. Also compared are the figures of each latent. Where a latent stands on the edge
-of firing, the two programs may differ by a token: that is within the tolerance.
+Model, tokens and dictionary are the same. The embedded model runs in TransformerLens, and SAELens
+loads the dictionary. sae-bench's own run_evals gets the blocks of tokens that `lapidary harvest`
+writes. The metrics of each latent are compared too. If a pre-activation is very near the threshold,
+the two programs may differ by a token, which is within the tolerance.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from sae_bench.sae_bench_utils.general_utils import load_and_format_sae  # noqa:
 from sae_lens import SAE  # noqa: E402
 
 TOLERANCE = 1e-3
-BATCH = 16  # blocks, as sae-bench recommends and `lapidary eval` takes
+BATCH = 16  # blocks, as sae-bench recommends and `lapidary eval` uses
 # Their name, and ours where it is another: two of theirs are not what they are called, and have a
 # name of their own here.
 NAMES = {"explained_variance": "explained_variance_saebench", "mse": "mse_saebench"}
@@ -48,7 +49,7 @@ LATENTS = (
 
 
 def run(command):
-    """Ours, its own words shown when it fails."""
+    """Runs our command, and shows its output if it fails."""
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if finished.returncode != 0:
         sys.exit(f"check_sae_bench: {' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
@@ -56,7 +57,7 @@ def run(command):
 
 
 class Blocks:
-    """The little that sae-bench asks of SAELens's ActivationsStore: blocks of tokens, from the start again after a reset."""
+    """The part of SAELens's ActivationsStore that sae-bench uses: blocks of tokens, and a reset."""
 
     def __init__(self, tokens):
         self.tokens, self.at = tokens, 0
@@ -71,7 +72,7 @@ class Blocks:
 
 
 def theirs(model, dictionary, tokens, special):
-    """Their scalar figures and their figures of each latent."""
+    """Metrics of the dictionary and of each latent, from sae-bench."""
     _, sae, _ = load_and_format_sae("", SAE.load_from_disk(str(dictionary)), "cpu")
     batches = len(tokens) // BATCH
     config = CoreEvalConfig(
@@ -93,7 +94,7 @@ def theirs(model, dictionary, tokens, special):
 
 
 def close(found, wanted):
-    """Within the tolerance of 1, or of the figure where it is larger."""
+    """Whether two values agree within the tolerance, times the value if it is above 1."""
     return np.abs(found - wanted) <= TOLERANCE * np.maximum(1.0, np.abs(wanted))
 
 

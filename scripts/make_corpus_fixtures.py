@@ -1,7 +1,10 @@
-"""Makes tests/fixtures/corpora: Parquet files whose texts are strings, large strings, string views, bytes and categories, as pyarrow,
-pandas and polars write them; and texts of two classes that cannot be mistaken for one another, with and without nulls.
+"""Makes tests/fixtures/corpora.
 
     python scripts/make_corpus_fixtures.py
+
+The Parquet files have texts as strings, large strings, string views, bytes and categories, as
+pyarrow, pandas and polars write them. Two others have texts of two clearly different classes, with
+and without nulls.
 """
 
 from pathlib import Path
@@ -35,7 +38,7 @@ def main():
     texts = [" ".join([{"a": "apple", "z": "zebra"}[label]] * 20) for label in labels]
     pq.write_table(pa.table({"text": texts, "label": labels}), HERE / "labels.parquet")
     pd.DataFrame({"text": texts, "label": pd.Categorical(labels)}).to_parquet(HERE / "labels_categories.parquet")
-    # Odd rows of either column, so that whatever leaves one column alone shifts the pairs.
+    # Some rows lack one column. A reader that skips only that column would shift the pairs.
     for i in [25, 35, 41, 47, 52, 57, 71, 75, 97, 105, 109]:
         texts[i] = None
     for i in [3, 41, 88]:

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/dictionaries: small files of PyTorch and NumPy, some as dictionary_learning, OpenAI and Gemma Scope save
-coders of 4 dimensions and 6 latents, some that must be refused. The tests compute their weights by the same formula.
+"""Makes tests/fixtures/dictionaries: small files of PyTorch and NumPy.
 
     python scripts/make_dictionary_fixtures.py
+
+Some files have coders of 4 dimensions and 6 latents, as dictionary_learning, OpenAI and Gemma Scope
+save them. Others must be refused. The tests compute the weights by the same formula.
 """
 
 import os
@@ -26,7 +28,7 @@ def tensor(seed, *shape):
 
 
 def topk(d=D, f=F, k=2):
-    """AutoEncoderTopK and BatchTopKSAE have the same tensors."""
+    """The tensors of AutoEncoderTopK, which are also those of BatchTopKSAE."""
     return {
         "k": torch.tensor(k, dtype=torch.int),
         "threshold": torch.tensor(0.5),
@@ -38,14 +40,14 @@ def topk(d=D, f=F, k=2):
 
 
 class Call:
-    """What unpickling would run."""
+    """A call that unpickling would run."""
 
     def __reduce__(self):
         return os.system, ("echo this must never run",)
 
 
 class Rebuilt:
-    """A tensor out of an unknown hand."""
+    """A tensor that an unknown function builds."""
 
     def __reduce__(self):
         return Call, (tensor(1, F, D),)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes small random GGUF models and what transformers computes with their weights: tests/fixtures/gguf/.
+"""Makes tests/fixtures/gguf: small random GGUF models and what transformers computes with them.
 
-The file is written and its blocks are decoded by llama.cpp's own Python package, gguf; the weights then go through
-transformers in f32. NAME.expected.safetensors has `tokens` and `logits`. Llama and Qwen 2 are in blocks of many kinds; of
-the other architectures a transformers model is written in f32 as llama.cpp's converter would write it, names by the gguf
-package.
+gguf, llama.cpp's own Python package, writes each file and decodes its blocks. transformers computes
+in f32 with the decoded weights. NAME.expected.safetensors has `tokens` and `logits`. Llama and Qwen
+2 have blocks of many kinds. The other architectures are transformers models in f32, written as
+llama.cpp's converter would write them, with the names of the gguf package.
 """
 
 import argparse
@@ -40,7 +40,7 @@ KINDS = {
 
 
 def blocks(kind, shape, generator):
-    """Random weights in this kind's blocks. gguf cannot make K blocks, so those get random bits and small scales."""
+    """Random weights as blocks of this kind. gguf cannot make K blocks: they get random bits."""
     if kind not in (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K):
         return quantize((0.2 * generator.standard_normal(shape)).astype(np.float32), kind)
     weights, size = GGML_QUANT_SIZES[kind]
@@ -101,7 +101,7 @@ def write(path, architecture, seed):
 
 
 def model_of(path, architecture):
-    """transformers' model with the file's weights; the llama architecture keeps rotary halves interleaved."""
+    """transformers' model with the file's weights; llama's rotary halves are interleaved there."""
     facts = {
         "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": D_HEAD, "max_position_embeddings": 32,
@@ -129,7 +129,7 @@ def model_of(path, architecture):
 
 
 def whole_models():
-    """A model of each other architecture, and what of its configuration the file says."""
+    """A model of each other architecture, and the keys of its configuration that the file has."""
     side = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 4, "max_position_embeddings": 32}
     gemma = side | {"num_key_value_heads": 2, "head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 5, "rms_norm_eps": 1e-5}
     return {

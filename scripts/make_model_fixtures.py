@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Makes small random language models and what transformers computes with them: tests/fixtures/models/NAME/.
+"""Makes tests/fixtures/models/NAME/: small random language models and what transformers computes.
 
-Most folders have config.json and weights as on the hub, and expected.safetensors: `tokens` [2, 19], `logits`, and the
-value at every hook point under its TransformerLens name, computed by transformers in f32 with eager attention.
-`hook_normalized` is x / scale before weight and bias, as in TransformerLens 3; after them it is `hook_out`.
+Most folders have config.json and weights as on the hub, and expected.safetensors: `tokens` [2, 19],
+`logits`, and the value at every hook point under its TransformerLens name. transformers computes
+them in f32 with eager attention. `hook_normalized` is x / scale before weight and bias, as in
+TransformerLens 3; `hook_out` is after them.
 
-Others have what is odd about a checkpoint (`odd_checkpoints`), with expected.safetensors or expected.json as transformers finds it when
-it loads that folder.
+Other folders are unusual checkpoints (`odd_checkpoints`). Their expected.safetensors or
+expected.json has what transformers computes when it loads the folder.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "tests/fixtures/models"
-# Trained once and kept; read before its folder is replaced.
+# This tokenizer was trained once. It is read before its folder is replaced.
 SENTENCEPIECE = (MODELS / "sentencepiece-like/tokenizer.json").read_bytes()
 BATCH, POSITIONS = 2, 19
 
@@ -51,7 +52,7 @@ def like_llama(model_class, config_class, **sizes):
 
 
 def others():
-    """The families beyond GPT-2 and Llama, and rotary scalings: every one with its peculiarities in reach of 19 positions."""
+    """Families beyond GPT-2 and Llama, and rotary scalings; 19 positions reach their extras."""
     small = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 4}
     grouped = small | {"num_key_value_heads": 2}
     side = {"vocab_size": 61, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0, "attn_implementation": "eager"}
@@ -97,7 +98,7 @@ def others():
 
 
 def randomize(model, seed):
-    """Large enough weights that attention is neither flat nor one-hot and that a wrong bias or norm shows."""
+    """Sets weights so large that attention varies and that a wrong bias or norm shows."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
         noise = torch.randn(parameter.shape, generator=generator)
@@ -113,7 +114,7 @@ def randomize(model, seed):
 
 
 class Recorder:
-    """Copies of what flows through a model's modules, by hook point name."""
+    """Copies of the values in a model's modules, by hook point name."""
 
     def __init__(self):
         self.values = {}
@@ -173,8 +174,8 @@ def record_gpt2(model):
     return recorder
 
 
-# Where the modules of a family stand: body, layers, norms, projections. What is not named is as in
-# Llama.
+# Names of a family's modules: body, layers, norms, projections. Names that are not given are
+# those of Llama.
 LAYOUT = {
     "embed": "embed_tokens", "layers": "layers", "final": "norm", "attention": "self_attn", "ln1": "input_layernorm",
     "ln2": "post_attention_layernorm", "o": "o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
@@ -274,7 +275,7 @@ def expected(model, seed):
 
 
 def weights_of(model):
-    """Without the unembedding that is the embedding again, as save_pretrained does."""
+    """The weights without a tied unembedding, as save_pretrained writes them."""
     tied = model.config.tie_word_embeddings
     return {name: value.contiguous() for name, value in model.state_dict().items() if not (tied and name == "lm_head.weight")}
 
@@ -300,7 +301,10 @@ def write_whole(model, folder, **style):
 
 
 def write_sharded(model, folder):
-    """As the hub's gpt2: names without `transformer.`, with the causal masks stored as `attn.bias`; here in two shards."""
+    """Writes a folder like the hub's gpt2, in two shards.
+
+    Names have no `transformer.`, and the causal masks are stored as `attn.bias`.
+    """
     write_config(model, folder, hub_style=True)
     weights = {name.removeprefix("transformer."): value for name, value in weights_of(model).items()}
     size = model.config.n_positions
@@ -319,12 +323,12 @@ def write_sharded(model, folder):
 
 
 def few(values):
-    """The points that suffice where another folder of the same family checks them all."""
+    """The few hook points to record if another folder of the same family records all."""
     return {name: value for name, value in values.items() if name in ("tokens", "logits") or name.endswith("hook_resid_post")}
 
 
 def make(folder):
-    """All models, each in its folder; returns them by name."""
+    """Makes all models, each in its folder, and returns them by name."""
     models = {}
 
     def model(name, built, seed, write, reduce=lambda values: values):
@@ -392,14 +396,14 @@ def make(folder):
 
 
 def edit(path, **changes):
-    """Changes keys of a JSON file; a key that becomes `...` is left out. Infinities and NaN are written as Python writes them."""
+    """Changes keys of a JSON file, as Python writes it; a key with the value `...` is removed."""
     values = json.loads(path.read_text()) if path.exists() else {}
     values = {key: value for key, value in (values | changes).items() if value is not ...}
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def odd_checkpoints(folder):
-    """Checkpoints with something odd about them, and what transformers computes when it loads them."""
+    """Unusual checkpoints, and what transformers computes when it loads them."""
     small = {
         "vocab_size": 61, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "tie_word_embeddings": False,
@@ -410,7 +414,7 @@ def odd_checkpoints(folder):
         (folder / name).mkdir(parents=True, exist_ok=True)
         return folder / name
 
-    # The configuration ties the unembedding to the embedding, the file has another one.
+    # The configuration ties the unembedding to the embedding, but the file has another.
     at = target("tied-but-other-head")
     write_whole(randomize(llama(**small), 40), at)
     edit(at / "config.json", tie_word_embeddings=True)
@@ -418,7 +422,7 @@ def odd_checkpoints(folder):
     with torch.no_grad():
         save_file({"tokens": tokens, "logits": model(tokens).logits.contiguous()}, at / "expected.safetensors")
 
-    # Saved from the bare model: neither `model.` nor an unembedding.
+    # Saved from the bare model: names without `model.`, and no unembedding.
     at = target("bare-llama")
     bare = randomize(llama(**small | {"tie_word_embeddings": True}), 41).model
     save_file({name: value.contiguous() for name, value in bare.state_dict().items()}, at / "model.safetensors", metadata={"format": "pt"})
@@ -432,7 +436,7 @@ def odd_checkpoints(folder):
         values["logits"] = whole(tokens).logits
     save_file({name: value.contiguous() for name, value in values.items()}, at / "expected.safetensors")
 
-    # No `sliding_window`: that is 4096 for Mistral, not none. Single logits at a few positions.
+    # Without `sliding_window`, Mistral has a window of 4096. Logits are recorded at few positions.
     at = target("mistral-no-window-key")
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = MistralConfig(vocab_size=31, max_position_embeddings=8192, tie_word_embeddings=True, **sizes)
@@ -454,8 +458,8 @@ def odd_checkpoints(folder):
     with torch.no_grad():
         save_file({"tokens": tokens, "logits": model(tokens).logits.contiguous()}, at / "expected.safetensors")
 
-    # A tokenizer as SentencePiece's; texts that transformers generates and tokens as it decodes
-    # them, the ends of sequences where the configurations say.
+    # A tokenizer like SentencePiece's, texts that transformers generates, and tokens as it decodes
+    # them. The configurations name the tokens that end a sequence.
     at = target("sentencepiece-like")
     sizes = small | {"vocab_size": 700, "hidden_size": 16, "tie_word_embeddings": True}
     write_whole(randomize(llama(**sizes), 45), at)
@@ -491,7 +495,7 @@ def odd_checkpoints(folder):
     ]
     sentences = ["We the people in peace and in war", "caf\u00e9 \u20ac5 \U0001f600 end", "a  b\n\nc", " leading"]
     encoded = [{"text": text, "ids": tokenizer(text, add_special_tokens=False).input_ids} for text in sentences]
-    # Both tokens stand in the middle of a text.
+    # Both tokens are in the middle of a text.
     middle = tokenizer.convert_tokens_to_ids("a")
     inside = {
         token: tokenizer.decode([middle, i, middle])[1:-1]
@@ -508,7 +512,7 @@ def odd_checkpoints(folder):
 
 
 def compare(found, wanted, what):
-    """The largest difference; every shape the same."""
+    """The largest difference; all shapes must be the same."""
     worst = 0.0
     for name, value in wanted.items():
         other = found[name]
@@ -519,7 +523,7 @@ def compare(found, wanted, what):
 
 
 def check(committed):
-    """The committed folders against models made afresh."""
+    """Compares the committed folders with models made again."""
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
         odd_checkpoints(Path(folder))
@@ -533,7 +537,7 @@ def check(committed):
 
 
 def lens_config(model):
-    """TransformerLens's configuration of a model, and its converter of weights."""
+    """TransformerLens's configuration of a model and its converter of weights."""
     from transformer_lens.pretrained import weight_conversions as convert
 
     facts = model.config
@@ -593,7 +597,7 @@ def lens_config(model):
 
 
 def lens_of(model, n_ctx=32):
-    """TransformerLens's model with the same weights, unprocessed, with every hook point on that does not change others."""
+    """TransformerLens's unprocessed model with the same weights, and its harmless hook points."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     sizes, convert = lens_config(model)
@@ -602,14 +606,14 @@ def lens_of(model, n_ctx=32):
     )
     weights = convert(model, config)
     lens = HookedTransformer(config)
-    lens.load_and_process_state_dict(  # which empties what it is given
+    lens.load_and_process_state_dict(  # this empties its argument
         dict(weights), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
     )
     return lens, weights
 
 
 def edited_heads(lens, tokens):
-    """Logits once single heads of the last layer read something else."""
+    """Logits after the inputs of single heads of the last layer are replaced."""
     last, d_model = f"blocks.{lens.cfg.n_layers - 1}", lens.cfg.d_model
     direction = torch.sin(torch.arange(d_model, dtype=torch.float32))
 
@@ -637,13 +641,16 @@ def edited_heads(lens, tokens):
     return values
 
 
-# The folders whose every point and simplified weights are kept; of the others the last layer's.
+# Folders with all hook points and simplified weights. The others have those of the last layer.
 LENS_WHOLE = ("gpt2-sharded", "llama-gqa")
 LENS = (*LENS_WHOLE, "neox", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "opt", "phi")
 
 
 def write_lens(name, model, tokens, folder):
-    """What TransformerLens alone knows: the rest of its hook points, heads that read something else, simplified weights."""
+    """Writes what only TransformerLens computes.
+
+    That is its other hook points, changed inputs of single heads, and simplified weights.
+    """
     lens, weights = lens_of(model)
     with torch.no_grad():
         _, cache = lens.run_with_cache(tokens)
@@ -667,7 +674,7 @@ def write_lens(name, model, tokens, folder):
 
 
 def check_transformer_lens(committed):
-    """The committed values against TransformerLens itself, on the models as it converts them."""
+    """Compares the committed values with TransformerLens, on the models as it converts them."""
     with tempfile.TemporaryDirectory() as folder:
         models = make(Path(folder))
     for name, model in models.items():
@@ -682,7 +689,7 @@ def check_transformer_lens(committed):
         found = {"logits": logits, **cache}
         if "hook_pos_embed" in wanted:
             wanted["hook_pos_embed"] = wanted["hook_pos_embed"].expand_as(found["hook_pos_embed"])
-        if name == "opt":  # where transformers flattens the MLP's input
+        if name == "opt":  # transformers flattens the MLP's input here
             wanted = {key: value.reshape(found[key].shape) for key, value in wanted.items()}
         compare(found, wanted, f"{name} against TransformerLens")
 

@@ -1,9 +1,10 @@
-"""Writes tests/fixtures/processed: values at hook points of models that TransformerLens simplified while loading them.
+"""Writes tests/fixtures/processed: values at hook points of models that TransformerLens simplified.
 
     python scripts/make_processed_fixtures.py [OUT]
 
-The models are those of tests/fixtures/models. A file holds `tokens` and, for each combination of TransformerLens's options, the values
-under `OPTIONS/HOOK`, where OPTIONS joins the options that are on with `+`.
+TransformerLens simplifies the models of tests/fixtures/models while it loads them. Each file has
+`tokens` and, for each combination of TransformerLens's options, the values under `OPTIONS/HOOK`.
+OPTIONS joins the names of the options that are on with `+`.
 """
 
 import sys

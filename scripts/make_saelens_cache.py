@@ -1,7 +1,9 @@
-"""Writes tests/fixtures/saelens_cache/: activations of a tiny random model as SAELens's CacheActivationsRunner caches them, in
-two dtypes, and `expected.safetensors`, the same rows as the datasets library reads them. Needs no network.
+"""Writes tests/fixtures/saelens_cache/, which SAELens's CacheActivationsRunner fills.
 
 Usage: make_saelens_cache.py [FOLDER]
+
+The activations are those of a tiny random model, in two dtypes. `expected.safetensors` has the same
+rows as the datasets library reads them. Needs no network.
 """
 
 import os

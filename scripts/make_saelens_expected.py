@@ -1,6 +1,8 @@
-"""Writes expected.safetensors beside the small SAELens dictionaries of tests/fixtures/dictionaries: what SAELens makes of some inputs.
+"""Writes what SAELens computes with the small SAELens dictionaries of tests/fixtures/dictionaries.
 
     python scripts/make_saelens_expected.py
+
+The results for some inputs are in expected.safetensors beside each dictionary.
 """
 
 from pathlib import Path

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Puts the texts of `lapidary COMMAND --help` into docs/reference/cli.md, below the headings that name the commands.
+"""Puts the texts of `lapidary COMMAND --help` into docs/reference/cli.md.
 
     scripts/update_cli_reference.py --lapidary target/debug/lapidary [--check]
 
-With --check nothing is written, and the exit code is 1 if the page is out of date. Needs Python alone.
+Each text goes below the heading that names the command. With --check nothing is written, and the
+exit code is 1 if the page is out of date. Needs Python alone.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 
 Writes crates/model/src/family/defaults.json (the defaults of the keys that we read) and
 tests/fixtures/config-cases.json (small configurations with keys left out, set to null, or in older spellings, each with what
-transformers makes of it). tests/model_config.rs reads both. With --check nothing is written, and a difference is an error.
+transformers makes of it). crates/model/tests/model/config.rs reads both. With --check nothing is written, and a difference is an error.
 """
 
 import argparse

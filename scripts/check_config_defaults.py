@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records what an absent or null key of config.json means in each model family of transformers.
 
-Writes two files, which tests/model_config.rs reads:
+Writes two files, which crates/model/tests/model/config.rs reads:
 
 - crates/model/src/family/defaults.json has the defaults of the keys that Lapidary reads.
 - tests/fixtures/config-cases.json has small configurations with keys left out, set to null, or in

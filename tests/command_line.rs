@@ -751,3 +751,15 @@ fn generation_is_steered_by_a_latent_of_a_dictionary() {
             .success()
     );
 }
+
+#[test]
+fn run_names_both_ways_to_give_it_tokens() {
+    let mut command = lapidary(&["run", "--capture", "hook_embed", "--out", "x.safetensors"]);
+    let output = command.args(["--device", "cpu"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("--tokens") && told.contains("--text"),
+        "{told}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+}

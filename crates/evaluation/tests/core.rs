@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use lapidary_activations::{Segment, TokenBlock, harvest};
-use lapidary_coder::{AnyCoder, Architecture, Dictionary, Provenance, SparseCoder, Weights};
+use lapidary_activations::{BlockConfig, BlockStream, Segment, TokenBlock, harvest};
+use lapidary_coder::{AnyCoder, Architecture, Dictionary, Provenance, Sites, SparseCoder, Weights};
 use lapidary_evaluation::probing::{Reading, Rows, represent};
 use lapidary_evaluation::{Hooks, Metrics, evaluate};
 use lapidary_model::{HookPoint, LanguageModel};
@@ -354,4 +355,68 @@ fn texts_of_different_lengths_are_represented_as_each_alone() {
             .contains("found 5, expected 1 to 4")
     );
     assert!(refused(&[(vec![1], Reading::At(3))]).is_err());
+}
+
+/// What one layer leaves is what the next reads, so a skip connection that changes nothing is exact
+/// between these points.
+#[test]
+fn a_reconstruction_is_spliced_in_where_the_transcoder_writes() {
+    let device = Device::flex();
+    let model = Arc::new(LanguageModel::load("embedded", &device).unwrap());
+    let d = model.config().d_model;
+    let blocks = BlockStream::new(
+        model.clone(),
+        &BlockConfig {
+            corpus: "embedded:heldout".into(),
+            text_field: "text".into(),
+            context: 64,
+            prepend_bos: true,
+            attend_across_documents: false,
+        },
+    );
+    let blocks: Vec<_> = blocks.unwrap().take(4).map(Result::unwrap).collect();
+    let measured = |out: &str, factor: f32| {
+        let w_skip = Tensor::<2>::eye(d, &device) * factor;
+        let zeros = Tensor::<2>::zeros([2, d], &device);
+        let dictionary = Dictionary {
+            coder: AnyCoder::Sparse(SparseCoder {
+                architecture: Architecture::Standard,
+                apply_b_dec_to_input: false,
+                weights: Weights::new([
+                    ("w_enc", zeros.clone().into()),
+                    ("b_enc", Tensor::<1>::zeros([2], &device).into()),
+                    ("w_dec", zeros.into()),
+                    ("b_dec", Tensor::<1>::zeros([d], &device).into()),
+                    ("w_skip", w_skip.into()),
+                ]),
+            }),
+            provenance: Provenance {
+                sites: Sites::transcoder("blocks.1.hook_resid_post", out),
+                ..Provenance::default()
+            },
+        };
+        evaluate(
+            &model,
+            &dictionary,
+            Hooks::of(&dictionary).unwrap(),
+            &blocks,
+            &mut |_| (),
+        )
+        .unwrap()
+        .metrics
+    };
+    let exact = measured("blocks.2.hook_resid_pre", 1.0);
+    assert!(exact.fvu < 1e-9 && exact.l0 == 0.0, "{exact:?}");
+    assert!((exact.ce_loss_score - 1.0).abs() < 1e-4, "{exact:?}");
+    let nothing = measured("blocks.2.hook_resid_pre", 0.0);
+    assert!(
+        nothing.ce_loss_with_sae > exact.ce_loss_with_sae + 1.0,
+        "{nothing:?}"
+    );
+    // At another point the same values are wrong, and cost what the model loses there.
+    let elsewhere = measured("blocks.2.hook_mlp_out", 1.0);
+    assert!(
+        elsewhere.fvu > 0.5 && elsewhere.ce_loss_with_sae > exact.ce_loss_with_sae + 0.01,
+        "{elsewhere:?}"
+    );
 }

@@ -9,10 +9,11 @@ use std::io;
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 
 use crate::IoError;
 use crate::file::write_synced;
+use crate::header::safetensors_header;
 
 /// Tensors to be written, as bytes.
 #[derive(Default)]
@@ -98,7 +99,7 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// It is no safetensors file.
     pub fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self, IoError> {
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
+        let tensors = safetensors_header(bytes).map_err(|e| {
             IoError::format(
                 path,
                 "header",
@@ -106,13 +107,13 @@ impl<'a> Tensors<'a> {
                 "a safetensors file whose header matches its length",
             )
         })?;
-        let entries = tensors.iter().map(|(name, view)| {
+        let entries = tensors.into_iter().map(|(name, located)| {
             let entry = Entry {
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                data: Data::InMemory(view.data()),
+                dtype: located.dtype,
+                shape: located.shape,
+                data: Data::InMemory(&bytes[located.bytes]),
             };
-            (name.to_owned(), entry)
+            (name, entry)
         });
         Ok(Self::new(path, entries.collect()))
     }

@@ -1,15 +1,16 @@
-//! Named tensors in safetensors files, single or sharded (`model.safetensors.index.json`), checked
-//! before use; and the writing of such a file.
+//! The named tensors of a model, in one safetensors file, in shards
+//! (`model.safetensors.index.json`), or in a file that another reader has understood; and the
+//! writing of a safetensors file. `lapidary-io` reads the headers.
 
 use crate::encoding::Encoding;
 use crate::{ModelError, found};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
-use lapidary_io::write_atomically;
+use lapidary_io::{safetensors_header, write_atomically};
 use lapidary_kernels::MappedFile;
 use rayon::prelude::*;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, Range};
@@ -200,32 +201,28 @@ impl TensorFile {
     }
 
     fn add(&mut self, path: PathBuf, bytes: Bytes) -> Result<(), ModelError> {
-        let (header, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| ModelError::Safetensors {
-                path: path.clone(),
-                problem: describe(&e, bytes.len()),
-            })?;
+        let tensors = safetensors_header(&bytes).map_err(|e| ModelError::Safetensors {
+            path: path.clone(),
+            problem: describe(&e, bytes.len()),
+        })?;
         let file = self.files.len();
-        for (name, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let bytes = 8 + header + start..8 + header + end;
-            self.tensors.insert(
-                name,
-                Entry {
-                    file,
-                    encoding: match info.dtype {
-                        Dtype::F64 => Ok(Encoding::F64),
-                        Dtype::F32 => Ok(Encoding::F32),
-                        Dtype::F16 => Ok(Encoding::F16),
-                        Dtype::BF16 => Ok(Encoding::BF16),
-                        other => Err(other),
-                    },
-                    shape: info.shape.clone(),
-                    bytes,
-                    stored: Stored::AsIs,
+        let entries = tensors.into_iter().map(|(name, located)| {
+            let entry = Entry {
+                file,
+                encoding: match located.dtype {
+                    Dtype::F64 => Ok(Encoding::F64),
+                    Dtype::F32 => Ok(Encoding::F32),
+                    Dtype::F16 => Ok(Encoding::F16),
+                    Dtype::BF16 => Ok(Encoding::BF16),
+                    other => Err(other),
                 },
-            );
-        }
+                shape: located.shape,
+                bytes: located.bytes,
+                stored: Stored::AsIs,
+            };
+            (name, entry)
+        });
+        self.tensors.extend(entries);
         self.files.push(File { path, bytes });
         Ok(())
     }

@@ -104,3 +104,37 @@ pub fn first_letter_task(
         words: words.into_iter().map(|(_, text)| text).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn prompts_of_the_first_letter_task_have_no_space_that_nobody_wrote() {
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/models/sentencepiece-like"
+        );
+        let model = LanguageModel::load(folder, &Device::flex()).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        let task = first_letter_task(&model, 100, 3).unwrap();
+        assert!(task.words.iter().any(|word| word.starts_with(' ')));
+        for ((prompt, reading), word) in task.prompts.iter().zip(&task.words) {
+            let text = tokenizer.decode_plain(prompt);
+            let end = format!("\n{word} has the first letter:");
+            assert!(text.ends_with(&end), "{text:?}");
+            for line in text.lines().filter(|line| !line.is_empty()) {
+                let (_, answer) = line.split_once(" has the first letter:").unwrap();
+                assert!(
+                    answer.is_empty() || (answer.len() == 2 && answer.starts_with(' ')),
+                    "{line:?}"
+                );
+            }
+            let Reading::At(place) = reading else {
+                panic!("read at the word");
+            };
+            assert_eq!(&tokenizer.token_text(prompt[*place]), word);
+        }
+    }
+}

@@ -2,13 +2,11 @@
 //! generating with a cache: on the small random models of every family, against the same thing
 //! computed another way.
 
-#![allow(clippy::unwrap_used)]
-
+use crate::fixtures::{at, close, expected, model};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::{
     BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Sampling, generate,
 };
-use std::path::Path;
 
 const FAMILIES: [&str; 10] = [
     "gpt2",
@@ -23,31 +21,12 @@ const FAMILIES: [&str; 10] = [
     "phi",
 ];
 
-fn model(name: &str) -> LanguageModel {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
-    LanguageModel::load(folder.join(name).to_str().unwrap(), &Device::flex()).unwrap()
-}
-
 fn hook(name: &str) -> HookPoint {
     name.parse().unwrap()
 }
 
 fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
     x.clone().into_data().iter::<f32>().collect()
-}
-
-fn close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(1e-6_f32, |m, v| match v.is_finite() {
-        true => m.max(v.abs()),
-        false => m,
-    });
-    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-        assert!(
-            a == b || (a - b).abs() <= tolerance * scale,
-            "{what}: at {i} found {a}, expected {b}"
-        );
-    }
 }
 
 /// Every hook point that the model has.
@@ -438,5 +417,49 @@ fn what_does_not_fit_is_named() {
         };
         let error = model.run(tokens(), &run).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn what_the_mlp_and_attention_read_is_their_input_normalized_with_the_norms_weight() {
+    // GPT-2's recorded `ln2.hook_out` is what transformers hands to the MLP.
+    let (gpt2, expected) = (model("gpt2"), expected("gpt2"));
+    for (name, recorded) in [
+        ("blocks.1.mlp.hook_in", "blocks.1.ln2.hook_out"),
+        ("blocks.0.attn.hook_in", "blocks.0.ln1.hook_out"),
+        ("blocks.1.ln2.hook_out", "blocks.1.ln2.hook_out"),
+        ("blocks.1.mlp.hook_out", "blocks.1.hook_mlp_out"),
+        ("blocks.1.attn.hook_out", "blocks.1.hook_attn_out"),
+        ("blocks.1.hook_in", "blocks.1.hook_resid_pre"),
+        ("blocks.1.hook_out", "blocks.1.hook_resid_post"),
+        ("blocks.1.mlp.out.hook_in", "blocks.1.mlp.hook_post"),
+        ("embed.hook_out", "hook_embed"),
+    ] {
+        close(
+            &at(&gpt2, &expected.tokens, name),
+            &expected.values[recorded],
+            1e-4,
+            name,
+        );
+    }
+    // By every family's own weights: W_in of it is the pre-activation.
+    for name in FAMILIES {
+        let model = model(name);
+        let tokens = vec![vec![3, 1, 4, 1, 5]];
+        let c = model.config().clone();
+        let read = at(&model, &tokens, "blocks.1.mlp.hook_in");
+        let read =
+            Tensor::<1>::from_floats(read.as_slice(), &Device::flex()).reshape([5, c.d_model]);
+        let (matrix, point) = match c.gated {
+            true => (model.w_in(1), "blocks.1.mlp.hook_pre_linear"),
+            false => (model.w_in(1), "blocks.1.mlp.hook_pre"),
+        };
+        let pre = read.matmul(matrix);
+        let pre = match model.b_in(1) {
+            Some(bias) => pre + bias.unsqueeze(),
+            None => pre,
+        };
+        let pre: Vec<f32> = pre.into_data().iter::<f32>().collect();
+        close(&pre, &at(&model, &tokens, point), 1e-4, name);
     }
 }

@@ -2,11 +2,9 @@
 //! TransformerLens itself computed (`lens.safetensors`, written by
 //! `scripts/make_model_fixtures.py`).
 
-#![allow(clippy::unwrap_used)]
-
+use crate::fixtures::{close, model, model_folder};
 use burn::tensor::{Device, Tensor, activation};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Simplify};
-use std::path::{Path, PathBuf};
 
 /// Those that TransformerLens has and we have.
 const FAMILIES: [&str; 10] = [
@@ -22,35 +20,13 @@ const FAMILIES: [&str; 10] = [
     "phi",
 ];
 
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/models")
-        .join(name)
-}
-
-fn model(name: &str) -> LanguageModel {
-    LanguageModel::load(folder(name).to_str().unwrap(), &Device::flex()).unwrap()
-}
-
 fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().iter::<f32>().collect()
 }
 
-fn close(found: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let finite = expected.iter().filter(|v| v.is_finite());
-    let scale = finite.fold(1e-6_f32, |m, v| m.max(v.abs()));
-    for (a, b) in found.iter().zip(expected) {
-        assert!(
-            a == b || (a - b).abs() < 1e-4 * scale,
-            "{what}: found {a}, expected {b}"
-        );
-    }
-}
-
 /// Token ids of the fixture.
 fn tokens(name: &str) -> Vec<Vec<u32>> {
-    let bytes = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
+    let bytes = std::fs::read(model_folder(name).join("expected.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let view = file.tensor("tokens").unwrap();
     let ids: Vec<u32> = view.data().chunks(8).map(|b| u32::from(b[0])).collect();
@@ -59,7 +35,7 @@ fn tokens(name: &str) -> Vec<Vec<u32>> {
 
 /// Values of a lens.safetensors, its −∞ among them, which the reader of weights refuses.
 fn lens(name: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let bytes = std::fs::read(folder(name).join("lens.safetensors")).unwrap();
+    let bytes = std::fs::read(model_folder(name).join("lens.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut values: Vec<_> = file
         .tensors()
@@ -107,7 +83,7 @@ fn hook_points_are_those_of_transformer_lens() {
                     host(value)
                 }
             };
-            close(&found, &expected, &format!("{name}: {key}"));
+            close(&found, &expected, 1e-4, &format!("{name}: {key}"));
             seen += 1;
         }
         assert!(seen >= 4, "{name}: {seen} points");
@@ -155,7 +131,7 @@ fn single_heads_read_what_they_are_given_as_in_transformer_lens() {
             let tokens = model.tokens(&tokens(name)).unwrap();
             let found = host(model.run(tokens, &run).unwrap().logits.unwrap());
             let (.., expected) = values.iter().find(|(name, ..)| name == key).unwrap();
-            close(&found, expected, &format!("{name}: {key}"));
+            close(&found, expected, 1e-4, &format!("{name}: {key}"));
         }
     }
 }
@@ -210,7 +186,7 @@ fn simplified_weights_are_those_of_transformer_lens() {
             };
             // TransformerLens has zeros where a model has no bias.
             let found = found.unwrap_or_else(|| vec![0.0; expected.len()]);
-            close(&found, &expected, &format!("{name}: {role}"));
+            close(&found, &expected, 1e-4, &format!("{name}: {role}"));
         }
     }
 }
@@ -252,12 +228,17 @@ fn simplified_models_predict_the_same() {
             ]
         };
         let [plain_logits, plain] = log_p(&model(name));
-        close(&log_p(&simplified(all).unwrap())[1], &plain, name);
+        close(&log_p(&simplified(all).unwrap())[1], &plain, 1e-4, name);
         let folded = Simplify {
             center_unembedding: false,
             ..all
         };
-        close(&log_p(&simplified(folded).unwrap())[0], &plain_logits, name);
+        close(
+            &log_p(&simplified(folded).unwrap())[0],
+            &plain_logits,
+            1e-4,
+            name,
+        );
         if !all.center_writing {
             let wrong = Simplify {
                 center_writing: true,

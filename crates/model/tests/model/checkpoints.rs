@@ -2,23 +2,15 @@
 //! the configuration says, in shards without an index, or in a form that is not read. What they
 //! come to is what `transformers` makes of them (`scripts/make_model_fixtures.py`).
 
-#![allow(clippy::unwrap_used)]
-
-use burn::tensor::{Device, Tensor};
+use crate::fixtures::{at, close, expected, model, model_folder};
+use burn::tensor::Device;
 use lapidary_model::{
-    HookPoint, HookedRun, LanguageModel, Outgoing, Simplify, Values, write_tensors,
+    HookPoint, HookedRun, LanguageModel, Outgoing, Simplify, TensorFile, Values, write_tensors,
 };
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/models")
-        .join(name)
-}
+use std::path::Path;
 
 fn load(folder: &Path) -> LanguageModel {
     LanguageModel::load(folder.to_str().unwrap(), &Device::flex()).unwrap()
@@ -29,61 +21,6 @@ fn error_of(folder: &Path) -> String {
     loaded.map(|_| ()).unwrap_err().to_string()
 }
 
-/// What a folder's `expected.safetensors` holds: tokens, sequence by sequence, and values by name.
-struct Expected {
-    tokens: Vec<Vec<u32>>,
-    values: BTreeMap<String, Vec<f32>>,
-    positions: Vec<usize>,
-}
-
-fn expected(name: &str) -> Expected {
-    let bytes = std::fs::read(fixture(name).join("expected.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let whole = |name: &str| -> Vec<i64> {
-        let Ok(tensor) = file.tensor(name) else {
-            return vec![];
-        };
-        let numbers = tensor.data().chunks_exact(8);
-        numbers
-            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
-            .collect()
-    };
-    let tokens: Vec<u32> = whole("tokens").iter().map(|t| *t as u32).collect();
-    let length = file.tensor("tokens").unwrap().shape()[1];
-    let mut values = BTreeMap::new();
-    for (name, tensor) in file.tensors() {
-        if tensor.dtype() == Dtype::F32 {
-            let numbers = tensor.data().chunks_exact(4);
-            let numbers = numbers.map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-            values.insert(name, numbers.collect());
-        }
-    }
-    Expected {
-        tokens: tokens.chunks(length).map(<[u32]>::to_vec).collect(),
-        values,
-        positions: whole("positions").iter().map(|p| *p as usize).collect(),
-    }
-}
-
-/// Values at a hook point, or logits.
-fn at(model: &LanguageModel, tokens: &[Vec<u32>], name: &str) -> Vec<f32> {
-    let hook: HookPoint = name.parse().unwrap();
-    let run = HookedRun {
-        capture: &[hook],
-        ..Default::default()
-    };
-    let output = model.run(model.tokens(tokens).unwrap(), &run).unwrap();
-    output.captured[&hook].to_data().iter::<f32>().collect()
-}
-
-fn close(found: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    for (a, b) in found.iter().zip(expected) {
-        assert!((a - b).abs() < 1e-4 * scale, "{what}: {a} {b}");
-    }
-}
-
 /// A copy of a fixture whose tensors are renamed or left out, and whose configuration is changed.
 fn changed(
     name: &str,
@@ -91,7 +28,7 @@ fn changed(
     config: Value,
 ) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let from = fixture(name);
+    let from = model_folder(name);
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let views: Vec<(String, TensorView<'_>)> = file
@@ -135,6 +72,7 @@ fn bare_checkpoints_of_every_family_compute_what_whole_ones_do() {
         close(
             &at(&model, &expected.tokens, hook),
             &expected.values[hook],
+            1e-4,
             name,
         );
         let run = HookedRun {
@@ -145,7 +83,7 @@ fn bare_checkpoints_of_every_family_compute_what_whole_ones_do() {
         if model.config().tied {
             let logits = logits.unwrap().logits.unwrap().into_data();
             let logits: Vec<f32> = logits.iter::<f32>().collect();
-            close(&logits, &expected.values["logits"], name);
+            close(&logits, &expected.values["logits"], 1e-4, name);
             assert!(model.warnings().is_empty(), "{:?}", model.warnings());
         } else {
             let error = logits.map(|_| ()).unwrap_err().to_string();
@@ -172,9 +110,9 @@ fn bare_checkpoints_of_every_family_compute_what_whole_ones_do() {
 
 #[test]
 fn a_bare_checkpoint_that_transformers_saved_is_read() {
-    let (model, expected) = (load(&fixture("bare-llama")), expected("bare-llama"));
+    let (model, expected) = (model("bare-llama"), expected("bare-llama"));
     for (name, values) in &expected.values {
-        close(&at(&model, &expected.tokens, name), values, name);
+        close(&at(&model, &expected.tokens, name), values, 1e-4, name);
     }
     assert!(model.warnings().is_empty(), "{:?}", model.warnings());
 }
@@ -182,12 +120,13 @@ fn a_bare_checkpoint_that_transformers_saved_is_read() {
 #[test]
 fn another_head_in_the_file_wins_over_a_configuration_that_ties() {
     let (model, expected) = (
-        load(&fixture("tied-but-other-head")),
+        model("tied-but-other-head"),
         expected("tied-but-other-head"),
     );
     close(
         &at(&model, &expected.tokens, "logits"),
         &expected.values["logits"],
+        1e-4,
         "logits",
     );
     let [warning] = model.warnings() else {
@@ -202,7 +141,7 @@ fn another_head_in_the_file_wins_over_a_configuration_that_ties() {
 
 #[test]
 fn the_embedding_stored_once_more_as_head_is_no_reason_to_warn() {
-    let from = fixture("llama-tied");
+    let from = model_folder("llama-tied");
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut views = file.tensors();
@@ -245,13 +184,13 @@ fn tensors_that_nothing_reads_are_named_and_buffers_are_not() {
         assert!(warning.contains(part), "{part}: {warning}");
     }
     // GPT-2's masks, and what older files of other families have.
-    assert!(load(&fixture("gpt2-sharded")).warnings().is_empty());
+    assert!(load(&model_folder("gpt2-sharded")).warnings().is_empty());
     let buffers = [
         "attention.bias",
         "attention.masked_bias",
         "attention.rotary_emb.inv_freq",
     ];
-    let from = fixture("neox");
+    let from = model_folder("neox");
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut views = file.tensors();
@@ -282,16 +221,17 @@ fn tensors_that_nothing_reads_are_named_and_buffers_are_not() {
 
 #[test]
 fn weights_in_f64_and_numbers_that_only_python_writes_are_read() {
-    let text = std::fs::read_to_string(fixture("llama-f64").join("config.json")).unwrap();
+    let text = std::fs::read_to_string(model_folder("llama-f64").join("config.json")).unwrap();
     assert!(text.contains("NaN") && text.contains("-Infinity"));
-    let (model, expected) = (load(&fixture("llama-f64")), expected("llama-f64"));
+    let (model, expected) = (model("llama-f64"), expected("llama-f64"));
     close(
         &at(&model, &expected.tokens, "logits"),
         &expected.values["logits"],
+        1e-4,
         "logits",
     );
     // Integers are no weights.
-    let bytes = std::fs::read(fixture("llama-gqa").join("model.safetensors")).unwrap();
+    let bytes = std::fs::read(model_folder("llama-gqa").join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     for (dtype, size) in [
         (Dtype::I8, 1),
@@ -305,7 +245,7 @@ fn weights_in_f64_and_numbers_that_only_python_writes_are_read() {
         let view = TensorView::new(dtype, vec![40], &data).unwrap();
         views.push(("model.norm.weight".into(), view));
         let folder = tempfile::tempdir().unwrap();
-        let config = fixture("llama-gqa").join("config.json");
+        let config = model_folder("llama-gqa").join("config.json");
         std::fs::copy(config, folder.path().join("config.json")).unwrap();
         let written = safetensors::serialize(views, None).unwrap();
         std::fs::write(folder.path().join("model.safetensors"), written).unwrap();
@@ -319,7 +259,7 @@ fn weights_in_f64_and_numbers_that_only_python_writes_are_read() {
 #[test]
 fn a_mistral_without_the_key_of_its_window_has_one_of_4096() {
     let (model, expected) = (
-        load(&fixture("mistral-no-window-key")),
+        model("mistral-no-window-key"),
         expected("mistral-no-window-key"),
     );
     assert_eq!(model.config().layers[0].window, Some(4096));
@@ -332,13 +272,14 @@ fn a_mistral_without_the_key_of_its_window_has_one_of_4096() {
     close(
         &rows.copied().collect::<Vec<_>>(),
         &expected.values["logits"],
+        1e-4,
         "logits",
     );
 }
 
 #[test]
 fn shards_without_an_index_are_read_by_their_names() {
-    let from = fixture("gpt2-sharded");
+    let from = model_folder("gpt2-sharded");
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(&from).unwrap().flatten() {
         if !entry.file_name().to_string_lossy().contains("index") {
@@ -349,6 +290,7 @@ fn shards_without_an_index_are_read_by_their_names() {
     close(
         &at(&load(folder.path()), &expected.tokens, "logits"),
         &expected.values["logits"],
+        1e-4,
         "logits",
     );
     std::fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).unwrap();
@@ -366,7 +308,7 @@ fn a_folder_that_lacks_what_is_needed_says_what_lies_there() {
             let target = folder.path().join(file);
             match *file {
                 "config.json" => {
-                    std::fs::copy(fixture("llama-gqa").join("config.json"), target).unwrap();
+                    std::fs::copy(model_folder("llama-gqa").join("config.json"), target).unwrap();
                 }
                 _ => std::fs::write(target, "x").unwrap(),
             }
@@ -426,60 +368,6 @@ fn a_folder_that_lacks_what_is_needed_says_what_lies_there() {
 }
 
 #[test]
-fn what_the_mlp_and_attention_read_is_their_input_normalized_with_the_norms_weight() {
-    // GPT-2's recorded `ln2.hook_out` is what transformers hands to the MLP.
-    let (model, expected) = (load(&fixture("gpt2")), expected("gpt2"));
-    for (name, recorded) in [
-        ("blocks.1.mlp.hook_in", "blocks.1.ln2.hook_out"),
-        ("blocks.0.attn.hook_in", "blocks.0.ln1.hook_out"),
-        ("blocks.1.ln2.hook_out", "blocks.1.ln2.hook_out"),
-        ("blocks.1.mlp.hook_out", "blocks.1.hook_mlp_out"),
-        ("blocks.1.attn.hook_out", "blocks.1.hook_attn_out"),
-        ("blocks.1.hook_in", "blocks.1.hook_resid_pre"),
-        ("blocks.1.hook_out", "blocks.1.hook_resid_post"),
-        ("blocks.1.mlp.out.hook_in", "blocks.1.mlp.hook_post"),
-        ("embed.hook_out", "hook_embed"),
-    ] {
-        close(
-            &at(&model, &expected.tokens, name),
-            &expected.values[recorded],
-            name,
-        );
-    }
-    // By every family's own weights: W_in of it is the pre-activation.
-    for name in [
-        "gpt2",
-        "neox",
-        "llama-gqa",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma2",
-        "gemma3",
-        "opt",
-        "phi",
-    ] {
-        let model = load(&fixture(name));
-        let tokens = vec![vec![3, 1, 4, 1, 5]];
-        let c = model.config().clone();
-        let read = at(&model, &tokens, "blocks.1.mlp.hook_in");
-        let read =
-            Tensor::<1>::from_floats(read.as_slice(), &Device::flex()).reshape([5, c.d_model]);
-        let (matrix, point) = match c.gated {
-            true => (model.w_in(1), "blocks.1.mlp.hook_pre_linear"),
-            false => (model.w_in(1), "blocks.1.mlp.hook_pre"),
-        };
-        let pre = read.matmul(matrix);
-        let pre = match model.b_in(1) {
-            Some(bias) => pre + bias.unsqueeze(),
-            None => pre,
-        };
-        let pre: Vec<f32> = pre.into_data().iter::<f32>().collect();
-        close(&pre, &at(&model, &tokens, point), name);
-    }
-}
-
-#[test]
 fn a_tensor_file_tells_f64_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
@@ -493,16 +381,11 @@ fn a_tensor_file_tells_f64_as_it_is() {
         None,
     )
     .unwrap();
-    assert!(
-        lapidary_model::TensorFile::open(&path)
-            .unwrap()
-            .read("x")
-            .is_ok()
-    );
+    assert!(TensorFile::open(&path).unwrap().read("x").is_ok());
     let value = 1.0e-3_f64.to_le_bytes();
     let view = TensorView::new(Dtype::F64, vec![1], &value).unwrap();
     std::fs::write(&path, safetensors::serialize([("x", view)], None).unwrap()).unwrap();
-    let file = lapidary_model::TensorFile::open(&path).unwrap();
+    let file = TensorFile::open(&path).unwrap();
     assert_eq!(file.read("x").unwrap(), (vec![1], vec![1.0e-3_f32]));
     assert_eq!(file.tensors().next().unwrap().1, "F64");
 }

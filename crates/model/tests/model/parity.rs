@@ -1,19 +1,10 @@
 //! Every model family computes what `transformers` computes: logits and hook points of small random
 //! models, recorded by `scripts/make_model_fixtures.py`.
 
-#![allow(clippy::unwrap_used)]
-
-use burn::tensor::Device;
-use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
+use crate::fixtures::{model, model_folder};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/models")
-        .join(name)
-}
 
 fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     let view = file.tensor(name).unwrap();
@@ -50,9 +41,8 @@ fn by_query(pattern: &[f32], heads: usize, pos: usize) -> Vec<f32> {
 }
 
 fn agrees_with_transformers(name: &str) {
-    let folder = fixture(name);
-    let model = LanguageModel::load(folder.to_str().unwrap(), &Device::flex()).unwrap();
-    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let model = model(name);
+    let bytes = std::fs::read(model_folder(name).join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
     let tokens = expected.tensor("tokens").unwrap();
     let ids: Vec<u32> = tokens
@@ -189,8 +179,7 @@ fn llama_in_bf16_agrees_with_transformers() {
 
 #[test]
 fn a_pass_stops_after_the_last_hook_point_and_reads_the_same_there() {
-    let model =
-        LanguageModel::load(fixture("llama-gqa").to_str().unwrap(), &Device::flex()).unwrap();
+    let model = model("llama-gqa");
     let hook: HookPoint = "blocks.1.hook_resid_mid".parse().unwrap();
     let tokens = || model.tokens(&[[3, 1, 4, 1, 5]]).unwrap();
     let early = model
@@ -221,7 +210,7 @@ fn a_pass_stops_after_the_last_hook_point_and_reads_the_same_there() {
 
 #[test]
 fn replacing_a_hook_point_changes_what_follows_and_only_that() {
-    let model = LanguageModel::load(fixture("gpt2").to_str().unwrap(), &Device::flex()).unwrap();
+    let model = model("gpt2");
     let at: HookPoint = "blocks.0.hook_mlp_out".parse().unwrap();
     let [mid, post]: [HookPoint; 2] =
         ["blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"].map(|h| h.parse().unwrap());
@@ -265,7 +254,7 @@ fn replacing_a_hook_point_changes_what_follows_and_only_that() {
 
 #[test]
 fn a_hook_point_that_the_model_lacks_is_named() {
-    let model = LanguageModel::load(fixture("gpt2").to_str().unwrap(), &Device::flex()).unwrap();
+    let model = model("gpt2");
     let hook: HookPoint = "blocks.7.hook_resid_post".parse().unwrap();
     let run = HookedRun {
         capture: &[hook],

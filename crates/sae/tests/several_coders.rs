@@ -1,5 +1,5 @@
-//! Several coders on one pass: each comes out as if it had been alone, a resumed run goes on with
-//! all of them, and recipes that cannot share batches are refused by the key.
+//! Several coders in one run: each has the bits of one that is trained alone, a resumed run goes on
+//! with all of them, and recipes that cannot share batches are refused by the key.
 
 #![allow(clippy::unwrap_used)]
 
@@ -39,7 +39,7 @@ fn recipe(settings: &[&str]) -> Recipe {
 }
 
 /// Recipes that may share batches and have nothing else in common.
-fn company() -> Vec<Recipe> {
+fn different_recipes() -> Vec<Recipe> {
     let elsewhere = format!("hook_point={}", HOOKS[1]);
     let across = format!("hook_point_out={WIDE}");
     let both = format!("hook_points={:?}", [HOOKS[0], WIDE]);
@@ -99,8 +99,8 @@ fn outcome(mut run: TrainingRun) -> Vec<(Vec<StepReport>, Vec<u32>)> {
 }
 
 #[test]
-fn a_coder_in_company_has_the_bits_of_one_alone() {
-    let recipes = company();
+fn each_coder_of_a_run_has_the_bits_of_one_trained_alone() {
+    let recipes = different_recipes();
     let together = outcome(start(&recipes));
     assert_eq!(
         together[2].0.last().unwrap().step,
@@ -116,7 +116,7 @@ fn a_coder_in_company_has_the_bits_of_one_alone() {
 
 #[test]
 fn all_coders_of_a_run_resume_to_the_same_bits() {
-    let recipes = company();
+    let recipes = different_recipes();
     let whole = outcome(start(&recipes));
     // Before and after the shortest has had its steps.
     for stop in [4, 15] {

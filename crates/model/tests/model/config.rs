@@ -1,11 +1,9 @@
 //! Every key of every family's `config.json`, left out or set to null, means what it means to
 //! `transformers` (`scripts/check_config_defaults.py` asks it), and so do older spellings.
 
-#![allow(clippy::unwrap_used)]
-
+use crate::fixtures::fixture;
 use lapidary_model::{Activation, ModelConfig, Rope, RopeScaling};
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 /// A configuration in the words of the script.
 fn facts(c: &ModelConfig) -> Value {
@@ -66,7 +64,7 @@ fn agree(found: &Value, expected: &Value) -> bool {
 
 #[test]
 fn absent_and_null_keys_mean_what_they_mean_to_transformers() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/config-cases.json");
+    let path = fixture("config-cases.json");
     let families: Map<String, Value> = lapidary_io::read_json(&path).unwrap();
     assert_eq!(families.len(), 10);
     let folder = tempfile::tempdir().unwrap();

@@ -1,30 +1,20 @@
 //! Tokens as text: what a tokenizer's file stores of a program's state is not obeyed, single tokens
-//! look as they stand in a text, sequences end where the configurations say, and
-//! `lapidary generate` prints what `transformers` generates (`scripts/make_model_fixtures.py`).
+//! look as they stand in a text, sequences end where the configurations say, and greedy tokens are
+//! those that `transformers` generates (`scripts/make_model_fixtures.py`).
 
-#![allow(clippy::unwrap_used)]
-
+use crate::fixtures::model_folder;
 use burn::tensor::Device;
-use lapidary_evaluation::probing::{Reading, first_letter_task};
 use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/models")
-        .join(name)
-}
 
 fn sentencepiece() -> Tokenizer {
-    let path = fixture("sentencepiece-like").join("tokenizer.json");
+    let path = model_folder("sentencepiece-like").join("tokenizer.json");
     Tokenizer::read(&path, Some(1), &[2]).unwrap()
 }
 
 fn expected() -> Value {
-    lapidary_io::read_json(&fixture("sentencepiece-like").join("expected.json")).unwrap()
+    lapidary_io::read_json(&model_folder("sentencepiece-like").join("expected.json")).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -36,25 +26,10 @@ fn embedded() -> LanguageModel {
     LanguageModel::load("embedded", &Device::flex()).unwrap()
 }
 
-fn lapidary(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
-    command
-        .args(arguments)
-        .args(["--device", "cpu"])
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
 /// A copy of the model with SentencePiece's tokenizer, and changes of its configurations.
 fn model_with(config: &Value, generation: &Value) -> tempfile::TempDir {
+    let from = model_folder("sentencepiece-like");
     let folder = tempfile::tempdir().unwrap();
-    let from = fixture("sentencepiece-like");
     for file in ["model.safetensors", "tokenizer.json"] {
         std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
     }
@@ -119,7 +94,7 @@ fn a_token_looks_as_it_stands_in_a_text() {
     let tokenizer = sentencepiece();
     let expected = expected();
     let vocabulary: Value =
-        lapidary_io::read_json(&fixture("sentencepiece-like").join("tokenizer.json")).unwrap();
+        lapidary_io::read_json(&model_folder("sentencepiece-like").join("tokenizer.json")).unwrap();
     let inside = expected["inside"].as_object().unwrap();
     assert!(inside.len() > 30);
     for (token, text) in inside {
@@ -210,27 +185,11 @@ fn a_stream_of_tokens_comes_to_the_text_that_transformers_decodes() {
 }
 
 #[test]
-fn generate_prints_what_transformers_generates() {
+fn greedy_tokens_are_those_that_transformers_generates() {
     for case in expected()["generated"].as_array().unwrap() {
         let folder = model_with(&case["config"], &case["generation_config"]);
         let path = folder.path().to_str().unwrap();
-        let n = case["tokens"].to_string();
         let prompt = case["prompt"].as_str().unwrap();
-        let output = lapidary(&[
-            "generate",
-            prompt,
-            "--model",
-            path,
-            "--temperature",
-            "0",
-            "--tokens",
-            &n,
-        ]);
-        assert_eq!(
-            stdout(&output),
-            format!("{}\n", case["text"].as_str().unwrap()),
-            "{case}"
-        );
         let model = LanguageModel::load(path, &Device::flex()).unwrap();
         let tokens = model.tokenizer().unwrap().encode(prompt).unwrap();
         let tokens = [&[1], tokens.as_slice()].concat();
@@ -275,76 +234,4 @@ fn every_end_of_a_sequence_is_special() {
         error.contains("generation_config.json") && error.contains("eos_token_id"),
         "{error}"
     );
-}
-
-#[test]
-fn prompts_of_the_first_letter_task_have_no_space_that_nobody_wrote() {
-    let folder = model_with(&json!({}), &json!(null));
-    let model = LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex()).unwrap();
-    let tokenizer = model.tokenizer().unwrap();
-    let task = first_letter_task(&model, 100, 3).unwrap();
-    assert!(task.words.iter().any(|word| word.starts_with(' ')));
-    for ((prompt, reading), word) in task.prompts.iter().zip(&task.words) {
-        let text = tokenizer.decode_plain(prompt);
-        let end = format!("\n{word} has the first letter:");
-        assert!(text.ends_with(&end), "{text:?}");
-        for line in text.lines().filter(|line| !line.is_empty()) {
-            let (_, answer) = line.split_once(" has the first letter:").unwrap();
-            assert!(
-                answer.is_empty() || (answer.len() == 2 && answer.starts_with(' ')),
-                "{line:?}"
-            );
-        }
-        let Reading::At(place) = reading else {
-            panic!("read at the word");
-        };
-        assert_eq!(&tokenizer.token_text(prompt[*place]), word);
-    }
-}
-
-#[test]
-fn generate_refuses_numbers_that_mean_nothing() {
-    for (arguments, parts) in [
-        (
-            &["--temperature", "NaN"][..],
-            ["temperature: found NaN", "0 or more"],
-        ),
-        (
-            &["--temperature=-1"],
-            ["temperature: found -1", "0 or more"],
-        ),
-        (
-            &["--temperature", "inf"],
-            ["temperature: found inf", "finite"],
-        ),
-        (&["--top-p", "1.5"], ["top-p: found 1.5", "from 0 to 1"]),
-        (&["--top-p", "NaN"], ["top-p: found NaN", "from 0 to 1"]),
-        (&["--tokens", "0"], ["tokens: found 0", "at least 1"]),
-        (&["--strength", "NaN"], ["--strength: found NaN", "finite"]),
-    ] {
-        let output = lapidary(&[&["generate", "We the people"], arguments].concat());
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
-        assert!(
-            parts.iter().all(|part| told.contains(part)),
-            "{arguments:?}: {told}"
-        );
-    }
-    let output = lapidary(&["generate", "We", "--tokens", "300", "--temperature", "0"]);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success() && told.contains("context holds"),
-        "{told}"
-    );
-}
-
-#[test]
-fn run_names_both_ways_to_give_it_tokens() {
-    let output = lapidary(&["run", "--capture", "hook_embed", "--out", "x.safetensors"]);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        told.contains("--tokens") && told.contains("--text"),
-        "{told}"
-    );
-    assert_eq!(output.status.code(), Some(2));
 }

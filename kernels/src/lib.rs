@@ -29,6 +29,7 @@
 //! ```
 
 #![allow(unsafe_code)] // here, and in no other crate
+#![warn(clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
 
 mod adam_step;
 mod decode_sparse;
@@ -47,6 +48,7 @@ mod matching_pursuit;
 mod norms;
 mod sparse_products;
 mod sparse_training;
+mod threads;
 mod weighted_sum;
 
 use burn::tensor::{Int, Tensor};

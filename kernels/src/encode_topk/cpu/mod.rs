@@ -92,8 +92,10 @@ fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>, k: usize) -> Vec<Score
         return best;
     }
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && int8::serves(n, d) {
-        guessing(&int8::Latents::new(encoder), x, encoder, k, &mut best);
+    if let Level::Avx512(has) = level
+        && int8::serves(n, d)
+    {
+        guessing(&int8::Latents::new(has, encoder), x, encoder, k, &mut best);
         return best;
     }
     let mut rows = Vec::new();
@@ -215,8 +217,10 @@ fn rows_a_task(n: usize, most: usize) -> usize {
 /// Offers each row the exact scores of all latents that approximate ones do not rule out.
 fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R]) {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && int8::serves(rows.len(), encoder.d) {
-        let integers = int8::Latents::new(encoder);
+    if let Level::Avx512(has) = level
+        && int8::serves(rows.len(), encoder.d)
+    {
+        let integers = int8::Latents::new(has, encoder);
         screen_integers(&integers, x, encoder, rows);
         return;
     }

@@ -135,8 +135,10 @@ pub(super) fn of<'a>(
     n: usize,
 ) -> Option<Box<dyn Approximate + 'a>> {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && super::int8::serves(n, d) {
-        return usable(super::int8::Integers::of(atoms, d)?);
+    if let Level::Avx512(has) = level
+        && super::int8::serves(n, d)
+    {
+        return usable(super::int8::InUse::of(has, atoms, d)?);
     }
     let _ = (level, n);
     usable(Floats::new(atoms, d)?)
@@ -382,8 +384,8 @@ pub(super) fn subtract(
     signed: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 {
-        // SAFETY: the processor has these instructions, as the level says.
+    if let Level::Avx512(_) = level {
+        // SAFETY: the processor has these instructions, as the level proves.
         unsafe { subtract_wide(scores, factor, row, highest, counted(signed)) };
         return;
     }
@@ -394,8 +396,8 @@ pub(super) fn subtract(
 pub(super) fn top(level: Level, scores: &[f32], highest: &[f32], signed: bool) -> Option<u32> {
     #[cfg(target_arch = "x86_64")]
     let (place, most) = match level {
-        // SAFETY: the processor has these instructions, as the level says.
-        Level::Avx512 => unsafe { wide::largest(highest) },
+        // SAFETY: the processor has these instructions, as the level proves.
+        Level::Avx512(_) => unsafe { wide::largest(highest) },
         _ => largest(highest),
     };
     #[cfg(not(target_arch = "x86_64"))]
@@ -435,8 +437,8 @@ pub(super) fn reaching(
     let counted = counted(signed);
     found.clear();
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 {
-        // SAFETY: the processor has these instructions, as the level says.
+    if let Level::Avx512(_) = level {
+        // SAFETY: the processor has these instructions, as the level proves.
         unsafe {
             wide::reaching(
                 scores,

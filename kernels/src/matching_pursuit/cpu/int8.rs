@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::sync::{Mutex, OnceLock};
 
 use super::approximate::{Approximate, Asked, Bounds, Gram, MOST, Reach, Sharp};
-use crate::host::{prefetch, widest_vectors};
+use crate::host::{Avx512, prefetch, widest_vectors};
 use crate::integers::{
     BLOCK, DEPTH, LANES, PANELS, PARTS, Quantized, ROWS, WIDEST, quantize, round, round_twice,
     store_panel, sums_of, vector,
@@ -57,10 +57,25 @@ const MOST_KEPT: usize = 2;
 /// anew.
 const WORN: f32 = 2.5;
 
-impl Integers {
+/// The integers of a pursuit that is under way.
+pub(super) struct InUse {
+    integers: Box<Integers>,
+    /// What they are multiplied with.
+    has: Avx512,
+}
+
+impl InUse {
     /// Those of an earlier pursuit, if they will do, or new ones; None if there are atoms beyond
     /// any bound.
-    pub fn of(atoms: &[f32], d: usize) -> Option<Self> {
+    pub fn of(has: Avx512, atoms: &[f32], d: usize) -> Option<Self> {
+        let integers = Integers::of(atoms, d)?;
+        Some(Self { integers, has })
+    }
+}
+
+impl Integers {
+    /// See [`InUse::of`].
+    fn of(atoms: &[f32], d: usize) -> Option<Box<Self>> {
         let place = atoms.as_ptr().addr();
         let kept = KEPT.lock().ok().and_then(|mut all| {
             let same = all.iter().position(|(of, _)| *of == place);
@@ -68,16 +83,16 @@ impl Integers {
             any.map(|at| all.remove(at).1)
         });
         let Some(mut kept) = kept else {
-            return Self::new(atoms, d, Vec::new());
+            return Self::new(atoms, d, Vec::new()).map(Box::new);
         };
         if kept.serve(atoms, d) {
             kept.place = place;
-            return Some(*kept);
+            return Some(kept);
         }
         // Pages that are new to the process cost more to clear than to fill.
         let room = kept.gram.take().unwrap_or_default().numbers;
         drop(kept);
-        Self::new(atoms, d, room)
+        Self::new(atoms, d, room).map(Box::new)
     }
 
     /// Whether these integers will do for `atoms`; their bounds are those of `atoms` then.
@@ -158,7 +173,7 @@ impl Integers {
         Some(all)
     }
 
-    fn new_gram(&self) -> Gram {
+    fn new_gram(&self, _has: Avx512) -> Gram {
         let padded = self.scales.len();
         let unit = self.bounds.most.approximate.powi(2).max(f32::MIN_POSITIVE) / MOST;
         let mut numbers =
@@ -173,12 +188,12 @@ impl Integers {
             let places = &places;
             let (mut part, mut turned) = ([[0i16; SET]; SET], [[0i16; SET]; SET]);
             for second in first..sets {
-                // SAFETY: this way is taken only where the processor has these instructions
-                // (`Level::Avx512`).
+                // SAFETY: the processor has these instructions, as `_has` proves.
                 unsafe { self.part([first, second], 1.0 / unit, &mut part) };
                 turn(&part, &mut turned);
                 // SAFETY: the numbers are `[padded, padded]`, and both sets lie within; a pair of
-                // sets, and so both places of it, belongs to one task only.
+                // sets, and so both places of it, belongs to one task only. The processor has the
+                // instructions.
                 unsafe {
                     places.write(&part, [first, second], padded);
                     if first != second {
@@ -358,21 +373,21 @@ widest_vectors! {
     }
 }
 
-impl Approximate for Integers {
+impl Approximate for InUse {
     fn tile(&self) -> usize {
         64
     }
 
     fn padded(&self) -> usize {
-        self.scales.len()
+        self.integers.scales.len()
     }
 
     fn bounds(&self) -> &Bounds {
-        &self.bounds
+        &self.integers.bounds
     }
 
     fn scores(&self, x: &[f32], scores: &mut [f32], tell: &mut dyn FnMut(usize, Option<&[f32]>)) {
-        let (d, width) = (self.d, self.width());
+        let (d, width) = (self.integers.d, self.integers.width());
         let n = x.len() / d;
         let padded = n.next_multiple_of(ROWS);
         let mut rows = vec![128u8; padded * width];
@@ -388,13 +403,12 @@ impl Approximate for Integers {
             missing_of(x, row, scales[at], &mut missing);
             tell(at, known.map(|_| &missing[..]));
         }
-        // SAFETY: this way is taken only where the processor has these instructions
-        // (`Level::Avx512`).
-        unsafe { self.all_scores(&rows, &scales, scores) }
+        // SAFETY: the processor has these instructions, as `self.has` proves.
+        unsafe { self.integers.all_scores(&rows, &scales, scores) }
     }
 
     fn fetch(&self, atom: u32) {
-        prefetch(self.row(atom));
+        prefetch(self.integers.row(atom));
     }
 
     fn miss(&self, atom: u32, change: f32, exact: &[f32], missing: &mut [f32]) -> f32 {
@@ -402,35 +416,36 @@ impl Approximate for Integers {
             missing,
             change,
             exact,
-            self.row(atom),
-            self.scales[atom as usize],
+            self.integers.row(atom),
+            self.integers.scales[atom as usize],
         )
     }
 
     fn gram(&self) -> &Gram {
-        self.gram.get_or_init(|| self.new_gram())
+        let integers = &self.integers;
+        integers.gram.get_or_init(|| integers.new_gram(self.has))
     }
 
     fn keep(self: Box<Self>) {
+        let integers = self.integers;
         if let Ok(mut kept) = KEPT.lock() {
-            kept.retain(|(place, _)| *place != self.place);
+            kept.retain(|(place, _)| *place != integers.place);
             if kept.len() == MOST_KEPT {
                 kept.remove(0);
             }
-            kept.push((self.place, self));
+            kept.push((integers.place, integers));
         }
     }
 
     fn sharpen(&self, asked: &Asked<'_>, found: &mut Vec<u32>, scratch: &mut Sharp) {
         let Sharp { first, second } = scratch;
-        first.resize(self.width(), 0);
-        second.resize(self.width(), 0);
+        first.resize(self.integers.width(), 0);
+        second.resize(self.integers.width(), 0);
         let x = asked.residual;
         let known = quantize(x, |factor| round_twice(x, factor, first, second));
         if let Some(known) = known.filter(|known| known.scale > 0.0) {
-            // SAFETY: this way is taken only where the processor has these instructions
-            // (`Level::Avx512`).
-            unsafe { self.reaching(asked, &known, scratch, found) };
+            // SAFETY: the processor has these instructions, as `self.has` proves.
+            unsafe { self.integers.reaching(asked, &known, scratch, found) };
         }
     }
 }
@@ -503,7 +518,7 @@ impl Places {
     /// # Safety
     ///
     /// There are `[padded, padded]` numbers, of which nobody else touches those of this pair of
-    /// sets.
+    /// sets, and the processor has AVX-512.
     unsafe fn write(&self, part: &Part, [first, second]: [usize; 2], padded: usize) {
         for (at, row) in part.iter().enumerate() {
             // SAFETY: as the caller says.
@@ -517,8 +532,7 @@ impl Places {
             // lay there.
             for vector in 0..SET * size_of::<i16>() / VECTOR {
                 let from = row[vector * VECTOR / size_of::<i16>()..].as_ptr();
-                // SAFETY: likewise, and the place is aligned; this way is taken only where the
-                // processor has these instructions.
+                // SAFETY: likewise, and the place is aligned.
                 unsafe { stream(from, to.byte_add(vector * VECTOR)) };
             }
         }
@@ -581,9 +595,9 @@ mod tests {
 
     #[test]
     fn parts_are_written_where_they_belong_past_the_caches_or_not() {
-        if crate::host::Level::detected() < crate::host::Level::Avx512 {
+        let crate::host::Level::Avx512(_) = crate::host::Level::detected() else {
             return;
-        }
+        };
         let padded = 2 * SET;
         let mut part = [[0i16; SET]; SET];
         for (at, number) in part.iter_mut().flatten().enumerate() {

@@ -55,8 +55,9 @@ pub(super) struct Latents {
     has: Avx512,
 }
 
-/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to
-/// clear than to fill. It is kept until the process ends, a byte a weight.
+/// The memory of the last [`Latents`], for the next, of whatever weights: pages that are new to the
+/// process cost more to clear than to fill. One for the process, a byte a weight, so that more
+/// coders keep no more memory.
 static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 impl Drop for Latents {

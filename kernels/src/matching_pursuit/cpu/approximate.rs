@@ -7,6 +7,7 @@ use crate::forward_pass::product::{Matrix, product};
 use crate::host::{Level, prefetch_far, widest_vectors};
 use crate::norms::{Norms, norms, rounding};
 
+use super::Pursuing;
 use super::row::Scores;
 
 /// Numbers that are compared side by side.
@@ -128,20 +129,16 @@ pub(super) struct Sharp {
 }
 
 /// The best approximation that there is for `n` rows; None if atoms are beyond any bound.
-pub(super) fn of<'a>(
-    level: Level,
-    atoms: &'a [f32],
-    d: usize,
-    n: usize,
-) -> Option<Box<dyn Approximate + 'a>> {
+pub(super) fn of<'a>(all: &Pursuing<'a>, n: usize) -> Option<Box<dyn Approximate + 'a>> {
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512(has) = level
-        && super::int8::serves(n, d)
+    if let Level::Avx512(has) = all.level
+        && super::int8::serves(n, all.d)
     {
-        return usable(super::int8::InUse::of(has, atoms, d)?);
+        let kept = &all.state.pursuit;
+        return usable(super::int8::InUse::of(has, all.atoms, all.d, kept)?);
     }
-    let _ = (level, n);
-    usable(Floats::new(atoms, d)?)
+    let _ = (all.state, n);
+    usable(Floats::new(all.atoms, all.d)?)
 }
 
 /// None where all atoms are so small that what correlations are counted in would vanish.

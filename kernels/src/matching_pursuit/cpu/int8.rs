@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use std::arch::x86_64::*;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::approximate::{Approximate, Asked, Bounds, Gram, MOST, Reach, Sharp};
 use crate::host::{Avx512, prefetch, widest_vectors};
@@ -37,21 +37,66 @@ pub(super) struct Integers {
     gram: OnceLock<Gram>,
     /// Memory for it.
     room: Mutex<Vec<i16>>,
-    /// Of the atoms.
-    place: usize,
     steps: usize,
     d: usize,
 }
 
-/// The integers and the Gram matrices of the last pursuits, for the next ones, each with the place
-/// of its atoms, the newest last: while training, atoms move by less in a step than 8 bits leave of
-/// them, and all that is asked of an approximation is that what it misses be known. They are kept
-/// until the process ends.
-static KEPT: Mutex<Vec<(usize, Box<Integers>)>> = Mutex::new(Vec::new());
+/// The integers and the Gram matrix of the last pursuit of a dictionary, for its next one: while
+/// training, atoms move by less in a step than 8 bits leave of them, and all that is asked of an
+/// approximation is that what it misses be known. Empty while a pursuit uses them. Clones share
+/// them.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Slot>);
 
-/// Pursuits whose integers are kept: coders that train in turn, few, since a Gram matrix takes up
-/// to 128 MiB.
+type Slot = Mutex<Option<Box<Integers>>>;
+
+/// Dictionaries whose integers are kept: those that train in turn, few, since a Gram matrix takes
+/// up to 128 MiB.
 const MOST_KEPT: usize = 2;
+
+/// Which slots are full, the last one filled at the end. It keeps to [`MOST_KEPT`], and whose slot
+/// is whose makes no difference to it.
+struct Full(Mutex<Vec<Weak<Slot>>>);
+
+static FULL: Full = Full(Mutex::new(Vec::new()));
+
+impl Full {
+    /// What `kept` holds. If it holds nothing, and no more slots may be full, what the slot filled
+    /// first holds: there is memory in it.
+    fn take(&self, kept: &Kept) -> Option<Box<Integers>> {
+        let mut full = self.0.lock().ok()?;
+        full.retain(|slot| slot.strong_count() > 0);
+        let own = full.iter().position(|slot| kept.is(slot));
+        let any = own.or_else(|| (full.len() == MOST_KEPT).then_some(0))?;
+        empty(&full.remove(any))
+    }
+
+    /// Fills the slot of `kept`, and empties that filled first if these were too many.
+    fn put(&self, kept: &Kept, integers: Box<Integers>) {
+        let Ok(mut full) = self.0.lock() else { return };
+        full.retain(|slot| slot.strong_count() > 0 && !kept.is(slot));
+        if full.len() == MOST_KEPT {
+            drop(empty(&full.remove(0)));
+        }
+        if let Ok(mut slot) = kept.0.lock() {
+            *slot = Some(integers);
+            full.push(Arc::downgrade(&kept.0));
+        }
+    }
+}
+
+impl Kept {
+    fn is(&self, slot: &Weak<Slot>) -> bool {
+        slot.as_ptr() == Arc::as_ptr(&self.0)
+    }
+}
+
+/// What the slot held.
+fn empty(slot: &Weak<Slot>) -> Option<Box<Integers>> {
+    let slot = slot.upgrade()?;
+    let mut held = slot.lock().ok()?;
+    held.take()
+}
 
 /// How much more integers may miss of atoms than new ones would, in the mean, before they are made
 /// anew.
@@ -62,31 +107,29 @@ pub(super) struct InUse {
     integers: Box<Integers>,
     /// What they are multiplied with.
     has: Avx512,
+    /// Where they belong afterwards.
+    kept: Kept,
 }
 
 impl InUse {
     /// Those of an earlier pursuit, if they will do, or new ones; None if there are atoms beyond
     /// any bound.
-    pub fn of(has: Avx512, atoms: &[f32], d: usize) -> Option<Self> {
-        let integers = Integers::of(atoms, d)?;
-        Some(Self { integers, has })
+    pub fn of(has: Avx512, atoms: &[f32], d: usize, kept: &Kept) -> Option<Self> {
+        Some(Self {
+            integers: Integers::of(atoms, d, FULL.take(kept))?,
+            has,
+            kept: kept.clone(),
+        })
     }
 }
 
 impl Integers {
-    /// See [`InUse::of`].
-    fn of(atoms: &[f32], d: usize) -> Option<Box<Self>> {
-        let place = atoms.as_ptr().addr();
-        let kept = KEPT.lock().ok().and_then(|mut all| {
-            let same = all.iter().position(|(of, _)| *of == place);
-            let any = same.or_else(|| (all.len() == MOST_KEPT).then_some(0));
-            any.map(|at| all.remove(at).1)
-        });
+    /// See [`InUse::of`]; `kept` are of an earlier pursuit, of whatever atoms.
+    fn of(atoms: &[f32], d: usize, kept: Option<Box<Self>>) -> Option<Box<Self>> {
         let Some(mut kept) = kept else {
             return Self::new(atoms, d, Vec::new()).map(Box::new);
         };
         if kept.serve(atoms, d) {
-            kept.place = place;
             return Some(kept);
         }
         // Pages that are new to the process cost more to clear than to fill.
@@ -137,7 +180,6 @@ impl Integers {
             missed: [0.0; 2],
             gram: OnceLock::new(),
             room: Mutex::new(room),
-            place: 0,
             steps,
             d,
         };
@@ -169,7 +211,6 @@ impl Integers {
             norms?.into_iter().for_each(|norms| all.bounds.push(norms));
         }
         all.missed = [all.bounds.mean_error(), all.bounds.most.error];
-        all.place = atoms.as_ptr().addr();
         Some(all)
     }
 
@@ -427,14 +468,7 @@ impl Approximate for InUse {
     }
 
     fn keep(self: Box<Self>) {
-        let integers = self.integers;
-        if let Ok(mut kept) = KEPT.lock() {
-            kept.retain(|(place, _)| *place != integers.place);
-            if kept.len() == MOST_KEPT {
-                kept.remove(0);
-            }
-            kept.push((integers.place, integers));
-        }
+        FULL.put(&self.kept, self.integers);
     }
 
     fn sharpen(&self, asked: &Asked<'_>, found: &mut Vec<u32>, scratch: &mut Sharp) {
@@ -668,5 +702,59 @@ mod tests {
         assert!((integers.bounds.mean_error() / new - 1.0).abs() < 0.01);
         assert!(!integers.serve(&atoms[D..], D));
         assert!(!integers.serve(&vec![0.0; atoms.len()], D));
+    }
+
+    /// `latents` atoms of width `d`.
+    fn some_atoms(latents: usize, d: usize, seed: usize) -> Vec<f32> {
+        let number = |at: usize| (((at + seed) * 7919 % 211) as f32 - 105.0) / 500.0;
+        (0..latents * d).map(number).collect()
+    }
+
+    #[test]
+    fn integers_of_other_atoms_are_made_anew() {
+        let sizes = [(200, 48), (200, 48), (100, 96), (300, 48), (96, 48)];
+        let mut kept = None;
+        for (seed, (latents, d)) in sizes.into_iter().enumerate() {
+            let atoms = some_atoms(latents, d, 31 * seed);
+            let new = Integers::new(&atoms, d, vec![]).unwrap();
+            let found = Integers::of(&atoms, d, kept).unwrap();
+            assert!(found.rows == new.rows && found.panels == new.panels);
+            assert!(found.scales == new.scales && found.offsets == new.offsets);
+            assert_eq!((found.d, found.steps), (d, new.steps));
+            assert_eq!(found.bounds.mean_error(), new.bounds.mean_error());
+            kept = Some(found);
+        }
+    }
+
+    #[test]
+    fn the_last_two_dictionaries_keep_their_integers_while_they_live() {
+        let full = Full(Mutex::new(vec![]));
+        let integers = |latents| {
+            let integers = Integers::new(&some_atoms(latents, 16, 0), 16, vec![]);
+            Box::new(integers.unwrap())
+        };
+        let held = |kept: &Kept| {
+            let slot = kept.0.lock().unwrap();
+            slot.as_ref().map(|integers| integers.bounds.len())
+        };
+        let [a, b, c] = [(); 3].map(|()| Kept::default());
+        assert!(full.take(&a).is_none());
+        full.put(&a, integers(10));
+        full.put(&b, integers(20));
+        assert_eq!((held(&a), held(&b)), (Some(10), Some(20)));
+        // A clone shares them; while they are in use the slot is empty.
+        let again = full.take(&a.clone()).unwrap();
+        assert_eq!((again.bounds.len(), held(&a)), (10, None));
+        full.put(&a, again);
+        // The third gets what was filled first.
+        let room = full.take(&c).unwrap();
+        assert_eq!((room.bounds.len(), held(&b)), (20, None));
+        full.put(&c, integers(30));
+        full.put(&b, integers(20));
+        assert_eq!([&a, &b, &c].map(held), [None, Some(20), Some(30)]);
+        // Whoever is gone leaves room.
+        drop(c);
+        full.put(&a, integers(10));
+        assert_eq!([&a, &b].map(held), [Some(10), Some(20)]);
     }
 }

@@ -131,12 +131,11 @@ impl FromStr for DeviceChoice {
 }
 
 /// Keeps the graphics loader from complaining on standard error where no desktop set
-/// `XDG_RUNTIME_DIR`; nothing of ours uses that folder. Call it first thing in `main`, while the
-/// program has one thread.
+/// `XDG_RUNTIME_DIR`; nothing of ours uses that folder. Call it first thing in `main`: it does
+/// nothing once the program has other threads, or where it cannot be known (beside Linux).
 pub fn quiet_loader() {
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: by this function's contract no other thread runs that could read the environment
-        // meanwhile.
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() && crate::threads::this_is_the_only_one() {
+        // SAFETY: there is no other thread that could read the environment meanwhile.
         unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
     }
 }

@@ -84,6 +84,12 @@ pub(crate) fn prefetch_far<T>(memory: &[T]) {
     let _ = memory;
 }
 
+/// Proof that the processor has AVX-512 with byte and word operations (BW), 256-bit vectors (VL)
+/// and VNNI: [`Level::detected`] alone makes one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Avx512(());
+
 /// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less
 /// than the processor has, to compare; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,40 +98,45 @@ pub(crate) enum Level {
     Portable,
     /// AVX2.
     Avx2,
-    /// AVX-512 with byte and word operations and VNNI.
-    Avx512,
+    /// AVX-512, and AVX2 too.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 impl Level {
     /// The processor's level, or a lower one if `LAPIDARY_CPU` asks for it.
     pub fn here() -> Self {
         static HERE: OnceLock<Level> = OnceLock::new();
-        *HERE.get_or_init(|| {
-            let asked = match std::env::var("LAPIDARY_CPU").as_deref() {
-                Ok("portable") => Self::Portable,
-                Ok("avx2") => Self::Avx2,
-                _ => Self::Avx512,
-            };
-            asked.min(Self::detected())
+        *HERE.get_or_init(|| match std::env::var("LAPIDARY_CPU").as_deref() {
+            Ok("portable") => Self::Portable,
+            Ok("avx2") => Self::Avx2.min(Self::detected()),
+            _ => Self::detected(),
         })
     }
 
     /// The processor's level.
     pub fn detected() -> Self {
         #[cfg(target_arch = "x86_64")]
-        {
+        if is_x86_feature_detected!("avx2") {
             let vnni = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni");
-            if vnni {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") {
-                return Self::Avx2;
-            }
+            return match vnni {
+                true => Self::Avx512(Avx512(())),
+                false => Self::Avx2,
+            };
         }
         Self::Portable
+    }
+
+    /// All levels that the processor has.
+    #[cfg(test)]
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Self::Portable, Self::Avx2, Self::detected()];
+        all.retain(|level| *level <= Self::detected());
+        all.dedup();
+        all
     }
 }
 
@@ -147,7 +158,7 @@ macro_rules! widest_vectors {
                     lanes($($arg),*)
                 }
                 if crate::host::Level::here() >= crate::host::Level::Avx2 {
-                    // SAFETY: the processor has AVX2, as the level says; the function needs nothing
+                    // SAFETY: the processor has AVX2, as was detected; the function needs nothing
                     // else.
                     return unsafe { avx2($($arg),*) };
                 }

@@ -24,15 +24,17 @@ const LARGE: usize = 4 << 20; // bytes
 impl HugePages {
     /// Asks the system's allocator to keep some 64 MiB that were freed (of each arena), for batches
     /// and gradients that come again with every step: fresh pages are cleared first, which takes
-    /// longer than filling them. For programs to call once, at their start. Does nothing where the
-    /// allocator is not glibc's.
+    /// longer than filling them. For programs to call once, at their start: it does nothing once
+    /// there are other threads, or where the allocator is not glibc's.
     pub fn keep_freed(self) {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        // SAFETY: these parameters exist since the first glibc, and only say when memory goes back
-        // to the system.
-        unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
+        if crate::threads::this_is_the_only_one() {
+            // SAFETY: these parameters exist since the first glibc, and only say when memory goes
+            // back to the system; no other thread allocates while they are set.
+            unsafe {
+                libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+                libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 20);
+            }
         }
     }
 }
@@ -93,25 +95,25 @@ unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !shifted(layout) {
             // SAFETY: the caller's contract is this method's.
-            return ask(unsafe { System.alloc(layout) }, layout.size());
+            return unsafe { ask(System.alloc(layout), layout.size()) };
         }
         let Some(whole) = around(layout.size()) else {
             return std::ptr::null_mut();
         };
-        // SAFETY: the size is not zero.
-        ask(unsafe { shift(System.alloc(whole)) }, layout.size())
+        // SAFETY: the size is not zero, and the block around has room for the shifted one.
+        unsafe { ask(shift(System.alloc(whole)), layout.size()) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if !shifted(layout) {
             // SAFETY: as above.
-            return ask(unsafe { System.alloc_zeroed(layout) }, layout.size());
+            return unsafe { ask(System.alloc_zeroed(layout), layout.size()) };
         }
         let Some(whole) = around(layout.size()) else {
             return std::ptr::null_mut();
         };
         // SAFETY: as above. The address is noted before the block.
-        ask(unsafe { shift(System.alloc_zeroed(whole)) }, layout.size())
+        unsafe { ask(shift(System.alloc_zeroed(whole)), layout.size()) }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
@@ -119,7 +121,7 @@ unsafe impl GlobalAlloc for HugePages {
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (shifted(layout), shifted(wanted)) {
             // SAFETY: as above.
-            (false, false) => ask(unsafe { System.realloc(start, layout, size) }, size),
+            (false, false) => unsafe { ask(System.realloc(start, layout, size), size) },
             (true, true) => {
                 let (Some(before), Some(after)) = (around(layout.size()), around(size)) else {
                     return std::ptr::null_mut();
@@ -167,14 +169,18 @@ unsafe impl GlobalAlloc for HugePages {
 }
 
 /// Asks for huge pages under the whole ones among `size` bytes at `start`, which may be null.
+///
+/// # Safety
+/// `start` is null, or an allocation of at least `size` bytes lies there.
 #[inline]
-fn ask(start: *mut u8, size: usize) -> *mut u8 {
+unsafe fn ask(start: *mut u8, size: usize) -> *mut u8 {
     #[cfg(all(
         target_os = "linux",
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))]
     if size >= LARGE && !start.is_null() {
-        advise(start, size);
+        // SAFETY: as the caller says.
+        unsafe { advise(start, size) };
     }
     #[cfg(not(all(
         target_os = "linux",
@@ -184,18 +190,20 @@ fn ask(start: *mut u8, size: usize) -> *mut u8 {
     start
 }
 
+/// # Safety
+/// An allocation of at least `size` bytes lies at `start`.
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 #[cold]
-fn advise(start: *mut u8, size: usize) {
+unsafe fn advise(start: *mut u8, size: usize) {
     const HUGE_PAGE: usize = 2 << 20;
     let first = start.addr().next_multiple_of(HUGE_PAGE);
     let end = (start.addr() + size) & !(HUGE_PAGE - 1);
     if first < end {
-        // SAFETY: the range lies within one allocation, and the advice changes how it is mapped,
-        // not what it holds. A refusal changes nothing, so the result is of no interest.
+        // SAFETY: the range lies within the caller's allocation, and the advice changes how it is
+        // mapped, not what it holds. A refusal changes nothing, so the result is of no interest.
         unsafe {
             libc::madvise(
                 start.with_addr(first).cast(),

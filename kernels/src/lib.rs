@@ -14,13 +14,13 @@
 //!
 //! ```
 //! use burn::tensor::{Tensor, Device};
-//! use lapidary_kernels::{decode_sparse, encode_topk};
+//! use lapidary_kernels::{EncoderState, decode_sparse, encode_topk};
 //!
 //! let device = Device::flex();
 //! let x = Tensor::<2>::from_floats([[1.0, 2.0]], &device); // [n, d]
 //! let w_enc = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], &device); // [F, d]
 //! let b_enc = Tensor::<1>::zeros([3], &device);
-//! let codes = encode_topk(x, w_enc.clone(), b_enc, 2);
+//! let codes = encode_topk(x, w_enc.clone(), b_enc, 2, &EncoderState::default());
 //! assert_eq!(codes.indices.to_data().try_to_vec::<i32>()?, [2, 1]);
 //! assert_eq!(codes.values.to_data().try_to_vec::<f32>()?, [3.0, 2.0]);
 //! let y = decode_sparse(codes, w_enc); // [n, d]
@@ -29,6 +29,7 @@
 //! ```
 
 #![allow(unsafe_code)] // here, and in no other crate
+#![warn(clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
 
 mod adam_step;
 mod decode_sparse;
@@ -36,6 +37,7 @@ pub mod device;
 mod encode_batch_topk;
 mod encode_threshold;
 mod encode_topk;
+mod encoder_state;
 mod forward_pass;
 mod gpu;
 mod host;
@@ -47,6 +49,7 @@ mod matching_pursuit;
 mod norms;
 mod sparse_products;
 mod sparse_training;
+mod threads;
 mod weighted_sum;
 
 use burn::tensor::{Int, Tensor};
@@ -56,6 +59,7 @@ pub use decode_sparse::decode_sparse;
 pub use encode_batch_topk::{BatchTopK, encode_batch_topk};
 pub use encode_threshold::encode_threshold;
 pub use encode_topk::encode_topk;
+pub use encoder_state::EncoderState;
 pub use forward_pass::{
     Angles, CausalAttention, Nonlinearity, RowNorm, activate, causal_attention, fused_on,
     normalize_rows, rotate_heads, wide_product,

@@ -2,6 +2,7 @@
 //! updates them goes over all.
 
 use burn::tensor::{Device, Tensor};
+use lapidary_kernels::EncoderState;
 
 /// One weight.
 #[derive(Clone, Debug)]
@@ -79,34 +80,54 @@ pub const SKIP: &str = "w_skip";
 
 /// The weights of a coder, in its own order.
 #[derive(Clone, Debug, Default)]
-pub struct Weights(Vec<(&'static str, Weight)>);
+pub struct Weights {
+    all: Vec<(&'static str, Weight)>,
+    /// Shared with clones, and with what is made of these weights. It is no part of them: it is
+    /// neither stored nor compared.
+    encoder_state: EncoderState,
+}
 
 impl Weights {
     /// Weights under their names.
     #[must_use]
     pub fn new<const N: usize>(weights: [(&'static str, Weight); N]) -> Self {
-        Self(weights.into())
+        weights.into_iter().collect()
+    }
+
+    /// What an encoder of these weights leaves for its next call.
+    #[must_use]
+    pub const fn encoder_state(&self) -> &EncoderState {
+        &self.encoder_state
+    }
+
+    /// With another encoder's state: that of the weights which these were before a training step.
+    #[must_use]
+    pub fn with_encoder_state(self, encoder_state: EncoderState) -> Self {
+        Self {
+            encoder_state,
+            ..self
+        }
     }
 
     /// With one more, or another under a name that is there.
     #[must_use]
     pub fn with(mut self, name: &'static str, weight: impl Into<Weight>) -> Self {
-        match self.0.iter_mut().find(|(n, _)| *n == name) {
+        match self.all.iter_mut().find(|(n, _)| *n == name) {
             Some((_, old)) => *old = weight.into(),
-            None => self.0.push((name, weight.into())),
+            None => self.all.push((name, weight.into())),
         }
         self
     }
 
     /// Each name with its weight.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Weight)> {
-        self.0.iter().map(|(name, weight)| (*name, weight))
+        self.all.iter().map(|(name, weight)| (*name, weight))
     }
 
     /// The matrix of this name, if there is one.
     #[must_use]
     pub fn matrix(&self, name: &str) -> Option<&Tensor<2>> {
-        self.0.iter().find_map(|(n, weight)| match weight {
+        self.all.iter().find_map(|(n, weight)| match weight {
             Weight::Matrix(t) if *n == name => Some(t),
             _ => None,
         })
@@ -115,7 +136,7 @@ impl Weights {
     /// The vector of this name, if there is one.
     #[must_use]
     pub fn vector(&self, name: &str) -> Option<&Tensor<1>> {
-        self.0.iter().find_map(|(n, weight)| match weight {
+        self.all.iter().find_map(|(n, weight)| match weight {
             Weight::Vector(t) if *n == name => Some(t),
             _ => None,
         })
@@ -182,12 +203,18 @@ impl Weights {
     }
 
     fn map(&self, f: impl Fn(&Weight) -> Weight) -> Self {
-        Self(self.0.iter().map(|(n, w)| (*n, f(w))).collect())
+        Self {
+            all: self.all.iter().map(|(n, w)| (*n, f(w))).collect(),
+            encoder_state: self.encoder_state.clone(),
+        }
     }
 }
 
 impl FromIterator<(&'static str, Weight)> for Weights {
     fn from_iter<I: IntoIterator<Item = (&'static str, Weight)>>(weights: I) -> Self {
-        Self(weights.into_iter().collect())
+        Self {
+            all: weights.into_iter().collect(),
+            encoder_state: EncoderState::default(),
+        }
     }
 }

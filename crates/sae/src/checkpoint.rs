@@ -31,7 +31,7 @@ use crate::parameters::{AnyParameter, Parameter};
 use crate::recipe::Recipe;
 #[cfg(doc)]
 use crate::run::TrainingRun;
-use crate::trainer::{Progress, Trainer};
+use crate::trainer::{Progress, Trainer, new_encoder_states};
 
 /// Version of the folder's layout. Checkpoints of version 2 have no checksums and are still read.
 const FORMAT_VERSION: u64 = 3;
@@ -376,5 +376,6 @@ fn load_coder(
             },
         },
         firing: Firing::restore(since, dead, layers, device),
+        encoder_states: new_encoder_states(layers),
     })
 }

@@ -75,6 +75,7 @@ pub fn aux_k(
         coder.w_enc().select(0, dead.clone()), // [n_dead, d]
         coder.b_enc().select(0, dead.clone()), // [n_dead]
         k,
+        coder.weights.encoder_state(),
     );
     let guess = decode_sparse(codes, coder.w_dec().select(0, dead)); // [n, d]
     let variance = batch_variance(residual.clone());

@@ -556,6 +556,7 @@ fn auxiliary(
         coder.w_enc().select(0, dead.clone()),
         coder.b_enc().select(0, dead.clone()),
         k,
+        coder.weights.encoder_state(),
     );
     let none = coder.b_dec().zeros_like();
     let miss = reconstruct(&codes, w_dead, none, residual.clone());

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use lapidary_coder::{AnyCoder, Coder, CoderError, Dictionary, Provenance, Scaling};
 use lapidary_io::nan_if_null;
 use lapidary_io::settings::Named;
-use lapidary_kernels::AdamStep;
+use lapidary_kernels::{AdamStep, EncoderState};
 use serde::{Deserialize, Serialize};
 
 use crate::architectures::{ThresholdAverage, method};
@@ -76,6 +76,8 @@ pub struct Trainer {
     pub(crate) parameters: Parameters,
     pub(crate) progress: Progress,
     pub(crate) firing: Firing,
+    /// What the encoder of each layer leaves for the next step.
+    pub(crate) encoder_states: Vec<EncoderState>,
 }
 
 impl Trainer {
@@ -101,7 +103,8 @@ impl Trainer {
     ) -> Result<Self, SaeError> {
         let coder = init::coder(&recipe, first, device)?;
         let parameters = Parameters::fresh(&coder);
-        let firing = Firing::new(coder.d_sae(), coder.layers().len());
+        let layers = coder.layers().len();
+        let firing = Firing::new(coder.d_sae(), layers);
         Ok(Self {
             recipe,
             device: device.clone(),
@@ -112,6 +115,7 @@ impl Trainer {
                 threshold: ThresholdAverage::default(),
             },
             firing,
+            encoder_states: new_encoder_states(layers),
         })
     }
 
@@ -167,6 +171,7 @@ impl Trainer {
             self.recipe.coder.apply_b_dec_to_input,
             self.parameters.weights(),
         )
+        .with_encoder_states(&self.encoder_states)
     }
 
     /// One step on a batch. A report comes back on the first step, every `log_every_steps`, and on
@@ -339,6 +344,11 @@ impl Trainer {
             coder,
         })
     }
+}
+
+/// States of encoders that have not been called yet, one per layer.
+pub(crate) fn new_encoder_states(layers: usize) -> Vec<EncoderState> {
+    (0..layers).map(|_| EncoderState::default()).collect()
 }
 
 /// Number of active codes in the batch, `[1]`.

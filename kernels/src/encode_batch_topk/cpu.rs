@@ -4,6 +4,7 @@ use burn::backend::Flex;
 use burn_flex::FlexTensor;
 
 use super::{EncodeBatchTopK, choose};
+use crate::EncoderState;
 use crate::encode_topk::cpu::topk_of_rows;
 use crate::host::{contiguous, dims2, float_tensor, floats, int_tensor};
 
@@ -13,6 +14,7 @@ impl EncodeBatchTopK for Flex {
         w_enc: FlexTensor,
         b_enc: FlexTensor,
         k: usize,
+        state: &EncoderState,
     ) -> (FlexTensor, FlexTensor, f32) {
         let ([n, d], [latents, _]) = (dims2(&x), dims2(&w_enc));
         let (x, w_enc, b_enc) = (contiguous(x), contiguous(w_enc), contiguous(b_enc));
@@ -29,7 +31,7 @@ impl EncodeBatchTopK for Flex {
                     .collect();
                 &gathered
             };
-            topk_of_rows(x, w_enc, b_enc, d, width)
+            topk_of_rows(x, w_enc, b_enc, d, width, state)
                 .chunks_exact(width)
                 .map(|row| {
                     row.iter()

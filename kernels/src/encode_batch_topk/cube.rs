@@ -8,6 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::CubeElement;
 
 use super::{EncodeBatchTopK, choose};
+use crate::EncoderState;
 use crate::encode_topk::EncodeTopK;
 use crate::gpu::{dims2, empty, floats, upload};
 
@@ -17,6 +18,7 @@ impl EncodeBatchTopK for CubeBackend {
         w_enc: CubeTensor,
         b_enc: CubeTensor,
         k: usize,
+        state: &EncoderState,
     ) -> (CubeTensor, CubeTensor, f32) {
         let ([n, _], [latents, _]) = (dims2(&x), dims2(&w_enc));
         if n == 0 {
@@ -40,7 +42,8 @@ impl EncodeBatchTopK for CubeBackend {
                 );
                 Self::float_select(x.clone(), 0, rows)
             };
-            let (values, indices) = Self::topk(x, w_enc.clone(), b_enc.clone(), width);
+            let (w_enc, b_enc) = (w_enc.clone(), b_enc.clone());
+            let (values, indices) = Self::topk(x, w_enc, b_enc, width, state);
             let values = client.read_one_unchecked(values.handle);
             let indices = client.read_one_unchecked(indices.handle);
             let values = f32::from_bytes(&values).chunks_exact(width);

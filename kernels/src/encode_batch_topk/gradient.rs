@@ -7,6 +7,7 @@ use burn::backend::autodiff::ops::OpsKind;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::EncodeBatchTopK;
+use crate::EncoderState;
 use crate::encode_topk::gradient::{KeptBackward, Saved};
 use crate::sparse_products::SparseProducts;
 use burn::backend::autodiff::ops::Backward;
@@ -19,6 +20,7 @@ impl<B: EncodeBatchTopK + SparseProducts, C: CheckpointStrategy> EncodeBatchTopK
         w_enc: FloatTensor<Self>,
         b_enc: FloatTensor<Self>,
         k: usize,
+        state: &EncoderState,
     ) -> (FloatTensor<Self>, IntTensor<Self>, f32) {
         let nodes = [x.node(), w_enc.node(), b_enc.node()];
         let (x, w_enc) = (x.into_primitive(), w_enc.into_primitive());
@@ -26,7 +28,7 @@ impl<B: EncodeBatchTopK + SparseProducts, C: CheckpointStrategy> EncodeBatchTopK
         match KeptBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (values, indices, threshold) =
-                    B::batch_topk(x.clone(), w_enc.clone(), b_enc, k);
+                    B::batch_topk(x.clone(), w_enc.clone(), b_enc, k, state);
                 let saved = Saved::<B> {
                     x,
                     w_enc,
@@ -36,7 +38,7 @@ impl<B: EncodeBatchTopK + SparseProducts, C: CheckpointStrategy> EncodeBatchTopK
                 (codes, indices, threshold)
             }
             OpsKind::UnTracked(prep) => {
-                let (values, indices, threshold) = B::batch_topk(x, w_enc, b_enc, k);
+                let (values, indices, threshold) = B::batch_topk(x, w_enc, b_enc, k, state);
                 (prep.finish(values), indices, threshold)
             }
         }

@@ -13,8 +13,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-use crate::SparseCodes;
 use crate::encode_topk::checked_k;
+use crate::{EncoderState, SparseCodes};
 
 /// What [`encode_batch_topk`] found.
 #[derive(Debug, Clone)]
@@ -31,17 +31,25 @@ pub struct BatchTopK {
 ///
 /// Exact; of equal values the one in the earlier row wins, then the one of the lower index.
 /// Differentiable in `x`, `w_enc` and `b_enc` through the kept values; the threshold is a constant.
+/// The next call with these weights and this `state` is faster.
 ///
 /// # Panics
 ///
 /// If the shapes disagree, `k` is 0 or there are no latents.
-pub fn encode_batch_topk(x: Tensor<2>, w_enc: Tensor<2>, b_enc: Tensor<1>, k: usize) -> BatchTopK {
+pub fn encode_batch_topk(
+    x: Tensor<2>,
+    w_enc: Tensor<2>,
+    b_enc: Tensor<1>,
+    k: usize,
+    state: &EncoderState,
+) -> BatchTopK {
     let k = checked_k(&x, &w_enc, &b_enc, k);
     let (values, indices, threshold) = Dispatch::batch_topk(
         x.into_dispatch(),
         w_enc.into_dispatch(),
         b_enc.into_dispatch(),
         k,
+        state,
     );
     BatchTopK {
         codes: SparseCodes {
@@ -60,6 +68,7 @@ pub(crate) trait EncodeBatchTopK: Backend {
         w_enc: FloatTensor<Self>,
         b_enc: FloatTensor<Self>,
         k: usize,
+        state: &EncoderState,
     ) -> (FloatTensor<Self>, IntTensor<Self>, f32);
 }
 

@@ -24,6 +24,7 @@ use cubek::matmul::{launch::launch_ref, strategy::Strategy};
 use cubek::std::InputBinding;
 
 use super::EncodeTopK;
+use crate::EncoderState;
 use crate::gpu::{dims2, empty, floats, has_planes};
 use radix::{rank, rank_left_over};
 use rounded::{RoundedRows, Side};
@@ -44,6 +45,7 @@ impl EncodeTopK for CubeBackend {
         w_enc: CubeTensor,
         b_enc: CubeTensor,
         k: usize,
+        _state: &EncoderState,
     ) -> (CubeTensor, CubeTensor) {
         let [n, _] = dims2(&x);
         let (x, w, bias) = (floats(x), floats(w_enc), floats(b_enc));

@@ -11,6 +11,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::EncodeTopK;
+use crate::EncoderState;
 use crate::sparse_products::SparseProducts;
 
 #[derive(Debug)]
@@ -70,13 +71,14 @@ impl<B: EncodeTopK + SparseProducts, C: CheckpointStrategy> EncodeTopK for Autod
         w_enc: FloatTensor<Self>,
         b_enc: FloatTensor<Self>,
         k: usize,
+        state: &EncoderState,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
         let nodes = [x.node(), w_enc.node(), b_enc.node()];
         let (x, w_enc) = (x.into_primitive(), w_enc.into_primitive());
         let b_enc = b_enc.into_primitive();
         match TopKBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (values, indices) = B::topk(x.clone(), w_enc.clone(), b_enc, k);
+                let (values, indices) = B::topk(x.clone(), w_enc.clone(), b_enc, k, state);
                 let saved = Saved::<B> {
                     x,
                     w_enc,
@@ -85,7 +87,7 @@ impl<B: EncodeTopK + SparseProducts, C: CheckpointStrategy> EncodeTopK for Autod
                 (prep.finish(saved, values), indices)
             }
             OpsKind::UnTracked(prep) => {
-                let (values, indices) = B::topk(x, w_enc, b_enc, k);
+                let (values, indices) = B::topk(x, w_enc, b_enc, k, state);
                 (prep.finish(values), indices)
             }
         }

@@ -13,25 +13,32 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-use crate::SparseCodes;
+use crate::{EncoderState, SparseCodes};
 
 /// The `k` largest pre-activations `x · w_encᵀ + b_enc` of each row, raw (no relu): `x` `[n, d]`,
 /// `w_enc` `[F, d]` (one row a latent), `b_enc` `[F]` to codes `[n, min(k, F)]`.
 ///
 /// The choice is exact with respect to the f32 pre-activations. Differentiable in all three; the
 /// gradient of a chosen pre-activation flows, the others get none, and gradients are the same bits
-/// on every run.
+/// on every run. The next call with these weights and this `state` is faster.
 ///
 /// # Panics
 ///
 /// If the shapes disagree, `k` is 0 or there are no latents.
-pub fn encode_topk(x: Tensor<2>, w_enc: Tensor<2>, b_enc: Tensor<1>, k: usize) -> SparseCodes {
+pub fn encode_topk(
+    x: Tensor<2>,
+    w_enc: Tensor<2>,
+    b_enc: Tensor<1>,
+    k: usize,
+    state: &EncoderState,
+) -> SparseCodes {
     let k = checked_k(&x, &w_enc, &b_enc, k);
     let (values, indices) = Dispatch::topk(
         x.into_dispatch(),
         w_enc.into_dispatch(),
         b_enc.into_dispatch(),
         k,
+        state,
     );
     SparseCodes {
         values: Tensor::from_dispatch(values),
@@ -63,5 +70,6 @@ pub(crate) trait EncodeTopK: Backend {
         w_enc: FloatTensor<Self>,
         b_enc: FloatTensor<Self>,
         k: usize,
+        state: &EncoderState,
     ) -> (FloatTensor<Self>, IntTensor<Self>);
 }

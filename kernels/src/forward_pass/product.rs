@@ -69,10 +69,16 @@ impl Matrix<'_> {
         }
     }
 
+    /// Whether the last element lies within the data, and so all do.
     fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0
-            || columns == 0
-            || (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+        let (Some(rows), Some(columns)) = (rows.checked_sub(1), columns.checked_sub(1)) else {
+            return true; // none
+        };
+        let row = rows.checked_mul(self.row);
+        let column = columns.checked_mul(self.column);
+        row.zip(column)
+            .and_then(|(row, column)| row.checked_add(column))
+            .is_some_and(|last| last < self.data.len())
     }
 }
 

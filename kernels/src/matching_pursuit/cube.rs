@@ -10,6 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{MatchingPursuit, Pursuit};
+use crate::EncoderState;
 use crate::encode_topk::cube::{Product, product};
 use crate::gpu::{
     PASSES, Rows, UNITS, copied, cube_sum, cubes, dims2, empty, filled, floats, indices, upload,
@@ -30,10 +31,11 @@ impl MatchingPursuit for CubeBackend {
         atoms: CubeTensor,
         k: usize,
         how: Pursuit,
+        state: &EncoderState,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let ([n, d], [latents, _]) = (dims2(&x), dims2(&atoms));
         if how.refit {
-            return on_the_host(x, atoms, k, how);
+            return on_the_host(x, atoms, k, how, state);
         }
         let (x, atoms) = (floats(x), floats(atoms));
         let residual = copied(&x);
@@ -137,6 +139,7 @@ fn on_the_host(
     atoms: CubeTensor,
     k: usize,
     how: Pursuit,
+    state: &EncoderState,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let ([n, d], [latents, _]) = (dims2(&x), dims2(&atoms));
     let (client, device) = (x.client.clone(), x.device.clone());
@@ -146,7 +149,7 @@ fn on_the_host(
         host::float_tensor(numbers, shape)
     };
     let (x, atoms) = (read(x, [n, d]), read(atoms, [latents, d]));
-    let (taken, values, residual) = Flex::pursue(x, atoms, k, how);
+    let (taken, values, residual) = Flex::pursue(x, atoms, k, how, state);
     let numbers = |tensor: &burn_flex::FlexTensor, shape| {
         upload(
             &client,

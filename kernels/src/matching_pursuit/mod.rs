@@ -13,6 +13,10 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::EncoderState;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use cpu::Kept;
+
 /// How a pursuit goes and when it stops, besides after its number of steps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pursuit {
@@ -56,19 +60,25 @@ pub struct Pursued {
 /// On the CPU the choice is exact with respect to f32 values: correlations of all atoms, updated by
 /// rows of the atoms' Gram matrix in 16 bits or made anew, in 8 bits where the processor multiplies
 /// those, only rule atoms out, by a proven bound. Refits happen on the host, whatever device holds
-/// the tensors.
+/// the tensors. The next call with these atoms and this `state` is faster.
 ///
 /// # Panics
 ///
 /// If the shapes disagree or have no width, there are no atoms, or an argument tracks gradients.
-pub fn pursue(x: Tensor<2>, atoms: Tensor<2>, k: usize, how: &Pursuit) -> Pursued {
+pub fn pursue(
+    x: Tensor<2>,
+    atoms: Tensor<2>,
+    k: usize,
+    how: &Pursuit,
+    state: &EncoderState,
+) -> Pursued {
     let ([_, d], [latents, wide]) = (x.dims(), atoms.dims());
     assert!(
         d == wide && d > 0 && latents > 0,
         "rows are {d} wide, atoms {latents} of {wide}"
     );
     let (taken, values, residual) =
-        Dispatch::pursue(x.into_dispatch(), atoms.into_dispatch(), k, *how);
+        Dispatch::pursue(x.into_dispatch(), atoms.into_dispatch(), k, *how, state);
     Pursued {
         atoms: Tensor::from_dispatch(taken),
         values: Tensor::from_dispatch(values),
@@ -119,6 +129,7 @@ pub(crate) trait MatchingPursuit: Backend {
         atoms: FloatTensor<Self>,
         k: usize,
         how: Pursuit,
+        state: &EncoderState,
     ) -> (IntTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`pursuit_gradient`].

@@ -1,7 +1,7 @@
 use burn::tensor::{Device, Tensor};
 use lapidary_kernels::{BatchTopK, encode_batch_topk};
 
-use crate::reference::{Matrix, assert_close, devices, floats, ints, pre_activations};
+use crate::reference::{Matrix, assert_close, devices, floats, ints, pre_activations, state};
 
 /// The kept values as a dense `[n, F]` matrix, and the smallest.
 fn expected(pre: &[Vec<f64>], k: usize) -> (Vec<f64>, f64) {
@@ -57,6 +57,7 @@ fn the_batch_keeps_its_largest_positive_values_ties_included() {
                 w_enc.on(&device),
                 b_enc.vector_on(&device),
                 k,
+                state(),
             );
             assert_close(&dense(&found, latents), &kept, 0.0);
             assert_eq!(f64::from(found.threshold), threshold);
@@ -85,6 +86,7 @@ fn one_loud_row_may_take_the_whole_batch() {
             w_enc.on(&device),
             b_enc.vector_on(&device),
             k,
+            state(),
         );
         assert_eq!(found.codes.values.dims(), [n, n * k]);
         assert_eq!(found.threshold, (latents - n * k + 1) as f32);
@@ -108,6 +110,7 @@ fn a_batch_with_nothing_positive_keeps_nothing() {
                 Tensor::ones([5, 2], &device) * -1.0,
                 Tensor::zeros([5], &device),
                 2,
+                state(),
             );
             assert_eq!(found.codes.values.dims(), [n, 1]);
             assert_eq!(found.threshold, 0.0);
@@ -129,7 +132,7 @@ fn gradients_flow_through_the_kept_values_only() {
         let tx = x.on(&tracked).require_grad();
         let tw = w_enc.on(&tracked).require_grad();
         let tb = b_enc.vector_on(&tracked).require_grad();
-        let found = encode_batch_topk(tx.clone(), tw.clone(), tb.clone(), k);
+        let found = encode_batch_topk(tx.clone(), tw.clone(), tb.clone(), k, state());
         let grads = (found.codes.values * 2.0).sum().backward();
 
         let (kept, _) = expected(&pre_activations(&x, &w_enc, &b_enc), k);
@@ -160,6 +163,7 @@ fn two_runs_give_the_same_bits() {
                 Matrix::uniform(11, 400, 16).on(device),
                 Matrix::uniform(12, 1, 400).vector_on(device),
                 6,
+                state(),
             );
             let bits: Vec<u32> = floats(found.codes.values)
                 .into_iter()

@@ -2,7 +2,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_kernels::{SparseCodes, encode_threshold, encode_topk};
 
 use crate::reference::{
-    Matrix, assert_gradients, devices, floats, ints, pre_activations, random_shapes, ranked,
+    Matrix, assert_gradients, devices, floats, ints, pre_activations, random_shapes, ranked, state,
 };
 
 fn inputs(seed: u64, [n, d, latents]: [usize; 3]) -> [Matrix; 4] {
@@ -150,7 +150,7 @@ fn active_values_are_those_of_topk_to_the_bit() {
         let b_enc = Matrix::uniform(42, 1, 500);
         let [x, w_enc] = [x, w_enc].map(|m| m.on(&device));
         let b_enc = b_enc.vector_on(&device);
-        let all = encode_topk(x.clone(), w_enc.clone(), b_enc.clone(), 500);
+        let all = encode_topk(x.clone(), w_enc.clone(), b_enc.clone(), 500, state());
         let threshold = Tensor::full([500], 2.5, &device);
         let codes = encode_threshold(x, w_enc, b_enc, threshold);
         let width = codes.values.dims()[1];

@@ -3,7 +3,7 @@ use lapidary_kernels::encode_topk;
 
 use crate::reference::{
     Matrix, assert_close, assert_gradients, devices, floats, ints, pre_activations, random_shapes,
-    ranked,
+    ranked, state,
 };
 
 /// n, d, F, k: one latent, one row, k of 1 and of F, and sizes off every tile.
@@ -38,6 +38,7 @@ fn topk_is_that_of_a_sorted_reference_ties_included() {
                 w_enc.on(&device),
                 b_enc.vector_on(&device),
                 k,
+                state(),
             );
             assert_eq!(codes.values.dims(), [x.rows, k]);
             let (values, indices) = (floats(codes.values), ints(codes.indices));
@@ -64,6 +65,7 @@ fn topk_ties_go_to_the_lower_index() {
             Tensor::ones([700, 3], &device),
             Tensor::zeros([700], &device),
             40,
+            state(),
         );
         let expected: Vec<i32> = (0..40).chain(0..40).collect();
         assert_eq!(ints(codes.indices), expected);
@@ -110,6 +112,7 @@ fn numbers_with_more_digits_than_f16_holds_are_ranked_exactly() {
                     w_enc.on(&device),
                     bias.vector_on(&device),
                     k,
+                    state(),
                 );
                 let (values, indices) = (floats(codes.values), ints(codes.indices));
                 for (row, pre) in pre_activations(&part, &w_enc, bias).iter().enumerate() {
@@ -138,6 +141,7 @@ fn topk_of_real_numbers_is_close_and_in_order() {
             w_enc.on(&device),
             b_enc.vector_on(&device),
             k,
+            state(),
         );
         let (values, indices) = (floats(codes.values), ints(codes.indices));
         for (row, pre) in pre_activations(&x, &w_enc, &b_enc).iter().enumerate() {
@@ -164,6 +168,7 @@ fn more_latents_asked_for_than_there_are_gives_all_of_them() {
             w_enc.on(&device),
             b_enc.vector_on(&device),
             9,
+            state(),
         );
         assert_eq!(codes.values.dims(), [4, 5]);
         assert_eq!(codes.indices.dims(), [4, 5]);
@@ -178,6 +183,7 @@ fn no_rows_give_no_codes() {
             Tensor::ones([6, 3], &device),
             Tensor::zeros([6], &device),
             2,
+            state(),
         );
         assert_eq!(codes.values.dims(), [0, 2]);
         assert_eq!(codes.indices.dims(), [0, 2]);
@@ -194,6 +200,7 @@ fn a_k_of_nought_is_refused() {
         Tensor::ones([6, 3], &device),
         Tensor::zeros([6], &device),
         0,
+        state(),
     );
 }
 
@@ -206,6 +213,7 @@ fn widths_that_disagree_are_refused() {
         Tensor::ones([6, 4], &device),
         Tensor::zeros([6], &device),
         1,
+        state(),
     );
 }
 
@@ -226,6 +234,7 @@ fn nan_counts_as_minus_infinity_and_minus_zero_as_zero() {
             Tensor::zeros([7, 2], &device),
             Tensor::from_floats(bias, &device),
             7,
+            state(),
         );
         assert_eq!(ints(codes.indices), [5, 1, 2, 6, 4, 0, 3], "{device:?}");
         let (up, down) = (f32::INFINITY, f32::NEG_INFINITY);
@@ -261,6 +270,7 @@ fn scores_that_rise_fall_or_are_mostly_nan_are_ranked_too() {
                     Tensor::zeros([latents, 2], &device),
                     Tensor::from_data(TensorData::new(scores.clone(), [latents]), &device),
                     k,
+                    state(),
                 );
                 assert_eq!(ints(codes.indices), expected[..k], "k {k} on {device:?}");
             }
@@ -274,16 +284,23 @@ fn a_view_of_a_larger_tensor_encodes_like_a_copy() {
         let [x, w_enc, b_enc] = inputs(7, [12, 6, 40, 0]);
         let (w_enc, b_enc) = (w_enc.on(&device), b_enc.vector_on(&device));
         let copy = Tensor::<2>::from_data(x.on(&device).slice([3..9, 0..6]).into_data(), &device);
-        let of_copy = encode_topk(copy, w_enc.clone(), b_enc.clone(), 3);
+        let of_copy = encode_topk(copy, w_enc.clone(), b_enc.clone(), 3, state());
         let of_view = encode_topk(
             x.on(&device).slice([3..9, 0..6]),
             w_enc.clone(),
             b_enc.clone(),
             3,
+            state(),
         );
         assert_eq!(ints(of_copy.indices.clone()), ints(of_view.indices));
         let transposed = Tensor::<2>::from_data(w_enc.transpose().into_data(), &device).transpose();
-        let of_transposed = encode_topk(x.on(&device).slice([3..9, 0..6]), transposed, b_enc, 3);
+        let of_transposed = encode_topk(
+            x.on(&device).slice([3..9, 0..6]),
+            transposed,
+            b_enc,
+            3,
+            state(),
+        );
         assert_eq!(ints(of_copy.indices), ints(of_transposed.indices));
     }
 }
@@ -299,7 +316,7 @@ fn gradients_are_those_of_the_dense_product() {
             let tx = x.on(&tracked).require_grad();
             let tw = w_enc.on(&tracked).require_grad();
             let tb = b_enc.vector_on(&tracked).require_grad();
-            let codes = encode_topk(tx.clone(), tw.clone(), tb.clone(), k);
+            let codes = encode_topk(tx.clone(), tw.clone(), tb.clone(), k, state());
             let indices = ints(codes.indices);
             let grads = (codes.values * weights.on(&tracked)).sum().backward();
 
@@ -346,7 +363,7 @@ fn gradients_match_finite_differences() {
     let tensors = [x.on(&tracked), w_enc.on(&tracked)].map(Tensor::require_grad);
     let [tx, tw] = tensors;
     let tb = b_enc.vector_on(&tracked).require_grad();
-    let codes = encode_topk(tx.clone(), tw.clone(), tb.clone(), k);
+    let codes = encode_topk(tx.clone(), tw.clone(), tb.clone(), k, state());
     let grads = codes.values.powi_scalar(3).sum().backward();
     let found = [
         floats(tx.grad(&grads).unwrap()),
@@ -362,7 +379,7 @@ fn only_the_gradients_wanted_are_made() {
         let tracked = device.clone().autodiff();
         let [x, w_enc, b_enc] = inputs(13, [4, 3, 8, 0]);
         let tb = b_enc.vector_on(&tracked).require_grad();
-        let codes = encode_topk(x.on(&device), w_enc.on(&device), tb.clone(), 2);
+        let codes = encode_topk(x.on(&device), w_enc.on(&device), tb.clone(), 2, state());
         let grads = codes.values.sum().backward();
         let db = floats(tb.grad(&grads).unwrap());
         assert_eq!(db.iter().sum::<f32>(), 8.0);
@@ -378,7 +395,7 @@ fn the_same_input_gives_the_same_bits_with_any_number_of_threads() {
         let tb = Matrix::uniform(22, 1, 1100)
             .vector_on(&tracked)
             .require_grad();
-        let codes = encode_topk(tx.clone(), tw.clone(), tb.clone(), 9);
+        let codes = encode_topk(tx.clone(), tw.clone(), tb.clone(), 9, state());
         let out = (floats(codes.values.clone()), ints(codes.indices));
         let grads = codes.values.square().sum().backward();
         let gradients = [

@@ -3,7 +3,7 @@ use lapidary_kernels::{Pursued, Pursuit, pursuit_gradient};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::reference::{devices, floats, ints};
+use crate::reference::{devices, floats, ints, state};
 
 const D: usize = 12;
 const F: usize = 40;
@@ -39,7 +39,7 @@ fn rows_of(pursued: &Pursued) -> Vec<Row> {
 }
 
 fn pursue(x: Tensor<2>, atoms: Tensor<2>, k: usize, how: &Pursuit) -> Vec<Row> {
-    rows_of(&lapidary_kernels::pursue(x, atoms, k, how))
+    rows_of(&lapidary_kernels::pursue(x, atoms, k, how, state()))
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -284,7 +284,7 @@ fn gradients_equal_differences_with_the_choice_of_atoms_held() {
         for device in devices() {
             let (x, atoms) = draw(6, &device);
             let atoms = atoms * 0.9; // gradients must not count on norms of 1
-            let pursued = lapidary_kernels::pursue(x.clone(), atoms.clone(), 5, &how);
+            let pursued = lapidary_kernels::pursue(x.clone(), atoms.clone(), 5, &how, state());
             let (to_atoms, to_starts) = pursuit_gradient(&pursued, atoms.clone(), how.refit, 1.0);
             let rows = rows_of(&pursued);
             let wide = |t: Tensor<2>| -> Vec<f64> { t.to_data().iter().collect() };
@@ -329,7 +329,7 @@ fn many_atoms_and_columns_are_those_of_the_cpu() {
     let all = |device: &Device, k| {
         let x = Tensor::<2>::from_data(TensorData::new(x.clone(), [6, 300]), device);
         let atoms = Tensor::<2>::from_data(TensorData::new(atoms.clone(), [600, 300]), device);
-        let pursued = lapidary_kernels::pursue(x, atoms.clone() * 0.2, k, &SIGNED);
+        let pursued = lapidary_kernels::pursue(x, atoms.clone() * 0.2, k, &SIGNED, state());
         let (to_atoms, to_starts) = pursuit_gradient(&pursued, atoms * 0.2, false, 0.5);
         let numbers = [
             floats(pursued.residual),

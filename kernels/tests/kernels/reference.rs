@@ -2,9 +2,11 @@
 //! tests share.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use lapidary_kernels::EncoderState;
 use lapidary_kernels::device::{self, DeviceChoice};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::sync::LazyLock;
 
 /// The CPU, and the first graphics adapter and the first CUDA card if there are any. With
 /// `LAPIDARY_TEST_DEVICE` only the device that it names, which must then be there.
@@ -20,6 +22,13 @@ pub fn devices() -> Vec<Device> {
         }
     }
     devices
+}
+
+/// One handle for all encoders of these tests, on whatever weights and from all threads: what it
+/// holds must change no result.
+pub fn state() -> &'static EncoderState {
+    static STATE: LazyLock<EncoderState> = LazyLock::new(EncoderState::default);
+    &STATE
 }
 
 /// n, d, F and k at random: of every order of magnitude that a test can pay for, and seldom a

@@ -6,7 +6,7 @@ use lapidary_kernels::{
     pursuit_gradient, reconstruct,
 };
 
-use crate::reference::{Matrix, floats, ints};
+use crate::reference::{Matrix, floats, ints, state};
 
 /// Everything that the operations make of these inputs, one after the other.
 fn all(x: Tensor<2>, w: Tensor<2>, b: Tensor<1>, b_dec: Tensor<1>) -> Vec<f32> {
@@ -15,9 +15,9 @@ fn all(x: Tensor<2>, w: Tensor<2>, b: Tensor<1>, b_dec: Tensor<1>) -> Vec<f32> {
         out.extend(floats(codes.values.clone()));
         out.extend(ints(codes.indices.clone()).into_iter().map(|i| i as f32));
     };
-    let codes = encode_topk(x.clone(), w.clone(), b.clone(), 5);
+    let codes = encode_topk(x.clone(), w.clone(), b.clone(), 5, state());
     take(&codes);
-    take(&encode_batch_topk(x.clone(), w.clone(), b.clone(), 5).codes);
+    take(&encode_batch_topk(x.clone(), w.clone(), b.clone(), 5, state()).codes);
     take(&encode_threshold(
         x.clone(),
         w.clone(),
@@ -33,7 +33,7 @@ fn all(x: Tensor<2>, w: Tensor<2>, b: Tensor<1>, b_dec: Tensor<1>) -> Vec<f32> {
             refit,
             ..Pursuit::PLAIN
         };
-        let pursued = pursue(x.clone(), w.clone() * 0.25, 4, &how);
+        let pursued = pursue(x.clone(), w.clone() * 0.25, 4, &how, state());
         out.extend(floats(pursued.residual.clone()));
         let (to_atoms, to_starts) = pursuit_gradient(&pursued, w.clone() * 0.25, refit, 1.0);
         out.extend(floats(to_atoms));

@@ -5,8 +5,8 @@ use super::timing::Sizes;
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary_kernels::{
-    AdamStep, Moments, RowUpdate, SparseGradient, encode_topk, latent_sums, reconstruct,
-    sparse_adam_step, weighted_sum,
+    AdamStep, EncoderState, Moments, RowUpdate, SparseGradient, encode_topk, latent_sums,
+    reconstruct, sparse_adam_step, weighted_sum,
 };
 use lapidary_sae::losses::batch_variance;
 use serde::Serialize;
@@ -32,7 +32,8 @@ pub fn step_parts(sizes: Sizes, device: &Device, times: usize) -> Result<Vec<Par
     let normal = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
     let (x, w) = (normal([n, d]), normal([d_sae, d]));
     let (b_enc, b_dec) = (Tensor::zeros([d_sae], device), Tensor::zeros([d], device));
-    let codes = encode_topk(x.clone(), w.clone(), b_enc.clone(), k);
+    let state = EncoderState::default();
+    let codes = encode_topk(x.clone(), w.clone(), b_enc.clone(), k, &state);
     let mut parts = Vec::new();
     let mut time = |name, call: &mut dyn FnMut()| -> Result<()> {
         call();
@@ -47,7 +48,7 @@ pub fn step_parts(sizes: Sizes, device: &Device, times: usize) -> Result<Vec<Par
         Ok(())
     };
     time("encode", &mut || {
-        encode_topk(x.clone(), w.clone(), b_enc.clone(), k);
+        encode_topk(x.clone(), w.clone(), b_enc.clone(), k, &state);
     })?;
     time("variance of the batch", &mut || {
         batch_variance(x.clone());

@@ -277,7 +277,10 @@ impl Ours {
         let start = Instant::now();
         let x = self.x.clone();
         let codes = match b_enc {
-            Some(b_enc) if !self.pursues => encode_topk(x, coder.w_enc(), b_enc, self.k),
+            Some(b_enc) if !self.pursues => {
+                let state = coder.layers()[0].weights.encoder_state();
+                encode_topk(x, coder.w_enc(), b_enc, self.k, state)
+            }
             _ => coder.encode(x),
         };
         self.device.sync()?;

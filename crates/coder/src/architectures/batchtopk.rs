@@ -53,5 +53,6 @@ impl Rule for BatchTopK {
 /// already subtracted where it must be, with the smallest value that was kept.
 pub(crate) fn encode_batch(weights: &Weights, x: Tensor<2>, k: usize) -> Chosen {
     let k = k.min(weights.latents());
-    encode_batch_topk(x, weights.encoder(), weights.the_vector("b_enc"), k)
+    let (w_enc, b_enc) = (weights.encoder(), weights.the_vector("b_enc"));
+    encode_batch_topk(x, w_enc, b_enc, k, weights.encoder_state())
 }

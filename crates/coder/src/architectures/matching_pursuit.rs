@@ -35,7 +35,8 @@ impl Rule for MatchingPursuit {
     }
 
     fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
-        let pursued = pursue(x, weights.decoder(), self.steps, &self.pursuit);
+        let state = weights.encoder_state();
+        let pursued = pursue(x, weights.decoder(), self.steps, &self.pursuit, state);
         codes(&pursued, weights.latents())
     }
 

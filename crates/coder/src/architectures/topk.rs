@@ -22,7 +22,8 @@ impl Rule for TopK {
 
     fn encode(&self, weights: &Weights, x: Tensor<2>) -> SparseCodes {
         let k = self.k.min(weights.latents());
-        let codes = encode_topk(x, weights.encoder(), weights.the_vector("b_enc"), k);
+        let (w_enc, b_enc) = (weights.encoder(), weights.the_vector("b_enc"));
+        let codes = encode_topk(x, w_enc, b_enc, k, weights.encoder_state());
         SparseCodes {
             values: relu(codes.values),
             indices: codes.indices,

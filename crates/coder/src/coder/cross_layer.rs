@@ -9,7 +9,7 @@
 //! Latent i of layer l has number l F + i.
 
 use burn::tensor::{Device, Tensor};
-use lapidary_kernels::{SparseCodes, decode_sparse};
+use lapidary_kernels::{EncoderState, SparseCodes, decode_sparse};
 
 use super::{Coder, SparseCoder};
 use crate::architectures::{Architecture, ArchitectureKind};
@@ -48,6 +48,17 @@ impl CrossLayerTranscoder {
         Self {
             layers: layers.collect(),
             b_dec,
+        }
+    }
+
+    /// The same coder, whose layers' encoders go on with these states.
+    pub(super) fn with_encoder_states(self, states: &[EncoderState]) -> Self {
+        let layers = self.layers.into_iter().zip(states);
+        Self {
+            layers: layers
+                .map(|(layer, state)| layer.with_encoder_state(state))
+                .collect(),
+            b_dec: self.b_dec,
         }
     }
 

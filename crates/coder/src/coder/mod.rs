@@ -4,7 +4,7 @@ mod cross_layer;
 mod sparse;
 
 use burn::tensor::{Device, Tensor};
-use lapidary_kernels::SparseCodes;
+use lapidary_kernels::{EncoderState, SparseCodes};
 
 use crate::architectures::{Architecture, ArchitectureKind};
 use crate::error::CoderError;
@@ -198,6 +198,20 @@ impl AnyCoder {
             .collect();
         all.push(("b_dec".into(), coder.b_dec().into()));
         all
+    }
+
+    /// The same coder, whose layers' encoders go on with these states, one per layer: for a coder
+    /// made of weights that a training step has changed.
+    ///
+    /// # Panics
+    /// There are not as many states as layers.
+    #[must_use]
+    pub fn with_encoder_states(self, states: &[EncoderState]) -> Self {
+        assert_eq!(states.len(), self.layers().len(), "one state per layer");
+        match self {
+            Self::Sparse(coder) => coder.with_encoder_state(&states[0]).into(),
+            Self::CrossLayer(coder) => coder.with_encoder_states(states).into(),
+        }
     }
 
     /// The same coder on another device.

@@ -2,7 +2,7 @@
 //! these to `[n, d_out]`.
 
 use burn::tensor::{Device, Tensor};
-use lapidary_kernels::{BatchTopK, SparseCodes, decode_sparse};
+use lapidary_kernels::{BatchTopK, EncoderState, SparseCodes, decode_sparse};
 
 use super::Coder;
 use crate::architectures::{Architecture, encode_batch};
@@ -120,6 +120,14 @@ impl SparseCoder {
         match self.w_skip() {
             Some(w_skip) => decoded + x.matmul(w_skip.transpose()),
             None => decoded,
+        }
+    }
+
+    /// The same coder, whose encoder goes on with this state.
+    pub(super) fn with_encoder_state(self, state: &EncoderState) -> Self {
+        Self {
+            weights: self.weights.with_encoder_state(state.clone()),
+            ..self
         }
     }
 

@@ -86,6 +86,7 @@ impl Method for MatchingPursuit {
             coder.w_dec(),
             steps,
             &pursuit,
+            coder.weights.encoder_state(),
         );
         let codes = pursuit_codes(&pursued, coder.d_sae());
         Encoded::new(

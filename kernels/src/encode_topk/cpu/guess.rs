@@ -1,42 +1,45 @@
 //! What a row's `k`th score will be at least, in nearly all rows. Nothing but time depends on it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::{Encoder, Scored};
 
-/// Guesses that are kept: more than coders train at a time.
-const KEPT: usize = 64;
+/// Guesses that are kept: more than there are sizes that one coder encodes with in turn.
+const KEPT: usize = 8;
 
-/// The last guesses, the newest last.
-static LAST: Mutex<Vec<(Key, f32)>> = Mutex::new(Vec::new());
+/// The last guesses for one set of weights, which training changes little in a step; the newest
+/// last. Clones share them. Should other weights be encoded with them, one call takes longer.
+#[derive(Clone, Default)]
+pub(crate) struct Guesses(Arc<Mutex<Vec<(Sizes, f32)>>>);
 
-/// Whose guess it is: the place of the weights, which training changes where they are, and the
-/// sizes. Should other weights come to lie there, one call takes longer.
+/// What a guess is for: the same weights are encoded with other `k`, and so are parts of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key([usize; 4]);
+pub(super) struct Sizes([usize; 3]);
 
-impl Key {
+impl Sizes {
     pub fn new(encoder: Encoder<'_>, k: usize) -> Self {
         let Encoder { w_enc, d, .. } = encoder;
-        Self([w_enc.as_ptr().addr(), w_enc.len(), d, k])
+        Self([w_enc.len(), d, k])
     }
 }
 
-/// The last guess.
-pub(super) fn of(key: &Key) -> Option<f32> {
-    let last = LAST.lock().ok()?;
-    let guess = last.iter().find(|(of, _)| of == key);
-    guess.map(|(_, guess)| *guess)
-}
+impl Guesses {
+    /// The last guess.
+    pub(super) fn of(&self, sizes: &Sizes) -> Option<f32> {
+        let last = self.0.lock().ok()?;
+        let guess = last.iter().find(|(of, _)| of == sizes);
+        guess.map(|(_, guess)| *guess)
+    }
 
-/// What to expect next time; nothing, where that is not a number.
-pub(super) fn expect(key: Key, guess: f32) {
-    let Ok(mut last) = LAST.lock() else { return };
-    last.retain(|(of, _)| *of != key);
-    if guess.is_finite() {
-        last.push((key, guess));
-        let old = last.len().saturating_sub(KEPT);
-        last.drain(..old);
+    /// What to expect next time; nothing, where that is not a number.
+    pub(super) fn expect(&self, sizes: Sizes, guess: f32) {
+        let Ok(mut last) = self.0.lock() else { return };
+        last.retain(|(of, _)| *of != sizes);
+        if guess.is_finite() {
+            last.push((sizes, guess));
+            let old = last.len().saturating_sub(KEPT);
+            last.drain(..old);
+        }
     }
 }
 
@@ -53,4 +56,25 @@ pub(super) fn from(best: &[Scored], norms: &[Option<f32>], k: usize) -> f32 {
     let variance = reached.iter().map(|r| (r - mean).powi(2)).sum::<f32>() / (count - 1.0);
     // Were they normal, one row in two thousand would lie below.
     mean - 3.4 * variance.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_guesses_are_kept_each_for_its_sizes() {
+        let guesses = Guesses::default();
+        let shared = guesses.clone();
+        let sizes = |k| Sizes([640, 64, k]);
+        (0..=KEPT).for_each(|k| guesses.expect(sizes(k), k as f32));
+        assert_eq!(shared.of(&sizes(0)), None); // one too many
+        assert_eq!(shared.of(&sizes(1)), Some(1.0));
+        shared.expect(sizes(1), 0.5);
+        guesses.expect(sizes(100), 100.0);
+        assert_eq!(guesses.of(&sizes(1)), Some(0.5)); // renewed, so the second went
+        assert_eq!(guesses.of(&sizes(2)), None);
+        guesses.expect(sizes(1), f32::NAN);
+        assert_eq!(shared.of(&sizes(1)), None);
+    }
 }

@@ -10,7 +10,7 @@ use super::Encoder;
 use super::bounds::LatentBounds;
 use super::exact::score;
 use super::row::Row;
-use crate::host::{prefetch, prefetch_far};
+use crate::host::{Avx512, prefetch, prefetch_far};
 use crate::integers::{
     BLOCK, DEPTH, LANES, PARTS, ROWS as LATENTS, WIDEST, products, quantize, round, round_twice,
     store_panel, sums_of, vector,
@@ -50,10 +50,14 @@ pub(super) struct Latents {
     /// Times [`DEPTH`], the width with its padding.
     steps: usize,
     d: usize,
+    /// What [`Latents::screen`] computes with.
+    #[expect(dead_code, reason = "a proof, of which there is nothing to read")]
+    has: Avx512,
 }
 
-/// The memory of the last [`Latents`], for the next: pages that are new to the process cost more to
-/// clear than to fill. It is kept until the process ends, a byte a weight.
+/// The memory of the last [`Latents`], for the next, of whatever weights: pages that are new to the
+/// process cost more to clear than to fill. One for the process, a byte a weight, so that more
+/// coders keep no more memory.
 static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 impl Drop for Latents {
@@ -65,7 +69,7 @@ impl Drop for Latents {
 }
 
 impl Latents {
-    pub fn new(encoder: Encoder<'_>) -> Self {
+    pub fn new(has: Avx512, encoder: Encoder<'_>) -> Self {
         let Encoder {
             w_enc,
             latents: about,
@@ -109,6 +113,7 @@ impl Latents {
             bounds: LatentBounds::default(),
             steps,
             d,
+            has,
         };
         for (scales, bounds) in parts {
             all.scales.extend(scales);
@@ -144,8 +149,7 @@ impl Latents {
             };
             for row in (0..rows.len()).step_by(BLOCK) {
                 prefetch_far(parts.next().unwrap_or_default());
-                // SAFETY: this way is taken only where the processor has these instructions
-                // (`Level::Avx512`).
+                // SAFETY: the processor has these instructions, as `self.has` proves.
                 unsafe {
                     for tile in (0..tiles).step_by(LATENTS) {
                         match (rows.len() - row).div_ceil(LANES) {
@@ -266,7 +270,7 @@ impl Hits {
         let pairs_spare = spare.expect("room for a whole vector after all there can be");
         let spare: Option<&mut [i32; LANES]> = self.sums[self.len..].first_chunk_mut();
         let sums_spare = spare.expect("as long as the pairs");
-        // SAFETY: LANES integers fit there.
+        // SAFETY: LANES integers fit into each.
         unsafe {
             let pairs = _mm512_maskz_compress_epi32(found, pairs);
             _mm512_storeu_si512(pairs_spare.as_mut_ptr().cast(), pairs);

@@ -23,9 +23,12 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::EncodeTopK;
+use crate::EncoderState;
 use crate::host::{Level, contiguous, dims2, float_tensor, floats, int_tensor};
 #[cfg(target_arch = "x86_64")]
 use crate::norms::norms;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use guess::Guesses;
 use row::{Best, Row};
 pub(crate) use scored::Scored;
 
@@ -35,10 +38,11 @@ impl EncodeTopK for Flex {
         w_enc: FlexTensor,
         b_enc: FlexTensor,
         k: usize,
+        state: &EncoderState,
     ) -> (FlexTensor, FlexTensor) {
         let ([n, _], [_, d]) = (dims2(&x), dims2(&w_enc));
         let (x, w_enc, b_enc) = (contiguous(x), contiguous(w_enc), contiguous(b_enc));
-        let ranked = topk_of_rows(floats(&x), floats(&w_enc), floats(&b_enc), d, k);
+        let ranked = topk_of_rows(floats(&x), floats(&w_enc), floats(&b_enc), d, k, state);
         let values = ranked.par_iter().map(|scored| scored.value()).collect();
         let indices = ranked.par_iter().map(|scored| scored.latent()).collect();
         (float_tensor(values, [n, k]), int_tensor(indices, [n, k]))
@@ -76,15 +80,22 @@ pub(crate) fn topk_of_rows(
     b_enc: &[f32], // [F]
     d: usize,
     k: usize,
+    state: &EncoderState,
 ) -> Vec<Scored> {
     let latents = LatentsOf {
         bias: b_enc,
         threshold: None,
     };
-    topk_at(Level::here(), x, Encoder { w_enc, latents, d }, k)
+    topk_at(Level::here(), x, Encoder { w_enc, latents, d }, k, state)
 }
 
-fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>, k: usize) -> Vec<Scored> {
+fn topk_at(
+    level: Level,
+    x: &[f32],
+    encoder: Encoder<'_>,
+    k: usize,
+    state: &EncoderState,
+) -> Vec<Scored> {
     let d = encoder.d;
     let n = x.len().checked_div(d).unwrap_or(0);
     let mut best = vec![Scored::NONE; n * k];
@@ -92,10 +103,15 @@ fn topk_at(level: Level, x: &[f32], encoder: Encoder<'_>, k: usize) -> Vec<Score
         return best;
     }
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && int8::serves(n, d) {
-        guessing(&int8::Latents::new(encoder), x, encoder, k, &mut best);
+    if let Level::Avx512(has) = level
+        && int8::serves(n, d)
+    {
+        let integers = int8::Latents::new(has, encoder);
+        let screen = |x: &[f32], rows: &mut [Best]| screen_integers(&integers, x, encoder, rows);
+        guessing(screen, x, encoder, &state.guesses, &mut best, k);
         return best;
     }
+    let _ = state; // Approximations in f32 rule out nearly as much without a guess.
     let mut rows = Vec::new();
     rows.resize_with(n, || Best::new(k));
     screen(level, x, encoder, &mut rows);
@@ -124,21 +140,23 @@ const SAMPLE: usize = 32;
 #[cfg(target_arch = "x86_64")]
 const TELLING: usize = 256;
 
-/// The best of each row of `x`, most rows beginning with a floor guessed in proportion to their
+/// The best `k` of each row of `x`, most rows beginning with a floor guessed in proportion to their
 /// norms: few latents are then scored even at first. The guess is from the exact `k`th scores of
 /// the last call with these weights, which training moves little, or of the first rows. A row whose
-/// `k`th score does not reach its guess is done again.
+/// `k`th score does not reach its guess is done again. `screen` offers some rows all latents that
+/// are worth it.
 #[cfg(target_arch = "x86_64")]
 fn guessing(
-    integers: &int8::Latents,
+    screen: impl Fn(&[f32], &mut [Best]),
     x: &[f32],
     encoder: Encoder<'_>,
-    k: usize,
+    guesses: &Guesses,
     best: &mut [Scored],
+    k: usize,
 ) {
     let d = encoder.d;
     let best_of = |x: &[f32], mut rows: Vec<Best>, best: &mut [Scored]| {
-        screen_integers(integers, x, encoder, &mut rows);
+        screen(x, &mut rows);
         rows.into_par_iter()
             .zip(x.par_chunks_exact(d))
             .zip(best.par_chunks_exact_mut(k))
@@ -150,15 +168,15 @@ fn guessing(
         .par_chunks_exact(d)
         .map(|x| norms(x).map(|n| n.whole()))
         .collect();
-    let key = guess::Key::new(encoder, k);
-    let expected = guess::of(&key);
+    let sizes = guess::Sizes::new(encoder, k);
+    let expected = guesses.of(&sizes);
     let sample = if expected.is_some() { 0 } else { SAMPLE.min(n) };
     let (first, rest) = best.split_at_mut(sample * k);
     let (first_x, rest_x) = x.split_at(sample * d);
     best_of(first_x, plain(sample), first);
 
     let guess = expected.unwrap_or_else(|| guess::from(first, &norms[..sample], k));
-    let guesses: Vec<f32> = norms[sample..]
+    let floors: Vec<f32> = norms[sample..]
         .iter()
         .map(|norm| norm.map_or(f32::NEG_INFINITY, |norm| guess * norm))
         .map(|guess| {
@@ -169,13 +187,13 @@ fn guessing(
             }
         })
         .collect();
-    let rows = guesses.iter().map(|&guess| Best::guessing(k, guess));
+    let rows = floors.iter().map(|&floor| Best::guessing(k, floor));
     best_of(rest_x, rows.collect(), rest);
 
     // What was left out lies below the guess, so where the kth score reaches it nothing was missed.
     let wrong: Vec<usize> = (0..n - sample)
         .filter(|&row| {
-            guesses[row] > f32::NEG_INFINITY && rest[(row + 1) * k - 1].value() < guesses[row]
+            floors[row] > f32::NEG_INFINITY && rest[(row + 1) * k - 1].value() < floors[row]
         })
         .collect();
     if !wrong.is_empty() {
@@ -188,7 +206,7 @@ fn guessing(
         }
     }
     if n >= TELLING {
-        guess::expect(key, guess::from(best, &norms, k));
+        guesses.expect(sizes, guess::from(best, &norms, k));
     }
 }
 
@@ -215,8 +233,10 @@ fn rows_a_task(n: usize, most: usize) -> usize {
 /// Offers each row the exact scores of all latents that approximate ones do not rule out.
 fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R]) {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && int8::serves(rows.len(), encoder.d) {
-        let integers = int8::Latents::new(encoder);
+    if let Level::Avx512(has) = level
+        && int8::serves(rows.len(), encoder.d)
+    {
+        let integers = int8::Latents::new(has, encoder);
         screen_integers(&integers, x, encoder, rows);
         return;
     }

@@ -7,6 +7,7 @@ use crate::forward_pass::product::{Matrix, product};
 use crate::host::{Level, prefetch_far, widest_vectors};
 use crate::norms::{Norms, norms, rounding};
 
+use super::Pursuing;
 use super::row::Scores;
 
 /// Numbers that are compared side by side.
@@ -128,18 +129,16 @@ pub(super) struct Sharp {
 }
 
 /// The best approximation that there is for `n` rows; None if atoms are beyond any bound.
-pub(super) fn of<'a>(
-    level: Level,
-    atoms: &'a [f32],
-    d: usize,
-    n: usize,
-) -> Option<Box<dyn Approximate + 'a>> {
+pub(super) fn of<'a>(all: &Pursuing<'a>, n: usize) -> Option<Box<dyn Approximate + 'a>> {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 && super::int8::serves(n, d) {
-        return usable(super::int8::Integers::of(atoms, d)?);
+    if let Level::Avx512(has) = all.level
+        && super::int8::serves(n, all.d)
+    {
+        let kept = &all.state.pursuit;
+        return usable(super::int8::InUse::of(has, all.atoms, all.d, kept)?);
     }
-    let _ = (level, n);
-    usable(Floats::new(atoms, d)?)
+    let _ = (all.state, n);
+    usable(Floats::new(all.atoms, all.d)?)
 }
 
 /// None where all atoms are so small that what correlations are counted in would vanish.
@@ -382,8 +381,8 @@ pub(super) fn subtract(
     signed: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 {
-        // SAFETY: the processor has these instructions, as the level says.
+    if let Level::Avx512(_) = level {
+        // SAFETY: the processor has these instructions, as the level proves.
         unsafe { subtract_wide(scores, factor, row, highest, counted(signed)) };
         return;
     }
@@ -394,8 +393,8 @@ pub(super) fn subtract(
 pub(super) fn top(level: Level, scores: &[f32], highest: &[f32], signed: bool) -> Option<u32> {
     #[cfg(target_arch = "x86_64")]
     let (place, most) = match level {
-        // SAFETY: the processor has these instructions, as the level says.
-        Level::Avx512 => unsafe { wide::largest(highest) },
+        // SAFETY: the processor has these instructions, as the level proves.
+        Level::Avx512(_) => unsafe { wide::largest(highest) },
         _ => largest(highest),
     };
     #[cfg(not(target_arch = "x86_64"))]
@@ -435,8 +434,8 @@ pub(super) fn reaching(
     let counted = counted(signed);
     found.clear();
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 {
-        // SAFETY: the processor has these instructions, as the level says.
+    if let Level::Avx512(_) = level {
+        // SAFETY: the processor has these instructions, as the level proves.
         unsafe {
             wide::reaching(
                 scores,

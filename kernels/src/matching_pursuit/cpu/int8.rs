@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 use std::arch::x86_64::*;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::approximate::{Approximate, Asked, Bounds, Gram, MOST, Reach, Sharp};
-use crate::host::{prefetch, widest_vectors};
+use crate::host::{Avx512, prefetch, widest_vectors};
 use crate::integers::{
     BLOCK, DEPTH, LANES, PANELS, PARTS, Quantized, ROWS, WIDEST, quantize, round, round_twice,
     store_panel, sums_of, vector,
@@ -37,47 +37,105 @@ pub(super) struct Integers {
     gram: OnceLock<Gram>,
     /// Memory for it.
     room: Mutex<Vec<i16>>,
-    /// Of the atoms.
-    place: usize,
     steps: usize,
     d: usize,
 }
 
-/// The integers and the Gram matrices of the last pursuits, for the next ones, each with the place
-/// of its atoms, the newest last: while training, atoms move by less in a step than 8 bits leave of
-/// them, and all that is asked of an approximation is that what it misses be known. They are kept
-/// until the process ends.
-static KEPT: Mutex<Vec<(usize, Box<Integers>)>> = Mutex::new(Vec::new());
+/// The integers and the Gram matrix of the last pursuit of a dictionary, for its next one: while
+/// training, atoms move by less in a step than 8 bits leave of them, and all that is asked of an
+/// approximation is that what it misses be known. Empty while a pursuit uses them. Clones share
+/// them.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Slot>);
 
-/// Pursuits whose integers are kept: coders that train in turn, few, since a Gram matrix takes up
-/// to 128 MiB.
+type Slot = Mutex<Option<Box<Integers>>>;
+
+/// Dictionaries whose integers are kept: those that train in turn, few, since a Gram matrix takes
+/// up to 128 MiB.
 const MOST_KEPT: usize = 2;
+
+/// Which slots are full, the last one filled at the end. It keeps to [`MOST_KEPT`], and whose slot
+/// is whose makes no difference to it.
+struct Full(Mutex<Vec<Weak<Slot>>>);
+
+static FULL: Full = Full(Mutex::new(Vec::new()));
+
+impl Full {
+    /// What `kept` holds. If it holds nothing, and no more slots may be full, what the slot filled
+    /// first holds: there is memory in it.
+    fn take(&self, kept: &Kept) -> Option<Box<Integers>> {
+        let mut full = self.0.lock().ok()?;
+        full.retain(|slot| slot.strong_count() > 0);
+        let own = full.iter().position(|slot| kept.is(slot));
+        let any = own.or_else(|| (full.len() == MOST_KEPT).then_some(0))?;
+        empty(&full.remove(any))
+    }
+
+    /// Fills the slot of `kept`, and empties that filled first if these were too many.
+    fn put(&self, kept: &Kept, integers: Box<Integers>) {
+        let Ok(mut full) = self.0.lock() else { return };
+        full.retain(|slot| slot.strong_count() > 0 && !kept.is(slot));
+        if full.len() == MOST_KEPT {
+            drop(empty(&full.remove(0)));
+        }
+        if let Ok(mut slot) = kept.0.lock() {
+            *slot = Some(integers);
+            full.push(Arc::downgrade(&kept.0));
+        }
+    }
+}
+
+impl Kept {
+    fn is(&self, slot: &Weak<Slot>) -> bool {
+        slot.as_ptr() == Arc::as_ptr(&self.0)
+    }
+}
+
+/// What the slot held.
+fn empty(slot: &Weak<Slot>) -> Option<Box<Integers>> {
+    let slot = slot.upgrade()?;
+    let mut held = slot.lock().ok()?;
+    held.take()
+}
 
 /// How much more integers may miss of atoms than new ones would, in the mean, before they are made
 /// anew.
 const WORN: f32 = 2.5;
 
-impl Integers {
+/// The integers of a pursuit that is under way.
+pub(super) struct InUse {
+    integers: Box<Integers>,
+    /// What they are multiplied with.
+    has: Avx512,
+    /// Where they belong afterwards.
+    kept: Kept,
+}
+
+impl InUse {
     /// Those of an earlier pursuit, if they will do, or new ones; None if there are atoms beyond
     /// any bound.
-    pub fn of(atoms: &[f32], d: usize) -> Option<Self> {
-        let place = atoms.as_ptr().addr();
-        let kept = KEPT.lock().ok().and_then(|mut all| {
-            let same = all.iter().position(|(of, _)| *of == place);
-            let any = same.or_else(|| (all.len() == MOST_KEPT).then_some(0));
-            any.map(|at| all.remove(at).1)
-        });
+    pub fn of(has: Avx512, atoms: &[f32], d: usize, kept: &Kept) -> Option<Self> {
+        Some(Self {
+            integers: Integers::of(atoms, d, FULL.take(kept))?,
+            has,
+            kept: kept.clone(),
+        })
+    }
+}
+
+impl Integers {
+    /// See [`InUse::of`]; `kept` are of an earlier pursuit, of whatever atoms.
+    fn of(atoms: &[f32], d: usize, kept: Option<Box<Self>>) -> Option<Box<Self>> {
         let Some(mut kept) = kept else {
-            return Self::new(atoms, d, Vec::new());
+            return Self::new(atoms, d, Vec::new()).map(Box::new);
         };
         if kept.serve(atoms, d) {
-            kept.place = place;
-            return Some(*kept);
+            return Some(kept);
         }
         // Pages that are new to the process cost more to clear than to fill.
         let room = kept.gram.take().unwrap_or_default().numbers;
         drop(kept);
-        Self::new(atoms, d, room)
+        Self::new(atoms, d, room).map(Box::new)
     }
 
     /// Whether these integers will do for `atoms`; their bounds are those of `atoms` then.
@@ -122,7 +180,6 @@ impl Integers {
             missed: [0.0; 2],
             gram: OnceLock::new(),
             room: Mutex::new(room),
-            place: 0,
             steps,
             d,
         };
@@ -154,11 +211,10 @@ impl Integers {
             norms?.into_iter().for_each(|norms| all.bounds.push(norms));
         }
         all.missed = [all.bounds.mean_error(), all.bounds.most.error];
-        all.place = atoms.as_ptr().addr();
         Some(all)
     }
 
-    fn new_gram(&self) -> Gram {
+    fn new_gram(&self, _has: Avx512) -> Gram {
         let padded = self.scales.len();
         let unit = self.bounds.most.approximate.powi(2).max(f32::MIN_POSITIVE) / MOST;
         let mut numbers =
@@ -173,12 +229,12 @@ impl Integers {
             let places = &places;
             let (mut part, mut turned) = ([[0i16; SET]; SET], [[0i16; SET]; SET]);
             for second in first..sets {
-                // SAFETY: this way is taken only where the processor has these instructions
-                // (`Level::Avx512`).
+                // SAFETY: the processor has these instructions, as `_has` proves.
                 unsafe { self.part([first, second], 1.0 / unit, &mut part) };
                 turn(&part, &mut turned);
                 // SAFETY: the numbers are `[padded, padded]`, and both sets lie within; a pair of
-                // sets, and so both places of it, belongs to one task only.
+                // sets, and so both places of it, belongs to one task only. The processor has the
+                // instructions.
                 unsafe {
                     places.write(&part, [first, second], padded);
                     if first != second {
@@ -358,21 +414,21 @@ widest_vectors! {
     }
 }
 
-impl Approximate for Integers {
+impl Approximate for InUse {
     fn tile(&self) -> usize {
         64
     }
 
     fn padded(&self) -> usize {
-        self.scales.len()
+        self.integers.scales.len()
     }
 
     fn bounds(&self) -> &Bounds {
-        &self.bounds
+        &self.integers.bounds
     }
 
     fn scores(&self, x: &[f32], scores: &mut [f32], tell: &mut dyn FnMut(usize, Option<&[f32]>)) {
-        let (d, width) = (self.d, self.width());
+        let (d, width) = (self.integers.d, self.integers.width());
         let n = x.len() / d;
         let padded = n.next_multiple_of(ROWS);
         let mut rows = vec![128u8; padded * width];
@@ -388,13 +444,12 @@ impl Approximate for Integers {
             missing_of(x, row, scales[at], &mut missing);
             tell(at, known.map(|_| &missing[..]));
         }
-        // SAFETY: this way is taken only where the processor has these instructions
-        // (`Level::Avx512`).
-        unsafe { self.all_scores(&rows, &scales, scores) }
+        // SAFETY: the processor has these instructions, as `self.has` proves.
+        unsafe { self.integers.all_scores(&rows, &scales, scores) }
     }
 
     fn fetch(&self, atom: u32) {
-        prefetch(self.row(atom));
+        prefetch(self.integers.row(atom));
     }
 
     fn miss(&self, atom: u32, change: f32, exact: &[f32], missing: &mut [f32]) -> f32 {
@@ -402,35 +457,29 @@ impl Approximate for Integers {
             missing,
             change,
             exact,
-            self.row(atom),
-            self.scales[atom as usize],
+            self.integers.row(atom),
+            self.integers.scales[atom as usize],
         )
     }
 
     fn gram(&self) -> &Gram {
-        self.gram.get_or_init(|| self.new_gram())
+        let integers = &self.integers;
+        integers.gram.get_or_init(|| integers.new_gram(self.has))
     }
 
     fn keep(self: Box<Self>) {
-        if let Ok(mut kept) = KEPT.lock() {
-            kept.retain(|(place, _)| *place != self.place);
-            if kept.len() == MOST_KEPT {
-                kept.remove(0);
-            }
-            kept.push((self.place, self));
-        }
+        FULL.put(&self.kept, self.integers);
     }
 
     fn sharpen(&self, asked: &Asked<'_>, found: &mut Vec<u32>, scratch: &mut Sharp) {
         let Sharp { first, second } = scratch;
-        first.resize(self.width(), 0);
-        second.resize(self.width(), 0);
+        first.resize(self.integers.width(), 0);
+        second.resize(self.integers.width(), 0);
         let x = asked.residual;
         let known = quantize(x, |factor| round_twice(x, factor, first, second));
         if let Some(known) = known.filter(|known| known.scale > 0.0) {
-            // SAFETY: this way is taken only where the processor has these instructions
-            // (`Level::Avx512`).
-            unsafe { self.reaching(asked, &known, scratch, found) };
+            // SAFETY: the processor has these instructions, as `self.has` proves.
+            unsafe { self.integers.reaching(asked, &known, scratch, found) };
         }
     }
 }
@@ -503,7 +552,7 @@ impl Places {
     /// # Safety
     ///
     /// There are `[padded, padded]` numbers, of which nobody else touches those of this pair of
-    /// sets.
+    /// sets, and the processor has AVX-512.
     unsafe fn write(&self, part: &Part, [first, second]: [usize; 2], padded: usize) {
         for (at, row) in part.iter().enumerate() {
             // SAFETY: as the caller says.
@@ -517,8 +566,7 @@ impl Places {
             // lay there.
             for vector in 0..SET * size_of::<i16>() / VECTOR {
                 let from = row[vector * VECTOR / size_of::<i16>()..].as_ptr();
-                // SAFETY: likewise, and the place is aligned; this way is taken only where the
-                // processor has these instructions.
+                // SAFETY: likewise, and the place is aligned.
                 unsafe { stream(from, to.byte_add(vector * VECTOR)) };
             }
         }
@@ -581,9 +629,9 @@ mod tests {
 
     #[test]
     fn parts_are_written_where_they_belong_past_the_caches_or_not() {
-        if crate::host::Level::detected() < crate::host::Level::Avx512 {
+        let crate::host::Level::Avx512(_) = crate::host::Level::detected() else {
             return;
-        }
+        };
         let padded = 2 * SET;
         let mut part = [[0i16; SET]; SET];
         for (at, number) in part.iter_mut().flatten().enumerate() {
@@ -654,5 +702,59 @@ mod tests {
         assert!((integers.bounds.mean_error() / new - 1.0).abs() < 0.01);
         assert!(!integers.serve(&atoms[D..], D));
         assert!(!integers.serve(&vec![0.0; atoms.len()], D));
+    }
+
+    /// `latents` atoms of width `d`.
+    fn some_atoms(latents: usize, d: usize, seed: usize) -> Vec<f32> {
+        let number = |at: usize| (((at + seed) * 7919 % 211) as f32 - 105.0) / 500.0;
+        (0..latents * d).map(number).collect()
+    }
+
+    #[test]
+    fn integers_of_other_atoms_are_made_anew() {
+        let sizes = [(200, 48), (200, 48), (100, 96), (300, 48), (96, 48)];
+        let mut kept = None;
+        for (seed, (latents, d)) in sizes.into_iter().enumerate() {
+            let atoms = some_atoms(latents, d, 31 * seed);
+            let new = Integers::new(&atoms, d, vec![]).unwrap();
+            let found = Integers::of(&atoms, d, kept).unwrap();
+            assert!(found.rows == new.rows && found.panels == new.panels);
+            assert!(found.scales == new.scales && found.offsets == new.offsets);
+            assert_eq!((found.d, found.steps), (d, new.steps));
+            assert_eq!(found.bounds.mean_error(), new.bounds.mean_error());
+            kept = Some(found);
+        }
+    }
+
+    #[test]
+    fn the_last_two_dictionaries_keep_their_integers_while_they_live() {
+        let full = Full(Mutex::new(vec![]));
+        let integers = |latents| {
+            let integers = Integers::new(&some_atoms(latents, 16, 0), 16, vec![]);
+            Box::new(integers.unwrap())
+        };
+        let held = |kept: &Kept| {
+            let slot = kept.0.lock().unwrap();
+            slot.as_ref().map(|integers| integers.bounds.len())
+        };
+        let [a, b, c] = [(); 3].map(|()| Kept::default());
+        assert!(full.take(&a).is_none());
+        full.put(&a, integers(10));
+        full.put(&b, integers(20));
+        assert_eq!((held(&a), held(&b)), (Some(10), Some(20)));
+        // A clone shares them; while they are in use the slot is empty.
+        let again = full.take(&a.clone()).unwrap();
+        assert_eq!((again.bounds.len(), held(&a)), (10, None));
+        full.put(&a, again);
+        // The third gets what was filled first.
+        let room = full.take(&c).unwrap();
+        assert_eq!((room.bounds.len(), held(&b)), (20, None));
+        full.put(&c, integers(30));
+        full.put(&b, integers(20));
+        assert_eq!([&a, &b, &c].map(held), [None, Some(20), Some(30)]);
+        // Whoever is gone leaves room.
+        drop(c);
+        full.put(&a, integers(10));
+        assert_eq!([&a, &b].map(held), [Some(10), Some(20)]);
     }
 }

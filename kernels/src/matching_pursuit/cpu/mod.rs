@@ -19,11 +19,14 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{MatchingPursuit, Pursuit};
+use crate::EncoderState;
 use crate::host::{
     Level, contiguous, contiguous_i32, dims2, float_tensor, floats, indices, int_tensor,
     prefetch_far,
 };
 use approximate::{Approximate, Gram, Sharp, maxima, subtract, top};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use int8::Kept;
 use row::{Running, Scores, Search};
 
 /// Largest Gram matrix, in numbers.
@@ -39,6 +42,7 @@ impl MatchingPursuit for Flex {
         atoms: FlexTensor,
         k: usize,
         how: Pursuit,
+        state: &EncoderState,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let ([n, d], [_, _]) = (dims2(&x), dims2(&atoms));
         let (x, atoms) = (contiguous(x), contiguous(atoms));
@@ -48,6 +52,7 @@ impl MatchingPursuit for Flex {
             k,
             how,
             level: Level::here(),
+            state,
         };
         let (taken, values, residual) = all.run(floats(&x), Way::Best);
         (
@@ -106,6 +111,7 @@ pub(super) struct Pursuing<'a> {
     pub k: usize,
     pub how: Pursuit,
     pub level: Level,
+    pub state: &'a EncoderState,
 }
 
 impl Pursuing<'_> {
@@ -127,7 +133,7 @@ impl Pursuing<'_> {
         let known = match way {
             #[cfg(test)]
             Way::Exact => None,
-            _ => approximate::of(self.level, self.atoms, d, n),
+            _ => approximate::of(self, n),
         };
         let gram = known.as_ref().filter(|_| gram).map(|known| known.gram());
         let most = known.as_ref().map_or(TOGETHER, |known| known.tile());

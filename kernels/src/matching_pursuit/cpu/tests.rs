@@ -10,6 +10,7 @@ struct Case {
     atoms: Vec<f32>,
     d: usize,
     k: usize,
+    state: EncoderState,
 }
 
 fn normal(rng: &mut ChaCha8Rng) -> f32 {
@@ -26,7 +27,14 @@ impl Case {
             let norm = atom.iter().map(|v| v * v).sum::<f32>().sqrt();
             atom.iter_mut().for_each(|v| *v /= norm);
         }
-        Self { x, atoms, d, k }
+        let state = EncoderState::default();
+        Self {
+            x,
+            atoms,
+            d,
+            k,
+            state,
+        }
     }
 
     /// Every level and way gives the bits of scoring all atoms.
@@ -56,6 +64,7 @@ impl Case {
                 k: self.k,
                 how,
                 level,
+                state: &self.state,
             };
             let expected = bits(at(Level::Portable).run(&self.x, Way::Exact));
             for level in [Level::Portable, Level::detected()] {
@@ -174,6 +183,7 @@ fn few_atoms_are_scored() {
         k: case.k,
         how: Pursuit::PLAIN,
         level: Level::detected(),
+        state: &case.state,
     };
     row::SCORED.with(|scored| scored.store(0, Relaxed));
     let pool = rayon::ThreadPoolBuilder::new()
@@ -203,6 +213,27 @@ fn atoms_that_moved_since_the_integers_were_made() {
 }
 
 #[test]
+fn one_state_for_other_atoms_and_sizes_changes_no_result() {
+    let shapes = [
+        [40, 48, 300, 8],
+        [40, 48, 300, 8],
+        [40, 96, 150, 8],
+        [33, 48, 200, 12],
+    ];
+    let state = EncoderState::default();
+    let mut cases: Vec<Case> = (20..)
+        .zip(shapes)
+        .map(|(seed, shape)| Case::draw(seed, shape))
+        .collect();
+    for round in 0..2 {
+        for (number, case) in cases.iter_mut().enumerate() {
+            case.state = state.clone();
+            case.holds(&format!("case {number}, round {round}"));
+        }
+    }
+}
+
+#[test]
 fn of_equal_atoms_the_first_is_taken() {
     let mut case = Case::draw(10, [33, 32, 400, 1]);
     let d = case.d;
@@ -224,6 +255,7 @@ fn of_equal_atoms_the_first_is_taken() {
                 k: 1,
                 how: Pursuit::PLAIN,
                 level,
+                state: &case.state,
             };
             let (taken, ..) = all.run(&case.x, way);
             for (row, taken) in taken.iter().enumerate() {

@@ -26,6 +26,7 @@ mod recipes;
 pub mod run_folder;
 pub mod summary;
 mod tables;
+mod texts;
 mod train;
 
 pub use lapidary_activations as activations;

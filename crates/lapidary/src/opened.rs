@@ -149,8 +149,8 @@ pub fn read_blocks(
 ) -> Result<Vec<TokenBlock>> {
     let stream = BlockStream::new(model.clone(), config)?; // refuses a context below 2
     let skipped = stream.skipped_rows();
-    let n = (tokens / config.context as u64).max(1) as usize;
-    let blocks: Vec<TokenBlock> = stream.take(n).collect::<Result<_, _>>()?;
+    let blocks = stream.take(blocks_of(tokens, config.context));
+    let blocks: Vec<TokenBlock> = blocks.collect::<Result<_, _>>()?;
     if let Some(text) = skipped.note() {
         progress.say("note", &text);
     }
@@ -162,6 +162,11 @@ pub fn read_blocks(
         );
     }
     Ok(blocks)
+}
+
+/// The whole blocks of `context` tokens that fit in `tokens`, at least one.
+pub(crate) fn blocks_of(tokens: u64, context: usize) -> usize {
+    (tokens / context as u64).max(1) as usize
 }
 
 /// Evaluates a dictionary of one model on blocks of text.

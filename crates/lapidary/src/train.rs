@@ -13,7 +13,7 @@ use crate::progress::{Progress, Stage, count};
 use crate::recipes::NamedRecipe;
 use crate::run_folder::{Maker, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
-use crate::tables::write_tables;
+use crate::tables::Tables;
 use crate::texts::{FirstBlocks, Texts};
 use burn::tensor::Device;
 use lapidary_activations::{
@@ -386,11 +386,21 @@ fn describe(
     blocks: &FirstBlocks,
 ) -> Result<Option<Metrics>> {
     let (folder, model) = (&common.folders[number], &common.model);
+    let mut tables = match config.features.tokens {
+        0 => None,
+        tokens => Some(Tables::new(
+            (model, common.other.as_ref()),
+            dictionary,
+            blocks.of(&config.corpus.path, tokens)?,
+            config.features.examples_per_feature,
+        )?),
+    };
     let metrics = match config.evaluation.tokens {
         0 => None,
         tokens => {
             let blocks = blocks.of(&config.evaluation.corpus, tokens)?;
-            let metrics = measure(common.progress, model, dictionary, blocks)?.metrics;
+            let metrics =
+                measure(common.progress, model, dictionary, blocks, tables.as_mut())?.metrics;
             let signed = SignedMetrics {
                 metrics: &metrics,
                 corpus: &config.evaluation.corpus,
@@ -403,16 +413,10 @@ fn describe(
             Some(metrics)
         }
     };
-    if config.features.tokens > 0 {
-        let blocks = blocks.of(&config.corpus.path, config.features.tokens)?;
-        let examples = config.features.examples_per_feature;
-        write_tables(
+    if let Some(tables) = tables {
+        tables.write(
             common.progress,
             folder,
-            (model, common.other.as_ref()),
-            dictionary,
-            blocks,
-            examples,
             metrics.as_ref(),
             &folder.read_log(),
         )?;

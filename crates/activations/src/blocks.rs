@@ -140,6 +140,10 @@ pub struct BlockStream {
     current: Current,
     bos: Option<u32>,
     separator: Option<u32>,
+    /// Blocks that were read and not yet given.
+    ahead: VecDeque<TokenBlock>,
+    /// Blocks given since the corpus's beginning.
+    given: u64,
     digest: u64,
 }
 
@@ -210,6 +214,8 @@ impl BlockStream {
             current: Current::default(),
             bos,
             separator,
+            ahead: VecDeque::new(),
+            given: 0,
             digest: DIGEST.0,
         })
     }
@@ -234,11 +240,33 @@ impl BlockStream {
         self.corpus.skipped_rows()
     }
 
-    /// Starts again at the corpus's first document.
+    /// The next `n` blocks, or as many as there are. They are still given later, without being read
+    /// again.
+    ///
+    /// # Errors
+    /// When the corpus cannot be read.
+    pub fn read_ahead(&mut self, n: usize) -> Result<&[TokenBlock], ActivationsError> {
+        while self.ahead.len() < n {
+            match self.cut()? {
+                Some(block) => self.ahead.push_back(block),
+                None => break,
+            }
+        }
+        let blocks = self.ahead.make_contiguous();
+        Ok(&blocks[..n.min(blocks.len())])
+    }
+
+    /// Starts again at the corpus's first document. Nothing is read again where no block was given
+    /// yet.
     pub fn rewind(&mut self) {
+        if self.given == 0 {
+            return;
+        }
         self.documents = self.corpus.documents();
         self.ready.clear();
         self.current = Current::default();
+        self.ahead.clear();
+        self.given = 0;
         self.digest = DIGEST.0;
     }
 
@@ -272,8 +300,8 @@ impl BlockStream {
         }
     }
 
-    /// A digest of the tokens of every block since the corpus's beginning: two streams that gave
-    /// the same blocks have the same one.
+    /// A digest of the tokens of every block given since the corpus's beginning: two streams that
+    /// gave the same blocks have the same one.
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -374,7 +402,23 @@ impl BlockStream {
         Ok(!self.ready.is_empty())
     }
 
+    /// The next block: one that was read ahead, or the next of the corpus.
     fn block(&mut self) -> Result<Option<TokenBlock>, ActivationsError> {
+        let block = match self.ahead.pop_front() {
+            Some(block) => Some(block),
+            None => self.cut()?,
+        };
+        if let Some(block) = &block {
+            self.given += 1;
+            for token in &block.tokens {
+                self.digest = (self.digest ^ u64::from(*token)).wrapping_mul(DIGEST.1);
+            }
+        }
+        Ok(block)
+    }
+
+    /// Cuts the next block from the corpus.
+    fn cut(&mut self) -> Result<Option<TokenBlock>, ActivationsError> {
         let mut block = TokenBlock {
             tokens: Vec::with_capacity(self.config.context),
             segments: vec![],
@@ -409,9 +453,6 @@ impl BlockStream {
             });
             block.tokens.extend_from_slice(&tokens[*used..*used + n]);
             *used += n;
-        }
-        for token in &block.tokens {
-            self.digest = (self.digest ^ u64::from(*token)).wrapping_mul(DIGEST.1);
         }
         Ok(Some(block))
     }
@@ -664,5 +705,29 @@ mod tests {
             assert_eq!(stream.skipped_rows().count(), 2);
             stream.rewind();
         }
+    }
+
+    #[test]
+    fn blocks_read_ahead_are_given_later_without_another_look_at_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Arc::new(LanguageModel::load("embedded", &Device::flex()).unwrap());
+        let open = || stream(&model, folder.path(), &[TEXT, TEXT, TEXT], false);
+        let mut plain = open();
+        let all: Vec<TokenBlock> = plain.by_ref().map(Result::unwrap).collect();
+        let mut stream = open();
+        assert_eq!(stream.read_ahead(2).unwrap(), &all[..2]);
+        assert_eq!(stream.digest(), open().digest());
+        assert_eq!(stream.read_ahead(1).unwrap(), &all[..1]);
+        assert_eq!(stream.next().unwrap().unwrap(), all[0]);
+        assert_eq!(stream.read_ahead(all.len()).unwrap(), &all[1..]);
+        let rest: Vec<TokenBlock> = stream.by_ref().map(Result::unwrap).collect();
+        assert_eq!(rest, all[1..]);
+        assert_eq!(stream.digest(), plain.digest());
+        stream.rewind();
+        assert_eq!(stream.read_ahead(3).unwrap(), &all[..3]);
+        // What was read before any block was given is not read again.
+        std::fs::remove_file(folder.path().join("corpus.jsonl")).unwrap();
+        stream.rewind();
+        assert!(stream.take(3).map(Result::unwrap).eq(all[..3].to_vec()));
     }
 }

@@ -76,30 +76,30 @@ struct Row<'a> {
 }
 
 impl FirstBatch {
-    /// Reports on the first `n` blocks of a stream, one report a hook point, by one forward pass.
+    /// Reports on the next `n` blocks of a stream, which it still gives later: one report a hook
+    /// point, by one forward pass.
     ///
     /// # Errors
     /// When the corpus holds no block, or the model fails.
     pub fn of(
-        blocks: BlockStream,
+        stream: &mut BlockStream,
         hooks: &[HookPoint],
         n: usize,
     ) -> Result<Vec<Self>, ActivationsError> {
-        let model = blocks.model().clone();
-        let config = blocks.config().clone();
-        let blocks: Vec<TokenBlock> = blocks.take(n).collect::<Result<_, _>>()?;
+        let model = stream.model().clone();
+        let blocks = stream.read_ahead(n)?;
         if blocks.is_empty() {
             return Err(ActivationsError::TooShort {
-                corpus: config.corpus,
+                corpus: stream.config().corpus.clone(),
                 found: 0,
-                context: config.context,
+                context: stream.config().context,
                 needed: 1,
             });
         }
         let tokenizer = model.tokenizer()?;
         let tokens: Vec<u32> = blocks.iter().flat_map(|b| &b.tokens).copied().collect();
         let positions: Vec<usize> = blocks.iter().flat_map(TokenBlock::positions).collect();
-        let values = harvest_all(&model, hooks, &blocks)?;
+        let values = harvest_all(&model, hooks, blocks)?;
         let report = |(hook, value): (&HookPoint, burn::tensor::Tensor<2>)| {
             let d = value.dims()[1];
             let values: Vec<f32> = value.into_data().try_to_vec().expect("activations are f32");

@@ -16,16 +16,22 @@ impl HostCodes {
     /// Reads codes from their device; entries that are not active get index -1.
     pub fn read(codes: SparseCodes) -> Self {
         let k = codes.values.dims()[1];
-        let values: Vec<f32> = codes.values.into_data().iter::<f32>().collect();
-        let indices = codes.indices.into_data();
-        let indices = indices
-            .iter::<i32>()
-            .zip(&values)
-            .map(|(i, v)| if *v != 0.0 { i } else { -1 })
-            .collect();
+        let values = codes.values.into_data().iter::<f32>().collect();
+        let indices = codes.indices.into_data().iter::<i32>().collect();
+        Self::new(values, indices, k)
+    }
+
+    /// Codes that were read; entries that are not active get index -1.
+    pub(crate) fn new(values: Vec<f32>, mut indices: Vec<i32>, k: usize) -> Self {
+        for (index, value) in indices.iter_mut().zip(&values) {
+            if *value == 0.0 {
+                *index = -1;
+            }
+        }
         Self { values, indices, k }
     }
 }
+
 /// Running sums over codes.
 #[derive(Clone, Debug)]
 pub struct CodeSums {

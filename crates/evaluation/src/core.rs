@@ -7,12 +7,14 @@
 //! end of sequence) count nowhere and keep their activation when the reconstruction is spliced in,
 //! as SAEBench recommends.
 
+use std::slice::Chunks;
+
 use burn::tensor::{Tensor, TensorData};
 use lapidary_activations::{TokenBlock, predicts};
 use lapidary_coder::{AnyCoder, Coder, Dictionary, host, host_int};
 use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
 
-use crate::codes::CodeSums;
+use crate::codes::{CodeSums, HostCodes};
 use crate::cosines::{BABEL, DecoderCosines, co_selected, pairs, unit};
 use crate::error::EvaluationError;
 use crate::hooks::Hooks;
@@ -52,39 +54,94 @@ pub fn evaluate(
     blocks: &[TokenBlock],
     on_progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation, EvaluationError> {
-    let Some(first) = blocks.first() else {
-        return Err(EvaluationError::input(
-            "text to evaluate on",
-            "no text",
-            "at least one block",
-        ));
-    };
-    let context = first.tokens.len();
-    if let Some(other) = blocks.iter().find(|b| b.tokens.len() != context) {
-        return Err(EvaluationError::input(
-            "length of a block of tokens",
-            other.tokens.len(),
-            context,
-        ));
+    let mut evaluator = Evaluator::new(model, dictionary, hooks, blocks)?;
+    while let Some(batch) = evaluator.next_batch()? {
+        on_progress(batch.done);
     }
-    let tokens = (blocks.len() * context) as u64;
-    let coder = dictionary.coder.clone().to_device(model.device());
-    let mut sums = Sums {
-        model,
-        hooks: hooks.into(),
-        special: special_tokens(model),
-        reconstruction: ReconstructionSums::default(),
-        codes: CodeSums::new(coder.d_sae(), tokens.div_ceil(CO_SELECTED_TOKENS)),
-        predictions: Predictions::default(),
-        blocks: 0,
-        coder,
-    };
-    let at_once = (MOST_LOGITS / (context * model.config().d_vocab).max(1)).max(1);
-    let mut done = 0;
-    for batch in blocks.chunks(BATCH_BLOCKS) {
+    evaluator.finish()
+}
+
+/// [`evaluate`], batch by batch, for those who use the codes too.
+pub struct Evaluator<'a> {
+    sums: Sums<'a>,
+    /// Blocks to come, in batches.
+    batches: Chunks<'a, TokenBlock>,
+    done: usize,
+    /// Blocks that go through the model at once, at most.
+    at_once: usize,
+}
+
+/// A batch that was evaluated.
+pub struct EvaluatedBatch<'a> {
+    /// Its blocks.
+    pub blocks: &'a [TokenBlock],
+    /// Blocks evaluated so far, these included.
+    pub done: usize,
+    /// The codes of its tokens, if they have the bits of [`lapidary_activations::harvest_all`] and
+    /// the encoder on the whole batch. They may not where logits are too large for a batch in one
+    /// forward pass, or where a pass that captures the targets as well computes the sources in
+    /// another way.
+    pub codes: Option<HostCodes>,
+}
+
+impl<'a> Evaluator<'a> {
+    /// An evaluation that has seen nothing.
+    ///
+    /// # Errors
+    /// There are no blocks, or not all are of one length.
+    pub fn new(
+        model: &'a LanguageModel,
+        dictionary: &Dictionary,
+        hooks: impl Into<Hooks>,
+        blocks: &'a [TokenBlock],
+    ) -> Result<Self, EvaluationError> {
+        let Some(first) = blocks.first() else {
+            return Err(EvaluationError::input(
+                "text to evaluate on",
+                "no text",
+                "at least one block",
+            ));
+        };
+        let context = first.tokens.len();
+        if let Some(other) = blocks.iter().find(|b| b.tokens.len() != context) {
+            return Err(EvaluationError::input(
+                "length of a block of tokens",
+                other.tokens.len(),
+                context,
+            ));
+        }
+        let tokens = (blocks.len() * context) as u64;
+        let coder = dictionary.coder.clone().to_device(model.device());
+        let sums = Sums {
+            model,
+            hooks: hooks.into(),
+            special: special_tokens(model),
+            reconstruction: ReconstructionSums::default(),
+            codes: CodeSums::new(coder.d_sae(), tokens.div_ceil(CO_SELECTED_TOKENS)),
+            predictions: Predictions::default(),
+            blocks: 0,
+            coder,
+        };
+        Ok(Self {
+            sums,
+            batches: blocks.chunks(BATCH_BLOCKS),
+            done: 0,
+            at_once: (MOST_LOGITS / (context * model.config().d_vocab).max(1)).max(1),
+        })
+    }
+
+    /// Evaluates the next [`BATCH_BLOCKS`] blocks, or as many as are left; `None` at the end.
+    ///
+    /// # Errors
+    /// The dictionary does not fit the hook points, or the model fails.
+    pub fn next_batch(&mut self) -> Result<Option<EvaluatedBatch<'a>>, EvaluationError> {
+        let Some(blocks) = self.batches.next() else {
+            return Ok(None);
+        };
         let mut reconstructed = Reconstructed::default();
-        for part in batch.chunks(at_once) {
-            sums.observe(part, &mut reconstructed)?;
+        let mut codes = vec![];
+        for part in blocks.chunks(self.at_once) {
+            codes.push(self.sums.observe(part, &mut reconstructed)?);
         }
         let Reconstructed {
             y,
@@ -92,11 +149,23 @@ pub fn evaluate(
             counts,
             width,
         } = reconstructed;
-        sums.reconstruction.observe(&y, &y_hat, width, &counts);
-        done += batch.len();
-        on_progress(done);
+        self.sums.reconstruction.observe(&y, &y_hat, width, &counts);
+        self.done += blocks.len();
+        let whole = codes.len() == 1 && self.sums.hooks.targets_follow_sources();
+        Ok(Some(EvaluatedBatch {
+            blocks,
+            done: self.done,
+            codes: codes.pop().filter(|_| whole),
+        }))
     }
-    sums.figures()
+
+    /// The metrics on the batches so far.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn finish(self) -> Result<Evaluation, EvaluationError> {
+        self.sums.figures()
+    }
 }
 
 /// Tokens that count nowhere: beginning and end of sequence.
@@ -126,12 +195,13 @@ struct Reconstructed {
 }
 
 impl Sums<'_> {
-    /// Runs the model on some blocks: as it is, with the reconstruction, and with zeros.
+    /// Runs the model on some blocks: as it is, with the reconstruction, and with zeros. Gives the
+    /// codes of their tokens.
     fn observe(
         &mut self,
         part: &[TokenBlock],
         all: &mut Reconstructed,
-    ) -> Result<(), EvaluationError> {
+    ) -> Result<HostCodes, EvaluationError> {
         let (model, Hooks { sources, targets }) = (self.model, &self.hooks);
         let tokens: Vec<&[u32]> = part.iter().map(|b| b.tokens.as_slice()).collect();
         let counts: Vec<bool> = tokens
@@ -183,12 +253,12 @@ impl Sums<'_> {
         let z = self.coder.encode(x.clone());
         let y_hat = self.coder.reconstruct(z.clone(), x); // [b * t, d_out]
         let k = z.values.dims()[1];
-        let (values, indices) = (host(&z.values)?, host_int(&z.indices)?);
+        let codes = HostCodes::new(host(&z.values)?, host_int(&z.indices)?, k);
         for (i, counts) in counts.chunks_exact(t).enumerate() {
             let rows = i * t * k..(i + 1) * t * k;
             self.codes.observe(
-                &values[rows.clone()],
-                &indices[rows],
+                &codes.values[rows.clone()],
+                &codes.indices[rows],
                 k,
                 counts,
                 self.blocks,
@@ -248,7 +318,7 @@ impl Sums<'_> {
         all.y_hat.extend(host(&y_hat)?);
         all.counts.extend(counts);
         all.width = d_out;
-        Ok(())
+        Ok(codes)
     }
 
     fn figures(self) -> Result<Evaluation, EvaluationError> {

@@ -39,6 +39,14 @@ impl Hooks {
         })
     }
 
+    /// Whether each target is a source or comes after all sources in the forward pass. Then a pass
+    /// that captures both computes the sources just as one that captures the sources only.
+    pub(crate) fn targets_follow_sources(&self) -> bool {
+        let last = self.sources.iter().max();
+        let mut targets = self.targets.iter();
+        targets.all(|target| self.sources.contains(target) || Some(target) > last)
+    }
+
     /// The hook points that a dictionary of one model reads.
     ///
     /// # Errors

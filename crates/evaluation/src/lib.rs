@@ -2,7 +2,7 @@
 //! its latents fire.
 //!
 //! - [`evaluate`]: model and dictionary over token blocks, every metric in one pass, as [`Metrics`]
-//!   and [`LatentFigures`];
+//!   and [`LatentFigures`]; [`Evaluator`]: the same batch by batch, with the codes;
 //! - [`REGISTRY`]: what each metric is called and means;
 //! - [`babel`], [`co_selected`]: how alike the directions of a dictionary are;
 //! - [`synthetic`]: activations whose features are known, and what a coder makes of them;
@@ -28,7 +28,7 @@ mod reconstruction;
 mod registry;
 pub mod synthetic;
 
-pub use crate::core::{BATCH_BLOCKS, Evaluation, evaluate};
+pub use crate::core::{BATCH_BLOCKS, EvaluatedBatch, Evaluation, Evaluator, evaluate};
 pub use codes::{CodeSums, HostCodes};
 pub use cosines::{BABEL, CoSelected, DecoderCosines, babel, co_selected};
 pub use density::DensityHistogram;

@@ -8,85 +8,139 @@ use crate::{
 use burn::tensor::{Int, Tensor};
 use lapidary_activations::{ActivationsError, OtherModel, TokenBlock, harvest_all};
 use lapidary_coder::{Coder, Dictionary};
-use lapidary_evaluation::HostCodes;
+use lapidary_evaluation::{BATCH_BLOCKS, EvaluatedBatch, HostCodes};
 use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
 use rayon::prelude::*;
-
-/// Blocks that go through model and encoder at once.
-const BLOCKS: usize = 16;
 
 /// Latents whose logits are computed at once.
 const LATENTS: usize = 512;
 
-/// Runs model and dictionary, which reads at `hooks`, and at those of `other` behind, over `blocks`
-/// and gathers statistics. `on_progress` hears the number of blocks done.
-///
-/// # Errors
-/// When the dictionary does not fit the hook point, or the model fails.
-pub fn collect(
-    model: &LanguageModel,
-    coder: &dyn Coder,
-    hooks: &[HookPoint],
-    other: Option<&OtherModel>,
-    blocks: &[TokenBlock],
-    config: StatisticsConfig,
-    on_progress: &mut dyn FnMut(usize),
-) -> Result<StatisticsSummary, FeaturesError> {
-    let widths = hooks.iter().map(|hook| model.width(*hook));
-    let mut widths: Vec<usize> = widths
-        .collect::<Result<_, _>>()
-        .map_err(ActivationsError::from)?;
-    if let Some(other) = other {
-        other.check_tokens(model)?;
-        for hook in &other.hook_points {
-            let width = other.model.width(*hook);
-            widths.push(width.map_err(ActivationsError::from)?);
-        }
-    }
-    let width = widths.iter().sum::<usize>();
-    if width != coder.d_in() {
-        return Err(FeaturesError::Input {
-            field: "dictionary",
-            found: format!("latents on activations of width {}", coder.d_in()),
-            expected: format!(
-                "{width}, the width of {} in model `{}`",
-                names(hooks),
-                model.name()
-            ),
-        });
-    }
-    let mut statistics = FeatureStatistics::new(config);
-    let mut done = 0;
-    for helping in blocks.chunks(BLOCKS) {
-        let mut rows = harvest_all(model, hooks, helping)?;
+/// Statistics of a dictionary's latents over blocks of text: what an evaluation of the same blocks
+/// has computed is taken over, and model and encoder run on the rest.
+pub struct Collector<'a> {
+    model: &'a LanguageModel,
+    coder: &'a dyn Coder,
+    hooks: Vec<HookPoint>,
+    other: Option<&'a OtherModel>,
+    blocks: &'a [TokenBlock],
+    /// Blocks that are in the statistics.
+    done: usize,
+    statistics: FeatureStatistics,
+}
+
+impl<'a> Collector<'a> {
+    /// Of a dictionary that reads at `hooks` of `model`, and at those of `other` behind.
+    ///
+    /// # Errors
+    /// When the dictionary does not fit the hook points.
+    pub fn new(
+        model: &'a LanguageModel,
+        coder: &'a dyn Coder,
+        hooks: Vec<HookPoint>,
+        other: Option<&'a OtherModel>,
+        blocks: &'a [TokenBlock],
+        config: StatisticsConfig,
+    ) -> Result<Self, FeaturesError> {
+        let widths = hooks.iter().map(|hook| model.width(*hook));
+        let mut widths: Vec<usize> = widths
+            .collect::<Result<_, _>>()
+            .map_err(ActivationsError::from)?;
         if let Some(other) = other {
-            rows.extend(harvest_all(&other.model, &other.hook_points, helping)?);
+            other.check_tokens(model)?;
+            for hook in &other.hook_points {
+                let width = other.model.width(*hook);
+                widths.push(width.map_err(ActivationsError::from)?);
+            }
         }
-        let rows = Tensor::cat(rows, 1);
-        let codes = HostCodes::read(coder.encode(rows));
-        for (i, block) in helping.iter().enumerate() {
+        let width = widths.iter().sum::<usize>();
+        if width != coder.d_in() {
+            return Err(FeaturesError::Input {
+                field: "dictionary",
+                found: format!("latents on activations of width {}", coder.d_in()),
+                expected: format!(
+                    "{width}, the width of {} in model `{}`",
+                    names(&hooks),
+                    model.name()
+                ),
+            });
+        }
+        Ok(Self {
+            model,
+            coder,
+            hooks,
+            other,
+            blocks,
+            done: 0,
+            statistics: FeatureStatistics::new(config),
+        })
+    }
+
+    /// Takes over the codes of a batch of an evaluation of the same dictionary and model, if its
+    /// blocks are those that would come next here.
+    ///
+    /// # Errors
+    /// When a code is not finite.
+    pub fn take(&mut self, batch: &EvaluatedBatch<'_>) -> Result<(), FeaturesError> {
+        match &batch.codes {
+            Some(codes) if batch.blocks == self.next_blocks() => self.observe(codes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs model and encoder on the blocks that are left. `on_progress` hears the number of blocks
+    /// done.
+    ///
+    /// # Errors
+    /// When the model fails, or a code is not finite.
+    pub fn finish(
+        mut self,
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<StatisticsSummary, FeaturesError> {
+        while self.done < self.blocks.len() {
+            let blocks = self.next_blocks();
+            let mut rows = harvest_all(self.model, &self.hooks, blocks)?;
+            if let Some(other) = self.other {
+                rows.extend(harvest_all(&other.model, &other.hook_points, blocks)?);
+            }
+            let rows = Tensor::cat(rows, 1);
+            self.observe(&HostCodes::read(self.coder.encode(rows)))?;
+            on_progress(self.done);
+        }
+        Ok(self.statistics.finish())
+    }
+
+    /// The blocks that go through model and encoder next.
+    fn next_blocks(&self) -> &'a [TokenBlock] {
+        let left = &self.blocks[self.done..];
+        &left[..left.len().min(BATCH_BLOCKS)]
+    }
+
+    /// Takes in the codes of the next blocks.
+    fn observe(&mut self, codes: &HostCodes) -> Result<(), FeaturesError> {
+        let blocks = self.next_blocks();
+        for (i, block) in blocks.iter().enumerate() {
             let n = block.tokens.len();
             let (document, position): (Vec<u32>, Vec<u32>) = block.places().into_iter().unzip();
-            let active: Vec<bool> = block.tokens.iter().map(|t| !model.is_special(*t)).collect();
+            let special = |token: &u32| self.model.is_special(*token);
+            let active: Vec<bool> = block.tokens.iter().map(|t| !special(t)).collect();
             let view = BlockView {
                 tokens: &block.tokens,
                 document: &document,
                 position: &position,
-                block_index: (done + i) as u64,
+                block_index: (self.done + i) as u64,
                 active: &active,
             };
             let range = i * n * codes.k..(i + 1) * n * codes.k;
-            statistics.observe_block(
+            self.statistics.observe_block(
                 view,
                 &codes.values[range.clone()],
                 &codes.indices[range],
                 codes.k,
             )?;
         }
-        done += helping.len();
-        on_progress(done);
+        self.done += blocks.len();
+        Ok(())
     }
-    Ok(statistics.finish())
 }
 
 /// Hook points as they are shown.

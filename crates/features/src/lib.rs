@@ -1,7 +1,7 @@
 //! From sparse codes to a feature dictionary that people read: statistics and contexts of every
 //! latent, as Parquet tables for notebooks and as one self-contained HTML page.
 //!
-//! - [`collect`]: model and dictionary over token blocks; [`summarize_decoder`]: what the weights
+//! - [`Collector`]: model and dictionary over token blocks; [`summarize_decoder`]: what the weights
 //!   alone say;
 //! - [`FeatureStatistics`]: one pass over sparse codes, memory independent of the number of tokens;
 //! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`,
@@ -16,7 +16,7 @@ mod statistics;
 mod steering;
 mod tables;
 
-pub use collect::{collect, names, summarize_decoder};
+pub use collect::{Collector, names, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
 pub use statistics::{

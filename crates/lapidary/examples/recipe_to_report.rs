@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let opened = Opened::new(out.as_ref(), how, None, &device, &Silent)?;
     let text = TextOptions::default();
     let blocks = opened.blocks("embedded:heldout", &text, 10_000, &Silent)?;
-    let found = lapidary::measure(&Silent, &opened.model, &opened.dictionary, &blocks)?;
+    let found = lapidary::measure(&Silent, &opened.model, &opened.dictionary, &blocks, None)?;
     println!("FVU {:.3}, L0 {:.1}", found.metrics.fvu, found.metrics.l0);
     Ok(())
 }

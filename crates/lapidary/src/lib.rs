@@ -2,7 +2,7 @@
 //! activations, to a dictionary with its metrics, feature tables and report.
 //!
 //! [`train`] does what the command `lapidary train` does. [`Opened`] is a dictionary with its
-//! model, [`measure`] evaluates it, [`write_tables`] writes tables and report. The crates below are
+//! model, [`measure`] evaluates it, [`Tables`] are its tables and report. The crates below are
 //! re-exported under short names.
 //!
 //! ```no_run
@@ -26,6 +26,7 @@ mod recipes;
 pub mod run_folder;
 pub mod summary;
 mod tables;
+mod texts;
 mod train;
 
 pub use lapidary_activations as activations;
@@ -44,5 +45,5 @@ pub use opened::{
 };
 pub use progress::{Progress, Silent, StageDisplay, count};
 pub use recipes::{NamedRecipe, Sweep, read_all};
-pub use tables::{reconstructs, widths, write_tables};
+pub use tables::{Tables, reconstructs, widths};
 pub use train::{TrainOptions, train};

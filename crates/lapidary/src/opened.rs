@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TEXT_FIELD, TokenBlock};
 use lapidary_coder::Dictionary;
-use lapidary_evaluation::{Evaluation, Hooks, Metrics, evaluate};
+use lapidary_evaluation::{Evaluation, Evaluator, Hooks, Metrics};
 use lapidary_formats::{Format, saelens};
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::Recipe;
@@ -16,6 +16,7 @@ use crate::dictionary_model;
 use crate::error::{Result, bail};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
+use crate::tables::Tables;
 
 /// Metrics with what they are of.
 #[derive(Serialize)]
@@ -149,8 +150,8 @@ pub fn read_blocks(
 ) -> Result<Vec<TokenBlock>> {
     let stream = BlockStream::new(model.clone(), config)?; // refuses a context below 2
     let skipped = stream.skipped_rows();
-    let n = (tokens / config.context as u64).max(1) as usize;
-    let blocks: Vec<TokenBlock> = stream.take(n).collect::<Result<_, _>>()?;
+    let blocks = stream.take(blocks_of(tokens, config.context));
+    let blocks: Vec<TokenBlock> = blocks.collect::<Result<_, _>>()?;
     if let Some(text) = skipped.note() {
         progress.say("note", &text);
     }
@@ -164,7 +165,13 @@ pub fn read_blocks(
     Ok(blocks)
 }
 
-/// Evaluates a dictionary of one model on blocks of text.
+/// The whole blocks of `context` tokens that fit in `tokens`, at least one.
+pub(crate) fn blocks_of(tokens: u64, context: usize) -> usize {
+    (tokens / context as u64).max(1) as usize
+}
+
+/// Evaluates a dictionary of one model on blocks of text. Its `tables`, if there are to be any, get
+/// the codes of the blocks that both read first, so that one forward pass serves both.
 ///
 /// # Errors
 /// The dictionary does not fit the model, or the model fails.
@@ -173,12 +180,17 @@ pub fn measure(
     model: &LanguageModel,
     dictionary: &Dictionary,
     blocks: &[TokenBlock],
+    mut tables: Option<&mut Tables<'_>>,
 ) -> Result<Evaluation> {
     let stage = Stage::new(progress, "evaluate", blocks.len() as u64);
-    let hooks = Hooks::of(dictionary)?;
-    let evaluation = evaluate(model, dictionary, hooks, blocks, &mut |done| {
-        stage.at(done as u64, format!("{done} blocks"));
-    })?;
+    let mut evaluator = Evaluator::new(model, dictionary, Hooks::of(dictionary)?, blocks)?;
+    while let Some(batch) = evaluator.next_batch()? {
+        if let Some(tables) = &mut tables {
+            tables.take(&batch)?;
+        }
+        stage.at(batch.done as u64, format!("{} blocks", batch.done));
+    }
+    let evaluation = evaluator.finish()?;
     let metrics = &evaluation.metrics;
     stage.done(format!(
         "CE-loss score {:.4}, FVU {:.4}, L0 {:.1}, alive {:.1} % on {} tokens",

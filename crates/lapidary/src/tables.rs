@@ -2,101 +2,139 @@
 
 use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary, Sites};
-use lapidary_evaluation::{Hooks, Metric, Metrics};
+use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
 use lapidary_features::{
-    Curve, Report, StatisticsConfig, collect, example_rows, feature_rows, names, summarize_decoder,
-    write_examples, write_features, write_report,
+    Collector, Curve, Report, StatisticsConfig, example_rows, feature_rows, names,
+    summarize_decoder, write_examples, write_features, write_report,
 };
-use lapidary_model::LanguageModel;
+use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
 
 use crate::error::{Context, Result};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
 
-/// Writes `features/` and `report.html`.
-///
-/// # Errors
-/// The dictionary does not fit the model, or a file cannot be written.
-#[allow(clippy::too_many_arguments)] // what a report is of
-pub fn write_tables(
-    progress: &dyn Progress,
-    folder: &RunFolder,
-    (model, other): (&LanguageModel, Option<&OtherModel>),
-    dictionary: &Dictionary,
-    blocks: &[TokenBlock],
-    examples_per_feature: usize,
-    metrics: Option<&Metrics>,
-    log: &[StepReport],
-) -> Result<()> {
-    let stage = Stage::new(progress, "features", blocks.len() as u64);
-    let [hooks, others] = Hooks::sources_of_both(dictionary)?;
-    let hook = match others.is_empty() {
-        true => names(&hooks),
-        false => dictionary.sites().read().join(", "),
-    };
-    let tokenizer = model.tokenizer()?;
-    let text = |token: u32| tokenizer.token_text(token);
-    let config = StatisticsConfig {
-        examples_per_feature,
-        ..StatisticsConfig::new(dictionary.coder.d_sae())
-    };
-    let top = config.top_tokens;
-    let summary = collect(
-        model,
-        &dictionary.coder,
-        &hooks,
-        other,
-        blocks,
-        config,
-        &mut |done| {
-            stage.at(done as u64, format!("{done} blocks"));
-        },
-    )?;
-    // Of two models what a latent does to the second one's logits.
-    let (lens, written) = match other {
-        Some(other) => (&*other.model, others),
-        None => (model, Hooks::targets(dictionary)?),
-    };
-    let parts = match other {
-        Some(_) => hooks.iter().map(|hook| model.width(*hook)).collect(),
-        None => Ok(vec![]),
-    };
-    let mut parts: Vec<usize> = parts?;
-    for hook in &written {
-        parts.push(lens.width(*hook)?);
+/// The feature tables and the report of a dictionary, before they are written.
+pub struct Tables<'a> {
+    model: &'a LanguageModel,
+    other: Option<&'a OtherModel>,
+    dictionary: &'a Dictionary,
+    hooks: [Vec<HookPoint>; 2],
+    blocks: usize,
+    top_tokens: usize,
+    collector: Collector<'a>,
+}
+
+impl<'a> Tables<'a> {
+    /// Tables of `dictionary` over `blocks`, with so many contexts of each latent.
+    ///
+    /// # Errors
+    /// The dictionary does not fit the model.
+    pub fn new(
+        (model, other): (&'a LanguageModel, Option<&'a OtherModel>),
+        dictionary: &'a Dictionary,
+        blocks: &'a [TokenBlock],
+        examples_per_feature: usize,
+    ) -> Result<Self> {
+        let hooks = Hooks::sources_of_both(dictionary)?;
+        let coder = &dictionary.coder;
+        let config = StatisticsConfig {
+            examples_per_feature,
+            ..StatisticsConfig::new(coder.d_sae())
+        };
+        let top_tokens = config.top_tokens;
+        let collector = Collector::new(model, coder, hooks[0].clone(), other, blocks, config)?;
+        Ok(Self {
+            model,
+            other,
+            dictionary,
+            hooks,
+            blocks: blocks.len(),
+            top_tokens,
+            collector,
+        })
     }
-    let decoder = summarize_decoder(lens, dictionary, &written, &parts, top)?;
-    // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any other
-    // coder at all.
-    let places: Vec<String> = match dictionary.sites() {
-        Sites::CrossLayer { .. } => hooks.iter().map(ToString::to_string).collect(),
-        _ => vec![hook.clone()],
-    };
-    let features = feature_rows(&summary, &decoder, &places, &text)?;
-    let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
-    let tables = folder.features();
-    std::fs::create_dir_all(&tables)
-        .with_context(|| format!("{}: cannot be made", tables.display()))?;
-    write_features(&tables.join("features.parquet"), &features)?;
-    write_examples(&tables.join("examples.parquet"), &examples)?;
-    let report = Report {
-        title: format!("{} · {hook}", model.name()),
-        provenance: provenance(dictionary, summary.tokens),
-        metrics: metrics.map(figures).unwrap_or_default(),
-        curves: curves(log),
-        features: &features,
-        examples: &examples,
-    };
-    write_report(&folder.report(), &report)?;
-    let dead = features.iter().filter(|row| row.dead).count();
-    stage.done(format!(
-        "{} latents ({dead} never fired), {} contexts from {} tokens",
-        features.len(),
-        examples.len(),
-        summary.tokens
-    ));
-    Ok(())
+
+    /// Takes over what an evaluation of the dictionary on the same blocks has computed.
+    pub(crate) fn take(&mut self, batch: &EvaluatedBatch<'_>) -> Result<()> {
+        Ok(self.collector.take(batch)?)
+    }
+
+    /// Writes `features/` and `report.html`, the report with the metrics and the training log.
+    ///
+    /// # Errors
+    /// The model fails, or a file cannot be written.
+    pub fn write(
+        self,
+        progress: &dyn Progress,
+        folder: &RunFolder,
+        metrics: Option<&Metrics>,
+        log: &[StepReport],
+    ) -> Result<()> {
+        let Self {
+            model,
+            other,
+            dictionary,
+            hooks: [hooks, others],
+            blocks,
+            top_tokens,
+            collector,
+        } = self;
+        let stage = Stage::new(progress, "features", blocks as u64);
+        let hook = match others.is_empty() {
+            true => names(&hooks),
+            false => dictionary.sites().read().join(", "),
+        };
+        let tokenizer = model.tokenizer()?;
+        let text = |token: u32| tokenizer.token_text(token);
+        let summary = collector.finish(&mut |done| {
+            stage.at(done as u64, format!("{done} blocks"));
+        })?;
+        // Of two models what a latent does to the second one's logits.
+        let (lens, written) = match other {
+            Some(other) => (&*other.model, others),
+            None => (model, Hooks::targets(dictionary)?),
+        };
+        let parts = match other {
+            Some(_) => hooks.iter().map(|hook| model.width(*hook)).collect(),
+            None => Ok(vec![]),
+        };
+        let mut parts: Vec<usize> = parts?;
+        for hook in &written {
+            parts.push(lens.width(*hook)?);
+        }
+        let decoder = summarize_decoder(lens, dictionary, &written, &parts, top_tokens)?;
+        // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any
+        // other coder at all.
+        let places: Vec<String> = match dictionary.sites() {
+            Sites::CrossLayer { .. } => hooks.iter().map(ToString::to_string).collect(),
+            _ => vec![hook.clone()],
+        };
+        let features = feature_rows(&summary, &decoder, &places, &text)?;
+        let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
+        let tables = folder.features();
+        std::fs::create_dir_all(&tables)
+            .with_context(|| format!("{}: cannot be made", tables.display()))?;
+        write_features(&tables.join("features.parquet"), &features)?;
+        write_examples(&tables.join("examples.parquet"), &examples)?;
+        let report = Report {
+            title: format!("{} · {hook}", model.name()),
+            provenance: provenance(dictionary, summary.tokens),
+            metrics: metrics.map(figures).unwrap_or_default(),
+            curves: curves(log),
+            features: &features,
+            examples: &examples,
+        };
+        write_report(&folder.report(), &report)?;
+        let dead = features.iter().filter(|row| row.dead).count();
+        stage.done(format!(
+            "{} latents ({dead} never fired), {} contexts from {} tokens",
+            features.len(),
+            examples.len(),
+            summary.tokens
+        ));
+        Ok(())
+    }
 }
 
 fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {

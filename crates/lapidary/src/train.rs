@@ -8,16 +8,17 @@ use crate::device::device_name;
 use crate::dictionary_model::load_model;
 use crate::error::{Context, Result, ensure};
 use crate::first_batch;
-use crate::opened::{SignedMetrics, measure, read_blocks};
+use crate::opened::{SignedMetrics, measure};
 use crate::progress::{Progress, Stage, count};
 use crate::recipes::NamedRecipe;
 use crate::run_folder::{Maker, RunFolder, RunWriter, training_files, write_json};
 use crate::summary;
-use crate::tables::write_tables;
+use crate::tables::Tables;
+use crate::texts::{FirstBlocks, Texts};
 use burn::tensor::Device;
 use lapidary_activations::{
     ActivationStream, BatchSource, BlockConfig, BlockStream, FirstBatch, OtherModel,
-    SequenceStream, SkippedRows, StoreBatches, StreamConfig,
+    SequenceStream, StoreBatches, StreamConfig,
 };
 use lapidary_coder::{Dictionary, SECOND_MODEL, Sites};
 use lapidary_evaluation::Metrics;
@@ -57,7 +58,6 @@ struct Common<'a> {
     hooks: Vec<HookPoint>,
     /// The second model, with its hook points, if there is one.
     other: Option<OtherModel>,
-    blocks: BlockConfig,
     /// Each coder's folder.
     folders: Vec<RunFolder>,
     /// The coders' names where there are several; the folder of one is the run's own.
@@ -121,9 +121,11 @@ pub fn train(
         None => None,
     };
     // What can be refused is refused before anything is written or any long work begins.
+    let corpus = block_config.corpus.clone();
+    let mut texts = Texts::new(model.clone(), block_config);
     let mut widths = vec![];
     for recipe in &recipes {
-        let width = check(recipe, &model, other.as_ref(), &block_config);
+        let width = check(recipe, &model, other.as_ref(), &mut texts);
         widths.push(match several {
             true => width.with_context(|| format!("coder {}", recipe.name))?,
             false => width?,
@@ -143,7 +145,9 @@ pub fn train(
     if let Some(other) = &other {
         other.check_tokens(&model)?;
     }
-    let blocks = BlockStream::new(model.clone(), &block_config)?;
+    for config in &configs {
+        texts.open(&corpus, config.features.tokens)?;
+    }
     let wide = |(hook, width)| format!("{hook} is {width} wide");
     let places: Vec<String> = hooks
         .iter()
@@ -172,7 +176,6 @@ pub fn train(
         device: device.clone(),
         hooks,
         other,
-        blocks: block_config,
         names,
     };
     common.write_to(&writer.folder());
@@ -185,10 +188,10 @@ pub fn train(
             (&writer.folder(), &writer.coders()),
         )?,
         Way::Start | Way::GoOn => {
-            let (mut run, skipped) = match way {
-                Way::Start => start(&recipes, &mut common, &mut writer, files, blocks)?,
+            let mut run = match way {
+                Way::Start => start(&recipes, &mut common, &mut writer, files, &mut texts)?,
                 _ => {
-                    let run = resume(&recipes, &widths, &common, options.extend)?;
+                    let run = resume(&recipes, &widths, &common, &mut texts, options.extend)?;
                     writer.go_on(files)?;
                     run
                 }
@@ -200,7 +203,7 @@ pub fn train(
                 logs.push(folder.append_log(trainer.step_count(), config.training.batch_tokens)?);
             }
             steps(progress, &mut run, &recipes, logs, &mut writer)?;
-            note_text(progress, run.passes(), skipped);
+            note_passes(progress, run.passes());
             common.write_to(&writer.folder());
             let configs = run.trainers().iter().map(|t| t.recipe().recipe().clone());
             let configs: Vec<Recipe> = configs.collect();
@@ -214,18 +217,21 @@ pub fn train(
         }
     };
     let mut figures = vec![];
-    for (number, dictionary) in dictionaries.iter().enumerate() {
-        if several {
-            progress.say("coder", &recipes[number].name);
+    if !dictionaries.is_empty() {
+        let blocks = texts.read(progress)?;
+        for (number, dictionary) in dictionaries.iter().enumerate() {
+            if several {
+                progress.say("coder", &recipes[number].name);
+            }
+            let config = &configs[number];
+            figures.push(describe(&common, number, config, dictionary, &blocks)?);
+            // Last, so that a finished run whose tables are made anew is not taken for done when
+            // it is killed meanwhile.
+            write_atomically(
+                &common.folders[number].config(),
+                config.to_toml().as_bytes(),
+            )?;
         }
-        let config = &configs[number];
-        figures.push(describe(&common, number, config, dictionary)?);
-        // Last, so that a finished run whose tables are made anew is not taken for done when it is
-        // killed meanwhile.
-        write_atomically(
-            &common.folders[number].config(),
-            config.to_toml().as_bytes(),
-        )?;
     }
     let folder = RunFolder::new(out);
     let written = if dictionaries.is_empty() {
@@ -248,12 +254,8 @@ pub fn train(
     Ok(written)
 }
 
-/// Says what a look at the metrics does not show of the text: rows that were skipped, and that it
-/// was short.
-fn note_text(progress: &dyn Progress, passes: u64, skipped: Option<SkippedRows>) {
-    if let Some(text) = skipped.and_then(|skipped| skipped.note()) {
-        progress.say("note", &text);
-    }
+/// Says so where the text was short, which the metrics do not show.
+fn note_passes(progress: &dyn Progress, passes: u64) {
     if passes > 1 {
         let text = format!("the training went through its text or store more than {passes} times");
         progress.say("note", &text);
@@ -297,7 +299,7 @@ fn check(
     recipe: &NamedRecipe,
     model: &Arc<LanguageModel>,
     other: Option<&Arc<LanguageModel>>,
-    blocks: &BlockConfig,
+    texts: &mut Texts,
 ) -> Result<usize> {
     let config = &recipe.config;
     if config.evaluation.tokens > 0
@@ -340,11 +342,7 @@ fn check(
     );
     config.resolve(width)?.check_memory(d_in, d_out)?;
     if config.evaluation.tokens > 0 {
-        let held_out = BlockConfig {
-            corpus: config.evaluation.corpus.clone(),
-            ..blocks.clone()
-        };
-        BlockStream::new(model.clone(), &held_out)?;
+        texts.open(&config.evaluation.corpus, config.evaluation.tokens)?;
     }
     Ok(width)
 }
@@ -355,15 +353,16 @@ fn start(
     common: &mut Common<'_>,
     writer: &mut RunWriter,
     files: BTreeSet<String>,
-    blocks: BlockStream,
-) -> Result<(TrainingRun, Option<SkippedRows>)> {
+    texts: &mut Texts,
+) -> Result<TrainingRun> {
     check_store(common.progress, &recipes[0])?;
     let stage = Stage::new(common.progress, "buffer", 1);
     let first = &recipes[0].config.activations;
-    let look = FirstBatch::of(blocks, &common.hooks, first.harvest_blocks)?;
+    let mut blocks = texts.training_stream()?;
+    let look = FirstBatch::of(&mut blocks, &common.hooks, first.harvest_blocks)?;
     first_batch::show(common.progress, &look);
     let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
-    let (source, skipped) = source(&recipes[0], common, true)?;
+    let source = source(&recipes[0], common, blocks, true)?;
     let run = TrainingRun::new(&configs, source, &common.device).map_err(|e| named(e, recipes))?;
     // Only now is it sure that there will be a run in their place.
     writer.begin(files)?;
@@ -375,7 +374,7 @@ fn start(
         first_batch::keep(&folder.path, &of_coder)?;
     }
     stage.done(format!("{} activations to shuffle", first.buffer_tokens));
-    Ok((run, skipped))
+    Ok(run)
 }
 
 /// Figures of merit, tables and report of a coder, as its recipe asks.
@@ -384,22 +383,24 @@ fn describe(
     number: usize,
     config: &Recipe,
     dictionary: &Dictionary,
+    blocks: &FirstBlocks,
 ) -> Result<Option<Metrics>> {
     let (folder, model) = (&common.folders[number], &common.model);
+    let mut tables = match config.features.tokens {
+        0 => None,
+        tokens => Some(Tables::new(
+            (model, common.other.as_ref()),
+            dictionary,
+            blocks.of(&config.corpus.path, tokens)?,
+            config.features.examples_per_feature,
+        )?),
+    };
     let metrics = match config.evaluation.tokens {
         0 => None,
         tokens => {
-            let held_out = BlockConfig {
-                corpus: config.evaluation.corpus.clone(),
-                ..common.blocks.clone()
-            };
-            let metrics = measure(
-                common.progress,
-                model,
-                dictionary,
-                &read_blocks(common.progress, model, &held_out, tokens)?,
-            )?
-            .metrics;
+            let blocks = blocks.of(&config.evaluation.corpus, tokens)?;
+            let metrics =
+                measure(common.progress, model, dictionary, blocks, tables.as_mut())?.metrics;
             let signed = SignedMetrics {
                 metrics: &metrics,
                 corpus: &config.evaluation.corpus,
@@ -412,21 +413,10 @@ fn describe(
             Some(metrics)
         }
     };
-    if config.features.tokens > 0 {
-        let blocks = read_blocks(
-            common.progress,
-            model,
-            &common.blocks,
-            config.features.tokens,
-        )?;
-        let examples = config.features.examples_per_feature;
-        write_tables(
+    if let Some(tables) = tables {
+        tables.write(
             common.progress,
             folder,
-            (model, common.other.as_ref()),
-            dictionary,
-            &blocks,
-            examples,
             metrics.as_ref(),
             &folder.read_log(),
         )?;
@@ -458,13 +448,15 @@ fn check_store(progress: &dyn Progress, recipe: &NamedRecipe) -> Result<()> {
     Ok(())
 }
 
-/// Where a run's activations come from: its store, or the model. Opened for a fresh run, or unread
-/// for one whose state comes from a checkpoint. Recipes of one run agree in all that is read here.
+/// Where a run's activations come from: its store, or the model on `blocks`. Opened for a fresh
+/// run, or unread for one whose state comes from a checkpoint. Recipes of one run agree in all that
+/// is read here.
 fn source(
     recipe: &NamedRecipe,
     common: &Common<'_>,
+    blocks: BlockStream,
     fresh: bool,
-) -> Result<(Box<dyn BatchSource>, Option<SkippedRows>)> {
+) -> Result<Box<dyn BatchSource>> {
     let (c, seed) = (&recipe.config, recipe.config.order_seed());
     let normalization = c.activations.normalization;
     let (batch, window) = (c.training.batch_tokens, c.activations.buffer_tokens);
@@ -477,10 +469,8 @@ fn source(
             true => StoreBatches::new(store, &names, batch, window, normalization, seed, device)?,
             false => StoreBatches::unread(store, &names, batch, window, seed, device)?,
         };
-        return Ok((Box::new(batches), None));
+        return Ok(Box::new(batches));
     }
-    let blocks = BlockStream::new(common.model.clone(), &common.blocks)?;
-    let skipped = Some(blocks.skipped_rows());
     let stream = StreamConfig {
         hook_points: common.hooks.clone(),
         batch_tokens: batch,
@@ -496,11 +486,11 @@ fn source(
             true => SequenceStream::new(blocks, stream)?,
             false => SequenceStream::unfilled(blocks, stream)?,
         };
-        return Ok((Box::new(sequences), skipped));
+        return Ok(Box::new(sequences));
     }
     let activations = match fresh {
         true => ActivationStream::new(blocks, stream)?,
         false => ActivationStream::unfilled(blocks, stream)?,
     };
-    Ok((Box::new(activations), skipped))
+    Ok(Box::new(activations))
 }

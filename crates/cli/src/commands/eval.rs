@@ -83,7 +83,7 @@ impl Eval {
             .blocks(&corpus, &self.text.options(), tokens, &Watched)
             .map_err(corpus_of(&self.dictionary, given))?;
         let Evaluation { metrics, latents } =
-            measure(&Watched, &opened.model, &opened.dictionary, &blocks)?;
+            measure(&Watched, &opened.model, &opened.dictionary, &blocks, None)?;
         let signed = SignedMetrics {
             metrics: &metrics,
             corpus: &corpus,

@@ -4,9 +4,9 @@ use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lapidary::Tables;
 use lapidary::dictionary_model::corpus_of;
 use lapidary::run_folder::{Maker, RunFolder, RunWriter, table_files};
-use lapidary::write_tables;
 use std::path::PathBuf;
 
 /// Write the feature tables and the report of a dictionary
@@ -82,15 +82,8 @@ impl Features {
             .blocks(&corpus, &self.text.options(), tokens, &Watched)
             .map_err(corpus_of(&self.dictionary, given))?;
         writer.add(table_files())?;
-        Ok(write_tables(
-            &Watched,
-            &folder,
-            (&opened.model, other.as_ref()),
-            &opened.dictionary,
-            &blocks,
-            examples,
-            metrics.as_ref(),
-            &log,
-        )?)
+        let models = (&*opened.model, other.as_ref());
+        let tables = Tables::new(models, &opened.dictionary, &blocks, examples)?;
+        Ok(tables.write(&Watched, &folder, metrics.as_ref(), &log)?)
     }
 }

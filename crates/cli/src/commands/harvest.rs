@@ -129,7 +129,7 @@ impl Harvest {
             prepend_bos: !self.no_bos,
             attend_across_documents: self.text.attend_across_documents,
         };
-        let blocks = BlockStream::new(model.clone(), &from)?;
+        let mut blocks = BlockStream::new(model.clone(), &from)?;
         let skipped = blocks.skipped_rows();
         let dtype = StoreDtype::from(self.dtype);
         let mut width = 0;
@@ -149,8 +149,7 @@ impl Harvest {
             },
         };
         stage.done(format!("{}; device {}", model.name(), device_name(&device)));
-        let look = BlockStream::new(model.clone(), &from)?;
-        let look = FirstBatch::of(look, &config.hook_points, config.batch_blocks.max(1))?;
+        let look = FirstBatch::of(&mut blocks, &config.hook_points, config.batch_blocks.max(1))?;
         first_batch::show(&Watched, &look);
         let before = match Store::exists(&self.out) {
             true => Store::open(&self.out)?.rows(),

@@ -6,7 +6,7 @@ use crate::error::{Result, bail, ensure};
 use crate::progress::Stage;
 use crate::recipes::NamedRecipe;
 use crate::run_folder::RunWriter;
-use lapidary_activations::SkippedRows;
+use crate::texts::Texts;
 use lapidary_coder::Dictionary;
 use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun, checkpoint};
@@ -94,8 +94,9 @@ pub(super) fn resume(
     recipes: &[NamedRecipe],
     widths: &[usize],
     common: &Common<'_>,
+    texts: &mut Texts,
     extend: bool,
-) -> Result<(TrainingRun, Option<SkippedRows>)> {
+) -> Result<TrainingRun> {
     let place = match common.several() {
         true => common.folders[0].path.with_file_name("checkpoint"),
         false => common.folders[0].checkpoint(),
@@ -120,7 +121,7 @@ pub(super) fn resume(
     }
     check_store(common.progress, &recipes[0])?;
     let stage = Stage::new(common.progress, "buffer", 1);
-    let (source, skipped) = source(&recipes[0], common, false)?;
+    let source = source(&recipes[0], common, texts.training_stream()?, false)?;
     let mut run = TrainingRun::resume(&place, source, &common.device)?;
     let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
     run.update_settings(&configs);
@@ -129,7 +130,7 @@ pub(super) fn resume(
     }
     let to_shuffle = recipes[0].config.activations.buffer_tokens;
     stage.done(format!("{to_shuffle} activations to shuffle"));
-    Ok((run, skipped))
+    Ok(run)
 }
 
 /// The dictionaries of a finished run whose evaluation or tables the recipes now want otherwise;

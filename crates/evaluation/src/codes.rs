@@ -30,6 +30,23 @@ impl HostCodes {
         }
         Self { values, indices, k }
     }
+
+    /// The codes of several batches, one after the other. Rows of a batch with fewer places get
+    /// places that are not active.
+    pub(crate) fn joined(batches: Vec<Self>) -> Self {
+        let k = batches.iter().map(|batch| batch.k).max().unwrap_or(0);
+        let (mut values, mut indices) = (vec![], vec![]);
+        for batch in batches {
+            let rows = batch.values.chunks_exact(batch.k.max(1));
+            for (row, latents) in rows.zip(batch.indices.chunks_exact(batch.k.max(1))) {
+                values.extend(row);
+                indices.extend(latents);
+                values.resize(values.len() + k - batch.k, 0.0);
+                indices.resize(values.len(), -1);
+            }
+        }
+        Self { values, indices, k }
+    }
 }
 
 /// Running sums over codes.
@@ -157,6 +174,16 @@ impl CodeSums {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_of_codes_are_joined_row_by_row() {
+        let narrow = HostCodes::new(vec![1.0, 2.0], vec![7, 8], 1);
+        let wide = HostCodes::new(vec![3.0, 4.0, 5.0, 0.0], vec![1, 2, 3, 9], 2);
+        let joined = HostCodes::joined(vec![narrow, wide]);
+        assert_eq!(joined.k, 2);
+        assert_eq!(joined.values, [1.0, 0.0, 2.0, 0.0, 3.0, 4.0, 5.0, 0.0]);
+        assert_eq!(joined.indices, [7, -1, 8, -1, 1, 2, 3, -1]);
+    }
 
     #[test]
     fn code_figures_count_values_of_counted_tokens() {

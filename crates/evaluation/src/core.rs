@@ -77,10 +77,10 @@ pub struct EvaluatedBatch<'a> {
     pub blocks: &'a [TokenBlock],
     /// Blocks evaluated so far, these included.
     pub done: usize,
-    /// The codes of its tokens, if they have the bits of [`lapidary_activations::harvest_all`] and
-    /// the encoder on the whole batch. They may not where logits are too large for a batch in one
-    /// forward pass, or where a pass that captures the targets as well computes the sources in
-    /// another way.
+    /// The codes of its tokens, unless a pass that captures the targets as well computes the
+    /// sources in another way than [`lapidary_activations::harvest_all`] does. On the CPU they have
+    /// the bits of that and the encoder on the whole batch. On a GPU they may not where logits are
+    /// too large for a batch in one forward pass.
     pub codes: Option<HostCodes>,
 }
 
@@ -151,11 +151,11 @@ impl<'a> Evaluator<'a> {
         } = reconstructed;
         self.sums.reconstruction.observe(&y, &y_hat, width, &counts);
         self.done += blocks.len();
-        let whole = codes.len() == 1 && self.sums.hooks.targets_follow_sources();
+        let shared = self.sums.hooks.targets_follow_sources();
         Ok(Some(EvaluatedBatch {
             blocks,
             done: self.done,
-            codes: codes.pop().filter(|_| whole),
+            codes: shared.then(|| HostCodes::joined(codes)),
         }))
     }
 
@@ -337,5 +337,68 @@ impl Sums<'_> {
             decoder,
         );
         Ok(Evaluation { metrics, latents })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::tensor::{Device, Distribution};
+    use lapidary_activations::{BlockConfig, BlockStream};
+    use lapidary_coder::{Architecture, Provenance, SparseCoder, Weights};
+
+    use super::*;
+
+    #[test]
+    fn a_batch_in_several_passes_gives_the_codes_of_one_pass() {
+        let device = Device::flex();
+        let model = Arc::new(LanguageModel::load("embedded", &device).unwrap());
+        let config = BlockConfig {
+            corpus: "embedded:heldout".into(),
+            text_field: "text".into(),
+            context: 16,
+            prepend_bos: true,
+            attend_across_documents: false,
+        };
+        let blocks = BlockStream::new(model.clone(), &config).unwrap();
+        let blocks: Vec<TokenBlock> = blocks.take(BATCH_BLOCKS).map(Result::unwrap).collect();
+        let hook: HookPoint = "blocks.1.hook_resid_post".parse().unwrap();
+        let d = model.width(hook).unwrap();
+        device.seed(3);
+        let rows = || Tensor::<2>::random([64, d], Distribution::Normal(0.0, 1.0), &device);
+        let zeros = |n| Tensor::<1>::zeros([n], &device);
+        let dictionary = Dictionary {
+            coder: SparseCoder {
+                architecture: Architecture::Standard, // rows have as many places as it needs
+                apply_b_dec_to_input: false,
+                weights: Weights::new([
+                    ("w_enc", rows().into()),
+                    ("b_enc", zeros(64).into()),
+                    ("w_dec", rows().into()),
+                    ("b_dec", zeros(d).into()),
+                ]),
+            }
+            .into(),
+            provenance: Provenance::default(),
+        };
+        let codes = |at_once: usize| {
+            let mut evaluator = Evaluator::new(&model, &dictionary, hook, &blocks).unwrap();
+            evaluator.at_once = at_once;
+            let batch = evaluator.next_batch().unwrap().unwrap();
+            let codes = batch.codes.unwrap();
+            let rows = codes
+                .indices
+                .chunks(codes.k)
+                .zip(codes.values.chunks(codes.k));
+            let active = rows.map(|(latents, values)| {
+                let places = latents.iter().zip(values).filter(|(i, _)| **i >= 0);
+                places.map(|(i, v)| (*i, v.to_bits())).collect::<Vec<_>>()
+            });
+            active.collect::<Vec<_>>()
+        };
+        let whole = codes(BATCH_BLOCKS);
+        assert!(whole.iter().all(|row| !row.is_empty()));
+        assert_eq!(codes(5), whole);
     }
 }

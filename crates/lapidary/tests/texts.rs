@@ -5,6 +5,7 @@
 
 use burn::tensor::{Device, Tensor};
 use lapidary::activations::{BlockConfig, BlockStream, TokenBlock};
+use lapidary::coder::Coder;
 use lapidary::coder::{Architecture, Dictionary, Provenance, Sites, SparseCoder, Weights};
 use lapidary::evaluation::{Evaluator, Hooks, evaluate};
 use lapidary::features::{Collector, StatisticsConfig};

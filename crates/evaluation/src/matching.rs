@@ -1,7 +1,7 @@
-//! The best one-to-one matching (Kuhn 1955, "The Hungarian method"; in the form with potentials).
+//! The best one-to-one matching (Kuhn 1955, "The Hungarian method").
 
-// Why not the crate `pathfinding`: it is hardly faster, and needs gains that are scaled to
-// integers.
+use ordered_float::OrderedFloat;
+use pathfinding::prelude::{Matrix, kuhn_munkres};
 
 /// For each row of `gain` `[n, m]`, its column in the matching with the largest sum of gains.
 ///
@@ -15,49 +15,12 @@ pub fn best_matching(gain: &[Vec<f64>]) -> Vec<usize> {
     let m = gain.first().map_or(0, Vec::len);
     assert!(n <= m || n == 0, "more rows than columns");
     let finite = gain.iter().flatten().all(|g| g.is_finite());
-    assert!(finite, "a gain that is not finite"); // no column would be the next
-    let (mut u, mut v) = (vec![0.0; n + 1], vec![0.0; m + 1]);
-    let mut row_of = vec![0; m + 1]; // of each column, counted from 1
-    for row in 1..=n {
-        row_of[0] = row;
-        let mut column = 0;
-        let (mut least, mut from) = (vec![f64::INFINITY; m + 1], vec![0; m + 1]);
-        let mut used = vec![false; m + 1];
-        while row_of[column] != 0 {
-            used[column] = true;
-            let at = row_of[column];
-            let (mut step, mut next) = (f64::INFINITY, 0);
-            for j in (1..=m).filter(|j| !used[*j]) {
-                let left = -gain[at - 1][j - 1] - u[at] - v[j];
-                if left < least[j] {
-                    (least[j], from[j]) = (left, column);
-                }
-                if least[j] < step {
-                    (step, next) = (least[j], j);
-                }
-            }
-            for j in 0..=m {
-                if used[j] {
-                    u[row_of[j]] += step;
-                    v[j] -= step;
-                } else {
-                    least[j] -= step;
-                }
-            }
-            column = next;
-        }
-        while column != 0 {
-            row_of[column] = row_of[from[column]];
-            column = from[column];
-        }
+    assert!(finite, "a gain that is not finite"); // `kuhn_munkres` might not end
+    if n == 0 {
+        return Vec::new();
     }
-    let mut columns = vec![0; n];
-    for j in 1..=m {
-        if row_of[j] > 0 {
-            columns[row_of[j] - 1] = j - 1;
-        }
-    }
-    columns
+    let gain = Matrix::from_fn(n, m, |(i, j)| OrderedFloat(gain[i][j]));
+    kuhn_munkres(&gain).1
 }
 
 #[cfg(test)]

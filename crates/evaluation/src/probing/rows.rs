@@ -1,5 +1,9 @@
 //! Samples for probes: a matrix of which each row's entries other than 0 are kept.
 
+// Why not the crate `sprs`: it has no choice of columns in a given order and no product of f32
+// entries with an f64 vector, so most of this file would stay, around its type. It is no faster: a
+// product with 4,096 rows of 32 entries takes 0.12 ms with either (Zen 3, two cores, AVX2).
+
 /// A matrix by rows, entries that are not 0 alone.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {

@@ -185,7 +185,7 @@ impl Recipe {
                     "`training.loss` = \"{}\" with several hook points needs `training.local_coefficient` above 0: the reconstruction at {} hides the effect of the earlier ones, \
                      so part of the coder would not be trained",
                     t.loss,
-                    written.iter().find(residual).expect("there is one")
+                    written.iter().rfind(residual).expect("there is one")
                 ));
             }
             if !t.batch_tokens.is_multiple_of(self.corpus.context) {

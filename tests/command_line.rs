@@ -357,6 +357,33 @@ fn a_model_that_is_damaged_is_named_with_what_is_wrong() {
 }
 
 #[test]
+fn a_dictionary_that_is_not_there_is_named_in_the_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |path: &str| {
+        let expected = "not found; expected a dictionary, a run's folder, or hf:OWNER/NAME/PATH";
+        format!("{path}: {expected}")
+    };
+    let absolute = folder.path().join("absent");
+    for path in ["absent", "absent/dictionary", absolute.to_str().unwrap()] {
+        for command in [
+            &["eval", path, "--device", "cpu"][..],
+            &["features", path, "--device", "cpu"],
+            &[
+                "convert", "--from", path, "--to", "x", "--format", "saelens",
+            ],
+        ] {
+            let error = fails(lapidary(command).current_dir(folder.path()));
+            assert!(error.contains(&of(path)), "{command:?}: {error}");
+        }
+    }
+    let error = fails(&mut lapidary(&["eval", "absent", "--tokens", "0"]));
+    assert!(
+        error.contains("--tokens: found 0, expected at least 1"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_recipe_or_corpus_that_cannot_be_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
@@ -738,7 +765,7 @@ fn generation_is_steered_by_a_latent_of_a_dictionary() {
     let mut wrong = command(&["--latent", "512"]);
     let error = fails(wrong.arg("--dictionary").arg(&dictionary));
     assert!(
-        error.contains("found 512; expected a latent from 0 to 511"),
+        error.contains("--latent: found 512, expected 0 to 511"),
         "{error}"
     );
     let mut both = command(&["--latent", "1", "--clamp", "1", "--strength", "2"]);

@@ -187,7 +187,10 @@ fn a_dictionary_that_names_no_hook_point_is_told_one() {
         ])
         .arg(&plain),
     );
-    assert!(error.contains("which hook point it is for"), "{error}");
+    assert!(
+        error.contains("do not name its hook point") && error.contains("--hook-point"),
+        "{error}"
+    );
     let hook = ["--hook-point", "blocks.1.hook_mlp_out"];
     succeeds(convert(Path::new(gemma), &placed, "saelens").args(hook));
     let seen = succeeds(lapidary(&["inspect"]).arg(&placed));

@@ -184,8 +184,9 @@ fn a_name_of_the_metadata_is_said_to_come_from_there() {
     command.env("HF_HOME", at.join("hub"));
     let (done, _, errors) = run(&mut command);
     let place = named.join("cfg.json").display().to_string();
-    let said =
-        format!("model `no-such-model` (named by {place}; --model replaces it) was not found:");
+    let said = format!(
+        "model `no-such-model` (named by {place}; --model replaces it) was not found: there is no folder or GGUF file of this name here"
+    );
     assert!(!done && errors.contains(&said), "{errors}");
 
     let hook = dictionary(at, "hook", json!({"hook_name": "blocks.1.hook_resid_pots"}));

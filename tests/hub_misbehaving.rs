@@ -541,7 +541,8 @@ fn without_a_network_the_error_says_where_it_looked_and_what_will_do() {
     let error = errors(&output);
     let cache = home.path().join("hub/models--someone--tiny");
     for part in [
-        "model `someone/tiny` was not found",
+        "model `someone/tiny` was not found: there is no folder or GGUF file of this name here",
+        "no model of this name in the hub's cache",
         "no network: 127.0.0.1:9 cannot be reached",
         cache.to_str().unwrap(),
         "a folder with its files will do",

@@ -612,7 +612,9 @@ fn other_commands_that_write_folders_lose_nothing_either() {
         for way in [&[][..], &["--overwrite"], &["--resume"]] {
             let error = fails(&mut train(out, way));
             assert!(
-                error.contains(&format!("`lapidary {maker}` made")),
+                error.contains(&format!(
+                    "was written by `lapidary {maker}`; `lapidary train` does not replace it"
+                )),
                 "{error}"
             );
             same(&before, &contents(out));
@@ -629,6 +631,9 @@ fn other_commands_that_write_folders_lose_nothing_either() {
         "cpu",
     ]);
     let error = fails(command.arg("--out").arg(&run));
-    assert!(error.contains("`lapidary train` made"), "{error}");
+    assert!(
+        error.contains("was written by `lapidary train`; `lapidary synthetic` does not replace it"),
+        "{error}"
+    );
     same(&before, &contents(&run));
 }

@@ -234,7 +234,7 @@ fn coders_that_cannot_share_a_pass_are_refused_by_the_key() {
             "batch_tokens-512 has 512",
         ),
         (&["--sweep", "activations.seed=1,2"], "activations.seed = 1"),
-        (&["--sweep", "coder.k=4,4"], "two coders are called k-4"),
+        (&["--sweep", "coder.k=4,4"], "two coders have the name k-4"),
         (
             &["--sweep", "coder.k=4", "--sweep", "coder.k=8"],
             "coder.k is swept twice",
@@ -249,7 +249,7 @@ fn coders_that_cannot_share_a_pass_are_refused_by_the_key() {
     let both = [quickstart(), quickstart()];
     let error = fails(&mut train(&both, &out, &[]));
     assert!(
-        error.contains("two coders are called quickstart"),
+        error.contains("two coders have the name quickstart"),
         "{error}"
     );
     let error = fails(&mut train(

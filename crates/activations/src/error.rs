@@ -1,5 +1,6 @@
 //! What can go wrong between a text and its activations.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 /// An error of this crate.
@@ -37,7 +38,7 @@ pub enum ActivationsError {
         needed: u64,
     },
     #[error(
-        "context {context}: found {context} tokens, this model's context holds {n_ctx} and a block takes at least 2"
+        "context: found {context} tokens, expected 2 to {n_ctx}, the model's context (--context, corpus.context)"
     )]
     Context { context: usize, n_ctx: usize },
     #[error(
@@ -71,7 +72,7 @@ pub enum ActivationsError {
     )]
     TooLarge { hook: String, count: usize },
     #[error(
-        "{}: the store was made with {setting} = {there}, this harvest has {here}; give another folder", path.display()
+        "{}: the store was made with {setting} = {there}, this harvest has {here}; give the same settings or another --out", path.display()
     )]
     StoreSettings {
         path: PathBuf,
@@ -98,4 +99,19 @@ pub enum ActivationsError {
     },
     #[error("activations of width {found}, expected {expected}")]
     Width { found: usize, expected: usize },
+}
+
+impl ActivationsError {
+    /// A checkpoint whose file contradicts itself: `what` is `found` instead of `expected`.
+    pub(crate) fn damaged_checkpoint(
+        path: PathBuf,
+        what: &str,
+        found: impl Display,
+        expected: &str,
+    ) -> Self {
+        let problem = format!(
+            "{what}: found {found}, expected {expected}; the checkpoint is damaged: start again with --overwrite"
+        );
+        Self::Checkpoint { path, problem }
+    }
 }

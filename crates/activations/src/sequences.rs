@@ -350,10 +350,24 @@ impl BatchSource for SequenceStream {
                 "was written by a run on corpus, context, hook points, window = {there:?}; this run has {here:?}"
             ));
         }
+        let damaged = |what: &str, found: String, expected: &str| {
+            ActivationsError::damaged_checkpoint(path.clone(), what, found, expected)
+        };
+        let batch = self.batch_blocks();
+        if state.taken > state.window || !state.taken.is_multiple_of(batch) {
+            let expected = format!("a multiple of {batch}, at most {}", state.window);
+            return Err(damaged(
+                "blocks used of the window",
+                state.taken.to_string(),
+                &expected,
+            ));
+        }
         let widths = state.normalizations.iter().map(|n| n.mean.len());
-        let fits = state.taken <= state.window && state.taken.is_multiple_of(self.batch_blocks());
-        if !fits || !widths.eq(self.widths()?) {
-            return wrong("its places do not fit its window".into());
+        let widths: Vec<usize> = widths.collect();
+        let expected = self.widths()?;
+        if widths != expected {
+            let (found, expected) = (format!("{widths:?}"), format!("{expected:?}"));
+            return Err(damaged("widths of the normalizations", found, &expected));
         }
         self.blocks.rewind();
         let skipped = self.blocks.skip_blocks(state.start.read)?;

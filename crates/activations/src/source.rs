@@ -305,12 +305,31 @@ impl BatchSource for ActivationStream {
             seen.get_mut(p as usize)
                 .is_some_and(|s| !std::mem::replace(s, true))
         });
-        let widths = state.normalizations.iter().map(|n| n.mean.len());
-        if !once || state.used > capacity || !widths.eq(self.buffer.widths.iter().copied()) {
-            return Err(ActivationsError::Checkpoint {
+        if !once {
+            return Err(ActivationsError::damaged_checkpoint(
                 path,
-                problem: "its places do not fit its buffer".into(),
-            });
+                "order of the buffer's rows",
+                "a row that is repeated or does not exist",
+                &format!("each of {capacity} rows once"),
+            ));
+        }
+        if state.used > capacity {
+            return Err(ActivationsError::damaged_checkpoint(
+                path,
+                "rows used of the buffer",
+                state.used,
+                &format!("at most {capacity}"),
+            ));
+        }
+        let widths = state.normalizations.iter().map(|n| n.mean.len());
+        let widths: Vec<usize> = widths.collect();
+        if widths != self.buffer.widths {
+            return Err(ActivationsError::damaged_checkpoint(
+                path,
+                "widths of the normalizations",
+                format_args!("{widths:?}"),
+                &format!("{:?}", self.buffer.widths),
+            ));
         }
         self.blocks.rewind();
         let skipped = self.blocks.skip_blocks(state.read)?;

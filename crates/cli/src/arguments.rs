@@ -53,11 +53,11 @@ impl ModelArgument {
 /// What a dictionary's files may leave open.
 #[derive(Args)]
 pub struct DictionaryArgument {
-    /// The dictionary's format where its files could be several: saelens, sparsify,
+    /// Format of the dictionary, if its files do not decide it: saelens, sparsify,
     /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// The hook point that the dictionary explains, where its files do not say
+    /// Hook point of the dictionary, if its files do not name one
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
 }

@@ -28,24 +28,24 @@ metrics! {
             /// Largest |cosine| of two rows: `babel[0]`.
             #[serde(deserialize_with = "nan_if_null")]
             coherence: f64 {
-                label: "largest |cosine| of two",
+                label: "largest |cosine| of two rows",
                 unit: "cosine",
                 source: "Tropp 2004",
             }
             /// The least coherence that as many rows can have in as many dimensions; 0 if they can
             /// be orthogonal.
             welch_bound: f64 {
-                label: "the least that so many can have",
+                label: "least coherence possible for as many rows",
                 unit: "cosine",
                 source: "Welch 1974",
             }
             /// Mean |cosine| over pairs of rows.
             #[serde(deserialize_with = "nan_if_null")]
-            mean_abs_cosine: f64 { label: "over all pairs", unit: "cosine" }
+            mean_abs_cosine: f64 { label: "mean |cosine| over all pairs of rows", unit: "cosine" }
             /// Median over latents of the largest cosine of its row with another row.
             #[serde(deserialize_with = "nan_if_null")]
             max_cosine_median: f64 {
-                label: "cosine of a latent's nearest: median",
+                label: "cosine with the most similar row: median",
                 unit: "cosine",
             }
             /// The 90th percentile of the same.
@@ -53,7 +53,7 @@ metrics! {
             max_cosine_90: f64 { unit: "cosine", printed: false }
             /// The 99th percentile of the same.
             #[serde(deserialize_with = "nan_if_null")]
-            max_cosine_99: f64 { label: "99th percentile", unit: "cosine" }
+            max_cosine_99: f64 { label: "cosine with the most similar row: 99th percentile", unit: "cosine" }
         }
         also {
             /// The Babel function μ₁(r) of the whole dictionary, r = 1, 2, …: the largest sum of

@@ -56,7 +56,7 @@ impl Hooks {
         match dictionary.sites().second_model() {
             None => Ok(first),
             Some(second) => Err(refused(format!(
-                "found a crosscoder of two models, `{second}` the second, expected one of one model: of two there are features, encode and inspect"
+                "found a crosscoder of two models (second model: `{second}`), expected a dictionary of one model; features, encode and inspect work with two models"
             ))),
         }
     }
@@ -72,7 +72,8 @@ impl Hooks {
         let names = dictionary.sites().read();
         if names.is_empty() {
             return Err(refused(
-                "cfg.json does not say which hook point it is for (metadata.hook_name)".to_owned(),
+                "its files do not name its hook point (metadata.hook_name in cfg.json): give --hook-point"
+                    .to_owned(),
             ));
         }
         let mut both = [vec![], vec![]];
@@ -92,7 +93,7 @@ impl Hooks {
     pub fn targets(dictionary: &Dictionary) -> Result<Vec<HookPoint>, EvaluationError> {
         match dictionary.sites() {
             Sites::Transcoder { to: None, .. } => Err(refused(
-                "cfg.json does not say which hook point this transcoder reconstructs (metadata.hook_name_out)".to_owned(),
+                "its files do not name the hook point that this transcoder reconstructs (metadata.hook_name_out in cfg.json)".to_owned(),
             )),
             sites if sites.transcodes() => {
                 let parsed = sites.written().into_iter().map(|name| name.parse());

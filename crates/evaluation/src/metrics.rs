@@ -39,21 +39,23 @@ metrics! {
             /// Mean over tokens of 1 − ‖x − x̂‖² / ‖x − (mean of the token's batch)‖².
             #[serde(deserialize_with = "nan_if_null")]
             explained_variance_legacy: f64 {
-                label: "each token's own; SAEBench's paper, Neuronpedia",
-                report_label: Some("mean of each token's own ratio, as SAEBench's older figure"),
+                label: "mean over tokens; as in SAEBench's paper and Neuronpedia",
+                report_label: Some(
+                    "explained variance as a mean over tokens, as in SAEBench's paper"
+                ),
                 source: "SAEBench, same name: the metric in its paper and on Neuronpedia",
             }
             /// Mean over batches of Σ‖x − x̂‖² / Σ‖x − (mean of the batch)‖².
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             fvu_sparsify: f64 {
-                label: "with each batch's mean, as sparsify",
+                label: "with the mean of each batch, as in sparsify",
                 source: "sparsify's `fvu`",
             }
             /// Mean over batches of 1 − Σ_d Var(x − x̂) / Σ_d Var(x). An error that is the same at
             /// every token does not lower it.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             frac_variance_explained: f64 {
-                label: "without the error's mean, as dictionary_learning",
+                label: "without the mean of the error, as in dictionary_learning",
                 source: "dictionary_learning, same name",
             }
             /// 1 − E‖x − x̂‖² / (E‖x‖² − m²), where m is the mean over batches and dimensions of
@@ -61,13 +63,13 @@ metrics! {
             /// of the activations.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             explained_variance_saebench: f64 {
-                label: "as coded there, not what it is called",
+                label: "SAEBench's explained_variance as coded",
                 source: "SAEBench's `explained_variance` as it is coded",
             }
             /// Squared error, summed over dimensions: E‖x − x̂‖².
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             mse: f64 {
-                label: "squared error of a token, over all dimensions",
+                label: "squared error per token, summed over dimensions",
                 unit: "squared activation",
                 source: "`mse` in `metrics.jsonl`, over normalized activations of one batch",
             }
@@ -75,7 +77,7 @@ metrics! {
             /// falls as batches grow.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             mse_saebench: f64 {
-                label: "as coded there: over the tokens of a batch",
+                label: "SAEBench's mse as coded",
                 unit: "squared activation",
                 source: "SAEBench's `mse` as it is coded",
             }
@@ -90,21 +92,21 @@ metrics! {
             /// Mean norm of the activations: E‖x‖.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             l2_norm_in: f64 {
-                label: "norm of an activation",
+                label: "mean norm of the activations",
                 unit: "activation",
                 source: "SAEBench, same name",
             }
             /// Mean norm of the reconstructions: E‖x̂‖.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             l2_norm_out: f64 {
-                label: "norm of a reconstruction",
+                label: "mean norm of the reconstructions",
                 unit: "activation",
                 source: "SAEBench, same name",
             }
             /// Mean over tokens of ‖x̂‖ / ‖x‖.
             #[serde(deserialize_with = "nan_if_null")]
             l2_ratio: f64 {
-                label: "their ratio",
+                label: "mean norm of reconstruction over activation",
                 report_label: Some("mean norm of the reconstruction over the activation's"),
                 source: "SAEBench, same name",
             }
@@ -130,14 +132,14 @@ metrics! {
             /// Cross-entropy of the model (CE_model).
             #[serde(deserialize_with = "nan_if_null")]
             ce_loss_without_sae: f64 {
-                label: "the model's own, nats",
+                label: "loss of the model, nats",
                 unit: "nats",
                 source: "SAEBench, same name",
             }
             /// Cross-entropy with x̂ spliced in for x (CE_sae).
             #[serde(deserialize_with = "nan_if_null")]
             ce_loss_with_sae: f64 {
-                label: "with the reconstruction",
+                label: "loss with the reconstruction, nats",
                 report_label: Some("next-token loss with the reconstruction spliced in, nats"),
                 unit: "nats",
                 source: "SAEBench, same name",
@@ -146,8 +148,8 @@ metrics! {
             /// (CE_ablation).
             #[serde(deserialize_with = "nan_if_null")]
             ce_loss_with_ablation: f64 {
-                label: "with zeros",
-                report_label: Some("with zeros spliced in, nats"),
+                label: "loss with zeros, nats",
+                report_label: Some("next-token loss with zeros spliced in, nats"),
                 unit: "nats",
                 source: "SAEBench, same name",
             }
@@ -156,21 +158,21 @@ metrics! {
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_score: f64 {
                 label: "share of the divergence avoided",
-                report_label: Some("the same as the CE-loss score for the KL divergence"),
+                report_label: Some("share of the KL divergence that the reconstruction avoids"),
                 source: "SAEBench, same name",
             }
             /// Mean over tokens of KL(model ‖ model with x̂) (KL_sae): Σ p (log p − log q) over the
             /// vocabulary.
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_with_sae: f64 {
-                label: "with the reconstruction, nats",
+                label: "divergence with the reconstruction, nats",
                 unit: "nats",
                 source: "SAEBench, same name",
             }
             /// Mean over tokens of KL(model ‖ model with zeros) (KL_ablation).
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_with_ablation: f64 {
-                label: "with zeros",
+                label: "divergence with zeros, nats",
                 unit: "nats",
                 source: "SAEBench, same name",
             }
@@ -179,22 +181,21 @@ metrics! {
             /// Active latents: mean over tokens of #{i : fᵢ ≠ 0}.
             #[serde(deserialize_with = "nan_if_null")]
             l0: f64 {
-                label: "active a token",
-                report_label: Some("active latents a token"),
+                label: "active latents per token",
                 unit: "latents per token",
                 source: "SAEBench, same name",
             }
             /// Mean over tokens of Σᵢ fᵢ.
             #[serde(deserialize_with = "nan_if_null")]
             l1: f64 {
-                label: "sum of activations a token",
+                label: "sum of activations per token",
                 unit: "activation",
                 source: "SAEBench, same name",
             }
             /// Share of latents with fᵢ ≠ 0 on at least one counted token.
             #[serde(deserialize_with = "nan_if_null")]
             frac_alive: f64 {
-                label: "share that fired at all",
+                label: "share of latents that fired",
                 report_label: Some("share of latents that fire on the evaluation text"),
                 source: "SAEBench, same name, over 4 million tokens: on fewer tokens the value is \
                          lower",
@@ -202,40 +203,40 @@ metrics! {
             /// Share of latents with fᵢ > 0 on more than 1 % of the tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             freq_over_1_percent: f64 {
-                label: "share on more than 1 % of the tokens",
+                label: "share of latents that fire on more than 1 % of the tokens",
                 source: "SAEBench, same name",
             }
             /// Share of latents with fᵢ > 0 on more than 10 % of the tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             freq_over_10_percent: f64 {
-                label: "share on more than 10 %",
+                label: "share of latents that fire on more than 10 % of the tokens",
                 source: "SAEBench, same name",
             }
             /// Share of all firings that belong to latents with fᵢ > 0 on more than 1 % of the
             /// tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             normalized_freq_over_1_percent: f64 {
-                label: "share of all firings that is theirs",
+                label: "share of all firings by latents over 1 %",
                 source: "SAEBench, same name",
             }
             /// Share of all firings that belong to latents with fᵢ > 0 on more than 10 % of the
             /// tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             normalized_freq_over_10_percent: f64 {
-                label: "the same",
+                label: "share of all firings by latents over 10 %",
                 source: "SAEBench, same name",
             }
             /// Mean over latents of the largest cosine of its encoder row with another encoder row.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             average_max_encoder_cosine_sim: f64 {
-                label: "cosine of a latent's nearest",
+                label: "mean cosine with the most similar encoder row",
                 unit: "cosine",
                 source: "SAEBench, same name",
             }
             /// Mean over latents of the largest cosine of its decoder row with another decoder row.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             average_max_decoder_cosine_sim: f64 {
-                label: "the same of decoder rows",
+                label: "mean cosine with the most similar decoder row",
                 unit: "cosine",
                 source: "SAEBench, same name",
             }

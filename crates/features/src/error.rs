@@ -53,7 +53,7 @@ pub enum FeaturesError {
         reason: String,
     },
     /// A table lacks a column.
-    #[error("{}: column `{column}` is missing; expected a column of type {expected}", path.display())]
+    #[error("{}: column `{column}` is missing, expected a column of type {expected}", path.display())]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum FeaturesError {
         expected: String,
     },
     /// A table has the column, but of another type.
-    #[error("{}: column `{column}` has type {found}; expected {expected}", path.display())]
+    #[error("{}: column `{column}` has type {found}, expected {expected}", path.display())]
     ColumnType {
         /// The file.
         path: PathBuf,
@@ -75,7 +75,7 @@ pub enum FeaturesError {
         expected: String,
     },
     /// One cell of a table cannot be right.
-    #[error("{}: column `{column}`, row {row}: found {found}; expected {expected}", path.display())]
+    #[error("{}: column `{column}`, row {row}: found {found}, expected {expected}", path.display())]
     Cell {
         /// The file.
         path: PathBuf,
@@ -89,7 +89,7 @@ pub enum FeaturesError {
         expected: String,
     },
     /// A caller's data do not fit together.
-    #[error("{field}: found {found}; expected {expected}")]
+    #[error("{field}: found {found}, expected {expected}")]
     Input {
         /// Which argument or field.
         field: &'static str,

@@ -68,7 +68,7 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesErro
             return Err(FeaturesError::Input {
                 field: "curve.values",
                 found: format!("{} values in `{}`", curve.values.len(), curve.name),
-                expected: format!("{}, one a step", curve.steps.len()),
+                expected: format!("{}, one per step", curve.steps.len()),
             });
         }
     }

@@ -36,9 +36,9 @@ impl Steering {
         let coder = dictionary.coder.clone();
         if latent >= coder.d_sae() {
             return Err(FeaturesError::Input {
-                field: "latent",
+                field: "--latent",
                 found: latent.to_string(),
-                expected: format!("a latent from 0 to {}", coder.d_sae() - 1),
+                expected: format!("0 to {}", coder.d_sae() - 1),
             });
         }
         let (Steer::Add(value) | Steer::Clamp(value)) = steer;
@@ -236,7 +236,7 @@ mod tests {
         );
         let error = error.err().unwrap().to_string();
         assert!(
-            error.contains("found 64; expected a latent from 0 to 63"),
+            error.contains("--latent: found 64, expected 0 to 63"),
             "{error}"
         );
         let error = Steering::new(

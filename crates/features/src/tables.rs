@@ -155,7 +155,7 @@ pub fn feature_rows(
         ("decoder.suppressed", decoder.suppressed.len()),
     ] {
         if found != latents {
-            let expected = format!("{latents}, one a latent of the statistics");
+            let expected = format!("{latents}, one per latent of the statistics");
             return Err(FeaturesError::Input {
                 field,
                 found: format!("{found} entries"),

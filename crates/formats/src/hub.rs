@@ -51,7 +51,12 @@ pub(crate) fn cached(path: &Path) -> Result<PathBuf, FormatError> {
         if folder != path && path.exists() {
             break;
         }
-        if let Some(found) = CachedRepository::at(folder).map_err(FormatError::from)? {
+        // The last ancestor of a relative path is empty, which stands for the current folder.
+        let named = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        };
+        if let Some(found) = CachedRepository::at(named).map_err(FormatError::from)? {
             let within = path.strip_prefix(folder).unwrap_or(Path::new(""));
             return Ok(found.snapshot.join(within));
         }
@@ -198,6 +203,10 @@ mod tests {
         assert_eq!(place("models--a--b/layer_3"), Ok(snapshot.join("layer_3")));
         assert_eq!(place("models--a--b/snapshots/c0ffee"), Ok(snapshot.clone()));
         assert_eq!(place("other"), Ok(dir.path().join("other")));
+        // Relative paths end in an empty ancestor.
+        for absent in ["no-such-place", "no-such-place/dictionary", ""] {
+            assert_eq!(local(Path::new(absent)).unwrap(), Path::new(absent));
+        }
         std::fs::create_dir(repository.join("snapshots/beef")).unwrap();
         let error = place("models--a--b").unwrap_err();
         assert!(

@@ -1,6 +1,7 @@
 //! Where a dictionary lies: a folder, or one file in it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use lapidary_coder::CoderError;
@@ -38,7 +39,14 @@ impl Place {
             // A folder of ours that was being replaced when the program died.
             false => existing(path, "cfg.json"),
         };
-        let (names, folders) = list(&folder).map_err(|e| CoderError::read(path, e))?;
+        let (names, folders) = list(&folder).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => CoderError::Invalid {
+                place: path.display().to_string(),
+                message: "not found; expected a dictionary, a run's folder, or hf:OWNER/NAME/PATH"
+                    .into(),
+            },
+            _ => CoderError::read(path, e),
+        })?;
         let file = path.file_name().filter(|_| is_file);
         Ok(Self {
             path: path.to_path_buf(),

@@ -117,9 +117,11 @@ pub(crate) fn check(coder: &dyn Coder, folder: &Path, name: &str) -> Result<(), 
     let device: Device = coder.device();
     let input = Tensor::<2>::from_data(TensorData::new(x, [n, d_in]), &device);
     let (_, codes) = encode(coder, input)?;
-    let wrong = |field: &str, found: String| {
-        let expected = "what the dictionary gives: it was not read as it was written, or its weights were changed since (then remove this file)";
-        CoderError::format(&path, field, found, expected)
+    let wrong = |field: &str, difference: String| CoderError::Invalid {
+        place: path.display().to_string(),
+        message: format!(
+            "{field}: {difference}. Either the dictionary was read wrongly (another --format?), or its weights were changed since; in that case remove this file"
+        ),
     };
     let (mut otherwise, mut active) = (0, 0);
     for (row, found) in codes.rows.iter().enumerate() {
@@ -138,8 +140,10 @@ pub(crate) fn check(coder: &dyn Coder, folder: &Path, name: &str) -> Result<(), 
                     same = false;
                 }
                 Some((_, v)) if (v - value).abs() > near || v.is_nan() || value.is_nan() => {
-                    let found = format!("{value} for latent {latent} of row {row}, not {v}");
-                    return Err(wrong("values", found));
+                    let difference = format!(
+                        "row {row}, latent {latent}: the sample has {value}, the dictionary gives {v}"
+                    );
+                    return Err(wrong("values", difference));
                 }
                 Some(_) => {}
             }
@@ -150,13 +154,17 @@ pub(crate) fn check(coder: &dyn Coder, folder: &Path, name: &str) -> Result<(), 
         let apart = largest(ours.iter().zip(back).map(|(a, b)| a - b));
         let size = largest(back.iter().copied());
         if same && apart > TOLERANCE * size {
-            let found = format!("{apart} apart in row {row}, of {size}");
-            return Err(wrong("reconstruction", found));
+            let difference = format!(
+                "row {row}: the sample and the dictionary differ by {apart}, where values are up to {size}"
+            );
+            return Err(wrong("reconstruction", difference));
         }
     }
     if otherwise > 1 + active / EITHER_WAY {
-        let found = format!("{otherwise} of {active} latents otherwise");
-        return Err(wrong("indices", found));
+        let difference = format!(
+            "{otherwise} of {active} active latents differ between the sample and the dictionary"
+        );
+        return Err(wrong("indices", difference));
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub fn load_second(name: &str, path: &Path, device: &Device) -> Result<LanguageM
     load_named(
         name,
         path,
-        "the second model of a crosscoder is always its own",
+        "no option replaces the second model of a crosscoder",
         device,
     )
 }
@@ -81,7 +81,7 @@ fn check_hook_points(dictionary: &Dictionary, path: &Path, model: &LanguageModel
     if dictionary.sites().second_model().is_none() && width != d_in {
         let names: Vec<String> = hooks.iter().map(ToString::to_string).collect();
         bail!(
-            "{}: found {width} dimensions at {} of model `{}`, expected {d_in}, what the dictionary reads: --model and --hook-point choose others",
+            "{}: the dictionary reads {d_in} dimensions, but {} of model `{}` has {width}: give --model or --hook-point",
             said_by(path).display(),
             names.join(", "),
             model.name()

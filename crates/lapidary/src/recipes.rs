@@ -157,13 +157,13 @@ fn agree(recipes: &[NamedRecipe]) -> Result<()> {
         let name = &recipe.name;
         ensure!(
             names.insert(name),
-            "two coders are called {name}: name recipes and values apart"
+            "two coders have the name {name}: rename one of the recipes, or remove a repeated value"
         );
         // What the run itself keeps beside its coders' folders.
         let taken = ["checkpoint", "dictionary", "features", "runs.parquet"];
         ensure!(
             recipes.len() == 1 || !taken.contains(&name.as_str()),
-            "a coder cannot be called {name}, as something of the run is: rename the recipe"
+            "a coder cannot have the name {name}, which is that of a file or folder of the run: rename the recipe"
         );
         let Some((key, there, here)) = recipes[0].config.batch_difference(&recipe.config) else {
             continue;
@@ -175,7 +175,7 @@ fn agree(recipes: &[NamedRecipe]) -> Result<()> {
             _ => "",
         };
         bail!(
-            "{} has {key} = {there}, {name} has {here}: coders on one pass share model, text, activations and training.batch_tokens{more}",
+            "{} has {key} = {there}, {name} has {here}: all coders of one run must have the same model, [corpus], [activations] and training.batch_tokens{more}",
             recipes[0].name
         );
     }

@@ -231,7 +231,7 @@ impl Metadata<'_> {
         let kinds = match self.fields.get("tokenizer.ggml.token_type") {
             Some(Meta::Numbers(kinds)) if kinds.len() == tokens.len() => kinds.as_slice(),
             None => &[],
-            _ => return Err(self.mistaken("tokenizer.ggml.token_type", "one number a token")),
+            _ => return Err(self.mistaken("tokenizer.ggml.token_type", "one number per token")),
         };
         // Control and user-defined tokens are never split.
         let special: Vec<Value> = tokens

@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 
 /// Files that a model may do without.
 const OPTIONAL: [&str; 2] = ["tokenizer.json", "generation_config.json"];
+/// Why nothing is fetched.
+const OFFLINE: &str = "HF_HUB_OFFLINE forbids fetching";
 /// Names that an error shows of a repository or folder.
 const SHOWN: usize = 12;
 
@@ -51,10 +53,7 @@ pub(crate) fn fetch(name: &str) -> Result<PathBuf, ModelError> {
         return Ok(folder);
     }
     let Some(client) = &hub.client else {
-        return Err(not_found(format!(
-            "HF_HUB_OFFLINE forbids fetching; {}",
-            hub.without_network("model", &repo)
-        )));
+        return Err(not_found(hub.without_network("model", &repo, "", OFFLINE)));
     };
     let mut commit: Option<String> = None;
     let mut fetch = |file: &str| -> Result<PathBuf, HubError> {
@@ -247,25 +246,30 @@ impl Hub {
         (!has_weights).then(|| names(&files))
     }
 
-    /// What there is without a network, and what will do.
-    fn without_network(&self, kind: &str, repo: &Repo) -> String {
+    /// What there is without a network, why nothing is fetched, and what will do.
+    fn without_network(&self, kind: &str, repo: &Repo, file: &str, why: &str) -> String {
         let will_do = "a folder with its files will do";
         let folder = self.folder(repo);
         match self.cached(repo) {
+            // The name may be a misspelt path.
+            None if kind == "model" => format!(
+                "there is no folder or GGUF file of this name here, and no model of this name in the hub's cache ({}); {why}; {will_do}",
+                folder.display()
+            ),
             None => format!(
-                "the hub's cache {} does not hold it; {will_do}",
+                "{file}{why}; the hub's cache {} does not hold it; {will_do}",
                 folder.display()
             ),
             Some(snapshot) if kind == "model" => {
-                let file = lacking(&snapshot).ok().flatten();
-                let file = file.unwrap_or_else(|| "a file that can be read".into());
+                let absent = lacking(&snapshot).ok().flatten();
+                let absent = absent.unwrap_or_else(|| "a file that can be read".into());
                 format!(
-                    "the hub's cache {} lacks {file}; {will_do}",
+                    "{file}{why}; the hub's cache {} lacks {absent}; {will_do}",
                     snapshot.display()
                 )
             }
             Some(snapshot) => format!(
-                "HF_HUB_OFFLINE=1 reads what the hub's cache {} holds",
+                "{file}{why}; HF_HUB_OFFLINE=1 reads what the hub's cache {} holds",
                 snapshot.display()
             ),
         }
@@ -285,10 +289,11 @@ impl Hub {
             file => format!("{file}: "),
         };
         let problem = match &error {
-            HubError::NoNetwork { .. } => format!("{error}; {}", self.without_network(kind, repo)),
-            _ => error.to_string(),
+            HubError::NoNetwork { .. } => {
+                self.without_network(kind, repo, &file, &error.to_string())
+            }
+            _ => format!("{file}{error}"),
         };
-        let problem = format!("{file}{problem}");
         match kind {
             "model" if error.is_not_found() || matches!(error, HubError::NoNetwork { .. }) => {
                 ModelError::NotFound {
@@ -364,12 +369,9 @@ impl HubRepository {
                 (listing.map_err(failed)?, None)
             }
             None => {
-                let folder = hub.cached(&repo).ok_or_else(|| {
-                    not_found(format!(
-                        "HF_HUB_OFFLINE forbids fetching; {}",
-                        hub.without_network(kind, &repo)
-                    ))
-                })?;
+                let folder = hub
+                    .cached(&repo)
+                    .ok_or_else(|| not_found(hub.without_network(kind, &repo, "", OFFLINE)))?;
                 let mut files = vec![];
                 collect(&folder, "", &mut files).map_err(ModelError::read(&folder))?;
                 let commit = None;

@@ -166,7 +166,9 @@ fn manifest(dir: &Path) -> Result<Manifest, SaeError> {
             &path,
             "format, format_version",
             format!("\"{}\", {}", version.format, version.format_version),
-            format!("\"{FORMAT}\", {FORMAT_VERSION}"),
+            format!(
+                "\"{FORMAT}\", {FORMAT_VERSION}: was it written by a newer version of lapidary?"
+            ),
         )
         .into());
     }

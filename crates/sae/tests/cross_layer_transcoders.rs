@@ -364,11 +364,11 @@ fn recipes_of_cross_layer_transcoders_that_cannot_be_are_refused() {
     for (text, expected) in [
         (
             "hook_points_out = ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']".to_owned(),
-            "two or more: found 0 and 2",
+            "found 0 and 2 hook points, expected as many in both, and at least 2",
         ),
         (
             format!("{read}\nhook_points_out = ['blocks.0.hook_mlp_out']"),
-            "two or more: found 3 and 1",
+            "found 3 and 1 hook points, expected as many in both, and at least 2",
         ),
         (
             "hook_points = ['blocks.1.hook_mlp_in', 'blocks.2.hook_mlp_in']\nhook_points_out = ['blocks.0.hook_mlp_out', 'blocks.2.hook_mlp_out']".to_owned(),

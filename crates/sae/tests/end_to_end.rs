@@ -158,7 +158,7 @@ fn a_source_without_sequences_and_recipes_that_cannot_be_are_refused() {
         ),
         (
             "training.loss = 'kl'\nhook_points = ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']",
-            "hides what is put in place before",
+            "needs `training.local_coefficient` above 0: the reconstruction at blocks.1.hook_resid_post hides the effect of the earlier ones",
         ),
         (
             "training.local_coefficient = 0.5",

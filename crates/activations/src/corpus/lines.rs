@@ -1,8 +1,8 @@
 //! Documents out of plain text and of JSON, either packed by gzip or Zstandard: one object a line,
 //! or one array of objects.
 
+use super::SourceField;
 use super::files::Packing;
-use super::no_field;
 use crate::ActivationsError;
 use flate2::bufread::MultiGzDecoder;
 use lapidary_io::python_json;
@@ -36,7 +36,7 @@ enum Kind {
     Text { read: u64 },
     /// Lines, or objects of an array, read so far.
     Json {
-        field: String,
+        field: SourceField,
         read: u64,
         form: Form,
     },
@@ -84,9 +84,13 @@ impl Lines {
     }
 
     /// Objects with the text in `field`.
-    pub fn json(path: PathBuf, packing: Packing, field: &str) -> Result<Self, ActivationsError> {
+    pub fn json(
+        path: PathBuf,
+        packing: Packing,
+        field: &SourceField,
+    ) -> Result<Self, ActivationsError> {
         let kind = Kind::Json {
-            field: field.into(),
+            field: field.clone(),
             read: 0,
             form: Form::Unknown,
         };
@@ -240,20 +244,20 @@ fn element(bytes: &mut dyn BufRead, first: bool, out: &mut Vec<u8>) -> Result<bo
 
 /// The text in a field of a JSON object; none where it is null. Python's `NaN` in its place is null
 /// too, since that is how pandas marks a missing text.
-fn text_of(json: &[u8], field: &str) -> Result<Option<String>, String> {
-    let value = read_field(json, field).or_else(|error| {
+fn text_of(json: &[u8], field: &SourceField) -> Result<Option<String>, String> {
+    let value = read_field(json, &field.name).or_else(|error| {
         // Python writes numbers that JSON does not have.
         let text = std::str::from_utf8(json).map_err(|_| error.to_string())?;
         let std::borrow::Cow::Owned(readable) = python_json(text) else {
             return Err(error.to_string());
         };
-        let value = read_field(readable.as_bytes(), field).map_err(|e| e.to_string())?;
+        let value = read_field(readable.as_bytes(), &field.name).map_err(|e| e.to_string())?;
         // They come as strings of their names. A string that was one before is told by giving it
         // another.
         match value {
             Found::Text(name) if name == "NaN" || name.ends_with("Infinity") => {
                 let renamed = text.replace(&format!("\"{name}\""), "\"text\"");
-                let again = read_field(python_json(&renamed).as_bytes(), field);
+                let again = read_field(python_json(&renamed).as_bytes(), &field.name);
                 match again.map_err(|e| e.to_string())? {
                     Found::Text(now) if now != name => Ok(Found::Text(name)),
                     _ if name == "NaN" => Ok(Found::Null),
@@ -266,13 +270,17 @@ fn text_of(json: &[u8], field: &str) -> Result<Option<String>, String> {
     match value.map_err(|e: String| format!("not JSON: {e}"))? {
         Found::Text(text) => Ok(Some(text)),
         Found::Null => Ok(None),
-        Found::Other(kind) => Err(format!("field `{field}`: found {kind}, expected a string")),
+        Found::Other(kind) => Err(format!(
+            "field `{}`: found {kind}, expected a string",
+            field.name
+        )),
         Found::Absent(fields) => {
             let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
-            Err(no_field(field, &fields))
+            Err(field.is_not_among("fields", &fields))
         }
         Found::NoObject => Err(format!(
-            "found no object, expected one with a field `{field}`"
+            "found no object, expected one with a field `{}`",
+            field.name
         )),
     }
 }

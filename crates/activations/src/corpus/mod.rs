@@ -25,7 +25,7 @@ pub const TEXT_FIELD: &str = "text";
 #[derive(Debug, Clone)]
 pub struct Corpus {
     name: String,
-    field: String,
+    field: SourceField,
     sources: Vec<Source>,
     skipped: SkippedRows,
 }
@@ -65,7 +65,7 @@ impl SkippedRows {
 enum Source {
     Embedded {
         split: &'static str,
-        field: String,
+        field: SourceField,
     },
     File(PathBuf, Format),
     /// A file of a dataset on the hub, fetched when it is its turn.
@@ -85,7 +85,7 @@ impl Corpus {
     pub fn open(source: &str, field: &str) -> Result<Self, ActivationsError> {
         let embedded = |split| Source::Embedded {
             split,
-            field: TEXT_FIELD.into(),
+            field: SourceField::text(TEXT_FIELD),
         };
         let sources = match source {
             "embedded" => vec![embedded("train")],
@@ -97,25 +97,29 @@ impl Corpus {
         };
         Ok(Self {
             name: source.into(),
-            field: field.into(),
+            field: SourceField::text(field),
             sources,
             skipped: SkippedRows::default(),
         })
     }
 
-    /// As [`Self::open`], but what stands beside the texts: their classes, say. The embedded corpus
-    /// has `title` and `president`.
+    /// As [`Self::open`], but the rows are the classes of the texts instead of the texts. The
+    /// embedded corpus has `title` and `president`.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn beside(source: &str, field: &str) -> Result<Self, ActivationsError> {
+    pub fn labels(source: &str, field: &str) -> Result<Self, ActivationsError> {
         let mut corpus = Self::open(source, field)?;
+        corpus.field = SourceField {
+            name: field.into(),
+            advice: "name the one with the class with --label-field",
+        };
         for source in &mut corpus.sources {
             if let Source::Embedded {
                 field: of_embedded, ..
             } = source
             {
-                field.clone_into(of_embedded);
+                corpus.field.clone_into(of_embedded);
             }
         }
         Ok(corpus)
@@ -233,7 +237,7 @@ impl Iterator for Documents {
 /// An iterator over a corpus's rows.
 pub struct TextRows {
     sources: Vec<Source>, // reversed
-    field: String,
+    field: SourceField,
     current: Option<Reader>,
 }
 
@@ -243,7 +247,7 @@ enum Reader {
 }
 
 impl Reader {
-    fn open(source: Source, field: &str) -> Result<Self, ActivationsError> {
+    fn open(source: Source, field: &SourceField) -> Result<Self, ActivationsError> {
         let (path, format) = match source {
             Source::Embedded { split, field } => {
                 return Ok(Self::Rows(Rows::embedded(split, &field)?));
@@ -294,13 +298,32 @@ impl Iterator for TextRows {
     }
 }
 
-/// Says that a field is not among those that there are.
-fn no_field(field: &str, fields: &[&str]) -> String {
-    match fields {
-        [] => format!("found no field, expected `{field}`"),
-        _ => format!(
-            "found the fields {}, expected `{field}`; name the one with the text (text_field)",
-            fields.join(", ")
-        ),
+/// The field of JSON, or the column of Parquet, whose values are read.
+#[derive(Clone, Debug)]
+struct SourceField {
+    name: String,
+    /// What to do if there is no such field.
+    advice: &'static str,
+}
+
+impl SourceField {
+    fn text(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            advice: "name the one with the text with --text-field, or corpus.text_field in a recipe",
+        }
+    }
+
+    /// Says that the field is not among those that there are; `kind` is what the format calls
+    /// them.
+    fn is_not_among(&self, kind: &str, names: &[&str]) -> String {
+        let Self { name, advice } = self;
+        match names {
+            [] => format!("found no {kind}, expected `{name}`"),
+            _ => format!(
+                "found the {kind} {}, expected `{name}`: {advice}",
+                names.join(", ")
+            ),
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! holds as bytes of UTF-8: also those that a program keeps as categories, or that nothing says to
 //! be text.
 
-use super::no_field;
+use super::SourceField;
 use super::parquet_pages::check_parquet_pages;
 use crate::ActivationsError;
 use lapidary_io::without_panic;
@@ -26,7 +26,7 @@ const BYTES: i64 = 32 << 20;
 pub(super) struct Rows {
     /// None: the embedded one.
     file: Option<PathBuf>,
-    field: String,
+    field: SourceField,
     /// Only rows whose column `split` says this.
     split: Option<&'static str>,
     /// Of the file, once it was read.
@@ -47,23 +47,23 @@ fn decoded<T>(read: impl FnOnce() -> PolarsResult<T>) -> Result<T, String> {
 
 impl Rows {
     /// A split of the embedded corpus.
-    pub fn embedded(split: &'static str, field: &str) -> Result<Self, ActivationsError> {
+    pub fn embedded(split: &'static str, field: &SourceField) -> Result<Self, ActivationsError> {
         Self::new(None, field, Some(split))
     }
 
     /// A file, whose texts stand in the column `field`.
-    pub fn open(path: PathBuf, field: &str) -> Result<Self, ActivationsError> {
+    pub fn open(path: PathBuf, field: &SourceField) -> Result<Self, ActivationsError> {
         Self::new(Some(path), field, None)
     }
 
     fn new(
         file: Option<PathBuf>,
-        field: &str,
+        field: &SourceField,
         split: Option<&'static str>,
     ) -> Result<Self, ActivationsError> {
         let mut rows = Self {
             file,
-            field: field.into(),
+            field: field.clone(),
             split,
             metadata: None,
             next_row: 0,
@@ -96,14 +96,18 @@ impl Rows {
     /// The columns that are read.
     fn columns(&self) -> Vec<&str> {
         let split = self.split.map(|_| "split");
-        std::iter::once(self.field.as_str()).chain(split).collect()
+        std::iter::once(self.field.name.as_str())
+            .chain(split)
+            .collect()
     }
 
     fn wrong(&self, problem: String) -> ActivationsError {
-        let embedded = || "embedded corpus".into();
-        ActivationsError::Parquet {
-            path: self.file.clone().unwrap_or_else(embedded),
-            problem,
+        match self.file.clone() {
+            Some(path) => ActivationsError::Parquet { path, problem },
+            None => {
+                let path = "embedded".into();
+                ActivationsError::Corpus { path, problem }
+            }
         }
     }
 
@@ -121,8 +125,8 @@ impl Rows {
         });
         let (schema, metadata) = read.map_err(|problem| self.wrong(problem))?;
         let fields: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
-        if !fields.contains(&self.field.as_str()) {
-            return Err(self.wrong(no_field(&self.field, &fields)));
+        if !fields.contains(&self.field.name.as_str()) {
+            return Err(self.wrong(self.field.is_not_among("columns", &fields)));
         }
         if let Some(path) = &self.file {
             let wanted = self.columns();
@@ -132,7 +136,7 @@ impl Rows {
         }
         self.rows = metadata.num_rows;
         let groups = metadata.row_groups.iter();
-        let columns = groups.flat_map(|group| group.columns_under_root_iter(&self.field));
+        let columns = groups.flat_map(|group| group.columns_under_root_iter(&self.field.name));
         let bytes = columns.flatten().map(|chunk| chunk.uncompressed_size());
         let bytes = bytes.fold(0_i64, |sum, bytes| sum.saturating_add(bytes.max(0)));
         let each = bytes / i64::try_from(self.rows).unwrap_or(i64::MAX).max(1);
@@ -179,7 +183,7 @@ impl Rows {
             let texts = column.and_then(|column| self.strings(column));
             texts.map_err(|problem| self.wrong(format!("column `{name}`: {problem}")))
         };
-        let texts = column(&self.field)?;
+        let texts = column(&self.field.name)?;
         let Some(split) = self.split else {
             return Ok(texts);
         };

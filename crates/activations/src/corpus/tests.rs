@@ -120,6 +120,30 @@ fn unreadable_corpora_are_named() {
     );
 }
 
+#[test]
+fn a_missing_field_is_named_with_the_option_that_names_another() {
+    let labels = Corpus::labels("embedded", "label").unwrap();
+    let error = labels.rows().next().unwrap().unwrap_err().to_string();
+    assert!(
+        error.starts_with("corpus embedded: found the columns text, title, president"),
+        "{error}"
+    );
+    assert!(
+        error.ends_with("expected `label`: name the one with the class with --label-field"),
+        "{error}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    std::fs::write(&path, "{\"body\": \"x\"}\n").unwrap();
+    let error = texts(path.to_str().unwrap()).unwrap_err();
+    assert!(
+        error.ends_with(
+            "found the fields body, expected `text`: name the one with the text with --text-field, or corpus.text_field in a recipe"
+        ),
+        "{error}"
+    );
+}
+
 fn texts(corpus: &str) -> Result<Vec<String>, String> {
     let corpus = Corpus::open(corpus, TEXT_FIELD).map_err(|e| e.to_string())?;
     let texts: Result<Vec<_>, _> = corpus.documents().map(|d| d.map(|d| d.text)).collect();

@@ -366,11 +366,24 @@ impl BatchSource for StoreBatches {
                 .window(state.pass, state.window, Window::default())?,
             false => Window::default(),
         };
+        if state.used > window.order.len() {
+            return Err(ActivationsError::damaged_checkpoint(
+                path,
+                "rows used of the window",
+                state.used,
+                &format!("at most {}", window.order.len()),
+            ));
+        }
         let widths = state.normalizations.iter().map(|n| n.mean.len());
-        let fits = widths.eq(self.plan.hooks.iter().map(|(_, d)| *d));
-        if state.used > window.order.len() || !fits {
-            let problem = "its place does not fit the store".into();
-            return Err(ActivationsError::Checkpoint { path, problem });
+        let widths: Vec<usize> = widths.collect();
+        let expected: Vec<usize> = self.plan.hooks.iter().map(|(_, d)| *d).collect();
+        if widths != expected {
+            return Err(ActivationsError::damaged_checkpoint(
+                path,
+                "widths of the normalizations",
+                format_args!("{widths:?}"),
+                &format!("{expected:?}"),
+            ));
         }
         (self.pass, self.number, self.used) = (state.pass, state.window, state.used);
         self.window = window;

@@ -11,7 +11,7 @@ use std::path::Path;
 pub(crate) const MANIFEST: &str = "manifest.json";
 const FORMAT: &str = "lapidary activation store";
 /// Version 1 knew a model by its unembedding and final norm only.
-const FORMAT_VERSION: u64 = 2;
+pub(super) const FORMAT_VERSION: u64 = 2;
 /// More than any manifest of ours comes to: ten million shards.
 const LARGEST: u64 = 2 << 30;
 
@@ -202,7 +202,9 @@ impl StoreManifest {
         let version: Version = serde_json::from_slice(bytes).map_err(json)?;
         if version.format != FORMAT || !(1..=FORMAT_VERSION).contains(&version.format_version) {
             let found = format!("{:?}, {}", version.format, version.format_version);
-            let expected = format!("{FORMAT:?}, 1 to {FORMAT_VERSION}");
+            let expected = format!(
+                "{FORMAT:?}, 1 to {FORMAT_VERSION}: was it written by a newer version of lapidary?"
+            );
             return Err(wrong(path, "format, format_version", found, expected));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(json)?;
@@ -215,6 +217,11 @@ impl StoreManifest {
             }
         }
         Ok(manifest)
+    }
+
+    /// The version of the format.
+    pub(crate) fn version(&self) -> u64 {
+        self.format_version
     }
 
     /// Whether an earlier version of this program wrote it: it can be read, but not gone on with.

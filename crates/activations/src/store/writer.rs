@@ -3,8 +3,8 @@
 //! shard is written while the next is filled.
 
 use super::manifest::{
-    MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal, is_shard_name, shard_name,
-    wrong,
+    FORMAT_VERSION, MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal,
+    is_shard_name, shard_name, wrong,
 };
 use super::shard::ShardRows;
 use super::{Encoded, encode};
@@ -55,13 +55,14 @@ impl StoreWriter {
         };
         manifest.check(&folder.join(MANIFEST))?;
         if manifest.is_old() {
-            let expected = "that of this program; this store can be read, but not gone on with";
             let path = folder.join(MANIFEST);
             return Err(wrong(
                 &path,
                 "format_version",
-                "an earlier one".into(),
-                expected.into(),
+                manifest.version().to_string(),
+                format!(
+                    "{FORMAT_VERSION}: this store can be read, but not extended; give another --out"
+                ),
             ));
         }
         if let Some((setting, there, here)) = manifest.settings.difference(&settings) {

@@ -42,7 +42,7 @@ pub struct Absorption {
     /// Also write the figures to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Also write activations, probes and what becomes of each word to this safetensors file
+    /// Also write activations, probes and the result of each word to this safetensors file
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Print the figures as JSON instead of a table

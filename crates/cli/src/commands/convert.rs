@@ -34,10 +34,10 @@ pub struct Convert {
     /// The format to write: saelens, sparsify, dictionary_learning or circuit_tracer
     #[arg(long, value_name = "FORMAT")]
     format: Format,
-    /// The format to read, where the files could be several
+    /// Format of the dictionary to read, if its files do not decide it
     #[arg(long, value_name = "FORMAT")]
     from_format: Option<Format>,
-    /// The hook point that the dictionary explains, where its files do not say
+    /// Hook point of the dictionary, if its files do not name one
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
     /// Replace a dictionary that is there
@@ -66,7 +66,7 @@ impl Convert {
             for from in read {
                 if from.starts_with(&to) {
                     bail!(
-                        "{}: what is read lies in it, and would be lost; choose another --to",
+                        "--to {}: this folder contains the dictionary to read, which would be lost; choose another --to",
                         self.to.display()
                     );
                 }

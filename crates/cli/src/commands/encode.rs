@@ -125,7 +125,7 @@ impl Encode {
         write_tensors(&self.out, &tensors, None)?;
         writeln!(
             stdout(),
-            "{n} rows, {:.2} latents active a row",
+            "{n} rows, {:.2} active latents per row",
             active as f64 / n.max(1) as f64
         )?;
         Ok(())
@@ -156,7 +156,7 @@ impl Encode {
                 .map(|(n, d, _)| format!("[{n}, {d}]"))
                 .collect();
             bail!(
-                "{}: the tensors of {} have shapes {}, the dictionary reads as many rows of each, {d} dimensions in all",
+                "{}: tensors {}: found shapes {}, expected the same number of rows in each, and {d} columns in total",
                 self.activations.display(),
                 hooks.join(", "),
                 shown.join(", ")

@@ -3,7 +3,7 @@
 use super::figures::table;
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use lapidary::dictionary_model::corpus_of;
 use lapidary::run_folder::write_json;
@@ -57,6 +57,10 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
+        ensure!(
+            self.tokens != Some(0),
+            "--tokens: found 0, expected at least 1"
+        );
         let device = self.device.open()?;
         let mut opened =
             self.from

@@ -42,7 +42,7 @@ pub fn table(m: &Metrics) -> String {
         let _ = writeln!(
             text,
             "  Babel function: sum of |cosine| with r others, {:>18} {:>14} {:>14}",
-            "all", "a token's", "its largest"
+            "all rows", "token mean", "token max"
         );
         for r in [1, 2, 4, 8, 16, 32, 64] {
             if r <= d.babel.len() {

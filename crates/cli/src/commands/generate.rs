@@ -77,9 +77,9 @@ pub struct Generate {
     /// Where --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
-    /// How much is added, which may be negative: of a latent in units of its highest activation
-    /// where the run's features.parquet tells it, else in units of activation (the decoder row as
-    /// it is); of --direction a factor
+    /// Factor of the decoder row or of --direction; may be negative. For --latent, 1 is the
+    /// latent's highest activation in the run's features.parquet, or an activation of 1 if there is
+    /// no such table
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
     /// Seed of the draw
@@ -109,7 +109,7 @@ impl Generate {
         let n_ctx = model.config().n_ctx;
         if prompt.len().saturating_add(self.tokens) > n_ctx {
             note(&format!(
-                "the model's context holds {n_ctx} tokens; beyond them the oldest fall out of sight"
+                "the model's context has {n_ctx} tokens; for a longer text, the oldest tokens are left out"
             ));
         }
         let latents = self.latent_steering(dictionary.as_ref())?;

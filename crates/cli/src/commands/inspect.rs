@@ -41,7 +41,7 @@ pub struct Inspect {
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
-    /// Read it as a dictionary in this format, where its files could be several: saelens, sparsify,
+    /// Read it as a dictionary in this format, if its files do not decide it: saelens, sparsify,
     /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai; one
     /// on the hub is fetched
     #[arg(long, value_name = "FORMAT")]

@@ -78,18 +78,17 @@ impl Peers {
     /// Seconds that a tool takes for what a word names, such as "step" or "encode".
     pub fn time(&mut self, tool: usize, what: &str) -> Result<f64> {
         let name = &self.tools[tool].0;
-        writeln!(self.words, "{name} {what}").context("the peers' script has ended")?;
+        writeln!(self.words, "{name} {what}").context("the script of the other tools ended")?;
         let answer = self.answer()?;
-        answer
-            .trim()
-            .parse()
-            .with_context(|| format!("the peers' script answered {answer:?}, expected seconds"))
+        answer.trim().parse().with_context(|| {
+            format!("the script of the other tools answered {answer:?}, expected seconds")
+        })
     }
 
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
-            bail!("the peers' script has ended; its reason stands above");
+            bail!("the script of the other tools ended; its error is printed above");
         }
         Ok(line)
     }
@@ -105,7 +104,7 @@ fn environment(scripts: &Path) -> Result<PathBuf> {
         .status()
         .with_context(|| format!("{}: cannot run setup_python.sh", scripts.display()))?;
     if !made.success() {
-        bail!("the Python environment of the peers could not be made");
+        bail!("the Python environment of the other tools could not be made");
     }
     Ok(folder.join("bin/python"))
 }

@@ -98,7 +98,7 @@ impl Pretrain {
         let model = LanguageModel::load(&self.out.to_string_lossy(), &device)?;
         let (loss, tokens) = mean_loss(&model, &heldout)?;
         let bytes: usize = heldout_texts.iter().map(String::len).sum();
-        stage.done(format!("held-out loss {loss:.4} nats a token"));
+        stage.done(format!("held-out loss {loss:.4} nats per token"));
         let card = card(
             &self.config,
             &config,
@@ -166,7 +166,7 @@ fn card(
         | vocabulary (byte-level BPE, its own) | {} |\n\
         | context | {} tokens |\n\
         | held-out text (`{}`, never trained on) | {} tokens |\n\
-        | held-out loss | {:.4} nats a token, perplexity {:.1}, {:.3} bits a byte |\n\n\
+        | held-out loss | {:.4} nats per token, perplexity {:.1}, {:.3} bits per byte |\n\n\
         How it continues \"{prompt}\" (temperature 0.7, top-k 40, seed 0):\n\n\
         > {prompt}{}\n",
         recipe

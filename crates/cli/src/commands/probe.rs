@@ -31,8 +31,8 @@ use std::path::{Path, PathBuf};
   lapidary probe out --task reviews.jsonl --label-field sentiment --k 1,2,5
   lapidary probe my-dictionary --model ./smollm2 --task news.parquet --label-field topic --out probe.json
 
-Each class is probed against as many texts of the others, so chance is 0.5. A text is the mean over its tokens. Of the latents the k are
-taken with the largest difference of class means; beside them stand k dimensions of the activation, and either as a whole.")]
+Each class is probed against as many texts of the others, so chance is 0.5. A text is the mean over its tokens. The k
+latents with the largest difference of class means are used. For comparison: k dimensions of the activation, and all latents and all dimensions.")]
 pub struct Probe {
     /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
@@ -145,7 +145,7 @@ impl Probe {
     /// Names of the classes, samples to train on and to test on.
     fn read(&self, opened: &Opened) -> Result<(Vec<String>, Vec<Sample>, Vec<Sample>)> {
         let mut texts = Corpus::open(&self.task, &self.text_field)?.rows();
-        let mut labels = Corpus::beside(&self.task, &self.label_field)?.rows();
+        let mut labels = Corpus::labels(&self.task, &self.label_field)?.rows();
         let mut of_class: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut skipped = 0;
         loop {
@@ -195,7 +195,7 @@ impl Probe {
                     n => format!("{n} texts"),
                 };
                 bail!(
-                    "{}: class `{name}` has {count}, expected at least one to train on beside {tested} to test on",
+                    "{}: class `{name}`: found {count}, expected more than the {tested} to test on, so that at least 1 is left to train on",
                     self.task
                 );
             }
@@ -204,8 +204,16 @@ impl Probe {
                 let bos = bos.into_iter().collect::<Vec<u32>>();
                 let room = context.saturating_sub(bos.len());
                 if room == 0 {
+                    let tokens = match context {
+                        1 => "1 token".to_owned(),
+                        n => format!("{n} tokens"),
+                    };
+                    let least = match bos.is_empty() {
+                        true => "at least 1",
+                        false => "at least 2 (BOS and one more)",
+                    };
                     bail!(
-                        "{}: found a context of {context} tokens, expected more than the one that begins a sequence",
+                        "{}: found a context of {tokens}, expected {least}",
                         self.dictionary.display()
                     );
                 }

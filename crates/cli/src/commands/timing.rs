@@ -24,7 +24,7 @@ impl Sizes {
     /// The first line of a table.
     pub fn headline(self, device: &str) -> String {
         format!(
-            "{device}; d {}, F {}, k {}, {} tokens a step, f32\n",
+            "{device}; d {}, F {}, k {}, {} tokens per step, f32\n",
             self.d_in, self.d_sae, self.k, self.batch_tokens
         )
     }

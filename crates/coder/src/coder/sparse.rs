@@ -69,21 +69,21 @@ impl SparseCoder {
     pub fn with_k(self, k: usize) -> Result<Self, CoderError> {
         let kind = self.architecture.kind();
         let refuse = |message: String| {
-            let place = "k".to_owned();
+            let place = "--k".to_owned();
             Err(CoderError::Invalid { place, message })
         };
         if !kind.takes_k() {
             return refuse(format!(
-                "a {kind} coder has as many active latents as it has"
+                "found {k}, but a {kind} coder has no fixed number of active latents"
             ));
         }
         let most = kind.most_k(self.d_sae());
         if k == 0 || k > most {
             let what = match kind.counts_steps() {
-                true => "steps",
-                false => "latents",
+                true => " steps",
+                false => ", the number of latents",
             };
-            return refuse(format!("found {k}, expected 1 to {most} {what}"));
+            return refuse(format!("found {k}, expected 1 to {most}{what}"));
         }
         let architecture = self.architecture.at_k(k);
         Ok(Self {

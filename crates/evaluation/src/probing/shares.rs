@@ -32,7 +32,7 @@ pub fn feature_shares(
         return Err(EvaluationError::input(
             "values of a feature",
             values.len(),
-            format!("{n}, one a row"),
+            format!("{n}, one per row"),
         ));
     }
     let mean = weighted_sum(representation, train, |_| 1.0 / train as f64);

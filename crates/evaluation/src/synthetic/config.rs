@@ -258,7 +258,7 @@ impl SyntheticConfig {
             return Err(refuse(
                 "synthetic.density_skew",
                 format!(
-                    "{}, with which the first feature fires {most} times a row",
+                    "{}, with which the first feature fires {most} times per row",
                     self.density_skew
                 ),
                 "less, or a lower density",

@@ -37,12 +37,12 @@ metrics! {
                 source: "SAELens, same name",
             }
             /// Mean cosine, with its sign, in the matching that makes this largest.
-            matched_cosine: f64 { label: "the same with its sign", unit: "cosine" }
+            matched_cosine: f64 { label: "mean cosine of matched features and rows", unit: "cosine" }
             /// Mean over features of the largest |cosine| with any row.
-            mean_max_cosine: f64 { label: "of a feature and its nearest row", unit: "cosine" }
+            mean_max_cosine: f64 { label: "mean |cosine| of a feature and its nearest row", unit: "cosine" }
             /// Features that are nearest to some row, over the number of rows.
             uniqueness: f64 {
-                label: "features that are a row's nearest, over rows",
+                label: "features nearest to some row, over rows",
                 source: "SAELens, same name",
             }
             /// Share of a latent's firings in which the feature nearest to its row fires, mean over
@@ -64,13 +64,13 @@ metrics! {
             support_f1: f64 { label: "F1 of the sets of firing features" }
             /// Features that fire in a row, mean over rows.
             true_l0: f64 {
-                label: "features that fire in a row",
+                label: "features that fire per row",
                 unit: "features per row",
                 source: "SAELens, same name",
             }
             /// Latents that fire in a row, mean over rows.
             l0: f64 {
-                label: "latents that fire in a row",
+                label: "latents that fire per row",
                 unit: "latents per row",
                 source: "SAELens, same name",
             }

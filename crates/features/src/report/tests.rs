@@ -214,7 +214,7 @@ fn a_report_that_cannot_be_written_names_the_file_and_leaves_nothing() {
     .to_string();
     assert_eq!(
         error,
-        "curve.values: found 0 values in `l0`; expected 1, one a step"
+        "curve.values: found 0 values in `l0`, expected 1, one per step"
     );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

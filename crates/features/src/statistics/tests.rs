@@ -386,19 +386,19 @@ fn codes_that_do_not_fit_are_refused_and_leave_no_trace() {
     };
     assert_eq!(
         refused(&mut statistics, &[1.0, 1.0], &[0, 4]),
-        "indices: found 4; expected -1 or a latent below 4"
+        "indices: found 4, expected -1 or a latent below 4"
     );
     assert_eq!(
         refused(&mut statistics, &[1.0, 1.0], &[0, -2]),
-        "indices: found -2; expected -1 or a latent below 4"
+        "indices: found -2, expected -1 or a latent below 4"
     );
     assert_eq!(
         refused(&mut statistics, &[1.0, f32::NAN], &[0, 1]),
-        "values: found NaN for latent 1; expected finite activations"
+        "values: found NaN for latent 1, expected finite activations"
     );
     assert_eq!(
         refused(&mut statistics, &[1.0], &[0, 1]),
-        "values: found 1 entries; expected 2"
+        "values: found 1 entries, expected 2"
     );
     let short = BlockView {
         active: &[true],
@@ -408,7 +408,7 @@ fn codes_that_do_not_fit_are_refused_and_leave_no_trace() {
         .observe_block(short, &[1.0; 2], &[0; 2], 1)
         .unwrap_err()
         .to_string();
-    assert_eq!(error, "block.active: found 1 entries; expected 2");
+    assert_eq!(error, "block.active: found 1 entries, expected 2");
     let summary = statistics.finish();
     assert_eq!(summary.tokens, 0);
     assert!(

@@ -207,14 +207,14 @@ fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
     assert_eq!(
         feature_error(&|table| *table = table.drop("firing_density").unwrap()),
         format!(
-            "{}: column `firing_density` is missing; expected a column of type f64",
+            "{}: column `firing_density` is missing, expected a column of type f64",
             place(&features)
         )
     );
     assert_eq!(
         feature_error(&replace("max_activation", Series::new("".into(), ["x"; 6]))),
         format!(
-            "{}: column `max_activation` has type str; expected f32",
+            "{}: column `max_activation` has type str, expected f32",
             place(&features)
         )
     );
@@ -222,7 +222,7 @@ fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
     assert_eq!(
         feature_error(&replace("decoder_norm", Series::new("".into(), nulls))),
         format!(
-            "{}: column `decoder_norm`, row 1: found null; expected a value of type f32",
+            "{}: column `decoder_norm`, row 1: found null, expected a value of type f32",
             place(&features)
         )
     );
@@ -239,7 +239,7 @@ fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
                 .unwrap();
         }),
         format!(
-            "{}: column `promoted_logits`, row 0: found 5 entries; expected 0, as `promoted_tokens` has",
+            "{}: column `promoted_logits`, row 0: found 5 entries, expected 0, as `promoted_tokens` has",
             place(&features)
         )
     );
@@ -253,7 +253,7 @@ fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
             Series::new("".into(), vec!["middle"; rows])
         )),
         format!(
-            "{}: column `band`, row 0: found `middle`; expected top, q75, q50 or q25",
+            "{}: column `band`, row 0: found `middle`, expected top, q75, q50 or q25",
             place(&examples)
         )
     );
@@ -262,7 +262,7 @@ fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
             "peak_index",
             Series::new("".into(), vec![999u32; rows])
         ))
-        .contains("column `peak_index`, row 0: found 999; expected below")
+        .contains("column `peak_index`, row 0: found 999, expected below")
     );
 }
 
@@ -307,7 +307,7 @@ fn a_decoder_of_another_size_is_refused() {
         .to_string();
     assert_eq!(
         error,
-        "decoder.decoder_norm: found 5 entries; expected 6, one a latent of the statistics"
+        "decoder.decoder_norm: found 5 entries, expected 6, one per latent of the statistics"
     );
 }
 

@@ -205,7 +205,7 @@ pub(super) fn cannot_hold(dictionary: &Dictionary, coder: &CrossLayerTranscoder)
     match ends(dictionary, coder) {
         Some(_) => None,
         None => Some(
-            "a cross-layer transcoder that does not read and write at one place of each layer, from layer 0 on"
+            "this cross-layer transcoder: it must have the same input and the same output hook point in each layer, from layer 0 on"
                 .into(),
         ),
     }

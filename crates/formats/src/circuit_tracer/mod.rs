@@ -128,7 +128,7 @@ impl Layout for CircuitTracer {
         match ends(dictionary) {
             Some(_) => None,
             None => Some(
-                "a transcoder that does not say, or not in one layer, where it reads and writes"
+                "a transcoder that does not name its input and output hook points, or whose hook points are in two layers"
                     .into(),
             ),
         }

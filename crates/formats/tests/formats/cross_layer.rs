@@ -386,7 +386,7 @@ fn cross_layer_transcoders_that_the_format_cannot_say_are_refused() {
         let error = save_all(them, &dir.path().join("no"), Format::CircuitTracer).unwrap_err();
         error.to_string()
     };
-    let elsewhere = "a cross-layer transcoder that does not read and write at one place of each layer, from layer 0 on";
+    let elsewhere = "cannot hold this cross-layer transcoder: it must have the same input and the same output hook point in each layer, from layer 0 on";
     let mut later = across(Architecture::Standard);
     later.provenance.sites = Sites::CrossLayer {
         from: hooks("hook_resid_mid", 1),

@@ -100,7 +100,7 @@ impl Manifest {
             }
             if manifest.format != FORMAT || manifest.format_version != FORMAT_VERSION {
                 bail!(
-                    "{}: fields `format`, `format_version`: found \"{}\", {}, expected \"{FORMAT}\", {FORMAT_VERSION}",
+                    "{}: fields `format`, `format_version`: found \"{}\", {}, expected \"{FORMAT}\", {FORMAT_VERSION}: was it written by a newer version of lapidary?",
                     path.display(),
                     manifest.format,
                     manifest.format_version
@@ -239,7 +239,7 @@ impl RunWriter {
         // Tables are added to a run; nothing else is mixed, since a folder is replaced as a whole.
         if made_by != command && (made_by, command) != (Maker::Train, Maker::Features) {
             bail!(
-                "{} holds what `lapidary {made_by}` made: give another --out",
+                "{} was written by `lapidary {made_by}`; `lapidary {command}` does not replace it: give another --out",
                 path.display()
             );
         }

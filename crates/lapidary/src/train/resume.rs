@@ -78,13 +78,13 @@ fn same_training(
         true => format!(" of {}", recipe.name),
         false => String::new(),
     };
-    let longer =
+    let advice =
         match key == "training.tokens" && recipe.config.training.tokens > saved.training.tokens {
-            true => "; --extend goes on to the larger number",
-            false => "",
+            true => "--extend goes on to the larger number",
+            false => "give the run's own recipe, --overwrite to replace the run, or another --out",
         };
     bail!(
-        "{}: the run was trained with {key} = {there}, the recipe{of} says {here}{longer}",
+        "{}: the run was trained with {key} = {there}, the recipe{of} says {here}; {advice}",
         place.display()
     )
 }

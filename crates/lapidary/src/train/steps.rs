@@ -53,7 +53,7 @@ impl Observer for Watch<'_> {
     fn must_stop(&mut self) -> bool {
         let stops = self.progress.must_stop();
         if stops {
-            let text = "a checkpoint is written; once more to leave at once";
+            let text = "writing a checkpoint; send the signal again to end at once";
             self.progress.say("stop", text);
         }
         stops || self.failed.is_some()

@@ -59,8 +59,8 @@ impl Method for MatchingPursuit {
 
     fn contradiction(&self, choices: &Choices<'_>) -> Option<String> {
         (!choices.coder.apply_b_dec_to_input).then(|| {
-            "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\": what is pursued is what \
-             `b_dec` leaves"
+            "`coder.apply_b_dec_to_input` = false does not go with `coder.architecture` = \"matching_pursuit\", \
+             which always subtracts `b_dec` from its input"
                 .to_owned()
         })
     }

@@ -29,8 +29,7 @@ impl Method for Matryoshka {
         let widest = *choices.tables.matryoshka.widths.as_ref()?.last()?;
         (widest >= d_sae).then(|| {
             format!(
-                "`coder.matryoshka.widths` goes up to {widest}, but below d_sae = {d_sae} is where prefixes end (all latents together are \
-                 counted anyway)"
+                "`coder.matryoshka.widths`: found {widest}, expected widths below d_sae = {d_sae} (the loss of all latents is always included)"
             )
         })
     }

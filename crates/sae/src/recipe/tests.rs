@@ -122,7 +122,10 @@ fn the_tables_of_coders_are_checked_whichever_is_chosen() {
             .ends_with("a list of whole numbers, 0 or more")
     );
     let text = "[coder]\narchitecture = 'matryoshka'\nd_sae = 64\nmatryoshka.widths = [16, 64]";
-    assert!(error(text, &[]).contains("goes up to 64, but below d_sae = 64"));
+    assert!(
+        error(text, &[])
+            .contains("`coder.matryoshka.widths`: found 64, expected widths below d_sae = 64")
+    );
     // Whoever is not chosen leaves nothing in the resolved recipe.
     let c = Recipe::parse("run.toml", "coder.jumprelu.bandwidth = 1", &[]).unwrap();
     assert!(!c.to_toml().contains("jumprelu"));
@@ -160,7 +163,10 @@ fn contradictions_are_refused() {
             .ends_with("it is for \"standard\", \"topk\", \"batchtopk\" and \"jumprelu\"")
     );
     assert!(error("[training]\ntokens = 100", &[]).contains("less than one batch"));
-    assert!(error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[]).contains("twice"));
+    assert!(
+        error("[coder]\nd_sae = 64\nexpansion_factor = 2", &[])
+            .contains("both set the number of latents")
+    );
     assert!(error("[training]\ndecoder_norm = 'free'", &[]).contains("comparable"));
     assert!(
         error("[training]\nbatch_tokens = 0", &[])
@@ -202,15 +208,15 @@ fn a_start_of_k_that_cannot_fall_is_refused() {
     for (text, expected) in [
         (
             "coder.k_start = 8",
-            "`coder.k_start`: found 8, expected at least `coder.k`",
+            "`coder.k_start`: found 8, expected at least `coder.k` = 32",
         ),
         (
             "coder.k_start = 64\ncoder.architecture = 'gated'",
-            "`coder.k_start`: found 64",
+            "`coder.k_start` does not go with `coder.architecture` = \"gated\": it is for \"topk\", \"batchtopk\" and \"matryoshka\"",
         ),
         (
             "training.k_anneal_steps = 9",
-            "`training.k_anneal_steps`: found 9",
+            "`training.k_anneal_steps` needs `coder.k_start`",
         ),
         (
             "coder.k_start = 64\ncoder.d_sae = 40",

@@ -32,12 +32,25 @@ impl Recipe {
         )?;
         let kind = self.coder.architecture;
         let facts = facts(kind);
+        let contradiction = |message: String| {
+            Err(SaeError::Config {
+                place: file.to_owned(),
+                message,
+            })
+        };
         match (self.coder.k_start, t.k_anneal_steps) {
             (Some(start), _) => {
-                let falls = kind.takes_k() && !kind.counts_steps() && start >= self.coder.k;
-                let expected =
-                    "at least `coder.k`, of a coder whose active latents `k` counts, or nothing";
-                range("coder.k_start", falls, start.to_string(), expected)?;
+                let counts_latents =
+                    |kind: &ArchitectureKind| kind.takes_k() && !kind.counts_steps();
+                if !counts_latents(&kind) {
+                    return contradiction(format!(
+                        "`coder.k_start` does not go with `coder.architecture` = \"{kind}\": it is for {}",
+                        listed(ArchitectureKind::all().filter(counts_latents), "and")
+                    ));
+                }
+                let expected = format!("at least `coder.k` = {}", self.coder.k);
+                let falls = start >= self.coder.k;
+                range("coder.k_start", falls, start.to_string(), &expected)?;
                 if let Some(over) = t.k_anneal_steps {
                     let expected = format!("fewer than all {} steps of training", self.steps());
                     let fewer = over < self.steps();
@@ -49,14 +62,8 @@ impl Recipe {
                     )?;
                 }
             }
-            (None, Some(steps)) => {
-                let expected = "nothing, or `coder.k_start` too";
-                range(
-                    "training.k_anneal_steps",
-                    false,
-                    steps.to_string(),
-                    expected,
-                )?;
+            (None, Some(_)) => {
+                return contradiction("`training.k_anneal_steps` needs `coder.k_start`".to_owned());
             }
             (None, None) => {}
         }
@@ -73,12 +80,6 @@ impl Recipe {
             return Err(r.wrong(wrong.key, wrong.found, wrong.expected).into());
         }
 
-        let contradiction = |message: String| {
-            Err(SaeError::Config {
-                place: file.to_owned(),
-                message,
-            })
-        };
         if t.tokens < t.batch_tokens as u64 {
             return contradiction(format!(
                 "`training.tokens` = {} is less than one batch, `training.batch_tokens` = {}",
@@ -93,7 +94,7 @@ impl Recipe {
         }
         if self.coder.d_sae.is_some() && self.coder.expansion_factor.is_some() {
             return contradiction(
-                "`coder.d_sae` and `coder.expansion_factor` say the same thing twice: keep one"
+                "`coder.d_sae` and `coder.expansion_factor` both set the number of latents: remove one"
                     .to_owned(),
             );
         }
@@ -181,10 +182,10 @@ impl Recipe {
                 && t.local_coefficient == 0.0
             {
                 return contradiction(format!(
-                    "`training.loss` = \"{}\" does not go with several hook points of which {} is one: what is put in place there hides what is put in place before, \
-                     so part of the coder would learn nothing; give `training.local_coefficient` too",
+                    "`training.loss` = \"{}\" with several hook points needs `training.local_coefficient` above 0: the reconstruction at {} hides the effect of the earlier ones, \
+                     so part of the coder would not be trained",
                     t.loss,
-                    written.iter().find(residual).expect("there is one")
+                    written.iter().rfind(residual).expect("there is one")
                 ));
             }
             if !t.batch_tokens.is_multiple_of(self.corpus.context) {
@@ -207,7 +208,7 @@ impl Recipe {
         };
         if let Some(key) = several.filter(|_| !kind.has_encoder()) {
             return contradiction(format!(
-                "`{key}` does not go with `coder.architecture` = \"{kind}\": its codes are those of what it reconstructs"
+                "`{key}` does not go with `coder.architecture` = \"{kind}\": a coder without an encoder cannot be a transcoder or a crosscoder"
             ));
         }
         if !keys.hook_points.is_empty() {
@@ -233,7 +234,7 @@ impl Recipe {
         }
         if self.coder.skip_connection && !transcodes {
             return contradiction(
-                "`coder.skip_connection` needs a `hook_point_out` other than `hook_point`: an autoencoder with one reconstructs everything without latents"
+                "`coder.skip_connection` needs a `hook_point_out` other than `hook_point`: the skip connection of an autoencoder could reconstruct its input without latents"
                     .to_owned(),
             );
         }
@@ -321,7 +322,7 @@ impl Recipe {
     fn cross_layer_error(&self, read: &[String], written: &[String]) -> Option<String> {
         if read.len() != written.len() || read.len() < 2 {
             return Some(format!(
-                "`hook_points` and `hook_points_out` of a cross-layer transcoder are as many, two or more: found {} and {}",
+                "`hook_points`, `hook_points_out`: found {} and {} hook points, expected as many in both, and at least 2",
                 read.len(),
                 written.len()
             ));

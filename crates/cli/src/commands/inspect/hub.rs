@@ -49,7 +49,7 @@ pub fn view(address: &str, all: bool) -> Result<View> {
             return files::view(&repository.fetch(within)?, all);
         }
         bail!(
-            "hf:{address}: a file of the repository, which is not fetched to be looked at: name its folder, or fetch it"
+            "hf:{address}: inspect does not fetch this file: name its folder, or download the file first"
         );
     }
     let mut view = View::new("repository");

@@ -1,4 +1,4 @@
-//! Figures of merit of a dictionary on text, best on text that it was not trained on, each under
+//! Metrics of a dictionary on text, best on text that it was not trained on, each under
 //! the name and with the meaning that the field gives it. Sums run in f64 on the host.
 //!
 //! Sources: SAEBench `evals/core/main.py` (`l0`, `l1`, `cossim`, `l2_ratio`,

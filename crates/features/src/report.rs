@@ -33,7 +33,7 @@ pub struct Report<'a> {
     pub title: String,
     /// Where the dictionary comes from, as (what, value), in reading order.
     pub provenance: Vec<(String, String)>,
-    /// Figures of merit, as (name, value, what it means in a few words); the first ones are shown
+    /// Metrics, as (name, value, what it means in a few words); the first ones are shown
     /// largest.
     pub metrics: Vec<(String, f64, String)>,
     /// Training curves.

@@ -70,7 +70,7 @@ fn varied(recipes: &[Recipe]) -> Result<Vec<RunRow>> {
     all.iter().map(row).collect()
 }
 
-/// The last step, under names that no figure of merit has.
+/// The last step, under names that no metric has.
 fn course(last: &StepReport) -> RunRow {
     [
         ("steps", Value::from(last.step)),

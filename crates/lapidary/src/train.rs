@@ -377,7 +377,7 @@ fn start(
     Ok(run)
 }
 
-/// Figures of merit, tables and report of a coder, as its recipe asks.
+/// Metrics, tables and report of a coder, as its recipe asks.
 fn describe(
     common: &Common<'_>,
     number: usize,

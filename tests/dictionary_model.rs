@@ -217,7 +217,9 @@ fn a_name_of_the_metadata_is_said_to_come_from_there() {
     let wide = dictionary(at, "wide", json!({"hook_name": "blocks.1.mlp.hook_post"}));
     let (done, _, errors) = run(&mut eval(&wide, &["--model", model, "--corpus", text]));
     assert!(
-        !done && errors.contains("found 192 dimensions at blocks.1.mlp.hook_post"),
+        !done && errors.contains(
+                "the dictionary reads 48 dimensions, but blocks.1.mlp.hook_post of model `model` has 192"
+            ),
         "{errors}"
     );
 

@@ -83,5 +83,5 @@ fn a_crosscoder_of_two_models_has_hook_points_in_each_and_none_in_one() {
     let [first, second] = Hooks::sources_of_both(&crosscoder).unwrap();
     assert_eq!((first, second), (parsed(&[FROM]), parsed(&[TO])));
     let error = Hooks::of(&crosscoder).unwrap_err().to_string();
-    assert!(error.contains("`tuned` the second"), "{error}");
+    assert!(error.contains("(second model: `tuned`)"), "{error}");
 }

@@ -133,7 +133,8 @@ fn a_sample_tells_weights_that_were_read_otherwise() {
     fs::write(to.join("cfg.json"), cfg.replace("\"k\": 2", "\"k\": 3")).unwrap();
     let error = opened(&to, None).map(|_| ()).unwrap_err();
     assert!(
-        error.starts_with("DIR/lapidary_sample.safetensors: indices: found "),
+        error.starts_with("DIR/lapidary_sample.safetensors: indices: ")
+            && error.contains("latents differ between the sample and the dictionary"),
         "{error}"
     );
     assert!(error.contains("remove this file"), "{error}");

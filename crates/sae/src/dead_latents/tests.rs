@@ -384,15 +384,15 @@ fn recipes_whose_coders_have_no_such_revival_are_refused() {
     for (settings, expected) in [
         (
             "coder.architecture=standard training.revival=aux_k",
-            "it is for topk, batchtopk and matryoshka",
+            "it is for \"topk\", \"batchtopk\" and \"matryoshka\"",
         ),
         (
             "training.revival=ghost_gradients",
-            "it is for standard and jumprelu",
+            "it is for \"standard\" and \"jumprelu\"",
         ),
         (
             "coder.architecture=gated training.revival=resampling",
-            "a gated one: it is for standard, jumprelu and matching_pursuit",
+            "a gated one: it is for \"standard\", \"jumprelu\" and \"matching_pursuit\"",
         ),
         ("training.revival=ghosts", "training.revival"),
         (

@@ -110,7 +110,7 @@ impl ActivationsError {
         expected: &str,
     ) -> Self {
         let problem = format!(
-            "{what}: found {found}, expected {expected}; the checkpoint is damaged: start again with --overwrite"
+            "{what}: found {found}, expected {expected}; the checkpoint is damaged or of another model: start again with --overwrite"
         );
         Self::Checkpoint { path, problem }
     }

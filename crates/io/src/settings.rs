@@ -248,15 +248,15 @@ impl Reader {
     /// The value of `key`, if it is there.
     pub fn optional<T: FromToml>(&mut self, key: &'static str) -> Result<Option<T>, SettingsError> {
         self.known.push(key);
-        let Some(value) = self.values.remove(key) else {
+        let Some(value) = self.values.get(key) else {
             return Ok(None);
         };
-        match T::from_toml(&value) {
+        match T::from_toml(value) {
             Some(v) => Ok(Some(v)),
             None => Err(SettingsError::Value {
                 place: self.place(key),
                 key: key.to_owned(),
-                found: T::show_wrong(&value),
+                found: T::show_wrong(value),
                 expected: T::expected(),
             }),
         }
@@ -304,7 +304,8 @@ impl Reader {
 
     /// Complains about the first key that nobody asked for.
     pub fn finish(self) -> Result<(), SettingsError> {
-        let Some((key, value)) = self.values.iter().next() else {
+        let unknown = |(key, _): &(&String, &Value)| !self.known.contains(&key.as_str());
+        let Some((key, value)) = self.values.iter().find(unknown) else {
             return Ok(());
         };
         let place = self.place(key);

@@ -186,7 +186,7 @@ pub fn measure(
     let mut evaluator = Evaluator::new(model, dictionary, Hooks::of(dictionary)?, blocks)?;
     while let Some(batch) = evaluator.next_batch()? {
         if let Some(tables) = &mut tables {
-            tables.take(&batch)?;
+            tables.take(&batch);
         }
         stage.at(batch.done as u64, format!("{} blocks", batch.done));
     }

@@ -4,7 +4,7 @@ use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary, Sites};
 use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
 use lapidary_features::{
-    Collector, Curve, Report, StatisticsConfig, example_rows, feature_rows, names,
+    Collector, Curve, FeaturesError, Report, StatisticsConfig, example_rows, feature_rows, names,
     summarize_decoder, write_examples, write_features, write_report,
 };
 use lapidary_model::{HookPoint, LanguageModel};
@@ -23,6 +23,8 @@ pub struct Tables<'a> {
     blocks: usize,
     top_tokens: usize,
     collector: Collector<'a>,
+    /// What went wrong while an evaluation was taken over.
+    failed: Option<FeaturesError>,
 }
 
 impl<'a> Tables<'a> {
@@ -52,12 +54,16 @@ impl<'a> Tables<'a> {
             blocks: blocks.len(),
             top_tokens,
             collector,
+            failed: None,
         })
     }
 
-    /// Takes over what an evaluation of the dictionary on the same blocks has computed.
-    pub(crate) fn take(&mut self, batch: &EvaluatedBatch<'_>) -> Result<()> {
-        Ok(self.collector.take(batch)?)
+    /// Takes over what an evaluation of the dictionary on the same blocks has computed. What goes
+    /// wrong is said when the tables are written, so that the evaluation ends.
+    pub(crate) fn take(&mut self, batch: &EvaluatedBatch<'_>) {
+        if self.failed.is_none() {
+            self.failed = self.collector.take(batch).err();
+        }
     }
 
     /// Writes `features/` and `report.html`, the report with the metrics and the training log.
@@ -79,7 +85,11 @@ impl<'a> Tables<'a> {
             blocks,
             top_tokens,
             collector,
+            failed,
         } = self;
+        if let Some(failed) = failed {
+            return Err(failed.into());
+        }
         let stage = Stage::new(progress, "features", blocks as u64);
         let hook = match others.is_empty() {
             true => names(&hooks),

@@ -386,21 +386,22 @@ fn describe(
     blocks: &FirstBlocks,
 ) -> Result<Option<Metrics>> {
     let (folder, model) = (&common.folders[number], &common.model);
-    let mut tables = match config.features.tokens {
-        0 => None,
-        tokens => Some(Tables::new(
+    let tables = || {
+        Tables::new(
             (model, common.other.as_ref()),
             dictionary,
-            blocks.of(&config.corpus.path, tokens)?,
+            blocks.of(&config.corpus.path, config.features.tokens)?,
             config.features.examples_per_feature,
-        )?),
+        )
     };
+    let mut tables = (config.features.tokens > 0).then(tables);
     let metrics = match config.evaluation.tokens {
         0 => None,
         tokens => {
             let blocks = blocks.of(&config.evaluation.corpus, tokens)?;
-            let metrics =
-                measure(common.progress, model, dictionary, blocks, tables.as_mut())?.metrics;
+            // Tables that fail do not cost the metrics.
+            let taking = tables.as_mut().and_then(|tables| tables.as_mut().ok());
+            let metrics = measure(common.progress, model, dictionary, blocks, taking)?.metrics;
             let signed = SignedMetrics {
                 metrics: &metrics,
                 corpus: &config.evaluation.corpus,
@@ -414,7 +415,7 @@ fn describe(
         }
     };
     if let Some(tables) = tables {
-        tables.write(
+        tables?.write(
             common.progress,
             folder,
             metrics.as_ref(),

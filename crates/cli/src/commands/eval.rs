@@ -77,7 +77,12 @@ impl Eval {
             .context("the dictionary does not say on which text to evaluate: give --corpus")?;
         let tokens = self
             .tokens
-            .or_else(|| recipe.as_ref().map(|r| r.evaluation.tokens).filter(|n| *n > 0))
+            .or_else(|| {
+                recipe
+                    .as_ref()
+                    .map(|r| r.evaluation.tokens)
+                    .filter(|n| *n > 0)
+            })
             .unwrap_or(50_000);
         for path in self.out.iter().chain(&self.latents) {
             check_target(path)?;

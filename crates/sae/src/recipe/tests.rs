@@ -132,6 +132,15 @@ fn the_tables_of_coders_are_checked_whichever_is_chosen() {
 }
 
 #[test]
+fn the_shape_of_a_penalty_decides_its_usual_parameter() {
+    for (shape, expected) in [("mcp", 2.0), ("scad", 3.7), ("log_sum", 0.05), ("l0", 0.0)] {
+        let text = format!("coder.proximal.shape = '{shape}'");
+        let c = Recipe::parse("run.toml", &text, &[]).unwrap();
+        assert_eq!(c.architectures.proximal.bend, expected, "{shape}");
+    }
+}
+
+#[test]
 fn contradictions_are_refused() {
     assert!(
         error("[coder]\narchitecture = 'gated'\nmulti_topk = true", &[])

@@ -1,7 +1,6 @@
 //! What a model or a file says, on a terminal: control characters would move the cursor, change
 //! colours or worse.
 
-use crate::progress;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, stdout};
@@ -13,11 +12,6 @@ pub fn shown(text: &str) -> Cow<'_, str> {
         true => visible(text),
         false => Cow::Borrowed(text),
     }
-}
-
-/// Says on standard error what a user should know of a text that others wrote.
-pub fn note(text: &str) {
-    progress::note(visible(text));
 }
 
 /// Control characters but newline and tab as Unicode's pictures of them, ESC as `␛`.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvaluationError;
-use crate::registry::{Number, metrics};
+use crate::metric::{Number, metrics};
 
 /// Longest Babel function that is reported.
 pub const BABEL: usize = 64;

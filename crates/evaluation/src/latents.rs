@@ -6,7 +6,7 @@ use lapidary_coder::{Coder, host};
 use crate::codes::CodeSums;
 use crate::cosines::{Pairs, unit};
 use crate::error::EvaluationError;
-use crate::registry::metrics;
+use crate::metric::metrics;
 
 metrics! {
     /// Metrics of each latent; every list has one entry per latent.

@@ -18,6 +18,7 @@ mod error;
 mod hooks;
 mod latents;
 mod matching;
+mod metric;
 mod metrics;
 mod model_loading;
 #[cfg(test)]
@@ -39,4 +40,5 @@ pub use matching::best_matching;
 pub use metrics::Metrics;
 pub use model_loading::{PreparedModel, hub_name};
 pub use reconstruction::ReconstructionSums;
-pub use registry::{Metric, REGISTRY};
+pub use metric::Metric;
+pub use registry::REGISTRY;

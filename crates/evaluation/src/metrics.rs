@@ -10,7 +10,7 @@ use crate::density::{DensityHistogram, firings_above, share_above};
 use crate::latents::LatentFigures;
 use crate::predictions::Predictions;
 use crate::reconstruction::ReconstructionSums;
-use crate::registry::{Metric, Number, metrics};
+use crate::metric::{Metric, Number, metrics};
 
 metrics! {
     /// The metrics of a dictionary: what [`crate::evaluate`] found.

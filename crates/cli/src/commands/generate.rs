@@ -1,8 +1,8 @@
 //! `lapidary generate`.
 
 use crate::arguments::{DeviceArgument, DictionaryArgument};
-use crate::progress::Watched;
-use crate::terminal::{note, shown};
+use crate::progress::{self, Watched};
+use crate::terminal::{shown, visible};
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
@@ -198,9 +198,16 @@ impl Generate {
     }
 }
 
+/// Says on standard error what a user should know of texts that others wrote.
+fn note(text: &str) {
+    progress::note(visible(text));
+}
+
 /// The highest activation of each latent, where the dictionary lies in a run with feature tables.
 fn highest_activations(dictionary: &Path) -> Result<Option<Vec<f32>>> {
-    let parent = dictionary.parent().unwrap_or(Path::new(""));
+    // `.` has a parent only as an absolute path.
+    let whole = std::path::absolute(dictionary).unwrap_or_else(|_| dictionary.to_path_buf());
+    let parent = whole.parent().unwrap_or(&whole);
     let runs = [dictionary, parent].map(|folder| RunFolder::new(folder).features());
     let tables = runs.map(|features| features.join("features.parquet"));
     let Some(table) = tables.iter().find(|table| table.is_file()) else {

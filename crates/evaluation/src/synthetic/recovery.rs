@@ -13,7 +13,7 @@ use crate::cosines::unit;
 use crate::error::EvaluationError;
 use crate::matching::best_matching;
 use crate::reconstruction::ReconstructionSums;
-use crate::registry::{Number, metrics};
+use crate::metric::{Number, metrics};
 
 /// Rows encoded at once.
 const ROWS: usize = 4096;

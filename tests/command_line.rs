@@ -1,17 +1,12 @@
 //! What a user does at the command line: from a recipe to a dictionary, tables and a report;
 //! stopping and going on; batch jobs over files; and what each kind of bad input is told.
 
-#![allow(clippy::unwrap_used)]
-
+use crate::training_log::without_clock;
 use lapidary_model::{Outgoing, Values, write_tensors};
 use safetensors::SafeTensors;
-#[path = "support/training_log.rs"]
-mod training_log;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-use training_log::without_clock;
 
 fn lapidary(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));

@@ -1,7 +1,5 @@
 //! A dictionary in other programs' formats: converted, and used by every command where it lies.
 
-#![allow(clippy::unwrap_used)]
-
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,6 @@
 //! Every command that runs a model under a dictionary loads it as the dictionary's metadata say, or
 //! refuses by name.
 
-#![allow(clippy::unwrap_used)]
-
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::collections::HashMap;

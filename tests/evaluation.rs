@@ -1,8 +1,6 @@
 //! What a user does to measure a dictionary beyond its figures on text: known features, probes,
 //! absorption.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

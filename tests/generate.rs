@@ -1,8 +1,6 @@
 //! `lapidary generate` prints what `transformers` generates (`scripts/make_model_fixtures.py`), and
 //! refuses numbers that mean nothing.
 
-#![allow(clippy::unwrap_used)]
-
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,8 +1,6 @@
 //! `lapidary harvest` as a user meets it: killed at any moment and started again, it leaves the
 //! store of a run that was never killed.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,8 +1,6 @@
 //! A model or a dataset by its hub name: fetched once from a server, then found in the hub's cache
 //! without one. The server here is our own, on loopback, and answers as the hub does.
 
-#![allow(clippy::unwrap_used)]
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

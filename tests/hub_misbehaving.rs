@@ -2,8 +2,6 @@
 //! cache and no file under its final name; the token goes to the endpoint alone.
 //! `scripts/hub_server.py` does the same for other programs, and by hand.
 
-#![allow(clippy::unwrap_used)]
-
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -1,8 +1,6 @@
 //! `inspect` says what lies somewhere, by headers alone, and prints nothing that a terminal would
 //! act on.
 
-#![allow(clippy::unwrap_used)]
-
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;

@@ -1,16 +1,11 @@
 //! People's data under rough handling: foreign files in the way, kills, signals, two processes on
 //! one folder, damaged files, names that are no regular files, readers that have gone.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/training_log.rs"]
-mod training_log;
-
+use crate::training_log::without_clock;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use training_log::without_clock;
 
 fn lapidary(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));

@@ -1,17 +1,12 @@
 //! `lapidary train` with several coders on one pass: each folder holds what a single run leaves,
 //! bit for bit, a killed run goes on with all of them, and one table says what came of each.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/training_log.rs"]
-mod training_log;
-
+use crate::training_log::without_clock;
 use polars::prelude::{AnyValue, DataFrame, ParquetReader, SerReader};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use training_log::without_clock;
 
 const SMALL: [&str; 10] = [
     "coder.d_sae=256",

@@ -1,8 +1,6 @@
 //! Transcoders and crosscoders as a user meets them: trained by a recipe, measured where they
 //! write, described, read back and used.
 
-#![allow(clippy::unwrap_used)]
-
 use burn::tensor::Device;
 use lapidary_evaluation::Metrics;
 use lapidary_features::{Steer, Steering, read_features};

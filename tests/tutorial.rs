@@ -1,8 +1,6 @@
 //! The shell lines of docs/tutorial-hooks.md do what the page says. Its Rust parts are doc tests of
 //! lapidary-features.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 use std::process::Command;
 

@@ -8,9 +8,9 @@ use crate::codes::CodeSums;
 use crate::cosines::DecoderCosines;
 use crate::density::{DensityHistogram, firings_above, share_above};
 use crate::latents::LatentFigures;
+use crate::metric::{Metric, Number, metrics};
 use crate::predictions::Predictions;
 use crate::reconstruction::ReconstructionSums;
-use crate::metric::{Metric, Number, metrics};
 
 metrics! {
     /// The metrics of a dictionary: what [`crate::evaluate`] found.

@@ -12,8 +12,8 @@ use super::{Sample, Synthetic};
 use crate::cosines::unit;
 use crate::error::EvaluationError;
 use crate::matching::best_matching;
-use crate::reconstruction::ReconstructionSums;
 use crate::metric::{Number, metrics};
+use crate::reconstruction::ReconstructionSums;
 
 /// Rows encoded at once.
 const ROWS: usize = 4096;

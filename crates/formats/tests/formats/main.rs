@@ -12,4 +12,5 @@ mod mutations;
 mod places;
 mod releases;
 mod round_trip;
+mod saelens;
 mod sparsify;

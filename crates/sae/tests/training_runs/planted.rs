@@ -1,8 +1,6 @@
 //! What a user sees of training: planted features are found, a resumed run is the same run, and the
 //! dictionary that comes out does to raw activations what the trained coder did to normalized ones.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 

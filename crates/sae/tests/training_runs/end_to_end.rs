@@ -1,8 +1,6 @@
 //! Losses through the model: they fall in training, runs resume to the same bits, coders share a
 //! pass, and recipes that cannot be are refused.
 
-#![allow(clippy::unwrap_used)]
-
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};

@@ -2,8 +2,6 @@
 //! feature equally well gives the easy one the larger share of its representation, and a dictionary
 //! of that representation inherits it.
 
-#![allow(clippy::unwrap_used)]
-
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
 use lapidary_coder::{Coder, host, host_int};

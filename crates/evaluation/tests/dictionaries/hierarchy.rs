@@ -2,8 +2,6 @@
 //! Matching pursuit finds both; a ReLU coder with an L1 penalty at the same number of active
 //! latents absorbs the parent into the child.
 
-#![allow(clippy::unwrap_used)]
-
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::ActivationMatrix;
 use lapidary_coder::{Architecture, Coder, SparseCoder};

@@ -1,8 +1,6 @@
 //! A model is loaded as a dictionary's metadata say: against what TransformerLens computes with the
 //! same options (`scripts/make_processed_fixtures.py`).
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};

@@ -2,18 +2,14 @@
 //! dictionary does to raw activations what the coder did to normalized ones, and files and recipes
 //! say what they are.
 
-#![allow(clippy::unwrap_used)]
-
-mod normalized;
-
 use std::fs;
 
+use crate::normalized::{Normalized, host, matrix};
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_coder::{Architecture, Coder};
 use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun};
-use normalized::{Normalized, host, matrix};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -1,8 +1,6 @@
 //! Evaluation on a real (small, random) transformer whose logits `transformers` computed:
 //! dictionaries whose figures are known in advance.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

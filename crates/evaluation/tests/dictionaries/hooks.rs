@@ -1,8 +1,6 @@
 //! The hook points of a dictionary, as a model knows them, and what is said of a dictionary that
 //! does not name them.
 
-#![allow(clippy::unwrap_used)]
-
 use burn::tensor::{Device, Tensor};
 use lapidary_coder::{AnyCoder, Architecture, Dictionary, Provenance, Sites, SparseCoder, Weights};
 use lapidary_evaluation::Hooks;

@@ -1,8 +1,6 @@
 //! Dictionaries in our own layout, SAELens's: what is written reads back exactly, other libraries'
 //! types are read, and hostile files are one clear error each.
 
-#![allow(clippy::unwrap_used)]
-
 mod dictionary;
 mod foreign;
 mod written;

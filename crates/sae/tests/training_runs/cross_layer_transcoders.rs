@@ -2,18 +2,14 @@
 //! each later one, the dictionary does to raw activations what the coder did to normalized ones,
 //! runs resume, and files and recipes say what they are.
 
-#![allow(clippy::unwrap_used)]
-
-mod normalized;
-
 use std::fs;
 
+use crate::normalized::{Normalized, host, matrix};
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_coder::{Coder, Sites};
 use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun};
-use normalized::{Normalized, host, matrix};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

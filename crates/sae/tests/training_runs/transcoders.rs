@@ -1,18 +1,14 @@
 //! Transcoders: a planted layer is found again, the dictionary does to raw activations what the
 //! coder did to normalized ones, files say what they are, and recipes that cannot be are refused.
 
-#![allow(clippy::unwrap_used)]
-
-mod normalized;
-
 use std::fs;
 
+use crate::normalized::{Normalized, host, matrix, normalized};
 use burn::tensor::{Device, Tensor};
 use lapidary_activations::{ActivationMatrix, Normalization, NormalizationKind};
 use lapidary_coder::{Architecture, Coder, Dictionary, Sites};
 use lapidary_formats::saelens;
 use lapidary_sae::{Recipe, TrainingRun};
-use normalized::{Normalized, host, matrix, normalized};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;

@@ -1,8 +1,6 @@
 //! Several coders in one run: each has the bits of one that is trained alone, a resumed run goes on
 //! with all of them, and recipes that cannot share batches are refused by the key.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};

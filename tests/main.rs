@@ -1,0 +1,19 @@
+//! The command, end to end: in one program, since each links everything.
+
+#![allow(clippy::unwrap_used)]
+
+mod command_line;
+mod convert;
+mod dictionary_model;
+mod evaluation;
+mod generate;
+mod harvest;
+mod hub;
+mod hub_misbehaving;
+mod inspect;
+mod safety;
+mod several_coders;
+#[path = "support/training_log.rs"]
+mod training_log;
+mod transcoders;
+mod tutorial;

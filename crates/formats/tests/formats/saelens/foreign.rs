@@ -12,7 +12,7 @@ use lapidary_formats::saelens::{describe, load, save};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use crate::dictionary::{D, F, dictionary, host, numbers};
+use super::dictionary::{D, F, dictionary, host, numbers};
 
 /// A folder as some other program might write it.
 struct Foreign {

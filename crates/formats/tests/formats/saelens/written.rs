@@ -11,7 +11,7 @@ use lapidary_formats::saelens::{load, save};
 use lapidary_sae::Recipe;
 use serde_json::{Value, json};
 
-use crate::dictionary::{D, F, dictionary, host, numbers};
+use super::dictionary::{D, F, dictionary, host, numbers};
 
 #[test]
 fn a_dictionary_reads_back_as_it_was_written() {

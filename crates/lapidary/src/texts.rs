@@ -28,7 +28,7 @@ struct Text {
 /// Where the blocks of a text are.
 enum Blocks {
     /// All are still to come.
-    Stream(BlockStream),
+    Stream(Box<BlockStream>),
     /// The training has the stream; these are the first ones, as many as were wanted.
     First(Vec<TokenBlock>),
 }
@@ -57,7 +57,7 @@ impl Texts {
             let stream = BlockStream::new(self.model.clone(), &config)?;
             let text = Text {
                 skipped: stream.skipped_rows(),
-                blocks: Blocks::Stream(stream),
+                blocks: Blocks::Stream(Box::new(stream)),
                 wanted: 0,
             };
             self.opened.insert(corpus.to_owned(), text);
@@ -89,7 +89,7 @@ impl Texts {
                     skipped,
                 };
                 self.opened.insert(corpus, text);
-                Ok(stream)
+                Ok(*stream)
             }
             _ => bail!("corpus {corpus} is given to one training only"),
         }

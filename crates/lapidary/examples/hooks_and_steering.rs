@@ -18,8 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let direction = found.mean_dim(1); // [1, 1, d_model]
     let add = |x| x + direction.clone() * 2.0;
     let steer = [Intervention::function(hook, &add)];
-    let sampling = Sampling::default();
     let mut show = |token| print!("{}", tokenizer.token_text(token));
-    generate(&model, &prompt, &sampling, &steer, &mut show)?;
+    generate(&model, &prompt, &Sampling::default(), &steer, &mut show)?;
     Ok(())
 }

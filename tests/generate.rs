@@ -1,6 +1,7 @@
 //! `lapidary generate` prints what `transformers` generates (`scripts/make_model_fixtures.py`), and
 //! refuses numbers that mean nothing.
 
+use crate::changed_model::model_with;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -29,29 +30,10 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// A copy of that model, with changes of its configurations.
-fn model_with(config: &Value, generation: &Value) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let from = fixture();
-    for file in ["model.safetensors", "tokenizer.json"] {
-        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
-    }
-    let mut all: Value = lapidary_io::read_json(&from.join("config.json")).unwrap();
-    for (key, value) in config.as_object().into_iter().flatten() {
-        all[key] = value.clone();
-    }
-    std::fs::write(folder.path().join("config.json"), all.to_string()).unwrap();
-    if !generation.is_null() {
-        let path = folder.path().join("generation_config.json");
-        std::fs::write(path, generation.to_string()).unwrap();
-    }
-    folder
-}
-
 #[test]
 fn generate_prints_what_transformers_generates() {
     for case in expected()["generated"].as_array().unwrap() {
-        let folder = model_with(&case["config"], &case["generation_config"]);
+        let folder = model_with(&fixture(), &case["config"], &case["generation_config"]);
         let path = folder.path().to_str().unwrap();
         let n = case["tokens"].to_string();
         let prompt = case["prompt"].as_str().unwrap();

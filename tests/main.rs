@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/changed_model.rs"]
+mod changed_model;
 mod command_line;
 mod convert;
 mod dictionary_model;

@@ -29,7 +29,8 @@ pub struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    /// Of a dictionary that reads at `hooks` of `model`, and at those of `other` behind.
+    /// Statistics that have seen nothing yet. The dictionary reads `hooks` of `model`, side by side
+    /// with the hook points of `other`, if there is a second model.
     ///
     /// # Errors
     /// When the dictionary does not fit the hook points.

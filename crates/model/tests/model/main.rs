@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod broken_files;
+#[path = "../../../../tests/support/changed_model.rs"]
+mod changed_model;
 mod checkpoints;
 mod config;
 mod fixtures;

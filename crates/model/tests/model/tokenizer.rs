@@ -1,7 +1,9 @@
-//! Tokens as text: what a tokenizer's file stores of a program's state is not obeyed, single tokens
-//! look as they stand in a text, sequences end where the configurations say, and greedy tokens are
-//! those that `transformers` generates (`scripts/make_model_fixtures.py`).
+//! Tokens as text. Truncation, padding and dropout that a tokenizer's file stores are not applied.
+//! The text of a single token is what it adds to a longer text. Sequences end where the
+//! configurations say. Greedy tokens are those that `transformers` generates
+//! (`scripts/make_model_fixtures.py`).
 
+use crate::changed_model::model_with;
 use crate::fixtures::model_folder;
 use burn::tensor::Device;
 use lapidary_model::{LanguageModel, Sampling, Tokenizer, generate};
@@ -24,25 +26,6 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn embedded() -> LanguageModel {
     LanguageModel::load("embedded", &Device::flex()).unwrap()
-}
-
-/// A copy of the model with SentencePiece's tokenizer, and changes of its configurations.
-fn model_with(config: &Value, generation: &Value) -> tempfile::TempDir {
-    let from = model_folder("sentencepiece-like");
-    let folder = tempfile::tempdir().unwrap();
-    for file in ["model.safetensors", "tokenizer.json"] {
-        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
-    }
-    let mut all: Value = lapidary_io::read_json(&from.join("config.json")).unwrap();
-    for (key, value) in config.as_object().into_iter().flatten() {
-        all[key] = value.clone();
-    }
-    std::fs::write(folder.path().join("config.json"), all.to_string()).unwrap();
-    if !generation.is_null() {
-        let path = folder.path().join("generation_config.json");
-        std::fs::write(path, generation.to_string()).unwrap();
-    }
-    folder
 }
 
 #[test]
@@ -187,7 +170,11 @@ fn a_stream_of_tokens_comes_to_the_text_that_transformers_decodes() {
 #[test]
 fn greedy_tokens_are_those_that_transformers_generates() {
     for case in expected()["generated"].as_array().unwrap() {
-        let folder = model_with(&case["config"], &case["generation_config"]);
+        let folder = model_with(
+            &model_folder("sentencepiece-like"),
+            &case["config"],
+            &case["generation_config"],
+        );
         let path = folder.path().to_str().unwrap();
         let prompt = case["prompt"].as_str().unwrap();
         let model = LanguageModel::load(path, &Device::flex()).unwrap();
@@ -206,7 +193,7 @@ fn greedy_tokens_are_those_that_transformers_generates() {
 #[test]
 fn every_end_of_a_sequence_is_special() {
     let load = |config: Value, generation: Value| {
-        let folder = model_with(&config, &generation);
+        let folder = model_with(&model_folder("sentencepiece-like"), &config, &generation);
         LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex()).unwrap()
     };
     let model = load(json!({"eos_token_id": [2, 550]}), json!(null));
@@ -227,7 +214,11 @@ fn every_end_of_a_sequence_is_special() {
     // is a letter.
     assert!(load(json!({"pad_token_id": 0}), json!(null)).is_special(0));
     assert!(!load(json!({"pad_token_id": 300}), json!(null)).is_special(300));
-    let folder = model_with(&json!({}), &json!({"eos_token_id": "x"}));
+    let folder = model_with(
+        &model_folder("sentencepiece-like"),
+        &json!({}),
+        &json!({"eos_token_id": "x"}),
+    );
     let error = LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex());
     let error = error.map(|_| ()).unwrap_err().to_string();
     assert!(

@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod course;
 pub mod device;
 pub mod dictionary_model;
 mod error;

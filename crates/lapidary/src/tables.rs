@@ -10,6 +10,7 @@ use lapidary_features::{
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
 
+use crate::course::troubles;
 use crate::error::{Context, Result};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
@@ -129,7 +130,7 @@ impl<'a> Tables<'a> {
         write_examples(&tables.join("examples.parquet"), &examples)?;
         let report = Report {
             title: format!("{} · {hook}", model.name()),
-            provenance: provenance(dictionary, summary.tokens),
+            provenance: provenance(dictionary, summary.tokens, log),
             metrics: metrics.map(figures).unwrap_or_default(),
             curves: curves(log),
             features: &features,
@@ -147,7 +148,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
+fn provenance(dictionary: &Dictionary, tokens: u64, log: &[StepReport]) -> Vec<(String, String)> {
     let p = &dictionary.provenance;
     let coder = &dictionary.coder;
     let recipe = p.recipe.as_ref().and_then(Recipe::from_json);
@@ -191,6 +192,9 @@ fn provenance(dictionary: &Dictionary, tokens: u64) -> Vec<(String, String)> {
     row("Context", p.context.map(|n| format!("{n} tokens")));
     row("Normalization", p.normalization.clone());
     row("Seed", recipe.as_ref().map(|r| r.seed.to_string()));
+    for trouble in recipe.iter().flat_map(|recipe| troubles(recipe, log)) {
+        row("Warning", Some(trouble));
+    }
     row("Statistics", Some(format!("{tokens} tokens")));
     row(
         "Made by",

@@ -27,6 +27,7 @@ use crate::architectures::ThresholdAverage;
 use crate::batch::SiteIndices;
 use crate::error::SaeError;
 use crate::firing::Firing;
+use crate::l0_control::L0Control;
 use crate::parameters::{AnyParameter, Parameter};
 use crate::recipe::Recipe;
 #[cfg(doc)]
@@ -40,6 +41,8 @@ const FORMAT: &str = "lapidary checkpoint";
 const MANIFEST: &str = "manifest.json";
 const RECIPE: &str = "config.toml";
 const STATE: &str = "state.safetensors";
+/// The tensor of what `coder.target_l0` has come to.
+const L0_CONTROL: &str = "l0_control";
 /// What the sources of activations save.
 const SOURCE_FILES: [&str; 3] = ["stream.json", "buffer.safetensors", "sequences.json"];
 
@@ -244,6 +247,10 @@ fn state(trainer: &Trainer) -> Result<TensorWriter, SaeError> {
     }
     let t = trainer.progress.threshold;
     state.f64("threshold_average", &[t.sum, t.weight]);
+    let control = trainer.progress.l0_control;
+    if let Some(error) = control.last_error {
+        state.f64(L0_CONTROL, &[control.log_factor, error]);
+    }
     state.u64("tokens_since_fired", &trainer.firing.since);
     let dead: Vec<u64> = trainer.firing.dead.iter().map(|i| u64::from(*i)).collect();
     state.u64("dead", &dead);
@@ -348,6 +355,12 @@ fn load_coder(
     };
     let parameters = shapes.into_iter().map(read).collect::<Result<_, _>>()?;
     let threshold = tensors.f64("threshold_average", 2)?;
+    let mut l0_control = L0Control::default();
+    if tensors.shape(L0_CONTROL).is_some() {
+        let numbers = tensors.f64(L0_CONTROL, 2)?;
+        l0_control.log_factor = numbers[0];
+        l0_control.last_error = Some(numbers[1]);
+    }
     let since = tensors.u64("tokens_since_fired", d_sae)?;
     let dead_count = tensors.shape("dead").map_or(0, |s| s.iter().product());
     let mut dead = Vec::new();
@@ -376,6 +389,7 @@ fn load_coder(
                 sum: threshold[0],
                 weight: threshold[1],
             },
+            l0_control,
         },
         firing: Firing::restore(since, dead, layers, device),
         encoder_states: new_encoder_states(layers),

@@ -25,6 +25,7 @@ pub(crate) fn coder(
     let d_in = first.x.dims()[1];
     let d_out = first.y.dims()[1];
     let (d_sae, norm) = (recipe.coder.d_sae, recipe.coder.decoder_init_norm);
+    let encoder_norm = recipe.coder.encoder_init_norm;
     recipe.check_memory(d_in, d_out)?;
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed());
     let mut directions = |width, norm: f64| -> Tensor<2> {
@@ -40,7 +41,7 @@ pub(crate) fn coder(
     let layers = recipe.sites().layers();
     if layers > 1 {
         let each = (0..layers).map(|layer| {
-            let w_enc = directions(d_in / layers, 1.0);
+            let w_enc = directions(d_in / layers, encoder_norm);
             let w_dec = directions(d_out / layers * (layers - layer), norm);
             coder(method.init(
                 w_enc,
@@ -53,10 +54,14 @@ pub(crate) fn coder(
         return Ok(CrossLayerTranscoder::new(each, centre(recipe, first, device)?).into());
     }
     let (w_enc, w_dec) = if recipe.sites().transcodes() {
-        (directions(d_in, 1.0), directions(d_out, norm))
+        (directions(d_in, encoder_norm), directions(d_out, norm))
     } else {
         let w_dec = directions(d_out, norm);
-        (w_dec.clone(), w_dec)
+        let w_enc = match encoder_norm == norm {
+            true => w_dec.clone(),
+            false => w_dec.clone() * (encoder_norm / norm),
+        };
+        (w_enc, w_dec)
     };
     let b_dec = centre(recipe, first, device)?;
     let mut weights = method.init(w_enc, w_dec, b_dec, &recipe.architectures);

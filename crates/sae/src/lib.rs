@@ -34,6 +34,7 @@ mod firing;
 mod gradient_tests;
 mod init;
 mod keys;
+mod l0_control;
 pub mod losses;
 mod model_loss;
 mod optimizer;

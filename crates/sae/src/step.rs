@@ -679,7 +679,7 @@ mod tests {
             let recipe = Recipe::with_defaults(&settings).unwrap();
             let recipe = recipe.resolve(D).unwrap();
             let dead_of_layers = [with_aux.then(|| dead.clone())];
-            let context = recipe.context(0, &dead_of_layers);
+            let context = recipe.context(0, &dead_of_layers, 1.0);
             let any = AnyCoder::from(coder.clone());
             let step = loss_and_gradients(&any, &Batch::of(x.clone()), &context);
 

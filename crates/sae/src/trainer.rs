@@ -15,6 +15,7 @@ use crate::encoded::Codes;
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
+use crate::l0_control::L0Control;
 use crate::parameters::Parameters;
 use crate::recipe::{DecoderNorm, Recipe, ResolvedRecipe};
 use crate::schedule::learning_rate_factor;
@@ -60,6 +61,9 @@ pub struct StepReport {
     /// "batchtopk": the moving average of the threshold.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub threshold: Option<f64>,
+    /// With `coder.target_l0`: what the weight of the penalty is multiplied by in the next step.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub penalty_factor: Option<f64>,
 }
 
 /// How far a coder has come.
@@ -67,6 +71,7 @@ pub(crate) struct Progress {
     pub(crate) step: u64,
     pub(crate) tokens: u64,
     pub(crate) threshold: ThresholdAverage,
+    pub(crate) l0_control: L0Control,
 }
 
 /// Trains one coder on the batches that it is given.
@@ -113,6 +118,7 @@ impl Trainer {
                 step: 0,
                 tokens: 0,
                 threshold: ThresholdAverage::default(),
+                l0_control: L0Control::default(),
             },
             firing,
             encoder_states: new_encoder_states(layers),
@@ -167,7 +173,10 @@ impl Trainer {
 
     fn coder_with_k(&self, k: usize) -> AnyCoder {
         AnyCoder::of_weights(
-            self.recipe.architecture.at_k(k),
+            self.recipe
+                .architecture
+                .at_k(k)
+                .with_penalty_times(self.progress.l0_control.factor()),
             self.recipe.coder.apply_b_dec_to_input,
             self.parameters.weights(),
         )
@@ -193,7 +202,11 @@ impl Trainer {
             mut gradients,
         } = self.loss_and_gradients(batch)?;
         self.firing.record(&terms.codes, n as u64);
-        let l0 = log.then(|| active(&terms.codes));
+        let target = self.recipe.coder.target_l0;
+        let l0 = match log || target.is_some() {
+            true => scalar(active(&terms.codes))? / n.max(1) as f64,
+            false => f64::NAN,
+        };
 
         let unit = training.decoder_norm == DecoderNorm::Unit;
         if unit {
@@ -235,6 +248,13 @@ impl Trainer {
         {
             self.progress.threshold.observe(t, training.threshold_decay);
         }
+        if let Some(target) = target
+            && step >= training.sparsity_warmup_steps
+        {
+            let layers = self.recipe.sites().layers() as f64;
+            let control = &mut self.progress.l0_control;
+            control.observe(l0 / layers, target, total_steps);
+        }
         let resamples = dead_latents::is_due(&self.recipe, self.progress.step);
         let every = training.dead_check_every_steps;
         if resamples || self.progress.step.is_multiple_of(every) {
@@ -262,13 +282,14 @@ impl Trainer {
             loss: scalar(terms.total)?,
             mse: scalar(terms.mse)?,
             fvu: scalar(terms.fvu)?,
-            l0: l0.map_or(Ok(0.0), scalar)? / n.max(1) as f64,
+            l0,
             penalty: terms.penalty.map_or(Ok(0.0), scalar)?,
             aux: terms.aux.map_or(Ok(0.0), scalar)?,
             dead,
             lr,
             grad_norm,
             threshold: terms.threshold.map(|_| self.progress.threshold.value()),
+            penalty_factor: target.map(|_| self.progress.l0_control.factor()),
         };
         if !report.loss.is_finite() {
             return Err(SaeError::Diverged {
@@ -289,9 +310,11 @@ impl Trainer {
                 return Err(SaeError::shape(what, found, expected));
             }
         }
-        let context = self
-            .recipe
-            .context(self.progress.step, self.firing.by_layer());
+        let context = self.recipe.context(
+            self.progress.step,
+            self.firing.by_layer(),
+            self.progress.l0_control.factor(),
+        );
         Ok(loss_and_gradients(&coder, &batch.inner(), &context))
     }
 

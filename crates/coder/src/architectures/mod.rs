@@ -262,6 +262,18 @@ impl Architecture {
         }
     }
 
+    /// The same with the weight of a penalty that is part of encoding multiplied by `factor`.
+    #[must_use]
+    pub const fn with_penalty_times(self, factor: f64) -> Self {
+        match self {
+            Self::Proximal(mut penalty) => {
+                penalty.weight *= factor;
+                Self::Proximal(penalty)
+            }
+            other => other,
+        }
+    }
+
     /// The parameters as `cfg.json` keeps them, by name.
     #[must_use]
     pub fn parameters(self) -> Vec<(&'static str, Value)> {

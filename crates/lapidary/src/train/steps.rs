@@ -1,5 +1,6 @@
 //! The steps of a run, with bars, logs and checkpoints.
 
+use crate::course::Course;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Stage};
 use crate::recipes::NamedRecipe;
@@ -14,6 +15,8 @@ struct Watch<'a> {
     writer: &'a mut RunWriter,
     logs: Vec<MetricsLog>,
     last: Vec<Option<StepReport>>,
+    courses: Vec<Course>,
+    names: &'a [&'a str],
     first_step: u64,
     batch: f64,
     /// What went wrong outside the training; it is stopped then.
@@ -34,6 +37,13 @@ impl Observer for Watch<'_> {
         } else {
             let message = format!("{speed:.0} tokens/s  {figures}");
             self.stage.at(report.step, message);
+        }
+        for text in self.courses[number].watch(report) {
+            let text = match self.logs.len() {
+                1 => text,
+                _ => format!("{}: {text}", self.names[number]),
+            };
+            self.progress.say("warning", &text);
         }
         let pushed = self.logs[number].push(report);
         self.failed = self.failed.take().or(pushed.err());
@@ -75,6 +85,8 @@ pub(super) fn steps(
         false => Stage::new(progress, "train", run.total_steps()),
     };
     let first = run.step_count();
+    let trained = run.trainers().iter().map(|t| t.recipe().recipe());
+    let courses = trained.map(Course::new).collect();
     let batch = recipes[0].config.training.batch_tokens as f64;
     progress.training(true);
     let mut watch = Watch {
@@ -83,6 +95,8 @@ pub(super) fn steps(
         writer,
         logs,
         last: vec![None; recipes.len()],
+        courses,
+        names: &names,
         first_step: first,
         batch,
         failed: None,

@@ -8,11 +8,19 @@ use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 
 use super::{Method, ResolvedTables, StepContext};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
+use crate::keys::Facts;
 use crate::losses;
 
 pub(crate) struct Gated;
 
 impl Method for Gated {
+    fn facts(&self) -> Facts {
+        Facts {
+            penalty_weight: Some("training.l1_coefficient"),
+            ..Facts::DEFAULT
+        }
+    }
+
     fn init(
         &self,
         w_enc: Tensor<2>,
@@ -41,7 +49,7 @@ impl Method for Gated {
             values: latents.values.clone().inner(),
             indices: latents.indices.clone().inner(),
         };
-        let weight = context.training.l1_coefficient * context.penalty_rise();
+        let weight = context.training.l1_coefficient * context.penalty_factor();
         Encoded {
             penalty: Some(Weighted {
                 term: latents.penalty(),

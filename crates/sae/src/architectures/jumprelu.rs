@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
-use super::{ArchitectureTables, Method, ResolvedTables, StepContext, Wrong};
+use super::{ArchitectureTables, Choices, Method, ResolvedTables, StepContext, Wrong};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, names, table};
 use crate::losses;
@@ -58,6 +58,7 @@ impl Method for JumpRelu {
         Facts {
             has_ghost_gradients: true,
             can_be_resampled: true,
+            penalty_weight: Some("coder.jumprelu.l0_coefficient"),
             trains_end_to_end: true,
             ..Facts::DEFAULT
         }
@@ -70,6 +71,15 @@ impl Method for JumpRelu {
             key: "coder.jumprelu.target_l0",
             found: "nothing".to_owned(),
             expected: "a number of latents, which penalty = \"quadratic\" needs",
+        })
+    }
+
+    fn contradiction(&self, choices: &Choices<'_>) -> Option<String> {
+        let quadratic = choices.tables.jumprelu.penalty == JumpReluPenalty::Quadratic;
+        (quadratic && choices.coder.target_l0.is_some()).then(|| {
+            "`coder.target_l0` does not go with `coder.jumprelu.penalty` = \"quadratic\", which has \
+             `coder.jumprelu.target_l0`: it is for \"step\" and \"tanh\""
+                .to_owned()
         })
     }
 
@@ -109,7 +119,7 @@ impl Method for JumpRelu {
         Encoded {
             penalty: Some(Weighted {
                 term: penalty,
-                weight: how.l0_coefficient * context.penalty_rise(),
+                weight: how.l0_coefficient * context.penalty_factor(),
             }),
             own_aux,
             ..Encoded::new(

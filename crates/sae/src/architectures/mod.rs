@@ -96,6 +96,8 @@ pub(crate) struct StepContext<'a> {
     pub(crate) step: u64,
     /// The dead latents of each layer, ascending and counted within it, if there are any.
     pub(crate) dead: &'a [Option<Tensor<1, Int>>],
+    /// What `coder.target_l0` multiplies the weight of a sparsity penalty by.
+    pub(crate) l0_factor: f64,
 }
 
 impl StepContext<'_> {
@@ -111,6 +113,11 @@ impl StepContext<'_> {
     /// How far the weight of a sparsity penalty has risen, up to 1.
     pub(crate) fn penalty_rise(&self) -> f64 {
         rise(self.step, self.training.sparsity_warmup_steps)
+    }
+
+    /// What the recipe's weight of a sparsity penalty is multiplied by.
+    pub(crate) fn penalty_factor(&self) -> f64 {
+        self.penalty_rise() * self.l0_factor
     }
 }
 

@@ -8,7 +8,7 @@ use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use super::{ArchitectureTables, Choices, Method, StepContext, Wrong};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
-use crate::keys::table;
+use crate::keys::{Facts, table};
 
 table! {
     /// `[coder.proximal]`: what only `proximal` has.
@@ -26,6 +26,13 @@ table! {
 pub(crate) struct Proximal;
 
 impl Method for Proximal {
+    fn facts(&self) -> Facts {
+        Facts {
+            penalty_weight: Some("coder.proximal.weight"),
+            ..Facts::DEFAULT
+        }
+    }
+
     fn architecture(
         &self,
         _: ArchitectureKind,
@@ -61,7 +68,7 @@ impl Method for Proximal {
             Architecture::Proximal(penalty) => penalty,
             _ => Penalty::DEFAULT,
         };
-        penalty.weight *= context.penalty_rise();
+        penalty.weight *= context.penalty_rise(); // the controller's factor is in it already
         let coder = layer.coder.tracked();
         let b_enc = coder.b_enc();
         let zeros = b_enc.zeros_like();

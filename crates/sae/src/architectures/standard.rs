@@ -18,6 +18,7 @@ impl Method for Standard {
             frees_decoder_norm: true,
             has_ghost_gradients: true,
             can_be_resampled: true,
+            penalty_weight: Some("training.l1_coefficient"),
             trains_end_to_end: true,
             fixed_lr: Some(3e-4),
             ..Facts::DEFAULT
@@ -38,7 +39,7 @@ impl Method for Standard {
         Encoded {
             penalty: Some(Weighted {
                 term,
-                weight: training.l1_coefficient * context.penalty_rise(),
+                weight: training.l1_coefficient * context.penalty_factor(),
             }),
             ..Encoded::new(
                 Codes::Dense(values.clone().inner()),

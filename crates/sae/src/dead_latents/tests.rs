@@ -277,7 +277,7 @@ fn ghost_gradients_are_those_of_their_loss() {
     let dead =
         Tensor::<1, Int>::from_data(TensorData::new(dead.clone(), [dead.len()]), &Device::flex());
     let dead = [Some(dead)];
-    let context = config.context(1 << 40, &dead);
+    let context = config.context(1 << 40, &dead, 1.0);
     let (any, batch) = (AnyCoder::from(coder.clone()), Batch::of(x.clone()));
     let learned = loss_and_gradients(&any, &batch, &context);
     let without = StepContext {

@@ -238,7 +238,7 @@ fn relu_and_jumprelu_have_the_gradients_of_the_dense_transcoder_that_they_are() 
             ..world.batch()
         };
         let all = [Some(all)];
-        let context = world.recipe.context(1 << 40, &all);
+        let context = world.recipe.context(1 << 40, &all, 1.0);
         let expected = loss_and_gradients(&dense, &whole, &context);
         let found = world.step(&dead());
         let [loss, expected_loss] = [&found, &expected].map(|o| scalar(&o.terms.total));

@@ -118,7 +118,7 @@ impl World {
 
     /// What the trainer would do, once the penalty's weight has risen.
     fn step(&self, dead: &[Option<Tensor<1, Int>>]) -> StepOutput {
-        let context = self.recipe.context(1 << 40, dead);
+        let context = self.recipe.context(1 << 40, dead, 1.0);
         loss_and_gradients(&self.coder(), &self.batch(), &context)
     }
 

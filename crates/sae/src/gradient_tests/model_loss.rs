@@ -273,7 +273,7 @@ fn check(text: &str, loss: Loss, skipped: &[&str]) {
     )
     .unwrap();
     world.batch.model_loss = Some(found);
-    let context = world.recipe.context(1 << 40, &[]);
+    let context = world.recipe.context(1 << 40, &[], 1.0);
     let learned = loss_and_gradients(&coder, &world.batch, &context);
     let counts = crate::architectures::facts(coder.architecture().kind()).is_topk_like;
     let active = active(&coder, &plain.x);

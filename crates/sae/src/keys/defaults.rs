@@ -41,6 +41,10 @@ pub(crate) struct Widths {
     /// The width of the activations that are read, at the first hook point.
     pub(crate) width: usize,
     pub(crate) d_sae: usize,
+    /// Layers that have so many latents each: more than one in a cross-layer transcoder.
+    pub(crate) layers: usize,
+    /// Activations per step.
+    pub(crate) batch_tokens: usize,
     /// Training steps.
     pub(crate) steps: u64,
     /// Activations to train on.
@@ -52,6 +56,7 @@ pub(crate) struct Widths {
     pub(crate) optimizer: Optimizer,
     pub(crate) dead_latents: DeadLatents,
     pub(crate) decoder_norm: DecoderNorm,
+    pub(crate) transcodes: bool,
     /// Whether decoder rows may start at 0.
     pub(crate) starts_at_zero: bool,
     /// Whether `k` falls in training.
@@ -60,9 +65,26 @@ pub(crate) struct Widths {
 
 impl Widths {
     pub(super) fn lr(&self) -> f64 {
-        let by_latents = || 2e-4 / (self.d_sae as f64 / 16_384.0).sqrt();
-        let adam = self.facts.fixed_lr.unwrap_or_else(by_latents);
+        let adam = self.facts.fixed_lr.unwrap_or_else(|| self.fitted_lr());
         self.optimizer.default_lr(adam, self.d_sae)
+    }
+
+    /// Fitted for Adam on TopK coders (docs/results.md, "Learning rate and start"). At least
+    /// sparsify's rate, which is meant for billions of tokens.
+    fn fitted_lr(&self) -> f64 {
+        let latents = (self.d_sae * self.layers) as f64;
+        let of_sizes = (self.batch_tokens as f64 / (self.width as f64 * latents)).sqrt();
+        let falls = (300.0 / self.steps as f64).powf(0.25).min(1.0);
+        (0.095 * of_sizes * falls).max(2e-4 * (16_384.0 / latents).sqrt())
+    }
+
+    /// Fitted on TopK coders with the learning rate.
+    pub(super) const fn encoder_init_norm(&self) -> f64 {
+        match (self.transcodes, self.facts.is_topk_like) {
+            (true, _) => 1.0,
+            (false, true) => 0.4,
+            (false, false) => self.decoder_init_norm(),
+        }
     }
 
     pub(super) const fn decoder_init_norm(&self) -> f64 {
@@ -71,6 +93,12 @@ impl Widths {
             DecoderNorm::Free => self.facts.free_initial_norm,
             DecoderNorm::Unit => 1.0,
         }
+    }
+
+    /// The average goes back over a part of the run in which the learning rate is nearly 0, so that
+    /// the weights are the final ones.
+    pub(super) fn threshold_decay(&self) -> f64 {
+        1.0 - 1.0 / (self.steps as f64 / 50.0).clamp(1.0, 100.0)
     }
 
     pub(super) const fn k_anneal_steps(&self) -> u64 {

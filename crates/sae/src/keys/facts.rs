@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     pub(crate) has_ghost_gradients: bool,
     /// Whether dead latents can be resampled.
     pub(crate) can_be_resampled: bool,
+    /// The key of the weight of the penalty that decides how many latents are active, if one does.
+    pub(crate) penalty_weight: Option<&'static str>,
     /// Whether its gradients can come from a loss through the model.
     pub(crate) trains_end_to_end: bool,
     /// The norm of decoder rows at the start, where they may have any and the recipe has none.
@@ -34,6 +36,7 @@ impl Facts {
         frees_decoder_norm: false,
         has_ghost_gradients: false,
         can_be_resampled: false,
+        penalty_weight: None,
         trains_end_to_end: false,
         free_initial_norm: 0.1,
         fixed_lr: None,

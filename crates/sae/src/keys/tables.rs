@@ -77,6 +77,11 @@ table! {
     /// Active latents per token; for a cross-layer transcoder, in each layer; for
     /// `matching_pursuit`, steps. `standard`, `jumprelu`, `gated` and `proximal` ignore it.
     k: usize = fixed(32), "at least 1" => |v| *v > 0;
+    /// Active latents per token to which [a controller](../methods/target-l0.md) brings the
+    /// training batches; the weight of the penalty is then only where it starts. For a cross-layer
+    /// transcoder: in each layer. For `standard`, `gated`, `proximal`, and `jumprelu` with `step`
+    /// or `tanh`.
+    target_l0: f64 = optional("absent"), "more than 0" => |v| *v > 0.0 && v.is_finite();
     /// Active latents per token at the start, `k` or more, from which they fall linearly to `k`
     /// over `training.k_anneal_steps`; for `topk`, `batchtopk` and `matryoshka`.
     k_start: usize = optional("absent");
@@ -90,8 +95,10 @@ table! {
     /// Start of `b_dec`: the `geometric_median` (of at most 4,096 rows) or the `mean` of the first
     /// batch, or `zeros`.
     b_dec_init: DecoderBiasStart = fixed(DecoderBiasStart::GeometricMedian);
-    /// Norm of the rows of `W_dec` at the start, and of `W_enc`, which starts as its copy. A
-    /// transcoder's `W_enc` has directions of its own, of norm 1.
+    /// Norm of the rows of `W_enc` at the start. They have the directions of the rows of `W_dec`,
+    /// but a transcoder's have directions of their own. `matching_pursuit` ignores it.
+    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "0.4 for `topk`, `batchtopk` and `matryoshka`; for other autoencoders `decoder_init_norm`; for transcoders 1"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
         "1, or 0.1 with `decoder_norm = \"free\"` (but 1 for `matching_pursuit`, and 0 for `topk`, `batchtopk` and `matryoshka` transcoders)"
@@ -111,7 +118,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "2e-4 / √(d_sae / 16384), or 3e-4 for `standard`; `signum`: 5e-3 / √(d_sae / 16384); `muon`: 2e-3"
+        "0.095 × √(batch_tokens / (width × latents)) × (300 / steps)^¼, the last factor at most 1; at least 2e-4 / √(latents / 16384); for `standard` 3e-4; `signum`: 5e-3 / √(d_sae / 16384); `muon`: 2e-3"
     ), "0 or more" => |v| *v >= 0.0;
     /// Steps over which the rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");
@@ -160,7 +167,7 @@ table! {
     /// Weight of the auxiliary loss.
     aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.
-    dead_after_tokens: u64 = later(|w| (w.tokens / 10).min(10_000_000), "a tenth of `tokens`, at most 10 million");
+    dead_after_tokens: u64 = later(|w| (w.tokens / 30).min(10_000_000), "a thirtieth of `tokens`, at most 10 million");
     /// Steps between two counts of the dead latents. More steps mean fewer waits for the device.
     dead_check_every_steps: u64 = fixed(4), "at least 1" => |v| *v > 0;
     /// `unit`: rows of `W_dec` keep norm 1. `free`, only for coders that have it by default: the L1
@@ -172,7 +179,7 @@ table! {
     /// Largest norm of the whole gradient; 0: no limit.
     clip_grad_norm: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// For `batchtopk` and `matryoshka`: decay of the running average that becomes the threshold.
-    threshold_decay: f64 = fixed(0.99), "0 to below 1" => |v| (0.0..1.0).contains(v);
+    threshold_decay: f64 = later(|w| w.threshold_decay(), "such that about the last fiftieth of the steps counts, at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Steps between checkpoints; 0: every ten minutes. One is written at the end as well.
     checkpoint_every_steps: u64 = fixed(0);
     /// Steps between lines of `metrics.jsonl`. The first and the last step are always logged.

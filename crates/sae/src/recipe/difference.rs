@@ -45,13 +45,15 @@ impl Recipe {
     /// otherwise: what may change where a run is made longer.
     #[must_use]
     pub fn is_length(key: &str) -> bool {
-        const KEYS: [&str; 6] = [
+        const KEYS: [&str; 8] = [
             "training.tokens",
+            "training.lr",
             "training.lr_warmup_steps",
             "training.sparsity_warmup_steps",
             "training.k_anneal_steps",
             "training.resample_every_steps",
             "training.dead_after_tokens",
+            "training.threshold_decay",
         ];
         KEYS.contains(&key)
     }

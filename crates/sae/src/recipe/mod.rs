@@ -215,6 +215,8 @@ impl Recipe {
         Widths {
             width,
             d_sae,
+            layers: self.sites.layers(),
+            batch_tokens: self.training.batch_tokens,
             steps: self.steps(),
             tokens: self.training.tokens,
             order_seed: self.order_seed(),
@@ -222,6 +224,7 @@ impl Recipe {
             optimizer: self.training.optimizer,
             dead_latents: self.training.revival,
             decoder_norm: self.training.decoder_norm,
+            transcodes: self.sites.transcodes(),
             starts_at_zero: self.starts_at_zero(),
             k_falls: self.coder.k_start.is_some(),
         }
@@ -405,11 +408,13 @@ impl ResolvedRecipe {
         self.recipe.steps()
     }
 
-    /// Where training stands after `step` steps, with these latents of each layer dead.
+    /// Where training stands after `step` steps, with these latents of each layer dead and this
+    /// factor of the penalty's weight.
     pub(crate) const fn context<'a>(
         &'a self,
         step: u64,
         dead: &'a [Option<Tensor<1, Int>>],
+        l0_factor: f64,
     ) -> StepContext<'a> {
         StepContext {
             coder: &self.coder,
@@ -417,6 +422,7 @@ impl ResolvedRecipe {
             tables: &self.architectures,
             step,
             dead,
+            l0_factor,
         }
     }
 
@@ -446,11 +452,13 @@ impl ResolvedRecipe {
     pub(crate) fn extend(&mut self, longer: &Self) {
         let (ours, theirs) = (&mut self.training, &longer.training);
         ours.tokens = theirs.tokens;
+        ours.lr = theirs.lr;
         ours.lr_warmup_steps = theirs.lr_warmup_steps;
         ours.sparsity_warmup_steps = theirs.sparsity_warmup_steps;
         ours.k_anneal_steps = theirs.k_anneal_steps;
         ours.resample_every_steps = theirs.resample_every_steps;
         ours.dead_after_tokens = theirs.dead_after_tokens;
+        ours.threshold_decay = theirs.threshold_decay;
         self.recipe.training = (&self.training).into();
         self.recipe = self.recipe.clone().without_foreign_keys();
     }

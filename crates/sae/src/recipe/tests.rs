@@ -14,8 +14,38 @@ fn an_empty_file_is_a_whole_recipe() {
     assert_eq!(c.evaluation.corpus, "embedded:heldout");
     let r = c.resolve(256).unwrap();
     assert_eq!(r.coder.d_sae, 4096);
-    assert!((r.training.lr - 4e-4).abs() < 1e-12);
+    let of_sizes = (2048.0_f64 / (256.0 * 4096.0)).sqrt();
+    assert!((r.training.lr - 0.095 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
     assert_eq!(r.training.aux_k, 128);
+    assert_eq!(r.training.dead_after_tokens, 1_000_000 / 30);
+    assert_eq!(
+        (r.coder.encoder_init_norm, r.coder.decoder_init_norm),
+        (0.4, 1.0)
+    );
+}
+
+#[test]
+fn the_learning_rate_falls_with_the_length_of_the_run_down_to_that_of_long_ones() {
+    let lr = |steps: u64, d_sae: u64| {
+        let text = format!(
+            "coder.d_sae = {d_sae}\ntraining.batch_tokens = 100\ntraining.tokens = {}",
+            100 * steps
+        );
+        let recipe = Recipe::parse("run.toml", &text, &[]).unwrap();
+        recipe.resolve(256).unwrap().training.lr
+    };
+    assert_eq!(lr(100, 4096), lr(300, 4096));
+    assert!((lr(4_800, 4096) / lr(300, 4096) - 0.5).abs() < 1e-12);
+    assert!((lr(300, 16_384) / lr(300, 4096) - 0.5).abs() < 1e-12);
+    assert!((lr(100_000_000, 16_384) - 2e-4).abs() < 1e-18);
+    // Latents of all layers count.
+    let layers = "hook_points = ['blocks.0.ln2.hook_normalized', 'blocks.1.ln2.hook_normalized']\n\
+                  hook_points_out = ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']\ncoder.d_sae = 2048";
+    let [several, one] = [layers, "coder.d_sae = 4096"].map(|text| {
+        let recipe = Recipe::parse("run.toml", text, &[]).unwrap();
+        recipe.resolve(256).unwrap().training.lr
+    });
+    assert_eq!(several, one);
 }
 
 #[test]
@@ -246,6 +276,34 @@ fn a_start_of_k_that_cannot_fall_is_refused() {
         (c.k_at(0), c.k_at(c.steps() / 4), c.k_at(c.steps())),
         (64, 48, 32)
     );
+}
+
+#[test]
+fn a_target_of_l0_is_for_coders_with_a_penalty() {
+    for (text, expected) in [
+        (
+            "coder.target_l0 = 32",
+            "`coder.target_l0` does not go with `coder.architecture` = \"topk\": it is for \"standard\", \"jumprelu\", \"gated\" and \"proximal\"",
+        ),
+        (
+            "coder.target_l0 = 32\ncoder.architecture = 'jumprelu'\ncoder.d_sae = 64\n\
+             coder.jumprelu = { penalty = 'quadratic', target_l0 = 32 }",
+            "which has `coder.jumprelu.target_l0`",
+        ),
+        (
+            "coder.target_l0 = 32\ncoder.architecture = 'proximal'\ncoder.proximal.weight = 0",
+            "`coder.target_l0` needs `coder.proximal.weight` above 0",
+        ),
+        (
+            "coder.target_l0 = 0\ncoder.architecture = 'gated'",
+            "`coder.target_l0`: found 0, expected more than 0",
+        ),
+    ] {
+        let found = error(text, &[]);
+        assert!(found.contains(expected), "{found}");
+    }
+    let text = "coder.target_l0 = 32\ncoder.architecture = 'jumprelu'";
+    assert!(Recipe::parse("run.toml", text, &[]).is_ok());
 }
 
 #[test]

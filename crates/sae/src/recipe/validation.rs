@@ -38,6 +38,20 @@ impl Recipe {
                 message,
             })
         };
+        if self.coder.target_l0.is_some() {
+            let Some(key) = facts.penalty_weight else {
+                return contradiction(format!(
+                    "`coder.target_l0` does not go with `coder.architecture` = \"{kind}\": it is for {}",
+                    those(|facts| facts.penalty_weight.is_some())
+                ));
+            };
+            let weight = self.values().get(key).and_then(toml::Value::as_float);
+            if weight == Some(0.0) {
+                return contradiction(format!(
+                    "`coder.target_l0` needs `{key}` above 0, which it multiplies"
+                ));
+            }
+        }
         match (self.coder.k_start, t.k_anneal_steps) {
             (Some(start), _) => {
                 let counts_latents =

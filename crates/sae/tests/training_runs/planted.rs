@@ -385,10 +385,36 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     out
 }
 
+/// The architectures whose penalty a controller can weigh.
+const PENALIZED: [&str; 4] = ["standard", "jumprelu", "gated", "proximal"];
+
+#[test]
+fn l0_ends_where_the_recipe_asks_for_it() {
+    let (x, _) = planted(8192, 1);
+    for architecture in PENALIZED {
+        for target in [2.0, 6.0] {
+            let coder = format!("k = 3\ntarget_l0 = {target}");
+            let text = recipe(architecture, "")
+                .replace("k = 3", &coder)
+                .replace("log_every_steps = 100", "log_every_steps = 1");
+            let reports = run(&mut trainer(&text, &x));
+            let last = &reports[reports.len() - 50..];
+            let l0 = last.iter().map(|r| r.l0).sum::<f64>() / last.len() as f64;
+            let factor = last[49].penalty_factor.unwrap();
+            println!("{architecture}: target {target}, L0 {l0:.3}, factor {factor:.3}");
+            assert!(
+                (l0 / target - 1.0).abs() < 0.05,
+                "{architecture}, target {target}: {l0}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
     let (x, _) = planted(1000, 2);
-    for architecture in [
+    let with_target = PENALIZED.map(|architecture| (architecture, "k = 3\ntarget_l0 = 2.5"));
+    let others = [
         "topk",
         "batchtopk",
         "standard",
@@ -397,7 +423,12 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         "gated",
         "matching_pursuit",
         "proximal",
-    ] {
+    ];
+    for (architecture, coder) in others
+        .map(|name| (name, "k = 3"))
+        .into_iter()
+        .chain(with_target)
+    {
         // Whoever is silent for one batch counts as dead, so that AuxK takes part.
         let text = recipe(
             architecture,
@@ -405,7 +436,8 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         )
         .replace("dead_after_tokens = 10_000", "dead_after_tokens = 200")
         .replace("tokens = 153_600", "tokens = 1536")
-        .replace("log_every_steps = 100", "log_every_steps = 1");
+        .replace("log_every_steps = 100", "log_every_steps = 1")
+        .replace("k = 3", coder);
         let dir = tempfile::tempdir().unwrap();
         let (whole, stopped) = (dir.path().join("whole"), dir.path().join("checkpoint"));
 
@@ -428,6 +460,12 @@ fn a_resumed_run_has_the_same_bits_as_one_that_never_stopped() {
         second.save_checkpoint(&stopped).unwrap();
 
         assert_eq!(reports, all, "{architecture}");
+        let factors: Vec<f64> = all.iter().filter_map(|r| r.penalty_factor).collect();
+        assert_eq!(factors.len(), if coder == "k = 3" { 0 } else { 6 });
+        assert!(
+            factors.windows(2).all(|pair| pair[0] != pair[1]),
+            "{factors:?}"
+        );
         if ["topk", "batchtopk", "matryoshka", "gated"].contains(&architecture) {
             assert!(all.iter().any(|r| r.aux > 0.0), "AuxK took part");
         }

@@ -247,7 +247,10 @@ fn a_finished_run_whose_checkpoint_was_kept_can_be_made_longer() {
     let error = fails(&mut train(&out, &["--extend"]));
     assert!(error.contains("3840"), "{error}");
     // Nothing but the length may change.
-    let error = fails(&mut train(&out, &["--extend", "--set", "training.adam_beta1=0.8"]));
+    let error = fails(&mut train(
+        &out,
+        &["--extend", "--set", "training.adam_beta1=0.8"],
+    ));
     assert!(error.contains("training.adam_beta1"), "{error}");
 }
 

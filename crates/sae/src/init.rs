@@ -1,7 +1,7 @@
-//! Initial weights: decoder rows in random directions, of which the encoder starts as a copy, and
-//! the decoder bias at the centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for
-//! the geometric median). A transcoder's encoder has directions of its own; its decoder may start
-//! at 0, as sparsify's does, and its skip connection always does.
+//! Initial weights: decoder rows in random directions, which the rows of the encoder share, and the
+//! decoder bias at the centre of the data (Gao et al. 2024, appendix A; Bricken et al. 2023 for the
+//! geometric median). A transcoder's encoder has directions of its own; its decoder may start at 0,
+//! as sparsify's does, and its skip connection always does.
 
 use burn::tensor::{Device, Tensor};
 use lapidary_coder::{AnyCoder, CrossLayerTranscoder, SKIP, SparseCoder, host, matrix, vector};

@@ -31,6 +31,8 @@ pub(crate) struct Course {
     /// Active latents per token that the recipe asks for, of all layers, with the key that does.
     aim: Option<(f64, &'static str)>,
     has_penalty: bool,
+    /// Whether a controller weighs the penalty.
+    has_target: bool,
     /// Whether FVU rises with a number of active latents that falls.
     gets_sparser: bool,
     lowest_fvu: f64,
@@ -38,7 +40,7 @@ pub(crate) struct Course {
 }
 
 impl Course {
-    /// Of a recipe whose widths are resolved.
+    /// For a coder of `recipe`, in which `d_sae` and `lr` have values.
     pub(crate) fn new(recipe: &Recipe) -> Self {
         let (kind, coder) = (recipe.coder.architecture, &recipe.coder);
         let layers = recipe.sites.layers();
@@ -51,7 +53,7 @@ impl Course {
             {
                 quadratic.target_l0.map(|t| (t, "coder.jumprelu.target_l0"))
             }
-            _ if has_penalty => None,
+            _ if has_penalty || kind.counts_steps() => None, // pursuit may end before its last step
             _ => Some((coder.k as f64, "coder.k")),
         };
         Self {
@@ -60,6 +62,7 @@ impl Course {
             lr: recipe.training.lr,
             aim: aim.map(|(l0, key)| (l0 * layers as f64, key)),
             has_penalty,
+            has_target: coder.target_l0.is_some(),
             gets_sparser: has_penalty || coder.k_start.is_some(),
             lowest_fvu: f64::INFINITY,
             said: vec![],
@@ -84,6 +87,7 @@ impl Course {
             |lr| format!("a training.lr below {lr:.1e}"),
         );
         let weaker = match self.has_penalty {
+            true if self.has_target => "a higher coder.target_l0",
             true => "a weaker penalty (or a coder.target_l0)",
             false => "a smaller coder.d_sae",
         };
@@ -98,10 +102,9 @@ impl Course {
             let text = format!(
                 "FVU is {:.3}: the reconstruction is no better than the mean activation. What may help: {lower_lr}{}",
                 r.fvu,
-                if self.has_penalty {
-                    ", a weaker penalty"
-                } else {
-                    ""
+                match self.has_penalty {
+                    true => format!(", {weaker}"),
+                    false => String::new(),
                 }
             );
             say(Trouble::HighFvu, text);
@@ -132,7 +135,7 @@ impl Course {
     }
 }
 
-/// All that a log shows of a coder trained by `recipe`, whose widths are resolved.
+/// All that a log shows of a coder of `recipe`, in which `d_sae` and `lr` have values.
 pub(crate) fn troubles(recipe: &Recipe, log: &[StepReport]) -> Vec<String> {
     let mut course = Course::new(recipe);
     log.iter().flat_map(|report| course.watch(report)).collect()
@@ -203,6 +206,11 @@ mod tests {
             few[0].starts_with("step 100: L0 is 20.0, and coder.k asks for 32."),
             "{few:?}"
         );
+        let pursuit = recipe("coder.architecture = 'matching_pursuit'");
+        assert!(of(&pursuit, &[(100, 0, 0.1, 20.0)]).is_empty());
+        let target = recipe("coder.architecture = 'gated'\ncoder.target_l0 = 32");
+        let dead = of(&target, &[(50, 600, 0.1, 32.0)]);
+        assert!(dead[0].ends_with("a higher coder.target_l0"), "{dead:?}");
         let gated = recipe("coder.architecture = 'gated'");
         assert!(of(&gated, &[(100, 0, 0.1, 20.0)]).is_empty());
         let none = of(&gated, &[(50, 0, 0.1, 0.5)]);

@@ -164,6 +164,8 @@ pub(crate) fn geometric_median(data: &[f32], width: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::Recipe;
+    use lapidary_coder::Coder;
 
     #[test]
     fn directions_have_the_norm_and_the_seed_decides_them() {
@@ -175,6 +177,22 @@ mod tests {
             let norm: f32 = row.iter().map(|v| v * v).sum::<f32>().sqrt();
             assert!((norm - 0.1).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn encoder_rows_start_along_decoder_rows_with_a_norm_of_their_own() {
+        let settings = ["coder.d_sae=8", "coder.k=2"].map(str::to_owned);
+        let recipe = Recipe::with_defaults(&settings).unwrap();
+        let device = Device::flex();
+        let first = Batch::of(Tensor::ones([3, 4], &device));
+        let coder = coder(&recipe.resolve(4).unwrap(), &first, &device).unwrap();
+        let coder = coder.as_sparse().unwrap();
+        let [w_enc, w_dec] = [coder.w_enc(), coder.w_dec()].map(|w| host(&w).unwrap());
+        for (e, d) in w_enc.iter().zip(&w_dec) {
+            assert!((e - 0.4 * d).abs() < 1e-6, "{e} {d}");
+        }
+        let norm = w_dec[..4].iter().map(|v| v * v).sum::<f32>().sqrt();
+        assert!((norm - 1.0).abs() < 1e-6);
     }
 
     #[test]

@@ -18,6 +18,7 @@ fn an_empty_file_is_a_whole_recipe() {
     assert!((r.training.lr - 0.095 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
     assert_eq!(r.training.aux_k, 128);
     assert_eq!(r.training.dead_after_tokens, 1_000_000 / 30);
+    assert!((r.training.threshold_decay - (1.0 - 50.0 / 488.0)).abs() < 1e-12);
     assert_eq!(
         (r.coder.encoder_init_norm, r.coder.decoder_init_norm),
         (0.4, 1.0)

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_activations::{
     ActivationMatrix, ActivationsError, BatchSource, Normalization, NormalizationKind,
 };
-use lapidary_coder::{Architecture, Coder, Dictionary};
+use lapidary_coder::{Architecture, Coder, Dictionary, Penalty};
 use lapidary_sae::{Recipe, SaeError, StepReport, TrainingRun};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -397,10 +397,20 @@ fn l0_ends_where_the_recipe_asks_for_it() {
             let text = recipe(architecture, "")
                 .replace("k = 3", &coder)
                 .replace("log_every_steps = 100", "log_every_steps = 1");
-            let reports = run(&mut trainer(&text, &x));
+            let mut trained = trainer(&text, &x);
+            let reports = run(&mut trained);
             let last = &reports[reports.len() - 50..];
             let l0 = last.iter().map(|r| r.l0).sum::<f64>() / last.len() as f64;
             let factor = last[49].penalty_factor.unwrap();
+            // The penalty of a proximal coder is part of its encoder.
+            if let Architecture::Proximal(penalty) = trained.finish(0).unwrap().coder.architecture()
+            {
+                let weight = Penalty::DEFAULT.weight * factor;
+                assert!(
+                    (penalty.weight / weight - 1.0).abs() < 1e-9,
+                    "{penalty:?}, {weight}"
+                );
+            }
             println!("{architecture}: target {target}, L0 {l0:.3}, factor {factor:.3}");
             assert!(
                 (l0 / target - 1.0).abs() < 0.05,

@@ -299,8 +299,8 @@ fn a_run_shows_six_figures_first_and_a_sweep_its_table() {
         [
             "ce_loss_score",
             "kl_div_score",
+            "explained_variance_legacy",
             "fvu",
-            "cossim",
             "l0",
             "frac_alive",
             "dictionary"

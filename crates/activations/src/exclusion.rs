@@ -3,6 +3,11 @@
 use crate::{ActivationsError, BlockStream, TokenBlock};
 use serde::{Deserialize, Serialize};
 
+/// The times of the median norm above which activations are left out by default. Attention sinks
+/// have norms of 18 times the median (SmolLM2-135M) to hundreds of times; other tokens stay far
+/// below. dictionary_learning's pipelines for models with such sinks use the same number.
+pub const DEFAULT_NORM_MULTIPLE: f32 = 10.0;
+
 /// Which tokens' activations are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +28,7 @@ impl Default for Exclusion {
         Self {
             special_tokens: true,
             first_positions: 0,
-            norm_multiple: None,
+            norm_multiple: Some(DEFAULT_NORM_MULTIPLE),
         }
     }
 }
@@ -166,7 +171,11 @@ mod tests {
             excluded.norm,
         );
         assert_eq!(counts, (1, 1, 1));
-        assert_eq!(Exclusion::default().norm_limit(&rows, 2, &batch), None);
+        let all = Exclusion {
+            norm_multiple: None,
+            ..Exclusion::default()
+        };
+        assert_eq!(all.norm_limit(&rows, 2, &batch), None);
     }
     #[test]
     fn a_rule_that_leaves_nothing_of_a_sequence_is_refused_with_both_numbers() {

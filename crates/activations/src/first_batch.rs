@@ -2,12 +2,10 @@
 //! spread, dimensions that dominate, tokens with outsized norms, and what to do about it.
 
 use crate::harvest::harvest_all;
-use crate::{ActivationsError, BlockStream, TokenBlock};
+use crate::{ActivationsError, BlockStream, DEFAULT_NORM_MULTIPLE, Exclusion, TokenBlock};
 use lapidary_model::HookPoint;
 use serde::Serialize;
 
-/// A norm so many times the median is an outlier.
-const OUTLIER: f64 = 5.0;
 /// Dimensions and outliers listed.
 const LISTED: usize = 5;
 
@@ -35,7 +33,8 @@ pub struct FirstBatch {
     pub mean_over_std: f64,
     /// The dimensions with the largest share of the variance, largest first.
     pub dominant_dimensions: Vec<Dimension>,
-    /// Tokens whose norm is above five times the median, special ones included.
+    /// Tokens whose norm is above so many times the median as the rule leaves out, or
+    /// [`DEFAULT_NORM_MULTIPLE`] times; special ones included.
     pub outliers: usize,
     /// How many of them are special tokens.
     pub special_outliers: usize,
@@ -77,7 +76,7 @@ struct Row<'a> {
 
 impl FirstBatch {
     /// Reports on the next `n` blocks of a stream, which it still gives later: one report a hook
-    /// point, by one forward pass.
+    /// point, by one forward pass. `rule` says what will be left out.
     ///
     /// # Errors
     /// When the corpus holds no block, or the model fails.
@@ -85,6 +84,7 @@ impl FirstBatch {
         stream: &mut BlockStream,
         hooks: &[HookPoint],
         n: usize,
+        rule: &Exclusion,
     ) -> Result<Vec<Self>, ActivationsError> {
         let model = stream.model().clone();
         let blocks = stream.read_ahead(n)?;
@@ -114,14 +114,20 @@ impl FirstBatch {
                     special: model.is_special(*token),
                 })
                 .collect();
-            Self::of_rows(&hook.to_string(), &rows, &|token| {
+            Self::of_rows(&hook.to_string(), &rows, rule, &|token| {
                 tokenizer.token_text(token)
             })
         };
         Ok(hooks.iter().zip(values).map(report).collect())
     }
 
-    fn of_rows(hook: &str, rows: &[Row<'_>], text: &dyn Fn(u32) -> String) -> Self {
+    fn of_rows(
+        hook: &str,
+        rows: &[Row<'_>],
+        rule: &Exclusion,
+        text: &dyn Fn(u32) -> String,
+    ) -> Self {
+        let limit = f64::from(rule.norm_multiple.unwrap_or(DEFAULT_NORM_MULTIPLE));
         let norm = |row: &Row<'_>| {
             row.values
                 .iter()
@@ -172,7 +178,7 @@ impl FirstBatch {
         let mut outliers: Vec<(f64, &Row<'_>)> = rows
             .iter()
             .map(|row| (ratio(norm(row), median_norm), row))
-            .filter(|(times, _)| *times > OUTLIER)
+            .filter(|(times, _)| *times > limit)
             .collect();
         outliers.sort_by(|a, b| b.0.total_cmp(&a.0));
         let special_outliers = outliers.iter().filter(|(_, row)| row.special).count();
@@ -207,11 +213,11 @@ impl FirstBatch {
             largest_outliers,
             advice: vec![],
         };
-        report.advice = report.advise(first, others);
+        report.advice = report.advise(first, others, rule);
         report
     }
 
-    fn advise(&self, first: usize, others: usize) -> Vec<String> {
+    fn advise(&self, first: usize, others: usize, rule: &Exclusion) -> Vec<String> {
         let mut advice = vec![];
         if self.mean_over_std > 1.0 {
             advice.push(format!(
@@ -226,17 +232,27 @@ impl FirstBatch {
             n => format!("{n} tokens"),
         };
         let have = |n: usize| if n == 1 { "has" } else { "have" };
-        if first > 0 {
-            advice.push(format!(
-                "{} at the beginning of a sequence {} more than {OUTLIER} times the median norm, as attention sinks do: leave the first out (activations.exclude.first_positions, harvest --skip-first)",
-                tokens(first), have(first)
-            ));
-        }
-        if others > 0 {
-            advice.push(format!(
-                "{} elsewhere {} more than {OUTLIER} times the median norm: leave such out (activations.exclude.norm_multiple = {OUTLIER}, harvest --max-norm {OUTLIER})",
-                tokens(others), have(others)
-            ));
+        match rule.norm_multiple {
+            Some(multiple) if first + others > 0 => advice.push(format!(
+                "{} {} more than {multiple} times the median norm, as attention sinks do, and will be left out (activations.exclude.norm_multiple)",
+                tokens(first + others),
+                have(first + others)
+            )),
+            Some(_) => {}
+            None => {
+                if first > 0 {
+                    advice.push(format!(
+                        "{} at the beginning of a sequence {} more than {DEFAULT_NORM_MULTIPLE} times the median norm, as attention sinks do: leave the first out (activations.exclude.first_positions, harvest --skip-first)",
+                        tokens(first), have(first)
+                    ));
+                }
+                if others > 0 {
+                    advice.push(format!(
+                        "{} elsewhere {} more than {DEFAULT_NORM_MULTIPLE} times the median norm: leave such out (activations.exclude.norm_multiple = {DEFAULT_NORM_MULTIPLE}, harvest --max-norm {DEFAULT_NORM_MULTIPLE})",
+                        tokens(others), have(others)
+                    ));
+                }
+            }
         }
         let share: f64 = self
             .dominant_dimensions
@@ -269,7 +285,11 @@ mod tests {
         let values: Vec<Vec<f32>> = (0..40)
             .map(|i| row(if i % 2 == 0 { 1.0 } else { -1.0 }, 1.0))
             .collect();
-        let (bos, sink) = (row(1.0, 100.0), row(1.0, 10.0));
+        let (bos, sink) = (row(1.0, 100.0), row(1.0, 20.0));
+        let all = Exclusion {
+            norm_multiple: None,
+            ..Exclusion::default()
+        };
         let ordinary = values.iter().enumerate().map(|(i, values)| Row {
             values,
             token: 7,
@@ -283,7 +303,7 @@ mod tests {
             special: true,
         };
         let rows: Vec<Row<'_>> = std::iter::once(bos).chain(ordinary).collect();
-        let report = FirstBatch::of_rows("h", &rows, &|t| format!("<{t}>"));
+        let report = FirstBatch::of_rows("h", &rows, &all, &|t| format!("<{t}>"));
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
         assert_eq!(
             (
@@ -320,13 +340,23 @@ mod tests {
                 special: false,
             }))
             .collect();
-        let advice = FirstBatch::of_rows("h", &rows, &|_| String::new())
-            .advice
-            .join("\n");
+        let advice = |rule: Exclusion| {
+            FirstBatch::of_rows("h", &rows, &rule, &|_| String::new())
+                .advice
+                .join("\n")
+        };
+        let of_all = advice(all);
         assert!(
-            advice.contains("1 token at the beginning of a sequence has")
-                && advice.contains("--max-norm 5"),
-            "{advice}"
+            of_all.contains("1 token at the beginning of a sequence has")
+                && of_all.contains("--max-norm 10"),
+            "{of_all}"
+        );
+        let by_default = advice(Exclusion::default());
+        assert!(
+            by_default.contains("2 tokens have more than 10 times the median norm")
+                && by_default.contains("will be left out")
+                && !by_default.contains("--max-norm"),
+            "{by_default}"
         );
     }
 
@@ -339,7 +369,7 @@ mod tests {
             position: 0,
             special: true,
         }];
-        let report = FirstBatch::of_rows("h", &rows, &|_| String::new());
+        let report = FirstBatch::of_rows("h", &rows, &Exclusion::default(), &|_| String::new());
         assert!(report.mean_over_std == 0.0 && report.outliers == 0 && report.mean_norm == 0.0);
     }
 }

@@ -23,7 +23,7 @@ pub use corpus::{
     Corpus, Document, Documents, SkippedRows, TEXT_FIELD, TextRows, check_parquet_pages,
 };
 pub use error::ActivationsError;
-pub use exclusion::{Excluded, Exclusion};
+pub use exclusion::{DEFAULT_NORM_MULTIPLE, Excluded, Exclusion};
 pub use first_batch::{Dimension, FirstBatch, Outlier};
 pub use harvest::{harvest, harvest_all};
 pub use lapidary_io::Checksum;

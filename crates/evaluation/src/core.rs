@@ -20,6 +20,7 @@ use crate::error::EvaluationError;
 use crate::hooks::Hooks;
 use crate::latents::LatentFigures;
 use crate::metrics::Metrics;
+use crate::ordinary::Ordinary;
 use crate::predictions::{Predictions, cross_entropy, divergence, log_probabilities};
 use crate::reconstruction::ReconstructionSums;
 
@@ -117,6 +118,7 @@ impl<'a> Evaluator<'a> {
             hooks: hooks.into(),
             special: special_tokens(model),
             reconstruction: ReconstructionSums::default(),
+            ordinary: Ordinary::default(),
             codes: CodeSums::new(coder.d_sae(), tokens.div_ceil(CO_SELECTED_TOKENS)),
             predictions: Predictions::default(),
             blocks: 0,
@@ -147,9 +149,12 @@ impl<'a> Evaluator<'a> {
             y,
             y_hat,
             counts,
+            ordinary,
             width,
         } = reconstructed;
         self.sums.reconstruction.observe(&y, &y_hat, width, &counts);
+        let of_ordinary = &mut self.sums.ordinary.reconstruction;
+        of_ordinary.observe(&y, &y_hat, width, &ordinary);
         self.done += blocks.len();
         let shared = self.sums.hooks.targets_follow_sources();
         Ok(Some(EvaluatedBatch {
@@ -180,6 +185,7 @@ struct Sums<'a> {
     hooks: Hooks,
     special: Vec<u32>,
     reconstruction: ReconstructionSums,
+    ordinary: Ordinary,
     codes: CodeSums,
     predictions: Predictions,
     blocks: u64,
@@ -191,6 +197,8 @@ struct Reconstructed {
     y: Vec<f32>,
     y_hat: Vec<f32>,
     counts: Vec<bool>,
+    /// Those that count and are no outliers.
+    ordinary: Vec<bool>,
     width: usize,
 }
 
@@ -223,6 +231,14 @@ impl Sums<'_> {
                 ..Default::default()
             },
         )?;
+        let mut norms = vec![];
+        for hook in &capture {
+            if let Some(value) = original.captured.get(hook) {
+                let norm = value.clone().square().sum_dim(2).sqrt();
+                norms.push(host(&norm.reshape([b * t, 1]))?);
+            }
+        }
+        let ordinary = self.ordinary.select(&norms, &counts);
         // Of several hook points side by side, with the width at each.
         let captured = |hooks: &[HookPoint]| {
             let values = hooks.iter().map(|hook| {
@@ -265,6 +281,7 @@ impl Sums<'_> {
             );
             self.blocks += 1;
         }
+        self.ordinary.count(&codes, &ordinary);
 
         let keep: Vec<f32> = counts.iter().map(|c| f32::from(u8::from(!*c))).collect();
         let keep = Tensor::<1>::from_data(TensorData::new(keep, [b * t]), model.device())
@@ -317,6 +334,7 @@ impl Sums<'_> {
         all.y.extend(host(&y)?);
         all.y_hat.extend(host(&y_hat)?);
         all.counts.extend(counts);
+        all.ordinary.extend(ordinary);
         all.width = d_out;
         Ok(codes)
     }
@@ -330,7 +348,7 @@ impl Sums<'_> {
         let [n, d] = w_dec.dims();
         let decoder = DecoderCosines::new(decoder, (n, d), together);
         let metrics = Metrics::new(
-            &self.reconstruction,
+            (&self.reconstruction, &self.ordinary),
             &self.codes,
             &self.predictions,
             &latents,

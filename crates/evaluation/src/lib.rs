@@ -23,6 +23,7 @@ mod metrics;
 mod model_loading;
 #[cfg(test)]
 mod numbers;
+mod ordinary;
 mod predictions;
 pub mod probing;
 mod reconstruction;

@@ -9,6 +9,7 @@ use crate::cosines::DecoderCosines;
 use crate::density::{DensityHistogram, firings_above, share_above};
 use crate::latents::LatentFigures;
 use crate::metric::{Metric, Number, metrics};
+use crate::ordinary::Ordinary;
 use crate::predictions::Predictions;
 use crate::reconstruction::ReconstructionSums;
 
@@ -44,6 +45,19 @@ metrics! {
                     "explained variance as a mean over tokens, as in SAEBench's paper"
                 ),
                 source: "SAEBench, same name: the metric in its paper and on Neuronpedia",
+            }
+            /// `fvu` of the tokens that are no outliers. An outlier has a norm of more than 10
+            /// times the median norm, as attention sinks have.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            fvu_without_outliers: f64 {
+                label: "fvu without tokens of outsized norm",
+                source: "none; the limit is that of `activations.exclude.norm_multiple`",
+            }
+            /// Share of the counted tokens that are outliers.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            frac_outliers: f64 {
+                label: "share of tokens of outsized norm",
+                source: "none",
             }
             /// Mean over batches of Σ‖x − x̂‖² / Σ‖x − (mean of the batch)‖².
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
@@ -185,6 +199,13 @@ metrics! {
                 unit: "latents per token",
                 source: "SAEBench, same name",
             }
+            /// `l0` of the tokens that are no outliers.
+            #[serde(default = "nan", deserialize_with = "nan_if_null")]
+            l0_without_outliers: f64 {
+                label: "active latents without tokens of outsized norm",
+                unit: "latents per token",
+                source: "none",
+            }
             /// Mean over tokens of Σᵢ fᵢ.
             #[serde(deserialize_with = "nan_if_null")]
             l1: f64 {
@@ -309,21 +330,23 @@ impl Metrics {
     pub const HEADLINE: [&'static str; 6] = [
         "ce_loss_score",
         "kl_div_score",
+        "explained_variance_legacy",
         "fvu",
-        "cossim",
         "l0",
         "frac_alive",
     ];
 
     /// The metrics that the report shows, the first ones largest.
-    pub const REPORT: [&'static str; 12] = [
+    pub const REPORT: [&'static str; 14] = [
         "ce_loss_score",
-        "fvu",
+        "explained_variance_legacy",
         "l0",
         "frac_alive",
         "kl_div_score",
-        "explained_variance",
-        "explained_variance_legacy",
+        "fvu",
+        "fvu_without_outliers",
+        "frac_outliers",
+        "l0_without_outliers",
         "cossim",
         "l2_ratio",
         "ce_loss_with_sae",
@@ -339,7 +362,7 @@ impl Metrics {
 
     /// The metrics of these sums.
     pub(crate) fn new(
-        r: &ReconstructionSums,
+        (r, ordinary): (&ReconstructionSums, &Ordinary),
         c: &CodeSums,
         p: &Predictions,
         latents: &LatentFigures,
@@ -353,6 +376,8 @@ impl Metrics {
             fvu: r.fvu(),
             explained_variance: 1.0 - r.fvu(),
             explained_variance_legacy: r.explained_variance_legacy(),
+            fvu_without_outliers: ordinary.reconstruction.fvu(),
+            frac_outliers: 1.0 - ordinary.reconstruction.tokens() as f64 / r.tokens() as f64,
             fvu_sparsify: r.fvu_sparsify(),
             frac_variance_explained: r.frac_variance_explained(),
             explained_variance_saebench: r.explained_variance_saebench(),
@@ -371,6 +396,7 @@ impl Metrics {
             kl_div_with_sae: kl_sae,
             kl_div_with_ablation: kl_ablation,
             l0: c.l0(),
+            l0_without_outliers: ordinary.l0(),
             l1: c.l1(),
             frac_alive: c.frac_alive(),
             freq_over_1_percent: share_above(densities, 0.01),

@@ -168,14 +168,8 @@ fn agree(recipes: &[NamedRecipe]) -> Result<()> {
         let Some((key, there, here)) = recipes[0].config.batch_difference(&recipe.config) else {
             continue;
         };
-        let more = match (key.as_str(), recipe.config.exclude.norm_multiple) {
-            ("hook_point", Some(_)) => {
-                " (activations.exclude.norm_multiple leaves out other tokens at another hook point)"
-            }
-            _ => "",
-        };
         bail!(
-            "{} has {key} = {there}, {name} has {here}: all coders of one run must have the same model, [corpus], [activations] and training.batch_tokens{more}",
+            "{} has {key} = {there}, {name} has {here}: all coders of one run must have the same model, [corpus], [activations] and training.batch_tokens",
             recipes[0].name
         );
     }
@@ -211,7 +205,8 @@ impl NamedRecipe {
         let exclude = settings.map_or(
             Exclusion {
                 special_tokens: false,
-                ..Exclusion::default()
+                first_positions: 0,
+                norm_multiple: None,
             },
             |s| s.exclude,
         );
@@ -225,10 +220,11 @@ impl NamedRecipe {
                 "activations.exclude.first_positions={}",
                 exclude.first_positions
             ),
+            format!(
+                "activations.exclude.norm_multiple={}",
+                exclude.norm_multiple.unwrap_or(0.0)
+            ),
         ];
-        if let Some(multiple) = exclude.norm_multiple {
-            said.push(format!("activations.exclude.norm_multiple={multiple}"));
-        }
         if let Some(s) = settings {
             said.extend([
                 format!("corpus.path={}", quoted(&s.corpus)),
@@ -250,11 +246,7 @@ impl NamedRecipe {
         let config = Recipe::parse(file, text, &set)?;
         let over: Vec<String> = set.iter().chain(&said).cloned().collect();
         let stored = Recipe::parse(file, text, &over)?;
-        let multiple = |e: &Exclusion| format!("{:?}", e.norm_multiple);
-        let (there, here) = (multiple(&exclude), multiple(&config.exclusion()));
-        let norms = ("activations.exclude.norm_multiple".to_owned(), there, here);
-        let norms = Some(norms).filter(|(_, there, here)| there != here);
-        if let Some((key, there, here)) = stored.training_difference(&config).or(norms) {
+        if let Some((key, there, here)) = stored.training_difference(&config) {
             bail!(
                 "{folder}: the store was made with {key} = {there}, the recipe says {here}; leave it out of the recipe"
             );

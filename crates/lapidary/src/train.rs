@@ -359,7 +359,12 @@ fn start(
     let stage = Stage::new(common.progress, "buffer", 1);
     let first = &recipes[0].config.activations;
     let mut blocks = texts.training_stream()?;
-    let look = FirstBatch::of(&mut blocks, &common.hooks, first.harvest_blocks)?;
+    let look = FirstBatch::of(
+        &mut blocks,
+        &common.hooks,
+        first.harvest_blocks,
+        &recipes[0].config.exclusion(),
+    )?;
     first_batch::show(common.progress, &look);
     let configs: Vec<Recipe> = recipes.iter().map(|r| r.config.clone()).collect();
     let source = source(&recipes[0], common, blocks, true)?;

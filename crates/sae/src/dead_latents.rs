@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use lapidary_coder::{Coder, SparseCoder, host};
 
+use crate::architectures::initial_threshold;
 use crate::batch::Batch;
 use crate::error::SaeError;
 use crate::parameters::Parameters;
@@ -112,8 +113,14 @@ pub(crate) fn resample(
     }
     parameters.replace_rows("w_enc", dead, &encoders)?;
     parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
-    if coder.threshold().is_some() {
-        let start = vec![recipe.architectures.jumprelu.initial_threshold as f32; dead.len()];
+    if let Some(thresholds) = coder.threshold() {
+        let given = initial_threshold(recipe);
+        // As small beside those of the living as the encoder rows are.
+        let start = match given {
+            Some(start) => start,
+            None => ENCODER_SHARE * mean_norm(host(&thresholds)?, 1),
+        };
+        let start = vec![start as f32; dead.len()];
         parameters.replace_rows("threshold", dead, &start)?;
     }
     Ok(dead.to_vec())

@@ -41,14 +41,17 @@ pub(crate) fn coder(
     let layers = recipe.sites().layers();
     if layers > 1 {
         let each = (0..layers).map(|layer| {
-            let w_enc = directions(d_in / layers, encoder_norm);
+            let width = d_in / layers;
+            let x = first.x.clone().narrow(1, layer * width, width);
+            let w_enc = directions(width, encoder_norm);
             let w_dec = directions(d_out / layers * (layers - layer), norm);
-            coder(method.init(
+            let weights = method.init(
                 w_enc,
                 w_dec,
                 Tensor::zeros([1], device),
                 &recipe.architectures,
-            ))
+            );
+            method.start(coder(weights), x, recipe)
         });
         let each = each.collect();
         return Ok(CrossLayerTranscoder::new(each, centre(recipe, first, device)?).into());
@@ -68,7 +71,7 @@ pub(crate) fn coder(
     if recipe.coder.skip_connection {
         weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
     }
-    Ok(coder(weights).into())
+    Ok(method.start(coder(weights), first.x.clone(), recipe).into())
 }
 
 /// Where `b_dec` starts, `[d_out]`.

@@ -4,11 +4,14 @@
 /// How far the error of a step counts: an L0 that is e times the target, or 1/e of it.
 const LARGEST_ERROR: f64 = 1.0;
 /// Parts of a run, in which an error of 1 would multiply the weight by e.
-const SHARE_OF_RUN: f64 = 1.0 / 20.0;
+const SHARE_OF_RUN: f64 = 1.0 / 30.0;
 /// The same in steps, at least and at most.
 const STEPS: (f64, f64) = (10.0, 500.0);
 /// The proportional part: so many times the integral part of one step.
 const PROPORTION: f64 = 10.0;
+/// And at most so much. L0 can follow the weight in the same step, with a power of above 1: with 1
+/// or more, it would swing from step to step.
+const MOST_PROPORTIONAL: f64 = 0.5;
 /// The logarithm of the factor stays within this much of 0.
 const RANGE: f64 = 14.0;
 
@@ -35,7 +38,8 @@ impl L0Control {
         }
         let integral = 1.0 / (steps as f64 * SHARE_OF_RUN).clamp(STEPS.0, STEPS.1);
         let change = error - self.last_error.unwrap_or(error);
-        let log_factor = self.log_factor + integral * (error + PROPORTION * change);
+        let proportional = (integral * PROPORTION).min(MOST_PROPORTIONAL);
+        let log_factor = self.log_factor + integral * error + proportional * change;
         self.log_factor = log_factor.clamp(-RANGE, RANGE);
         self.last_error = Some(error);
     }
@@ -61,7 +65,7 @@ mod tests {
     fn l0_ends_at_the_target() {
         for steps in [300, 3_000, 20_000] {
             for target in [16.0, 32.0, 128.0, 400.0] {
-                for (power, delay) in [(0.4, 3.0), (0.7, 10.0), (1.0, 10.0)] {
+                for (power, delay) in [(0.4, 3.0), (0.7, 10.0), (1.0, 10.0), (1.5, 1.0)] {
                     let l0 = final_l0(target, power, steps, delay);
                     let off = (l0 / target - 1.0).abs();
                     assert!(

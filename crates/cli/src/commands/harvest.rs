@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use lapidary::device::device_name;
 use lapidary::first_batch;
 use lapidary_activations::{
-    BlockConfig, BlockStream, Exclusion, FirstBatch, HarvestConfig, Store, StoreDtype, TEXT_FIELD,
-    harvest_store,
+    BlockConfig, BlockStream, DEFAULT_NORM_MULTIPLE, Exclusion, FirstBatch, HarvestConfig, Store,
+    StoreDtype, TEXT_FIELD, harvest_store,
 };
 use lapidary_model::HookPoint;
 use std::io::{Write, stdout};
@@ -73,9 +73,10 @@ pub struct Harvest {
     /// Leave out the first N tokens of each sequence, including BOS
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
-    /// Leave out activations with a norm of more than TIMES × the median norm
-    #[arg(long, value_name = "TIMES")]
-    max_norm: Option<f32>,
+    /// Leave out activations with a norm of more than TIMES × the median norm, as at attention
+    /// sinks; 0 keeps all
+    #[arg(long, value_name = "TIMES", default_value_t = DEFAULT_NORM_MULTIPLE)]
+    max_norm: f32,
     #[command(flatten)]
     device: DeviceArgument,
 }
@@ -107,10 +108,9 @@ impl Harvest {
     pub fn run(self) -> Result<()> {
         ensure!(self.tokens > 0, "--tokens: found 0, expected at least 1");
         each_once("--hook", &self.hook)?;
-        let positive = self.max_norm.is_none_or(|m| m > 0.0 && m.is_finite());
         ensure!(
-            positive,
-            "--max-norm: found {:?}, expected more than 0",
+            self.max_norm >= 0.0 && self.max_norm.is_finite(),
+            "--max-norm: found {}, expected 0 or more",
             self.max_norm
         );
         ensure!(
@@ -145,11 +145,16 @@ impl Harvest {
             exclude: Exclusion {
                 special_tokens: !self.keep_special,
                 first_positions: self.skip_first,
-                norm_multiple: self.max_norm,
+                norm_multiple: (self.max_norm > 0.0).then_some(self.max_norm),
             },
         };
         stage.done(format!("{}; device {}", model.name(), device_name(&device)));
-        let look = FirstBatch::of(&mut blocks, &config.hook_points, config.batch_blocks.max(1))?;
+        let look = FirstBatch::of(
+            &mut blocks,
+            &config.hook_points,
+            config.batch_blocks.max(1),
+            &config.exclude,
+        )?;
         first_batch::show(&Watched, &look);
         let before = match Store::exists(&self.out) {
             true => Store::open(&self.out)?.rows(),

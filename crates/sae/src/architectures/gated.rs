@@ -6,10 +6,12 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 
+use super::start::lowered;
 use super::{Method, ResolvedTables, StepContext};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::Facts;
 use crate::losses;
+use crate::recipe::ResolvedRecipe;
 
 pub(crate) struct Gated;
 
@@ -37,6 +39,10 @@ impl Method for Gated {
             ("w_dec", w_dec.clone().into()),
             ("b_dec", b_dec.into()),
         ])
+    }
+
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
+        lowered(coder, x, "b_gate", recipe)
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {

@@ -9,12 +9,16 @@ use burn::tensor::{Int, Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
+use super::start::level;
 use super::{ArchitectureTables, Choices, Method, ResolvedTables, StepContext, Wrong};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, names, table};
 use crate::losses;
 use crate::parameters::Parameters;
+use crate::recipe::ResolvedRecipe;
 
+/// Where thresholds start if nothing else says it.
+const INITIAL_THRESHOLD: f64 = 0.01;
 names! {
     /// The sparsity penalty of a "jumprelu" coder.
     JumpReluPenalty {
@@ -41,7 +45,7 @@ table! {
     /// Width of the window around a threshold in which pre-activations move it.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
     /// Where all thresholds start.
-    initial_threshold: f64 = fixed(0.01), "0 or more" => |v| *v >= 0.0;
+    initial_threshold: f64 = optional("with `coder.target_l0`: such that so many latents are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
     /// For `tanh`: the factor inside it.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
     /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder
@@ -90,7 +94,10 @@ impl Method for JumpRelu {
         b_dec: Tensor<1>,
         tables: &ResolvedTables,
     ) -> Weights {
-        let start = tables.jumprelu.initial_threshold;
+        let start = tables
+            .jumprelu
+            .initial_threshold
+            .unwrap_or(INITIAL_THRESHOLD);
         let b_enc = Tensor::<1>::zeros([w_dec.dims()[0]], &w_dec.device());
         Weights::new([
             ("w_enc", w_enc.into()),
@@ -99,6 +106,17 @@ impl Method for JumpRelu {
             ("b_dec", b_dec.into()),
             ("threshold", b_enc.add_scalar(start).into()),
         ])
+    }
+
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
+        match (initial_threshold(recipe), recipe.coder.target_l0) {
+            (None, Some(target)) => {
+                let level = level(&coder, x, "b_enc", target).clamp_min(0.0);
+                let weights = coder.weights.with("threshold", level);
+                SparseCoder { weights, ..coder }
+            }
+            _ => coder,
+        }
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {
@@ -136,6 +154,13 @@ impl Method for JumpRelu {
     fn project(&self, parameters: &mut Parameters) {
         parameters.map_vectors("threshold", |t| t.clamp_min(0.0));
     }
+}
+
+/// Where thresholds start, if the activations do not decide it.
+pub(crate) fn initial_threshold(recipe: &ResolvedRecipe) -> Option<f64> {
+    let given = recipe.architectures.jumprelu.initial_threshold;
+    let of_data = recipe.coder.target_l0.is_some();
+    given.or_else(|| (!of_data).then_some(INITIAL_THRESHOLD))
 }
 
 /// The latents of a batch that are active or in the window below their threshold, with gradients

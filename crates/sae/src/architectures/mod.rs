@@ -8,10 +8,11 @@ mod matching_pursuit;
 mod matryoshka;
 mod proximal;
 pub(crate) mod standard;
+mod start;
 mod topk;
 
 use burn::tensor::{Int, Tensor};
-use lapidary_coder::{Architecture, ArchitectureKind, Weights};
+use lapidary_coder::{Architecture, ArchitectureKind, SparseCoder, Weights};
 use lapidary_io::settings::{Reader, SettingsError};
 
 use crate::encoded::{Encoded, LayerInput};
@@ -20,9 +21,11 @@ use crate::keys::{
     Values, Widths,
 };
 use crate::parameters::Parameters;
+use crate::recipe::ResolvedRecipe;
 use crate::schedule::rise;
 
 pub(crate) use batchtopk::ThresholdAverage;
+pub(crate) use jumprelu::initial_threshold;
 pub use jumprelu::{JumpReluConfig, JumpReluPenalty, ResolvedJumpRelu};
 pub use matching_pursuit::{PursuitConfig, ResolvedPursuit};
 pub use matryoshka::{MatryoshkaConfig, ResolvedMatryoshka};
@@ -200,6 +203,12 @@ pub(crate) trait Method: Sync {
             ("w_dec", w_dec.into()),
             ("b_dec", b_dec.into()),
         ])
+    }
+
+    /// A layer ready to train, where the start depends on the activations `x` `[n, d]` of the first
+    /// batch.
+    fn start(&self, coder: SparseCoder, _x: Tensor<2>, _recipe: &ResolvedRecipe) -> SparseCoder {
+        coder
     }
 
     /// The codes of a layer, with what is needed to differentiate them, and its penalty.

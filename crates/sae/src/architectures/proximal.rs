@@ -2,13 +2,15 @@
 //! whose half the operator is.
 
 use burn::tensor::{Tensor, TensorData};
-use lapidary_coder::{Architecture, ArchitectureKind, Coder, Penalty, Shape};
+use lapidary_coder::{Architecture, ArchitectureKind, Coder, Penalty, Shape, SparseCoder};
 use lapidary_io::settings::Reader;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
+use super::start::lowered;
 use super::{ArchitectureTables, Choices, Method, StepContext, Wrong};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, table};
+use crate::recipe::ResolvedRecipe;
 
 table! {
     /// `[coder.proximal]`: what only `proximal` has.
@@ -61,6 +63,10 @@ impl Method for Proximal {
                  have its whole weight, with which a \"proximal\" coder encodes"
             )
         })
+    }
+
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
+        lowered(coder, x, "b_enc", recipe)
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {

@@ -5,10 +5,12 @@
 use burn::tensor::{Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder};
 
+use super::start::lowered;
 use super::{Method, StepContext};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, SparsityPenalty};
 use crate::losses;
+use crate::recipe::ResolvedRecipe;
 
 pub(crate) struct Standard;
 
@@ -23,6 +25,10 @@ impl Method for Standard {
             fixed_lr: Some(3e-4),
             ..Facts::DEFAULT
         }
+    }
+
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
+        lowered(coder, x, "b_enc", recipe)
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {

@@ -41,6 +41,8 @@ pub(crate) struct Widths {
     /// The width of the activations that are read, at the first hook point.
     pub(crate) width: usize,
     pub(crate) d_sae: usize,
+    /// Active latents per token, of a coder that chooses by their number.
+    pub(crate) k: usize,
     /// Layers that have so many latents each: more than one in a cross-layer transcoder.
     pub(crate) layers: usize,
     /// Activations per step.
@@ -59,6 +61,8 @@ pub(crate) struct Widths {
     pub(crate) transcodes: bool,
     /// Whether decoder rows may start at 0.
     pub(crate) starts_at_zero: bool,
+    /// Whether a controller weighs the penalty.
+    pub(crate) has_target_l0: bool,
     /// Whether `k` falls in training.
     pub(crate) k_falls: bool,
 }
@@ -80,10 +84,10 @@ impl Widths {
 
     /// Fitted on TopK coders with the learning rate.
     pub(super) const fn encoder_init_norm(&self) -> f64 {
-        match (self.transcodes, self.facts.is_topk_like) {
+        match (self.transcodes, self.decoder_norm) {
             (true, _) => 1.0,
-            (false, true) => 0.4,
-            (false, false) => self.decoder_init_norm(),
+            (false, DecoderNorm::Unit) => 0.4,
+            (false, DecoderNorm::Free) => self.decoder_init_norm(),
         }
     }
 
@@ -99,6 +103,19 @@ impl Widths {
     /// the weights are the final ones.
     pub(super) fn threshold_decay(&self) -> f64 {
         1.0 - 1.0 / (self.steps as f64 / 50.0).clamp(1.0, 100.0)
+    }
+
+    /// As many as a token has, which costs little; with few, more of the dead learn something.
+    pub(super) fn aux_k(&self) -> usize {
+        self.k.max(32).min(self.width / 2)
+    }
+
+    /// A coder that starts with the number of active latents that it is to have needs no rise.
+    pub(super) const fn sparsity_warmup_steps(&self) -> u64 {
+        match self.has_target_l0 {
+            true => 0,
+            false => self.steps / 20,
+        }
     }
 
     pub(super) const fn k_anneal_steps(&self) -> u64 {

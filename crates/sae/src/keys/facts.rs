@@ -21,6 +21,10 @@ pub(crate) struct Facts {
     pub(crate) penalty_weight: Option<&'static str>,
     /// Whether its gradients can come from a loss through the model.
     pub(crate) trains_end_to_end: bool,
+    /// The weight of the auxiliary loss of dead latents, if the recipe has none: small beside a
+    /// main loss that becomes small itself, so that what the living learn is not disturbed
+    /// (docs/results.md, "Learning rate and start").
+    pub(crate) aux_k_coefficient: f64,
     /// The norm of decoder rows at the start, where they may have any and the recipe has none.
     pub(crate) free_initial_norm: f64,
     /// The highest learning rate where the recipe has none, if it does not follow from the number
@@ -37,6 +41,7 @@ impl Facts {
         has_ghost_gradients: false,
         can_be_resampled: false,
         penalty_weight: None,
+        aux_k_coefficient: 1.0 / 256.0,
         trains_end_to_end: false,
         free_initial_norm: 0.1,
         fixed_lr: None,

@@ -60,8 +60,9 @@ table! {
     /// How many tokens at the start of each sequence are left out, including BOS.
     first_positions: usize = fixed(0);
     /// Activations are left out if their norm is more than this many times the median norm of the
-    /// first batch, as at attention sinks.
-    norm_multiple: f64 = optional("absent"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    /// first batch, as at attention sinks; with several hook points, if it is so at any of them. 0:
+    /// none is left out for its norm.
+    norm_multiple: f64 = fixed(10.0), "0 or more" => |v| *v == 0.0 || (*v as f32 > 0.0 && (*v as f32).is_finite());
 }
 
 table! {
@@ -97,7 +98,7 @@ table! {
     b_dec_init: DecoderBiasStart = fixed(DecoderBiasStart::GeometricMedian);
     /// Norm of the rows of `W_enc` at the start. They have the directions of the rows of `W_dec`,
     /// but a transcoder's have directions of their own. `matching_pursuit` ignores it.
-    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "0.4 for `topk`, `batchtopk` and `matryoshka`; for other autoencoders `decoder_init_norm`; for transcoders 1"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "0.4; with `decoder_norm = \"free\"` `decoder_init_norm`; for transcoders 1"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
@@ -151,7 +152,7 @@ table! {
     /// coefficient over √d is this one.
     l1_coefficient: f64 = fixed(0.05), "0 or more" => |v| *v >= 0.0;
     /// Steps over which the weight of a sparsity penalty rises linearly, that of `jumprelu` too.
-    sparsity_warmup_steps: u64 = later(|w| w.steps / 20, "a twentieth of the steps");
+    sparsity_warmup_steps: u64 = later(|w| w.sparsity_warmup_steps(), "a twentieth of the steps; with `coder.target_l0` 0");
     /// Steps over which active latents fall from `coder.k_start` to `coder.k`.
     k_anneal_steps: u64 = later(|w| w.k_anneal_steps(), "half of all, with `coder.k_start`");
     /// What brings dead latents back: `aux_k`, an auxiliary loss (`topk`, `batchtopk`,
@@ -163,9 +164,9 @@ table! {
     /// run.
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
     /// Dead latents that reconstruct a token's residual; 0: no auxiliary loss.
-    aux_k: usize = later(|w| w.width / 2, "half the width");
+    aux_k: usize = later(|w| w.aux_k(), "`coder.k`, at least 32, at most half the width");
     /// Weight of the auxiliary loss.
-    aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
+    aux_k_coefficient: f64 = later(|w| w.facts.aux_k_coefficient, "1/256, for `matryoshka` 1/32"), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.
     dead_after_tokens: u64 = later(|w| (w.tokens / 30).min(10_000_000), "a thirtieth of `tokens`, at most 10 million");
     /// Steps between two counts of the dead latents. More steps mean fewer waits for the device.

@@ -59,8 +59,7 @@ impl Recipe {
     }
 
     /// The first key in which two recipes differ that decides which tokens' activations make which
-    /// batch: what the coders of one run have in common. Their hook points may differ, unless norms
-    /// there decide what is left out.
+    /// batch: what the coders of one run have in common. Their hook points may differ.
     #[must_use]
     pub fn batch_difference(&self, other: &Self) -> Option<Difference> {
         let ordered = |c: &Self| {
@@ -68,7 +67,6 @@ impl Recipe {
             c.activations.seed = Some(c.order_seed());
             c
         };
-        let by_norm = self.exclude.norm_multiple.is_some();
         // Whole sequences or not; which loss goes through the model may differ.
         let [ours, theirs] = [self, other].map(|c| c.training.loss.is_end_to_end());
         let differences = ordered(self).differences(&ordered(other), |key| {
@@ -76,7 +74,6 @@ impl Recipe {
                 || key == "other_model"
                 || key == "training.batch_tokens"
                 || (key == "training.loss" && ours != theirs)
-                || (key.starts_with("hook_point") && by_norm)
                 || key.starts_with("corpus.")
                 || key.starts_with("activations.")
         });

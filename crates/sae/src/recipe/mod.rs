@@ -215,6 +215,7 @@ impl Recipe {
         Widths {
             width,
             d_sae,
+            k: self.coder.k,
             layers: self.sites.layers(),
             batch_tokens: self.training.batch_tokens,
             steps: self.steps(),
@@ -226,6 +227,7 @@ impl Recipe {
             decoder_norm: self.training.decoder_norm,
             transcodes: self.sites.transcodes(),
             starts_at_zero: self.starts_at_zero(),
+            has_target_l0: self.coder.target_l0.is_some(),
             k_falls: self.coder.k_start.is_some(),
         }
     }
@@ -242,7 +244,8 @@ impl Recipe {
         Exclusion {
             special_tokens: self.exclude.special_tokens,
             first_positions: self.exclude.first_positions,
-            norm_multiple: self.exclude.norm_multiple.map(|multiple| multiple as f32),
+            norm_multiple: Some(self.exclude.norm_multiple as f32)
+                .filter(|multiple| *multiple > 0.0),
         }
     }
 
@@ -338,6 +341,9 @@ impl Recipe {
             "corpus",
             &[("attend_across_documents", true.into())],
         );
+        if let Some(activations) = json.get_mut("activations") {
+            table(activations, "exclude", &[("norm_multiple", 0.0.into())]);
+        }
         let training = json.get_mut("training").and_then(|t| t.as_object_mut());
         if let Some(training) = training {
             training.entry("revival").or_insert_with(|| "aux_k".into());

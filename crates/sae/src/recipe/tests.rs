@@ -16,7 +16,8 @@ fn an_empty_file_is_a_whole_recipe() {
     assert_eq!(r.coder.d_sae, 4096);
     let of_sizes = (2048.0_f64 / (256.0 * 4096.0)).sqrt();
     assert!((r.training.lr - 0.095 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
-    assert_eq!(r.training.aux_k, 128);
+    assert_eq!(r.training.aux_k, 32);
+    assert_eq!(r.training.aux_k_coefficient, 1.0 / 256.0);
     assert_eq!(r.training.dead_after_tokens, 1_000_000 / 30);
     assert!((r.training.threshold_decay - (1.0 - 50.0 / 488.0)).abs() < 1e-12);
     assert_eq!(
@@ -214,9 +215,7 @@ fn contradictions_are_refused() {
     );
     assert!(error("[training]\nadam_beta2 = 1.0", &[]).contains("expected 0 to below 1"));
     // 0 as f32, in which norms are compared.
-    assert!(
-        error("", &["activations.exclude.norm_multiple=1e-50"]).contains("expected more than 0")
-    );
+    assert!(error("", &["activations.exclude.norm_multiple=1e-50"]).contains("expected 0 or more"));
     let c = Recipe::parse("run.toml", "coder.expansion_factor = 1", &[]).unwrap();
     assert!(
         c.resolve(16)

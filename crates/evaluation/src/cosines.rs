@@ -32,8 +32,8 @@ metrics! {
                 unit: "cosine",
                 source: "Tropp 2004",
             }
-            /// The least coherence that as many rows can have in as many dimensions; 0 if they can
-            /// be orthogonal.
+            /// The least coherence of any decoder with this number of rows and of dimensions; 0 if
+            /// the rows can be orthogonal.
             welch_bound: f64 {
                 label: "least coherence possible for as many rows",
                 unit: "cosine",

@@ -31,8 +31,8 @@ metrics! {
                 unit: "cosine",
                 source: "SAEBench, same name",
             }
-            /// Largest cosine of its encoder row with another encoder row, in a cross-layer
-            /// transcoder of any layer.
+            /// Largest cosine of its encoder row with another encoder row. In a cross-layer
+            /// transcoder, that may belong to any layer.
             max_encoder_cosine_sim: Vec<f32> { unit: "cosine", source: "SAEBench, same name" }
             /// Largest cosine of its decoder row with another decoder row. In a cross-layer
             /// transcoder a decoder row is the concatenation of its rows for every layer.

@@ -36,7 +36,7 @@ pub struct Quickstart {
 
 Several coders on one pass of the model or the store, each in a folder of its own, with out/runs.parquet beside them:
   lapidary train configs/quickstart.toml --seeds 1,2,3 --out out
-  lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-4,4e-4 --out out
+  lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-3,4e-3 --out out
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
     /// Recipes in TOML, such as those in configs/. Several must agree on model, text, activations

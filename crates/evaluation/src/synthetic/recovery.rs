@@ -38,9 +38,10 @@ metrics! {
             }
             /// Mean cosine, with its sign, in the matching that makes this largest.
             matched_cosine: f64 { label: "mean cosine of matched features and rows", unit: "cosine" }
-            /// Mean over features of the largest |cosine| with any row.
+            /// Mean over features of the largest |cosine| with any decoder row.
             mean_max_cosine: f64 { label: "mean |cosine| of a feature and its nearest row", unit: "cosine" }
-            /// Features that are nearest to some row, over the number of rows.
+            /// Features that are nearest to at least one decoder row, over the number of decoder
+            /// rows.
             uniqueness: f64 {
                 label: "features nearest to some row, over rows",
                 source: "SAELens, same name",
@@ -89,8 +90,9 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// In a hierarchy, mean cosine of the rows matched (with signs) with parents and their
-            /// children; the features' own is about 0. Absent unless all of them are matched.
+            /// In a hierarchy: the cosine of the decoder row matched with a parent and the decoder
+            /// row matched with its child (matching with signs), mean over all such pairs. For the
+            /// features themselves it is about 0. Absent unless every parent and child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

@@ -45,7 +45,7 @@ table! {
     /// Width of the window around a threshold in which pre-activations move it.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
     /// Where all thresholds start.
-    initial_threshold: f64 = optional("with `coder.target_l0`: such that so many latents are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
+    initial_threshold: f64 = optional("with `coder.target_l0`: such that about twice as many latents are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
     /// For `tanh`: the factor inside it.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
     /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder

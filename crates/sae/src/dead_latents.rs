@@ -115,7 +115,7 @@ pub(crate) fn resample(
     parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
     if let Some(thresholds) = coder.threshold() {
         let given = initial_threshold(recipe);
-        // As small beside those of the living as the encoder rows are.
+        // The encoder rows are a fifth of those of living latents, and so are the thresholds.
         let start = match given {
             Some(start) => start,
             None => ENCODER_SHARE * mean_norm(host(&thresholds)?, 1),

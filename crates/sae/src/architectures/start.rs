@@ -45,3 +45,48 @@ pub(super) fn lowered(
     let weights = coder.weights.with(bias, lower);
     SparseCoder { weights, ..coder }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+    use lapidary_coder::{Architecture, Weights};
+
+    use super::*;
+    use crate::recipe::Recipe;
+
+    #[test]
+    fn twice_the_target_are_active_at_the_start() {
+        let device = Device::flex();
+        device.seed(5);
+        let (d, latents, target) = (16, 128, 8.0);
+        let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let (x, rows) = (random([512, d]), random([latents, d]));
+        let zeros = |n| Tensor::<1>::zeros([n], &device);
+        let coder = SparseCoder {
+            architecture: Architecture::Standard,
+            apply_b_dec_to_input: true,
+            weights: Weights::new([
+                ("w_enc", rows.clone().into()),
+                ("b_enc", zeros(latents).into()),
+                ("w_dec", rows.into()),
+                ("b_dec", zeros(d).into()),
+            ]),
+        };
+        let active = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+            let recipe = Recipe::parse("test", "coder.architecture = 'standard'", &set).unwrap();
+            let recipe = recipe.resolve(d).unwrap();
+            let coder = lowered(coder.clone(), x.clone(), "b_enc", &recipe);
+            let z = x.clone().matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze();
+            let all: f32 = z.greater_elem(0.0).float().sum().into_scalar();
+            f64::from(all) / 512.0
+        };
+        let with = active(&["coder.target_l0=8"]);
+        assert!((with / (2.0 * target) - 1.0).abs() < 0.1, "{with}");
+        let without = active(&[]);
+        assert!(
+            (without / (latents as f64 / 2.0) - 1.0).abs() < 0.1,
+            "{without}"
+        );
+    }
+}

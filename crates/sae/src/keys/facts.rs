@@ -21,9 +21,9 @@ pub(crate) struct Facts {
     pub(crate) penalty_weight: Option<&'static str>,
     /// Whether its gradients can come from a loss through the model.
     pub(crate) trains_end_to_end: bool,
-    /// The weight of the auxiliary loss of dead latents, if the recipe has none: small beside a
-    /// main loss that becomes small itself, so that what the living learn is not disturbed
-    /// (docs/results.md, "Learning rate and start").
+    /// The weight of the auxiliary loss of dead latents, if the recipe has none: small, since
+    /// the main loss becomes small too, and living latents then learn more (docs/results.md,
+    /// "Learning rate and start").
     pub(crate) aux_k_coefficient: f64,
     /// The norm of decoder rows at the start, where they may have any and the recipe has none.
     pub(crate) free_initial_norm: f64,

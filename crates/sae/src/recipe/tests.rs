@@ -350,3 +350,16 @@ fn coders_that_cannot_share_batches_are_told_their_own_loss() {
     assert_eq!((key.as_str(), ours.as_str(), theirs.as_str()), expected);
     assert_eq!(of("ce").batch_difference(&of("kl")), None);
 }
+
+#[test]
+fn a_recipe_from_before_norms_were_limited_leaves_none_out() {
+    let mut json = Recipe::parse("a", "", &[]).unwrap().to_json();
+    assert_eq!(
+        Recipe::from_json(&json).unwrap().exclusion().norm_multiple,
+        Some(10.0)
+    );
+    let exclude = json.pointer_mut("/activations/exclude").unwrap();
+    exclude.as_object_mut().unwrap().remove("norm_multiple");
+    let older = Recipe::from_json(&json).unwrap();
+    assert_eq!(older.exclusion().norm_multiple, None);
+}

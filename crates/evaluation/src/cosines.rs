@@ -32,8 +32,8 @@ metrics! {
                 unit: "cosine",
                 source: "Tropp 2004",
             }
-            /// The least coherence of any decoder with this number of rows and of dimensions; 0 if
-            /// the rows can be orthogonal.
+            /// A lower bound of the coherence: no decoder with this number of rows and dimensions
+            /// has less. 0 if the rows can be orthogonal.
             welch_bound: f64 {
                 label: "least coherence possible for as many rows",
                 unit: "cosine",
@@ -42,16 +42,16 @@ metrics! {
             /// Mean |cosine| over pairs of rows.
             #[serde(deserialize_with = "nan_if_null")]
             mean_abs_cosine: f64 { label: "mean |cosine| over all pairs of rows", unit: "cosine" }
-            /// Median over latents of the largest cosine of its row with another row.
+            /// Median over latents of the largest cosine of the latent's row with another row.
             #[serde(deserialize_with = "nan_if_null")]
             max_cosine_median: f64 {
                 label: "cosine with the most similar row: median",
                 unit: "cosine",
             }
-            /// The 90th percentile of the same.
+            /// 90th percentile over latents of this largest cosine.
             #[serde(deserialize_with = "nan_if_null")]
             max_cosine_90: f64 { unit: "cosine", printed: false }
-            /// The 99th percentile of the same.
+            /// 99th percentile over latents of this largest cosine.
             #[serde(deserialize_with = "nan_if_null")]
             max_cosine_99: f64 { label: "cosine with the most similar row: 99th percentile", unit: "cosine" }
         }

@@ -15,27 +15,29 @@ metrics! {
         in "" {
             /// Share of counted tokens on which the latent is positive.
             feature_density: Vec<f64> { source: "SAEBench, same name" }
-            /// Tokens on which the latent is positive, over blocks in which it is positive at least
-            /// once; undefined if it never is.
+            /// Number of tokens on which the latent is positive, divided by the number of blocks in
+            /// which it is positive at least once; undefined if it never is positive.
             consistent_activation_heuristic: Vec<f64> {
                 unit: "tokens per block",
                 source: "SAEBench, same name",
             }
-            /// Bias of its encoder; 0 for a coder without one. For a gated coder, the bias of the
-            /// magnitudes.
+            /// The latent's entry of `b_enc`; for a gated coder, of `b_mag`. 0 for a coder without
+            /// an encoder.
             encoder_bias: Vec<f32> { unit: "activation", source: "SAEBench, same name" }
-            /// Norm of its encoder row.
+            /// Norm of the latent's encoder row.
             encoder_norm: Vec<f32> { source: "SAEBench, same name" }
-            /// Cosine of its encoder and decoder rows; undefined where their widths differ.
+            /// Cosine of the latent's encoder row and decoder row; undefined if their widths
+            /// differ.
             encoder_decoder_cosine_sim: Vec<f32> {
                 unit: "cosine",
                 source: "SAEBench, same name",
             }
-            /// Largest cosine of its encoder row with another encoder row. In a cross-layer
-            /// transcoder, that may belong to any layer.
+            /// Largest cosine of the latent's encoder row with another encoder row; in a
+            /// cross-layer transcoder, with a row of any layer.
             max_encoder_cosine_sim: Vec<f32> { unit: "cosine", source: "SAEBench, same name" }
-            /// Largest cosine of its decoder row with another decoder row. In a cross-layer
-            /// transcoder a decoder row is the concatenation of its rows for every layer.
+            /// Largest cosine of the latent's decoder row with another decoder row. In a
+            /// cross-layer transcoder, a decoder row is the concatenation of the latent's rows for
+            /// every layer.
             max_decoder_cosine_sim: Vec<f32> { unit: "cosine", source: "SAEBench, same name" }
         }
         also {}

@@ -46,7 +46,7 @@ metrics! {
                 ),
                 source: "SAEBench, same name: the metric in its paper and on Neuronpedia",
             }
-            /// `fvu` of the tokens that are no outliers. An outlier has a norm of more than 10
+            /// `fvu` over the tokens that are not outliers. An outlier has a norm of more than 10
             /// times the median norm, as attention sinks have.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             fvu_without_outliers: f64 {
@@ -199,7 +199,7 @@ metrics! {
                 unit: "latents per token",
                 source: "SAEBench, same name",
             }
-            /// `l0` of the tokens that are no outliers.
+            /// `l0` over the tokens that are not outliers.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             l0_without_outliers: f64 {
                 label: "active latents without tokens of outsized norm",
@@ -247,14 +247,16 @@ metrics! {
                 label: "share of all firings by latents over 10 %",
                 source: "SAEBench, same name",
             }
-            /// Mean over latents of the largest cosine of its encoder row with another encoder row.
+            /// Mean over latents of the largest cosine of the latent's encoder row with another
+            /// encoder row.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             average_max_encoder_cosine_sim: f64 {
                 label: "mean cosine with the most similar encoder row",
                 unit: "cosine",
                 source: "SAEBench, same name",
             }
-            /// Mean over latents of the largest cosine of its decoder row with another decoder row.
+            /// Mean over latents of the largest cosine of the latent's decoder row with another
+            /// decoder row.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             average_max_decoder_cosine_sim: f64 {
                 label: "mean cosine with the most similar decoder row",

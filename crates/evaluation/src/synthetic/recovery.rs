@@ -23,59 +23,62 @@ metrics! {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     pub struct Recovery by Number::number => Option<f64> {
         in "" {
-            /// Rows that the metrics are over.
+            /// Number of rows (activations) that the metrics are computed on.
             rows: u64 { unit: "rows", printed: false }
             /// Number of features.
             n_features: u64 { unit: "features", printed: false }
             /// Number of latents.
             d_sae: u64 { unit: "latents", printed: false }
-            /// Mean |cosine| of features and decoder rows in the one-to-one matching that makes it
-            /// largest, found exactly (Hungarian method), over as many pairs as there can be.
+            /// Mean |cosine| of matched features and decoder rows, in the one-to-one matching with
+            /// the largest such mean. The matching is exact (Hungarian method) and has as many
+            /// pairs as possible.
             mcc: f64 {
                 label: "mean |cosine| of matched features and rows",
                 unit: "cosine",
                 source: "SAELens, same name",
             }
-            /// Mean cosine, with its sign, in the matching that makes this largest.
+            /// Mean cosine, with its sign, in the matching with the largest such mean.
             matched_cosine: f64 { label: "mean cosine of matched features and rows", unit: "cosine" }
             /// Mean over features of the largest |cosine| with any decoder row.
             mean_max_cosine: f64 { label: "mean |cosine| of a feature and its nearest row", unit: "cosine" }
-            /// Features that are nearest to at least one decoder row, over the number of decoder
-            /// rows.
+            /// Each decoder row has a nearest feature (largest |cosine|). Number of different
+            /// nearest features, divided by the number of decoder rows.
             uniqueness: f64 {
                 label: "features nearest to some row, over rows",
                 source: "SAELens, same name",
             }
-            /// Share of a latent's firings in which the feature nearest to its row fires, mean over
-            /// latents.
+            /// Mean over latents of P(nearest feature fires | latent fires). A latent's nearest
+            /// feature has the largest |cosine| with its decoder row.
             precision: f64 {
                 label: "of latents as detectors of their nearest features",
                 source: "SAELens, same name",
             }
-            /// Share of that feature's firings in which the latent fires, mean over latents.
+            /// Mean over latents of P(latent fires | nearest feature fires).
             recall: f64 { source: "SAELens, same name" }
-            /// Harmonic mean of a latent's precision and recall, mean over latents.
+            /// Mean over latents of the harmonic mean of the latent's precision and recall.
             f1_score: f64 { source: "SAELens, same name" }
-            /// Share of rows on which a latent and its nearest feature agree, mean over latents.
+            /// Mean over latents of the share of rows in which the latent and its nearest feature
+            /// both fire or both do not.
             accuracy: f64 { source: "SAELens, same name" }
-            /// Mean over features of F1 of the latent matched with it; 0 for a feature without one.
+            /// Mean over features of the F1 of the matched latent; 0 for a feature without a
+            /// matched latent.
             matched_f1: f64 { label: "F1 of features by their matched latents" }
             /// F1 of the sets of firing features, all rows together. A latent counts as its matched
-            /// feature; a latent without one counts as wrong.
+            /// feature; a latent without a matched feature counts as wrong.
             support_f1: f64 { label: "F1 of the sets of firing features" }
-            /// Features that fire in a row, mean over rows.
+            /// Number of features that fire per row; mean over rows.
             true_l0: f64 {
                 label: "features that fire per row",
                 unit: "features per row",
                 source: "SAELens, same name",
             }
-            /// Latents that fire in a row, mean over rows.
+            /// Number of latents that fire per row; mean over rows.
             l0: f64 {
                 label: "latents that fire per row",
                 unit: "latents per row",
                 source: "SAELens, same name",
             }
-            /// Latents that never fire.
+            /// Number of latents that never fire.
             dead_latents: u64 {
                 label: "never fired",
                 unit: "latents",

@@ -20,7 +20,7 @@ pub struct DeviceArgument {
     /// the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
-    /// CPU threads; default: $RAYON_NUM_THREADS, else all
+    /// Number of CPU threads; default: $RAYON_NUM_THREADS, else one per logical core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 }
@@ -57,7 +57,7 @@ pub struct DictionaryArgument {
     /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Hook point of the dictionary, if its files do not name one
+    /// Hook point of the dictionary; default: the one that its files name
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
 }
@@ -90,11 +90,11 @@ impl DictionaryArgument {
 /// How a text is read.
 #[derive(Args)]
 pub struct TextArgument {
-    /// The field of JSON lines, or the column of Parquet, that holds the text; default: `text`, or
-    /// the recipe's
+    /// The field of JSON, or the column of Parquet, that holds the text; default: that of the
+    /// dictionary's recipe, else `text`
     #[arg(long, value_name = "NAME")]
     pub text_field: Option<String>,
-    /// Let a document's tokens see those of the documents before it in a block
+    /// Let the tokens of a document attend to earlier documents in the same block
     #[arg(long)]
     pub attend_across_documents: bool,
 }

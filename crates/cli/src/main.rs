@@ -18,10 +18,10 @@ use terminal::visible;
 #[global_allocator]
 static MEMORY: lapidary_kernels::HugePages = lapidary_kernels::HugePages;
 
-/// Cuts language-model activations into interpretable features.
+/// Trains sparse autoencoders, transcoders and crosscoders on the activations of language models.
 ///
-/// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model that the
-/// program carries, and writes the dictionary, its metrics, feature tables and a report.
+/// `lapidary quickstart --out out` trains a sparse autoencoder on the small language model inside
+/// the program, and writes the dictionary, its metrics, feature tables and a report.
 #[derive(Parser)]
 #[command(
     name = "lapidary",

@@ -38,15 +38,17 @@ const NAMED_BY_RECIPE: &str = "the recipe's model (--set model=FOLDER names anot
 /// What to do in a folder that holds a run already, and with a finished run's checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainOptions {
-    /// Continue from the run's last checkpoint; start if there is none, do nothing if the run is
-    /// finished.
+    /// Continue from the run's last checkpoint, or start if there is none. If the run is finished,
+    /// do nothing; but if keys under `[evaluation]` or `[features]` differ, write metrics and
+    /// tables again.
     pub resume: bool,
-    /// Continue a finished run that kept its checkpoint to a larger `training.tokens`, with
-    /// schedules of that length.
+    /// Continue a finished run to a larger `training.tokens`, with schedules of the new length.
+    /// This needs the checkpoint that `keep_checkpoint` kept.
     pub extend: bool,
-    /// Replace the run in the folder once the new one has its first checkpoint.
+    /// Replace the run in the folder. The old run is removed when the new one has its first
+    /// checkpoint.
     pub overwrite: bool,
-    /// Keep the checkpoint of the finished run, so that it can be extended.
+    /// Keep the checkpoint of the finished run, so that `extend` can continue the run.
     pub keep_checkpoint: bool,
 }
 

@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
   lapidary absorption out
   lapidary absorption my-dictionary --model ./smollm2 --words 5000 --out absorption.json
 
-The task is made of the model's own vocabulary: words of one token after ten examples (\"word has the first letter: W\"). A letter
-counts if a probe on the activations finds it with an F1 above 0.6.")]
+The words are single tokens of the model's vocabulary. Each prompt has ten examples, such as \"word has the first letter: W\", and
+then the word. The activation is read at the word. A letter counts if a probe on the activations finds the letter with an F1
+above 0.6.")]
 pub struct Absorption {
     /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
@@ -33,19 +34,19 @@ pub struct Absorption {
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Most words; four fifths of them are for training
+    /// Maximum number of words; four fifths of the words are for training
     #[arg(long, default_value_t = 5000)]
     words: usize,
-    /// Seed of the words and the examples
+    /// Seed for the choice of words and examples
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Also write the figures to this JSON file
+    /// Also write the results to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Also write activations, probes and the result of each word to this safetensors file
+    /// Also write the activations, the probes and the result for each word to this safetensors file
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Print the figures as JSON instead of a table
+    /// Print the results as JSON instead of a table
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -19,36 +19,38 @@ use std::time::Duration;
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary bench
-  lapidary bench --vs-peers                  # from a checkout: beside sparsify, SAELens and dictionary_learning
+  lapidary bench --vs-peers                  # compare with sparsify, SAELens and dictionary_learning; from a checkout
   lapidary bench --device cuda --config G1 --json
-  lapidary bench --config M1 --vs-peers      # matching pursuit, beside TopK, SAELens and overcomplete
-  lapidary bench --store /data               # a store of activations on that disk, beside dd
-  lapidary bench --model FOLDER --vs-peers   # harvesting and logits of a language model, beside transformers")]
+  lapidary bench --config M1 --vs-peers      # compare matching pursuit with TopK, SAELens and overcomplete
+  lapidary bench --store /data               # write and read a store of activations on that disk; compare with dd
+  lapidary bench --model FOLDER --vs-peers   # activations and logits of a language model; compare with transformers")]
 pub struct Bench {
     #[command(flatten)]
     device: DeviceArgument,
     /// Sizes to measure
     #[arg(long, value_enum, default_value_t = Config::C1, ignore_case = true)]
     config: Config,
-    /// Timed steps, and timed encodings; medians are printed
+    /// Number of timed steps and of timed encodings; medians are printed
     #[arg(long, default_value_t = 7, value_name = "N")]
     steps: usize,
-    /// Also time other tools, alternating with ours. Sets up their Python environment first
-    /// (3 GB), unless LAPIDARY_PEERS_PYTHON names an interpreter that has them
+    /// Also time other tools, in alternation with Lapidary. This first sets up their Python
+    /// environment (3 GB), unless LAPIDARY_PEERS_PYTHON names a Python that has these tools
     #[arg(long)]
     vs_peers: bool,
-    /// The folder with the peers' scripts and setup_python.sh
+    /// The folder with setup_python.sh and the scripts that time other tools
     #[arg(long, default_value = "scripts", value_name = "DIR")]
     scripts: PathBuf,
-    /// Instead time writing and reading a store of activations in this folder (3.2 GB for a while),
-    /// beside dd
+    /// Measure, instead of training, how long it takes to write and read a store of activations in
+    /// this folder, and compare with dd. This needs 3.2 GB for a while
     #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
     store: Option<PathBuf>,
-    /// Instead time a language model: its activations at --hook, and its logits. --vs-peers then
-    /// times transformers, which needs a folder in Hugging Face layout
+    /// Measure, instead of training, the speed of a language model: its activations at --hook, and
+    /// its logits. --vs-peers then also times transformers, which needs a folder in Hugging Face
+    /// layout
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["config", "store"])]
     model: Option<String>,
-    /// With --model: the hook point to stop at; the middle layer's output if not given
+    /// With --model: the hook point at which activations are read; default: the output of the
+    /// middle layer
     #[arg(long, value_name = "HOOK", requires = "model")]
     hook: Option<HookPoint>,
     /// With --model: sequences per pass
@@ -57,29 +59,29 @@ pub struct Bench {
     /// With --model: tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 128, requires = "model")]
     context: usize,
-    /// Print one JSON object
+    /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Config {
-    /// d 768, F 24,576, k 32, 2,048 tokens per step
+    /// d_in 768, d_sae 24,576, k 32, 2,048 tokens per step
     #[value(name = "C1")]
     C1,
-    /// d 768, F 24,576, k 32, 8,192 tokens per step
+    /// d_in 768, d_sae 24,576, k 32, 8,192 tokens per step
     #[value(name = "G1")]
     G1,
-    /// d 4,096, F 131,072, k 64, 8,192 tokens per step
+    /// d_in 4,096, d_sae 131,072, k 64, 8,192 tokens per step
     #[value(name = "G2")]
     G2,
-    /// matching pursuit: d 512, F 8,192, k 32, 2,048 tokens per step
+    /// matching pursuit: d_in 512, d_sae 8,192, k 32, 2,048 tokens per step
     #[value(name = "M1")]
     M1,
-    /// d 64, F 512, k 8, 128 tokens per step: to try the command
+    /// d_in 64, d_sae 512, k 8, 128 tokens per step: to try the command
     #[value(name = "tiny")]
     Tiny,
-    /// matching pursuit at the sizes of tiny
+    /// matching pursuit with the sizes of tiny
     #[value(name = "tiny-pursuit")]
     TinyPursuit,
 }

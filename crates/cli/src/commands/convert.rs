@@ -21,11 +21,12 @@ use std::path::PathBuf;
   lapidary convert --from hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --to my-dictionary --format saelens
   lapidary convert --from layer0 layer1 layer2 --to transcoders --format circuit_tracer
 
-Written are saelens, sparsify, dictionary_learning and, of transcoders, circuit_tracer; gemma_scope, llama_scope, llamascopium and openai are read only.
-What is written is read again, and must give the codes of the dictionary that was read.")]
+convert writes saelens, sparsify, dictionary_learning and, for transcoders and cross-layer transcoders, circuit_tracer. It reads these
+formats and gemma_scope, llama_scope, llamascopium and openai. It reads its output again and checks that the codes are the same.")]
 pub struct Convert {
-    /// The dictionary to read: a folder of any format, a file of it, a run's folder, or
-    /// hf:OWNER/NAME/PATH of the hub; several for a set of circuit_tracer
+    /// The dictionary to read: a folder in any format, one file of such a folder, a run's folder,
+    /// or hf:OWNER/NAME/PATH of the hub. For circuit_tracer, several transcoders are written as one
+    /// set
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     from: Vec<PathBuf>,
     /// The folder to write
@@ -37,10 +38,10 @@ pub struct Convert {
     /// Format of the dictionary to read, if its files do not decide it
     #[arg(long, value_name = "FORMAT")]
     from_format: Option<Format>,
-    /// Hook point of the dictionary, if its files do not name one
+    /// Hook point of the dictionary; default: the one that its files name
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
-    /// Replace a dictionary that is there
+    /// Replace the dictionary in the folder --to
     #[arg(long)]
     overwrite: bool,
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use lapidary_kernels::device;
 use std::io::{Write, stdout};
 
-/// List the devices that --device can name
+/// List the devices that --device accepts
 #[derive(Args)]
 pub struct Devices {}
 

@@ -15,29 +15,35 @@ use std::path::PathBuf;
 /// Rows encoded at once.
 const ROWS: usize = 8192;
 
-/// Encode stored activations with a dictionary
+/// Encode the activations in a file with a dictionary
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary encode --dictionary out/dictionary --activations x.safetensors --out codes.safetensors
   lapidary encode --dictionary trainer_0/ae.pt --activations x.safetensors --out codes.safetensors
 
-The file gets `values` [n, k] and `indices` [n, k], descending by value and padded with 0 and -1 where a row has fewer
-active latents, and `reconstruction` [n, d] (for a transcoder, its output). A coder that reads several
-hook points takes a tensor that is named after each, or one with all side by side; a cross-layer transcoder's codes
-descend layer by layer. A coder of one head (`hook_head_index`) takes its head out of activations of all heads side by side.")]
+The output has `values` [n, k] and `indices` [n, k]: the active latents of each row, in descending order of value (for matching
+pursuit, of magnitude). Where a row has fewer than k active latents, value 0 and index -1 follow. For a cross-layer transcoder, the
+latents of layer 0 come first, then those of layer 1, and so on; within each layer they are in descending order, and 0 and -1 can
+follow each layer. `reconstruction` [n, d] has the reconstruction of each row (for a transcoder, its output).
+
+For a coder that reads several hook points, the input has one tensor per hook point, with the name of the hook point, or one
+tensor with the activations at all of them side by side. If a coder reads one head (`hook_head_index`) and the input has the
+activations of all heads side by side, only those of its head are used.")]
 pub struct Encode {
     /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
     #[arg(long, value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// A safetensors file with activations, [n, d] or [.., d]
+    /// The input: a safetensors file with activations of shape [.., d]
     #[arg(long, value_name = "FILE")]
     activations: PathBuf,
-    /// Which of its tensors; needed if there are several and none is the dictionary's hook point
+    /// The tensor of the input to encode; default: the only one, or the one with the name of the
+    /// dictionary's hook point
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
-    /// Active latents per token (TopK) or steps (matching pursuit) instead of the dictionary's
+    /// Active latents per token (TopK) or steps per token (matching pursuit); default: those of the
+    /// dictionary
     #[arg(long)]
     k: Option<usize>,
     /// The safetensors file to write

@@ -15,7 +15,7 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// Measure a dictionary on text, preferably on text that it was not trained on
+/// Compute the metrics of a dictionary on a text, preferably a held-out text
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary eval out
@@ -31,24 +31,25 @@ pub struct Eval {
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// The text; default: the run's evaluation text
+    /// The text; default: the evaluation text of the dictionary's recipe
     #[arg(long)]
     corpus: Option<String>,
     #[command(flatten)]
     text: TextArgument,
-    /// Tokens to evaluate on; default: as the run's recipe says, else 50000
+    /// Number of tokens; default: `evaluation.tokens` of the dictionary's recipe, else 50000
     #[arg(long)]
     tokens: Option<u64>,
-    /// Active latents per token (TopK) or steps (matching pursuit) instead of the dictionary's
+    /// Active latents per token (TopK) or steps per token (matching pursuit); default: those of the
+    /// dictionary
     #[arg(long)]
     k: Option<usize>,
     /// Also write the metrics to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print the figures as JSON instead of a table
+    /// Print the metrics as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Also write the figures of each latent to this Parquet table
+    /// Also write the metrics of each latent to this Parquet file
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
     #[command(flatten)]

@@ -23,18 +23,19 @@ pub struct Features {
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// The text; default: the text it was trained on
+    /// The text; default: the text that the dictionary was trained on
     #[arg(long)]
     corpus: Option<String>,
     #[command(flatten)]
     text: TextArgument,
-    /// Tokens to read; default: as the run's recipe says, else 200000
+    /// Number of tokens; default: `features.tokens` of the dictionary's recipe, else 200000
     #[arg(long)]
     tokens: Option<u64>,
-    /// Contexts to keep for each latent; default: as the run's recipe says, else 16
+    /// Number of strongest contexts for each latent; default: `features.examples_per_feature` of
+    /// the dictionary's recipe, else 16
     #[arg(long)]
     examples: Option<usize>,
-    /// Where features/ and report.html go; default: the run's folder
+    /// Folder for features/ and report.html; default: DIR
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]

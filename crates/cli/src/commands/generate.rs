@@ -33,23 +33,25 @@ pub struct Generate {
     /// Maximum number of tokens to add
     #[arg(long, default_value_t = 60)]
     tokens: usize,
-    /// Divides the logits; 0 always takes the likeliest token
+    /// Divides the logits; 0 always chooses the likeliest token
     #[arg(long, default_value_t = 0.8)]
     temperature: f32,
-    /// Draw among the likeliest tokens only; 0 means all
+    /// Draw only among this number of likeliest tokens; 0 means all
     #[arg(long, default_value_t = 40)]
     top_k: usize,
-    /// Draw among the fewest likeliest tokens whose probabilities reach this sum; 1 means all
+    /// Draw only among the likeliest tokens whose probabilities together reach this sum, as few as
+    /// possible; 1 means all
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Steer with latents of this dictionary, a run's folder or one of any format: the decoder row
-    /// of each is added at the dictionary's hook point, times --strength, or its activation is set
-    /// to --clamp
+    /// Steer with latents of this dictionary, which is a run's folder or a dictionary of any
+    /// format. At the hook point that the dictionary reconstructs, the decoder row of each latent
+    /// times --strength is added, or the latent's activation is set to --clamp
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Steer with a direction: the one vector of a safetensors file, added at --hook
+    /// Steer with the vector in this safetensors file with one tensor: the vector times --strength
+    /// is added at --hook
     #[arg(
         long,
         value_name = "FILE",
@@ -57,7 +59,7 @@ pub struct Generate {
         requires = "hook"
     )]
     direction: Option<PathBuf>,
-    /// Which latents, separated by commas
+    /// Numbers of the latents, separated by commas
     #[arg(
         long,
         requires = "dictionary",
@@ -65,7 +67,7 @@ pub struct Generate {
         value_name = "N,N…"
     )]
     latent: Vec<usize>,
-    /// Set the latents' activations to this value everywhere; 0 switches them off
+    /// Set the latents' activations to this value at every position; 0 switches the latents off
     #[arg(
         long,
         value_name = "VALUE",
@@ -74,15 +76,15 @@ pub struct Generate {
         allow_negative_numbers = true
     )]
     clamp: Option<f32>,
-    /// Where --direction is added
+    /// Hook point at which --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
-    /// Factor of the decoder row or of --direction; may be negative. For --latent, 1 is the
-    /// latent's highest activation in the run's features.parquet, or an activation of 1 if there is
-    /// no such table
+    /// Factor of the decoder row or of --direction; may be negative. For --latent, the unit is the
+    /// latent's highest activation in the run's features.parquet, or an activation of 1 without
+    /// such a table
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
-    /// Seed of the draw
+    /// Seed for drawing the tokens
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

@@ -20,15 +20,15 @@ use std::path::PathBuf;
 /// Bytes of a shard unless --shard-tokens says how many rows it has.
 const SHARD: u64 = 128 << 20;
 
-/// Store a model's activations on a text, to train on them many times
+/// Write a model's activations on a text to a store, to train on them many times
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary harvest --hook blocks.2.hook_resid_post --tokens 1000000 --out acts
   lapidary harvest --model ./smollm2 --corpus text.jsonl --hook blocks.6.hook_resid_post,blocks.12.hook_resid_post --out acts
   lapidary train configs/quickstart.toml --set activations.store=acts
 
-One pass of the model serves all hook points. Run again with the same settings it goes on where the store ends, after an
-interruption or with more --tokens; other settings are refused.")]
+One pass of the model gives the activations at all hook points. If you run the command again with the same settings, it continues
+where the store ends: after an interruption, or with a larger --tokens. Any other changed setting is refused.")]
 pub struct Harvest {
     #[command(flatten)]
     model: ModelArgument,
@@ -55,7 +55,7 @@ pub struct Harvest {
     /// How numbers are stored
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
-    /// Activations that the store is to hold, per hook point
+    /// Number of activations in the finished store, per hook point
     #[arg(long, default_value_t = 1_000_000)]
     tokens: u64,
     /// The store's folder
@@ -64,7 +64,7 @@ pub struct Harvest {
     /// Activations per shard; default: as many as fit into 128 MiB
     #[arg(long)]
     shard_tokens: Option<u64>,
-    /// Blocks that go through the model at once
+    /// Number of blocks that go through the model at once
     #[arg(long, default_value_t = 16)]
     batch_blocks: usize,
     /// Keep the activations at BOS and EOS too
@@ -73,8 +73,8 @@ pub struct Harvest {
     /// Leave out the first N tokens of each sequence, including BOS
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
-    /// Leave out activations with a norm of more than TIMES × the median norm, as at attention
-    /// sinks; 0 keeps all
+    /// Leave out activations whose norm is more than TIMES × the median norm of the first batch, as
+    /// at attention sinks; 0 means no limit
     #[arg(long, value_name = "TIMES", default_value_t = DEFAULT_NORM_MULTIPLE)]
     max_norm: f32,
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub struct Harvest {
 enum Dtype {
     /// 4 bytes per number
     F32,
-    /// 2 bytes, the range of f32
+    /// 2 bytes, with the range of f32
     Bf16,
     /// 2 bytes, up to 65,504
     F16,

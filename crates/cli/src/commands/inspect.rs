@@ -28,11 +28,11 @@ use view::View;
   lapidary inspect trainer_0 --format dictionary_learning
   lapidary inspect acts --verify
 
-Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Only headers are read, so that large files answer
-at once.")]
+Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Weights and activations are not read (except the
+weights of small dictionaries in other formats than saelens), so the command is fast for large files too.")]
 pub struct Inspect {
-    /// What to look at: a file, a folder, or hf:OWNER/NAME@REVISION/PATH, a repository on the hub
-    /// (revision and path may be left out)
+    /// A file, a folder, or hf:OWNER/NAME@REVISION/PATH, a repository on the hub (@REVISION and
+    /// /PATH are optional)
     #[arg(value_name = "FILE_OR_FOLDER")]
     path: PathBuf,
     /// Show everything: all metrics of a run, all tensors and all fields
@@ -41,12 +41,12 @@ pub struct Inspect {
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
-    /// Read it as a dictionary in this format, if its files do not decide it: saelens, sparsify,
-    /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai; one
-    /// on the hub is fetched
+    /// Read FILE_OR_FOLDER as a dictionary in this format, needed if the files do not decide the
+    /// format: saelens, sparsify, dictionary_learning, circuit_tracer, gemma_scope, llama_scope,
+    /// llamascopium or openai. A dictionary on the hub is then downloaded
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Read every byte of a store of activations against its checksums
+    /// Read every byte of a store of activations and check it against the checksums
     #[arg(long, conflicts_with = "format")]
     verify: bool,
 }

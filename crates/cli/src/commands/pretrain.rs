@@ -24,15 +24,16 @@ pub struct Pretrain {
     /// Override a key of the recipe, such as tokens=1000000; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Where the model goes: config.json, model.safetensors, tokenizer.json and its card, README.md
+    /// Folder for the model: config.json, model.safetensors, tokenizer.json, and the model card
+    /// README.md
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Replace the model that the folder holds
+    /// Replace the model in the folder --out
     #[arg(long)]
     overwrite: bool,
-    /// Seed for everything random; default: the recipe's
+    /// Seed for everything random; default: that of the recipe
     #[arg(long)]
     seed: Option<u64>,
 }

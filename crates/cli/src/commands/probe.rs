@@ -24,22 +24,24 @@ use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Sparse probing: how well a few latents tell classes of texts apart
+/// Sparse probing: measure how well a few latents classify texts
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary probe out --task embedded --label-field president --passages 40
   lapidary probe out --task reviews.jsonl --label-field sentiment --k 1,2,5
   lapidary probe my-dictionary --model ./smollm2 --task news.parquet --label-field topic --out probe.json
 
-Each class is probed against as many texts of the others, so chance is 0.5. A text is the mean over its tokens. The k
-latents with the largest difference of class means are used. For comparison: k dimensions of the activation, and all latents and all dimensions.")]
+Each class is probed against an equal number of samples of the other classes, so chance is 0.5. A sample is one passage. It is
+represented by the mean of its activations, or of its codes, over all tokens except special tokens. A probe uses the k latents whose
+means differ most between the class and the other classes. For comparison, there are probes on k dimensions of the activation, on
+all latents and on all dimensions.")]
 pub struct Probe {
     /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Texts with labels: JSON Lines or Parquet, a file, a folder or a dataset of the hub, or
+    /// Texts with labels, as JSON Lines or Parquet: a file, a folder or a dataset of the hub; or
     /// `embedded`
     #[arg(long, value_name = "TEXTS")]
     task: String,
@@ -52,32 +54,32 @@ pub struct Probe {
     /// The model; default: the one that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Numbers of latents, separated by commas
+    /// Numbers of latents to probe with, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 5], value_name = "K")]
     k: Vec<usize>,
-    /// Classes to probe: the most frequent ones
+    /// Number of classes; the most frequent ones are probed
     #[arg(long, default_value_t = 5)]
     classes: usize,
-    /// Most passages per text, each as long as the dictionary's context; those of one text are all
-    /// for training or all for testing
+    /// Maximum number of passages per text, each at most as long as the dictionary's context. All
+    /// passages of one text are for training, or all are for testing
     #[arg(long, default_value_t = 1)]
     passages: usize,
-    /// Most samples per class
+    /// Maximum number of samples per class, for training and for testing each
     #[arg(long, default_value_t = 2500)]
     samples: usize,
-    /// Share of the texts to test on
+    /// Share of each class's texts that are for testing
     #[arg(long, default_value_t = 0.2)]
     test_share: f64,
     /// Seed for all random choices
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Also write the figures to this JSON file
+    /// Also write the results to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Also write samples and classes to this safetensors file
+    /// Also write the samples and their classes to this safetensors file
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Print the figures as JSON instead of a table
+    /// Print the results as JSON instead of a table
     #[arg(long)]
     json: bool,
     #[command(flatten)]

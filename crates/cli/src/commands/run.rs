@@ -15,23 +15,23 @@ use std::path::PathBuf;
   lapidary run --text \"My fellow citizens\" --capture blocks.2.hook_resid_post --out x.safetensors
   lapidary run --model openai-community/gpt2 --tokens 464,3139,286 --capture blocks.0.attn.hook_z,logits --out x.safetensors
 
-Tensors are named by hook point and have the shape [tokens, width]; model and token ids stand in the file's metadata, as JSON
-under `lapidary`.")]
+The file has one tensor of shape [tokens, width] per hook point, with the name of the hook point. Its metadata has the name of the
+model and the token ids, as JSON under the key `lapidary`.")]
 pub struct Run {
     #[command(flatten)]
     model: ModelArgument,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Token ids, exactly as the model sees them
+    /// Token ids; no token is added to them
     #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     tokens: Vec<u32>,
     /// Text; the beginning-of-sequence token is put before it if the model has one
     #[arg(long)]
     text: Option<String>,
-    /// Leave out the beginning-of-sequence token before --text
+    /// Do not put the beginning-of-sequence token before --text
     #[arg(long, conflicts_with = "tokens")]
     no_bos: bool,
-    /// Hook points in TransformerLens's spelling; `logits` is one
+    /// Hook points in TransformerLens's spelling; `logits` for the logits
     #[arg(
         long,
         value_delimiter = ',',

@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Train a coder on synthetic activations with known features, and measure which of them it found
+/// Train a coder on synthetic activations with known features, and measure which features it found
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary synthetic configs/synthetic/topk.toml
@@ -33,8 +33,8 @@ use std::path::{Path, PathBuf};
   lapidary synthetic configs/synthetic/topk.toml --out out --data data.safetensors
   lapidary synthetic configs/synthetic/topk.toml --dictionary trained-elsewhere
 
-The table [synthetic] says which features there are (independent, correlated or hierarchical); [coder] and [training] are those of
-`lapidary train`. Features and batches follow from `seed`. With --data another program can train on the same activations.")]
+In the recipe, [synthetic] defines the features (independent, correlated or hierarchical); [coder] and [training] have the keys of
+`lapidary train`. `seed` decides the features and the batches. Another program can train on the file that --data writes.")]
 pub struct Synthetic {
     /// The recipe
     #[arg(value_name = "CONFIG")]
@@ -42,19 +42,20 @@ pub struct Synthetic {
     /// Override a key of the recipe, such as synthetic.density=0.05; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Measure this dictionary, of any format, instead of training one
+    /// Measure this dictionary (of any format) instead of training one
     #[arg(long, value_name = "DIR")]
     dictionary: Option<PathBuf>,
-    /// Rows to measure on
+    /// Number of rows on which the dictionary is measured
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rows: u32,
-    /// Where to write dictionary/ and recovery.json; default: nowhere
+    /// Folder for dictionary/ and recovery.json; without --out, neither is written
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Also write the features' directions and the rows measured on to this safetensors file
+    /// Also write the directions of the features, and the rows on which the dictionary is measured,
+    /// to this safetensors file
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Print the figures as JSON instead of a table
+    /// Print the metrics as JSON instead of a table
     #[arg(long)]
     json: bool,
     #[command(flatten)]

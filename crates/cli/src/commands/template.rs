@@ -15,7 +15,7 @@ const TEMPLATE: &str = include_str!("../../../../configs/template.toml");
   lapidary template > my-recipe.toml
   lapidary train my-recipe.toml --out out")]
 pub struct Template {
-    /// Write it to a new file instead
+    /// Write the recipe to this new file instead of printing it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

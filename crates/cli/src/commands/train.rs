@@ -17,44 +17,48 @@ const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 pub struct Quickstart {
     #[command(flatten)]
     options: Options,
-    /// Seed for everything random; default: the recipe's
+    /// Seed for everything random; default: that of the recipe
     #[arg(long)]
     seed: Option<u64>,
-    /// Where results go
+    /// Folder for the results
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
 }
 
-/// Train a sparse coder from a recipe, or several on one pass, with evaluation, tables and report
+/// Train a sparse coder from a recipe, or several coders in one run, with metrics, tables and
+/// report
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary train configs/quickstart.toml --out out
   lapidary train configs/quickstart.toml --set coder.architecture=batchtopk --set training.tokens=2000000 --out wide
-  lapidary train configs/quickstart.toml --out out --resume    # starts, goes on after an interruption, or finds the work done
+  lapidary train configs/quickstart.toml --out out --resume    # starts, continues after an interruption, or finds the run finished
   lapidary train configs/quickstart.toml --out out --keep-checkpoint
   lapidary train configs/quickstart.toml --out out --extend --set training.tokens=2000000
 
-Several coders on one pass of the model or the store, each in a folder of its own, with out/runs.parquet beside them:
+Several coders in one run, on one pass of the model or the store. Each has its own folder in out; out/runs.parquet compares them:
   lapidary train configs/quickstart.toml --seeds 1,2,3 --out out
   lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-3,4e-3 --out out
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
-    /// Recipes in TOML, such as those in configs/. Several must agree on model, text, activations
-    /// and batch size
+    /// Recipes in TOML, such as those in configs/. Several recipes must have the same `model`,
+    /// `[corpus]`, `[activations]` and `training.batch_tokens`
     #[arg(required = true)]
     config: Vec<PathBuf>,
     #[command(flatten)]
     options: Options,
-    /// Seed for everything random; default: the recipe's
+    /// Seed for everything random; default: that of the recipe
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// Seeds of the weights: a coder for each, all on the activations in the recipe's order
+    /// Train one coder for each of these seeds of the weights. All get the same batches, in the
+    /// order that the recipe's own seed sets
     #[arg(long, value_delimiter = ',', value_name = "SEED,SEED…")]
     seeds: Vec<u64>,
-    /// A coder for each value of a setting; given twice, for each combination
+    /// Train one coder for each of these values of a key. With several --sweep, train one coder for
+    /// each combination of values
     #[arg(long, value_name = "KEY=VALUE,VALUE…")]
     sweep: Vec<Sweep>,
-    /// Where results go; default: out/ and the recipe's name
+    /// Folder for the results; default: out/NAME for the recipe NAME.toml. Several recipes need
+    /// --out
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -66,18 +70,20 @@ struct Options {
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Continue from the run's last checkpoint; start if there is none, do nothing if the run is
-    /// finished
+    /// Continue from the run's last checkpoint, or start if there is none. If the run is finished,
+    /// do nothing; but if keys under `[evaluation]` or `[features]` differ, write metrics and
+    /// tables again
     #[arg(long)]
     resume: bool,
-    /// Continue a finished run that kept its checkpoint to a larger training.tokens, with
-    /// schedules of that length
+    /// Continue a finished run to a larger training.tokens, with schedules of the new length. This
+    /// needs the checkpoint that --keep-checkpoint kept
     #[arg(long, conflicts_with = "resume")]
     extend: bool,
-    /// Replace the run in the folder once the new one has its first checkpoint
+    /// Replace the run in the folder. The old run is removed when the new one has its first
+    /// checkpoint
     #[arg(long, conflicts_with_all = ["resume", "extend"])]
     overwrite: bool,
-    /// Keep the checkpoint of the finished run, so that it can be extended
+    /// Keep the checkpoint of the finished run, so that --extend can continue the run
     #[arg(long)]
     keep_checkpoint: bool,
 }

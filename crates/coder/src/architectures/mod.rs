@@ -124,14 +124,20 @@ impl ArchitectureKind {
         match self {
             Self::Standard => "ReLU with an L1 penalty",
             Self::TopK => "the k largest pre-activations per token",
-            Self::BatchTopK => "k per token on average over the batch",
-            Self::Matryoshka => {
-                "as `batchtopk`, with prefixes of the latents that reconstruct by themselves"
+            Self::BatchTopK => {
+                "the largest pre-activations of the whole batch, k per token on average"
             }
-            Self::JumpRelu => "a threshold per latent",
-            Self::Gated => "gates and values apart",
-            Self::MatchingPursuit => "decoder rows subtracted one after the other",
-            Self::Proximal => "the proximal operator of a non-convex penalty in place of ReLU",
+            Self::Matryoshka => {
+                "as `batchtopk`, and each prefix of the latents also reconstructs on its own"
+            }
+            Self::JumpRelu => "pre-activations above a trained threshold per latent",
+            Self::Gated => "gates choose the active latents, and magnitudes are their values",
+            Self::MatchingPursuit => {
+                "the best-fitting decoder rows, subtracted one after the other"
+            }
+            Self::Proximal => {
+                "the proximal operator of a penalty, such as a non-convex one, instead of ReLU"
+            }
         }
     }
 

@@ -35,23 +35,26 @@ table! {
     /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
     /// are in activations of norm √d.
     JumpReluConfig -> ResolvedJumpRelu, "coder.jumprelu";
-    /// `step`: the number of active latents; `quadratic`: 2 / target × (that number −
-    /// `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` × activation × decoder norm).
+    /// `step`: the number of active latents; `quadratic`: 2 / `target_l0` × (number of active
+    /// latents − `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` × activation × decoder norm).
     penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
-    /// Weight of the penalty against the squared error summed over dimensions.
+    /// Weight of the penalty in the loss, where the squared error, summed over dimensions, has
+    /// weight 1.
     l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
     /// For `quadratic`: the target number of active latents per token.
     target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
-    /// Width of the window around a threshold in which pre-activations move it.
+    /// Width of the window around a threshold. Only pre-activations in this window contribute to
+    /// the gradient of the threshold.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
-    /// Where all thresholds start.
-    initial_threshold: f64 = optional("with `coder.target_l0`: such that about twice as many latents are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
-    /// For `tanh`: the factor inside it.
+    /// Start value of all thresholds.
+    initial_threshold: f64 = optional("with `coder.target_l0`: the value at which about twice as many latents are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
+    /// For `tanh`: the factor inside the tanh.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
-    /// Weight of what the pre-activations of dead latents lack to their thresholds, times decoder
-    /// norm.
+    /// Weight of a loss on dead latents: the sum of (threshold − pre-activation) × decoder norm,
+    /// where the pre-activation is below the threshold.
     pre_act_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// Whether the straight-through gradient goes to the pre-activations too.
+    /// Whether the straight-through gradient reaches the pre-activations too, and not only the
+    /// thresholds.
     ste_to_input: bool = fixed(false);
 }
 

@@ -14,15 +14,15 @@ table! {
     /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of
     /// steps, at most 65,536; `lapidary eval --k` uses another.
     PursuitConfig -> ResolvedPursuit, "coder.matching_pursuit";
-    /// A token stops when the norm of what is left is below this, in normalized activations; 0:
-    /// never.
+    /// A token's pursuit stops when the norm of its residual is below this value, in normalized
+    /// activations; 0: never.
     residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// A token stops when a step chooses a latent that it has already.
+    /// Whether a token's pursuit stops when a step chooses a latent that is already active.
     stop_on_duplicate_support: bool = fixed(false);
-    /// Whether latents may have negative values too; the largest magnitude is chosen.
+    /// Whether latents may also have negative values. Each step then chooses by magnitude.
     signed: bool = fixed(false);
-    /// Whether all values are fitted anew after each step (orthogonal matching pursuit), by least
-    /// squares, non-negative ones unless `signed`.
+    /// Whether each step fits all values again by least squares (orthogonal matching pursuit). The
+    /// fitted values are non-negative unless `signed` is set.
     refit: bool = fixed(false);
 }
 

@@ -12,7 +12,8 @@ use crate::keys::{Facts, table};
 table! {
     /// `[coder.matryoshka]`: what only `matryoshka` has.
     MatryoshkaConfig -> ResolvedMatryoshka, "coder.matryoshka";
-    /// Latents in each prefix, ascending, below `d_sae`. All latents together count besides.
+    /// Number of latents in each prefix, ascending, below `d_sae`. The loss of all latents together
+    /// is always included.
     widths: Vec<usize> = later(|w| prefixes(w.d_sae), "a 16th, an 8th, a quarter and a half of `d_sae`"),
         "numbers of latents from 1 on, ascending" => |v: &Vec<usize>| v.first().is_some_and(|w| *w > 0) && v.windows(2).all(|w| w[0] < w[1]);
 }

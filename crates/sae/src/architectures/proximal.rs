@@ -18,10 +18,11 @@ table! {
     /// The penalty: `l0`, `l1`, `l_half`, `log_sum`, `cel0`, `scad` or `mcp`
     /// ([formulas](../methods/proximal.md)).
     shape: Shape = fixed(Penalty::DEFAULT.shape);
-    /// Its λ, against half the squared error, on normalized activations. It rises over
-    /// `training.sparsity_warmup_steps`.
+    /// The weight λ of the penalty, where half the squared error has weight 1, for normalized
+    /// activations. It rises from 0 over `training.sparsity_warmup_steps`.
     weight: f64 = fixed(Penalty::DEFAULT.weight), "0 or more" => |v| *v >= 0.0;
-    /// γ of `mcp` (above 1), a of `scad` (above 2), ε of `log_sum` (above 0); others have none.
+    /// The second parameter of the penalty: γ of `mcp` (above 1), a of `scad` (above 2), ε of
+    /// `log_sum` (above 0). The other penalties have none.
     bend: f64 = read(|_, r| shape(r).usual_shape_param(), "2 for `mcp`, 3.7 for `scad`, 0.05 for `log_sum`");
 }
 

@@ -22,7 +22,7 @@ fn top_level() -> Vec<Key> {
         key(
             "model",
             "`\"embedded\"`",
-            "A Hugging Face folder, a hub name, or `embedded`.",
+            "A Hugging Face folder, a GGUF file, a hub name, or `embedded`.",
         ),
         key(
             "hook_point",
@@ -32,26 +32,26 @@ fn top_level() -> Vec<Key> {
         key(
             "hook_points",
             "absent",
-            "For a crosscoder, in place of `hook_point`: a list of hook points, all of which one set of latents reads and reconstructs. \
-             With `hook_points_out`: those that a cross-layer transcoder reads.",
+            "For a crosscoder, instead of `hook_point`: a list of hook points. One set of latents reads and reconstructs all of them. \
+             With `hook_points_out`: the hook points that a cross-layer transcoder reads.",
         ),
         key(
             "hook_points_out",
             "absent",
-            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): where each layer begins to write; it writes at all later \
-             ones too. The list is as long as `hook_points`, and layers ascend.",
+            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): a list of hook points in ascending layers, as long as \
+             `hook_points`. The latents of a layer write at that layer's entry of the list and at all later entries.",
         ),
         key(
             "hook_point_out",
             "absent",
-            "For a transcoder: the hook point whose activations it reconstructs from those at `hook_point`.",
+            "For a transcoder: the hook point whose activations the transcoder reconstructs from those at `hook_point`.",
         ),
         key(
             "other_model",
             "absent",
-            "For a crosscoder of two models: the second, with the same tokens as `model` (before and after fine-tuning, for instance). \
-             One set of latents reads and reconstructs `hook_point` in the first and `other_hook_point` in the second. Widths may \
-             differ. It excludes a store, a loss through the model, and an evaluation: `evaluation.tokens` is then 0.",
+            "For a crosscoder of two models: the second model. It must have the same tokens as `model`, as before and after fine-tuning. \
+             One set of latents reads and reconstructs `hook_point` in the first model and `other_hook_point` in the second. Widths may \
+             differ. A store, a model loss and an evaluation are not possible with two models, so `evaluation.tokens` must be 0.",
         ),
         key(
             "other_hook_point",
@@ -61,7 +61,7 @@ fn top_level() -> Vec<Key> {
         key(
             "seed",
             "`0`",
-            "Seed of everything random: initial weights and, unless `activations.seed` says otherwise, the order of the activations.",
+            "Seed for everything random: the initial weights and, unless `activations.seed` is set, the order of the activations.",
         ),
     ]
 }

@@ -5,8 +5,6 @@
 
 // Not by serde-saphyr: it brings eight packages, and takes forms that the tests below refuse.
 
-// Not by serde-saphyr: it brings eight packages, and takes forms that the tests below refuse.
-
 use std::path::Path;
 
 use lapidary_coder::CoderError;

@@ -169,7 +169,7 @@ fn agree(recipes: &[NamedRecipe]) -> Result<()> {
             continue;
         };
         bail!(
-            "{} has {key} = {there}, {name} has {here}: all coders of one run must have the same model, [corpus], [activations] and training.batch_tokens",
+            "{} has {key} = {there}, {name} has {here}: all coders of one run must have the same model, other_model, [corpus], [activations] and training.batch_tokens, and the loss must be local for all or through the model for all",
             recipes[0].name
         );
     }

@@ -57,7 +57,10 @@ impl Features {
             corpus.context("the dictionary does not say which text to read: give --corpus")?;
         let tokens = self
             .tokens
-            .or_else(|| recipe.as_ref().map(|r| r.features.tokens))
+            .or_else(|| {
+                let tokens = recipe.as_ref().map(|r| r.features.tokens);
+                tokens.filter(|n| *n > 0)
+            })
             .unwrap_or(200_000);
         let examples = self
             .examples

@@ -41,7 +41,8 @@ Several coders in one run, on one pass of the model or the store. Each has its o
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
     /// Recipes in TOML, such as those in configs/. Several recipes must have the same `model`,
-    /// `[corpus]`, `[activations]` and `training.batch_tokens`
+    /// `other_model`, `[corpus]`, `[activations]` and `training.batch_tokens`, and all a local loss
+    /// or all a model loss
     #[arg(required = true)]
     config: Vec<PathBuf>,
     #[command(flatten)]

@@ -1,7 +1,8 @@
 //! The terms of the losses, each a function of tensors to a scalar tensor `[1]`.
 //!
 //! TopK and BatchTopK minimize `fvu + aux_k_coefficient * aux`, both free of the activations' scale
-//! (Gao et al. 2024); standard coders minimize `mse + l1_coefficient * l1`, as SAELens does.
+//! (Gao et al. 2024); standard coders minimize `mse + l1_coefficient * l1`, as SAELens does,
+//! and AuxK times the variance.
 
 use burn::tensor::{Int, Tensor};
 use lapidary_coder::{Coder, SparseCoder};
@@ -54,12 +55,14 @@ pub fn tanh(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize], scale: f64) -
     (latents * norms * scale).tanh().sum() / n as f64
 }
 
-/// AuxK: the `k_aux` largest raw pre-activations among the `dead` latents reconstruct the
+/// AuxK: the `k_aux` largest pre-activations among the `dead` latents, after ReLU, reconstruct the
 /// `residual` `[n, d]` that the living left. Returns the fraction of the residual's variance that
 /// they leave, times min(dead / k_aux, 1).
 ///
-/// `x` `[n, d]` is centred. The pre-activations take part without ReLU, so the gradient reaches the
-/// encoder rows of dead latents even where they are negative; `residual` must carry no gradient.
+/// `x` `[n, d]` is centred. The gradient passes the ReLU as if it were not there (it goes straight
+/// through), so it reaches the encoder rows of dead latents even where their pre-activations are
+/// negative. Their thresholds, if they have any, get the gradient of the
+/// pre-activations with the other sign. `residual` must carry no gradient.
 pub fn aux_k(
     coder: &SparseCoder,
     x: Tensor<2>,
@@ -73,13 +76,40 @@ pub fn aux_k(
     let codes: SparseCodes = encode_topk(
         x,
         coder.w_enc().select(0, dead.clone()), // [n_dead, d]
-        coder.b_enc().select(0, dead.clone()), // [n_dead]
+        encoder_bias(coder).select(0, dead.clone()), // [n_dead]
         k,
         coder.weights.encoder_state(),
     );
+    let mut values = codes.values;
+    if let Some(theta) = coder.threshold() {
+        // A lower threshold brings a latent back as a larger pre-activation does.
+        let shape = codes.indices.dims();
+        let chosen = codes.indices.clone().reshape([shape[0] * shape[1]]);
+        let theta = theta.select(0, dead.clone()).select(0, chosen);
+        let theta = theta.reshape(shape);
+        values = values - (theta.clone() - theta.detach());
+    }
+    let codes = SparseCodes {
+        values: straight_through(values),
+        indices: codes.indices,
+    };
     let guess = decode_sparse(codes, coder.w_dec().select(0, dead)); // [n, d]
     let variance = batch_variance(residual.clone());
     mse(residual, guess) / variance * scale
+}
+
+/// The bias of the pre-activations, `[d_sae]`: of a gated coder, those of its gates.
+fn encoder_bias(coder: &SparseCoder) -> Tensor<1> {
+    let bias = ["b_enc", "b_gate"].into_iter();
+    let mut found = bias.filter_map(|name| coder.weights.vector(name));
+    found.next().expect("every encoder has a bias").clone()
+}
+
+/// ReLU whose derivative is 1 everywhere: a latent that is negative where it is needed learns to be
+/// positive there, but a negative value reconstructs nothing.
+fn straight_through(values: Tensor<2>) -> Tensor<2> {
+    let negative = values.clone().clamp_max(0.0).detach();
+    values - negative
 }
 
 /// Ghost gradients (Anthropic, January 2024 update, "Ghost grads: an improvement on resampling"):
@@ -223,6 +253,17 @@ mod tests {
         touched: [bool; 4],
         loss: impl Fn(&SparseCoder, Tensor<2>) -> Tensor<1>,
     ) {
+        check_against(case, architecture, touched, &loss, &loss);
+    }
+
+    /// Compares every derivative of `loss` with central differences of `differenced`.
+    fn check_against(
+        case: &mut Case,
+        architecture: Architecture,
+        touched: [bool; 4],
+        loss: impl Fn(&SparseCoder, Tensor<2>) -> Tensor<1>,
+        differenced: impl Fn(&SparseCoder, Tensor<2>) -> Tensor<1>,
+    ) {
         let coder = case.coder(architecture).tracked();
         let gradients = loss(&coder, case.x()).backward();
         let found: [Vec<f32>; 4] = SHAPES.map(|(name, _)| {
@@ -244,7 +285,7 @@ mod tests {
                 let start = case.weights[p][i];
                 let mut at = |v: f32| {
                     case.weights[p][i] = v;
-                    value(loss(&case.coder(architecture), case.x().inner()))
+                    value(differenced(&case.coder(architecture), case.x().inner()))
                 };
                 *e = (at(start + STEP) - at(start - STEP)) / (2.0 * f64::from(STEP));
                 case.weights[p][i] = start;
@@ -359,18 +400,38 @@ mod tests {
         let residual = Case::draw(77).x;
         let device = Device::flex();
         let residual: Tensor<2> = Tensor::from_data(TensorData::new(residual, [N, D]), &device);
+        let dead = || Tensor::<1, Int>::from_ints(DEAD, &device);
         let term = |coder: &SparseCoder, x: Tensor<2>| {
-            aux_k(
-                coder,
+            aux_k(coder, coder.centre(x), residual.clone(), dead(), k_aux)
+        };
+        let raw = |coder: &SparseCoder, x: Tensor<2>| {
+            encode_topk(
                 coder.centre(x),
-                residual.clone(),
-                Tensor::from_ints(DEAD, &device),
+                coder.w_enc().select(0, dead()),
+                coder.b_enc().select(0, dead()),
                 k_aux,
+                coder.weights.encoder_state(),
             )
         };
-        check(&mut case, Architecture::TopK { k: K }, [true; 4], term);
+        // What the ReLU adds to each value is a constant to the gradient.
+        let architecture = Architecture::TopK { k: K };
+        let start = raw(&case.coder(architecture), case.x().inner()).values;
+        let added = start.clone().clamp_min(0.0) - start.clone();
+        let with_constants = |coder: &SparseCoder, x: Tensor<2>| {
+            let mut codes = raw(coder, x);
+            codes.values = codes.values + added.clone();
+            let guess = decode_sparse(codes, coder.w_dec().select(0, dead()));
+            mse(residual.clone(), guess) / batch_variance(residual.clone())
+        };
+        let found = value(term(&case.coder(architecture), case.x().inner()));
+        let expected = value(with_constants(&case.coder(architecture), case.x().inner()));
+        assert!(
+            (found - expected).abs() < 1e-5 * expected,
+            "{found}, {expected}"
+        );
+        check_against(&mut case, architecture, [true; 4], term, with_constants);
 
-        let coder = case.coder(Architecture::TopK { k: K }).tracked();
+        let coder = case.coder(architecture).tracked();
         let gradients = term(&coder, case.x()).backward();
         let rows: Vec<f32> = coder
             .w_enc()
@@ -383,12 +444,10 @@ mod tests {
                 assert!(row.iter().all(|g| *g == 0.0), "latent {latent} lives");
             }
         }
-        // Some of the chosen pre-activations are negative, so this would differ with a ReLU.
-        let negative = case
-            .pre()
-            .iter()
-            .any(|row| sorted(DEAD.iter().map(|i| row[*i as usize]))[k_aux - 1] < 0.0);
-        assert!(negative);
+        // Some of the chosen pre-activations are negative, so the ReLU and the gradient past it
+        // both matter here.
+        let lowest: f32 = start.min().into_scalar();
+        assert!(lowest < 0.0);
     }
 
     #[test]

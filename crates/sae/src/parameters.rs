@@ -13,6 +13,17 @@ use crate::keys::Optimizer;
 /// The weight whose rows are kept at norm 1 if the recipe wants it.
 const DECODER: &str = "w_dec";
 
+/// Whether a vector decides which latents are active, by values that are as small as the smallest
+/// activations. With the whole learning rate it would jump over many of these, and more latents
+/// would die (docs/results.md, "Target L0"). For other biases it makes no difference.
+fn decides(name: &str) -> bool {
+    matches!(name, "threshold" | "b_gate" | "b_mag")
+}
+
+/// The part of a step that such a vector makes: so many times its mean size, within these limits.
+const STEP_OF_SIZE: f64 = 3.0;
+const STEP_LIMITS: (f64, f64) = (0.1, 1.0);
+
 /// The gradient of one weight.
 #[allow(clippy::large_enum_variant)] // as with codes
 pub(crate) enum Gradient {
@@ -262,10 +273,78 @@ impl Parameters {
                     }
                 }
                 (AnyParameter::Vector(p), Gradient::Vector(grad)) => {
+                    let before = p.value();
                     p.update(grad, &optimizer.adam::<1>(step), scale);
                     p.go(optimizer, lr);
+                    if decides(name.name) {
+                        let size = before.clone().abs().mean() * STEP_OF_SIZE;
+                        let part = size.clamp(STEP_LIMITS.0, STEP_LIMITS.1);
+                        p.map(|after| before.clone() + (after - before) * part);
+                    }
                 }
                 _ => unreachable!("a gradient has the shape of its weight"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use lapidary_coder::{Architecture, SparseCoder, Weights};
+
+    use super::*;
+
+    /// A first step is as long as the learning rate, whatever the gradient.
+    #[test]
+    fn what_decides_on_activity_moves_in_proportion_to_its_size() {
+        const LR: f32 = 0.01;
+        let device = Device::flex();
+        let vector = |v: f32| Tensor::<1>::full([4], v, &device);
+        for optimizer in [Optimizer::Adam, Optimizer::Signum, Optimizer::Muon] {
+            let weights = Weights::new([
+                ("threshold", vector(0.1).into()),
+                ("b_gate", vector(-2.0).into()),
+                ("b_mag", vector(0.01).into()),
+                ("b_enc", vector(0.01).into()),
+                ("b_dec", vector(0.01).into()),
+            ]);
+            let coder = SparseCoder {
+                architecture: Architecture::Standard,
+                apply_b_dec_to_input: true,
+                weights,
+            };
+            let mut parameters = Parameters::fresh(&coder.into());
+            let names: Vec<WeightKey> = parameters.iter().map(|(name, _)| name).collect();
+            let gradients = names
+                .iter()
+                .map(|name| (*name, Gradient::Vector(vector(3.0))));
+            let adam = AdamStep {
+                lr: LR,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-12,
+                weight_decay: 0.0,
+                step: 1,
+            };
+            parameters.update(gradients.collect(), optimizer, &adam, 1.0, false);
+            assert_eq!(names.len(), 5);
+            for (name, weight) in parameters.weights() {
+                let Weight::Vector(moved) = weight else {
+                    panic!("{name} is a matrix");
+                };
+                let (start, part) = match name.name {
+                    "threshold" => (0.1, 0.3),
+                    "b_gate" => (-2.0, 1.0),
+                    "b_mag" => (0.01, 0.1),
+                    _ => (0.01, 1.0),
+                };
+                let moved = start - host(&moved).unwrap()[0];
+                let expected = LR * part;
+                assert!(
+                    (moved / expected - 1.0).abs() < 1e-3,
+                    "{optimizer}, {name}: {moved}"
+                );
             }
         }
     }

@@ -46,8 +46,9 @@ pub struct StepReport {
     /// for those that count latents.
     #[serde(deserialize_with = "nan_if_null", alias = "l1")]
     pub penalty: f64,
-    /// Auxiliary loss before its coefficient; 0 while nothing is dead, but "gated" has one of its
-    /// own.
+    /// Auxiliary losses before their coefficients: AuxK or ghost gradients, 0 while nothing is
+    /// dead; of "jumprelu" what dead latents lack, if it counts; of "gated" the squared error of
+    /// the gates' reconstruction.
     #[serde(deserialize_with = "nan_if_null")]
     pub aux: f64,
     /// Dead latents, as of the last count.

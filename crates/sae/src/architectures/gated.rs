@@ -19,6 +19,7 @@ impl Method for Gated {
     fn facts(&self) -> Facts {
         Facts {
             penalty_weight: Some("training.l1_coefficient"),
+            lr_factor: 1.5,
             ..Facts::DEFAULT
         }
     }

@@ -66,6 +66,7 @@ impl Method for JumpRelu {
             has_ghost_gradients: true,
             can_be_resampled: true,
             penalty_weight: Some("coder.jumprelu.l0_coefficient"),
+            lr_factor: 1.5,
             trains_end_to_end: true,
             ..Facts::DEFAULT
         }

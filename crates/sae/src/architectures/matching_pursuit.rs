@@ -33,6 +33,8 @@ impl Method for MatchingPursuit {
         Facts {
             minimizes_fvu: true,
             frees_decoder_norm: true,
+            has_aux_k: false,
+            lr_factor: 0.7,
             can_be_resampled: true,
             free_initial_norm: 1.0,
             ..Facts::DEFAULT

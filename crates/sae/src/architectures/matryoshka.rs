@@ -22,10 +22,7 @@ pub(crate) struct Matryoshka;
 
 impl Method for Matryoshka {
     fn facts(&self) -> Facts {
-        Facts {
-            aux_k_coefficient: 1.0 / 32.0, // beside the losses of several prefixes
-            ..Facts::TOPK_LIKE
-        }
+        Facts::TOPK_LIKE
     }
 
     fn contradiction(&self, choices: &Choices<'_>) -> Option<String> {

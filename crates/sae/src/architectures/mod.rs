@@ -17,8 +17,8 @@ use lapidary_io::settings::{Reader, SettingsError};
 
 use crate::encoded::{Encoded, LayerInput};
 use crate::keys::{
-    AfterReading, CoderConfig, Facts, Key, Loss, ResolvedCoder, ResolvedTraining, TrainingConfig,
-    Values, Widths,
+    AfterReading, CoderConfig, DeadLatents, Facts, Key, Loss, ResolvedCoder, ResolvedTraining,
+    TrainingConfig, Values, Widths,
 };
 use crate::parameters::Parameters;
 use crate::recipe::ResolvedRecipe;
@@ -104,6 +104,14 @@ pub(crate) struct StepContext<'a> {
 }
 
 impl StepContext<'_> {
+    /// Whether dead latents have an auxiliary loss of any weight.
+    pub(crate) fn has_aux_k(&self) -> bool {
+        let training = self.training;
+        training.revival == DeadLatents::AuxK
+            && training.aux_k > 0
+            && training.aux_k_coefficient > 0.0
+    }
+
     /// The weight of the coder's own loss: 1, or what the recipe gives it beside a loss through the
     /// model.
     pub(crate) const fn local_weight(&self) -> f64 {

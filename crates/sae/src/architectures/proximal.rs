@@ -32,6 +32,7 @@ impl Method for Proximal {
     fn facts(&self) -> Facts {
         Facts {
             penalty_weight: Some("coder.proximal.weight"),
+            lr_factor: 1.5,
             ..Facts::DEFAULT
         }
     }

@@ -21,8 +21,8 @@ impl Method for Standard {
             has_ghost_gradients: true,
             can_be_resampled: true,
             penalty_weight: Some("training.l1_coefficient"),
+            lr_factor: 1.5,
             trains_end_to_end: true,
-            fixed_lr: Some(3e-4),
             ..Facts::DEFAULT
         }
     }

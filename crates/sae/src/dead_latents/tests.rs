@@ -93,9 +93,11 @@ fn dead_latents_come_back_by_each_means_and_by_none_do_not() {
         ("topk", "none", None),
         ("topk", "aux_k", Some(12)),
         ("standard", "none", None),
+        ("standard", "aux_k", Some(12)),
         ("standard", "ghost_gradients", Some(12)),
         ("standard", "resampling", Some(12)),
         ("jumprelu", "none", None),
+        ("jumprelu", "aux_k", Some(12)),
         ("jumprelu", "ghost_gradients", Some(28)),
         ("jumprelu", "resampling", Some(12)),
     ] {
@@ -383,8 +385,8 @@ fn ghost_gradients_are_those_of_their_loss() {
 fn recipes_whose_coders_have_no_such_revival_are_refused() {
     for (settings, expected) in [
         (
-            "coder.architecture=standard training.revival=aux_k",
-            "it is for \"topk\", \"batchtopk\" and \"matryoshka\"",
+            "coder.architecture=matching_pursuit training.revival=aux_k",
+            "a matching_pursuit one: it is for \"standard\", \"topk\"",
         ),
         (
             "training.revival=ghost_gradients",
@@ -406,7 +408,11 @@ fn recipes_whose_coders_have_no_such_revival_are_refused() {
     }
     let usual = |settings: &str| recipe(settings).training.revival;
     assert_eq!(usual("coder.architecture=matryoshka"), DeadLatents::AuxK);
-    assert_eq!(usual("coder.architecture=standard"), DeadLatents::None);
+    assert_eq!(usual("coder.architecture=standard"), DeadLatents::AuxK);
+    assert_eq!(
+        usual("coder.architecture=matching_pursuit"),
+        DeadLatents::None
+    );
     let layers = "hook_points = ['blocks.0.hook_mlp_in', 'blocks.1.hook_mlp_in']\nhook_points_out = ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']";
     let set = ["training.revival=resampling", "coder.architecture=standard"].map(str::to_owned);
     let error = Recipe::parse("test", layers, &set).unwrap_err().to_string();

@@ -1,9 +1,9 @@
 //! Gradients of every architecture's loss as an autoencoder.
 
 use burn::tensor::{Device, Tensor};
-use lapidary_coder::{Penalty, Shape};
+use lapidary_coder::{Coder, Penalty, Shape};
 
-use super::{STEP, Values, World, close, gradient, scalar, variance};
+use super::{STEP, StepOutput, Values, World, close, gradient, scalar, variance};
 
 const D: usize = 5;
 const F: usize = 16;
@@ -188,7 +188,7 @@ fn jumprelu_equals_its_loss_and_for_thresholds_the_loss_smoothed_over_the_bandwi
 
 #[test]
 fn jumprelu_asks_dead_latents_for_what_they_lack() {
-    let recipe = "coder.jumprelu.pre_act_coefficient = 0.7\ncoder.jumprelu.l0_coefficient = 0";
+    let recipe = "coder.jumprelu.pre_act_coefficient = 0.7\ncoder.jumprelu.l0_coefficient = 0\ntraining.revival = 'none'";
     let world = world("jumprelu", recipe, 8);
     let dead = [1usize, 4, 9];
     let list = Tensor::from_ints(dead.map(|i| i as i32), &Device::flex());
@@ -206,6 +206,86 @@ fn jumprelu_asks_dead_latents_for_what_they_lack() {
         world.error_of(w, &codes) + 0.7 * pre.iter().map(lacks).sum::<f64>() / N as f64
     };
     world.check(&learned, &["w_enc", "b_enc", "w_dec", "b_dec"], loss);
+}
+
+#[test]
+fn aux_k_adds_the_same_to_the_loss_of_every_coder_with_an_encoder() {
+    const K_AUX: usize = 4;
+    const WEIGHT: f64 = 0.4;
+    let dead = [1usize, 4, 9, 12, 13];
+    let list = || Tensor::from_ints(dead.map(|i| i as i32), &Device::flex());
+    for (architecture, bias) in [
+        ("topk", "b_enc"),
+        ("standard", "b_enc"),
+        ("jumprelu", "b_enc"),
+        ("proximal", "b_enc"),
+        ("gated", "b_gate"),
+    ] {
+        let recipe =
+            format!("[training]\nrevival = 'aux_k'\naux_k = {K_AUX}\naux_k_coefficient = {WEIGHT}");
+        let world = world(architecture, &recipe, 5);
+        let (with, without) = (world.step(&[Some(list())]), world.step(&[]));
+        let (coder, x) = (world.coder(), world.batch().x);
+        let left = x.clone() - coder.reconstruct(coder.encode(x.clone()), x);
+        let left: Vec<f64> = left.to_data().iter().collect();
+        let left: Matrix = left.chunks(D).map(<[f64]>::to_vec).collect();
+        // The largest pre-activations of dead latents.
+        let chosen = |w: &Values| -> Matrix {
+            let row = |row: &Vec<f64>| {
+                let mut order = dead.to_vec();
+                order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+                let mut out = vec![0.0; F];
+                for i in &order[..K_AUX] {
+                    out[*i] = row[*i];
+                }
+                out
+            };
+            world.biased(w, bias).iter().map(row).collect()
+        };
+        // What ReLU adds to them is a constant to the gradient.
+        let start = chosen(&world.weights);
+        assert!(start.iter().flatten().any(|z| *z < 0.0), "{architecture}");
+        // A threshold has the gradient of the pre-activation with the other sign.
+        let raised = |w: &Values, i: usize| match architecture {
+            "jumprelu" => w["threshold"][i] - world.weights["threshold"][i],
+            _ => 0.0,
+        };
+        let aux = |w: &Values| -> f64 {
+            let rows = chosen(w).into_iter().zip(&start).zip(&left);
+            let misses = rows.map(|((codes, start), left)| -> f64 {
+                let code = |i: usize| match start[i] == 0.0 {
+                    true => 0.0,
+                    false => codes[i] - start[i].min(0.0) - raised(w, i),
+                };
+                let guess =
+                    |j: usize| -> f64 { (0..F).map(|i| code(i) * w["w_dec"][i * D + j]).sum() };
+                (0..D).map(|j| (guess(j) - left[j]).powi(2)).sum()
+            });
+            misses.sum::<f64>() / N as f64 / variance(&left)
+        };
+        // Against a loss that is a squared error, the share counts as the batch's variance.
+        let weight = match architecture {
+            "topk" => WEIGHT,
+            _ => WEIGHT * world.variance_of_x(),
+        };
+        // The gates of a gated coder have an auxiliary loss of their own.
+        let term = |output: &StepOutput| output.terms.aux.as_ref().map_or(0.0, scalar);
+        let (found, expected) = (term(&with) - term(&without), aux(&world.weights));
+        assert!((found - expected).abs() < 1e-4 * expected, "{architecture}");
+        let added = scalar(&with.terms.total) - scalar(&without.terms.total);
+        let expected = weight * expected;
+        assert!((added - expected).abs() < 1e-3 * expected, "{architecture}");
+        let thresholds = world.weights.contains_key("threshold");
+        let trained = ["w_enc", bias, "w_dec", "b_dec"].into_iter();
+        for name in trained.chain(thresholds.then_some("threshold")) {
+            let both = gradient(&with, name)
+                .into_iter()
+                .zip(gradient(&without, name));
+            let added: Vec<f64> = both.map(|(with, without)| with - without).collect();
+            let expected = world.differences(name, |w| weight * aux(w));
+            close(&format!("{architecture}, {name}"), &added, &expected);
+        }
+    }
 }
 
 /// Of each row, or of all rows together, the largest positive pre-activations.

@@ -120,6 +120,37 @@ fn dead() -> Vec<Option<Tensor<1, Int>>> {
     DEAD.map(of).into()
 }
 
+/// What AuxK of two latents makes of a layer's dead ones. What ReLU adds to the chosen is a
+/// constant to the gradient.
+fn aux_codes(world: &World, w: &Values, layer: usize) -> Vec<Vec<f64>> {
+    let among = |i: usize| DEAD[layer].contains(&(i as i32));
+    let chosen = |w: &Values| largest(&world.layer_pre(w, layer), 2, among);
+    let added = chosen(&world.weights);
+    let rows = chosen(w).into_iter().zip(&added);
+    let row = |(row, start): (Vec<f64>, &Vec<f64>)| {
+        let both = row.into_iter().zip(start);
+        both.map(|(p, start)| p - start.min(0.0)).collect()
+    };
+    rows.map(row).collect()
+}
+
+/// The squared error of what `codes` of a layer write, against `rows`, mean over the batch.
+fn aux_miss(w: &Values, layer: usize, codes: &[Vec<f64>], rows: &[Vec<f64>]) -> f64 {
+    let miss = |(row, codes): (&Vec<f64>, &Vec<f64>)| -> f64 {
+        let guess = |to: usize, j: usize| -> f64 {
+            (0..F)
+                .map(|i| codes[i] * World::row(w, layer, to, i)[j])
+                .sum()
+        };
+        let places = (layer..LAYERS).flat_map(|to| (0..D_OUT).map(move |j| (to, j)));
+        let errors = places
+            .zip(row)
+            .map(|((to, j), r)| (guess(to, j) - r).powi(2));
+        errors.sum()
+    };
+    rows.iter().zip(codes).map(miss).sum::<f64>() / N as f64
+}
+
 #[test]
 fn topk_layer_by_layer_with_and_without_dead_latents() {
     let world = world(
@@ -136,23 +167,9 @@ fn topk_layer_by_layer_with_and_without_dead_latents() {
     let left = world.errors(&world.weights, &codes(&world.weights));
     world.check(&world.step(&dead()), &[], |w| {
         let aux = (0..LAYERS).filter(|l| !DEAD[*l].is_empty()).map(|layer| {
-            let among = |i: usize| DEAD[layer].contains(&(i as i32));
-            let guesses = largest(&world.layer_pre(w, layer), 2, among);
-            let rows = left.iter().map(|at| at[layer..].concat());
-            let rows: Vec<Vec<f64>> = rows.collect();
-            let miss = rows.iter().zip(&guesses).map(|(row, codes)| -> f64 {
-                let guess = |to: usize, j: usize| -> f64 {
-                    (0..F)
-                        .map(|i| codes[i] * World::row(w, layer, to, i)[j])
-                        .sum()
-                };
-                let places = (layer..LAYERS).flat_map(|to| (0..D_OUT).map(move |j| (to, j)));
-                let errors = places
-                    .zip(row)
-                    .map(|((to, j), r)| (guess(to, j) - r).powi(2));
-                errors.sum()
-            });
-            miss.sum::<f64>() / N as f64 / variance(&rows)
+            let guesses = aux_codes(&world, w, layer);
+            let rows: Vec<Vec<f64>> = left.iter().map(|at| at[layer..].concat()).collect();
+            aux_miss(w, layer, &guesses, &rows) / variance(&rows)
         });
         fvu(w) + 0.4 * aux.sum::<f64>() / LAYERS as f64
     });
@@ -188,6 +205,52 @@ fn relu_with_both_penalties_on_the_norm_of_all_that_a_latent_writes() {
     }
 }
 
+#[test]
+fn aux_k_of_coders_with_a_penalty_is_the_mean_over_layers() {
+    const WEIGHT: f64 = 0.4;
+    let recipe = format!("training.aux_k = 2\ntraining.aux_k_coefficient = {WEIGHT}");
+    let world = world("standard", &recipe);
+    let (with, without) = (world.step(&dead()), world.step(&[]));
+    let codes = |layer| relu(world.layer_pre(&world.weights, layer));
+    let codes: Vec<Vec<Vec<f64>>> = (0..LAYERS).map(codes).collect();
+    // What the living leave is a constant to the dead.
+    let left = world.errors(&world.weights, &codes);
+    let aux = |w: &Values| -> f64 {
+        let layers = (0..LAYERS).filter(|l| !DEAD[*l].is_empty());
+        let sum = layers.map(|layer| {
+            let guesses = aux_codes(&world, w, layer);
+            let rows: Vec<Vec<f64>> = left.iter().map(|at| at[layer..].concat()).collect();
+            aux_miss(w, layer, &guesses, &rows) / variance(&rows)
+        });
+        sum.sum::<f64>() / LAYERS as f64
+    };
+    let (found, expected) = (
+        scalar(&with.terms.aux.clone().unwrap()),
+        aux(&world.weights),
+    );
+    assert!(
+        (found - expected).abs() < 1e-4 * expected,
+        "{found}, {expected}"
+    );
+    let weight = WEIGHT * world.layers_variance();
+    let added = scalar(&with.terms.total) - scalar(&without.terms.total);
+    assert!(
+        (added - weight * expected).abs() < 1e-3 * weight * expected,
+        "{added}"
+    );
+    for name in ["w_enc", "b_enc", "w_dec"] {
+        for layer in (0..LAYERS).filter(|l| !DEAD[*l].is_empty()) {
+            let name = of(name, layer);
+            let both = gradient(&with, &name)
+                .into_iter()
+                .zip(gradient(&without, &name));
+            let added: Vec<f64> = both.map(|(with, without)| with - without).collect();
+            let expected = world.differences(&name, |w| weight * aux(w));
+            close(&name, &added, &expected);
+        }
+    }
+}
+
 /// A transcoder that reads all hook points with rows that are 0 outside a latent's own, and writes
 /// with rows that are 0 before it.
 #[test]
@@ -204,7 +267,8 @@ fn relu_and_jumprelu_have_the_gradients_of_the_dense_transcoder_that_they_are() 
             format!("{jumps}coder.jumprelu.ste_to_input = true"),
         ),
     ] {
-        let world = world(architecture, &more);
+        // AuxK is of each layer by itself, so that of one dense layer is another.
+        let world = world(architecture, &format!("{more}\ntraining.revival = 'none'"));
         let coder = world.coder();
         let layers = coder.layers();
         let encoders = layers.iter().enumerate().map(|(l, layer)| {

@@ -15,7 +15,7 @@ pub(crate) struct AfterReading {
 
 impl AfterReading {
     pub(super) const fn dead_latents(&self) -> DeadLatents {
-        match self.facts.is_topk_like {
+        match self.facts.has_aux_k {
             true => DeadLatents::AuxK,
             false => DeadLatents::None,
         }
@@ -41,7 +41,7 @@ pub(crate) struct Widths {
     /// The width of the activations that are read, at the first hook point.
     pub(crate) width: usize,
     pub(crate) d_sae: usize,
-    /// Active latents per token, of a coder that chooses by their number.
+    /// Active latents per token: as many as the coder chooses, or its target.
     pub(crate) k: usize,
     /// Layers that have so many latents each: more than one in a cross-layer transcoder.
     pub(crate) layers: usize,
@@ -69,34 +69,40 @@ pub(crate) struct Widths {
 
 impl Widths {
     pub(super) fn lr(&self) -> f64 {
-        let adam = self.facts.fixed_lr.unwrap_or_else(|| self.fitted_lr());
-        self.optimizer.default_lr(adam, self.d_sae)
+        self.optimizer
+            .default_lr(self.facts.lr_factor * self.fitted_lr(), self.d_sae)
     }
 
-    /// Fitted for Adam on TopK coders (docs/results.md, "Learning rate and start"). At least
-    /// sparsify's rate, which is meant for billions of tokens.
+    /// Fitted for Adam (docs/results.md, "Learning rate and start"). At least sparsify's rate,
+    /// which is meant for billions of tokens.
     fn fitted_lr(&self) -> f64 {
         let latents = (self.d_sae * self.layers) as f64;
         let of_sizes = (self.batch_tokens as f64 / (self.width as f64 * latents)).sqrt();
         let falls = (300.0 / self.steps as f64).powf(0.25).min(1.0);
-        (0.095 * of_sizes * falls).max(2e-4 * (16_384.0 / latents).sqrt())
+        (0.135 * of_sizes * falls).max(2e-4 * (16_384.0 / latents).sqrt())
     }
 
     /// Fitted on TopK coders with the learning rate.
     pub(super) const fn encoder_init_norm(&self) -> f64 {
         match (self.transcodes, self.decoder_norm) {
             (true, _) => 1.0,
-            (false, DecoderNorm::Unit) => 0.4,
-            (false, DecoderNorm::Free) => self.decoder_init_norm(),
+            (false, DecoderNorm::Free) if !self.starts_at_target() => self.decoder_init_norm(),
+            (false, _) => 0.4,
         }
     }
 
     pub(super) const fn decoder_init_norm(&self) -> f64 {
         match self.decoder_norm {
             DecoderNorm::Free if self.starts_at_zero => 0.0,
-            DecoderNorm::Free => self.facts.free_initial_norm,
-            DecoderNorm::Unit => 1.0,
+            DecoderNorm::Free if !self.starts_at_target() => self.facts.free_initial_norm,
+            _ => 1.0,
         }
+    }
+
+    /// Whether about as many latents are active at the start as are wanted, so that rows of norm 1
+    /// reconstruct nothing too large.
+    const fn starts_at_target(&self) -> bool {
+        self.has_target_l0 && !self.transcodes
     }
 
     /// The average goes back over a part of the run in which the learning rate is nearly 0, so that

@@ -4,14 +4,16 @@
 /// Facts about the training of an architecture.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
-    /// Whether it chooses by the number of latents alone. Dead latents can then have an auxiliary
-    /// loss (AuxK), and as a transcoder its decoder may start at 0, with rows of any norm.
+    /// Whether it chooses by the number of latents alone. As a transcoder its decoder may then
+    /// start at 0, with rows of any norm.
     pub(crate) is_topk_like: bool,
     /// Whether the loss is the fraction of variance unexplained, and not the squared error.
     pub(crate) minimizes_fvu: bool,
     /// Whether decoder rows may have any norm in training, and then do unless the recipe says
     /// otherwise.
     pub(crate) frees_decoder_norm: bool,
+    /// Whether dead latents can have an auxiliary loss (AuxK): it trains the encoder.
+    pub(crate) has_aux_k: bool,
     /// Whether dead latents can have ghost gradients. Latents that compete for places would not
     /// fire with the small weights that they then have.
     pub(crate) has_ghost_gradients: bool,
@@ -21,15 +23,11 @@ pub(crate) struct Facts {
     pub(crate) penalty_weight: Option<&'static str>,
     /// Whether its gradients can come from a loss through the model.
     pub(crate) trains_end_to_end: bool,
-    /// The weight of the auxiliary loss of dead latents, if the recipe has none: small, since
-    /// the main loss becomes small too, and living latents then learn more (docs/results.md,
-    /// "Learning rate and start").
-    pub(crate) aux_k_coefficient: f64,
-    /// The norm of decoder rows at the start, where they may have any and the recipe has none.
+    /// Its learning rate, in that of TopK (docs/results.md, "Target L0").
+    pub(crate) lr_factor: f64,
+    /// The norm of decoder rows at the start, where they may have any and neither the recipe nor a
+    /// target L0 decides it.
     pub(crate) free_initial_norm: f64,
-    /// The highest learning rate where the recipe has none, if it does not follow from the number
-    /// of latents.
-    pub(crate) fixed_lr: Option<f64>,
 }
 
 impl Facts {
@@ -38,13 +36,13 @@ impl Facts {
         is_topk_like: false,
         minimizes_fvu: false,
         frees_decoder_norm: false,
+        has_aux_k: true,
         has_ghost_gradients: false,
         can_be_resampled: false,
         penalty_weight: None,
-        aux_k_coefficient: 1.0 / 256.0,
+        lr_factor: 1.0,
         trains_end_to_end: false,
         free_initial_norm: 0.1,
-        fixed_lr: None,
     };
 
     /// Those of an architecture that chooses by the number of latents alone.

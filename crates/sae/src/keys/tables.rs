@@ -16,7 +16,7 @@ table! {
     /// The field of JSON, or the column of Parquet, that holds the text.
     text_field: String = fixed(TEXT_FIELD.to_owned());
     /// Number of tokens per block, including BOS. At most the model's own context.
-    context: usize = fixed(128), "at least 1" => |v| *v > 0;
+    context: usize = fixed(128), "at least 2" => |v| *v > 1;
     /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
     prepend_bos: bool = fixed(true);
     /// Whether all documents in a block are one sequence. If `false`, each document in a block is a
@@ -104,11 +104,11 @@ table! {
     /// Norm of the rows of `W_enc` at the start. In transcoders, their directions are random. In
     /// other coders, they are those of the rows of `W_dec`. `matching_pursuit` does not use this
     /// key.
-    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "0.4; with `training.decoder_norm = \"free\"`, the value of `decoder_init_norm`; for transcoders, 1"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "0.4; with `training.decoder_norm = \"free\"` and without a target L0, the value of `decoder_init_norm`; for transcoders, 1"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "1; with `training.decoder_norm = \"free\"`, 0.1, but 1 for `matching_pursuit` and 0 for `topk`, `batchtopk` and `matryoshka` transcoders"
+        "1; with `training.decoder_norm = \"free\"` and without a target L0, 0.1, but 1 for `matching_pursuit` and 0 for `topk`, `batchtopk` and `matryoshka` transcoders"
     );
 }
 
@@ -126,7 +126,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`adam`: 0.095 × √(batch_tokens / (width × latents)) × (300 / steps)^¼, in which the last factor is at most 1 and the whole product at least 2e-4 / √(latents / 16384); for `standard`, 3e-4. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
+        "`adam`: 0.135 × √(batch_tokens / (width × latents)) × (300 / steps)^¼, in which the last factor is at most 1 and the whole product at least 2e-4 / √(latents / 16384); 1.5 times as much for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 times for `matching_pursuit`. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");
@@ -168,18 +168,18 @@ table! {
     /// `coder.k`.
     k_anneal_steps: u64 = later(|w| w.k_anneal_steps(), "half of the steps, if `coder.k_start` is set");
     /// Treatment of dead latents ([definitions](../methods/dead-latents.md)): `aux_k`, an auxiliary
-    /// loss (for `topk`, `batchtopk` and `matryoshka`); `ghost_gradients` (for `standard` and
-    /// `jumprelu`); `resampling` (for `standard`, `jumprelu` and `matching_pursuit`, but not for
-    /// cross-layer transcoders); `none`.
-    revival: DeadLatents = read(|a, _| a.dead_latents(), "`\"aux_k\"` for `topk`, `batchtopk` and `matryoshka`, else `\"none\"`");
+    /// loss (for all except `matching_pursuit`); `ghost_gradients` (for `standard` and `jumprelu`);
+    /// `resampling` (for `standard`, `jumprelu` and `matching_pursuit`, but not for cross-layer
+    /// transcoders); `none`.
+    revival: DeadLatents = read(|a, _| a.dead_latents(), "`\"aux_k\"`; for `matching_pursuit`, `\"none\"`");
     /// For `resampling`: number of steps between two resamplings. There is no resampling in the
     /// last fifth of the run.
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
     /// For `aux_k`: number of dead latents that reconstruct a token's residual; 0: no auxiliary
     /// loss.
-    aux_k: usize = later(|w| w.aux_k(), "`coder.k`, but at least 32, and at most half the width of the activations");
+    aux_k: usize = later(|w| w.aux_k(), "`coder.target_l0` or `coder.k`, but at least 32, and at most half the width of the activations");
     /// For `aux_k`: weight of the auxiliary loss.
-    aux_k_coefficient: f64 = later(|w| w.facts.aux_k_coefficient, "1/256, for `matryoshka` 1/32"), "0 or more" => |v| *v >= 0.0;
+    aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.
     dead_after_tokens: u64 = later(|w| (w.tokens / 30).min(10_000_000), "a thirtieth of `tokens`, at most 10 million");
     /// Number of steps between two counts of the dead latents. With a larger number, the program

@@ -215,7 +215,10 @@ impl Recipe {
         Widths {
             width,
             d_sae,
-            k: self.coder.k,
+            k: match self.coder.target_l0 {
+                Some(target) => target.round() as usize,
+                None => self.coder.k,
+            },
             layers: self.sites.layers(),
             batch_tokens: self.training.batch_tokens,
             steps: self.steps(),
@@ -344,20 +347,18 @@ impl Recipe {
         if let Some(activations) = json.get_mut("activations") {
             table(activations, "exclude", &[("norm_multiple", 0.0.into())]);
         }
+        let topk_like = ["topk", "batchtopk", "matryoshka"];
+        let architecture = json.pointer("/coder/architecture").and_then(|a| a.as_str());
+        let revival = match architecture.is_some_and(|a| topk_like.contains(&a)) {
+            true => "aux_k",
+            false => "none",
+        };
         let training = json.get_mut("training").and_then(|t| t.as_object_mut());
         if let Some(training) = training {
-            training.entry("revival").or_insert_with(|| "aux_k".into());
+            training.entry("revival").or_insert_with(|| revival.into());
             if let Some(steps) = training.remove("l1_warmup_steps") {
                 training.entry("sparsity_warmup_steps").or_insert(steps);
             }
-        }
-        let topk_like = ["topk", "batchtopk", "matryoshka"];
-        let architecture = json.pointer("/coder/architecture").and_then(|a| a.as_str());
-        if architecture.is_none_or(|a| !topk_like.contains(&a))
-            && json.pointer("/training/revival").and_then(|r| r.as_str()) == Some("aux_k")
-            && let Some(training) = json.get_mut("training").and_then(|t| t.as_object_mut())
-        {
-            training.insert("revival".to_owned(), "none".into());
         }
         drop_nulls(&mut json);
         let table: toml::Table = serde_json::from_value(json).ok()?;

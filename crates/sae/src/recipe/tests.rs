@@ -15,15 +15,70 @@ fn an_empty_file_is_a_whole_recipe() {
     let r = c.resolve(256).unwrap();
     assert_eq!(r.coder.d_sae, 4096);
     let of_sizes = (2048.0_f64 / (256.0 * 4096.0)).sqrt();
-    assert!((r.training.lr - 0.095 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
+    assert!((r.training.lr - 0.135 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
     assert_eq!(r.training.aux_k, 32);
-    assert_eq!(r.training.aux_k_coefficient, 1.0 / 256.0);
+    assert_eq!(r.training.aux_k_coefficient, 1.0 / 32.0);
     assert_eq!(r.training.dead_after_tokens, 1_000_000 / 30);
     assert!((r.training.threshold_decay - (1.0 - 50.0 / 488.0)).abs() < 1e-12);
     assert_eq!(
         (r.coder.encoder_init_norm, r.coder.decoder_init_norm),
         (0.4, 1.0)
     );
+}
+
+#[test]
+fn an_architecture_decides_the_rate_the_start_and_what_becomes_of_dead_latents() {
+    let of = |settings: &str| {
+        let set: Vec<String> = settings.split_whitespace().map(str::to_owned).collect();
+        let recipe = Recipe::parse("test", "", &set).unwrap();
+        recipe.resolve(256).unwrap()
+    };
+    let usual = of("").training.lr;
+    for (architecture, factor, revival) in [
+        ("topk", 1.0, DeadLatents::AuxK),
+        ("batchtopk", 1.0, DeadLatents::AuxK),
+        ("matryoshka", 1.0, DeadLatents::AuxK),
+        ("standard", 1.5, DeadLatents::AuxK),
+        ("jumprelu", 1.5, DeadLatents::AuxK),
+        ("gated", 1.5, DeadLatents::AuxK),
+        ("proximal", 1.5, DeadLatents::AuxK),
+        ("matching_pursuit", 0.7, DeadLatents::None),
+    ] {
+        let training = of(&format!("coder.architecture={architecture}")).training;
+        assert!(
+            (training.lr / usual - factor).abs() < 1e-12,
+            "{architecture}"
+        );
+        assert_eq!(training.revival, revival, "{architecture}");
+    }
+    let norms = |settings: &str| {
+        let coder = of(&format!("coder.architecture=standard {settings}")).coder;
+        (coder.encoder_init_norm, coder.decoder_init_norm)
+    };
+    assert_eq!(norms(""), (0.1, 0.1));
+    assert_eq!(norms("coder.target_l0=32"), (0.4, 1.0));
+    let transcoder = "coder.target_l0=32 hook_point_out=blocks.2.hook_mlp_out";
+    assert_eq!(norms(transcoder), (1.0, 0.1));
+    assert_eq!(
+        of("coder.architecture=gated coder.target_l0=48")
+            .training
+            .aux_k,
+        48
+    );
+}
+
+/// Before the key was there, AuxK was for those that choose by number.
+#[test]
+fn a_recipe_without_a_treatment_of_dead_latents_means_the_one_of_its_time() {
+    for (architecture, expected) in [
+        ("topk", DeadLatents::AuxK),
+        ("standard", DeadLatents::None),
+        ("gated", DeadLatents::None),
+    ] {
+        let json = serde_json::json!({ "coder": { "architecture": architecture }, "training": {} });
+        let recipe = Recipe::from_json(&json).unwrap();
+        assert_eq!(recipe.training.revival, expected, "{architecture}");
+    }
 }
 
 #[test]

@@ -309,7 +309,7 @@ impl Recipe {
         let (kind, layers) = (self.coder.architecture, self.sites.layers());
         let fits: fn(&Facts) -> bool = match self.training.revival {
             DeadLatents::None => return None,
-            DeadLatents::AuxK => |facts| facts.is_topk_like,
+            DeadLatents::AuxK => |facts| facts.has_aux_k,
             DeadLatents::GhostGradients => |facts| facts.has_ghost_gradients,
             DeadLatents::Resampling => |facts| facts.can_be_resampled,
         };

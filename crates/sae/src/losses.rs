@@ -61,8 +61,8 @@ pub fn tanh(latents: Tensor<2>, w_dec: Tensor<2>, parts: &[usize], scale: f64) -
 ///
 /// `x` `[n, d]` is centred. The gradient passes the ReLU as if it were not there (it goes straight
 /// through), so it reaches the encoder rows of dead latents even where their pre-activations are
-/// negative. Their thresholds, if they have any, get the gradient of the
-/// pre-activations with the other sign. `residual` must carry no gradient.
+/// negative. Their thresholds, if they have any, get the gradient of the pre-activations with the
+/// other sign. `residual` must carry no gradient.
 pub fn aux_k(
     coder: &SparseCoder,
     x: Tensor<2>,

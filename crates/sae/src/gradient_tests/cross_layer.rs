@@ -163,7 +163,7 @@ fn topk_layer_by_layer_with_and_without_dead_latents() {
     };
     let fvu = |w: &Values| world.layers_mse(w, &codes(w)) / world.layers_variance();
     world.check(&world.step(&[]), &[], fvu);
-    // What the living leave is a constant to the dead.
+    // AuxK passes no gradient to the residual that living latents leave.
     let left = world.errors(&world.weights, &codes(&world.weights));
     world.check(&world.step(&dead()), &[], |w| {
         let aux = (0..LAYERS).filter(|l| !DEAD[*l].is_empty()).map(|layer| {
@@ -213,7 +213,7 @@ fn aux_k_of_coders_with_a_penalty_is_the_mean_over_layers() {
     let (with, without) = (world.step(&dead()), world.step(&[]));
     let codes = |layer| relu(world.layer_pre(&world.weights, layer));
     let codes: Vec<Vec<Vec<f64>>> = (0..LAYERS).map(codes).collect();
-    // What the living leave is a constant to the dead.
+    // AuxK passes no gradient to the residual that living latents leave.
     let left = world.errors(&world.weights, &codes);
     let aux = |w: &Values| -> f64 {
         let layers = (0..LAYERS).filter(|l| !DEAD[*l].is_empty());

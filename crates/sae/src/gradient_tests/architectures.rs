@@ -214,15 +214,17 @@ fn aux_k_adds_the_same_to_the_loss_of_every_coder_with_an_encoder() {
     const WEIGHT: f64 = 0.4;
     let dead = [1usize, 4, 9, 12, 13];
     let list = || Tensor::from_ints(dead.map(|i| i as i32), &Device::flex());
-    for (architecture, bias) in [
-        ("topk", "b_enc"),
-        ("standard", "b_enc"),
-        ("jumprelu", "b_enc"),
-        ("proximal", "b_enc"),
-        ("gated", "b_gate"),
+    for (architecture, bias, loss) in [
+        ("topk", "b_enc", "local"),
+        ("standard", "b_enc", "local"),
+        ("standard", "b_enc", "kl"), // without a local loss
+        ("jumprelu", "b_enc", "local"),
+        ("proximal", "b_enc", "local"),
+        ("gated", "b_gate", "local"),
     ] {
-        let recipe =
-            format!("[training]\nrevival = 'aux_k'\naux_k = {K_AUX}\naux_k_coefficient = {WEIGHT}");
+        let recipe = format!(
+            "[training]\nloss = '{loss}'\nrevival = 'aux_k'\naux_k = {K_AUX}\naux_k_coefficient = {WEIGHT}"
+        );
         let world = world(architecture, &recipe, 5);
         let (with, without) = (world.step(&[Some(list())]), world.step(&[]));
         let (coder, x) = (world.coder(), world.batch().x);
@@ -263,9 +265,9 @@ fn aux_k_adds_the_same_to_the_loss_of_every_coder_with_an_encoder() {
             });
             misses.sum::<f64>() / N as f64 / variance(&left)
         };
-        // Against a loss that is a squared error, the share counts as the batch's variance.
-        let weight = match architecture {
-            "topk" => WEIGHT,
+        // Beside a squared error, the share counts as the batch's variance.
+        let weight = match (architecture, loss) {
+            ("topk", _) | (_, "kl") => WEIGHT,
             _ => WEIGHT * world.variance_of_x(),
         };
         // The gates of a gated coder have an auxiliary loss of their own.

@@ -33,7 +33,7 @@ metrics! {
                 source: "Tropp 2004",
             }
             /// A lower bound of the coherence: no decoder with this number of rows and dimensions
-            /// has less. 0 if the rows can be orthogonal.
+            /// has a smaller coherence. 0 if the rows can be orthogonal.
             welch_bound: f64 {
                 label: "least coherence possible for as many rows",
                 unit: "cosine",
@@ -48,10 +48,12 @@ metrics! {
                 label: "cosine with the most similar row: median",
                 unit: "cosine",
             }
-            /// 90th percentile over latents of this largest cosine.
+            /// 90th percentile over latents of the largest cosine of the latent's row with another
+            /// row.
             #[serde(deserialize_with = "nan_if_null")]
             max_cosine_90: f64 { unit: "cosine", printed: false }
-            /// 99th percentile over latents of this largest cosine.
+            /// 99th percentile over latents of the largest cosine of the latent's row with another
+            /// row.
             #[serde(deserialize_with = "nan_if_null")]
             max_cosine_99: f64 { label: "cosine with the most similar row: 99th percentile", unit: "cosine" }
         }

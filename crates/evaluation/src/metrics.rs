@@ -51,7 +51,7 @@ metrics! {
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             fvu_without_outliers: f64 {
                 label: "fvu without tokens of outsized norm",
-                source: "none; the limit is that of `activations.exclude.norm_multiple`",
+                source: "none; the limit is the default of `activations.exclude.norm_multiple`",
             }
             /// Share of the counted tokens that are outliers.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]

@@ -39,8 +39,8 @@ const NAMED_BY_RECIPE: &str = "the recipe's model (--set model=FOLDER names anot
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainOptions {
     /// Continue from the run's last checkpoint, or start if there is none. If the run is finished,
-    /// do nothing; but if keys under `[evaluation]` or `[features]` differ, write metrics and
-    /// tables again.
+    /// do nothing, unless keys under `[evaluation]` or `[features]` have changed: then write
+    /// metrics and tables again.
     pub resume: bool,
     /// Continue a finished run to a larger `training.tokens`, with schedules of the new length.
     /// This needs the checkpoint that `keep_checkpoint` kept.

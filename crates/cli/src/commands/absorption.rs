@@ -16,15 +16,15 @@ use lapidary_model::{Outgoing, Values, write_tensors};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Feature absorption: do a letter's latents fire on every word that begins with it?
+/// Feature absorption: do a letter's latents fire on every word that begins with the letter?
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary absorption out
   lapidary absorption my-dictionary --model ./smollm2 --words 5000 --out absorption.json
 
-The words are single tokens of the model's vocabulary. Each prompt has ten examples, such as \"word has the first letter: W\", and
-then the word. The activation is read at the word. A letter counts if a probe on the activations finds the letter with an F1
-above 0.6.")]
+The words are single tokens of the model's vocabulary. The prompt of a word has ten examples with other words, such as \"word has the
+first letter: W\", and then the word itself. The activation is read at the word. The means are over the letters that a probe on the
+activations finds with an F1 above 0.6.")]
 pub struct Absorption {
     /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]

@@ -25,8 +25,8 @@ convert writes saelens, sparsify, dictionary_learning and, for transcoders and c
 formats and gemma_scope, llama_scope, llamascopium and openai. It reads its output again and checks that the codes are the same.")]
 pub struct Convert {
     /// The dictionary to read: a folder in any format, one file of such a folder, a run's folder,
-    /// or hf:OWNER/NAME/PATH of the hub. For circuit_tracer, several transcoders are written as one
-    /// set
+    /// or hf:OWNER/NAME/PATH of the hub. With --format circuit_tracer, several transcoders can be
+    /// given, which are written as one set
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     from: Vec<PathBuf>,
     /// The folder to write

@@ -23,8 +23,9 @@ const ROWS: usize = 8192;
 
 The output has `values` [n, k] and `indices` [n, k]: the active latents of each row, in descending order of value (for matching
 pursuit, of magnitude). Where a row has fewer than k active latents, value 0 and index -1 follow. For a cross-layer transcoder, the
-latents of layer 0 come first, then those of layer 1, and so on; within each layer they are in descending order, and 0 and -1 can
-follow each layer. `reconstruction` [n, d] has the reconstruction of each row (for a transcoder, its output).
+latents of layer 0 come first, then those of layer 1, and so on; within each layer they are in descending order, and value 0 and
+index -1 can follow the latents of each layer. `reconstruction` [n, d] has the reconstruction of each row (for a transcoder, of the
+activation at its output hook point).
 
 For a coder that reads several hook points, the input has one tensor per hook point, with the name of the hook point, or one
 tensor with the activations at all of them side by side. If a coder reads one head (`hook_head_index`) and the input has the

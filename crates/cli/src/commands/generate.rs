@@ -36,11 +36,11 @@ pub struct Generate {
     /// Divides the logits; 0 always chooses the likeliest token
     #[arg(long, default_value_t = 0.8)]
     temperature: f32,
-    /// Draw only among this number of likeliest tokens; 0 means all
+    /// Draw only among this many of the likeliest tokens; 0 means all
     #[arg(long, default_value_t = 40)]
     top_k: usize,
-    /// Draw only among the likeliest tokens whose probabilities together reach this sum, as few as
-    /// possible; 1 means all
+    /// Draw only among the likeliest tokens: as few as possible, so that their probabilities add up
+    /// to at least this value; 1 means all
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
     /// Steer with latents of this dictionary, which is a run's folder or a dictionary of any
@@ -79,9 +79,9 @@ pub struct Generate {
     /// Hook point at which --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
-    /// Factor of the decoder row or of --direction; may be negative. For --latent, the unit is the
-    /// latent's highest activation in the run's features.parquet, or an activation of 1 without
-    /// such a table
+    /// Factor of the decoder row or of --direction; may be negative. With --latent, a strength of 1
+    /// is the latent's highest activation in the run's features.parquet, or an activation of 1 if
+    /// there is no such table or the latent never fires in it
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
     /// Seed for drawing the tokens

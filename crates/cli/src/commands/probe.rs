@@ -60,11 +60,11 @@ pub struct Probe {
     /// Number of classes; the most frequent ones are probed
     #[arg(long, default_value_t = 5)]
     classes: usize,
-    /// Maximum number of passages per text, each at most as long as the dictionary's context. All
-    /// passages of one text are for training, or all are for testing
+    /// Maximum number of passages per text. A passage is at most as long as the dictionary's
+    /// context. The passages of one text are either all for training or all for testing
     #[arg(long, default_value_t = 1)]
     passages: usize,
-    /// Maximum number of samples per class, for training and for testing each
+    /// Maximum number of samples per class for training, and the same maximum for testing
     #[arg(long, default_value_t = 2500)]
     samples: usize,
     /// Share of each class's texts that are for testing

@@ -41,8 +41,8 @@ Several coders in one run, on one pass of the model or the store. Each has its o
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
     /// Recipes in TOML, such as those in configs/. Several recipes must have the same `model`,
-    /// `other_model`, `[corpus]`, `[activations]` and `training.batch_tokens`, and all a local loss
-    /// or all a model loss
+    /// `other_model`, `[corpus]`, `[activations]` and `training.batch_tokens`. They must all have a
+    /// local loss or all have a model loss
     #[arg(required = true)]
     config: Vec<PathBuf>,
     #[command(flatten)]
@@ -72,8 +72,8 @@ struct Options {
     #[command(flatten)]
     device: DeviceArgument,
     /// Continue from the run's last checkpoint, or start if there is none. If the run is finished,
-    /// do nothing; but if keys under `[evaluation]` or `[features]` differ, write metrics and
-    /// tables again
+    /// do nothing, unless keys under `[evaluation]` or `[features]` have changed: then write
+    /// metrics and tables again
     #[arg(long)]
     resume: bool,
     /// Continue a finished run to a larger training.tokens, with schedules of the new length. This

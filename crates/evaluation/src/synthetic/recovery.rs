@@ -41,14 +41,14 @@ metrics! {
             matched_cosine: f64 { label: "mean cosine of matched features and rows", unit: "cosine" }
             /// Mean over features of the largest |cosine| with any decoder row.
             mean_max_cosine: f64 { label: "mean |cosine| of a feature and its nearest row", unit: "cosine" }
-            /// Each decoder row has a nearest feature (largest |cosine|). Number of different
-            /// nearest features, divided by the number of decoder rows.
+            /// Number of features that are nearest (largest |cosine|) to at least one decoder row,
+            /// divided by the number of decoder rows.
             uniqueness: f64 {
                 label: "features nearest to some row, over rows",
                 source: "SAELens, same name",
             }
-            /// Mean over latents of P(nearest feature fires | latent fires). A latent's nearest
-            /// feature has the largest |cosine| with its decoder row.
+            /// Mean over latents of P(nearest feature fires | latent fires). The nearest feature of
+            /// a latent is the one with the largest |cosine| with the latent's decoder row.
             precision: f64 {
                 label: "of latents as detectors of their nearest features",
                 source: "SAELens, same name",
@@ -63,8 +63,9 @@ metrics! {
             /// Mean over features of the F1 of the matched latent; 0 for a feature without a
             /// matched latent.
             matched_f1: f64 { label: "F1 of features by their matched latents" }
-            /// F1 of the sets of firing features, all rows together. A latent counts as its matched
-            /// feature; a latent without a matched feature counts as wrong.
+            /// F1 of the sets of firing features, all rows together. A latent that fires counts as
+            /// a prediction of its matched feature; without a matched feature, it counts as a wrong
+            /// prediction.
             support_f1: f64 { label: "F1 of the sets of firing features" }
             /// Number of features that fire per row; mean over rows.
             true_l0: f64 {
@@ -93,9 +94,10 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// In a hierarchy: the cosine of the decoder row matched with a parent and the decoder
-            /// row matched with its child (matching with signs), mean over all such pairs. For the
-            /// features themselves it is about 0. Absent unless every parent and child is matched.
+            /// In a hierarchy, for each pair of a parent and its child: the cosine of the two
+            /// decoder rows that the matching of `matched_cosine` gives them; mean over all pairs.
+            /// The cosine of the two features themselves is about 0. Absent unless every parent and
+            /// child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

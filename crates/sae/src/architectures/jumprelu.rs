@@ -35,8 +35,9 @@ table! {
     /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
     /// are in activations of norm √d.
     JumpReluConfig -> ResolvedJumpRelu, "coder.jumprelu";
-    /// `step`: the number of active latents; `quadratic`: 2 / `target_l0` × (number of active
-    /// latents − `target_l0`)²; `tanh`: the sum of tanh(`tanh_scale` × activation × decoder norm).
+    /// `step`: the number of active latents; `quadratic`: 2 / t × (number of active latents − t)²,
+    /// where t is `coder.jumprelu.target_l0`; `tanh`: the sum of tanh(`tanh_scale` × activation ×
+    /// decoder norm).
     penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
     /// Weight of the penalty in the loss, where the squared error, summed over dimensions, has
     /// weight 1.
@@ -47,11 +48,12 @@ table! {
     /// the gradient of the threshold.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
     /// Start value of all thresholds.
-    initial_threshold: f64 = optional("with `coder.target_l0`: the value at which about twice as many latents are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
+    initial_threshold: f64 = optional("with `coder.target_l0`: the value at which about 2 × `coder.target_l0` latents per token are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
     /// For `tanh`: the factor inside the tanh.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
-    /// Weight of a loss on dead latents: the sum of (threshold − pre-activation) × decoder norm,
-    /// where the pre-activation is below the threshold.
+    /// Weight of a loss on dead latents. For each token, this loss is the sum of (threshold −
+    /// pre-activation) × decoder norm over the dead latents whose pre-activation is below the
+    /// threshold.
     pre_act_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// Whether the straight-through gradient reaches the pre-activations too, and not only the
     /// thresholds.

@@ -30,18 +30,19 @@ table! {
     ActivationsConfig -> ResolvedActivations, "activations";
     /// Number of activations in the shuffle buffer, from which batches are drawn at random; at
     /// least one batch. The buffer is refilled when it is less than half full. With a model loss
-    /// (`training.loss`), blocks come in random order within this number of tokens, rounded down to
-    /// whole batches. With a store, this is the window of the
+    /// (`training.loss`), blocks are read and shuffled in groups of this many tokens, rounded down
+    /// to whole batches. With a store, this is the window of the
     /// [shuffle](../methods/activations.md#shuffling-a-store).
     buffer_tokens: usize = fixed(65_536);
     /// Number of blocks that go through the model at once to refill the buffer. With a model loss
-    /// or a store, the key only sets how many blocks the statistics in `first_batch.json` are
-    /// computed on.
+    /// or a store, the key has one effect: it sets the number of blocks on which the statistics in
+    /// `first_batch.json` are computed.
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
-    /// `unit_norm`: activations are multiplied by one number, so that their mean squared norm is 1.
-    /// `mean_centred`: their mean is subtracted first. `none`: activations stay unchanged. Mean and
-    /// number are estimated from the first full buffer or window (with a model loss, from about
-    /// 16,384 tokens of it) and folded into the saved weights.
+    /// `unit_norm`: activations are multiplied by one factor, so that their mean squared norm is 1.
+    /// `mean_centred`: the mean activation is subtracted before that. `none`: activations stay
+    /// unchanged. The mean activation and the factor are estimated from the first full buffer or
+    /// window (with a model loss, from about 16,384 tokens of it) and folded into the saved
+    /// weights.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
     /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), that is read instead of running the
@@ -74,7 +75,7 @@ table! {
     /// How latents are chosen.
     architecture: ArchitectureKind = fixed(ArchitectureKind::TopK);
     /// Number of latents; in a cross-layer transcoder, per layer. With several hook points, the
-    /// width in the default is that at the first.
+    /// default uses the width at the first hook point.
     d_sae: usize = later(|w| w.d_sae, "`expansion_factor` × width"), "1 to 2147483647" => |v| *v > 0 && i32::try_from(*v).is_ok();
     /// Number of latents divided by the width of the activations; not together with `d_sae`.
     expansion_factor: f64 = optional("16"), "more than 0" => |v| *v > 0.0;
@@ -101,14 +102,14 @@ table! {
     /// Start value of `b_dec`: the `geometric_median` of the first batch (of at most 4,096
     /// activations), its `mean`, or `zeros`.
     b_dec_init: DecoderBiasStart = fixed(DecoderBiasStart::GeometricMedian);
-    /// Norm of the rows of `W_enc` at the start. In transcoders, their directions are random. In
-    /// other coders, they are those of the rows of `W_dec`. `matching_pursuit` does not use this
-    /// key.
-    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "0.4; with `training.decoder_norm = \"free\"` and without a target L0, the value of `decoder_init_norm`; for transcoders, 1"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    /// Norm of the rows of `W_enc` at the start. In transcoders, the rows of `W_enc` start with
+    /// random directions. In other coders, they start with the directions of the rows of `W_dec`.
+    /// `matching_pursuit` does not use this key.
+    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "for transcoders: 1; for other coders: 0.4, but with `training.decoder_norm = \"free\"` and without `coder.target_l0`, the value of `decoder_init_norm`"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "1; with `training.decoder_norm = \"free\"` and without a target L0, 0.1, but 1 for `matching_pursuit` and 0 for `topk`, `batchtopk` and `matryoshka` transcoders"
+        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 1 for `matching_pursuit`; 0 for `topk`, `batchtopk` and `matryoshka` transcoders; for `standard`: 0.1, but 1 with `coder.target_l0` if the coder is not a transcoder"
     );
 }
 
@@ -120,8 +121,8 @@ table! {
     tokens: u64 = fixed(1_000_000);
     /// Number of activations per step.
     batch_tokens: usize = fixed(2048), "at least 1" => |v| *v > 0;
-    /// `adam`; `signum`: the step is the sign of the mean gradient; `muon`: for matrices, the mean
-    /// gradient made orthogonal, and Adam for biases.
+    /// `adam`; `signum`: the step is the sign of the mean gradient; `muon`: the step of a matrix is
+    /// its mean gradient made orthogonal, and biases are updated by Adam.
     optimizer: Optimizer = fixed(Optimizer::Adam);
     /// Highest learning rate.
     lr: f64 = later(
@@ -148,9 +149,10 @@ table! {
     /// `batch_tokens` must be a multiple of `corpus.context`. Tokens that are left out make a batch
     /// smaller. `activations.store` cannot be used.
     loss: Loss = fixed(Loss::Local);
-    /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. It must be
-    /// above 0 if the coder reconstructs several hook points and one of them is in the residual
-    /// stream: the replacement there hides the effect of the earlier reconstructions.
+    /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
+    /// must be above 0 if the coder reconstructs several hook points and one of them is in the
+    /// residual stream. The reason is that the reconstruction spliced in there hides the effect of
+    /// the earlier reconstructions.
     local_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// For `standard`: `l1`, the sum of activation × decoder norm; `tanh`, the sum of
     /// tanh(`tanh_scale` × activation × decoder norm), which stops growing for large activations.
@@ -159,7 +161,7 @@ table! {
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
     /// For `standard` and `gated`: weight of the penalty in the loss, where the squared error,
     /// summed over dimensions, has weight 1. Activations are normalized. SAELens scales activations
-    /// to norm √d, so its coefficient divided by √d corresponds to this one.
+    /// to norm √d, so a coefficient c in SAELens corresponds to c / √d here.
     l1_coefficient: f64 = fixed(0.05), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the weight of the sparsity penalty rises linearly from 0, for all
     /// architectures with a penalty.
@@ -177,7 +179,7 @@ table! {
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
     /// For `aux_k`: number of dead latents that reconstruct a token's residual; 0: no auxiliary
     /// loss.
-    aux_k: usize = later(|w| w.aux_k(), "`coder.target_l0` or `coder.k`, but at least 32, and at most half the width of the activations");
+    aux_k: usize = later(|w| w.aux_k(), "`coder.target_l0` if it is set, otherwise `coder.k`; but at least 32, and at most half the width of the activations");
     /// For `aux_k`: weight of the auxiliary loss.
     aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.
@@ -185,18 +187,18 @@ table! {
     /// Number of steps between two counts of the dead latents. With a larger number, the program
     /// waits for the device less often.
     dead_check_every_steps: u64 = fixed(4), "at least 1" => |v| *v > 0;
-    /// `unit`: the rows of `W_dec` keep norm 1. `free`: the rows may have any norm, which is part
-    /// of the L1 penalty; at the end they are scaled to norm 1, except in `topk` transcoders.
-    /// `free` is only for coders that have it by default.
+    /// `unit`: the rows of `W_dec` keep norm 1. `free`: the rows may have any norm, and the penalty
+    /// of `standard` contains this norm; at the end of training, the rows are scaled to norm 1,
+    /// except in `topk` transcoders. `free` is only for coders that have it by default.
     decoder_norm: DecoderNorm = read(
         |a, _| a.decoder_norm(),
-        "`\"unit\"`, or `\"free\"` for `standard`, `matching_pursuit` and `topk`, `batchtopk` and `matryoshka` transcoders"
+        "`\"free\"` for `standard`, for `matching_pursuit`, and for transcoders with `topk`, `batchtopk` or `matryoshka`; otherwise `\"unit\"`"
     );
     /// Maximum norm of the gradient of all weights together; 0: no limit.
     clip_grad_norm: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// For `batchtopk` and `matryoshka`: decay of the moving average of each batch's smallest kept
     /// pre-activation. This average becomes the threshold of the finished coder.
-    threshold_decay: f64 = later(|w| w.threshold_decay(), "a value with which about the last fiftieth of the steps counts, at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
+    threshold_decay: f64 = later(|w| w.threshold_decay(), "1 − 50 / steps (so that about the last fiftieth of the steps counts), but at least 0 and at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Number of steps between checkpoints; 0: a checkpoint every ten minutes. Another checkpoint
     /// is written at the end.
     checkpoint_every_steps: u64 = fixed(0);
@@ -218,8 +220,8 @@ table! {
 table! {
     /// `[features]`: feature tables after training.
     FeaturesConfig, "features";
-    /// Number of tokens of the training corpus, from its beginning, for the statistics; 0: no
-    /// tables and no report.
+    /// Number of tokens, from the beginning of the training corpus, on which the tables are
+    /// computed; 0: no tables and no report.
     tokens: u64 = fixed(200_000);
     /// Number of strongest contexts for each latent. In addition, there are two contexts from each
     /// of three weaker bands.

@@ -38,8 +38,8 @@ fn top_level() -> Vec<Key> {
         key(
             "hook_points_out",
             "absent",
-            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): a list of hook points in ascending layers, as long as \
-             `hook_points`. The latents of a layer write at that layer's entry of the list and at all later entries.",
+            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): a list of hook points in ascending layers, with as many \
+             entries as `hook_points`. The latents of a layer write at that layer's entry of the list and at all later entries.",
         ),
         key(
             "hook_point_out",
@@ -49,7 +49,8 @@ fn top_level() -> Vec<Key> {
         key(
             "other_model",
             "absent",
-            "For a crosscoder of two models: the second model. It must have the same tokens as `model`, as before and after fine-tuning. \
+            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as that of `model`, \
+             which holds for a model before and after fine-tuning. \
              One set of latents reads and reconstructs `hook_point` in the first model and `other_hook_point` in the second. Widths may \
              differ. A store, a model loss and an evaluation are not possible with two models, so `evaluation.tokens` must be 0.",
         ),

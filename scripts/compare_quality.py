@@ -17,8 +17,9 @@ Metrics are computed here, in the same way for all tools, on activations as they
 - seconds: time of the training steps. For peers, this is without setup, reading rows, the estimate
   of a normalization and measuring. For Lapidary, it is `seconds` of the last line of metrics.jsonl,
   which includes reading rows
-- to target: the part of `seconds` after which the FVU of the first 2,048 held-out rows was below
-  --target-fvu for the first time. It is measured every 20 steps and at the end, not for Lapidary
+- to target: the part of `seconds` after which the FVU was below --target-fvu for the first time. It
+  is measured every 20 steps and at the end: for peers on the first 2,048 held-out rows, for Lapidary
+  on the next batch, which it has not trained on in its first pass over the rows
 
 Each tool runs with its own defaults. "short run" stands for a rule of this script: a default number
 of steps that is not below the number of steps of the run becomes a twentieth of the run.
@@ -57,13 +58,19 @@ Lapidary: a recipe with only architecture, sizes, seed and store, so all else ha
 
 Matryoshka prefixes are a 16th, an 8th, a quarter, a half and all of d_sae for all tools. For
 jumprelu, SAELens and Lapidary are also measured with the quadratic penalty with target L0 = k;
-dictionary_learning's target_l0 is always k. For jumprelu, standard and gated, L0 is not fixed:
-compare the FVU only at a similar L0.
+dictionary_learning's target_l0 is always k. For jumprelu, standard and gated, L0 is not fixed, so
+compare the FVU only at a similar L0: --target-l0 trains Lapidary with these values of
+coder.target_l0.
+
+Only sparsify and Lapidary train transcoders. --hook-point is what they read, --hook-point-out what
+they reconstruct. As in sparsify's trainer, its decoder starts at 0 and has free norms, and the
+encoder's bias starts so that the mean of the first batch gives 0.
 
 --tune also trains each peer with 1/2, 2, 4 and 8 times its default learning rate. If the best rate
 is at an end of the grid, the grid is extended by factors of 2, at most three times. The rate with
 the lowest FVU on the held-out rows is the "tuned" row. With several seeds, it is chosen with the
-first one. Lapidary is not tuned.
+first one. For jumprelu, standard and gated, where the L0 changes with the rate, each rate is a row
+of its own and the grid is not extended. Lapidary is not tuned.
 """
 
 import argparse
@@ -96,6 +103,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 PACKAGES = {"sparsify": "eai-sparsify", "saelens": "sae-lens", "dictionary_learning": "dictionary-learning", "lapidary": None}
 MEASURE_EVERY, MEASURE_ROWS = 20, 2048
 CHUNK = 1024  # held-out rows that are encoded at once
+PENALIZED = ["jumprelu", "gated", "standard"]  # architectures whose L0 depends on a penalty
+TRANSCODERS = {"transcoder": False, "skip_transcoder": True}  # whether with a skip connection
 
 
 def fail(message):
@@ -191,22 +200,22 @@ def first_rows_store(folder, manifest, rows, scratch):
 
 
 class HeldOut:
-    """Held-out rows, and the metrics of a dictionary on them."""
+    """Held-out rows, and the metrics of a dictionary on them. `targets` are what it reconstructs."""
 
-    def __init__(self, rows):
-        self.x = rows.float()
-        self.mean = self.x.double().mean(0)
-        self.deviation = (self.x.double() - self.mean).square().sum(1)  # [rows]
+    def __init__(self, rows, targets):
+        self.x, self.y = rows.float(), targets.float()
+        self.mean = self.y.double().mean(0)
+        self.deviation = (self.y.double() - self.mean).square().sum(1)  # [rows]
 
     def score(self, model, d_sae, limit=None):
         """`model` gives (active latents, reconstruction) of rows: bool `[n, d_sae]`, `[n, d_in]`."""
         fired, active, errors = torch.zeros(d_sae, dtype=torch.bool), [], []
         with torch.no_grad():
-            for x in self.x[:limit].split(CHUNK):
+            for x, y in zip(self.x[:limit].split(CHUNK), self.y[:limit].split(CHUNK)):
                 on, reconstruction = model(x)
                 fired |= on.any(0)
                 active.append(on.sum(1))
-                errors.append((x.double() - reconstruction.double()).square().sum(1))
+                errors.append((y.double() - reconstruction.double()).square().sum(1))
         errors, deviation = torch.cat(errors), self.deviation[:limit]
         return {
             "fvu": float(errors.sum() / deviation.sum()),
@@ -219,17 +228,21 @@ class HeldOut:
 class Run:
     """One training: sizes, batches, and a clock that runs only while the tool trains."""
 
-    def __init__(self, arguments, rows, heldout, seed, lr=None):
+    def __init__(self, arguments, rows, targets, heldout, seed, lr=None):
         self.d_in, self.d_sae, self.k = rows.shape[1], arguments.d_sae, arguments.k
         self.steps, self.batch_tokens, self.seed, self.lr = arguments.steps, arguments.batch_tokens, seed, lr
-        self.rows, self.heldout, self.target = rows, heldout, arguments.target_fvu
+        self.rows, self.targets, self.heldout = rows, targets, heldout
+        self.target_fvu = arguments.target_fvu
         needed, generator = self.steps * self.batch_tokens, torch.Generator().manual_seed(seed)
         passes = math.ceil(needed / len(rows))
         self.order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(passes)])[:needed]
         self.seconds, self.started, self.curve, self.notes = 0.0, None, [], ""
 
     def batch(self, step):
-        return self.rows[self.order[step * self.batch_tokens : (step + 1) * self.batch_tokens]].float()
+        """Rows and targets of a step."""
+        chosen = self.order[step * self.batch_tokens : (step + 1) * self.batch_tokens]
+        x = self.rows[chosen].float()
+        return x, x if self.targets is self.rows else self.targets[chosen].float()
 
     def batches(self, model):
         """All batches; in between, measures `model`."""
@@ -237,9 +250,9 @@ class Run:
             self.pause()
             if step > 0 and step % MEASURE_EVERY == 0:
                 self.measure(model, step)
-            x = self.batch(step)
+            batch = self.batch(step)
             self.started = time.perf_counter()
-            yield x
+            yield batch
         self.pause()
 
     def pause(self):
@@ -254,9 +267,12 @@ class Run:
     def finish(self, model):
         self.pause()
         self.measure(model, self.steps)
-        reached = [point["seconds"] for point in self.curve if point["fvu"] < self.target]
         scores = self.heldout.score(model, self.d_sae)
-        return {**scores, "seconds": self.seconds, "seconds_to_target": reached[0] if reached else None, "curve": self.curve}
+        return {**scores, "seconds": self.seconds, "seconds_to_target": self.reached(self.curve), "curve": self.curve}
+
+    def reached(self, curve):
+        """Seconds to the target FVU, if it was reached."""
+        return next((point["seconds"] for point in curve if point["fvu"] < self.target_fvu), None)
 
 
 def short(default, steps):
@@ -267,7 +283,7 @@ def short(default, steps):
 # ---- Tools: each function trains a dictionary and returns its scores
 
 
-def sparsify(run, optimizer):
+def sparsify(run, optimizer, transcode=False, skip=False):
     if "sparsify" not in sys.modules:  # its __init__ imports packages for data sets
         package = types.ModuleType("sparsify")
         package.__path__ = list(importlib.util.find_spec("sparsify").submodule_search_locations)
@@ -278,7 +294,8 @@ def sparsify(run, optimizer):
     from sparsify.sparse_coder import SparseCoder
     from transformers import get_linear_schedule_with_warmup
 
-    coder = SparseCoder(run.d_in, SparseCoderConfig(num_latents=run.d_sae, k=run.k), dtype=torch.float32)
+    sizes = {"num_latents": run.d_sae, "k": run.k, "transcode": transcode, "skip_connection": skip}
+    coder = SparseCoder(run.d_in, SparseCoderConfig(**sizes), dtype=torch.float32)
     root = (run.d_sae / 2**14) ** 0.5
     if optimizer == "signum":
         run.lr = run.lr or 5e-3 / root
@@ -293,7 +310,8 @@ def sparsify(run, optimizer):
     def encode(x):
         values, indices, _ = coder.encode(x)
         on = torch.zeros(len(x), run.d_sae, dtype=torch.bool).scatter_(1, indices, values > 0)
-        return on, coder.decode(values, indices)
+        reconstruction = coder.decode(values, indices)
+        return on, reconstruction if coder.W_skip is None else reconstruction + x @ coder.W_skip.mT
 
     def model(x):
         if schedule is not None:
@@ -307,12 +325,16 @@ def sparsify(run, optimizer):
             parameter.data.copy_(value)
         return found
 
-    for step, x in enumerate(run.batches(model)):
+    for step, (x, y) in enumerate(run.batches(model)):
         if step == 0:
-            coder.b_dec.data = x.mean(0)
-        coder.set_decoder_norm_to_unit_norm()
-        coder(x, total_variance=(x - x.mean(0)).pow(2).sum()).fvu.backward()
-        coder.remove_gradient_parallel_to_decoder_directions()
+            coder.b_dec.data = y.mean(0)
+            if transcode:
+                coder.encoder.bias.data = -x.mean(0) @ coder.encoder.weight.data.T
+        if not transcode:
+            coder.set_decoder_norm_to_unit_norm()
+        coder(x, y, total_variance=(y - y.mean(0)).pow(2).sum()).fvu.backward()
+        if not transcode:
+            coder.remove_gradient_parallel_to_decoder_directions()
         optim.step()
         optim.zero_grad()
         if schedule is not None:
@@ -354,10 +376,10 @@ def saelens(run, architecture, normalize, **options):
         codes = loaded["sae"].encode(x * scale)
         return codes > 0, loaded["sae"].decode(codes) / scale
 
-    trainer = SAETrainer(cfg=config, sae=sae, data_provider=run.batches(model))
+    trainer = SAETrainer(cfg=config, sae=sae, data_provider=(x for x, _ in run.batches(model)))
     if normalize:
         number = min(config.n_batches_for_norm_estimate, run.steps)
-        estimate = (run.batch(step) for step in range(number))
+        estimate = (run.batch(step)[0] for step in range(number))
         trainer.activation_scaler.estimate_scaling_factor(run.d_in, estimate, number)
     trainer.fit()
     return run.finish(model)
@@ -386,7 +408,7 @@ def dictionary_learning(run, trainer, normalize, sparsity_warmup=False, threshol
     )
     run.lr = learner.lr
     number = min(100, run.steps)
-    scale = get_norm_factor((run.batch(step) for step in range(number)), number) if normalize else 1.0
+    scale = get_norm_factor((run.batch(step)[0] for step in range(number)), number) if normalize else 1.0
 
     def encode(x):
         if not threshold:
@@ -397,7 +419,7 @@ def dictionary_learning(run, trainer, normalize, sparsity_warmup=False, threshol
         codes = encode(x / scale)
         return codes > 0, learner.ae.decode(codes) * scale
 
-    for step, x in enumerate(run.batches(model)):
+    for step, (x, _) in enumerate(run.batches(model)):
         learner.update(step, x / scale if normalize else x)
     run.pause()
     if normalize:  # as trainSAE does before it saves
@@ -406,8 +428,8 @@ def dictionary_learning(run, trainer, normalize, sparsity_warmup=False, threshol
     return run.finish(model)
 
 
-def lapidary(run, arguments, store, hook, architecture, coder=()):
-    # `coder` has further lines of the recipe.
+def lapidary(run, arguments, store, hooks, architecture, coder=()):
+    # `hooks`: read, and reconstructed. `coder` has further lines of the recipe.
     def call(*command):
         finished = subprocess.run([arguments.lapidary, *map(str, command)], capture_output=True, text=True)
         if finished.returncode != 0:
@@ -417,9 +439,11 @@ def lapidary(run, arguments, store, hook, architecture, coder=()):
     with tempfile.TemporaryDirectory() as scratch:
         recipe, out = Path(scratch, "recipe.toml"), Path(scratch, "out")
         lines = [f"model = {json.dumps(arguments.model)}"] if arguments.model else []
-        lines += [f"hook_point = {json.dumps(hook)}", f"seed = {run.seed}"]
+        lines += [f"hook_point = {json.dumps(hooks[0])}", f"seed = {run.seed}"]
+        lines += [f"hook_point_out = {json.dumps(hooks[1])}"] if hooks[1] != hooks[0] else []
         lines += ["[activations]", f"store = {json.dumps(str(store))}"]
         lines += ["[training]", f"tokens = {run.steps * run.batch_tokens}", f"batch_tokens = {run.batch_tokens}"]
+        lines += [f"log_every_steps = {MEASURE_EVERY}"]
         lines += ["[evaluation]", "tokens = 0", "[features]", "tokens = 0"]
         lines += ["[coder]", f'architecture = "{architecture}"', f"d_sae = {run.d_sae}", f"k = {run.k}", *coder]
         recipe.write_text("\n".join(lines) + "\n")
@@ -443,7 +467,10 @@ def lapidary(run, arguments, store, hook, architecture, coder=()):
         return on[:, :-1], codes["reconstruction"][first : first + len(x)]
 
     scores = run.heldout.score(model, run.d_sae)
-    return {**scores, "seconds": log[-1]["seconds"], "seconds_to_target": None, "curve": []}
+    # The FVU of a step is that of the batch before the step.
+    first_pass = [line for line in log if line["step"] * run.batch_tokens <= len(run.rows)]
+    curve = [{"step": line["step"], "seconds": line["seconds"], "fvu": line["fvu"]} for line in first_pass]
+    return {**scores, "seconds": log[-1]["seconds"], "seconds_to_target": run.reached(curve), "curve": curve}
 
 
 # ---- What is compared
@@ -470,12 +497,18 @@ def dictionary_learning_variants(trainer, **options):
     ]
 
 
-def entries(arguments, store, hook):
+def entries(arguments, store, hooks):
     """For each tool and architecture: settings in words, and the function that trains with them."""
     k, (prefixes, shares) = arguments.k, fractions(arguments.d_sae)
 
     def ours(architecture, words="default", coder=()):
-        return [(words, lambda run: lapidary(run, arguments, store, hook, architecture, coder))]
+        return [(words, lambda run: lapidary(run, arguments, store, hooks, architecture, coder))]
+
+    def ours_with_targets(architecture, words="default"):
+        if not arguments.target_l0:
+            return ours(architecture, words)
+        lines = {target: [f"target_l0 = {target}"] for target in arguments.target_l0}
+        return [entry for target in lines for entry in ours(architecture, f"target_l0 {target:g}", lines[target])]
 
     quadratic = ("[coder.jumprelu]", 'penalty = "quadratic"', f"target_l0 = {float(k)}")
     gate, target = {"sparsity_warmup": True}, {"sparsity_warmup": True, "target_l0": float(k)}
@@ -484,6 +517,13 @@ def entries(arguments, store, hook):
             ("signum (default)", lambda run: sparsify(run, "signum")),
             ("Adam", lambda run: sparsify(run, "adam")),
         ],
+        **{
+            ("sparsify", name): [
+                ("signum (default)", lambda run, skip=skip: sparsify(run, "signum", True, skip)),
+                ("Adam", lambda run, skip=skip: sparsify(run, "adam", True, skip)),
+            ]
+            for name, skip in TRANSCODERS.items()
+        },
         ("saelens", "topk"): saelens_variants("topk", k=k),
         ("saelens", "batchtopk"): saelens_variants("batchtopk", k=k),
         ("saelens", "matryoshka"): saelens_variants("matryoshka_batchtopk", k=k, matryoshka_widths=prefixes),
@@ -504,22 +544,24 @@ def entries(arguments, store, hook):
         ("lapidary", "topk"): ours("topk"),
         ("lapidary", "batchtopk"): ours("batchtopk"),
         ("lapidary", "matryoshka"): ours("matryoshka"),
-        ("lapidary", "jumprelu"): ours("jumprelu", "step penalty (default)") + ours("jumprelu", "quadratic penalty", quadratic),
-        ("lapidary", "gated"): ours("gated"),
-        ("lapidary", "standard"): ours("standard"),
+        ("lapidary", "jumprelu"): ours_with_targets("jumprelu", "step penalty (default)") + ours("jumprelu", "quadratic penalty", quadratic),
+        ("lapidary", "gated"): ours_with_targets("gated"),
+        ("lapidary", "standard"): ours_with_targets("standard"),
+        ("lapidary", "transcoder"): ours("topk"),
+        ("lapidary", "skip_transcoder"): ours("topk", coder=["skip_connection = true"]),
     }
 
 
 class Comparison:
     """Trains entries and collects their results."""
 
-    def __init__(self, arguments, rows, heldout):
-        self.arguments, self.rows, self.heldout = arguments, rows, heldout
+    def __init__(self, arguments, rows, targets, heldout):
+        self.arguments, self.rows, self.targets, self.heldout = arguments, rows, targets, heldout
         self.runs, self.table, self.failed = [], [], False
 
     def run(self, tool, words, train, seed, lr=None):
         """One training; None if it failed."""
-        run = Run(self.arguments, self.rows, self.heldout, seed, lr)
+        run = Run(self.arguments, self.rows, self.targets, self.heldout, seed, lr)
         torch.manual_seed(seed)
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -547,7 +589,7 @@ class Comparison:
             row[key] = statistics.fmean(values)
             row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
         times = [result["seconds_to_target"] for result in found if result["seconds_to_target"] is not None]
-        row["reached_target"] = None if tool == "lapidary" else len(times)
+        row["reached_target"] = len(times)
         row["seconds_to_target"] = statistics.fmean(times) if times and len(times) == len(found) else None
         self.table.append(row)
 
@@ -561,6 +603,10 @@ class Comparison:
         tried = {0: default[0]}  # by the power of 2
         for power in (-1, 1, 2, 3):
             tried[power] = self.run(tool, words, train, seeds[0], base * 2**power)
+            if self.arguments.architecture in PENALIZED:
+                self.row(tool, version, f" ({2.0**power:g} x default)", [tried[power]])
+        if self.arguments.architecture in PENALIZED:
+            return
 
         def best():
             return min(tried, key=lambda power: finite(tried[power]))
@@ -590,8 +636,6 @@ def markdown(table, target):
         return shown + ("" if spread is None else f" ± {spread * factor:.{digits}f}") + unit
 
     def to_target(row):
-        if row["reached_target"] is None:
-            return "–"
         if row["seconds_to_target"] is None:
             return f"{row['reached_target']} of {len(row['seeds'])} seeds" if row["reached_target"] else "not reached"
         return f"{row['seconds_to_target']:.1f}"
@@ -632,6 +676,16 @@ def positive(text):
     return int(text)
 
 
+def numbers(text):
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [0.0]
+    if not all(0 < number < math.inf for number in found):
+        raise argparse.ArgumentTypeError(f"{text} is not a list of numbers above 0")
+    return found
+
+
 def seeds(text):
     try:
         found = [int(part) for part in text.split(",")]
@@ -652,14 +706,17 @@ def parse():
     parser.add_argument("--store", type=Path, required=True, help="activations to train on, from `lapidary harvest`")
     parser.add_argument("--heldout", type=Path, required=True, metavar="STORE", help="activations to measure on, from the same")
     parser.add_argument("--hook-point", help="needed if the stores have several")
-    architectures = ["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"]
+    parser.add_argument("--hook-point-out", metavar="HOOK_POINT", help="what a transcoder reconstructs")
+    architectures = ["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard", *TRANSCODERS]
     parser.add_argument("--architecture", choices=architectures, default="topk")
     parser.add_argument("--d-sae", type=positive, default=4096)
     parser.add_argument("-k", type=positive, default=32)
     parser.add_argument("--steps", type=positive, default=292)
     parser.add_argument("--batch-tokens", type=positive, default=2048)
     parser.add_argument("--tools", default=",".join(PACKAGES), help="names with commas (default: %(default)s)")
-    parser.add_argument("--tune", action="store_true", help="peers also with other learning rates (topk, batchtopk, matryoshka)")
+    parser.add_argument("--tune", action="store_true", help="peers also with other learning rates")
+    parser.add_argument("--target-l0", type=numbers, metavar="L0", help="for jumprelu, gated, standard: targets with commas")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only the settings whose description contains TEXT")
     parser.add_argument("--seeds", type=seeds, default=[0], help="seeds with commas (default: 0)")
     parser.add_argument("--target-fvu", type=float, default=0.1, help="FVU of the column `to FVU` (default: %(default)s)")
     parser.add_argument("--model", help="the model in Lapidary's recipe (default: the store's)")
@@ -671,8 +728,10 @@ def parse():
     for tool in arguments.tools:
         if tool not in PACKAGES:
             fail(f"--tools: unknown tool {tool!r}, expected some of {', '.join(PACKAGES)}")
-    if arguments.tune and arguments.architecture in ("jumprelu", "gated", "standard"):
-        fail(f"--tune: L0 of {arguments.architecture} depends on the learning rate, so the lowest FVU says nothing")
+    if arguments.target_l0 and arguments.architecture not in PENALIZED:
+        fail(f"--target-l0 is for {', '.join(PENALIZED)}, not {arguments.architecture}")
+    if (arguments.architecture in TRANSCODERS) != (arguments.hook_point_out is not None):
+        fail(f"--hook-point-out is for transcoders, which need it: {', '.join(TRANSCODERS)}")
     if arguments.k > arguments.d_sae:
         fail(f"-k {arguments.k} is more than --d-sae {arguments.d_sae}")
     if arguments.architecture == "matryoshka" and (arguments.d_sae < 16 or arguments.d_sae % 16):
@@ -686,30 +745,37 @@ def main():
     arguments = parse()
     manifest, held = read_manifest(arguments.store), read_manifest(arguments.heldout)
     hook, d_in = choose_hook(arguments.store, manifest, arguments.hook_point)
-    _, width = choose_hook(arguments.heldout, held, hook)
-    if width != d_in:
-        fail(f"{arguments.heldout}: found width {width}, expected {d_in} as in {arguments.store}")
+    hooks = [hook, arguments.hook_point_out or hook]
+    for name in hooks:
+        for folder, found in [(arguments.store, manifest), (arguments.heldout, held)]:
+            _, width = choose_hook(folder, found, name)
+            if width != d_in:
+                fail(f"{folder}: {name} has width {width}, expected {d_in} as {hook} in {arguments.store}")
     if held["settings"].get("model_digest") != manifest["settings"].get("model_digest"):
         fail(f"{arguments.heldout}: the model is {held['settings']['model']}, not that of {arguments.store}")
     versions = {tool: version_of(tool, arguments.lapidary) for tool in arguments.tools}
     torch.set_num_threads(arguments.threads)
     needed = arguments.steps * arguments.batch_tokens
-    rows, heldout = read_rows(arguments.store, manifest, hook, needed), HeldOut(read_rows(arguments.heldout, held, hook))
+    rows = read_rows(arguments.store, manifest, hook, needed)
+    targets = rows if hooks[1] == hook else read_rows(arguments.store, manifest, hooks[1], needed)
+    heldout = HeldOut(*(read_rows(arguments.heldout, held, name) for name in hooks))
 
-    comparison = Comparison(arguments, rows, heldout)
+    comparison = Comparison(arguments, rows, targets, heldout)
     with tempfile.TemporaryDirectory() as scratch:
         store = arguments.store
         if "lapidary" in arguments.tools:
             store = first_rows_store(arguments.store, manifest, needed, scratch)
-        known, skipped = entries(arguments, store, hook), []
+        known, skipped = entries(arguments, store, hooks), []
         for tool in arguments.tools:
             if (tool, arguments.architecture) not in known:
                 skipped.append(tool)
             for words, train in known.get((tool, arguments.architecture), []):
+                if arguments.only not in words:
+                    continue
                 comparison.compare(tool, versions[tool], words, train)
 
     sizes = f"{arguments.architecture}, d_in {d_in}, d_sae {arguments.d_sae}, k {arguments.k}, {arguments.steps} steps of"
-    sizes += f" {arguments.batch_tokens} rows ({needed / len(rows):.3g} passes over {len(rows)} rows of {hook}),"
+    sizes += f" {arguments.batch_tokens} rows ({needed / len(rows):.3g} passes over {len(rows)} rows of {', '.join(dict.fromkeys(hooks))}),"
     sizes += f" {len(heldout.x)} held-out rows, seeds {', '.join(map(str, arguments.seeds))}, {arguments.threads} threads"
     print(f"{sizes}\n")
     print(markdown(comparison.table, arguments.target_fvu))
@@ -717,7 +783,7 @@ def main():
         print(f"\n{tool} does not have {arguments.architecture}.")
     if arguments.out is not None:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-        settings.update(hook_point=hook, d_in=d_in, rows=len(rows), heldout_rows=len(heldout.x), versions=versions)
+        settings.update(hook_points=hooks, d_in=d_in, rows=len(rows), heldout_rows=len(heldout.x), versions=versions)
         result = {"settings": settings, "table": comparison.table, "runs": comparison.runs}
         arguments.out.write_text(json.dumps(without_nan(result), indent=2) + "\n")
     sys.exit(1 if comparison.failed else 0)

@@ -68,7 +68,7 @@ def train(arguments):
     command += ["--sweep", "training.lr=" + ",".join(arguments.rates)]
     for sweep in arguments.sweep:
         command += ["--sweep", sweep]
-    for key in ["features.tokens=0", *arguments.set]:
+    for key in ["features.tokens=0", "training.restart_if_diverging=false", *arguments.set]:
         command += ["--set", key]
     if (arguments.out / "run.json").exists():
         command.append("--resume")  # finished or not: what is done is not done again

@@ -36,6 +36,8 @@ pub(crate) struct Course {
     /// Whether FVU rises with a number of active latents that falls.
     gets_sparser: bool,
     lowest_fvu: f64,
+    /// New starts so far.
+    restarts: u64,
     said: Vec<Trouble>,
 }
 
@@ -65,17 +67,30 @@ impl Course {
             has_target: coder.target_l0.is_some(),
             gets_sparser: has_penalty || coder.k_start.is_some(),
             lowest_fvu: f64::INFINITY,
+            restarts: 0,
             said: vec![],
         }
     }
 
     /// What a logged step shows that was not said before.
     pub(crate) fn watch(&mut self, r: &StepReport) -> Vec<String> {
+        let mut new = vec![];
+        if r.restarts > self.restarts {
+            // The step's own rate may be one of warm-up.
+            self.lr = (self.lr).map(|lr| lr / 2_f64.powi((r.restarts - self.restarts) as i32));
+            self.restarts = r.restarts;
+            self.lowest_fvu = f64::INFINITY;
+            let lr = self.lr.map_or(String::new(), |lr| format!(", {lr:.1e}"));
+            new.push(format!(
+                "step {}: the coder has diverged and starts anew with half the learning rate{lr}, for the \
+                 steps that are left. A lower training.lr would use all of them",
+                r.step
+            ));
+        }
         if (r.step as f64) < START * self.steps as f64 {
-            return vec![];
+            return new;
         }
         self.lowest_fvu = self.lowest_fvu.min(r.fvu);
-        let mut new = vec![];
         let mut say = |trouble, text: String| {
             if !self.said.contains(&trouble) {
                 self.said.push(trouble);
@@ -178,6 +193,27 @@ mod tests {
         ];
         let relu = "coder.architecture = 'standard'\ncoder.target_l0 = 32";
         assert_eq!(troubles(&recipe(relu), &log(&sparser)), [""; 0]);
+    }
+
+    #[test]
+    fn each_new_start_is_said_with_the_rate_from_there_on() {
+        let mut log = log(&[
+            (10, 0, 9.0, 32.0),
+            (20, 0, 0.3, 32.0),
+            (40, 0, 0.2, 32.0),
+            (60, 0, 0.1, 32.0),
+        ]);
+        (log[1].restarts, log[2].restarts, log[3].restarts) = (1, 3, 3);
+        let mut recipe = recipe("");
+        recipe.training.lr = Some(8e-3);
+        let said = troubles(&recipe, &log);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(
+            said[0].contains("step 20: the coder has diverged"),
+            "{said:?}"
+        );
+        assert!(said[0].contains("learning rate, 4.0e-3,"), "{said:?}");
+        assert!(said[1].contains("learning rate, 1.0e-3,"), "{said:?}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::architectures::ThresholdAverage;
 #[cfg(doc)]
 use crate::batch::SiteIndices;
+use crate::divergence::Divergence;
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::l0_control::L0Control;
@@ -43,6 +44,8 @@ const RECIPE: &str = "config.toml";
 const STATE: &str = "state.safetensors";
 /// The tensor of what `coder.target_l0` has come to.
 const L0_CONTROL: &str = "l0_control";
+/// That of what was seen of a coder that may diverge.
+const DIVERGENCE: &str = "divergence";
 /// What the sources of activations save.
 const SOURCE_FILES: [&str; 3] = ["stream.json", "buffer.safetensors", "sequences.json"];
 
@@ -251,6 +254,12 @@ fn state(trainer: &Trainer) -> Result<TensorWriter, SaeError> {
     if let Some(error) = control.last_error {
         state.f64(L0_CONTROL, &[control.log_factor, error]);
     }
+    let seen = trainer.progress.divergence;
+    let was_sound = u64::from(seen.was_sound);
+    state.u64(
+        DIVERGENCE,
+        &[was_sound, seen.high, seen.restarts, seen.started],
+    );
     state.u64("tokens_since_fired", &trainer.firing.since);
     let dead: Vec<u64> = trainer.firing.dead.iter().map(|i| u64::from(*i)).collect();
     state.u64("dead", &dead);
@@ -361,6 +370,16 @@ fn load_coder(
         l0_control.log_factor = numbers[0];
         l0_control.last_error = Some(numbers[1]);
     }
+    let mut divergence = Divergence::default();
+    if tensors.shape(DIVERGENCE).is_some() {
+        let numbers = tensors.u64(DIVERGENCE, 4)?;
+        divergence = Divergence {
+            was_sound: numbers[0] != 0,
+            high: numbers[1],
+            restarts: numbers[2],
+            started: numbers[3].min(manifest.step),
+        };
+    }
     let since = tensors.u64("tokens_since_fired", d_sae)?;
     let dead_count = tensors.shape("dead").map_or(0, |s| s.iter().product());
     let mut dead = Vec::new();
@@ -390,6 +409,7 @@ fn load_coder(
                 weight: threshold[1],
             },
             l0_control,
+            divergence,
         },
         firing: Firing::restore(since, dead, layers, device),
         encoder_states: new_encoder_states(layers),

@@ -27,6 +27,7 @@ mod batch;
 pub mod checkpoint;
 mod dead_latents;
 mod decoder_norm;
+mod divergence;
 mod encoded;
 mod error;
 mod firing;

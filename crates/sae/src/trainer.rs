@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::architectures::{ThresholdAverage, method};
 use crate::batch::Batch;
 use crate::dead_latents;
+use crate::divergence::Divergence;
 use crate::encoded::Codes;
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
 use crate::l0_control::L0Control;
 use crate::parameters::Parameters;
-use crate::recipe::{DecoderNorm, Recipe, ResolvedRecipe};
-use crate::schedule::learning_rate_factor;
+use crate::recipe::{DecoderNorm, Loss, Recipe, ResolvedRecipe};
+use crate::schedule::{fall, rise};
 use crate::step::{StepOutput, loss_and_gradients};
 
 /// One line of `metrics.jsonl`. A number that is not finite is written as `null`,
@@ -56,6 +57,10 @@ pub struct StepReport {
     /// Learning rate.
     #[serde(deserialize_with = "nan_if_null")]
     pub lr: f64,
+    /// How many times the coder has diverged and started anew, each time with half the learning
+    /// rate.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub restarts: u64,
     /// Norm of the whole gradient, before clipping.
     #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f64,
@@ -73,6 +78,7 @@ pub(crate) struct Progress {
     pub(crate) tokens: u64,
     pub(crate) threshold: ThresholdAverage,
     pub(crate) l0_control: L0Control,
+    pub(crate) divergence: Divergence,
 }
 
 /// Trains one coder on the batches that it is given.
@@ -120,6 +126,7 @@ impl Trainer {
                 tokens: 0,
                 threshold: ThresholdAverage::default(),
                 l0_control: L0Control::default(),
+                divergence: Divergence::default(),
             },
             firing,
             encoder_states: new_encoder_states(layers),
@@ -222,20 +229,18 @@ impl Trainer {
             scale = training.clip_grad_norm / grad_norm;
         }
 
+        let divergence = self.progress.divergence;
         let lr = training.lr
-            * learning_rate_factor(
-                step,
-                total_steps,
-                training.lr_warmup_steps,
-                training.lr_decay_fraction,
-            );
+            * divergence.lr_factor()
+            * (rise(step - divergence.started, training.lr_warmup_steps)
+                * fall(step, total_steps, training.lr_decay_fraction));
         let adam = AdamStep {
             lr: lr as f32,
             beta1: training.adam_beta1 as f32,
             beta2: training.adam_beta2 as f32,
             eps: training.adam_eps as f32,
             weight_decay: 0.0,
-            step: step + 1,
+            step: step + 1 - divergence.started,
         };
         self.parameters
             .update(gradients, training.optimizer, &adam, scale, unit);
@@ -274,6 +279,13 @@ impl Trainer {
                 dead_latents::resample(parameters, &coder, batch, &latents, recipe, step)?;
             self.firing.revive(&resampled, &self.device);
         }
+        let restarts = training.restart_if_diverging && training.loss == Loss::Local;
+        if restarts && divergence.looks_at(step, total_steps) {
+            let fvu = scalar(terms.fvu.clone())?;
+            if self.progress.divergence.observe(fvu, step) {
+                self.restart(batch)?;
+            }
+        }
         if !log {
             return Ok(None);
         }
@@ -288,17 +300,31 @@ impl Trainer {
             aux: terms.aux.map_or(Ok(0.0), scalar)?,
             dead,
             lr,
+            restarts: self.progress.divergence.restarts,
             grad_norm,
             threshold: terms.threshold.map(|_| self.progress.threshold.value()),
             penalty_factor: target.map(|_| self.progress.l0_control.factor()),
         };
-        if !report.loss.is_finite() {
+        let survives = restarts && divergence.survives_nan(step, total_steps);
+        if !report.loss.is_finite() && !survives {
             return Err(SaeError::Diverged {
                 step: report.step,
                 loss: report.loss,
             });
         }
         Ok(Some(report))
+    }
+
+    /// Replaces the coder by one not yet trained, whose `b_dec` starts where `batch` says.
+    fn restart(&mut self, batch: &Batch) -> Result<(), SaeError> {
+        let coder = init::coder(&self.recipe, batch, &self.device)?;
+        let layers = coder.layers().len();
+        self.parameters = Parameters::fresh(&coder);
+        self.firing = Firing::new(coder.d_sae(), layers);
+        self.encoder_states = new_encoder_states(layers);
+        self.progress.threshold = ThresholdAverage::default();
+        self.progress.l0_control = L0Control::default();
+        Ok(())
     }
 
     /// The batch's loss and gradients.
@@ -368,6 +394,11 @@ impl Trainer {
             coder,
         })
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// States of encoders that have not been called yet, one per layer.

@@ -134,6 +134,9 @@ table! {
     /// Fraction of the steps, at the end of the run, over which the learning rate falls linearly
     /// to 0.
     lr_decay_fraction: f64 = fixed(0.2), "0 to 1" => |v| (0.0..=1.0).contains(v);
+    /// For the loss `local`: whether a coder that diverges starts anew with half the learning rate,
+    /// for the steps that are left ([rule](../methods/optimizers.md#a-coder-that-diverges)).
+    restart_if_diverging: bool = fixed(true);
     /// Decay of the mean gradient, for all optimizers.
     adam_beta1: f64 = read(|a, _| a.optimizer.default_decay(), "0.9; `signum` and `muon`: 0.95"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Adam's decay of the mean squared gradient.

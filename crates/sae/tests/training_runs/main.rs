@@ -5,6 +5,7 @@
 
 mod cross_layer_transcoders;
 mod crosscoders;
+mod divergence;
 mod end_to_end;
 mod normalized;
 mod planted;

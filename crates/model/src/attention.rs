@@ -190,7 +190,10 @@ pub(crate) fn attend(
     let mask = mask.expand([batch, c.n_heads, pos, keys]);
     let scores = scores.mask_fill(mask, f32::NEG_INFINITY);
     let scores = visit_square(hooks, at(BlockHook::AttnScores), scores)?;
-    let pattern = activation::softmax(scores, 3);
+    let mut pattern = activation::softmax(scores, 3);
+    if hooks.rules().frozen_patterns {
+        pattern = pattern.detach();
+    }
     let pattern = visit_square(hooks, at(BlockHook::Pattern), pattern)?;
     let z = pattern.matmul(shared(v)).swap_dims(1, 2);
     Some(z.reshape([batch * pos, c.n_heads * c.d_head]))

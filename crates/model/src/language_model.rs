@@ -461,7 +461,7 @@ impl LanguageModel {
         let logits = run.logits || capture.contains(&HookPoint::Logits);
         let before = capture.iter().filter(|at| **at != HookPoint::Logits);
         let before: Vec<HookPoint> = before.copied().collect();
-        let segments = run.segments.as_ref();
+        let (segments, rules) = (run.segments.as_ref(), run.rules);
         let starts: Vec<usize> = (0..batch).step_by(few).collect();
         let outputs: Vec<Passed> = starts
             .into_par_iter()
@@ -472,6 +472,7 @@ impl LanguageModel {
                     logits,
                     interventions: &[],
                     segments: segments.map(|s| s.clone().narrow(0, start, n)),
+                    rules,
                 };
                 let tokens = tokens.clone().narrow(0, start, n);
                 let extras = Extras {

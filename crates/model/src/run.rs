@@ -21,6 +21,34 @@ pub struct HookedRun<'a> {
     /// in each, so that a document's activations are those of the document alone. `None`: a
     /// sequence is one document.
     pub segments: Option<Tensor<2, Int>>,
+    /// How gradients pass through what is not linear; the values are the same whatever they say.
+    pub rules: BackwardRules,
+}
+
+/// How gradients pass through the nonlinear parts of a transformer: each rule that is set replaces
+/// the true derivative. With all but `frozen_patterns`, the gradients are the relevances of RelP
+/// (Rezaei Jafari et al. 2025, arXiv 2508.21258).
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackwardRules {
+    /// What a norm divides by is a constant.
+    pub frozen_norms: bool,
+    /// An activation function multiplies its input by a constant. ReLU, which does that, is left as
+    /// it is.
+    pub linear_activations: bool,
+    /// Each of the two factors of a gated MLP has half of the gradient.
+    pub halved_gates: bool,
+    /// Attention patterns are constants: gradients pass through values alone.
+    pub frozen_patterns: bool,
+}
+
+impl BackwardRules {
+    /// Those of RelP.
+    pub const RELP: Self = Self {
+        frozen_norms: true,
+        linear_activations: true,
+        halved_gates: true,
+        frozen_patterns: false,
+    };
 }
 
 /// What a forward pass returns.
@@ -269,6 +297,11 @@ impl<'a> Hooks<'a> {
     /// Whether an intervention changes the value there.
     pub fn changes(&self, at: HookPoint) -> bool {
         self.run.interventions.iter().any(|i| i.at == at)
+    }
+
+    /// How gradients pass.
+    pub fn rules(&self) -> BackwardRules {
+        self.run.rules
     }
 
     /// Whether the value there is differentiated at.

@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 
 mod split;
 
+/// Keeps a quotient finite where the divisor is 0.
+const TINY: f64 = 1e-6;
+
 /// What a pass needs besides tokens and [`HookedRun`].
 #[derive(Default)]
 pub(crate) struct Extras<'a> {
@@ -279,7 +282,7 @@ impl Pass<'_> {
         if !self.hooks.wants(at_scale) && !self.hooks.wants(at) {
             return Some(self.plainly_normalized(norm, x));
         }
-        let [x, scale] = norm_parts(self.c, x);
+        let [x, scale] = self.norm_parts(x);
         let scale = self.hooks.visit(at_scale, None, scale)?;
         let x = self.hooks.visit(at, None, x / scale)?;
         Some(rescale(norm, x))
@@ -294,8 +297,22 @@ impl Pass<'_> {
             };
             return normalize_rows(x, norm.weight.clone(), norm.bias.clone(), how);
         }
-        let [x, scale] = norm_parts(self.c, x);
+        let [x, scale] = self.norm_parts(x);
         rescale(norm, x / scale)
+    }
+
+    /// The rows of `x`, `[n, width]`, centred if the norm centres, and what they are divided by,
+    /// `[n, 1]`.
+    fn norm_parts(&self, x: Tensor<2>) -> [Tensor<2>; 2] {
+        let x = match self.c.norm {
+            Norm::Layer => x.clone() - x.mean_dim(1),
+            Norm::Rms => x,
+        };
+        let scale = (x.clone().square().mean_dim(1) + self.c.norm_eps).sqrt();
+        match self.hooks.rules().frozen_norms {
+            true => [x, scale.detach()],
+            false => [x, scale],
+        }
     }
 
     /// The MLP's nonlinearity, times the linear branch of a gated one.
@@ -309,15 +326,23 @@ impl Pass<'_> {
         if let Some(nonlinearity) = nonlinearity.filter(|_| self.fused) {
             return activate(pre, linear, nonlinearity);
         }
-        let post = match self.c.activation {
-            Activation::GeluTanh => activation::gelu_approximate(pre),
-            Activation::Gelu => activation::gelu(pre),
-            Activation::Silu => activation::silu(pre),
-            Activation::Relu => activation::relu(pre),
+        let rules = self.hooks.rules();
+        let mut post = match self.c.activation {
+            Activation::GeluTanh => activation::gelu_approximate(pre.clone()),
+            Activation::Gelu => activation::gelu(pre.clone()),
+            Activation::Silu => activation::silu(pre.clone()),
+            Activation::Relu => activation::relu(pre.clone()),
         };
-        match linear {
-            Some(linear) => post * linear,
-            None => post,
+        if rules.linear_activations && self.c.activation != Activation::Relu {
+            post = as_multiple(post, pre);
+        }
+        let Some(linear) = linear else {
+            return post;
+        };
+        let post = post * linear;
+        match rules.halved_gates {
+            true => post.clone().detach() * 0.5 + post * 0.5,
+            false => post,
         }
     }
 
@@ -334,15 +359,13 @@ impl Pass<'_> {
     }
 }
 
-/// The rows of `x`, `[n, width]`, centred if the norm centres, and what they are divided by,
-/// `[n, 1]`.
-fn norm_parts(c: &ModelConfig, x: Tensor<2>) -> [Tensor<2>; 2] {
-    let x = match c.norm {
-        Norm::Layer => x.clone() - x.mean_dim(1),
-        Norm::Rms => x,
-    };
-    let scale = (x.clone().square().mean_dim(1) + c.norm_eps).sqrt();
-    [x, scale]
+/// The values `y`, with gradients as if they were `x` times a constant, `y / x`.
+fn as_multiple(y: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+    let y = y.detach();
+    let tiny = x.ones_like() * TINY;
+    let tiny = (tiny.clone()).mask_where(x.clone().detach().lower_elem(0.0), -tiny);
+    let multiple = y.clone() / (x.clone().detach() + tiny) * x;
+    y + (multiple.clone() - multiple.detach())
 }
 
 /// Applies a norm's weight and bias to normalized rows, `[n, width]`.

@@ -12,5 +12,6 @@ mod fixtures;
 mod gguf;
 mod hooks;
 mod parity;
+mod relevance;
 mod tokenizer;
 mod transformer_lens;

@@ -15,6 +15,13 @@ const MOST_PROPORTIONAL: f64 = 0.5;
 /// The logarithm of the factor stays within this much of 0.
 const RANGE: f64 = 14.0;
 
+/// The part of a change that moves thresholds at `step` (from 0) of `steps`: it grows to 1 in the
+/// first half of a run. At the start L0 is far from the target, and falls by itself; latents whose
+/// thresholds rise then die.
+pub(crate) fn steering_share(step: u64, steps: u64) -> f64 {
+    (2.0 * (step + 1) as f64 / steps as f64).min(1.0)
+}
+
 /// Where a controller stands: its factor is e to the `log_factor`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct L0Control {
@@ -30,11 +37,11 @@ impl L0Control {
     }
 
     /// A batch of a run of `steps` had `l0` active latents per token. The error is the logarithm of
-    /// `l0 / target`.
-    pub(crate) fn observe(&mut self, l0: f64, target: f64, steps: u64) {
+    /// `l0 / target`. Returns its integral part: by how much a logarithm moves in this step.
+    pub(crate) fn observe(&mut self, l0: f64, target: f64, steps: u64) -> f64 {
         let error = (l0 / target).ln().clamp(-LARGEST_ERROR, LARGEST_ERROR);
         if error.is_nan() {
-            return;
+            return 0.0;
         }
         let integral = 1.0 / (steps as f64 * SHARE_OF_RUN).clamp(STEPS.0, STEPS.1);
         let change = error - self.last_error.unwrap_or(error);
@@ -42,6 +49,7 @@ impl L0Control {
         let log_factor = self.log_factor + integral * error + proportional * change;
         self.log_factor = log_factor.clamp(-RANGE, RANGE);
         self.last_error = Some(error);
+        integral * error
     }
 }
 

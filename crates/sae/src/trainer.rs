@@ -16,7 +16,7 @@ use crate::encoded::Codes;
 use crate::error::SaeError;
 use crate::firing::Firing;
 use crate::init;
-use crate::l0_control::L0Control;
+use crate::l0_control::{L0Control, steering_share};
 use crate::parameters::Parameters;
 use crate::recipe::{DecoderNorm, Loss, Recipe, ResolvedRecipe};
 use crate::schedule::{fall, rise};
@@ -259,7 +259,9 @@ impl Trainer {
         {
             let layers = self.recipe.sites().layers() as f64;
             let control = &mut self.progress.l0_control;
-            control.observe(l0 / layers, target, total_steps);
+            let change = control.observe(l0 / layers, target, total_steps);
+            let change = change * steering_share(step, total_steps);
+            method(self.recipe.coder.architecture).steer(&mut self.parameters, change);
         }
         let resamples = dead_latents::is_due(&self.recipe, self.progress.step);
         let every = training.dead_check_every_steps;

@@ -160,6 +160,12 @@ impl Method for JumpRelu {
     fn project(&self, parameters: &mut Parameters) {
         parameters.map_vectors("threshold", |t| t.clamp_min(0.0));
     }
+
+    /// The penalty alone would be too slow: it moves thresholds with the learning rate, which falls
+    /// to 0 at the end of a run.
+    fn steer(&self, parameters: &mut Parameters, change: f64) {
+        parameters.map_vectors("threshold", |t| t * change.exp());
+    }
 }
 
 /// Where thresholds start, if the activations do not decide it.

@@ -224,4 +224,9 @@ pub(crate) trait Method: Sync {
 
     /// Brings weights back to where they mean something, after each update.
     fn project(&self, _parameters: &mut Parameters) {}
+
+    /// In a run with `coder.target_l0`, after each step: `change` is above 0 if too many latents
+    /// are active. For coders whose weights have thresholds of their own, the logarithm of which
+    /// moves by it.
+    fn steer(&self, _parameters: &mut Parameters, _change: f64) {}
 }

@@ -1,0 +1,160 @@
+//! What the components of a model write on prompts, and batches of prompts on a device.
+
+use crate::{CircuitError, Graph, Metric, Prompt, Task};
+use burn::tensor::{Int, Tensor};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
+
+/// Tokens of one batch: what components write takes this times `d_model` times their number.
+const TOKENS_AT_ONCE: usize = 256;
+
+/// Prompts of one length.
+pub struct PromptBatch {
+    /// `[batch, pos]`.
+    pub clean: Tensor<2, Int>,
+    /// `[batch, pos]`.
+    pub corrupted: Tensor<2, Int>,
+    metric: Metric,
+    /// What each token counts, `[batch, d_vocab]`.
+    signs: Tensor<2>,
+}
+
+impl PromptBatch {
+    /// All prompts of a task, in batches.
+    ///
+    /// # Errors
+    /// A token id is outside the vocabulary.
+    pub fn of_task(task: &Task, model: &LanguageModel) -> Result<Vec<Self>, CircuitError> {
+        let groups = task.groups(TOKENS_AT_ONCE);
+        groups
+            .iter()
+            .map(|g| Self::new(g, task.metric, model))
+            .collect()
+    }
+
+    fn new(
+        prompts: &[&Prompt],
+        metric: Metric,
+        model: &LanguageModel,
+    ) -> Result<Self, CircuitError> {
+        let of = |ids: fn(&Prompt) -> &[u32]| -> Vec<&[u32]> {
+            prompts.iter().map(|prompt| ids(prompt)).collect()
+        };
+        let pairs = prompts.iter().map(|p| (&p.answers[..], &p.wrong[..]));
+        let d_vocab = model.config().d_vocab;
+        Ok(Self {
+            clean: model.tokens(&of(|p| &p.clean))?,
+            corrupted: model.tokens(&of(|p| &p.corrupted))?,
+            metric,
+            signs: metric.signs(pairs, d_vocab, model.device()),
+        })
+    }
+
+    /// How many prompts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.clean.dims()[0]
+    }
+
+    /// Never: a batch has a prompt.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sum of the metric over the prompts, from `logits`, `[batch, pos, d_vocab]`.
+    pub fn metric(&self, logits: Tensor<3>) -> Tensor<1> {
+        let [batch, pos, d_vocab] = logits.dims();
+        let last = logits.narrow(1, pos - 1, 1).reshape([batch, d_vocab]);
+        let signs = match last.is_autodiff() {
+            true => self.signs.clone().autodiff(),
+            false => self.signs.clone(),
+        };
+        self.metric.sum(last, signs)
+    }
+
+    /// The sum of the metric over the prompts, the clean ones or the corrupted ones, in a pass with
+    /// interventions.
+    ///
+    /// # Errors
+    /// An intervention does not fit the model.
+    pub fn measure(
+        &self,
+        model: &LanguageModel,
+        corrupted: bool,
+        interventions: &[Intervention<'_>],
+    ) -> Result<f64, CircuitError> {
+        let tokens = match corrupted {
+            true => &self.corrupted,
+            false => &self.clean,
+        };
+        let run = HookedRun {
+            interventions,
+            logits: true,
+            ..Default::default()
+        };
+        let logits = model.run(tokens.clone(), &run)?.logits;
+        let logits = logits.expect("the run was asked for logits");
+        Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
+    }
+}
+
+/// What every sender of a graph writes on a batch.
+pub struct Components {
+    /// `[senders, batch * pos * d_model]`.
+    pub written: Tensor<2>,
+    /// Batch, pos, d_model.
+    pub shape: [usize; 3],
+}
+
+/// Where senders write: the embeddings, then of each layer the heads and the MLP.
+pub(crate) fn sender_points(graph: &Graph) -> Vec<HookPoint> {
+    let mut points = vec![HookPoint::Block(0, BlockHook::ResidPre)];
+    for layer in 0..graph.layers {
+        points.push(HookPoint::Block(layer, BlockHook::Result));
+        points.push(HookPoint::Block(layer, BlockHook::MlpOut));
+    }
+    points
+}
+
+/// Rows of senders, `[1 | heads, batch * pos * d_model]`, of a value where they write.
+pub(crate) fn sender_rows(value: Tensor<3>, d_model: usize) -> Tensor<2> {
+    let [batch, pos, width] = value.dims();
+    let heads = width / d_model;
+    let rows = value.reshape([batch * pos, heads, d_model]);
+    rows.swap_dims(0, 1).reshape([heads, batch * pos * d_model])
+}
+
+/// The value where senders write, `[batch, pos, width]`, of their rows.
+pub(crate) fn sender_value(rows: Tensor<2>, [batch, pos, d_model]: [usize; 3]) -> Tensor<3> {
+    let heads = rows.dims()[0];
+    let value = rows.reshape([heads, batch * pos, d_model]);
+    value.swap_dims(0, 1).reshape([batch, pos, heads * d_model])
+}
+
+impl Components {
+    /// Runs the model over `tokens`, `[batch, pos]`.
+    ///
+    /// # Errors
+    /// The tokens do not fit the model.
+    pub fn of(
+        model: &LanguageModel,
+        graph: &Graph,
+        tokens: &Tensor<2, Int>,
+    ) -> Result<Self, CircuitError> {
+        let points = sender_points(graph);
+        let run = HookedRun {
+            capture: &points,
+            ..Default::default()
+        };
+        let output = model.run(tokens.clone(), &run)?;
+        let [batch, pos] = tokens.dims();
+        let d_model = model.config().d_model;
+        let rows = points
+            .iter()
+            .map(|at| sender_rows(output.captured[at].clone(), d_model));
+        Ok(Self {
+            written: Tensor::cat(rows.collect(), 0),
+            shape: [batch, pos, d_model],
+        })
+    }
+}

@@ -1,0 +1,24 @@
+//! Which heads, MLPs and edges of a language model do the work of a task.
+//!
+//! - [`Task`]: prompts with and without the behaviour, and the [`Metric`] that measures it;
+//! - [`Graph`]: a model's components, and the edges between them;
+//! - [`Attribution`]: how much each edge and each component matters, by a [`Method`];
+//! - [`faithfulness`]: how much of the behaviour the best components keep without the others.
+
+mod attribution;
+mod components;
+mod error;
+mod graph;
+mod metric;
+mod patching;
+pub mod ranking;
+mod task;
+pub mod tasks;
+
+pub use attribution::{Attribution, Method, attribute};
+pub use components::{Components, PromptBatch};
+pub use error::CircuitError;
+pub use graph::{Graph, Receiver, Sender};
+pub use metric::Metric;
+pub use patching::{HeadEffects, faithfulness, head_effects, patched};
+pub use task::{Prompt, Task};

@@ -1,0 +1,208 @@
+//! Running a model with some of its edges or heads corrupted: the effects that attributions
+//! estimate, and how much of a behaviour a circuit keeps.
+
+use crate::attribution::{last_stream, receiver_points};
+use crate::components::{sender_points, sender_rows, sender_value};
+use crate::{CircuitError, Components, Graph, PromptBatch, Task};
+use burn::tensor::{Tensor, TensorData};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// The sum of the metric over the clean prompts of a batch, in a run in which receivers read from
+/// the senders of the edges that `is_cut` names what those write in `replacement`, and from all
+/// others what they write in this run.
+///
+/// # Errors
+/// `replacement` is not of this batch.
+pub fn patched(
+    model: &LanguageModel,
+    graph: &Graph,
+    batch: &PromptBatch,
+    replacement: &Components,
+    is_cut: &dyn Fn(usize) -> bool,
+) -> Result<f64, CircuitError> {
+    let d_model = model.config().d_model;
+    // By sender: what it writes in `replacement` less what it writes in this run.
+    let changes: RefCell<Vec<Tensor<2>>> = RefCell::new(vec![]);
+    let shape = replacement.shape;
+    let sender = |value: Tensor<3>| {
+        let rows = sender_rows(value.clone(), d_model);
+        let mut changes = changes.borrow_mut();
+        for row in 0..rows.dims()[0] {
+            let new = replacement.written.clone().narrow(0, changes.len(), 1);
+            changes.push(new - rows.clone().narrow(0, row, 1));
+        }
+        value
+    };
+    let layers = (0..graph.layers).flat_map(receiver_points);
+    let mut receiver = 0;
+    let mut cuts: Vec<(HookPoint, Cut)> = vec![];
+    for point in layers.chain([last_stream(graph)]) {
+        let n = match point {
+            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
+            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
+            _ => 1,
+        };
+        let cut = Cut::of(graph, receiver..receiver + n, is_cut);
+        cuts.extend(cut.map(|cut| (point, cut)));
+        receiver += n;
+    }
+    let readers: Vec<_> = cuts
+        .iter()
+        .map(|(_, cut)| {
+            |value: Tensor<3>| value + sender_value(cut.apply(&changes.borrow()), shape)
+        })
+        .collect();
+    let mut interventions: Vec<Intervention<'_>> = sender_points(graph)
+        .into_iter()
+        .map(|at| Intervention::function(at, &sender))
+        .collect();
+    let readers = cuts.iter().zip(&readers);
+    interventions.extend(readers.map(|((at, _), reader)| Intervention::function(*at, reader)));
+    batch.measure(model, false, &interventions)
+}
+
+/// The edges that are cut into the receivers at one hook point.
+struct Cut {
+    /// The senders of any of them.
+    senders: Vec<usize>,
+    /// 1 where the edge is cut, `[receivers, senders]`.
+    mask: Vec<f32>,
+}
+
+impl Cut {
+    fn of(graph: &Graph, receivers: Range<usize>, is_cut: &dyn Fn(usize) -> bool) -> Option<Self> {
+        let before = graph.senders_before(receivers.start);
+        let cut =
+            |receiver: usize, sender: usize| is_cut(graph.edges_into(receiver).start + sender);
+        let senders: Vec<usize> = (0..before)
+            .filter(|sender| receivers.clone().any(|receiver| cut(receiver, *sender)))
+            .collect();
+        let mask = receivers.clone().flat_map(|receiver| {
+            let senders = senders.iter();
+            senders.map(move |sender| f32::from(u8::from(cut(receiver, *sender))))
+        });
+        let mask = mask.collect();
+        (!senders.is_empty()).then_some(Self { senders, mask })
+    }
+
+    /// What the receivers read too much or too little, `[receivers, batch * pos * d_model]`.
+    fn apply(&self, changes: &[Tensor<2>]) -> Tensor<2> {
+        let rows = self.senders.iter().map(|sender| changes[*sender].clone());
+        let rows = Tensor::cat(rows.collect(), 0);
+        let shape = [self.mask.len() / self.senders.len(), self.senders.len()];
+        let mask = TensorData::new(self.mask.clone(), shape);
+        Tensor::<2>::from_data(mask, &rows.device()).matmul(rows)
+    }
+}
+
+/// The exact effect of every head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadEffects {
+    /// Mean of the metric over the clean prompts.
+    pub clean: f64,
+    /// Mean of the metric over the corrupted prompts.
+    pub corrupted: f64,
+    /// By layer and head, `layers × heads`: how far the metric falls if what the head writes is
+    /// replaced by what it writes on the corrupted prompt.
+    pub effects: Vec<f64>,
+}
+
+/// Patches each head in turn.
+///
+/// # Errors
+/// The task does not fit the model.
+pub fn head_effects(
+    model: &LanguageModel,
+    graph: &Graph,
+    task: &Task,
+) -> Result<HeadEffects, CircuitError> {
+    let mut found = HeadEffects {
+        clean: 0.0,
+        corrupted: 0.0,
+        effects: vec![0.0; graph.layers * graph.heads],
+    };
+    for batch in PromptBatch::of_task(task, model)? {
+        let clean = batch.measure(model, false, &[])?;
+        found.clean += clean;
+        found.corrupted += batch.measure(model, true, &[])?;
+        let corrupted = heads_written(model, graph, &batch)?;
+        for (number, (layer, head)) in graph.all_heads().enumerate() {
+            let patch = corrupted[layer].clone().in_heads(&[head]);
+            found.effects[number] += clean - batch.measure(model, false, &[patch])?;
+        }
+    }
+    let n = task.prompts.len() as f64;
+    let HeadEffects {
+        clean,
+        corrupted,
+        effects,
+    } = &mut found;
+    for value in effects.iter_mut().chain([clean, corrupted]) {
+        *value /= n;
+    }
+    Ok(found)
+}
+
+/// Interventions, one for each layer, that put the outputs of heads on the corrupted prompts in
+/// place of those on the clean ones.
+fn heads_written(
+    model: &LanguageModel,
+    graph: &Graph,
+    batch: &PromptBatch,
+) -> Result<Vec<Intervention<'static>>, CircuitError> {
+    let at: Vec<HookPoint> = (0..graph.layers)
+        .map(|layer| HookPoint::Block(layer, BlockHook::Z))
+        .collect();
+    let run = HookedRun {
+        capture: &at,
+        ..Default::default()
+    };
+    let output = model.run(batch.corrupted.clone(), &run)?;
+    Ok(output.freeze(|_| true))
+}
+
+/// Faithfulness of circuits of heads, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
+/// the clean prompts with all heads outside of the circuit C corrupted; MLPs compute with what they
+/// then read. `circuits` are lists of layer and head.
+///
+/// # Errors
+/// The task does not fit the model, or its metric is the same with and without all heads.
+pub fn faithfulness(
+    model: &LanguageModel,
+    graph: &Graph,
+    task: &Task,
+    circuits: &[Vec<(usize, usize)>],
+) -> Result<Vec<f64>, CircuitError> {
+    let nothing = vec![];
+    let everything: Vec<_> = graph.all_heads().collect();
+    let measured: Vec<_> = [&nothing, &everything]
+        .into_iter()
+        .chain(circuits)
+        .collect();
+    let mut sums = vec![0.0; measured.len()];
+    for batch in PromptBatch::of_task(task, model)? {
+        let corrupted = heads_written(model, graph, &batch)?;
+        for (sum, circuit) in sums.iter_mut().zip(&measured) {
+            let outside = (0..graph.layers).filter_map(|layer| {
+                let heads: Vec<usize> = (0..graph.heads)
+                    .filter(|head| !circuit.contains(&(layer, *head)))
+                    .collect();
+                (!heads.is_empty()).then(|| corrupted[layer].clone().in_heads(&heads))
+            });
+            let interventions: Vec<_> = outside.collect();
+            *sum += batch.measure(model, false, &interventions)?;
+        }
+    }
+    let span = sums[1] - sums[0];
+    if span == 0.0 {
+        return Err(CircuitError::Task {
+            task: task.name.clone(),
+            problem: "its metric is the same with all heads corrupted as with none, so no circuit \
+                      of heads can be measured"
+                .into(),
+        });
+    }
+    Ok(sums[2..].iter().map(|sum| (sum - sums[0]) / span).collect())
+}

@@ -1,0 +1,184 @@
+//! A task: prompts on which a model shows a behaviour, each with a corrupted one of the same length
+//! on which it does not.
+
+use crate::{CircuitError, Metric};
+use lapidary_model::LanguageModel;
+use serde::Deserialize;
+use std::path::Path;
+
+/// A prompt, its corrupted version, and what should follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Token ids of the prompt that needs the circuit.
+    pub clean: Vec<u32>,
+    /// As many token ids, of the prompt on which the behaviour is broken.
+    pub corrupted: Vec<u32>,
+    /// The tokens that are right after `clean`.
+    pub answers: Vec<u32>,
+    /// The tokens that are wrong after `clean`.
+    pub wrong: Vec<u32>,
+}
+
+/// Prompts and the number that measures them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// What it is called in tables.
+    pub name: String,
+    /// At least one.
+    pub prompts: Vec<Prompt>,
+    /// What is measured.
+    pub metric: Metric,
+}
+
+/// A prompt in words, as tasks are written down.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Text {
+    /// The prompt that needs the circuit.
+    pub clean: String,
+    /// The prompt on which the behaviour is broken.
+    pub corrupted: String,
+    /// What is right after `clean`, with its leading space.
+    pub answer: OneOrSeveral,
+    /// What is wrong after `clean`.
+    pub wrong: OneOrSeveral,
+}
+
+/// A text or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrSeveral {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+impl OneOrSeveral {
+    fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Several(texts) => texts,
+        }
+    }
+}
+
+impl Prompt {
+    /// The token ids of a prompt in words, with BOS before it if the model has one and
+    /// `prepend_bos`.
+    ///
+    /// # Errors
+    /// In words: an answer that is not one token, prompts of different lengths, or longer than the
+    /// context.
+    pub fn of_text(text: &Text, model: &LanguageModel, prepend_bos: bool) -> Result<Self, String> {
+        let tokenizer = model.tokenizer().map_err(|e| e.to_string())?;
+        let bos = model.config().bos.filter(|_| prepend_bos);
+        let prompt = |text: &str| -> Result<Vec<u32>, String> {
+            let ids = tokenizer.encode(text).map_err(|e| e.to_string())?;
+            let given = bos.is_some() && ids.first().copied() == bos;
+            let ids: Vec<u32> = bos.filter(|_| !given).into_iter().chain(ids).collect();
+            match (ids.len(), model.config().n_ctx) {
+                (0, _) => Err("a prompt without tokens".into()),
+                (found, n_ctx) if found > n_ctx => Err(format!(
+                    "a prompt of {found} tokens, expected at most the model's context, {n_ctx}"
+                )),
+                _ => Ok(ids),
+            }
+        };
+        let tokens = |field: &str, given: &OneOrSeveral| -> Result<Vec<u32>, String> {
+            if given.texts().is_empty() {
+                return Err(format!("{field}: found an empty list, expected a token"));
+            }
+            let of_text = |text: &String| {
+                let ids = tokenizer.encode(text).map_err(|e| e.to_string())?;
+                let ids: Vec<u32> = ids.into_iter().filter(|id| Some(*id) != bos).collect();
+                match ids[..] {
+                    [id] => Ok(id),
+                    _ => Err(format!(
+                        "{field}: found {text:?}, which is {} tokens of this model, expected one \
+                         token",
+                        ids.len()
+                    )),
+                }
+            };
+            given.texts().iter().map(of_text).collect()
+        };
+        let prompt = Self {
+            clean: prompt(&text.clean)?,
+            corrupted: prompt(&text.corrupted)?,
+            answers: tokens("answer", &text.answer)?,
+            wrong: tokens("wrong", &text.wrong)?,
+        };
+        match (prompt.clean.len(), prompt.corrupted.len()) {
+            (clean, corrupted) if clean == corrupted => Ok(prompt),
+            (clean, corrupted) => Err(format!(
+                "corrupted: found {corrupted} tokens, expected {clean} as in clean"
+            )),
+        }
+    }
+}
+
+impl Task {
+    /// A task of a JSON Lines file: an object `{"clean", "corrupted", "answer", "wrong"}` in each
+    /// line, in which the last two are a text or a list of texts. The metric is the logit
+    /// difference.
+    ///
+    /// # Errors
+    /// The file cannot be read, a line is not such an object, or its prompts do not fit the model.
+    pub fn read(
+        path: &Path,
+        model: &LanguageModel,
+        prepend_bos: bool,
+    ) -> Result<Self, CircuitError> {
+        let text = lapidary_io::read_text(path)?;
+        let mut prompts = vec![];
+        for (line, text) in text.lines().enumerate() {
+            if text.trim().is_empty() {
+                continue;
+            }
+            let wrong = |problem: String| CircuitError::TaskFile {
+                path: path.into(),
+                line: line + 1,
+                problem,
+            };
+            let text: Text = serde_json::from_str(text).map_err(|e| {
+                wrong(format!(
+                    "{e}: expected an object with clean, corrupted, answer and wrong"
+                ))
+            })?;
+            prompts.push(Prompt::of_text(&text, model, prepend_bos).map_err(wrong)?);
+        }
+        if prompts.is_empty() {
+            return Err(CircuitError::TaskFile {
+                path: path.into(),
+                line: 1,
+                problem: "found no prompt, expected one in each line".into(),
+            });
+        }
+        let name = path.file_stem().unwrap_or(path.as_os_str());
+        Ok(Self {
+            name: name.to_string_lossy().into_owned(),
+            prompts,
+            metric: Metric::LogitDifference,
+        })
+    }
+
+    /// The prompts in groups of one length, at most `tokens` token ids each (but at least one
+    /// prompt), the shortest first.
+    pub(crate) fn groups(&self, tokens: usize) -> Vec<Vec<&Prompt>> {
+        let mut sorted: Vec<&Prompt> = self.prompts.iter().collect();
+        sorted.sort_by_key(|prompt| prompt.clean.len());
+        let mut groups: Vec<Vec<&Prompt>> = vec![];
+        for prompt in sorted {
+            let length = prompt.clean.len();
+            match groups.last_mut() {
+                Some(group)
+                    if group[0].clean.len() == length && (group.len() + 1) * length <= tokens =>
+                {
+                    group.push(prompt);
+                }
+                _ => groups.push(vec![prompt]),
+            }
+        }
+        groups
+    }
+}

@@ -23,18 +23,26 @@ def help_of(program, command):
     return printed.stdout.rstrip() + "\n"
 
 
+def commands_in(text):
+    """Names of the commands that a help text lists."""
+    listed = re.search(r"^Commands:\n(.*?)\n\n", text, re.M | re.S)
+    lines = listed[1].splitlines() if listed else []
+    return [line.split()[0] for line in lines if re.match(r"  \S", line) and line.split()[0] != "help"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lapidary", required=True)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     program = str(Path(arguments.lapidary).resolve())
-    listed = re.search(r"^Commands:\n(.*?)\n\n", help_of(program, ""), re.M | re.S)[1]
-    commands = [line.split()[0] for line in listed.splitlines() if re.match(r"  \S", line)]
+    commands = []
+    for command in commands_in(help_of(program, "")):
+        commands += [command, *(f"{command} {inner}" for inner in commands_in(help_of(program, command)))]
     page = PAGE.read_text()
     new, seen = [], []
     for section in re.split(r"(?m)^(?=## )", page):
-        name = re.match(r"## (\S+)\n", section)
+        name = re.match(r"## (.+)\n", section)
         if name and name[1] in commands:
             seen.append(name[1])
             text = f"```text\n{help_of(program, name[1])}```"
@@ -42,7 +50,7 @@ def main():
             if not count:
                 sys.exit(f"{PAGE}: section `{name[1]}` has no block of text")
         new.append(section)
-    missing = [c for c in commands if c not in seen and c != "help"]
+    missing = [c for c in commands if c not in seen]
     if missing:
         sys.exit(f"{PAGE}: found no section for {', '.join(missing)}")
     new = "".join(new)

@@ -4,6 +4,7 @@
 
 #[path = "support/changed_model.rs"]
 mod changed_model;
+mod circuit;
 mod command_line;
 mod convert;
 mod dictionary_model;

@@ -3,10 +3,13 @@
 //! - [`Task`]: prompts with and without the behaviour, and the [`Metric`] that measures it;
 //! - [`Graph`]: a model's components, and the edges between them;
 //! - [`Attribution`]: how much each edge and each component matters, by a [`Method`];
+//! - [`discrete`]: heads by the codes of a small autoencoder over what they write;
 //! - [`faithfulness`]: how much of the behaviour the best components keep without the others.
 
 mod attribution;
+mod compare;
 mod components;
+pub mod discrete;
 mod error;
 mod graph;
 mod metric;
@@ -16,6 +19,7 @@ mod task;
 pub mod tasks;
 
 pub use attribution::{Attribution, Method, attribute};
+pub use compare::{Comparison, FAITHFUL, Judgement, Ranker};
 pub use components::{Components, PromptBatch};
 pub use error::CircuitError;
 pub use graph::{Graph, Receiver, Sender};

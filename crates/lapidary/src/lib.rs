@@ -31,6 +31,7 @@ mod texts;
 mod train;
 
 pub use lapidary_activations as activations;
+pub use lapidary_circuits as circuits;
 pub use lapidary_coder as coder;
 pub use lapidary_evaluation as evaluation;
 pub use lapidary_features as features;

@@ -5,6 +5,7 @@ pub mod bench;
 mod bench_model;
 mod bench_pursuit;
 mod bench_store;
+pub mod circuit;
 pub mod completions;
 pub mod convert;
 pub mod devices;

@@ -1,0 +1,157 @@
+//! `lapidary circuit` writes its tables, and says what is wrong with a task.
+
+use polars::prelude::*;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn lapidary(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.arg("circuit").args(arguments);
+    command.args(["--device", "cpu"]).output().unwrap()
+}
+
+fn read(path: &Path) -> DataFrame {
+    let file = fs::File::open(path).unwrap();
+    ParquetReader::new(file).finish().unwrap()
+}
+
+fn numbers(table: &DataFrame, name: &str) -> Vec<Option<f64>> {
+    let column = table
+        .column(name)
+        .unwrap()
+        .cast(&DataType::Float64)
+        .unwrap();
+    column.f64().unwrap().iter().collect()
+}
+
+#[test]
+fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, truth) = (
+        folder.path().join("table.parquet"),
+        folder.path().join("t.json"),
+    );
+    fs::write(&truth, "[[0, 1], [1, 2]]").unwrap();
+    let output = lapidary(&[
+        "compare",
+        "--task",
+        "induction",
+        "--prompts",
+        "4",
+        "--methods",
+        "discrete-sae,relp,patching",
+        "--truth",
+        truth.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let table = read(&out);
+    let names: Vec<&str> = table
+        .get_column_names()
+        .iter()
+        .map(|n| n.as_str())
+        .collect();
+    let expected = "method task level auc correlation_exact cpr cmd seconds peak_bytes n_heads";
+    assert_eq!(names.join(" "), expected);
+    assert_eq!(table.height(), 3);
+    // Patching correlates with itself.
+    assert!((numbers(&table, "correlation_exact")[2].unwrap() - 1.0).abs() < 1e-9);
+    assert!(
+        numbers(&table, "auc")
+            .iter()
+            .all(|auc| (0.0..=1.0).contains(&auc.unwrap()))
+    );
+
+    let scores = read(&folder.path().join("table.scores.parquet"));
+    assert_eq!(scores.height(), 3 * 16);
+    let heads = folder.path().join("heads.parquet");
+    let output = lapidary(&[
+        "heads",
+        "--task",
+        "induction",
+        "--prompts",
+        "4",
+        "--method",
+        "patching",
+        "--out",
+        heads.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let heads = read(&heads);
+    assert_eq!(numbers(&heads, "score"), numbers(&scores, "score")[32..]);
+}
+
+#[test]
+fn a_task_that_does_not_fit_is_one_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let good = r#"{"clean": "the law", "corrupted": "the war", "answer": " is", "wrong": " was"}"#;
+    for (name, line, expected) in [
+        (
+            "no-corrupted",
+            r#"{"clean": "the law", "answer": " is", "wrong": " was"}"#,
+            "missing field `corrupted`",
+        ),
+        (
+            "lengths",
+            r#"{"clean": "the law", "corrupted": "the law of the land", "answer": " is", "wrong": " was"}"#,
+            "corrupted: found",
+        ),
+        (
+            "answer",
+            r#"{"clean": "the law", "corrupted": "the war", "answer": " is not it", "wrong": " was"}"#,
+            "expected one token",
+        ),
+        ("json", "the law", "line 2"),
+        (
+            "empty",
+            r#"{"clean": "the law", "corrupted": "the war", "answer": [], "wrong": " was"}"#,
+            "found an empty list",
+        ),
+    ] {
+        let file = path(&format!("{name}.jsonl"));
+        fs::write(&file, format!("{good}\n{line}\n")).unwrap();
+        let out = path("out.parquet");
+        let output = lapidary(&["heads", "--task", &file, "--out", &out]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{name}: {told}");
+        assert!(
+            told.contains(expected) && told.contains(&file),
+            "{name}: {told}"
+        );
+        assert!(!Path::new(&out).exists());
+    }
+    let fails = |arguments: &[&str], expected: &str| {
+        let output = lapidary(arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && told.contains(expected),
+            "{told}"
+        );
+    };
+    let out = path("out.parquet");
+    fails(
+        &["heads", "--task", "nonsense", "--out", &out],
+        "unknown task nonsense",
+    );
+    fails(
+        &["heads", "--task", "ioi", "--out", &out],
+        "names as single tokens",
+    );
+    let truth = path("truth.json");
+    fs::write(&truth, "[[0, 1], [9, 2]]").unwrap();
+    let arguments = [
+        "compare",
+        "--task",
+        "induction",
+        "--truth",
+        &truth,
+        "--out",
+        &out,
+    ];
+    fails(&arguments, "head 2 of layer 9, expected layers 0 to 3");
+    fs::write(&truth, "{}").unwrap();
+    fails(&arguments, "expected a JSON list");
+}

@@ -83,7 +83,7 @@ impl TaskArgument {
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --methods relp,discrete-sae --out mine.parquet
 
 FILE gets one row for each method. FILE without its extension, plus .scores.parquet, gets the score of each head by each method.
-A corrupted head writes what it writes on the corrupted prompt. docs/methods/circuits.md defines the methods and columns.")]
+docs/methods/circuits.md defines the methods and the columns.")]
 struct Compare {
     #[command(flatten)]
     task: TaskArgument,

@@ -94,10 +94,10 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// In a hierarchy, for each pair of a parent and its child: the cosine of the two
-            /// decoder rows that the matching of `matched_cosine` gives them; mean over all pairs.
-            /// The cosine of the two features themselves is about 0. Absent unless every parent and
-            /// child is matched.
+            /// For hierarchical features: mean, over all pairs of a parent and its child, of the
+            /// cosine between the parent's matched decoder row and the child's. The matching is
+            /// that of `matched_cosine`. The cosine of the two features themselves is about 0.
+            /// Absent unless every parent and child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

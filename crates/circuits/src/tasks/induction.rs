@@ -10,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 const LENGTH: usize = 10;
 
 /// `x₁ … x₁₀ x₁ … x_m`, which `x_{m+1}` follows. Corrupted: another token in place of the first
-/// `x_{m+1}`, which is the wrong answer.
+/// `x_m`, so that nothing says what follows the second one. The wrong answer is another token of the
+/// sequence.
 pub(super) fn prompts(
     model: &LanguageModel,
     n: usize,
@@ -40,17 +41,19 @@ pub(super) fn prompts(
         let m = rng.random_range(LENGTH / 2..LENGTH);
         let with = |token: u32| {
             let mut sequence: Vec<u32> = bos.into_iter().collect();
-            sequence.extend(&first[..m]);
+            sequence.extend(&first[..m - 1]);
             sequence.push(token);
-            sequence.extend(&first[m + 1..]);
+            sequence.extend(&first[m..]);
             sequence.extend(&first[..m]);
             sequence
         };
+        // Neither the answer nor the last token.
+        let wrong = (m + rng.random_range(1..LENGTH - 1)) % LENGTH;
         Prompt {
-            clean: with(first[m]),
+            clean: with(first[m - 1]),
             corrupted: with(other),
             answers: vec![first[m]],
-            wrong: vec![other],
+            wrong: vec![first[wrong]],
         }
     };
     Ok((0..n).map(prompt).collect())

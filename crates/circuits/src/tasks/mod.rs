@@ -28,7 +28,7 @@ pub const TASKS: [(&str, &str); 3] = [
     (
         "induction",
         "a sequence of random tokens whose beginning comes again is followed by what came after it \
-         (Olsson et al. 2022); corrupted: the first time, another token came after it",
+         (Olsson et al. 2022); corrupted: another token in place of the first copy of the last one",
     ),
 ];
 

@@ -41,8 +41,8 @@ impl Attention {
         }
     }
 
-    /// Makes a head read `from` for queries (0), keys (1) or values (2): coordinate i of the head is
-    /// `gain` times dimension `from + i + shift` of the stream.
+    /// Makes a head read `from` for queries (0), keys (1) or values (2): coordinate i of the head
+    /// is `gain` times dimension `from + i + shift` of the stream.
     fn read(&mut self, head: usize, part: usize, from: usize, shift: isize, gain: f32) {
         for i in 0..D_HEAD {
             let column = part * D + head * D_HEAD + i;

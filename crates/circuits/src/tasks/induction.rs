@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 const LENGTH: usize = 10;
 
 /// `x₁ … x₁₀ x₁ … x_m`, which `x_{m+1}` follows. Corrupted: another token in place of the first
-/// `x_m`, so that nothing says what follows the second one. The wrong answer is another token of the
-/// sequence.
+/// `x_m`, so that nothing says what follows the second one. The wrong answer is another token of
+/// the sequence.
 pub(super) fn prompts(
     model: &LanguageModel,
     n: usize,

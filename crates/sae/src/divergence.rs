@@ -36,27 +36,16 @@ impl Divergence {
     pub(crate) const fn looks_at(&self, step: u64, steps: u64) -> bool {
         let since = step - self.started;
         let is_due = since == 0 || (since + 1).is_multiple_of(STEPS_BETWEEN_LOOKS);
-        is_due && self.may_restart(step, steps)
-    }
-
-    const fn may_restart(&self, step: u64, steps: u64) -> bool {
-        step < steps / 2 && self.restarts < MOST_RESTARTS
-    }
-
-    /// Whether the coder is to start anew at one of the next looks if its loss at `step` is not
-    /// finite.
-    pub(crate) const fn survives_nan(&self, step: u64, steps: u64) -> bool {
-        self.was_sound && self.may_restart(step, steps)
+        is_due && step < steps / 2 && self.restarts < MOST_RESTARTS
     }
 
     /// Whether the coder is to start anew after `step` (from 0), whose FVU was `fvu`.
     pub(crate) fn observe(&mut self, fvu: f64, step: u64) -> bool {
         self.was_sound |= fvu < SOUND;
-        self.high = match fvu {
-            _ if !self.was_sound => 0,
-            _ if !fvu.is_finite() => LOOKS, // no later step brings weights back that are NaN
-            _ if fvu > DIVERGED => self.high + 1,
-            _ => 0,
+        // A run with a loss that is not a number ends with an error.
+        self.high = match self.was_sound && fvu > DIVERGED {
+            true => self.high + 1,
+            false => 0,
         };
         if self.high < LOOKS {
             return false;
@@ -89,8 +78,7 @@ mod tests {
     fn three_looks_in_a_row_are_needed_after_a_sound_one() {
         assert_eq!(restarts(&[0.5, 3.0, 9.0, 2.1, 0.4]), [3]);
         assert_eq!(restarts(&[0.5, 3.0, 9.0, 1.4, 2.1, 2.1, 2.1]), [6]);
-        assert_eq!(restarts(&[0.5, f64::NAN, f64::NAN]), [1]);
-        assert_eq!(restarts(&[f64::NAN, f64::NAN, f64::NAN]), [0; 0]);
+        assert_eq!(restarts(&[0.5, f64::NAN, f64::NAN, f64::NAN]), [0; 0]);
         assert_eq!(restarts(&[1.2, 3.0, 9.0, 9.0, 9.0]), [0; 0]);
         // A new start counts anew.
         assert_eq!(

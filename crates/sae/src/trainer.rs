@@ -307,8 +307,7 @@ impl Trainer {
             threshold: terms.threshold.map(|_| self.progress.threshold.value()),
             penalty_factor: target.map(|_| self.progress.l0_control.factor()),
         };
-        let survives = restarts && divergence.survives_nan(step, total_steps);
-        if !report.loss.is_finite() && !survives {
+        if !report.loss.is_finite() {
             return Err(SaeError::Diverged {
                 step: report.step,
                 loss: report.loss,

@@ -19,7 +19,8 @@ Metrics are computed here, in the same way for all tools, on activations as they
   which includes reading rows
 - to target: the part of `seconds` after which the FVU was below --target-fvu for the first time. It
   is measured every 20 steps and at the end: for peers on the first 2,048 held-out rows, for Lapidary
-  on the next batch, which it has not trained on in its first pass over the rows
+  on the next batch, in its first pass over the rows, when it has not trained on that batch yet, and
+  at the end on all held-out rows
 
 Each tool runs with its own defaults. "short run" stands for a rule of this script: a default number
 of steps that is not below the number of steps of the run becomes a twentieth of the run.
@@ -470,6 +471,7 @@ def lapidary(run, arguments, store, hooks, architecture, coder=()):
     # The FVU of a step is that of the batch before the step.
     first_pass = [line for line in log if line["step"] * run.batch_tokens <= len(run.rows)]
     curve = [{"step": line["step"], "seconds": line["seconds"], "fvu": line["fvu"]} for line in first_pass]
+    curve.append({"step": run.steps, "seconds": log[-1]["seconds"], "fvu": scores["fvu"]})
     return {**scores, "seconds": log[-1]["seconds"], "seconds_to_target": run.reached(curve), "curve": curve}
 
 

@@ -42,8 +42,9 @@ pub struct Attribution {
     pub edges: Vec<f64>,
     /// Of each sender, by its number in the graph.
     pub senders: Vec<f64>,
-    /// Of each sender, the mean over prompts of the magnitude of its score on that prompt: head
-    /// importance (Michel et al. 2019, arXiv 1905.10650), before it is normalized in each layer.
+    /// Of each sender, the mean over prompts and steps of the magnitude of its score there. By
+    /// [`Method::Eap`], this is head importance (Michel et al. 2019, arXiv 1905.10650), before it
+    /// is normalized in each layer.
     pub importance: Vec<f64>,
 }
 
@@ -65,7 +66,7 @@ pub fn attribute(
     for batch in PromptBatch::of_task(task, model)? {
         let clean = Components::of(model, graph, &batch.clean)?;
         let corrupted = Components::of(model, graph, &batch.corrupted)?;
-        let at = Place {
+        let at = Pair {
             model,
             graph,
             batch: &batch,
@@ -120,8 +121,8 @@ pub fn attribute(
     Ok(sums)
 }
 
-/// A batch whose prompts are attributed.
-struct Place<'a> {
+/// A batch of prompts, clean and corrupted, whose difference is attributed.
+struct Pair<'a> {
     model: &'a LanguageModel,
     graph: &'a Graph,
     batch: &'a PromptBatch,
@@ -131,7 +132,7 @@ struct Place<'a> {
     shape: [usize; 3],
 }
 
-impl Place<'_> {
+impl Pair<'_> {
     /// The gradients of the metric where senders write and receivers read.
     fn slopes(
         &self,

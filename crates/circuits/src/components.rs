@@ -22,16 +22,18 @@ impl PromptBatch {
     /// All prompts of a task, in batches.
     ///
     /// # Errors
-    /// A token id is outside the vocabulary.
+    /// A token id is outside the vocabulary, or a prompt and its corrupted version have different
+    /// lengths.
     pub fn of_task(task: &Task, model: &LanguageModel) -> Result<Vec<Self>, CircuitError> {
         let groups = task.groups(TOKENS_AT_ONCE);
         groups
             .iter()
-            .map(|g| Self::new(g, task.metric, model))
+            .map(|g| Self::new(&task.name, g, task.metric, model))
             .collect()
     }
 
     fn new(
+        task: &str,
         prompts: &[&Prompt],
         metric: Metric,
         model: &LanguageModel,
@@ -39,8 +41,29 @@ impl PromptBatch {
         let of = |ids: fn(&Prompt) -> &[u32]| -> Vec<&[u32]> {
             prompts.iter().map(|prompt| ids(prompt)).collect()
         };
-        let pairs = prompts.iter().map(|p| (&p.answers[..], &p.wrong[..]));
         let d_vocab = model.config().d_vocab;
+        for prompt in prompts {
+            let problem = if prompt.corrupted.len() != prompt.clean.len() {
+                format!(
+                    "a corrupted prompt has {} tokens, expected {} as the clean one",
+                    prompt.corrupted.len(),
+                    prompt.clean.len()
+                )
+            } else if prompt.answers.is_empty() || prompt.wrong.is_empty() {
+                "a prompt has no answer or no wrong answer".into()
+            } else if let Some(id) =
+                (prompt.answers.iter().chain(&prompt.wrong)).find(|id| **id as usize >= d_vocab)
+            {
+                format!("found answer {id}, expected a token below {d_vocab}")
+            } else {
+                continue;
+            };
+            return Err(CircuitError::Task {
+                task: task.into(),
+                problem,
+            });
+        }
+        let pairs = prompts.iter().map(|p| (&p.answers[..], &p.wrong[..]));
         Ok(Self {
             clean: model.tokens(&of(|p| &p.clean))?,
             corrupted: model.tokens(&of(|p| &p.corrupted))?,

@@ -220,7 +220,8 @@ fn head_outputs(
     Ok(Tensor::cat(points.iter().map(of_layer).collect(), 1))
 }
 
-/// `f = ReLU(W_enc (x − b) + b_enc)`, reconstruction `W_decᵀ f + b`. Rows have norm 1.
+/// `f = ReLU(W_enc (x − b) + b_enc)`, reconstruction `W_decᵀ f + b`. Rows of `w_enc` have
+/// norm 1, those of `w_dec` at the start.
 struct Autoencoder {
     /// `[latents, width]`.
     w_enc: Tensor<2>,

@@ -2,7 +2,7 @@
 //! on which it does not.
 
 use crate::{CircuitError, Metric};
-use lapidary_model::LanguageModel;
+use lapidary_model::{LanguageModel, ModelError, Tokenizer};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -84,19 +84,28 @@ impl Prompt {
                 _ => Ok(ids),
             }
         };
+        let d_vocab = model.config().d_vocab;
         let tokens = |field: &str, given: &OneOrSeveral| -> Result<Vec<u32>, String> {
             if given.texts().is_empty() {
                 return Err(format!("{field}: found an empty list, expected a token"));
             }
-            let of_text = |text: &String| {
-                let ids = tokenizer.encode(text).map_err(|e| e.to_string())?;
-                let ids: Vec<u32> = ids.into_iter().filter(|id| Some(*id) != bos).collect();
-                match ids[..] {
-                    [id] => Ok(id),
-                    _ => Err(format!(
-                        "{field}: found {text:?}, which is {} tokens of this model, expected one \
-                         token",
+            let of_text = |answer: &String| {
+                let ids =
+                    continuation(tokenizer, &text.clean, answer).map_err(|e| e.to_string())?;
+                match ids.as_deref() {
+                    Some([id]) if (*id as usize) < d_vocab => Ok(*id),
+                    Some([id]) => Err(format!(
+                        "{field}: found {answer:?}, which is token {id}, expected one below the \
+                         size of the vocabulary, {d_vocab}"
+                    )),
+                    Some(ids) => Err(format!(
+                        "{field}: found {answer:?}, which is {} tokens of this model after the \
+                         prompt, expected one token",
                         ids.len()
+                    )),
+                    None => Err(format!(
+                        "{field}: found {answer:?}, which changes the tokens of the prompt that it \
+                         follows, expected a text that begins a new token"
                     )),
                 }
             };
@@ -115,6 +124,18 @@ impl Prompt {
             )),
         }
     }
+}
+
+/// The token ids of `text` after a prompt; `None` if the prompt's own last tokens are others with
+/// it.
+pub(crate) fn continuation(
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    text: &str,
+) -> Result<Option<Vec<u32>>, ModelError> {
+    let before = tokenizer.encode(prompt)?;
+    let whole = tokenizer.encode(&format!("{prompt}{text}"))?;
+    Ok(whole.strip_prefix(&before[..]).map(<[u32]>::to_vec))
 }
 
 impl Task {

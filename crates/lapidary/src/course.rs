@@ -36,8 +36,9 @@ pub(crate) struct Course {
     /// Whether FVU rises with a number of active latents that falls.
     gets_sparser: bool,
     lowest_fvu: f64,
-    /// New starts so far.
+    /// New starts so far, and the step of the last one.
     restarts: u64,
+    started: u64,
     said: Vec<Trouble>,
 }
 
@@ -68,28 +69,39 @@ impl Course {
             gets_sparser: has_penalty || coder.k_start.is_some(),
             lowest_fvu: f64::INFINITY,
             restarts: 0,
+            started: 0,
             said: vec![],
         }
     }
 
+    /// Goes on with a coder that has started anew `restarts` times.
+    pub(crate) fn resumed(mut self, restarts: [u64; 2]) -> Self {
+        [self.restarts, self.started] = restarts;
+        self.lr = self.lr.map(|lr| lr / 2_f64.powi(self.restarts as i32));
+        self
+    }
+
     /// What a logged step shows that was not said before.
     pub(crate) fn watch(&mut self, r: &StepReport) -> Vec<String> {
-        let mut new = vec![];
         if r.restarts > self.restarts {
             // The step's own rate may be one of warm-up.
             self.lr = (self.lr).map(|lr| lr / 2_f64.powi((r.restarts - self.restarts) as i32));
-            self.restarts = r.restarts;
+            // The step's figures are those of the coder that is gone.
+            (self.restarts, self.started) = (r.restarts, r.step);
             self.lowest_fvu = f64::INFINITY;
+            self.said.clear();
             let lr = self.lr.map_or(String::new(), |lr| format!(", {lr:.1e}"));
-            new.push(format!(
+            return vec![format!(
                 "step {}: the coder has diverged and starts anew with half the learning rate{lr}, for the \
                  steps that are left. A lower training.lr would use all of them",
                 r.step
-            ));
+            )];
         }
-        if (r.step as f64) < START * self.steps as f64 {
-            return new;
+        let (since, left) = (r.step - self.started, self.steps - self.started);
+        if (since as f64) < START * left as f64 {
+            return vec![];
         }
+        let mut new = vec![];
         self.lowest_fvu = self.lowest_fvu.min(r.fvu);
         let mut say = |trouble, text: String| {
             if !self.said.contains(&trouble) {
@@ -196,24 +208,31 @@ mod tests {
     }
 
     #[test]
-    fn each_new_start_is_said_with_the_rate_from_there_on() {
+    fn each_new_start_is_said_and_the_coder_that_is_gone_is_not() {
         let mut log = log(&[
-            (10, 0, 9.0, 32.0),
-            (20, 0, 0.3, 32.0),
-            (40, 0, 0.2, 32.0),
-            (60, 0, 0.1, 32.0),
+            (10, 900, 9.0, 32.0),
+            (30, 900, 9.0, 32.0),
+            (40, 900, 9.0, 32.0),
+            (90, 600, 0.3, 32.0),
         ]);
-        (log[1].restarts, log[2].restarts, log[3].restarts) = (1, 3, 3);
+        let counts = [0, 1, 3, 3];
+        log.iter_mut()
+            .zip(counts)
+            .for_each(|(report, count)| report.restarts = count);
         let mut recipe = recipe("");
         recipe.training.lr = Some(8e-3);
         let said = troubles(&recipe, &log);
-        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!(said.len(), 3, "{said:?}");
         assert!(
-            said[0].contains("step 20: the coder has diverged"),
+            said[0].contains("step 30: the coder has diverged")
+                && said[0].contains("learning rate, 4.0e-3,"),
             "{said:?}"
         );
-        assert!(said[0].contains("learning rate, 4.0e-3,"), "{said:?}");
         assert!(said[1].contains("learning rate, 1.0e-3,"), "{said:?}");
+        assert!(
+            said[2].starts_with("step 90: 600 of 1024 latents are dead"),
+            "{said:?}"
+        );
     }
 
     #[test]

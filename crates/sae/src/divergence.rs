@@ -42,8 +42,8 @@ impl Divergence {
     /// Whether the coder is to start anew after `step` (from 0), whose FVU was `fvu`.
     pub(crate) fn observe(&mut self, fvu: f64, step: u64) -> bool {
         self.was_sound |= fvu < SOUND;
-        // A run with a loss that is not a number ends with an error.
-        self.high = match self.was_sound && fvu > DIVERGED {
+        // A run with a loss that is not finite ends with an error.
+        self.high = match self.was_sound && fvu > DIVERGED && fvu.is_finite() {
             true => self.high + 1,
             false => 0,
         };
@@ -79,6 +79,10 @@ mod tests {
         assert_eq!(restarts(&[0.5, 3.0, 9.0, 2.1, 0.4]), [3]);
         assert_eq!(restarts(&[0.5, 3.0, 9.0, 1.4, 2.1, 2.1, 2.1]), [6]);
         assert_eq!(restarts(&[0.5, f64::NAN, f64::NAN, f64::NAN]), [0; 0]);
+        assert_eq!(
+            restarts(&[0.5, f64::INFINITY, f64::INFINITY, f64::INFINITY]),
+            [0; 0]
+        );
         assert_eq!(restarts(&[1.2, 3.0, 9.0, 9.0, 9.0]), [0; 0]);
         // A new start counts anew.
         assert_eq!(

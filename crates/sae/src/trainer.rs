@@ -156,6 +156,14 @@ impl Trainer {
         self.progress.step
     }
 
+    /// How many times the coder has diverged and started anew, and the step after which it last
+    /// did.
+    #[must_use]
+    pub const fn restarts(&self) -> [u64; 2] {
+        let divergence = &self.progress.divergence;
+        [divergence.restarts, divergence.started]
+    }
+
     /// Steps that the recipe asks for.
     #[must_use]
     pub fn total_steps(&self) -> u64 {
@@ -255,12 +263,13 @@ impl Trainer {
             self.progress.threshold.observe(t, training.threshold_decay);
         }
         if let Some(target) = target
-            && step >= training.sparsity_warmup_steps
+            && step - divergence.started >= training.sparsity_warmup_steps
         {
             let layers = self.recipe.sites().layers() as f64;
             let control = &mut self.progress.l0_control;
             let change = control.observe(l0 / layers, target, total_steps);
-            let change = change * steering_share(step, total_steps);
+            let (since, left) = (step - divergence.started, total_steps - divergence.started);
+            let change = change * steering_share(since, left);
             method(self.recipe.coder.architecture).steer(&mut self.parameters, change);
         }
         let resamples = dead_latents::is_due(&self.recipe, self.progress.step);
@@ -338,8 +347,9 @@ impl Trainer {
                 return Err(SaeError::shape(what, found, expected));
             }
         }
+        // Only the rise of a penalty depends on the step: it begins anew with the coder.
         let context = self.recipe.context(
-            self.progress.step,
+            self.progress.step - self.progress.divergence.started,
             self.firing.by_layer(),
             self.progress.l0_control.factor(),
         );

@@ -3,9 +3,10 @@
 use super::words::Words;
 use crate::CircuitError;
 use crate::task::{OneOrSeveral, Text};
-use rand::Rng;
+use lapidary_model::{ModelError, Tokenizer};
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
 
 const NOUNS: &[&str] = &[
     "war",
@@ -33,8 +34,77 @@ const NOUNS: &[&str] = &[
     "tour",
     "rule",
 ];
+const CENTURIES: std::ops::RangeInclusive<u32> = 11..=17;
+/// So many years must be left, or prompts would be much the same.
+const FEWEST_YEARS: usize = 20;
 
-/// Prompts of years that are a century and two digits, each in as many tokens as the others.
+/// How the tokenizer cuts the years of a century.
+struct Century {
+    century: u32,
+    /// Years, 0 to 99, that are the century and one token for both digits.
+    whole: BTreeSet<u32>,
+    /// Whether every year is the century and one token for each of two digits.
+    digits: bool,
+}
+
+impl Century {
+    fn of(century: u32, tokenizer: &Tokenizer) -> Result<Self, ModelError> {
+        let alone = tokenizer.encode(&format!(" {century}"))?;
+        // The number of tokens after those of the century; 0 if the year is cut otherwise.
+        let tail = |year: u32| -> Result<usize, ModelError> {
+            let ids = tokenizer.encode(&format!(" {century}{year:02}"))?;
+            Ok(ids.strip_prefix(&alone[..]).map_or(0, <[u32]>::len))
+        };
+        let (mut whole, mut digits) = (BTreeSet::new(), true);
+        for year in 0..100 {
+            match tail(year)? {
+                1 => {
+                    whole.insert(year);
+                    digits = false;
+                }
+                2 => {}
+                _ => digits = false,
+            }
+        }
+        Ok(Self {
+            century,
+            whole,
+            digits,
+        })
+    }
+
+    /// The years that prompts may name: those that are cut as the corrupted year, 01, is.
+    fn years(&self) -> Vec<u32> {
+        if self.digits {
+            // Only the tens are predicted: some must be larger and some smaller.
+            return (10..90).collect();
+        }
+        match self.whole.contains(&1) {
+            true => self.whole.range(2..99).copied().collect(),
+            false => vec![],
+        }
+    }
+
+    /// What is right and what is wrong after the century, if the year was this one. A year's own
+    /// tens may be right.
+    fn answers(&self, year: u32) -> [OneOrSeveral; 2] {
+        let texts =
+            |years: &mut dyn Iterator<Item = String>| OneOrSeveral::Several(years.collect());
+        if self.digits {
+            let tens = year / 10;
+            return [
+                texts(&mut (tens + 1..10).map(|digit| digit.to_string())),
+                texts(&mut (0..tens).map(|digit| digit.to_string())),
+            ];
+        }
+        let ends = |range: std::ops::Range<u32>| {
+            texts(&mut self.whole.range(range).map(|year| format!("{year:02}")))
+        };
+        [ends(year + 1..100), ends(0..year + 1)]
+    }
+}
+
+/// Prompts of years that the tokenizer cuts into a century and two digits.
 pub(super) fn texts(
     words: &Words<'_>,
     n: usize,
@@ -42,57 +112,43 @@ pub(super) fn texts(
 ) -> Result<Vec<Text>, CircuitError> {
     let nouns = words.single("greater-than", "nouns", NOUNS, 4)?;
     let tokenizer = words.model.tokenizer()?;
-    // What a year's last two digits are after its century: two digits in one token, or one digit
-    // each.
-    let ids = |text: &str| tokenizer.encode(text);
-    let century = ids(" 17")?;
-    let tails = |year: u32| -> Result<Option<Vec<u32>>, CircuitError> {
-        let year = ids(&format!(" 17{year:02}"))?;
-        Ok(year.strip_prefix(&century[..]).map(<[u32]>::to_vec))
-    };
-    let whole = (0..100).try_fold(true, |all, year| -> Result<bool, CircuitError> {
-        Ok(all && tails(year)?.is_some_and(|tail| tail.len() == 1))
-    })?;
-    let digits = (0..10).try_fold(true, |all, digit| -> Result<bool, CircuitError> {
-        Ok(all && tails(digit * 11)?.is_some_and(|tail| tail.len() == 2))
-    })?;
-    if !whole && !digits {
+    let centuries = CENTURIES.map(|century| Century::of(century, tokenizer));
+    let centuries: Vec<Century> = centuries.collect::<Result<_, _>>()?;
+    let years: Vec<(&Century, u32)> = centuries
+        .iter()
+        .flat_map(|century| century.years().into_iter().map(move |year| (century, year)))
+        .filter(|(century, year)| {
+            let several =
+                |texts: &OneOrSeveral| matches!(texts, OneOrSeveral::Several(t) if !t.is_empty());
+            century.answers(*year).iter().all(several)
+        })
+        .collect();
+    if years.len() < FEWEST_YEARS {
         return Err(CircuitError::Task {
             task: "greater-than".into(),
             problem: format!(
-                "the tokenizer of {} does not cut years into a century and two digits",
-                words.model.name()
+                "the tokenizer of {} cuts {} years of {} to {} into a century and two digits, \
+                 expected at least {FEWEST_YEARS}",
+                words.model.name(),
+                years.len(),
+                CENTURIES.start() * 100,
+                CENTURIES.end() * 100 + 99
             ),
         });
     }
     let text = |_| {
         let noun = nouns.choose(rng).expect("several");
-        let century = rng.random_range(11..=17);
-        // Of years in one digit each, only the tens are predicted: some must be larger and some
-        // smaller, and the year's own may be right.
-        let year = rng.random_range(if whole { 2..99 } else { 10..90 });
+        let (century, year) = years.choose(rng).expect("several");
         let prompt = |year: u32| {
+            let century = century.century;
             format!("The {noun} lasted from the year {century}{year:02} to the year {century}")
         };
-        let ends = |years: std::ops::Range<u32>| {
-            let text = |year: u32| {
-                if whole {
-                    format!("{year:02}")
-                } else {
-                    year.to_string()
-                }
-            };
-            OneOrSeveral::Several(years.map(text).collect())
-        };
-        let (right, wrong) = match whole {
-            true => (year + 1..100, 0..year + 1),
-            false => (year / 10 + 1..10, 0..year / 10),
-        };
+        let [answer, wrong] = century.answers(*year);
         Text {
-            clean: prompt(year),
+            clean: prompt(*year),
             corrupted: prompt(1),
-            answer: ends(right),
-            wrong: ends(wrong),
+            answer,
+            wrong,
         }
     };
     Ok((0..n).map(text).collect())

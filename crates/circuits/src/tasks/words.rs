@@ -1,7 +1,11 @@
 //! Words that are one token.
 
 use crate::CircuitError;
+use crate::task::continuation;
 use lapidary_model::LanguageModel;
+
+/// A text before a word: some tokenizers put a token before the first word of a text.
+const BEFORE: &str = "the";
 
 /// The words of a model.
 pub(super) struct Words<'a> {
@@ -9,7 +13,7 @@ pub(super) struct Words<'a> {
 }
 
 impl Words<'_> {
-    /// The words that are one token with a space before them, at least `least` of them.
+    /// The words that are one token after another word, at least `least` of them.
     pub(super) fn single(
         &self,
         task: &str,
@@ -20,7 +24,7 @@ impl Words<'_> {
         let tokenizer = self.model.tokenizer()?;
         let mut single = vec![];
         for word in words {
-            if tokenizer.encode(&format!(" {word}"))?.len() == 1 {
+            if continuation(tokenizer, BEFORE, &format!(" {word}"))?.is_some_and(|c| c.len() == 1) {
                 single.push(*word);
             }
         }

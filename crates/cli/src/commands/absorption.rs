@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
   lapidary absorption my-dictionary --model ./smollm2 --words 5000 --out absorption.json
 
 The words are single tokens of the model's vocabulary. The prompt of a word has ten examples with other words, such as \"word has the
-first letter: W\", and then the word itself. The activation is read at the word. The means are over the letters that a probe on the
-activations finds with an F1 above 0.6.")]
+first letter: W\", and then the word itself. The activation is read at the word. Means are taken over those letters
+whose probe on the activations has an F1 above 0.6.")]
 pub struct Absorption {
     /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
     #[arg(value_name = "DIR")]

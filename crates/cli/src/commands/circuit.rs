@@ -52,8 +52,8 @@ struct TaskArgument {
     /// and `wrong`, the token that should follow `clean` and one that should not (or lists of them)
     #[arg(long, value_name = "TASK")]
     task: String,
-    /// Number of prompts that are drawn; a file is read whole
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of prompts that are drawn, at most 10000; a file is read whole
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     prompts: u32,
     /// Seed of the prompts, and of methods that draw random numbers
     #[arg(long, default_value_t = 0)]

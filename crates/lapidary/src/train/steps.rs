@@ -85,8 +85,9 @@ pub(super) fn steps(
         false => Stage::new(progress, "train", run.total_steps()),
     };
     let first = run.step_count();
-    let trained = run.trainers().iter().map(|t| t.recipe().recipe());
-    let courses = trained.map(Course::new).collect();
+    let trained = run.trainers().iter();
+    let courses = trained.map(|t| Course::new(t.recipe().recipe()).resumed(t.restarts()));
+    let courses = courses.collect();
     let batch = recipes[0].config.training.batch_tokens as f64;
     progress.training(true);
     let mut watch = Watch {

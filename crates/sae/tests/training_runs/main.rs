@@ -10,4 +10,5 @@ mod end_to_end;
 mod normalized;
 mod planted;
 mod several_coders;
+mod steering;
 mod transcoders;

@@ -4,7 +4,9 @@
 Model, tokens and dictionary are the same. The embedded model runs in TransformerLens, and SAELens
 loads the dictionary. sae-bench's own run_evals gets the blocks of tokens that `lapidary harvest`
 writes. The metrics of each latent are compared too. If a pre-activation is very near the threshold,
-the two programs may differ by a token, which is within the tolerance.
+or two are nearly equal at the place where the top k end, the two programs may differ by a token.
+This is within the tolerance, except for the consistent activation heuristic of a latent that fires
+in few blocks. So a few latents, whose numbers of firings differ by exactly 1, may differ in it.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from sae_bench.sae_bench_utils.general_utils import load_and_format_sae  # noqa:
 from sae_lens import SAE  # noqa: E402
 
 TOLERANCE = 1e-3
+MOST_OFF_BY_ONE = 4  # latents whose numbers of firings differ by 1: two pairs at the end of a top k
 BATCH = 16  # blocks, as sae-bench recommends and `lapidary eval` uses
 # Their name, and ours where it is another: two of theirs are not what they are called, and have a
 # name of their own here.
@@ -129,10 +132,18 @@ def check(lapidary, run_folder, blocks, scratch):
         failed |= not good
         print(f"  {NAMES.get(name, name):32} {found:14.6f}   sae-bench {wanted:14.6f}{'' if good else '   MISMATCH'}")
     columns = polars.read_parquet(table)
+    density = columns["feature_density"].to_numpy(), np.array(latents["feature_density"], np.float64)
+    firings = [np.rint(each * counted) for each in density]
+    off_by_one = np.abs(firings[0] - firings[1]) == 1
+    if off_by_one.sum() > MOST_OFF_BY_ONE:
+        failed = True
+        print(f"  found {int(off_by_one.sum())} latents that fire once more or less, expected at most {MOST_OFF_BY_ONE}   MISMATCH")
     for name in LATENTS:
         found = columns[name].cast(polars.Float64).fill_null(float("nan")).to_numpy()
         wanted = np.array(latents[name], np.float64)
         same = close(found, wanted) | (np.isnan(found) & np.isnan(wanted))
+        if name == "consistent_activation_heuristic":
+            same |= off_by_one
         failed |= not same.all()
         print(f"  {name:32} of {len(found)} latents, {int((~same).sum())} differ{'' if same.all() else '   MISMATCH'}")
     return failed

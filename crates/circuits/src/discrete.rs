@@ -4,7 +4,7 @@
 
 use crate::components::{sender_points, sender_rows};
 use crate::{CircuitError, Graph, PromptBatch, Task};
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData, activation};
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel};
 use rand::seq::SliceRandom;
@@ -345,56 +345,56 @@ fn unit_rows(w: Tensor<2>) -> Tensor<2> {
     w / norms
 }
 
-/// What heads of a made-up model write: some of them, the circuit, in other directions on clean
-/// prompts than on corrupted ones. For tests and demonstrations.
-#[must_use]
-pub fn planted_outputs(seed: u64, noise: f32, device: &Device) -> ([Tensor<3>; 2], Vec<bool>) {
-    const HEADS: usize = 48;
-    const CIRCUIT: usize = 12;
-    const WIDTH: usize = 32;
-    const PROMPTS: usize = 100;
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let normal = |rng: &mut ChaCha8Rng| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
-    let direction = |rng: &mut ChaCha8Rng| -> Vec<f32> {
-        let v: Vec<f32> = (0..WIDTH).map(|_| normal(rng)).collect();
-        let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt();
-        v.iter().map(|x| x / norm).collect()
-    };
-    let mut heads: Vec<usize> = (0..HEADS).collect();
-    heads.shuffle(&mut rng);
-    let truth: Vec<bool> = (0..HEADS)
-        .map(|head| heads[..CIRCUIT].contains(&head))
-        .collect();
-    let directions: Vec<[Vec<Vec<f32>>; 2]> = (0..HEADS)
-        .map(|head| {
-            let mut some = |n: usize| (0..n).map(|_| direction(&mut rng)).collect::<Vec<_>>();
-            if truth[head] {
-                return [some(6), some(6)];
-            }
-            let shared = some(8);
-            [shared.clone(), shared]
-        })
-        .collect();
-    let outputs = [0, 1].map(|class| {
-        let mut values = Vec::with_capacity(PROMPTS * HEADS * WIDTH);
-        for _ in 0..PROMPTS {
-            for head in &directions {
-                let of_class = &head[class];
-                let chosen = &of_class[rng.random_range(0..of_class.len())];
-                let size = 1.0 + 0.1 * normal(&mut rng);
-                let spread = 3.0 * noise / (WIDTH as f32).sqrt();
-                values.extend(chosen.iter().map(|x| size * x + spread * normal(&mut rng)));
-            }
-        }
-        Tensor::from_data(TensorData::new(values, [PROMPTS, HEADS, WIDTH]), device)
-    });
-    (outputs, truth)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ranking::auc;
+    use burn::tensor::Device;
+
+    /// What heads of a made-up model write: some of them, the circuit, in other directions on clean
+    /// prompts than on corrupted ones.
+    fn planted_outputs(seed: u64, noise: f32, device: &Device) -> ([Tensor<3>; 2], Vec<bool>) {
+        const HEADS: usize = 48;
+        const CIRCUIT: usize = 12;
+        const WIDTH: usize = 32;
+        const PROMPTS: usize = 100;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let normal = |rng: &mut ChaCha8Rng| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
+        let direction = |rng: &mut ChaCha8Rng| -> Vec<f32> {
+            let v: Vec<f32> = (0..WIDTH).map(|_| normal(rng)).collect();
+            let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+            v.iter().map(|x| x / norm).collect()
+        };
+        let mut heads: Vec<usize> = (0..HEADS).collect();
+        heads.shuffle(&mut rng);
+        let truth: Vec<bool> = (0..HEADS)
+            .map(|head| heads[..CIRCUIT].contains(&head))
+            .collect();
+        let directions: Vec<[Vec<Vec<f32>>; 2]> = (0..HEADS)
+            .map(|head| {
+                let mut some = |n: usize| (0..n).map(|_| direction(&mut rng)).collect::<Vec<_>>();
+                if truth[head] {
+                    return [some(6), some(6)];
+                }
+                let shared = some(8);
+                [shared.clone(), shared]
+            })
+            .collect();
+        let outputs = [0, 1].map(|class| {
+            let mut values = Vec::with_capacity(PROMPTS * HEADS * WIDTH);
+            for _ in 0..PROMPTS {
+                for head in &directions {
+                    let of_class = &head[class];
+                    let chosen = &of_class[rng.random_range(0..of_class.len())];
+                    let size = 1.0 + 0.1 * normal(&mut rng);
+                    let spread = 3.0 * noise / (WIDTH as f32).sqrt();
+                    values.extend(chosen.iter().map(|x| size * x + spread * normal(&mut rng)));
+                }
+            }
+            Tensor::from_data(TensorData::new(values, [PROMPTS, HEADS, WIDTH]), device)
+        });
+        (outputs, truth)
+    }
 
     /// By hand: codes 1 and −1 are of both, 2 and 3 of clean prompts alone, 4 of corrupted ones.
     #[test]

@@ -203,3 +203,33 @@ impl Task {
         groups
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    /// Its tokenizer puts a token of its own before a text that begins with a space, but not
+    /// before a word that follows another.
+    #[test]
+    fn an_answer_is_cut_as_it_is_after_the_prompt() {
+        let folder = "/../../tests/fixtures/models/sentencepiece-like";
+        let folder = format!("{}{folder}", env!("CARGO_MANIFEST_DIR"));
+        let model = LanguageModel::load(&folder, &Device::flex()).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        assert!(tokenizer.encode(" the").unwrap().len() > 1);
+        let of = |answer: &str| {
+            let text = |text: &str| OneOrSeveral::One(text.into());
+            let text = Text {
+                clean: "the".into(),
+                corrupted: "the".into(),
+                answer: text(answer),
+                wrong: text(" the"),
+            };
+            Prompt::of_text(&text, &model, false)
+        };
+        let prompt = of(" the").unwrap();
+        assert_eq!(prompt.answers, tokenizer.encode("the").unwrap());
+        assert!(of(" the the").unwrap_err().contains("expected one token"));
+    }
+}

@@ -153,3 +153,47 @@ pub(super) fn texts(
     };
     Ok((0..n).map(text).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(answers: &OneOrSeveral) -> Vec<&str> {
+        match answers {
+            OneOrSeveral::Several(texts) => texts.iter().map(String::as_str).collect(),
+            OneOrSeveral::One(text) => vec![text],
+        }
+    }
+
+    #[test]
+    fn only_years_that_are_cut_as_the_corrupted_one_are_named() {
+        // GPT-2 has " 1700" and " 1711" in one token.
+        let mut century = Century {
+            century: 17,
+            whole: (1..100).filter(|year| *year != 11).collect(),
+            digits: false,
+        };
+        let years = century.years();
+        assert!(!years.contains(&11) && !years.contains(&1) && !years.contains(&99));
+        assert_eq!(years.len(), 96);
+        let [right, wrong] = century.answers(97);
+        assert_eq!(texts(&right), ["98", "99"]);
+        assert_eq!(texts(&wrong)[..2], ["01", "02"]);
+        assert_eq!(texts(&wrong).last(), Some(&"97"));
+        century.whole.remove(&1);
+        assert!(century.years().is_empty());
+    }
+
+    #[test]
+    fn of_single_digits_the_tens_are_compared_and_their_own_is_neither_right_nor_wrong() {
+        let century = Century {
+            century: 17,
+            whole: BTreeSet::new(),
+            digits: true,
+        };
+        assert_eq!(century.years(), (10..90).collect::<Vec<u32>>());
+        let [right, wrong] = century.answers(74);
+        assert_eq!(texts(&right), ["8", "9"]);
+        assert_eq!(texts(&wrong), ["0", "1", "2", "3", "4", "5", "6"]);
+    }
+}

@@ -67,6 +67,7 @@ pub use forward_pass::{
 pub use huge_pages::HugePages;
 pub use mapped_file::MappedFile;
 pub use matching_pursuit::{Pursued, Pursuit, pursue, pursuit_gradient};
+pub use sparse_products::sparse_dot;
 pub use sparse_training::{
     Reconstruction, RowUpdate, SparseGradient, latent_sums, reconstruct, sparse_adam_step,
     squared_norm,

@@ -1,6 +1,7 @@
 //! What can go wrong between a task and its circuit.
 
-use lapidary_io::IoError;
+use lapidary_coder::CoderError;
+use lapidary_io::{FileError, IoError};
 use lapidary_model::ModelError;
 use std::path::PathBuf;
 
@@ -12,6 +13,8 @@ pub enum CircuitError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Io(#[from] IoError),
+    #[error(transparent)]
+    Coder(#[from] CoderError),
     #[error("{}, line {line}: {problem}", path.display())]
     TaskFile {
         path: PathBuf,
@@ -24,4 +27,27 @@ pub enum CircuitError {
     UnknownTask { found: String, known: String },
     #[error("{model}: {problem}")]
     Unsupported { model: String, problem: String },
+    #[error("the transcoder {name}: {problem}")]
+    Transcoder { name: String, problem: String },
+    #[error("`{model}` has {n_layers} layers, but there is no transcoder for {missing}")]
+    MissingTranscoders {
+        model: String,
+        missing: String,
+        n_layers: usize,
+    },
+    #[error(
+        "found {} MB of memory for attribution besides the model, expected at least {} MB for {rows} rows of this prompt: give more, or fewer feature nodes",
+        found / 1_000_000,
+        least.div_ceil(1_000_000)
+    )]
+    Memory { found: u64, least: u64, rows: usize },
+}
+
+impl FileError for CircuitError {
+    fn as_io(&mut self) -> Option<&mut IoError> {
+        match self {
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
 }

@@ -4,9 +4,11 @@
 //! - [`Graph`]: a model's components, and the edges between them;
 //! - [`Attribution`]: how much each edge and each component matters, by a [`Method`];
 //! - [`discrete`]: heads by the codes of a small autoencoder over what they write;
-//! - [`faithfulness`]: how much of the behaviour the best components keep without the others.
+//! - [`faithfulness`]: how much of the behaviour the best components keep without the others;
+//! - [`attribution_graph`]: which features of transcoders make a logit, on one prompt.
 
 mod attribution;
+pub mod attribution_graph;
 mod compare;
 mod components;
 pub mod discrete;

@@ -144,6 +144,11 @@ impl Stage {
         }
     }
 
+    /// Sets the length of a stage that was not known when it began.
+    pub fn set_length(&self, length: u64) {
+        self.bar.set_length(length);
+    }
+
     pub fn at(&self, position: u64, message: impl Into<String>) {
         let message = message.into();
         let mut last = self.last_line.borrow_mut();

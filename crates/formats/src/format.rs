@@ -140,6 +140,11 @@ pub(crate) trait Layout: Sync {
         None
     }
 
+    /// The files at `place` that are a dictionary each, where it is a set of them.
+    fn members(&self, _place: &Place) -> Vec<String> {
+        vec![]
+    }
+
     /// The name of the sample beside a dictionary.
     fn sample(&self, _dictionary: &Dictionary) -> String {
         SAMPLE.into()

@@ -119,6 +119,24 @@ pub fn open(
     Ok(dictionary)
 }
 
+/// The places of the dictionaries at `path`, each for [`open`]: those of a set, such as the
+/// transcoders of a model's layers, or `path` itself.
+///
+/// # Errors
+/// When nothing lies there, or its format cannot be told.
+pub fn members(path: &Path, format: Option<Format>) -> Result<Vec<PathBuf>, FormatError> {
+    let place = Place::resolved(path)?;
+    let format = match format {
+        Some(format) => format,
+        None => detect_in(&place)?,
+    };
+    let names = format.layout().members(&place);
+    Ok(match names.len() {
+        0 | 1 => vec![path.to_path_buf()],
+        _ => names.iter().map(|name| place.join(name)).collect(),
+    })
+}
+
 /// What the files of the dictionary at `path` say of it, weights unread, and its format; none where
 /// its format says nothing without them, and [`open`] must be asked.
 ///

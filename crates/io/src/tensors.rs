@@ -43,6 +43,20 @@ impl TensorWriter {
             .push((name.to_owned(), Dtype::U64, vec![values.len()], bytes));
     }
 
+    /// Adds small whole numbers with a shape.
+    pub fn i32(&mut self, name: &str, shape: &[usize], values: &[i32]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors
+            .push((name.to_owned(), Dtype::I32, shape.to_vec(), bytes));
+    }
+
+    /// Adds whole numbers that may be negative.
+    pub fn i64(&mut self, name: &str, values: &[i64]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors
+            .push((name.to_owned(), Dtype::I64, vec![values.len()], bytes));
+    }
+
     /// Writes the file.
     ///
     /// # Errors

@@ -43,7 +43,8 @@ pub use lapidary_sae as sae;
 
 pub use error::{Error, Result};
 pub use opened::{
-    DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary, read_blocks,
+    DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
+    open_transcoders, read_blocks,
 };
 pub use progress::{Progress, Silent, StageDisplay, count};
 pub use recipes::{NamedRecipe, Sweep, read_all};

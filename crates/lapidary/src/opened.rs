@@ -238,3 +238,42 @@ pub fn open_dictionary(path: &Path, how: DictionaryOptions, device: &Device) -> 
     }
     Ok(dictionary)
 }
+
+/// Reads transcoders, each with its place as a name. A place is that of a dictionary
+/// ([`open_dictionary`]), that of a set of them in one folder, or a folder of finished runs, such as
+/// training several recipes leaves.
+///
+/// # Errors
+/// As [`open_dictionary`].
+pub fn open_transcoders(
+    places: &[PathBuf],
+    how: DictionaryOptions,
+    device: &Device,
+) -> Result<Vec<(PathBuf, Dictionary)>> {
+    let mut all = vec![];
+    for place in places {
+        for member in members(place, how)? {
+            let dictionary = open_dictionary(&member, how, device)?;
+            all.push((member, dictionary));
+        }
+    }
+    Ok(all)
+}
+
+/// The places of the dictionaries at a place.
+fn members(place: &Path, how: DictionaryOptions) -> Result<Vec<PathBuf>> {
+    let is_run = |folder: &Path| saelens::exists(&RunFolder::new(folder).dictionary());
+    if is_run(place) {
+        return Ok(vec![place.to_path_buf()]);
+    }
+    if let Ok(entries) = std::fs::read_dir(place) {
+        let folders = entries.flatten().map(|entry| entry.path());
+        let mut runs: Vec<PathBuf> = folders.filter(|folder| is_run(folder)).collect();
+        if !runs.is_empty() {
+            runs.sort();
+            return Ok(runs);
+        }
+    }
+    let local = lapidary_formats::local(place)?;
+    Ok(lapidary_formats::members(&local, how.format)?)
+}

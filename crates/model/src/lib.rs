@@ -9,6 +9,7 @@ mod encoding;
 mod error;
 mod family;
 mod found;
+mod frozen;
 mod generate;
 mod generation_config;
 mod gguf;
@@ -27,6 +28,7 @@ pub mod weights;
 
 pub use config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 pub use error::ModelError;
+pub use frozen::{FrozenModel, LogitDirections};
 pub use generate::{Sampling, generate};
 pub use gguf::GgufDescription;
 pub use hook::{BlockHook, HookPoint};

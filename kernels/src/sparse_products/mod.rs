@@ -8,7 +8,10 @@
 
 pub(crate) mod cpu;
 mod cube;
+mod dot;
 pub(crate) mod grouping;
+
+pub use dot::sparse_dot;
 
 use burn::backend::Backend;
 use burn::backend::tensor::{FloatTensor, IntTensor};

@@ -1,5 +1,7 @@
-//! `lapidary circuit`: which heads of a model do the work of a task.
+//! `lapidary circuit`: which heads of a model do the work of a task, and which features that of a
+//! prompt.
 
+use super::circuit_graph::GraphCommand;
 use super::figures::number;
 use super::timing::memory;
 use crate::arguments::{DeviceArgument, ModelArgument};
@@ -16,12 +18,14 @@ use serde_json::{Value, json};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Circuits: find the attention heads that do the work of a task
+/// Circuits: find the attention heads that do the work of a task, or the features that make a model
+/// continue a prompt
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit heads --model ./smollm2 --task ioi --method relp --out heads.parquet
   lapidary circuit compare --model ./smollm2 --task ioi --out ioi.parquet
-  lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --out mine.parquet")]
+  lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --out mine.parquet
+  lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph")]
 pub struct Circuit {
     #[command(subcommand)]
     command: CircuitCommand,
@@ -31,6 +35,7 @@ pub struct Circuit {
 enum CircuitCommand {
     Compare(Compare),
     Heads(Heads),
+    Graph(GraphCommand),
 }
 
 impl Circuit {
@@ -38,6 +43,7 @@ impl Circuit {
         match self.command {
             CircuitCommand::Compare(command) => command.run(),
             CircuitCommand::Heads(command) => command.run(),
+            CircuitCommand::Graph(command) => command.run(),
         }
     }
 }

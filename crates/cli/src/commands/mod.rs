@@ -6,6 +6,7 @@ mod bench_model;
 mod bench_pursuit;
 mod bench_store;
 pub mod circuit;
+mod circuit_graph;
 pub mod completions;
 pub mod convert;
 pub mod devices;

@@ -108,6 +108,13 @@ impl Layout for CircuitTracer {
         })
     }
 
+    fn members(&self, place: &Place) -> Vec<String> {
+        let numbered = |name: &String| Some((numbered(name, "layer_")?, name.clone()));
+        let mut layers: Vec<(usize, String)> = place.meant().iter().filter_map(numbered).collect();
+        layers.sort();
+        layers.into_iter().map(|(_, name)| name).collect()
+    }
+
     fn cannot_hold(&self, dictionary: &Dictionary) -> Option<String> {
         let coder = &dictionary.coder;
         if !dictionary.transcodes() {

@@ -1,0 +1,21 @@
+//! A pruned graph as one self-contained page.
+
+const TEMPLATE: &str = include_str!("../../page/graph.html");
+
+/// The page with a title and the text of `graph.json` in it.
+pub(super) fn page(title: &str, json: &str) -> String {
+    // Inside JSON `<` stands only in strings. Without it no text can end the script element.
+    let json = json.replace('<', "\\u003c");
+    let title = title
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    // Split before anything is put in, so that a title `{{data}}` stays a title.
+    let (head, rest) = TEMPLATE
+        .split_once("{{title}}")
+        .expect("the template has a title");
+    let (body, end) = rest
+        .split_once("{{data}}")
+        .expect("the template has a place for the data");
+    [head, &title, body, &json, end].concat()
+}

@@ -1,0 +1,324 @@
+//! `lapidary circuit graph`: which features, errors and tokens make the next token of a prompt.
+
+use super::timing::memory;
+use crate::arguments::DeviceArgument;
+use crate::progress::{Stage, Watched, note};
+use crate::terminal::shown;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lapidary::{DictionaryOptions, dictionary_model, open_transcoders};
+use lapidary_circuits::attribution_graph::{
+    AttributionGraph, AttributionOptions, Feature, GraphNames, Node, PrunedGraph, Pruning,
+    ReplacementModel,
+};
+use lapidary_coder::Dictionary;
+use lapidary_formats::Format;
+use lapidary_io::{StagedFolder, fill_folder, read_text};
+use lapidary_model::LanguageModel;
+use std::collections::HashMap;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+/// Tokens that are shown for what a feature promotes.
+const PROMOTED: usize = 5;
+
+/// The files of a graph's folder.
+const FILES: [&str; 3] = ["graph.json", "graph.html", "graph.safetensors"];
+
+/// Attribution graph of a prompt: the transcoder features that make the model continue as it does
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph
+  lapidary circuit graph --model ./smollm2 --transcoders l0,l1,l2,l3 --prompt-file long.txt --memory 8GB --out graph
+  lapidary circuit graph --model ./smollm2 --transcoders clt --prompt 'The capital of France is' --max-feature-nodes 1000 --out graph
+
+There must be a transcoder for each layer, or one cross-layer transcoder. The folder gets graph.html to look at, graph.json for
+circuit-tracer and Neuronpedia (schema version 1), and graph.safetensors with the whole adjacency matrix.
+docs/methods/attribution-graphs.md defines nodes, edges and scores.")]
+pub struct GraphCommand {
+    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
+    /// Face hub; default: the model that the transcoders name
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// The transcoders, separated by commas: each a dictionary in any format, a run's folder, a
+    /// folder of runs, a set of circuit-tracer, or hf:OWNER/NAME/PATH of the hub
+    #[arg(long, value_name = "DIR", value_delimiter = ',', required = true)]
+    transcoders: Vec<PathBuf>,
+    /// Format of the transcoders, if their files do not decide it
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// The prompt
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    prompt: Option<String>,
+    /// A file with the prompt
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// Do not put the beginning-of-sequence token before the prompt
+    #[arg(long)]
+    no_bos: bool,
+    /// The folder for the graph
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace the graph in the folder --out
+    #[arg(long)]
+    overwrite: bool,
+    /// Limit of the memory, such as 8GB or 500MB. If it is too small for all edges, the smallest
+    /// edges of each node are left out; with less memory, attribution takes longer
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    memory: Option<u64>,
+    /// The most features that are nodes: those with the most influence
+    #[arg(long, value_name = "N", default_value_t = 7500)]
+    max_feature_nodes: u32,
+    /// The most logits that are nodes
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    max_n_logits: u32,
+    /// The logits are the most probable ones that have this probability together
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
+    desired_logit_prob: f64,
+    /// The share of the influence of all nodes that the nodes in graph.json and graph.html have
+    #[arg(long, value_name = "P", default_value_t = 0.8, value_parser = share)]
+    node_threshold: f64,
+    /// The share of the influence of all edges that the edges there have
+    #[arg(long, value_name = "P", default_value_t = 0.98, value_parser = share)]
+    edge_threshold: f64,
+    /// Short name of the graph; default: that of the folder
+    #[arg(long, value_name = "NAME")]
+    slug: Option<String>,
+    /// Name of the set of transcoders on Neuronpedia; default: the model's name
+    #[arg(long, value_name = "NAME")]
+    scan: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl GraphCommand {
+    pub fn run(self) -> Result<()> {
+        let staged = StagedFolder::begin(&self.out)?;
+        self.check_folder()?;
+        let prompt = match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => read_text(path)?,
+            (None, None) => unreachable!("clap asks for one of them"),
+        };
+        let device = self.device.open()?;
+        let how = DictionaryOptions {
+            format: self.format,
+            hook_point: None,
+        };
+        let opened = open_transcoders(&self.transcoders, how, &device)?;
+        let (path, first) = &opened[0];
+        check_of_one_model(&opened)?;
+        let model = self.model.as_deref();
+        let model = dictionary_model::load(&Watched, first, path, model, &device)?;
+        let transcoders = opened.into_iter();
+        let transcoders = transcoders.map(|(path, dictionary)| {
+            let name = path.display().to_string();
+            (name, dictionary)
+        });
+        let transcoders: Vec<(String, Dictionary)> = transcoders.collect();
+        let names: Vec<String> = transcoders.iter().map(|(name, _)| name.clone()).collect();
+        let replacement = ReplacementModel::new(&model, transcoders)?;
+        let tokens = self.tokens(&model, &prompt)?;
+        let graph = self.attribute(&replacement, &tokens)?;
+        let pruning = Pruning {
+            node_threshold: self.node_threshold,
+            edge_threshold: self.edge_threshold,
+        };
+        let pruned = graph.prune(pruning);
+        self.write(staged, &replacement, &pruned, names)?;
+        self.print(&model, &pruned)
+    }
+
+    /// Refuses to replace what is no graph, and a graph unless that is asked for.
+    fn check_folder(&self) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(&self.out) else {
+            return Ok(());
+        };
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let names: Vec<String> = names.map(|n| n.to_string_lossy().into_owned()).collect();
+        if let Some(other) = names.iter().find(|name| !FILES.contains(&name.as_str())) {
+            bail!(
+                "--out {}: found `{other}`, expected a new folder, an empty one, or that of a graph",
+                self.out.display()
+            );
+        }
+        if !names.is_empty() && !self.overwrite {
+            bail!(
+                "{} holds a graph already: give --overwrite to replace it, or another --out",
+                self.out.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, model: &LanguageModel, prompt: &str) -> Result<Vec<u32>> {
+        let bos = model.config().bos.filter(|_| !self.no_bos);
+        let mut tokens: Vec<u32> = bos.into_iter().collect();
+        tokens.extend(model.tokenizer()?.encode(prompt)?);
+        if tokens.len() == bos.iter().len() {
+            bail!("the prompt is empty");
+        }
+        Ok(tokens)
+    }
+
+    fn attribute(
+        &self,
+        replacement: &ReplacementModel<'_>,
+        tokens: &[u32],
+    ) -> Result<AttributionGraph> {
+        let resident = memory::resident().unwrap_or(0);
+        let rest = match self.memory {
+            Some(limit) if limit <= resident => bail!(
+                "--memory: found {} MB, but the model and its transcoders take {} MB already",
+                limit / 1_000_000,
+                resident / 1_000_000
+            ),
+            limit => limit.map(|limit| limit - resident),
+        };
+        let options = AttributionOptions {
+            max_n_logits: self.max_n_logits as usize,
+            desired_logit_prob: self.desired_logit_prob,
+            max_feature_nodes: self.max_feature_nodes as usize,
+            memory: rest,
+        };
+        let stage = Stage::new("attribute", 1);
+        let graph = replacement.attribute(tokens, &options, &|done, of| {
+            stage.set_length(of as u64);
+            stage.at(done as u64, format!("{done} of {of} features"));
+        })?;
+        stage.done(format!(
+            "{} tokens, {} active features, {} of them nodes, {} edges",
+            tokens.len(),
+            graph.active().len(),
+            graph.selected().len(),
+            graph.n_edges()
+        ));
+        let cut = 100.0 * graph.share_cut();
+        if cut > 0.0 {
+            let limit = match self.memory {
+                Some(_) => ", and those beyond --memory",
+                None => "",
+            };
+            note(format!(
+                "{cut:.1} % of the edges' magnitude is left out: edges from features that are no nodes{limit}"
+            ));
+        }
+        Ok(graph)
+    }
+
+    fn write(
+        &self,
+        staged: StagedFolder,
+        replacement: &ReplacementModel<'_>,
+        pruned: &PrunedGraph<'_>,
+        transcoders: Vec<String>,
+    ) -> Result<()> {
+        let model = replacement.model();
+        let features = pruned.nodes().filter_map(|(number, node)| match node {
+            Node::Feature(feature) => Some((number, feature)),
+            _ => None,
+        });
+        let (numbers, features): (Vec<usize>, Vec<Feature>) = features.unzip();
+        let promoted = replacement.promoted(&features, PROMOTED)?;
+        let promoted: HashMap<usize, Vec<u32>> = numbers.into_iter().zip(promoted).collect();
+        let tokenizer = model.tokenizer()?;
+        let names = GraphNames {
+            slug: self.slug.clone().unwrap_or_else(|| name_of(&self.out)),
+            scan: self.scan.clone().unwrap_or_else(|| model.name().to_owned()),
+            transcoders,
+            prompt: tokenizer.decode(pruned.graph().tokens()),
+            token: &|token| tokenizer.decode(&[token]),
+            promoted: &|node| promoted.get(&node).cloned().unwrap_or_default(),
+        };
+        fill_folder(staged, |folder| pruned.write(folder, &names))?;
+        Ok(())
+    }
+
+    fn print(&self, model: &LanguageModel, pruned: &PrunedGraph<'_>) -> Result<()> {
+        let tokenizer = model.tokenizer()?;
+        let graph = pruned.graph();
+        let scores = pruned.scores();
+        let mut text = String::from("  next token             probability\n");
+        for logit in graph.logits().iter().take(5) {
+            let token = format!("{:?}", tokenizer.decode(&[logit.token]));
+            text += &format!("  {token:<22} {:>11.4}\n", logit.probability);
+        }
+        text += &format!(
+            "  {} nodes and {} edges of {} and {} after pruning\n  replacement score {:.4}, completeness score {:.4}\n",
+            pruned.nodes().count(),
+            pruned.edges().count(),
+            graph.n_nodes(),
+            graph.n_edges(),
+            scores.replacement,
+            scores.completeness
+        );
+        write!(stdout(), "{}", shown(&text))?;
+        let page = self.out.join("graph.html");
+        writeln!(stdout(), "{}", shown(&page.display().to_string()))?;
+        Ok(())
+    }
+}
+
+/// Refuses transcoders that name different models, or that need the model changed in different
+/// ways.
+fn check_of_one_model(opened: &[(PathBuf, Dictionary)]) -> Result<()> {
+    let (first_path, first) = &opened[0];
+    for (path, dictionary) in &opened[1..] {
+        let [a, b] = [first, dictionary].map(|d| d.provenance.model_name.as_deref());
+        if let (Some(a), Some(b)) = (a, b)
+            && a != b
+        {
+            bail!(
+                "{} is of the model `{b}`, but {} of `{a}`",
+                path.display(),
+                first_path.display()
+            );
+        }
+        if dictionary.provenance.loading != first.provenance.loading {
+            bail!(
+                "{} and {} were trained on a model that was loaded in different ways",
+                path.display(),
+                first_path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().map(|name| name.to_string_lossy());
+    name.map_or_else(|| "graph".into(), |name| name.into_owned())
+}
+
+/// A share from 0 to 1.
+fn share(text: &str) -> Result<f64> {
+    let value: f64 = text.parse()?;
+    if !(0.0..=1.0).contains(&value) {
+        bail!("expected a number from 0 to 1");
+    }
+    Ok(value)
+}
+
+/// A number of bytes with a unit.
+fn bytes(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &*text[digits.len()..].to_ascii_uppercase() {
+        "" | "B" => 1.0,
+        "KB" | "K" => 1e3,
+        "MB" | "M" => 1e6,
+        "GB" | "G" => 1e9,
+        "TB" | "T" => 1e12,
+        "KIB" => 1024.0,
+        "MIB" => 1_048_576.0,
+        "GIB" => 1_073_741_824.0,
+        _ => bail!("expected a number of bytes, such as 8GB or 500MB"),
+    };
+    let number: f64 = digits
+        .parse()
+        .context("expected a number of bytes, such as 8GB or 500MB")?;
+    let bytes = number * unit;
+    if !(1.0..1e18).contains(&bytes) {
+        bail!("expected a number of bytes, such as 8GB or 500MB");
+    }
+    Ok(bytes as u64)
+}

@@ -1,0 +1,513 @@
+//! A transformer on one prompt whose attention patterns and norms' divisors are constants: between
+//! its MLPs it is linear then, and what one place of the residual stream adds to another is exact.
+//!
+//! Values at the residual stream of several gradients stand as `[pos, n, d_model]`: gradients of
+//! one position side by side.
+
+use crate::ModelError;
+use crate::config::{ModelConfig, Norm};
+use crate::hook::{BlockHook, HookPoint};
+use crate::language_model::LanguageModel;
+use crate::run::HookedRun;
+use crate::weights::NormWeights;
+use burn::tensor::{Bool, Tensor, TensorData};
+use std::collections::BTreeMap;
+
+/// Attention weights of a layer that are kept for all later calls; larger ones are made again from
+/// queries and keys, a block of sources at a time.
+const PATTERN_KEPT: usize = 4 << 20;
+
+/// Sources in a block.
+const BLOCK: usize = 512;
+
+/// A model frozen on one prompt.
+pub struct FrozenModel<'m> {
+    model: &'m LanguageModel,
+    layers: Vec<FrozenLayer>,
+    /// What the last residual stream is divided by, `[pos, 1]`.
+    final_scale: Tensor<2>,
+    /// The last position, normalized, before the norm's weight, `[1, d_model]`.
+    last: Tensor<2>,
+    captured: BTreeMap<HookPoint, Tensor<2>>,
+    pos: usize,
+}
+
+struct FrozenLayer {
+    /// Turned, `[n_heads, pos, d_head]`.
+    queries: Tensor<3>,
+    /// Turned, `[n_kv_heads, pos, d_head]`.
+    keys: Tensor<3>,
+    /// The logarithm of each softmax's denominator, `[n_heads, pos, 1]`.
+    denominators: Tensor<3>,
+    /// All weights, `[n_kv_heads, group * pos, pos]`, if they are small.
+    pattern: Option<Tensor<3>>,
+    /// What the norms divide by, `[pos, 1]`.
+    ln1: Tensor<2>,
+    ln2: Tensor<2>,
+    ln1_post: Option<Tensor<2>>,
+    ln2_post: Option<Tensor<2>>,
+}
+
+/// The direction of the residual stream that a logit reads at the last position.
+pub struct LogitDirections {
+    /// `W_U[token] − mean over the vocabulary of W_U`, through the frozen final norm,
+    /// `[n, d_model]`.
+    pub directions: Tensor<2>,
+    /// What the final norm's bias and the unembedding's bias add, in the same way.
+    pub constants: Vec<f64>,
+}
+
+impl LanguageModel {
+    /// Runs the model on one prompt and freezes it there; `capture` are hook points whose values
+    /// are kept as well.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), lapidary_model::ModelError> {
+    /// use burn::tensor::{Device, Tensor};
+    /// use lapidary_model::LanguageModel;
+    ///
+    /// let model = LanguageModel::load("embedded", &Device::flex())?;
+    /// let tokens = model.tokenizer()?.encode("The Congress of the United States")?;
+    /// let frozen = model.frozen(&tokens, &[])?;
+    /// // What the stream that enters layer 3 adds, through attention, to its first dimension
+    /// // after attention at the last position.
+    /// let (pos, d) = (tokens.len(), model.config().d_model);
+    /// let mut gradient = vec![0.0; pos * d];
+    /// gradient[(pos - 1) * d] = 1.0;
+    /// let gradient = Tensor::<1>::from_floats(&gradient[..], model.device()).reshape([pos, 1, d]);
+    /// assert_eq!(frozen.through_attention(3, gradient).dims(), [pos, 1, d]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The prompt is empty, longer than the context, or has a token outside the vocabulary; a hook
+    /// point does not exist; the model has no unembedding.
+    pub fn frozen(
+        &self,
+        tokens: &[u32],
+        capture: &[HookPoint],
+    ) -> Result<FrozenModel<'_>, ModelError> {
+        FrozenModel::new(self, tokens, capture)
+    }
+}
+
+impl<'m> FrozenModel<'m> {
+    fn new(
+        model: &'m LanguageModel,
+        tokens: &[u32],
+        capture: &[HookPoint],
+    ) -> Result<Self, ModelError> {
+        model.check_head()?;
+        let c = model.config();
+        let mut points: Vec<HookPoint> = capture.to_vec();
+        points.extend([HookPoint::FinalNormScale, HookPoint::FinalNorm]);
+        for l in 0..c.n_layers() {
+            let own = places(c, l).map(|hook| HookPoint::Block(l, hook));
+            points.extend(own);
+        }
+        let run = HookedRun {
+            capture: &points,
+            ..Default::default()
+        };
+        let pos = tokens.len();
+        let mut captured = model.run(model.tokens(&[tokens])?, &run)?.captured;
+        let mut take = |at: HookPoint| {
+            let keep = capture.contains(&at);
+            let value = match keep {
+                true => captured.get(&at).cloned(),
+                false => captured.remove(&at),
+            };
+            let value = value.expect("asked for");
+            let width = value.dims()[2];
+            value.reshape([pos, width])
+        };
+        let layers = (0..c.n_layers()).map(|l| FrozenLayer::new(c, l, pos, &mut take));
+        let layers: Vec<FrozenLayer> = layers.collect();
+        let final_scale = take(HookPoint::FinalNormScale);
+        let last = take(HookPoint::FinalNorm).narrow(0, pos - 1, 1);
+        let captured = captured.into_iter().map(|(at, value)| {
+            let width = value.dims()[2];
+            (at, value.reshape([pos, width]))
+        });
+        Ok(Self {
+            model,
+            layers,
+            final_scale,
+            last,
+            captured: captured.collect(),
+            pos,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m LanguageModel {
+        self.model
+    }
+
+    /// Number of tokens.
+    pub fn pos(&self) -> usize {
+        self.pos
+    }
+
+    /// The value at a hook point that was to be kept, `[pos, width]`; what was kept is gone then.
+    pub fn take(&mut self, at: HookPoint) -> Option<Tensor<2>> {
+        self.captured.remove(&at)
+    }
+
+    /// The logits after the last token, `[d_vocab]`.
+    pub fn logits(&self) -> Tensor<1> {
+        self.model.unembed(self.last.clone()).squeeze_dim(0)
+    }
+
+    /// What the logits of tokens, each less the mean of all, read of the last residual stream at
+    /// the last position. A soft cap of the logits is left out.
+    pub fn logit_directions(&self, tokens: &[u32]) -> LogitDirections {
+        let w = self.model.weights();
+        let unembed = w.unembed.as_ref().unwrap_or(&w.embed); // [d_vocab, d_model]
+        let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+        let ids = Tensor::from_data(TensorData::new(ids, [tokens.len()]), self.model.device());
+        let mean = unembed.clone().mean_dim(0);
+        let rows = unembed.clone().select(0, ids) - mean; // [n, d_model]
+        let mut constants = vec![0.0; tokens.len()];
+        if let Some(bias) = &w.final_norm.bias {
+            let products = (rows.clone() * bias.clone().unsqueeze()).sum_dim(1);
+            let products = products.into_data();
+            for (constant, product) in constants.iter_mut().zip(products.iter::<f64>()) {
+                *constant += product;
+            }
+        }
+        if let Some(bias) = &w.unembed_bias {
+            let bias: Vec<f64> = bias.clone().into_data().iter::<f64>().collect();
+            let mean = bias.iter().sum::<f64>() / bias.len() as f64;
+            for (constant, token) in constants.iter_mut().zip(tokens) {
+                *constant += bias[*token as usize] - mean;
+            }
+        }
+        let scale = self.final_scale.clone().narrow(0, self.pos - 1, 1);
+        let [n, d] = rows.dims();
+        let rows = self.through_norm(&w.final_norm, &scale, rows.reshape([1, n, d]));
+        LogitDirections {
+            directions: rows.reshape([n, d]),
+            constants,
+        }
+    }
+
+    /// The gradients at the residual stream of gradients at a place where an MLP or its replacement
+    /// reads: `hook_resid_mid`, `hook_mlp_in`, `ln2.hook_normalized` or `mlp.hook_in` of a layer.
+    /// `gradients` are `[n, d_model]`, one at each of `positions`; `None` for other places.
+    pub fn to_stream(
+        &self,
+        at: HookPoint,
+        gradients: Tensor<2>,
+        positions: &[usize],
+    ) -> Option<Tensor<2>> {
+        let HookPoint::Block(l, hook) = at else {
+            return None;
+        };
+        let norm = &self.model.weights().layers[l].ln2;
+        let weighted = match hook {
+            BlockHook::ResidMid | BlockHook::MlpIn => return Some(gradients),
+            BlockHook::Ln2 => gradients,
+            BlockHook::MlpHookIn => gradients * norm.weight.clone().unsqueeze(),
+            _ => return None,
+        };
+        let [n, d] = weighted.dims();
+        let positions: Vec<i32> = positions.iter().map(|p| *p as i32).collect();
+        let positions = Tensor::from_data(TensorData::new(positions, [n]), self.model.device());
+        let scale = self.layers[l].ln2.clone().select(0, positions); // [n, 1]
+        let divided = self.divided(&scale, weighted.reshape([n, 1, d]));
+        Some(divided.reshape([n, d]))
+    }
+
+    /// What is added to the value at such a place whatever the residual stream is, `[d_model]`.
+    pub fn constant_read(&self, at: HookPoint) -> Option<Tensor<1>> {
+        match at {
+            HookPoint::Block(l, BlockHook::MlpHookIn) => {
+                self.model.weights().layers[l].ln2.bias.clone()
+            }
+            _ => None,
+        }
+    }
+
+    /// The gradient at `hook_mlp_out` or `mlp.hook_out` of a layer, of a gradient at the residual
+    /// stream after it, `[pos, n, d_model]` for the first positions; `None` for other places.
+    pub fn from_stream(&self, at: HookPoint, gradient: Tensor<3>) -> Option<Tensor<3>> {
+        let HookPoint::Block(l, hook) = at else {
+            return None;
+        };
+        let norm = self.model.weights().layers[l].ln2_post.as_ref();
+        match hook {
+            BlockHook::MlpOut => Some(gradient),
+            BlockHook::MlpHookOut => Some(match (norm, &self.layers[l].ln2_post) {
+                (Some(norm), Some(scale)) => self.through_norm(norm, scale, gradient),
+                _ => gradient,
+            }),
+            _ => None,
+        }
+    }
+
+    /// What the norm after an MLP adds to the stream whatever the MLP writes at `mlp.hook_out`,
+    /// `[d_model]`.
+    pub fn constant_written(&self, at: HookPoint) -> Option<Tensor<1>> {
+        match at {
+            HookPoint::Block(l, BlockHook::MlpHookOut) => {
+                let norm = self.model.weights().layers[l].ln2_post.as_ref()?;
+                norm.bias.clone()
+            }
+            _ => None,
+        }
+    }
+
+    /// The gradient at the residual stream that attention of layer `l` reads, of a gradient at the
+    /// stream that it writes to, `[pos, n, d_model]` for the first positions: what goes through the
+    /// heads' values. What goes past attention is not in it.
+    pub fn through_attention(&self, l: usize, gradient: Tensor<3>) -> Tensor<3> {
+        let c = self.model.config();
+        let (layer, frozen) = (&self.model.weights().layers[l], &self.layers[l]);
+        let [pos, n, d] = gradient.dims();
+        let (kv, group, width) = (c.n_kv_heads, c.n_heads / c.n_kv_heads, c.d_head);
+        let written = self.before_post_norm(l, gradient);
+        let z = written
+            .reshape([pos * n, d])
+            .matmul(layer.o.weight.clone().transpose());
+        let z = z
+            .reshape([pos, n, kv, group, width])
+            .permute([2, 3, 0, 1, 4]);
+        let z = z.reshape([kv, group, pos, n * width]);
+        let blocks = (0..pos).step_by(self.block(pos));
+        let values = blocks.map(|start| {
+            let sources = self.block(pos).min(pos - start);
+            let later = z.clone().narrow(2, start, pos - start);
+            let later = later.reshape([kv, group * (pos - start), n * width]);
+            let pattern = self.pattern(l, start..start + sources, pos);
+            pattern.swap_dims(1, 2).matmul(later) // [kv, sources, n * width]
+        });
+        let values = Tensor::cat(values.collect(), 1);
+        let values = values.reshape([kv, pos, n, width]).permute([1, 2, 0, 3]);
+        let values = values.reshape([pos * n, kv * width]);
+        let [_, _, w_v] = layer.q_k_v(c.n_heads * width);
+        let read = values.matmul(w_v.weight.transpose()).reshape([pos, n, d]);
+        let scale = frozen.ln1.clone().narrow(0, 0, pos);
+        self.through_norm(&layer.ln1, &scale, read)
+    }
+
+    /// What attention of layer `l` adds to the stream whatever it reads, `[pos, d_model]` or
+    /// `[1, d_model]`: biases, since the weights of a pattern sum to 1.
+    pub fn attention_constant(&self, l: usize) -> Option<Tensor<2>> {
+        let c = self.model.config();
+        let (layer, frozen) = (&self.model.weights().layers[l], &self.layers[l]);
+        let [_, _, v] = layer.q_k_v(c.n_heads * c.d_head);
+        let mut values = v.bias; // [n_kv_heads * d_head]
+        if let Some(bias) = &layer.ln1.bias {
+            let read = bias
+                .clone()
+                .unsqueeze::<2>()
+                .matmul(v.weight)
+                .squeeze_dim(0);
+            values = Some(match values {
+                Some(values) => values + read,
+                None => read,
+            });
+        }
+        let written = values.map(|values| {
+            let group = c.n_heads / c.n_kv_heads;
+            let heads = values.reshape([c.n_kv_heads, 1, c.d_head]);
+            let heads = heads.expand([c.n_kv_heads, group, c.d_head]);
+            let heads = heads.reshape([1, c.n_heads * c.d_head]);
+            heads.matmul(layer.o.weight.clone())
+        });
+        let bias = layer.o.bias.clone().map(Tensor::unsqueeze::<2>);
+        let sum = match (written, bias) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+        let (Some(norm), Some(scale)) = (&layer.ln1_post, &frozen.ln1_post) else {
+            return sum;
+        };
+        let normalized = sum.map(|sum| {
+            let sum = match c.norm {
+                Norm::Layer => sum.clone() - sum.mean_dim(1),
+                Norm::Rms => sum,
+            };
+            let sum = sum.expand([self.pos, c.d_model]) / scale.clone();
+            sum * norm.weight.clone().unsqueeze()
+        });
+        let bias = norm.bias.clone().map(Tensor::unsqueeze::<2>);
+        match (normalized, bias) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// The gradient at what the heads write, of one at the stream.
+    fn before_post_norm(&self, l: usize, gradient: Tensor<3>) -> Tensor<3> {
+        let norm = self.model.weights().layers[l].ln1_post.as_ref();
+        match (norm, &self.layers[l].ln1_post) {
+            (Some(norm), Some(scale)) => {
+                let scale = scale.clone().narrow(0, 0, gradient.dims()[0]);
+                self.through_norm(norm, &scale, gradient)
+            }
+            _ => gradient,
+        }
+    }
+
+    /// The gradient before a frozen norm of one after it, `[pos, n, d_model]`, with scales
+    /// `[pos, 1]`.
+    fn through_norm(
+        &self,
+        norm: &NormWeights,
+        scale: &Tensor<2>,
+        gradient: Tensor<3>,
+    ) -> Tensor<3> {
+        self.divided(scale, gradient * norm.weight.clone().unsqueeze())
+    }
+
+    /// The same of a norm without its weight.
+    fn divided(&self, scale: &Tensor<2>, gradient: Tensor<3>) -> Tensor<3> {
+        let pos = gradient.dims()[0];
+        let gradient = match self.model.config().norm {
+            Norm::Layer => gradient.clone() - gradient.mean_dim(2),
+            Norm::Rms => gradient,
+        };
+        gradient / scale.clone().narrow(0, 0, pos).reshape([pos, 1, 1])
+    }
+
+    /// Sources in a block when gradients have `pos` positions.
+    fn block(&self, pos: usize) -> usize {
+        match self.layers.iter().all(|layer| layer.pattern.is_some()) {
+            true => pos,
+            false => BLOCK,
+        }
+    }
+
+    /// Attention weights of the queries from the first source to `pos` on these sources,
+    /// `[n_kv_heads, group * queries, sources]`.
+    fn pattern(&self, l: usize, sources: std::ops::Range<usize>, pos: usize) -> Tensor<3> {
+        let c = self.model.config();
+        let frozen = &self.layers[l];
+        if let Some(pattern) = &frozen.pattern {
+            let (kv, group) = (c.n_kv_heads, c.n_heads / c.n_kv_heads);
+            if pos == self.pos {
+                return pattern.clone();
+            }
+            let pattern = pattern.clone().reshape([kv, group, self.pos, self.pos]);
+            let pattern = pattern.narrow(2, 0, pos).narrow(3, 0, pos);
+            return pattern.reshape([kv, group * pos, pos]);
+        }
+        frozen.weights(c, l, sources, pos)
+    }
+}
+
+/// What a frozen layer keeps.
+fn places(c: &ModelConfig, l: usize) -> impl Iterator<Item = BlockHook> + use<> {
+    let turned = c.layers[l].rope.is_some();
+    let [queries, keys] = match turned {
+        true => [BlockHook::RotQ, BlockHook::RotK],
+        false => [BlockHook::Q, BlockHook::K],
+    };
+    let norms = [BlockHook::Ln1Scale, BlockHook::Ln2Scale];
+    let post = [BlockHook::Ln1PostScale, BlockHook::Ln2PostScale];
+    let post = post.into_iter().filter({
+        let post_norms = c.post_norms;
+        move |_| post_norms
+    });
+    [queries, keys].into_iter().chain(norms).chain(post)
+}
+
+impl FrozenLayer {
+    fn new(
+        c: &ModelConfig,
+        l: usize,
+        pos: usize,
+        take: &mut impl FnMut(HookPoint) -> Tensor<2>,
+    ) -> Self {
+        let mut of = |hook| take(HookPoint::Block(l, hook));
+        let heads = |x: Tensor<2>, heads: usize| {
+            x.reshape([pos, heads, c.d_head]).swap_dims(0, 1) // [heads, pos, d_head]
+        };
+        let [at_queries, at_keys] = match c.layers[l].rope {
+            Some(_) => [BlockHook::RotQ, BlockHook::RotK],
+            None => [BlockHook::Q, BlockHook::K],
+        };
+        let queries = heads(of(at_queries), c.n_heads) * c.attn_scale;
+        let keys = heads(of(at_keys), c.n_kv_heads);
+        let mut layer = Self {
+            denominators: Tensor::zeros([c.n_heads, pos, 1], &queries.device()),
+            queries,
+            keys,
+            pattern: None,
+            ln1: of(BlockHook::Ln1Scale),
+            ln2: of(BlockHook::Ln2Scale),
+            ln1_post: c.post_norms.then(|| of(BlockHook::Ln1PostScale)),
+            ln2_post: c.post_norms.then(|| of(BlockHook::Ln2PostScale)),
+        };
+        let small = c.n_heads * pos * pos <= PATTERN_KEPT;
+        layer.denominators = layer.denominators(c, l, pos);
+        if small {
+            layer.pattern = Some(layer.weights(c, l, 0..pos, pos));
+        }
+        layer
+    }
+
+    /// The logarithm of the sum of exponentials of each query's scores, `[n_heads, pos, 1]`.
+    fn denominators(&self, c: &ModelConfig, l: usize, pos: usize) -> Tensor<3> {
+        let mut parts = vec![];
+        for start in (0..pos).step_by(BLOCK) {
+            let queries = start..pos.min(start + BLOCK);
+            let scores = self.scores(c, l, queries.clone(), 0..queries.end);
+            let highest = scores.clone().max_dim(2);
+            let sum = (scores - highest.clone()).exp().sum_dim(2);
+            let part = sum.log() + highest; // [n_kv_heads, group * queries, 1]
+            let group = c.n_heads / c.n_kv_heads;
+            parts.push(part.reshape([c.n_kv_heads * group, queries.len(), 1]));
+        }
+        Tensor::cat(parts, 1)
+    }
+
+    /// Attention weights of the queries from the first source to `pos` on these sources.
+    fn weights(
+        &self,
+        c: &ModelConfig,
+        l: usize,
+        sources: std::ops::Range<usize>,
+        pos: usize,
+    ) -> Tensor<3> {
+        let queries = sources.start..pos;
+        let scores = self.scores(c, l, queries.clone(), sources);
+        let group = c.n_heads / c.n_kv_heads;
+        let of = (self.denominators.clone()).narrow(1, queries.start, queries.len());
+        let of = of.reshape([c.n_kv_heads, group * queries.len(), 1]);
+        (scores - of).exp()
+    }
+
+    /// Scores as the softmax takes them, `[n_kv_heads, group * queries, sources]`; −∞ where a query
+    /// does not look.
+    fn scores(
+        &self,
+        c: &ModelConfig,
+        l: usize,
+        queries: std::ops::Range<usize>,
+        sources: std::ops::Range<usize>,
+    ) -> Tensor<3> {
+        let (kv, group) = (c.n_kv_heads, c.n_heads / c.n_kv_heads);
+        let (n, m) = (queries.len(), sources.len());
+        let q = self.queries.clone().narrow(1, queries.start, n);
+        let q = q.reshape([kv, group * n, c.d_head]);
+        let k = self.keys.clone().narrow(1, sources.start, m);
+        let mut scores = q.matmul(k.swap_dims(1, 2));
+        if let Some(cap) = c.attn_softcap {
+            scores = crate::attention::soft_cap(scores, cap);
+        }
+        let window = c.layers[l].window.unwrap_or(usize::MAX);
+        let hidden = queries.flat_map(|q| {
+            let sources = sources.clone();
+            sources.map(move |s| s > q || q - s >= window)
+        });
+        let hidden = TensorData::new(hidden.collect::<Vec<bool>>(), [1, 1, n, m]);
+        let hidden = Tensor::<4, Bool>::from_data(hidden, &scores.device());
+        let scores = scores.reshape([kv, group, n, m]);
+        let scores = scores.mask_fill(hidden.expand([kv, group, n, m]), f32::NEG_INFINITY);
+        scores.reshape([kv, group * n, m])
+    }
+}

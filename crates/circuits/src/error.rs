@@ -29,7 +29,7 @@ pub enum CircuitError {
     Unsupported { model: String, problem: String },
     #[error("the transcoder {name}: {problem}")]
     Transcoder { name: String, problem: String },
-    #[error("`{model}` has {n_layers} layers, but there is no transcoder for {missing}")]
+    #[error("`{model}` has {n_layers} layers, and these have no transcoder: {missing}")]
     MissingTranscoders {
         model: String,
         missing: String,

@@ -3,6 +3,7 @@
 
 use crate::error::{Context, Result, bail, ensure};
 use lapidary_activations::{Exclusion, Store};
+use lapidary_coder::Sites;
 use lapidary_io::read_text;
 use lapidary_sae::{Recipe, hook_points};
 use std::collections::BTreeSet;
@@ -21,6 +22,9 @@ pub struct NamedRecipe {
     /// The keys that the file, the command line or the store gives.
     pub given: BTreeSet<String>,
 }
+
+/// What stands for the layer of the hook points among the keys of a grid.
+const LAYER: &str = "layer";
 
 /// A key and the values that it takes in turn.
 #[derive(Clone, Debug)]
@@ -63,6 +67,14 @@ fn split(list: &str) -> Vec<String> {
 }
 
 impl Sweep {
+    /// Over layers of the model: the hook points of the recipe, each moved to the layer.
+    pub fn layers(layers: &[usize]) -> Self {
+        Self {
+            key: LAYER.into(),
+            values: layers.iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// Over seeds of the weights.
     pub fn seeds(seeds: &[u64]) -> Self {
         Self {
@@ -136,8 +148,13 @@ pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<V
                 (false, 1) => point_name(&point),
                 (false, _) => format!("{stem}_{}", point_name(&point)),
             };
-            let settings = point.iter().map(|(key, value)| format!("{key}={value}"));
-            let mut all: Vec<String> = set.iter().cloned().chain(settings).collect();
+            let mut all = set.to_vec();
+            for (key, value) in &point {
+                match *key {
+                    LAYER => all.extend(at_layer(&Recipe::parse(&file, &text, set)?, value)?),
+                    key => all.push(format!("{key}={value}")),
+                }
+            }
             if point.iter().any(|(key, _)| *key == "seed") {
                 // Coders of other seeds see the batches of the recipe's own.
                 let order = Recipe::parse(&file, &text, set)?.order_seed();
@@ -149,6 +166,28 @@ pub fn read_all(files: &[PathBuf], set: &[String], sweeps: &[Sweep]) -> Result<V
     }
     agree(&recipes)?;
     Ok(recipes)
+}
+
+/// The settings that move a recipe's hook points to another layer.
+fn at_layer(recipe: &Recipe, layer: &str) -> Result<Vec<String>> {
+    let moved = |key: &str, hook: &Option<String>| {
+        let Some(hook) = hook else {
+            return Ok(None);
+        };
+        let place = hook.strip_prefix("blocks.").and_then(|h| h.split_once('.'));
+        let Some((_, place)) = place else {
+            bail!("--layers: found {key} = {hook}, expected a hook point inside a layer");
+        };
+        Ok(Some(format!("{key}=blocks.{layer}.{place}")))
+    };
+    let each = match &recipe.sites {
+        Sites::Autoencoder { at } => [moved("hook_point", at)?, None],
+        Sites::Transcoder { from, to } => {
+            [moved("hook_point", from)?, moved("hook_point_out", to)?]
+        }
+        _ => bail!("--layers: found a coder of several layers, expected one of one layer"),
+    };
+    Ok(each.into_iter().flatten().collect())
 }
 
 fn agree(recipes: &[NamedRecipe]) -> Result<()> {

@@ -13,12 +13,20 @@ use crate::weights::NormWeights;
 use burn::tensor::{Bool, Tensor, TensorData};
 use std::collections::BTreeMap;
 
-/// Attention weights of a layer that are kept for all later calls; larger ones are made again from
-/// queries and keys, a block of sources at a time.
-const PATTERN_KEPT: usize = 4 << 20;
+/// When attention weights are made.
+#[derive(Clone, Copy)]
+struct Blocks {
+    /// Weights of a layer that are kept for all later calls, if there are no more; else they are
+    /// made again from queries and keys, a block of sources at a time.
+    kept: usize,
+    /// Sources in a block.
+    length: usize,
+}
 
-/// Sources in a block.
-const BLOCK: usize = 512;
+const BLOCKS: Blocks = Blocks {
+    kept: 4 << 20,
+    length: 512,
+};
 
 /// A model frozen on one prompt.
 pub struct FrozenModel<'m> {
@@ -30,6 +38,7 @@ pub struct FrozenModel<'m> {
     last: Tensor<2>,
     captured: BTreeMap<HookPoint, Tensor<2>>,
     pos: usize,
+    blocks: Blocks,
 }
 
 struct FrozenLayer {
@@ -55,6 +64,8 @@ pub struct LogitDirections {
     pub directions: Tensor<2>,
     /// What the final norm's bias and the unembedding's bias add, in the same way.
     pub constants: Vec<f64>,
+    /// The logits, each less the mean of all, without a soft cap.
+    pub values: Vec<f64>,
 }
 
 impl LanguageModel {
@@ -88,7 +99,7 @@ impl LanguageModel {
         tokens: &[u32],
         capture: &[HookPoint],
     ) -> Result<FrozenModel<'_>, ModelError> {
-        FrozenModel::new(self, tokens, capture)
+        FrozenModel::new(self, tokens, capture, BLOCKS)
     }
 }
 
@@ -97,6 +108,7 @@ impl<'m> FrozenModel<'m> {
         model: &'m LanguageModel,
         tokens: &[u32],
         capture: &[HookPoint],
+        blocks: Blocks,
     ) -> Result<Self, ModelError> {
         model.check_head()?;
         let c = model.config();
@@ -122,7 +134,7 @@ impl<'m> FrozenModel<'m> {
             let width = value.dims()[2];
             value.reshape([pos, width])
         };
-        let layers = (0..c.n_layers()).map(|l| FrozenLayer::new(c, l, pos, &mut take));
+        let layers = (0..c.n_layers()).map(|l| FrozenLayer::new(c, l, pos, blocks, &mut take));
         let layers: Vec<FrozenLayer> = layers.collect();
         let final_scale = take(HookPoint::FinalNormScale);
         let last = take(HookPoint::FinalNorm).narrow(0, pos - 1, 1);
@@ -137,6 +149,7 @@ impl<'m> FrozenModel<'m> {
             last,
             captured: captured.collect(),
             pos,
+            blocks,
         })
     }
 
@@ -186,10 +199,16 @@ impl<'m> FrozenModel<'m> {
         }
         let scale = self.final_scale.clone().narrow(0, self.pos - 1, 1);
         let [n, d] = rows.dims();
+        let last = self.last.clone() * w.final_norm.weight.clone().unsqueeze();
+        let products = (rows.clone() * last).sum_dim(1).into_data();
+        let values = products.iter::<f64>().zip(&constants);
+        let values = values.map(|(product, constant)| product + constant);
+        let values = values.collect();
         let rows = self.through_norm(&w.final_norm, &scale, rows.reshape([1, n, d]));
         LogitDirections {
             directions: rows.reshape([n, d]),
             constants,
+            values,
         }
     }
 
@@ -377,7 +396,7 @@ impl<'m> FrozenModel<'m> {
     fn block(&self, pos: usize) -> usize {
         match self.layers.iter().all(|layer| layer.pattern.is_some()) {
             true => pos,
-            false => BLOCK,
+            false => self.blocks.length,
         }
     }
 
@@ -420,6 +439,7 @@ impl FrozenLayer {
         c: &ModelConfig,
         l: usize,
         pos: usize,
+        blocks: Blocks,
         take: &mut impl FnMut(HookPoint) -> Tensor<2>,
     ) -> Self {
         let mut of = |hook| take(HookPoint::Block(l, hook));
@@ -442,19 +462,18 @@ impl FrozenLayer {
             ln1_post: c.post_norms.then(|| of(BlockHook::Ln1PostScale)),
             ln2_post: c.post_norms.then(|| of(BlockHook::Ln2PostScale)),
         };
-        let small = c.n_heads * pos * pos <= PATTERN_KEPT;
-        layer.denominators = layer.denominators(c, l, pos);
-        if small {
+        layer.denominators = layer.denominators(c, l, pos, blocks.length);
+        if c.n_heads * pos * pos <= blocks.kept {
             layer.pattern = Some(layer.weights(c, l, 0..pos, pos));
         }
         layer
     }
 
     /// The logarithm of the sum of exponentials of each query's scores, `[n_heads, pos, 1]`.
-    fn denominators(&self, c: &ModelConfig, l: usize, pos: usize) -> Tensor<3> {
+    fn denominators(&self, c: &ModelConfig, l: usize, pos: usize, block: usize) -> Tensor<3> {
         let mut parts = vec![];
-        for start in (0..pos).step_by(BLOCK) {
-            let queries = start..pos.min(start + BLOCK);
+        for start in (0..pos).step_by(block) {
+            let queries = start..pos.min(start + block);
             let scores = self.scores(c, l, queries.clone(), 0..queries.end);
             let highest = scores.clone().max_dim(2);
             let sum = (scores - highest.clone()).exp().sum_dim(2);
@@ -509,5 +528,48 @@ impl FrozenLayer {
         let scores = scores.reshape([kv, group, n, m]);
         let scores = scores.mask_fill(hidden.expand([kv, group, n, m]), f32::NEG_INFINITY);
         scores.reshape([kv, group * n, m])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    fn difference(a: Tensor<3>, b: Tensor<3>) -> f32 {
+        (a - b).abs().max().into_scalar::<f32>()
+    }
+
+    /// Blocks of sources give what all sources at once give, with windows and soft caps too, and a
+    /// gradient of the first positions is that of all with zeros after it.
+    #[test]
+    fn blocks_and_first_positions_change_nothing() {
+        for name in ["gpt2", "llama-gqa", "gemma2", "mistral", "qwen3"] {
+            let folder = format!(
+                "{}/../../tests/fixtures/models/{name}",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            let model = LanguageModel::load(&folder, &Device::flex()).unwrap();
+            let d = model.config().d_model;
+            let tokens: Vec<u32> = (0..11).map(|i| 3 + 5 * i % 31).collect();
+            let frozen = |kept, length| {
+                FrozenModel::new(&model, &tokens, &[], Blocks { kept, length }).unwrap()
+            };
+            let (whole, blocks) = (frozen(usize::MAX, 512), frozen(0, 3));
+            assert!(whole.layers.iter().all(|layer| layer.pattern.is_some()));
+            let first = Tensor::random([7, 2, d], Distribution::Default, model.device());
+            let rest = Tensor::zeros([4, 2, d], model.device());
+            let all = Tensor::cat(vec![first.clone(), rest], 0);
+            for l in 0..model.config().n_layers() {
+                let expected = whole.through_attention(l, all.clone());
+                let found = blocks.through_attention(l, all.clone());
+                assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
+                let expected = expected.narrow(0, 0, 7);
+                for frozen in [&whole, &blocks] {
+                    let found = frozen.through_attention(l, first.clone());
+                    assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
+                }
+            }
+        }
     }
 }

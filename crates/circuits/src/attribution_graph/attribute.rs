@@ -212,11 +212,7 @@ impl Tracing<'_, '_> {
         for targets in targets.chunks(self.at_once(position)) {
             rows.extend(self.rows(targets)?);
         }
-        let values = host(&self.local.frozen.logits())?;
-        let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
-        let totals = tokens
-            .iter()
-            .map(|t| (f64::from(values[*t as usize]) - mean) as f32);
+        let totals = read.values.iter().map(|value| *value as f32);
         Ok((rows, totals.collect()))
     }
 

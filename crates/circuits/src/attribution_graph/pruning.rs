@@ -237,3 +237,93 @@ impl<'a> PrunedGraph<'a> {
         self.scores
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attribution_graph::graph::{Feature, LogitTarget};
+    use crate::attribution_graph::rows::Row;
+
+    /// The graph of 12 nodes with which circuit-tracer tests its own: features 0 to 8, tokens 9 and
+    /// 10, the logit 11.
+    fn twelve(edges: &[(usize, &[u32])]) -> AttributionGraph {
+        let row = |target: usize| {
+            let sources = edges.iter().find(|(node, _)| *node == target);
+            let edges = sources.map_or(&[][..], |(_, sources)| sources).iter();
+            let edges = edges.map(|source| Edge {
+                source: *source,
+                weight: 10.0,
+            });
+            Row {
+                edges: edges.collect(),
+                ..Row::default()
+            }
+        };
+        let feature = |index| Feature {
+            layer: 0,
+            position: 0,
+            index,
+            activation: 1.0,
+        };
+        AttributionGraph {
+            n_layers: 0,
+            tokens: vec![5, 6],
+            active: (0..9).map(feature).collect(),
+            selected: (0..9).collect(),
+            logits: vec![LogitTarget {
+                token: 0,
+                probability: 1.0,
+            }],
+            rows: (0..9).chain([11]).map(row).collect(),
+            totals: vec![0.0; 10],
+        }
+    }
+
+    const EDGES: [(usize, &[u32]); 4] = [
+        (11, &[1, 3, 6, 8]),
+        (3, &[0, 1, 6]),
+        (1, &[9, 10]),
+        (0, &[9]),
+    ];
+
+    #[test]
+    fn twelve_nodes_have_the_influence_that_circuit_tracer_gives_them() {
+        let found = twelve(&EDGES).influence_with(|_| true);
+        let expected = [1.0, 4.0, 0.0, 3.0, 0.0, 0.0, 4.0, 0.0, 3.0, 3.0, 2.0, 0.0];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (12.0 * found - expected).abs() < 1e-12,
+                "{found} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn twelve_nodes_have_the_edge_scores_that_circuit_tracer_gives_them() {
+        let edges: [(usize, &[u32]); 3] = [(11, &[1, 3, 6, 8]), (3, &[1, 6]), (1, &[9, 10])];
+        let graph = twelve(&edges);
+        let scores = graph.edge_scores(&[true; 12]);
+        let of = |target: usize| -> Vec<f64> { scores[target].iter().map(|(_, s)| *s).collect() };
+        let expected = [
+            (11, vec![0.25; 4]),
+            (3, vec![0.125; 2]),
+            (1, vec![0.1875; 2]),
+        ];
+        for (target, expected) in expected {
+            assert_eq!(of(target), expected, "edges to {target}");
+        }
+        // All are needed for 98 %, but 6 and 8 have no input and go with their edges.
+        let pruned = graph.prune(Pruning {
+            node_threshold: 1.0,
+            edge_threshold: 0.98,
+        });
+        assert_eq!(pruned.edges().count(), 5);
+        // Without the edges to 3, it has no input either.
+        let pruned = graph.prune(Pruning {
+            node_threshold: 1.0,
+            edge_threshold: 0.8,
+        });
+        assert_eq!(pruned.edges().count(), 3);
+        assert!(pruned.nodes().all(|(number, _)| number != 3));
+    }
+}

@@ -8,6 +8,7 @@ use clap::Args;
 use lapidary::{NamedRecipe, Sweep, TrainOptions, read_all};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
@@ -38,6 +39,7 @@ pub struct Quickstart {
 Several coders in one run, on one pass of the model or the store. Each has its own folder in out; out/runs.parquet compares them:
   lapidary train configs/quickstart.toml --seeds 1,2,3 --out out
   lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-3,4e-3 --out out
+  lapidary train configs/transcoder-embedded.toml --layers 0-3 --out transcoders
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
     /// Recipes in TOML, such as those in configs/. Several recipes must have the same `model`,
@@ -58,10 +60,37 @@ pub struct Train {
     /// each combination of values
     #[arg(long, value_name = "KEY=VALUE,VALUE…")]
     sweep: Vec<Sweep>,
+    /// Train one coder for each of these layers, with the recipe's hook points moved to the layer,
+    /// such as 0-3 or 2,5,8
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<Layers>,
     /// Folder for the results; default: out/NAME for the recipe NAME.toml. Several recipes need
     /// --out
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// Layers as they are written: numbers and ranges, separated by commas.
+#[derive(Clone)]
+struct Layers(Vec<usize>);
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("found `{text}`, expected layers such as 0-3 or 2,5,8");
+        let number = |text: &str| text.trim().parse::<u8>().map_err(|_| wrong());
+        let mut layers = vec![];
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let range = number(first)?..=number(last)?;
+            if range.is_empty() {
+                return Err(wrong());
+            }
+            layers.extend(range.map(usize::from));
+        }
+        Ok(Self(layers))
+    }
 }
 
 #[derive(Args)]
@@ -122,6 +151,9 @@ impl Train {
     pub fn run(self) -> Result<()> {
         let set = self.options.settings(self.seed);
         let mut sweeps = self.sweep;
+        if let Some(Layers(layers)) = &self.layers {
+            sweeps.insert(0, Sweep::layers(layers));
+        }
         if !self.seeds.is_empty() {
             sweeps.push(Sweep::seeds(&self.seeds));
         }

@@ -240,8 +240,8 @@ pub fn open_dictionary(path: &Path, how: DictionaryOptions, device: &Device) -> 
 }
 
 /// Reads transcoders, each with its place as a name. A place is that of a dictionary
-/// ([`open_dictionary`]), that of a set of them in one folder, or a folder of finished runs, such as
-/// training several recipes leaves.
+/// ([`open_dictionary`]), that of a set of them in one folder, or a folder of finished runs, such
+/// as training several recipes leaves.
 ///
 /// # Errors
 /// As [`open_dictionary`].

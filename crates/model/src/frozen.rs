@@ -13,19 +13,20 @@ use crate::weights::NormWeights;
 use burn::tensor::{Bool, Tensor, TensorData};
 use std::collections::BTreeMap;
 
-/// When attention weights are made.
+/// How attention weights are made: a block of sources at a time, with the queries from its first
+/// source on.
 #[derive(Clone, Copy)]
 struct Blocks {
     /// Weights of a layer that are kept for all later calls, if there are no more; else they are
-    /// made again from queries and keys, a block of sources at a time.
+    /// made again each time from queries and keys.
     kept: usize,
     /// Sources in a block.
     length: usize,
 }
 
 const BLOCKS: Blocks = Blocks {
-    kept: 4 << 20,
-    length: 512,
+    kept: 8 << 20,
+    length: 256,
 };
 
 /// A model frozen on one prompt.
@@ -48,8 +49,8 @@ struct FrozenLayer {
     keys: Tensor<3>,
     /// The logarithm of each softmax's denominator, `[n_heads, pos, 1]`.
     denominators: Tensor<3>,
-    /// All weights, `[n_kv_heads, group * pos, pos]`, if they are small.
-    pattern: Option<Tensor<3>>,
+    /// The weights, block by block, if they are few: `[n_kv_heads, group * queries, sources]`.
+    pattern: Vec<Tensor<3>>,
     /// What the norms divide by, `[pos, 1]`.
     ln1: Tensor<2>,
     ln2: Tensor<2>,
@@ -294,12 +295,12 @@ impl<'m> FrozenModel<'m> {
             .reshape([pos, n, kv, group, width])
             .permute([2, 3, 0, 1, 4]);
         let z = z.reshape([kv, group, pos, n * width]);
-        let blocks = (0..pos).step_by(self.block(pos));
-        let values = blocks.map(|start| {
-            let sources = self.block(pos).min(pos - start);
+        let length = self.blocks.length;
+        let values = (0..pos.div_ceil(length)).map(|block| {
+            let start = block * length;
             let later = z.clone().narrow(2, start, pos - start);
             let later = later.reshape([kv, group * (pos - start), n * width]);
-            let pattern = self.pattern(l, start..start + sources, pos);
+            let pattern = self.pattern(l, block, pos);
             pattern.swap_dims(1, 2).matmul(later) // [kv, sources, n * width]
         });
         let values = Tensor::cat(values.collect(), 1);
@@ -392,29 +393,23 @@ impl<'m> FrozenModel<'m> {
         gradient / scale.clone().narrow(0, 0, pos).reshape([pos, 1, 1])
     }
 
-    /// Sources in a block when gradients have `pos` positions.
-    fn block(&self, pos: usize) -> usize {
-        match self.layers.iter().all(|layer| layer.pattern.is_some()) {
-            true => pos,
-            false => self.blocks.length,
-        }
-    }
-
-    /// Attention weights of the queries from the first source to `pos` on these sources,
-    /// `[n_kv_heads, group * queries, sources]`.
-    fn pattern(&self, l: usize, sources: std::ops::Range<usize>, pos: usize) -> Tensor<3> {
+    /// Attention weights on the sources of a block before `pos`, of the queries from its first
+    /// source to `pos`, `[n_kv_heads, group * queries, sources]`.
+    fn pattern(&self, l: usize, block: usize, pos: usize) -> Tensor<3> {
         let c = self.model.config();
-        let frozen = &self.layers[l];
-        if let Some(pattern) = &frozen.pattern {
-            let (kv, group) = (c.n_kv_heads, c.n_heads / c.n_kv_heads);
-            if pos == self.pos {
-                return pattern.clone();
-            }
-            let pattern = pattern.clone().reshape([kv, group, self.pos, self.pos]);
-            let pattern = pattern.narrow(2, 0, pos).narrow(3, 0, pos);
-            return pattern.reshape([kv, group * pos, pos]);
+        let (kv, group) = (c.n_kv_heads, c.n_heads / c.n_kv_heads);
+        let start = block * self.blocks.length;
+        let sources = self.blocks.length.min(pos - start);
+        let Some(kept) = self.layers[l].pattern.get(block) else {
+            return self.layers[l].weights(c, l, start..start + sources, pos);
+        };
+        if pos == self.pos {
+            return kept.clone();
         }
-        frozen.weights(c, l, sources, pos)
+        let [_, _, all] = kept.dims();
+        let kept = kept.clone().reshape([kv, group, self.pos - start, all]);
+        let kept = kept.narrow(2, 0, pos - start).narrow(3, 0, sources);
+        kept.reshape([kv, group * (pos - start), sources])
     }
 }
 
@@ -456,7 +451,7 @@ impl FrozenLayer {
             denominators: Tensor::zeros([c.n_heads, pos, 1], &queries.device()),
             queries,
             keys,
-            pattern: None,
+            pattern: vec![],
             ln1: of(BlockHook::Ln1Scale),
             ln2: of(BlockHook::Ln2Scale),
             ln1_post: c.post_norms.then(|| of(BlockHook::Ln1PostScale)),
@@ -464,7 +459,9 @@ impl FrozenLayer {
         };
         layer.denominators = layer.denominators(c, l, pos, blocks.length);
         if c.n_heads * pos * pos <= blocks.kept {
-            layer.pattern = Some(layer.weights(c, l, 0..pos, pos));
+            let starts = (0..pos).step_by(blocks.length);
+            let of = |start| layer.weights(c, l, start..pos.min(start + blocks.length), pos);
+            layer.pattern = starts.map(of).collect();
         }
         layer
     }
@@ -555,17 +552,20 @@ mod tests {
             let frozen = |kept, length| {
                 FrozenModel::new(&model, &tokens, &[], Blocks { kept, length }).unwrap()
             };
-            let (whole, blocks) = (frozen(usize::MAX, 512), frozen(0, 3));
-            assert!(whole.layers.iter().all(|layer| layer.pattern.is_some()));
+            let whole = frozen(usize::MAX, 512);
+            let blocks = [frozen(0, 3), frozen(usize::MAX, 4), frozen(0, 512)];
+            assert!(whole.layers.iter().all(|layer| layer.pattern.len() == 1));
             let first = Tensor::random([7, 2, d], Distribution::Default, model.device());
             let rest = Tensor::zeros([4, 2, d], model.device());
             let all = Tensor::cat(vec![first.clone(), rest], 0);
             for l in 0..model.config().n_layers() {
                 let expected = whole.through_attention(l, all.clone());
-                let found = blocks.through_attention(l, all.clone());
-                assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
+                for blocks in &blocks {
+                    let found = blocks.through_attention(l, all.clone());
+                    assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
+                }
                 let expected = expected.narrow(0, 0, 7);
-                for frozen in [&whole, &blocks] {
+                for frozen in blocks.iter().chain([&whole]) {
                     let found = frozen.through_attention(l, first.clone());
                     assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
                 }

@@ -17,6 +17,10 @@ const BATCHES_A_RANKING: usize = 4;
 /// Values of the gradients of one batch: few enough to stay near the processor.
 const VALUES_AT_ONCE: usize = 1 << 21;
 
+/// The fewest rows of one batch, of long prompts: their attention weights are made again for each
+/// batch.
+const LEAST_ROWS_AT_ONCE: usize = 32;
+
 /// The most rows of one batch.
 const ROWS_AT_ONCE: usize = 512;
 
@@ -149,7 +153,7 @@ impl Limits {
         let heads = (c.n_heads + c.n_kv_heads) as u64 * c.d_head as u64;
         // Queries, keys and errors of each layer; scores of a block of sources, and their copies.
         let frozen = 4 * layers * pos * (heads + c.d_model as u64);
-        let scores = 4 * 4 * 512 * pos * c.n_heads as u64;
+        let scores = 4 * 4 * 256 * pos * c.n_heads as u64;
         let features = 64 * local.features.len() as u64;
         let fixed = frozen + scores + features;
         let one = 4 * COPIES * pos * c.d_model as u64;
@@ -271,7 +275,8 @@ impl Tracing<'_, '_> {
         let values = (position + 1) * self.replacement.model().config().d_model;
         let bytes = 4 * (COPIES * values as u64 + self.n_sources() as u64);
         let fit = (self.limits.batch_bytes / bytes).max(1) as usize;
-        (VALUES_AT_ONCE / values).clamp(8, ROWS_AT_ONCE).min(fit)
+        let rows = (VALUES_AT_ONCE / values).clamp(LEAST_ROWS_AT_ONCE, ROWS_AT_ONCE);
+        rows.min(fit)
     }
 
     /// The rows of these features.

@@ -187,7 +187,7 @@ impl AttributionGraph {
 
     /// The nodes that have rows, each after all nodes that its value goes to: logits, then features
     /// from the last layer to the first.
-    pub(super) fn from_the_logits(&self) -> Vec<usize> {
+    pub(super) fn targets_before_sources(&self) -> Vec<usize> {
         let logits = self.first_logit()..self.n_nodes();
         logits.chain((0..self.first_error()).rev()).collect()
     }

@@ -94,7 +94,7 @@ impl AttributionGraph {
 
     /// The influence of all nodes by way of those that `kept` accepts.
     fn influence_with(&self, kept: impl Fn(usize) -> bool + Copy) -> Vec<f64> {
-        let order = self.from_the_logits().into_iter();
+        let order = self.targets_before_sources().into_iter();
         let targets = order.filter(|node| kept(*node)).map(|node| {
             let edges = || {
                 let edges = self.edges_to(node).iter();
@@ -163,8 +163,8 @@ impl AttributionGraph {
         let of_tokens = of(tokens..self.first_logit());
         let of_errors = of(errors..tokens);
         let (mut explained, mut all) = (0.0, 0.0);
-        for node in 0..self.n_nodes() {
-            let own = influence[node] + self.weight(node);
+        for (node, own) in influence.iter().enumerate() {
+            let own = own + self.weight(node);
             let (mut sum, mut error) = (0.0, 0.0);
             for edge in self.edges_to(node) {
                 let magnitude = f64::from(edge.weight.abs());

@@ -6,10 +6,11 @@ use std::process::Command;
 
 /// Runs the shell lines of a page in a folder; gives each with what it printed.
 fn outputs_of(page: &str, folder: &Path) -> Vec<(String, String)> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../docs")
-        .join(page);
-    let page = std::fs::read_to_string(page).unwrap();
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(repository.join("docs").join(page)).unwrap();
+    let recipe = "configs/transcoder-embedded.toml";
+    std::fs::create_dir(folder.join("configs")).unwrap();
+    std::fs::copy(repository.join(recipe), folder.join(recipe)).unwrap();
     let mut outputs = vec![];
     let blocks = page.split("```sh\n").skip(1);
     for line in blocks.flat_map(|block| block.split("```").next().unwrap().lines()) {

@@ -5,6 +5,7 @@
 #[path = "support/changed_model.rs"]
 mod changed_model;
 mod circuit;
+mod circuit_graph;
 mod command_line;
 mod convert;
 mod dictionary_model;

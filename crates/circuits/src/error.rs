@@ -29,6 +29,12 @@ pub enum CircuitError {
     Unsupported { model: String, problem: String },
     #[error("the transcoder {name}: {problem}")]
     Transcoder { name: String, problem: String },
+    #[error("the feature {layer}.{index}: {problem}")]
+    Feature {
+        layer: usize,
+        index: usize,
+        problem: String,
+    },
     #[error("`{model}` has {n_layers} layers, and these have no transcoder: {missing}")]
     MissingTranscoders {
         model: String,

@@ -6,7 +6,8 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_circuits::CircuitError;
 use lapidary_circuits::attribution_graph::{
-    AttributionGraph, AttributionOptions, GraphNames, Node, Pruning, ReplacementModel,
+    AttributionGraph, AttributionOptions, GraphNames, Node, PathNode, PathOptions, Pruning,
+    ReplacementModel, Step,
 };
 use lapidary_coder::{
     AnyCoder, Architecture, Coder, CrossLayerTranscoder, Dictionary, Provenance, SKIP, Sites,
@@ -15,6 +16,7 @@ use lapidary_coder::{
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
 
 const LATENTS: usize = 40;
 const TOKENS: [u32; 7] = [1, 9, 4, 4, 17, 30, 2];
@@ -377,7 +379,7 @@ fn the_json_names_every_end_of_every_link() {
     let json = std::fs::read_to_string(folder.path().join("graph.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let nodes = json["nodes"].as_array().unwrap();
-    let ids: std::collections::BTreeSet<&str> = nodes
+    let ids: BTreeSet<&str> = nodes
         .iter()
         .map(|node| node["node_id"].as_str().unwrap())
         .collect();
@@ -399,6 +401,93 @@ fn the_json_names_every_end_of_every_link() {
     let count = |name: &str| file.tensor(name).unwrap().shape()[0];
     assert_eq!(count("row_offsets"), found.n_nodes() + 1);
     assert_eq!(count("columns"), found.n_edges());
+}
+
+/// Every node of a tree of paths is the sum of its parts, down to tokens, errors and biases.
+#[test]
+fn paths_leave_nothing_unexplained() {
+    fn check(node: &PathNode, name: &str, seen: &mut BTreeSet<&'static str>) {
+        seen.insert(match node.step {
+            Step::Feature { .. } => "feature",
+            Step::Head { .. } => "head",
+            Step::Skip { .. } => "skip",
+            Step::Token { .. } => "token",
+            Step::Error { .. } => "error",
+            Step::Bias => "bias",
+        });
+        if node.parts.is_empty() {
+            return;
+        }
+        let sum = node.parts.iter().map(|part| part.contribution).sum::<f32>() + node.rest;
+        let size = node
+            .parts
+            .iter()
+            .map(|part| part.contribution.abs())
+            .sum::<f32>();
+        assert!(
+            (sum - node.contribution).abs() < 1e-4 * size.max(node.contribution.abs()),
+            "{name}: {:?} is {}, its parts are {sum}",
+            node.step,
+            node.contribution
+        );
+        node.parts.iter().for_each(|part| check(part, name, seen));
+    }
+    let skip = Kind {
+        skip: true,
+        ..PLAIN
+    };
+    let folded = Kind {
+        from: BlockHook::MlpHookIn,
+        to: BlockHook::MlpHookOut,
+        b_dec_to_input: true,
+        ..skip
+    };
+    let mut seen = BTreeSet::new();
+    for name in ["gpt2", "neox", "llama-gqa", "gemma2", "opt"] {
+        let model = model(name);
+        for transcoders in [
+            per_layer(&model, skip),
+            per_layer(&model, folded),
+            cross_layer(&model, PLAIN),
+        ] {
+            let replacement = ReplacementModel::new(&model, transcoders).unwrap();
+            let options = AttributionOptions::default();
+            let graph = replacement
+                .attribute(&TOKENS, &options, &|_, _| {})
+                .unwrap();
+            let last = *graph.active().last().unwrap();
+            let options = PathOptions {
+                branches: 30,
+                nodes: 40,
+            };
+            let feature = [last.layer, last.index];
+            let paths = replacement.paths(&TOKENS, feature, Some(last.position), options);
+            let paths = paths.unwrap();
+            let size = 1.0 + last.activation;
+            assert!(
+                (paths.contribution - last.activation).abs() < 1e-4 * size,
+                "{name}"
+            );
+            check(&paths, name, &mut seen);
+            let error = replacement.paths(&TOKENS, [0, LATENTS], None, options);
+            assert!(
+                error
+                    .unwrap_err()
+                    .to_string()
+                    .contains("latents of layer 0 are 0 to")
+            );
+            let error = replacement.paths(&TOKENS, [99, 0], None, options);
+            assert!(error.unwrap_err().to_string().contains("layers are 0 to"));
+            let error = replacement.paths(&TOKENS, feature, Some(0), options);
+            assert!(
+                error
+                    .unwrap_err()
+                    .to_string()
+                    .contains("not active at position 0")
+            );
+        }
+    }
+    assert_eq!(seen.len(), 6, "{seen:?}");
 }
 
 #[test]

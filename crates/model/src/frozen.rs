@@ -169,6 +169,11 @@ impl<'m> FrozenModel<'m> {
         self.captured.remove(&at)
     }
 
+    /// The same, which stays kept.
+    pub fn kept(&self, at: HookPoint) -> Option<Tensor<2>> {
+        self.captured.get(&at).cloned()
+    }
+
     /// The logits after the last token, `[d_vocab]`.
     pub fn logits(&self) -> Tensor<1> {
         self.model.unembed(self.last.clone()).squeeze_dim(0)
@@ -253,6 +258,29 @@ impl<'m> FrozenModel<'m> {
     /// The gradient at `hook_mlp_out` or `mlp.hook_out` of a layer, of a gradient at the residual
     /// stream after it, `[pos, n, d_model]` for the first positions; `None` for other places.
     pub fn from_stream(&self, at: HookPoint, gradient: Tensor<3>) -> Option<Tensor<3>> {
+        self.from_stream_scaled(at, gradient, 0)
+    }
+
+    /// The same of gradients at one position, `[n, d_model]`.
+    pub fn from_stream_at(
+        &self,
+        at: HookPoint,
+        gradients: Tensor<2>,
+        position: usize,
+    ) -> Option<Tensor<2>> {
+        let [n, d] = gradients.dims();
+        let gradients = gradients.reshape([1, n, d]);
+        let found = self.from_stream_scaled(at, gradients, position)?;
+        Some(found.reshape([n, d]))
+    }
+
+    /// The same of gradients at the positions from `first` on.
+    fn from_stream_scaled(
+        &self,
+        at: HookPoint,
+        gradient: Tensor<3>,
+        first: usize,
+    ) -> Option<Tensor<3>> {
         let HookPoint::Block(l, hook) = at else {
             return None;
         };
@@ -260,7 +288,10 @@ impl<'m> FrozenModel<'m> {
         match hook {
             BlockHook::MlpOut => Some(gradient),
             BlockHook::MlpHookOut => Some(match (norm, &self.layers[l].ln2_post) {
-                (Some(norm), Some(scale)) => self.through_norm(norm, scale, gradient),
+                (Some(norm), Some(scale)) => {
+                    let scale = scale.clone().narrow(0, first, gradient.dims()[0]);
+                    self.through_norm(norm, &scale, gradient)
+                }
                 _ => gradient,
             }),
             _ => None,
@@ -310,6 +341,41 @@ impl<'m> FrozenModel<'m> {
         let read = values.matmul(w_v.weight.transpose()).reshape([pos, n, d]);
         let scale = frozen.ln1.clone().narrow(0, 0, pos);
         self.through_norm(&layer.ln1, &scale, read)
+    }
+
+    /// The same of one gradient at one position, apart for each head and each position that it
+    /// looks at: `[n_heads, position + 1, d_model]`. Heads that share values share what they read.
+    ///
+    /// # Panics
+    /// The gradient, `[d_model]`, has another width.
+    pub fn through_heads(&self, l: usize, gradient: Tensor<1>, position: usize) -> Tensor<3> {
+        let c = self.model.config();
+        let (layer, frozen) = (&self.model.weights().layers[l], &self.layers[l]);
+        let (heads, group, sources) = (c.n_heads, c.n_heads / c.n_kv_heads, position + 1);
+        let (d, width) = (c.d_model, c.d_head);
+        let gradient = gradient.reshape([1, 1, d]);
+        let written = match (&layer.ln1_post, &frozen.ln1_post) {
+            (Some(norm), Some(scale)) => {
+                let scale = scale.clone().narrow(0, position, 1);
+                self.through_norm(norm, &scale, gradient)
+            }
+            _ => gradient,
+        };
+        let w_o = layer.o.weight.clone(); // [heads * width, d]
+        let z = w_o.matmul(written.reshape([d, 1]));
+        let [_, _, w_v] = layer.q_k_v(heads * width);
+        let w_v = w_v.weight.reshape([d, c.n_kv_heads, 1, width]);
+        let w_v = w_v.expand([d, c.n_kv_heads, group, width]);
+        let w_v = w_v.reshape([d, heads, width]).swap_dims(0, 1); // [heads, d, width]
+        let read = w_v.matmul(z.reshape([heads, width, 1])); // [heads, d, 1]
+        let scores = frozen.scores(c, l, position..sources, 0..sources);
+        let denominators = frozen.denominators.clone().narrow(1, position, 1);
+        let scores = scores.reshape([heads, 1, sources]);
+        let pattern = (scores - denominators).exp().reshape([heads, sources, 1]);
+        let read = pattern.matmul(read.reshape([heads, 1, d])); // [heads, sources, d]
+        let read = read.swap_dims(0, 1); // [sources, heads, d]
+        let scale = frozen.ln1.clone().narrow(0, 0, sources);
+        self.through_norm(&layer.ln1, &scale, read).swap_dims(0, 1)
     }
 
     /// What attention of layer `l` adds to the stream whatever it reads, `[pos, d_model]` or
@@ -565,6 +631,15 @@ mod tests {
                     assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
                 }
                 let expected = expected.narrow(0, 0, 7);
+                // Apart for each head and position, of the gradients at the last position.
+                let at_last = first.clone().narrow(0, 6, 1);
+                let before = Tensor::zeros([6, 2, d], model.device());
+                let only = Tensor::cat(vec![before, at_last.clone()], 0);
+                let together = whole.through_attention(l, only).narrow(1, 0, 1);
+                let gradient = at_last.narrow(1, 0, 1).reshape([d]);
+                let apart = whole.through_heads(l, gradient, 6).sum_dim(0);
+                let apart = apart.reshape([7, 1, d]);
+                assert!(difference(together, apart) < 1e-5, "{name} {l}");
                 for frozen in blocks.iter().chain([&whole]) {
                     let found = frozen.through_attention(l, first.clone());
                     assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");

@@ -263,6 +263,11 @@ impl LanguageModel {
         self.weights.layers.truncate(n);
     }
 
+    /// `W_E`, `[d_vocab, d_model]`.
+    pub fn embedding(&self) -> Tensor<2> {
+        self.weights.embed.clone()
+    }
+
     /// `W_U`, `[d_model, d_vocab]`; the embedding's transpose where [`Self::check_head`] finds
     /// none.
     pub fn unembedding(&self) -> Tensor<2> {

@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_coder::{Coder, CoderError, host, host_int};
 use lapidary_kernels::{SparseCodes, decode_sparse, sparse_dot};
 use lapidary_model::{FrozenModel, HookPoint};
+use std::collections::BTreeMap;
 
 /// The model frozen on a prompt, with its active features. At the first position, as in
 /// circuit-tracer, no feature is active and no error counts: what its MLPs write there, which
@@ -39,6 +40,15 @@ pub(super) struct LocalLayer {
 impl ReplacementModel<'_> {
     /// Runs the model on a prompt.
     pub(super) fn local(&self, tokens: &[u32]) -> Result<Local<'_>, CircuitError> {
+        self.local_keeping(tokens, &[]).map(|(local, _)| local)
+    }
+
+    /// The same, with the values at further hook points, `[pos, width]`.
+    pub(super) fn local_keeping(
+        &self,
+        tokens: &[u32],
+        more: &[HookPoint],
+    ) -> Result<(Local<'_>, BTreeMap<HookPoint, Tensor<2>>), CircuitError> {
         let learned = self.model().config().learned_positions;
         let mut capture = vec![HookPoint::Embed];
         capture.extend(learned.then_some(HookPoint::PosEmbed));
@@ -47,7 +57,10 @@ impl ReplacementModel<'_> {
                 .iter()
                 .flat_map(|layer| [layer.from, layer.to]),
         );
-        let mut frozen = self.model().frozen(tokens, &capture)?;
+        let points: Vec<HookPoint> = capture.iter().chain(more).copied().collect();
+        let mut frozen = self.model().frozen(tokens, &points)?;
+        let kept = more.iter().filter_map(|at| Some((*at, frozen.kept(*at)?)));
+        let kept = kept.collect();
         let mut take = |at| frozen.take(at).expect("it was to be kept");
         let embeddings = take(HookPoint::Embed);
         let positions = learned.then(|| take(HookPoint::PosEmbed));
@@ -77,14 +90,15 @@ impl ReplacementModel<'_> {
                 first,
             });
         }
-        Ok(Local {
+        let local = Local {
             frozen,
             features,
             totals,
             layers: local,
             embeddings,
             positions,
-        })
+        };
+        Ok((local, kept))
     }
 }
 

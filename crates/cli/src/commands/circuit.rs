@@ -2,6 +2,7 @@
 //! prompt.
 
 use super::circuit_graph::GraphCommand;
+use super::circuit_paths::PathsCommand;
 use super::figures::number;
 use super::timing::memory;
 use crate::arguments::{DeviceArgument, ModelArgument};
@@ -36,6 +37,7 @@ enum CircuitCommand {
     Compare(Compare),
     Heads(Heads),
     Graph(GraphCommand),
+    Paths(PathsCommand),
 }
 
 impl Circuit {
@@ -44,6 +46,7 @@ impl Circuit {
             CircuitCommand::Compare(command) => command.run(),
             CircuitCommand::Heads(command) => command.run(),
             CircuitCommand::Graph(command) => command.run(),
+            CircuitCommand::Paths(command) => command.run(),
         }
     }
 }

@@ -1,19 +1,16 @@
 //! `lapidary circuit graph`: which features, errors and tokens make the next token of a prompt.
 
+use super::circuit_prompt::{Opened, PromptArgument};
 use super::timing::memory;
-use crate::arguments::DeviceArgument;
-use crate::progress::{Stage, Watched, note};
+use crate::progress::{Stage, note};
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lapidary::{DictionaryOptions, dictionary_model, open_transcoders};
 use lapidary_circuits::attribution_graph::{
     AttributionGraph, AttributionOptions, Feature, GraphNames, Node, PrunedGraph, Pruning,
     ReplacementModel,
 };
-use lapidary_coder::Dictionary;
-use lapidary_formats::Format;
-use lapidary_io::{StagedFolder, fill_folder, read_text};
+use lapidary_io::{StagedFolder, fill_folder};
 use lapidary_model::LanguageModel;
 use std::collections::HashMap;
 use std::io::{Write, stdout};
@@ -36,26 +33,8 @@ There must be a transcoder for each layer, or one cross-layer transcoder. The fo
 circuit-tracer and Neuronpedia (schema version 1), and graph.safetensors with the whole adjacency matrix.
 docs/methods/attribution-graphs.md defines nodes, edges and scores.")]
 pub struct GraphCommand {
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
-    /// Face hub; default: the model that the transcoders name
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
-    /// The transcoders, separated by commas: each a dictionary in any format, a run's folder, a
-    /// folder of runs, a set of circuit-tracer, or hf:OWNER/NAME/PATH of the hub
-    #[arg(long, value_name = "DIR", value_delimiter = ',', required = true)]
-    transcoders: Vec<PathBuf>,
-    /// Format of the transcoders, if their files do not decide it
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
-    /// The prompt
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
-    prompt: Option<String>,
-    /// A file with the prompt
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
-    prompt_file: Option<PathBuf>,
-    /// Do not put the beginning-of-sequence token before the prompt
-    #[arg(long)]
-    no_bos: bool,
+    #[command(flatten)]
+    prompt: PromptArgument,
     /// The folder for the graph
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -87,38 +66,19 @@ pub struct GraphCommand {
     /// Name of the set of transcoders on Neuronpedia; default: the model's name
     #[arg(long, value_name = "NAME")]
     scan: Option<String>,
-    #[command(flatten)]
-    device: DeviceArgument,
 }
 
 impl GraphCommand {
     pub fn run(self) -> Result<()> {
         let staged = StagedFolder::begin(&self.out)?;
         self.check_folder()?;
-        let prompt = match (&self.prompt, &self.prompt_file) {
-            (Some(text), _) => text.clone(),
-            (None, Some(path)) => read_text(path)?,
-            (None, None) => unreachable!("clap asks for one of them"),
-        };
-        let device = self.device.open()?;
-        let how = DictionaryOptions {
-            format: self.format,
-            hook_point: None,
-        };
-        let opened = open_transcoders(&self.transcoders, how, &device)?;
-        let (path, first) = &opened[0];
-        check_of_one_model(&opened)?;
-        let model = self.model.as_deref();
-        let model = dictionary_model::load(&Watched, first, path, model, &device)?;
-        let transcoders = opened.into_iter();
-        let transcoders = transcoders.map(|(path, dictionary)| {
-            let name = path.display().to_string();
-            (name, dictionary)
-        });
-        let transcoders: Vec<(String, Dictionary)> = transcoders.collect();
+        let Opened {
+            model,
+            transcoders,
+            tokens,
+        } = self.prompt.open()?;
         let names: Vec<String> = transcoders.iter().map(|(name, _)| name.clone()).collect();
         let replacement = ReplacementModel::new(&model, transcoders)?;
-        let tokens = self.tokens(&model, &prompt)?;
         let graph = self.attribute(&replacement, &tokens)?;
         let pruning = Pruning {
             node_threshold: self.node_threshold,
@@ -149,16 +109,6 @@ impl GraphCommand {
             );
         }
         Ok(())
-    }
-
-    fn tokens(&self, model: &LanguageModel, prompt: &str) -> Result<Vec<u32>> {
-        let bos = model.config().bos.filter(|_| !self.no_bos);
-        let mut tokens: Vec<u32> = bos.into_iter().collect();
-        tokens.extend(model.tokenizer()?.encode(prompt)?);
-        if tokens.len() == bos.iter().len() {
-            bail!("the prompt is empty");
-        }
-        Ok(tokens)
     }
 
     fn attribute(
@@ -257,32 +207,6 @@ impl GraphCommand {
         writeln!(stdout(), "{}", shown(&page.display().to_string()))?;
         Ok(())
     }
-}
-
-/// Refuses transcoders that name different models, or that need the model changed in different
-/// ways.
-fn check_of_one_model(opened: &[(PathBuf, Dictionary)]) -> Result<()> {
-    let (first_path, first) = &opened[0];
-    for (path, dictionary) in &opened[1..] {
-        let [a, b] = [first, dictionary].map(|d| d.provenance.model_name.as_deref());
-        if let (Some(a), Some(b)) = (a, b)
-            && a != b
-        {
-            bail!(
-                "{} is of the model `{b}`, but {} of `{a}`",
-                path.display(),
-                first_path.display()
-            );
-        }
-        if dictionary.provenance.loading != first.provenance.loading {
-            bail!(
-                "{} and {} were trained on a model that was loaded in different ways",
-                path.display(),
-                first_path.display()
-            );
-        }
-    }
-    Ok(())
 }
 
 fn name_of(folder: &Path) -> String {

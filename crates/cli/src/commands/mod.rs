@@ -7,6 +7,8 @@ mod bench_pursuit;
 mod bench_store;
 pub mod circuit;
 mod circuit_graph;
+mod circuit_paths;
+mod circuit_prompt;
 pub mod completions;
 pub mod convert;
 pub mod devices;

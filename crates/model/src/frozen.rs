@@ -257,12 +257,12 @@ impl<'m> FrozenModel<'m> {
 
     /// The gradient at `hook_mlp_out` or `mlp.hook_out` of a layer, of a gradient at the residual
     /// stream after it, `[pos, n, d_model]` for the first positions; `None` for other places.
-    pub fn from_stream(&self, at: HookPoint, gradient: Tensor<3>) -> Option<Tensor<3>> {
-        self.from_stream_scaled(at, gradient, 0)
+    pub fn mlp_gradient(&self, at: HookPoint, gradient: Tensor<3>) -> Option<Tensor<3>> {
+        self.written_gradient(at, gradient, 0)
     }
 
     /// The same of gradients at one position, `[n, d_model]`.
-    pub fn from_stream_at(
+    pub fn mlp_gradient_at(
         &self,
         at: HookPoint,
         gradients: Tensor<2>,
@@ -270,12 +270,12 @@ impl<'m> FrozenModel<'m> {
     ) -> Option<Tensor<2>> {
         let [n, d] = gradients.dims();
         let gradients = gradients.reshape([1, n, d]);
-        let found = self.from_stream_scaled(at, gradients, position)?;
+        let found = self.written_gradient(at, gradients, position)?;
         Some(found.reshape([n, d]))
     }
 
     /// The same of gradients at the positions from `first` on.
-    fn from_stream_scaled(
+    fn written_gradient(
         &self,
         at: HookPoint,
         gradient: Tensor<3>,

@@ -451,7 +451,7 @@ impl Pass<'_, '_, '_> {
         if let Some(constant) = frozen.constant_written(layer.to) {
             self.read_constant(&stream, constant.unsqueeze())?;
         }
-        let at_mlp = frozen.from_stream(layer.to, stream);
+        let at_mlp = frozen.mlp_gradient(layer.to, stream);
         let at_mlp = at_mlp.expect("a replacement writes after an MLP");
         let [pos, n, d] = at_mlp.dims();
         let rows = at_mlp.clone().reshape([pos * n, d]);

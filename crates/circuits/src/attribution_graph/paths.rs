@@ -388,7 +388,7 @@ impl Paths<'_, '_> {
         if let Some(constant) = frozen.constant_written(layer.to) {
             bias += product(&stream, constant.unsqueeze())?;
         }
-        let at_mlp = frozen.from_stream_at(layer.to, stream, position);
+        let at_mlp = frozen.mlp_gradient_at(layer.to, stream, position);
         let at_mlp = at_mlp.expect("a replacement writes after an MLP");
         bias += product(&at_mlp, layer.bias.clone().unsqueeze())?;
         for lower in 0..=l {

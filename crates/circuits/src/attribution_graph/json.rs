@@ -258,7 +258,8 @@ impl PrunedGraph<'_> {
         }
     }
 
-    /// Writes `graph.json`, `graph.html` and `graph.safetensors` into a folder.
+    /// Writes `graph.json`, `graph.html` and `graph.safetensors` into a folder. A page of a large
+    /// graph has only the most influential nodes.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -268,7 +269,10 @@ impl PrunedGraph<'_> {
         names: &GraphNames<'_>,
     ) -> Result<(), CircuitError> {
         let json = self.to_json(names);
-        let page = super::page::page(&names.slug, &json);
+        let page = match self.for_page() {
+            None => super::page::page(&names.slug, &json),
+            Some(part) => super::page::page(&names.slug, &part.to_json(names)),
+        };
         for (name, text) in [("graph.json", &json), ("graph.html", &page)] {
             let path = folder.join(name);
             let written = std::fs::File::create(&path).and_then(|mut file| {

@@ -184,6 +184,9 @@ impl AttributionGraph {
     }
 }
 
+/// Nodes besides tokens, and edges, that a page can show.
+const ON_A_PAGE: [usize; 2] = [2000, 40_000];
+
 /// The value that the largest ones, which together have a share `p` of the sum, are not below.
 fn threshold(values: &[f64], p: f64) -> f64 {
     let mut sorted = values.to_vec();
@@ -210,6 +213,27 @@ impl<'a> PrunedGraph<'a> {
     #[must_use]
     pub const fn pruning(&self) -> Pruning {
         self.pruning
+    }
+
+    /// What a page shows if this is too large for one: the graph pruned more.
+    #[must_use]
+    pub fn for_page(&self) -> Option<Self> {
+        let fits = |part: &PrunedGraph<'_>| {
+            let tokens = part.graph.tokens().len();
+            let [nodes, edges] = ON_A_PAGE;
+            part.nodes().count() <= nodes + tokens && part.edges().count() <= edges
+        };
+        if fits(self) {
+            return None;
+        }
+        let mut pruning = self.pruning;
+        loop {
+            pruning.node_threshold *= 0.85;
+            let part = self.graph.prune(pruning);
+            if fits(&part) || pruning.node_threshold < 0.01 {
+                return Some(part);
+            }
+        }
     }
 
     /// The kept nodes with their numbers in the whole graph, ascending.

@@ -202,6 +202,13 @@ impl GraphCommand {
             scores.replacement,
             scores.completeness
         );
+        if let Some(part) = pruned.for_page() {
+            note(format!(
+                "graph.html has the {} most influential nodes, as with --node-threshold {:.3}; graph.json has all of them",
+                part.nodes().count(),
+                part.pruning().node_threshold
+            ));
+        }
         write!(stdout(), "{}", shown(&text))?;
         let page = self.out.join("graph.html");
         writeln!(stdout(), "{}", shown(&page.display().to_string()))?;

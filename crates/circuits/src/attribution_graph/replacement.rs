@@ -168,7 +168,7 @@ fn replacements(
         | Architecture::JumpRelu => {}
         other => {
             return Err(wrong(format!(
-                "found the architecture {}, whose values are no affine function of what it reads; expected standard, topk or jumprelu",
+                "found the architecture {}, expected standard, topk or jumprelu, whose values are affine functions of what they read",
                 other.kind()
             )));
         }

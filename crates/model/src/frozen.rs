@@ -8,8 +8,9 @@ use crate::ModelError;
 use crate::config::{ModelConfig, Norm};
 use crate::hook::{BlockHook, HookPoint};
 use crate::language_model::LanguageModel;
+use crate::rotary::Rotary;
 use crate::run::HookedRun;
-use crate::weights::NormWeights;
+use crate::weights::{Linear, NormWeights};
 use burn::tensor::{Bool, Tensor, TensorData};
 use std::collections::BTreeMap;
 
@@ -56,6 +57,16 @@ struct FrozenLayer {
     ln2: Tensor<2>,
     ln1_post: Option<Tensor<2>>,
     ln2_post: Option<Tensor<2>>,
+    /// Queries and keys before the norms of heads, if there are such norms.
+    unnormalized: Option<[Tensor<2>; 2]>,
+}
+
+/// A query or a key of a head as a function of the residual stream that enters its layer.
+pub struct ScoreSide {
+    /// `[d_head, d_model]`
+    pub directions: Tensor<2>,
+    /// What is added to the product with each of them, `[d_head]`.
+    pub constants: Vec<f64>,
 }
 
 /// The direction of the residual stream that a logit reads at the last position.
@@ -351,7 +362,7 @@ impl<'m> FrozenModel<'m> {
     pub fn through_heads(&self, l: usize, gradient: Tensor<1>, position: usize) -> Tensor<3> {
         let c = self.model.config();
         let (layer, frozen) = (&self.model.weights().layers[l], &self.layers[l]);
-        let (heads, group, sources) = (c.n_heads, c.n_heads / c.n_kv_heads, position + 1);
+        let (heads, sources) = (c.n_heads, position + 1);
         let (d, width) = (c.d_model, c.d_head);
         let gradient = gradient.reshape([1, 1, d]);
         let written = match (&layer.ln1_post, &frozen.ln1_post) {
@@ -363,11 +374,7 @@ impl<'m> FrozenModel<'m> {
         };
         let w_o = layer.o.weight.clone(); // [heads * width, d]
         let z = w_o.matmul(written.reshape([d, 1]));
-        let [_, _, w_v] = layer.q_k_v(heads * width);
-        let w_v = w_v.weight.reshape([d, c.n_kv_heads, 1, width]);
-        let w_v = w_v.expand([d, c.n_kv_heads, group, width]);
-        let w_v = w_v.reshape([d, heads, width]).swap_dims(0, 1); // [heads, d, width]
-        let read = w_v.matmul(z.reshape([heads, width, 1])); // [heads, d, 1]
+        let read = (self.value_weights(l)).matmul(z.reshape([heads, width, 1])); // [heads, d, 1]
         let scores = frozen.scores(c, l, position..sources, 0..sources);
         let denominators = frozen.denominators.clone().narrow(1, position, 1);
         let scores = scores.reshape([heads, 1, sources]);
@@ -376,6 +383,124 @@ impl<'m> FrozenModel<'m> {
         let read = read.swap_dims(0, 1); // [sources, heads, d]
         let scale = frozen.ln1.clone().narrow(0, 0, sources);
         self.through_norm(&layer.ln1, &scale, read).swap_dims(0, 1)
+    }
+
+    /// As [`Self::through_attention`], of one gradient, apart for each head: `[pos, 1, d_model]` to
+    /// `[pos, n_heads, d_model]`.
+    pub fn through_each_head(&self, l: usize, gradient: Tensor<3>) -> Tensor<3> {
+        let c = self.model.config();
+        let layer = &self.model.weights().layers[l];
+        let [pos, _, d] = gradient.dims();
+        let (heads, width) = (c.n_heads, c.d_head);
+        let written = self.before_post_norm(l, gradient).reshape([pos, d]);
+        let z = written.matmul(layer.o.weight.clone().transpose());
+        let z = z.reshape([pos, heads, width]).swap_dims(0, 1); // [heads, pos, width]
+        let length = self.blocks.length;
+        let values = (0..pos.div_ceil(length)).map(|block| {
+            let start = block * length;
+            let later = z.clone().narrow(1, start, pos - start);
+            let pattern = self.pattern(l, block, pos);
+            let sources = pattern.dims()[2];
+            let pattern = pattern.reshape([heads, pos - start, sources]);
+            pattern.swap_dims(1, 2).matmul(later) // [heads, sources, width]
+        });
+        let values = Tensor::cat(values.collect(), 1);
+        let read = values.matmul(self.value_weights(l).swap_dims(1, 2)); // [heads, pos, d]
+        let scale = self.layers[l].ln1.clone();
+        self.through_norm(&layer.ln1, &scale, read.swap_dims(0, 1))
+    }
+
+    /// `W_V` of each head, `[n_heads, d_model, d_head]`.
+    fn value_weights(&self, l: usize) -> Tensor<3> {
+        let c = self.model.config();
+        let (d, group, width) = (c.d_model, c.n_heads / c.n_kv_heads, c.d_head);
+        let [_, _, w_v] = self.model.weights().layers[l].q_k_v(c.n_heads * width);
+        let w_v = w_v.weight.reshape([d, c.n_kv_heads, 1, width]);
+        let w_v = w_v.expand([d, c.n_kv_heads, group, width]);
+        w_v.reshape([d, c.n_heads, width]).swap_dims(0, 1)
+    }
+
+    /// How the query of a head at a position depends on the residual stream that enters its layer,
+    /// and how the key that it meets at another position does. The product of both, as they are on
+    /// the prompt, is the score before the softmax and before a soft cap.
+    ///
+    /// # Panics
+    /// There is no such layer, head or position.
+    pub fn score_sides(&self, l: usize, head: usize, [query, key]: [usize; 2]) -> [ScoreSide; 2] {
+        let c = self.model.config();
+        let layer = &self.model.weights().layers[l];
+        let [q, k, _] = layer.q_k_v(c.n_heads * c.d_head);
+        let kv = head / (c.n_heads / c.n_kv_heads);
+        let raw = self.layers[l].unnormalized.as_ref();
+        let side = |all: Linear, head, position, norm: &Option<NormWeights>, raw, scale| {
+            let columns = head * c.d_head..(head + 1) * c.d_head;
+            let part = all.columns(columns.clone());
+            let norm = norm.as_ref().zip(raw);
+            let norm = norm.map(|(norm, raw): (&NormWeights, &Tensor<2>)| {
+                let raw = raw.clone().narrow(0, position, 1);
+                let raw = raw.narrow(1, columns.start, c.d_head);
+                let scale = (raw.square().mean_dim(1) + c.norm_eps).sqrt(); // [1, 1]
+                norm.weight.clone() / scale.squeeze_dim::<1>(0)
+            });
+            self.score_side(l, &part, position, norm, scale)
+        };
+        let [of_q, of_k] = match raw {
+            Some([q, k]) => [Some(q), Some(k)],
+            None => [None, None],
+        };
+        [
+            side(q, head, query, &layer.q_norm, of_q, c.attn_scale),
+            side(k, kv, key, &layer.k_norm, of_k, 1.0),
+        ]
+    }
+
+    /// One side: a projection `[d_model, d_head]`, what its head's norm multiplies it with, rotation,
+    /// and a factor.
+    fn score_side(
+        &self,
+        l: usize,
+        projection: &Linear,
+        position: usize,
+        norm: Option<Tensor<1>>,
+        factor: f64,
+    ) -> ScoreSide {
+        let c = self.model.config();
+        let ln1 = &self.model.weights().layers[l].ln1;
+        let (d, width) = (c.d_model, c.d_head);
+        let rows = projection.weight.clone().transpose(); // [width, d]
+        let mut constants = Tensor::zeros([width, 1], &rows.device());
+        if let Some(bias) = &ln1.bias {
+            constants = constants + rows.clone().matmul(bias.clone().reshape([d, 1]));
+        }
+        if let Some(bias) = &projection.bias {
+            constants = constants + bias.clone().reshape([width, 1]);
+        }
+        let scale = self.layers[l].ln1.clone().narrow(0, position, 1);
+        let rows = self.through_norm(ln1, &scale, rows.reshape([1, width, d]));
+        let mut both = Tensor::cat(vec![rows.reshape([width, d]), constants], 1) * factor;
+        if let Some(norm) = norm {
+            both = both * norm.reshape([width, 1]);
+        }
+        if let Some(rope) = &c.layers[l].rope {
+            let one = |i: usize| {
+                if i.is_multiple_of(width + 1) {
+                    1.0f32
+                } else {
+                    0.0
+                }
+            };
+            let eye: Vec<f32> = (0..width * width).map(one).collect();
+            let eye = TensorData::new(eye, [1, width * width]);
+            let eye = Tensor::<2>::from_data(eye, &both.device());
+            // Row i is where the i-th unit vector goes.
+            let turned = Rotary::new(rope, &[position], 1).apply(eye, width);
+            both = turned.reshape([width, width]).transpose().matmul(both);
+        }
+        let constants = both.clone().narrow(1, d, 1).into_data();
+        ScoreSide {
+            directions: both.narrow(1, 0, d),
+            constants: constants.iter::<f64>().collect(),
+        }
     }
 
     /// What attention of layer `l` adds to the stream whatever it reads, `[pos, d_model]` or
@@ -492,7 +617,16 @@ fn places(c: &ModelConfig, l: usize) -> impl Iterator<Item = BlockHook> + use<> 
         let post_norms = c.post_norms;
         move |_| post_norms
     });
-    [queries, keys].into_iter().chain(norms).chain(post)
+    let raw = [BlockHook::Q, BlockHook::K].into_iter();
+    let raw = raw.filter({
+        let qk_norm = c.qk_norm;
+        move |_| qk_norm
+    });
+    [queries, keys]
+        .into_iter()
+        .chain(norms)
+        .chain(post)
+        .chain(raw)
 }
 
 impl FrozenLayer {
@@ -522,6 +656,7 @@ impl FrozenLayer {
             ln2: of(BlockHook::Ln2Scale),
             ln1_post: c.post_norms.then(|| of(BlockHook::Ln1PostScale)),
             ln2_post: c.post_norms.then(|| of(BlockHook::Ln2PostScale)),
+            unnormalized: c.qk_norm.then(|| [BlockHook::Q, BlockHook::K].map(&mut of)),
         };
         layer.denominators = layer.denominators(c, l, pos, blocks.length);
         if c.n_heads * pos * pos <= blocks.kept {
@@ -637,12 +772,58 @@ mod tests {
                 let only = Tensor::cat(vec![before, at_last.clone()], 0);
                 let together = whole.through_attention(l, only).narrow(1, 0, 1);
                 let gradient = at_last.narrow(1, 0, 1).reshape([d]);
+                let heads = whole.through_each_head(l, first.clone().narrow(1, 0, 1));
+                let first_alone = expected.clone().narrow(1, 0, 1);
+                assert!(
+                    difference(first_alone, heads.sum_dim(1)) < 1e-5,
+                    "{name} {l}"
+                );
                 let apart = whole.through_heads(l, gradient, 6).sum_dim(0);
                 let apart = apart.reshape([7, 1, d]);
                 assert!(difference(together, apart) < 1e-5, "{name} {l}");
                 for frozen in blocks.iter().chain([&whole]) {
                     let found = frozen.through_attention(l, first.clone());
                     assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
+                }
+            }
+        }
+    }
+    /// Queries and keys are what their directions and constants make of the residual stream.
+    #[test]
+    fn score_sides_give_the_queries_and_keys_of_the_prompt() {
+        for name in ["gpt2", "llama-gqa", "gemma2", "qwen3", "neox", "gemma3"] {
+            let folder = format!(
+                "{}/../../tests/fixtures/models/{name}",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            let model = LanguageModel::load(&folder, &Device::flex()).unwrap();
+            let c = model.config();
+            let tokens: Vec<u32> = (0..9).map(|i| 3 + 5 * i % 31).collect();
+            for l in 0..c.n_layers() {
+                let at = HookPoint::Block(l, BlockHook::ResidPre);
+                let mut frozen = model.frozen(&tokens, &[at]).unwrap();
+                let stream = frozen.take(at).unwrap();
+                for head in 0..c.n_heads {
+                    let positions = [7, 4];
+                    let sides = frozen.score_sides(l, head, positions);
+                    let kv = head / (c.n_heads / c.n_kv_heads);
+                    let own = [
+                        (&frozen.layers[l].queries, head),
+                        (&frozen.layers[l].keys, kv),
+                    ];
+                    for ((side, position), (all, head)) in sides.into_iter().zip(positions).zip(own)
+                    {
+                        let x = stream.clone().narrow(0, position, 1).transpose();
+                        let constants: Vec<f32> =
+                            side.constants.iter().map(|c| *c as f32).collect();
+                        let constants = TensorData::new(constants, [c.d_head, 1]);
+                        let constants = Tensor::<2>::from_data(constants, &x.device());
+                        let found = side.directions.matmul(x) + constants;
+                        let expected = all.clone().narrow(0, head, 1).narrow(1, position, 1);
+                        let expected = expected.reshape([c.d_head, 1, 1]);
+                        let found = found.reshape([c.d_head, 1, 1]);
+                        assert!(difference(expected, found) < 1e-4, "{name} {l} {head}");
+                    }
                 }
             }
         }

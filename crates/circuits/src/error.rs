@@ -29,6 +29,12 @@ pub enum CircuitError {
     Unsupported { model: String, problem: String },
     #[error("the transcoder {name}: {problem}")]
     Transcoder { name: String, problem: String },
+    #[error("the head {layer}.{head}: {problem}")]
+    Head {
+        layer: usize,
+        head: usize,
+        problem: String,
+    },
     #[error("the feature {layer}.{index}: {problem}")]
     Feature {
         layer: usize,

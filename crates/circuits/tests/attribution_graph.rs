@@ -6,8 +6,8 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_circuits::CircuitError;
 use lapidary_circuits::attribution_graph::{
-    AttributionGraph, AttributionOptions, GraphNames, Node, PathNode, PathOptions, Pruning,
-    ReplacementModel, Step,
+    AttributionGraph, AttributionOptions, EdgeEnd, GraphNames, Node, PathNode, PathOptions,
+    Pruning, ReplacementModel, ScorePart, Step,
 };
 use lapidary_coder::{
     AnyCoder, Architecture, Coder, CrossLayerTranscoder, Dictionary, Provenance, SKIP, Sites,
@@ -488,6 +488,126 @@ fn paths_leave_nothing_unexplained() {
         }
     }
     assert_eq!(seen.len(), 6, "{seen:?}");
+}
+
+/// The score of every head, from a run of the model: all parts by query, all by key, and all pairs
+/// sum to it.
+#[test]
+fn parts_of_a_score_sum_to_the_score_of_the_model() {
+    for name in ["gpt2", "neox", "llama-gqa", "qwen3", "opt"] {
+        let model = model(name);
+        let c = model.config();
+        let replacement = ReplacementModel::new(&model, per_layer(&model, PLAIN)).unwrap();
+        for layer in 0..c.n_layers() {
+            let at = HookPoint::Block(layer, BlockHook::AttnScores);
+            let run = HookedRun {
+                capture: &[at],
+                ..Default::default()
+            };
+            let tokens = model.tokens(&[TOKENS]).unwrap();
+            let scores = model.run(tokens, &run).unwrap().captured[&at].clone();
+            let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
+            for head in 0..c.n_heads {
+                let [query, key] = [5, 2];
+                let found = replacement
+                    .score_attribution(&TOKENS, [layer, head], [query, key], 100_000)
+                    .unwrap();
+                let keys = TOKENS.len();
+                let score = scores[(query * c.n_heads + head) * keys + key];
+                let close = |x: f32| (x - score).abs() < 1e-4 * (1.0 + score.abs());
+                let sum = |parts: &[ScorePart]| parts.iter().map(|p| p.contribution).sum::<f32>();
+                assert!(
+                    close(found.score),
+                    "{name} {layer}.{head}: {} {score}",
+                    found.score
+                );
+                assert!(close(sum(&found.by_query)), "{name} {layer}.{head}");
+                assert!(close(sum(&found.by_key)), "{name} {layer}.{head}");
+                let pairs = found
+                    .pairs
+                    .iter()
+                    .map(|pair| pair.contribution)
+                    .sum::<f32>();
+                assert!(close(pairs + found.rest), "{name} {layer}.{head}");
+                assert!(found.rest.abs() < 1e-3, "no pair is left out here");
+                if layer == 0 {
+                    let nodes = found.by_query.iter().filter_map(|part| part.source);
+                    assert!(
+                        nodes
+                            .clone()
+                            .all(|node| matches!(node, Node::Token { position: 5, .. })),
+                        "in layer 0 a query reads its own token alone"
+                    );
+                    assert_eq!(nodes.count(), 1);
+                }
+            }
+        }
+        let refused = |head, places| {
+            let found = replacement.score_attribution(&TOKENS, head, places, 5);
+            found.unwrap_err().to_string()
+        };
+        assert!(refused([99, 0], [5, 2]).contains("layers are 0 to"));
+        assert!(refused([0, 99], [5, 2]).contains("heads are 0 to"));
+        assert!(refused([0, 0], [2, 5]).contains("a key not after it"));
+    }
+}
+
+/// The heads of a layer and what goes past them sum to each edge of the graph.
+#[test]
+fn head_loadings_sum_to_edges() {
+    for name in ["gpt2", "neox", "llama-gqa", "gemma2"] {
+        let model = model(name);
+        let skip = Kind {
+            skip: true,
+            ..PLAIN
+        };
+        let replacement = ReplacementModel::new(&model, per_layer(&model, skip)).unwrap();
+        let options = AttributionOptions::default();
+        let graph = replacement
+            .attribute(&TOKENS, &options, &|_, _| {})
+            .unwrap();
+        let last = graph.selected().len() - 1;
+        let feature = graph.active()[graph.selected()[last] as usize];
+        let logit = graph.logits()[0].token;
+        let ends = [
+            (
+                last,
+                EdgeEnd::Feature {
+                    layer: feature.layer,
+                    index: feature.index,
+                    position: feature.position,
+                },
+            ),
+            (
+                graph.n_nodes() - graph.logits().len(),
+                EdgeEnd::Logit(logit),
+            ),
+        ];
+        for (node, end) in ends {
+            let edges = graph.edges_to(node);
+            for layer in 0..graph.n_layers() {
+                let loadings = replacement
+                    .head_loadings(&TOKENS, end, layer, 100_000)
+                    .unwrap();
+                assert!(loadings.len() >= edges.len() - 1, "{name}");
+                let mut through_heads = 0.0f32;
+                for edge in edges {
+                    let source = graph.node(edge.source as usize);
+                    let found = loadings
+                        .iter()
+                        .find(|loading| loading.source == source)
+                        .unwrap();
+                    let sum = found.bypass + found.heads.iter().sum::<f32>();
+                    let size = 1.0 + edge.weight.abs();
+                    assert!((sum - edge.weight).abs() < 1e-4 * size, "{name} {source:?}");
+                    through_heads += found.heads.iter().map(|part| part.abs()).sum::<f32>();
+                }
+                // Side by side with attention, an MLP reads nothing of its own layer's heads.
+                let meets = matches!(end, EdgeEnd::Logit(_));
+                assert!(!meets || through_heads > 0.0, "{name}, layer {layer}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The whole attribution graph of a prompt.
 
 use super::rows::{Edge, Row};
+use serde::Serialize;
 
 /// A feature that is active at a position.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Feature {
     /// The layer of its transcoder.
     pub layer: usize,
@@ -16,7 +17,7 @@ pub struct Feature {
 }
 
 /// A logit that the graph explains.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LogitTarget {
     /// The token.
     pub token: u32,
@@ -25,7 +26,8 @@ pub struct LogitTarget {
 }
 
 /// A node of the graph.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
 pub enum Node {
     /// An active feature.
     Feature(Feature),

@@ -7,6 +7,7 @@
 //! while attention patterns and the divisors of norms are constants; [`AttributionGraph::prune`]
 //! keeps what matters for the logits, as a [`PrunedGraph`] that can be written and looked at.
 
+mod attention;
 mod attribute;
 mod graph;
 mod influence;
@@ -18,9 +19,11 @@ mod pruning;
 mod replacement;
 mod rows;
 mod tensors;
+mod trace;
 
+pub use attention::{EdgeEnd, HeadLoading, ScoreAttribution, ScorePair, ScorePart};
 pub use attribute::AttributionOptions;
-pub use graph::{AttributionGraph, Feature, LogitTarget, Node};
+pub use graph::{AttributionGraph, Feature, LogitTarget, Node, NodeValue};
 pub use json::GraphNames;
 pub use paths::{FeatureWeights, PathNode, PathOptions, Step};
 pub use pruning::{GraphScores, PrunedGraph, Pruning};

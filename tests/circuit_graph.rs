@@ -121,6 +121,40 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
     let error = refuse(paths(&feature, &["--position", "0"]));
     assert!(error.contains("not active at position 0"), "{error}");
 
+    // A head.
+    let attention = |head: &str, query: &str, key: &str| {
+        let parts = [
+            "circuit",
+            "attention",
+            "--transcoders",
+            "transcoders",
+            "--prompt",
+            "We the people",
+        ];
+        let more = [
+            "--head",
+            head,
+            "--query",
+            query,
+            "--key",
+            key,
+            "--out",
+            "score.json",
+        ];
+        parts
+            .into_iter()
+            .chain(more)
+            .map(str::to_owned)
+            .collect::<Vec<String>>()
+    };
+    assert!(run(attention("1.2", "3", "1")).status.success());
+    let score = std::fs::read_to_string(folder.join("score.json")).unwrap();
+    let score: Value = serde_json::from_str(&score).unwrap();
+    assert_eq!(score["by_key"].as_array().unwrap().len(), 10);
+    assert!(refuse(attention("1", "3", "1")).contains("expected a layer and a head"));
+    assert!(refuse(attention("1.9", "3", "1")).contains("heads are 0 to 3"));
+    assert!(refuse(attention("1.2", "1", "3")).contains("a key not after it"));
+
     // Folders.
     let error = refuse(graph(&["--prompt", "We", "--out", "graph"]));
     assert!(error.contains("--overwrite"), "{error}");

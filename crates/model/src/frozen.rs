@@ -454,8 +454,8 @@ impl<'m> FrozenModel<'m> {
         ]
     }
 
-    /// One side: a projection `[d_model, d_head]`, what its head's norm multiplies it with, rotation,
-    /// and a factor.
+    /// One side: a projection `[d_model, d_head]`, what its head's norm multiplies it with,
+    /// rotation, and a factor.
     fn score_side(
         &self,
         l: usize,

@@ -1,6 +1,6 @@
-//! Why a head attends where it does (QK attribution), and which heads carry an edge (head loadings).
-//! Both are of "Tracing Attention Computation Through Feature Interactions" (Kamath et al. 2025,
-//! transformer-circuits.pub/2025/attention-qk).
+//! Why a head attends where it does (QK attribution), and which heads carry an edge (head
+//! loadings). Both are of "Tracing Attention Computation Through Feature Interactions" (Kamath et
+//! al. 2025, transformer-circuits.pub/2025/attention-qk).
 
 use super::graph::{Feature, Node};
 use super::local::Local;

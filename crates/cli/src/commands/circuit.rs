@@ -1,6 +1,7 @@
 //! `lapidary circuit`: which heads of a model do the work of a task, and which features that of a
 //! prompt.
 
+use super::circuit_attention::AttentionCommand;
 use super::circuit_graph::GraphCommand;
 use super::circuit_paths::PathsCommand;
 use super::figures::number;
@@ -38,6 +39,7 @@ enum CircuitCommand {
     Heads(Heads),
     Graph(GraphCommand),
     Paths(PathsCommand),
+    Attention(AttentionCommand),
 }
 
 impl Circuit {
@@ -47,6 +49,7 @@ impl Circuit {
             CircuitCommand::Heads(command) => command.run(),
             CircuitCommand::Graph(command) => command.run(),
             CircuitCommand::Paths(command) => command.run(),
+            CircuitCommand::Attention(command) => command.run(),
         }
     }
 }

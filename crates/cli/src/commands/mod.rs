@@ -6,6 +6,7 @@ mod bench_model;
 mod bench_pursuit;
 mod bench_store;
 pub mod circuit;
+mod circuit_attention;
 mod circuit_graph;
 mod circuit_paths;
 mod circuit_prompt;

@@ -25,6 +25,23 @@ pub enum CircuitError {
     Task { task: String, problem: String },
     #[error("unknown task {found}: expected {known}, or a .jsonl file")]
     UnknownTask { found: String, known: String },
+    #[error("{}: {problem}", path.display())]
+    TruthFile { path: PathBuf, problem: String },
+    #[error(
+        "{method} runs the model at least once per edge, and {model} has {found} edges: expected at most {most}"
+    )]
+    TooManyEdges {
+        method: String,
+        model: String,
+        found: usize,
+        most: usize,
+    },
+    #[error("{method}: it scores {scored}, expected a method that scores {wanted}")]
+    NotRanked {
+        method: String,
+        scored: &'static str,
+        wanted: &'static str,
+    },
     #[error("{model}: {problem}")]
     Unsupported { model: String, problem: String },
     #[error("the transcoder {name}: {problem}")]

@@ -175,7 +175,7 @@ pub fn head_effects(
 
 /// Interventions, one for each layer, that put the outputs of heads on the corrupted prompts in
 /// place of those on the clean ones.
-fn heads_written(
+pub(crate) fn heads_written(
     model: &LanguageModel,
     graph: &Graph,
     batch: &PromptBatch,

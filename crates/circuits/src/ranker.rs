@@ -26,6 +26,8 @@ pub enum Ranker {
     DiscreteSaeTotalVariation,
     /// `discrete-sae-pairs`: [`crate::discrete::HeadCodes::heads_of_pairs`].
     DiscreteSaePairs,
+    /// `subnetwork-probing`: [`crate::subnetwork_probing`].
+    SubnetworkProbing,
     /// `information-flow`: [`crate::information_flow`]; a head has the sum over its edges.
     InformationFlow,
     /// `acdc`: [`crate::acdc`]; a head has the largest score of its edges.
@@ -34,7 +36,7 @@ pub enum Ranker {
 
 impl Ranker {
     /// All of them with their names, those that need the fewest passes first.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::DiscreteSae, "discrete-sae"),
         (Self::DiscreteSaeTotalVariation, "discrete-sae-tv"),
         (Self::DiscreteSaePairs, "discrete-sae-pairs"),
@@ -44,6 +46,7 @@ impl Ranker {
         (Self::HeadImportance, "hisp"),
         (Self::EapIgInputs, "eap-ig-inputs"),
         (Self::EapIgActivations, "eap-ig-activations"),
+        (Self::SubnetworkProbing, "subnetwork-probing"),
         (Self::Patching, "patching"),
         (Self::ExactEdges, "exact-edges"),
         (Self::Acdc, "acdc"),

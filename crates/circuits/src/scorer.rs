@@ -2,8 +2,8 @@
 
 use crate::discrete::{CodeScore, DiscreteSettings, HeadCodes};
 use crate::{
-    Attribution, CircuitError, Graph, HeadEffects, Method, Ranker, Sender, Task, acdc, attribute,
-    edge_effects, head_effects, information_flow,
+    Attribution, CircuitError, Graph, HeadEffects, Method, ProbingSettings, Ranker, Sender, Task,
+    acdc, attribute, edge_effects, head_effects, information_flow, subnetwork_probing,
 };
 use lapidary_model::LanguageModel;
 use std::cell::OnceCell;
@@ -193,6 +193,14 @@ impl<'a> Scorer<'a> {
                     Ranker::DiscreteSaePairs => codes.value.heads_of_pairs(),
                     _ => codes.value.scores(CodeScore::TotalVariation),
                 };
+                (Some(heads), None)
+            }
+            Ranker::SubnetworkProbing => {
+                let settings = ProbingSettings {
+                    seed: self.seed,
+                    ..ProbingSettings::default()
+                };
+                let heads = subnetwork_probing(model, graph, task, &settings)?;
                 (Some(heads), None)
             }
             Ranker::InformationFlow => {

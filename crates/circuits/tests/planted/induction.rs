@@ -51,5 +51,5 @@ pub fn model() -> LanguageModel {
     layers[layer].read(head, 1, PREVIOUS, 0, 5.0);
     layers[layer].read(head, 2, TOKEN, 0, 1.0);
     layers[layer].write(head, TOKEN, N, 4.0);
-    weights::model(&SHAPE, embeddings, positions, layers)
+    weights::model(&SHAPE, embeddings, positions, layers, None)
 }

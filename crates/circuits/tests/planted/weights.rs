@@ -1,7 +1,7 @@
 //! Weights of attention set by hand, and the models that consist of them.
 
 use burn::tensor::Device;
-use lapidary_model::{LanguageModel, Outgoing, Values, write_tensors};
+use lapidary_model::{LanguageModel, Outgoing, Tokenizer, Values, write_tensors};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -87,6 +87,7 @@ pub fn model(
     embeddings: Vec<f32>,
     positions: Vec<f32>,
     layers: Vec<Attention>,
+    tokenizer: Option<&Tokenizer>,
 ) -> LanguageModel {
     let d = shape.d_model();
     let folder = tempfile::tempdir().unwrap();
@@ -98,6 +99,10 @@ pub fn model(
         "bos_token_id": null, "eos_token_id": null,
     });
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    if let Some(tokenizer) = tokenizer {
+        let json = tokenizer.to_json().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+    }
     let mut tensors = vec![];
     let mut add = |name: String, shape: &[usize], values: Vec<f32>| {
         tensors.push(Outgoing {

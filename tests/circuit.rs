@@ -227,3 +227,59 @@ fn a_task_that_does_not_fit_is_one_clear_error() {
         "exact-edges: it scores edges",
     );
 }
+
+#[test]
+fn reuse_writes_the_heads_that_two_tasks_share_at_each_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (file, out) = (path("law.jsonl"), path("reuse.json"));
+    let prompt =
+        r#"{"clean": "the law", "corrupted": "the war", "answer": " is", "wrong": " was"}"#;
+    fs::write(&file, prompt).unwrap();
+    let reuse = |tasks: &str| {
+        lapidary(&[
+            "reuse",
+            "--tasks",
+            tasks,
+            "--prompts",
+            "4",
+            "--top",
+            "0.1",
+            "--out",
+            &out,
+        ])
+    };
+    let output = reuse(&format!("induction,{file}"));
+    assert!(output.status.success(), "{output:?}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(found["tasks"], serde_json::json!(["induction", "law"]));
+    let first = &found["stages"][0];
+    assert_eq!(first["first"]["receivers"], serde_json::json!(["logits"]));
+    // A tenth of 16 heads is two of them.
+    let heads = |task: &str| -> Vec<(u64, u64)> {
+        let heads = first[task]["heads"].as_array().unwrap();
+        let place =
+            |head: &serde_json::Value| (head[0].as_u64().unwrap(), head[1].as_u64().unwrap());
+        heads.iter().map(place).collect()
+    };
+    let (a, b) = (heads("first"), heads("second"));
+    assert_eq!((a.len(), b.len()), (2, 2));
+    let shared = a.iter().filter(|head| b.contains(head)).count() as f64;
+    assert_eq!(
+        first["overlap"]["of_first"],
+        serde_json::json!(shared / 2.0)
+    );
+    for (tasks, expected) in [
+        ("induction", "found 1, expected two tasks"),
+        ("induction,induction", "found induction twice"),
+        ("induction,nonsense", "unknown task nonsense"),
+    ] {
+        let output = reuse(tasks);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && told.contains(expected),
+            "{told}"
+        );
+    }
+}

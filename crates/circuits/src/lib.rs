@@ -8,6 +8,8 @@
 //! - [`Scorer`] and [`Comparison`]: all methods on one task, judged in the same way;
 //! - [`faithfulness`] and [`edge_faithfulness`]: how much of the behaviour the best components keep
 //!   without the others;
+//! - [`path_effects`] and [`reuse`]: what heads do through chosen receivers, and which heads two
+//!   tasks share;
 //! - [`attribution_graph`]: which features of transcoders make a logit, on one prompt.
 
 mod acdc;
@@ -24,9 +26,11 @@ mod graph;
 mod information_flow;
 mod metric;
 mod patching;
+mod path_patching;
 mod probing;
 mod ranker;
 pub mod ranking;
+pub mod reuse;
 mod scorer;
 mod task;
 pub mod tasks;
@@ -42,6 +46,7 @@ pub use graph::{Graph, Receiver, Sender};
 pub use information_flow::information_flow;
 pub use metric::Metric;
 pub use patching::{HeadEffects, faithfulness, head_effects, patched};
+pub use path_patching::path_effects;
 pub use probing::{ProbingSettings, subnetwork_probing};
 pub use ranker::Ranker;
 pub use scorer::{MOST_EDGES, Scorer, Scores};

@@ -4,7 +4,7 @@
 use crate::attribution::{last_stream, receiver_points};
 use crate::components::{sender_points, sender_rows, sender_value};
 use crate::{CircuitError, Components, Graph, PromptBatch, Task};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -155,7 +155,7 @@ pub fn head_effects(
         let clean = batch.measure(model, false, &[])?;
         found.clean += clean;
         found.corrupted += batch.measure(model, true, &[])?;
-        let corrupted = heads_written(model, graph, &batch)?;
+        let corrupted = heads_written(model, graph, &batch.corrupted)?;
         for (number, (layer, head)) in graph.all_heads().enumerate() {
             let patch = corrupted[layer].clone().in_heads(&[head]);
             found.effects[number] += clean - batch.measure(model, false, &[patch])?;
@@ -173,12 +173,12 @@ pub fn head_effects(
     Ok(found)
 }
 
-/// Interventions, one for each layer, that put the outputs of heads on the corrupted prompts in
-/// place of those on the clean ones.
+/// Interventions, one for each layer, that put the outputs of heads on these tokens,
+/// `[batch, pos]`, in place of those of the run.
 pub(crate) fn heads_written(
     model: &LanguageModel,
     graph: &Graph,
-    batch: &PromptBatch,
+    tokens: &Tensor<2, Int>,
 ) -> Result<Vec<Intervention<'static>>, CircuitError> {
     let at: Vec<HookPoint> = (0..graph.layers)
         .map(|layer| HookPoint::Block(layer, BlockHook::Z))
@@ -187,7 +187,7 @@ pub(crate) fn heads_written(
         capture: &at,
         ..Default::default()
     };
-    let output = model.run(batch.corrupted.clone(), &run)?;
+    let output = model.run(tokens.clone(), &run)?;
     Ok(output.freeze(|_| true))
 }
 
@@ -211,7 +211,7 @@ pub fn faithfulness(
         .collect();
     let mut sums = vec![0.0; measured.len()];
     for batch in PromptBatch::of_task(task, model)? {
-        let corrupted = heads_written(model, graph, &batch)?;
+        let corrupted = heads_written(model, graph, &batch.corrupted)?;
         for (sum, circuit) in sums.iter_mut().zip(&measured) {
             let outside = (0..graph.layers).filter_map(|layer| {
                 let heads: Vec<usize> = (0..graph.heads)

@@ -134,7 +134,7 @@ impl<'a> Gated<'a> {
         batch: PromptBatch,
     ) -> Result<Self, CircuitError> {
         let own = Predictions::of(batch.logits(model, false, &[])?);
-        let corrupted = heads_written(model, graph, &batch)?;
+        let corrupted = heads_written(model, graph, &batch.corrupted)?;
         let corrupted = corrupted.into_iter().filter_map(|set| match set.edit {
             Edit::Set(value) => Some(value),
             _ => None,

@@ -36,7 +36,11 @@ fn model() -> LanguageModel {
         vocabulary: tokenizer.len(),
         positions: 160,
     };
-    let layers = vec![Attention::noise(&shape, &mut ChaCha8Rng::seed_from_u64(0))];
+    let layers = vec![Attention::noise(
+        &shape,
+        0.1,
+        &mut ChaCha8Rng::seed_from_u64(0),
+    )];
     let d = shape.d_model();
     let (embeddings, positions) = (
         vec![0.0; shape.vocabulary * d],

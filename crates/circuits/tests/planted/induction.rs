@@ -26,7 +26,8 @@ pub const HEADS: [(usize, usize); 2] = [(0, 1), (1, 2)];
 /// another one there, and only the previous-token head sees it.
 pub const EDGES: [&str; 3] = ["input->a0.h1<v>", "a0.h1->a1.h2<k>", "a1.h2->logits"];
 
-pub fn model() -> LanguageModel {
+/// `noise`: how much the other heads write.
+pub fn model(noise: f32) -> LanguageModel {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let d = SHAPE.d_model();
     let mut embeddings = vec![0.0; N * d];
@@ -38,8 +39,8 @@ pub fn model() -> LanguageModel {
         positions[i * d + CONSTANT + 1] = -5.0;
     }
     let mut layers = vec![
-        Attention::noise(&SHAPE, &mut rng),
-        Attention::noise(&SHAPE, &mut rng),
+        Attention::noise(&SHAPE, noise, &mut rng),
+        Attention::noise(&SHAPE, noise, &mut rng),
     ];
     let (layer, head) = HEADS[0];
     layers[layer].read(head, 0, POSITION, 1, 6.0); // position p asks for p − 1

@@ -53,7 +53,9 @@ pub fn model() -> LanguageModel {
         positions[position * d + CONSTANT] = 5.0;
         positions[position * d + CONSTANT + 1] = -5.0;
     }
-    let mut layers: Vec<Attention> = (0..3).map(|_| Attention::noise(&SHAPE, &mut rng)).collect();
+    let mut layers: Vec<Attention> = (0..3)
+        .map(|_| Attention::noise(&SHAPE, 0.1, &mut rng))
+        .collect();
     // Coordinates of a head: first one for each token, then one for each position.
     let of_token = 0..VOCABULARY;
     let of_position = 0..SHAPE.positions;

@@ -28,11 +28,11 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Heads that write noise.
-    pub fn noise(shape: &Shape, rng: &mut ChaCha8Rng) -> Self {
+    /// Heads that write noise of this size.
+    pub fn noise(shape: &Shape, size: f32, rng: &mut ChaCha8Rng) -> Self {
         let d = shape.d_model();
         let mut noise =
-            |n: usize| -> Vec<f32> { (0..n).map(|_| 0.1 * (rng.random::<f32>() - 0.5)).collect() };
+            |n: usize| -> Vec<f32> { (0..n).map(|_| size * (rng.random::<f32>() - 0.5)).collect() };
         Self {
             d_head: shape.d_head,
             d,

@@ -1,6 +1,8 @@
 //! `lapidary circuit`: which heads of a model do the work of a task, and which features that of a
 //! prompt.
 
+mod reuse;
+
 use super::circuit_graph::GraphCommand;
 use super::figures::number;
 use super::timing::memory;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
   lapidary circuit heads --model ./smollm2 --task ioi --method relp --out heads.parquet
   lapidary circuit compare --model ./smollm2 --task ioi --out ioi.parquet
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --out mine.parquet
+  lapidary circuit reuse --model ./gpt2-medium --tasks ioi,colored-objects --out reuse.json
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph")]
 pub struct Circuit {
     #[command(subcommand)]
@@ -37,6 +40,7 @@ pub struct Circuit {
 enum CircuitCommand {
     Compare(Compare),
     Heads(Heads),
+    Reuse(reuse::Reuse),
     Graph(GraphCommand),
 }
 
@@ -45,6 +49,7 @@ impl Circuit {
         match self.command {
             CircuitCommand::Compare(command) => command.run(),
             CircuitCommand::Heads(command) => command.run(),
+            CircuitCommand::Reuse(command) => command.run(),
             CircuitCommand::Graph(command) => command.run(),
         }
     }
@@ -57,6 +62,21 @@ struct TaskArgument {
     model: ModelArgument,
     #[arg(long, value_name = "TASK", help = task_help())]
     task: String,
+    #[command(flatten)]
+    prompts: PromptArguments,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl TaskArgument {
+    fn read(&self, model: &LanguageModel) -> Result<Task> {
+        self.prompts.read(&self.task, model)
+    }
+}
+
+/// How prompts are made.
+#[derive(Args)]
+struct PromptArguments {
     /// Number of prompts that are drawn, at most 10000; a file is read whole
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     prompts: u32,
@@ -66,17 +86,15 @@ struct TaskArgument {
     /// Do not put the beginning-of-sequence token before prompts
     #[arg(long)]
     no_bos: bool,
-    #[command(flatten)]
-    device: DeviceArgument,
 }
 
-impl TaskArgument {
-    fn read(&self, model: &LanguageModel) -> Result<Task> {
+impl PromptArguments {
+    fn read(&self, task: &str, model: &LanguageModel) -> Result<Task> {
         let bos = !self.no_bos;
-        let path = Path::new(&self.task);
+        let path = Path::new(task);
         Ok(match path.extension().is_some_and(|e| e == "jsonl") {
             true => Task::read(path, model, bos)?,
-            false => tasks::generate(&self.task, model, self.prompts as usize, self.seed, bos)?,
+            false => tasks::generate(task, model, self.prompts as usize, self.seed, bos)?,
         })
     }
 }
@@ -119,7 +137,7 @@ impl Compare {
         let rankers = self.rankers(&model, &task)?;
         let stage = Stage::new("rank", 1 + rankers.len() as u64);
         memory::forget_peak();
-        let (truth, seed) = (truth.as_ref(), self.task.seed);
+        let (truth, seed) = (truth.as_ref(), self.task.prompts.seed);
         let comparison = Comparison::new(&model, &task, truth, seed, self.most_edges)?;
         let exact_peak = memory::peak();
         let mut exact_edges_peak = None;
@@ -171,7 +189,7 @@ impl Compare {
     /// The methods to compare. Without `--methods`, those that the graph is too large for are left
     /// out.
     fn rankers(&self, model: &LanguageModel, task: &Task) -> Result<Vec<Ranker>> {
-        let scorer = Scorer::new(model, task, self.task.seed, self.most_edges)?;
+        let scorer = Scorer::new(model, task, self.task.prompts.seed, self.most_edges)?;
         let mut rankers = vec![];
         let chosen = match self.methods.is_empty() {
             true => Ranker::ALL.map(|(ranker, _)| ranker).to_vec(),
@@ -213,7 +231,7 @@ impl Heads {
         let device = self.task.device.open()?;
         let model = self.task.model.load(&device)?;
         let task = self.task.read(&model)?;
-        let scorer = Scorer::new(&model, &task, self.task.seed, self.most_edges)?;
+        let scorer = Scorer::new(&model, &task, self.task.prompts.seed, self.most_edges)?;
         let graph = scorer.graph();
         let stage = Stage::new("rank", 1);
         let scores = scorer.heads(self.method)?;

@@ -26,7 +26,8 @@ pub struct Acdc {
 /// and their edges from the last sender to the first: an edge is removed for good if
 /// `KL(model ‖ circuit without it) − KL(model ‖ circuit) < τ`, mean over prompts. Removed edges
 /// carry what their senders write on the corrupted prompt. Each τ starts with what the smaller one
-/// left. Edges into components whose output nothing reads are removed without a run.
+/// left. Edges into components whose output nothing reads are removed without a run, and an edge
+/// that cost at least τ when it was last tried stays without a run.
 ///
 /// `thresholds`: in nats, growing; `None`: nine of them up to KL(model ‖ all edges removed), each
 /// √10 times the one before.
@@ -71,6 +72,8 @@ pub fn acdc(
         runs: 0,
     };
     let mut cut = vec![false; graph.edges()];
+    // By edge: how far the divergence grew without it when it was last tried.
+    let mut costs = vec![f64::NEG_INFINITY; graph.edges()];
     let mut now = 0.0;
     for threshold in &found.thresholds {
         for receiver in (0..graph.receivers()).rev() {
@@ -85,13 +88,14 @@ pub fn acdc(
                 continue;
             }
             for edge in graph.edges_into(receiver).rev() {
-                if cut[edge] {
+                if cut[edge] || costs[edge] >= *threshold {
                     continue;
                 }
                 cut[edge] = true;
                 let without = divergence(&cut)?;
+                costs[edge] = without - now;
                 found.runs += 1;
-                match without - now < *threshold {
+                match costs[edge] < *threshold {
                     true => now = without,
                     false => cut[edge] = false,
                 }

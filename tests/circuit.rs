@@ -224,7 +224,7 @@ fn a_task_that_does_not_fit_is_one_clear_error() {
             "--out",
             &out,
         ],
-        "exact-edges: it scores edges",
+        "exact-edges: it scores edges alone",
     );
 }
 

@@ -36,12 +36,8 @@ pub enum CircuitError {
         found: usize,
         most: usize,
     },
-    #[error("{method}: it scores {scored}, expected a method that scores {wanted}")]
-    NotRanked {
-        method: String,
-        scored: &'static str,
-        wanted: &'static str,
-    },
+    #[error("{method}: it scores edges alone, expected a method that scores heads")]
+    NotRanked { method: String },
     #[error("{model}: {problem}")]
     Unsupported { model: String, problem: String },
     #[error("the transcoder {name}: {problem}")]

@@ -28,9 +28,6 @@ pub struct Overlap {
     pub jaccard: Option<f64>,
 }
 
-/// What receives at each stage: the logits, then queries, values and keys.
-pub const STAGES: [&str; 4] = ["logits", "queries", "values", "keys"];
-
 /// The part of the heads that each stage keeps.
 pub const STRONGEST: f64 = 0.02;
 

@@ -131,13 +131,14 @@ impl<'a> Scorer<'a> {
     /// # Errors
     /// The task does not fit the model, or the method scores edges alone.
     pub fn heads(&self, ranker: Ranker) -> Result<Vec<f64>, CircuitError> {
-        self.scores(ranker)?
-            .heads
-            .ok_or_else(|| CircuitError::NotRanked {
-                method: ranker.to_string(),
-                scored: "edges",
-                wanted: "heads",
-            })
+        let refused = || CircuitError::NotRanked {
+            method: ranker.to_string(),
+        };
+        // Before any run.
+        if !ranker.ranks_heads() {
+            return Err(refused());
+        }
+        self.scores(ranker)?.heads.ok_or_else(refused)
     }
 
     /// The scores of a method.

@@ -32,7 +32,8 @@ fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
         folder.path().join("table.parquet"),
         folder.path().join("t.json"),
     );
-    fs::write(&truth, "[[0, 1], [1, 2]]").unwrap();
+    let circuit = r#"{"heads": [[0, 1], [1, 2]], "edges": ["a0.h1->a1.h2<k>", "a1.h2->logits"]}"#;
+    fs::write(&truth, circuit).unwrap();
     let output = lapidary(&[
         "compare",
         "--task",
@@ -40,7 +41,7 @@ fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
         "--prompts",
         "4",
         "--methods",
-        "discrete-sae,relp,patching",
+        "discrete-sae,discrete-sae-pairs,relp,patching,information-flow",
         "--truth",
         truth.to_str().unwrap(),
         "--out",
@@ -55,9 +56,14 @@ fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
         .collect();
     let expected = "method task level auc correlation_exact cpr cmd seconds peak_bytes n_heads";
     assert_eq!(names.join(" "), expected);
-    assert_eq!(table.height(), 3);
+    let level = table.column("level").unwrap().str().unwrap();
+    let levels: Vec<&str> = level.iter().flatten().collect();
+    let expected = ["node", "node", "node", "edge", "node", "node", "edge"];
+    assert_eq!(levels, expected);
     // Patching correlates with itself.
-    assert!((numbers(&table, "correlation_exact")[2].unwrap() - 1.0).abs() < 1e-9);
+    assert!((numbers(&table, "correlation_exact")[4].unwrap() - 1.0).abs() < 1e-9);
+    // The exact effects of edges were not asked for.
+    assert_eq!(numbers(&table, "correlation_exact")[3], None);
     assert!(
         numbers(&table, "auc")
             .iter()
@@ -65,7 +71,30 @@ fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
     );
 
     let scores = read(&folder.path().join("table.scores.parquet"));
-    assert_eq!(scores.height(), 3 * 16);
+    assert_eq!(scores.height(), 5 * 16);
+    let edges = read(&folder.path().join("table.edges.parquet"));
+    let columns = edges
+        .get_column_names()
+        .iter()
+        .map(|n| n.as_str())
+        .collect::<Vec<_>>();
+    assert_eq!(columns, ["method", "source", "target", "score"]);
+    // 4 layers of 4 heads.
+    assert_eq!(edges.height(), 2 * 479);
+    let of = |name: &str| {
+        edges
+            .column(name)
+            .unwrap()
+            .str()
+            .unwrap()
+            .get(0)
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(
+        (of("source"), of("target")),
+        ("input".into(), "a0.h0<q>".into())
+    );
     let heads = folder.path().join("heads.parquet");
     let output = lapidary(&[
         "heads",
@@ -80,7 +109,7 @@ fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
     ]);
     assert!(output.status.success(), "{output:?}");
     let heads = read(&heads);
-    assert_eq!(numbers(&heads, "score"), numbers(&scores, "score")[32..]);
+    assert_eq!(numbers(&heads, "score"), numbers(&scores, "score")[48..64]);
 }
 
 #[test]
@@ -154,4 +183,103 @@ fn a_task_that_does_not_fit_is_one_clear_error() {
     fails(&arguments, "head 2 of layer 9, expected layers 0 to 3");
     fs::write(&truth, "{}").unwrap();
     fails(&arguments, "expected a JSON list");
+    let with = |truth: &str, more: &[&str]| -> Vec<String> {
+        let arguments = [
+            "compare",
+            "--task",
+            "induction",
+            "--truth",
+            truth,
+            "--out",
+            &out,
+        ];
+        arguments
+            .iter()
+            .chain(more)
+            .map(|a| (*a).to_owned())
+            .collect()
+    };
+    let all_fail = |arguments: Vec<String>, expected: &str| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        fails(&arguments, expected);
+    };
+    all_fail(with("ioi_wang", &[]), "expected layers 0 to 3");
+    all_fail(with("ioi_wong", &[]), "expected ioi_wang, ioi_oneill");
+    fs::write(
+        &truth,
+        r#"{"heads": [[0, 1]], "edges": ["a1.h0->a0.h1<q>"]}"#,
+    )
+    .unwrap();
+    all_fail(with(&truth, &[]), "the edge a1.h0->a0.h1<q>");
+    fs::write(&truth, "[[0, 1]]").unwrap();
+    let few = ["--methods", "acdc", "--most-edges", "100"];
+    all_fail(with(&truth, &few), "has 479 edges: expected at most 100");
+    fails(
+        &[
+            "heads",
+            "--task",
+            "induction",
+            "--method",
+            "exact-edges",
+            "--out",
+            &out,
+        ],
+        "exact-edges: it scores edges alone",
+    );
+}
+
+#[test]
+fn reuse_writes_the_heads_that_two_tasks_share_at_each_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (file, out) = (path("law.jsonl"), path("reuse.json"));
+    let prompt =
+        r#"{"clean": "the law", "corrupted": "the war", "answer": " is", "wrong": " was"}"#;
+    fs::write(&file, prompt).unwrap();
+    let reuse = |tasks: &str| {
+        lapidary(&[
+            "reuse",
+            "--tasks",
+            tasks,
+            "--prompts",
+            "4",
+            "--top",
+            "0.1",
+            "--out",
+            &out,
+        ])
+    };
+    let output = reuse(&format!("induction,{file}"));
+    assert!(output.status.success(), "{output:?}");
+    let found: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(found["tasks"], serde_json::json!(["induction", "law"]));
+    let first = &found["stages"][0];
+    assert_eq!(first["first"]["receivers"], serde_json::json!(["logits"]));
+    // A tenth of 16 heads is two of them.
+    let heads = |task: &str| -> Vec<(u64, u64)> {
+        let heads = first[task]["heads"].as_array().unwrap();
+        let place =
+            |head: &serde_json::Value| (head[0].as_u64().unwrap(), head[1].as_u64().unwrap());
+        heads.iter().map(place).collect()
+    };
+    let (a, b) = (heads("first"), heads("second"));
+    assert_eq!((a.len(), b.len()), (2, 2));
+    let shared = a.iter().filter(|head| b.contains(head)).count() as f64;
+    assert_eq!(
+        first["overlap"]["of_first"],
+        serde_json::json!(shared / 2.0)
+    );
+    for (tasks, expected) in [
+        ("induction", "found 1, expected two tasks"),
+        ("induction,induction", "found induction twice"),
+        ("induction,nonsense", "unknown task nonsense"),
+    ] {
+        let output = reuse(tasks);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && told.contains(expected),
+            "{told}"
+        );
+    }
 }

@@ -230,6 +230,6 @@ pub(crate) fn last_stream(graph: &Graph) -> HookPoint {
     HookPoint::Block(graph.layers - 1, BlockHook::ResidPost)
 }
 
-fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+pub(crate) fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
     x.into_data().iter::<f32>().map(f64::from).collect()
 }

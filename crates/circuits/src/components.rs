@@ -106,6 +106,17 @@ impl PromptBatch {
         corrupted: bool,
         interventions: &[Intervention<'_>],
     ) -> Result<f64, CircuitError> {
+        let logits = self.logits(model, corrupted, interventions)?;
+        Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
+    }
+
+    /// The logits of such a pass, `[batch, pos, d_vocab]`.
+    pub(crate) fn logits(
+        &self,
+        model: &LanguageModel,
+        corrupted: bool,
+        interventions: &[Intervention<'_>],
+    ) -> Result<Tensor<3>, CircuitError> {
         let tokens = match corrupted {
             true => &self.corrupted,
             false => &self.clean,
@@ -116,8 +127,7 @@ impl PromptBatch {
             ..Default::default()
         };
         let logits = model.run(tokens.clone(), &run)?.logits;
-        let logits = logits.expect("the run was asked for logits");
-        Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
+        Ok(logits.expect("the run was asked for logits"))
     }
 }
 

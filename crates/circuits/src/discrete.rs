@@ -2,13 +2,13 @@
 //! what all heads write on a few prompts gives each head an integer code on each prompt. A head
 //! that has other codes on the clean prompts than on the corrupted ones belongs to the circuit.
 
+use crate::autoencoder::Autoencoder;
 use crate::components::{sender_points, sender_rows};
 use crate::{CircuitError, Graph, PromptBatch, Task};
-use burn::tensor::{Int, Tensor, TensorData, activation};
-use lapidary_kernels::{AdamStep, Moments, adam_step};
+use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel};
+use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -149,6 +149,29 @@ impl HeadCodes {
             .collect()
     }
 
+    /// The paper's second score of heads, from pairs: pairs are sorted by [`Self::pair_scores`]
+    /// (by [`CodeScore::Unique`]) and written as one list of heads, two for each pair; the score of
+    /// a head is how often it is among the first ⌊heads² / 2⌋. Pairs with equal scores share the
+    /// places that are left for them.
+    #[must_use]
+    pub fn heads_of_pairs(&self) -> Vec<f64> {
+        let heads = self.clean.len();
+        let mut pairs: Vec<_> = self.pair_scores(CodeScore::Unique).into_iter().collect();
+        pairs.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut left = (heads * heads / 2) as f64;
+        let mut counts = vec![0.0; heads];
+        for tied in pairs.chunk_by(|a, b| a.1 == b.1) {
+            let places = 2.0 * tied.len() as f64;
+            let share = (left / places).min(1.0);
+            left -= share * places;
+            for ((a, b), _) in tied {
+                counts[*a] += share;
+                counts[*b] += share;
+            }
+        }
+        counts
+    }
+
     /// A score for each ordered pair of different heads, by its first and its second head, from the
     /// pairs of codes that they have on the same prompt.
     #[must_use]
@@ -220,136 +243,12 @@ fn head_outputs(
     Ok(Tensor::cat(points.iter().map(of_layer).collect(), 1))
 }
 
-/// `f = ReLU(W_enc (x − b) + b_enc)`, reconstruction `W_decᵀ f + b`. Rows of `w_enc` have
-/// norm 1, those of `w_dec` at the start.
-struct Autoencoder {
-    /// `[latents, width]`.
-    w_enc: Tensor<2>,
-    /// `[latents]`.
-    b_enc: Tensor<1>,
-    /// `[latents, width]`.
-    w_dec: Tensor<2>,
-    /// `[width]`.
-    b: Tensor<1>,
-}
-
-impl Autoencoder {
-    /// On rows, `[n, width]`, all of them in each step.
-    fn train(x: Tensor<2>, settings: &DiscreteSettings, rng: &mut ChaCha8Rng) -> Self {
-        let (device, width) = (x.device(), x.dims()[1]);
-        let latents = settings.latents;
-        let mut matrix = || {
-            // Sums of twelve uniform numbers are nearly normal; only directions matter.
-            let normal = (0..latents * width)
-                .map(|_| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0);
-            let values = TensorData::new(normal.collect::<Vec<f32>>(), [latents, width]);
-            unit_rows(Tensor::<2>::from_data(values, &device))
-        };
-        let (mut w_enc, mut w_dec) = (matrix(), matrix());
-        let bound = 1.0 / (width as f32).sqrt();
-        let b_enc: Vec<f32> = (0..latents)
-            .map(|_| rng.random_range(-bound..bound))
-            .collect();
-        let mut b_enc = Tensor::<1>::from_data(TensorData::new(b_enc, [latents]), &device);
-        let mut b = Tensor::<1>::zeros([width], &device);
-        let mut moments = (
-            Moments {
-                m: w_enc.zeros_like(),
-                v: w_enc.zeros_like(),
-            },
-            Moments {
-                m: b_enc.zeros_like(),
-                v: b_enc.zeros_like(),
-            },
-            Moments {
-                m: w_dec.zeros_like(),
-                v: w_dec.zeros_like(),
-            },
-            Moments {
-                m: b.zeros_like(),
-                v: b.zeros_like(),
-            },
-        );
-        for epoch in 0..settings.epochs {
-            let leaf = |t: &Tensor<2>| t.clone().autodiff().require_grad();
-            let leaf1 = |t: &Tensor<1>| t.clone().autodiff().require_grad();
-            let tracked = Self {
-                w_enc: leaf(&w_enc),
-                b_enc: leaf1(&b_enc),
-                w_dec: leaf(&w_dec),
-                b: leaf1(&b),
-            };
-            let input = x.clone().autodiff();
-            let f = tracked.encode(input.clone());
-            let reconstruction =
-                f.clone().matmul(tracked.w_dec.clone()) + tracked.b.clone().unsqueeze();
-            let l1 = f.sum_dim(1).mean();
-            let loss = (reconstruction - input).square().mean() + l1 * settings.l1_coefficient;
-            let mut gradients = loss.backward();
-            let step = AdamStep {
-                lr: settings.lr as f32,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.0,
-                step: epoch as u64 + 1,
-            };
-            let gradient = |w: &Tensor<2>, leaf: &Tensor<2>, gradients: &mut _| {
-                leaf.grad_remove(gradients)
-                    .unwrap_or_else(|| w.zeros_like())
-            };
-            let g = gradient(&w_enc, &tracked.w_enc, &mut gradients);
-            let along = (g.clone() * w_enc.clone()).sum_dim(1);
-            let g = g - w_enc.clone() * along;
-            let (moved, moved_moments) = adam_step(w_enc, g, moments.0, &step);
-            (w_enc, moments.0) = (unit_rows(moved), moved_moments);
-            let g = gradient(&w_dec, &tracked.w_dec, &mut gradients);
-            (w_dec, moments.2) = adam_step(w_dec, g, moments.2, &step);
-            let mut vector = |v: Tensor<1>, leaf: &Tensor<1>, moments: Moments<1>| {
-                let g = leaf
-                    .grad_remove(&mut gradients)
-                    .unwrap_or_else(|| v.zeros_like());
-                adam_step(v, g, moments, &step)
-            };
-            (b_enc, moments.1) = vector(b_enc, &tracked.b_enc, moments.1);
-            (b, moments.3) = vector(b, &tracked.b, moments.3);
-        }
-        Self {
-            w_enc,
-            b_enc,
-            w_dec,
-            b,
-        }
-    }
-
-    fn encode(&self, x: Tensor<2>) -> Tensor<2> {
-        let x = x - self.b.clone().unsqueeze();
-        let z = x.matmul(self.w_enc.clone().transpose()) + self.b_enc.clone().unsqueeze();
-        activation::relu(z)
-    }
-
-    /// The strongest latent of each row.
-    fn codes(&self, x: Tensor<2>) -> Vec<i32> {
-        let (values, indices) = self.encode(x).max_dim_with_indices(1);
-        let values = values.into_data();
-        let indices = indices.into_data();
-        let pairs = values.iter::<f32>().zip(indices.iter::<i32>());
-        pairs
-            .map(|(value, index)| if value > 0.0 { index } else { INACTIVE })
-            .collect()
-    }
-}
-
-fn unit_rows(w: Tensor<2>) -> Tensor<2> {
-    let norms = w.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-    w / norms
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ranking::auc;
     use burn::tensor::Device;
+    use rand::Rng;
 
     /// What heads of a made-up model write: some of them, the circuit, in other directions on clean
     /// prompts than on corrupted ones.
@@ -414,9 +313,32 @@ mod tests {
         assert_eq!(codes.inactive(), 0.0);
     }
 
+    /// By hand, three heads: of the six ordered pairs, (0, 1) and (1, 0) have three codes on clean
+    /// prompts alone, the others one. The first ⌊9 / 2⌋ = 4 places are those of the best two pairs.
+    #[test]
+    fn pairs_give_places_to_heads() {
+        let codes = HeadCodes {
+            clean: vec![vec![1, 2, 3], vec![4, 5, 6], vec![7, 7, 7]],
+            corrupted: vec![vec![2, 3, 9], vec![4, 5, 9], vec![7, 7, 7]],
+        };
+        let found = codes.pair_scores(CodeScore::Unique);
+        assert_eq!(found[&(0, 1)], 3.0); // (1, 4), (2, 5), (3, 6) against (2, 4), (3, 5), (9, 9)
+        assert_eq!(found[&(2, 0)], 1.0); // (7, 1)
+        assert_eq!(found[&(1, 2)], 1.0); // (6, 7)
+        assert_eq!(codes.heads_of_pairs(), [2.0, 2.0, 0.0]);
+        // All pairs are alike: four places for six pairs of two heads, a third of a place each.
+        let alike = HeadCodes {
+            clean: vec![vec![1]; 3],
+            corrupted: vec![vec![1]; 3],
+        };
+        for count in alike.heads_of_pairs() {
+            assert!((count - 4.0 / 3.0).abs() < 1e-12);
+        }
+    }
+
     #[test]
     fn planted_heads_are_found() {
-        let (mut unique, mut variation) = (0.0, 0.0);
+        let (mut unique, mut variation, mut pairs) = (0.0, 0.0, 0.0);
         for seed in 0..12 {
             let ([clean, corrupted], truth) = planted_outputs(seed + 100, 0.1, &Device::flex());
             let settings = DiscreteSettings {
@@ -427,8 +349,9 @@ mod tests {
             let of = |score| auc(&codes.scores(score), &truth).unwrap() / 12.0;
             unique += of(CodeScore::Unique);
             variation += of(CodeScore::TotalVariation);
+            pairs += auc(&codes.heads_of_pairs(), &truth).unwrap() / 12.0;
         }
-        println!("unique {unique}, total variation {variation}");
+        println!("unique {unique}, total variation {variation}, pairs {pairs}");
         assert!(unique >= 0.9 && variation >= 0.97, "{unique}, {variation}");
     }
 }

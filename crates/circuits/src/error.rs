@@ -25,6 +25,19 @@ pub enum CircuitError {
     Task { task: String, problem: String },
     #[error("unknown task {found}: expected {known}, or a .jsonl file")]
     UnknownTask { found: String, known: String },
+    #[error("{}: {problem}", path.display())]
+    TruthFile { path: PathBuf, problem: String },
+    #[error(
+        "{method} runs the model at least once per edge, and {model} has {found} edges: expected at most {most}"
+    )]
+    TooManyEdges {
+        method: String,
+        model: String,
+        found: usize,
+        most: usize,
+    },
+    #[error("{method}: it scores edges alone, expected a method that scores heads")]
+    NotRanked { method: String },
     #[error("{model}: {problem}")]
     Unsupported { model: String, problem: String },
     #[error("the transcoder {name}: {problem}")]

@@ -4,6 +4,7 @@
 use crate::CircuitError;
 use lapidary_model::LanguageModel;
 use std::fmt;
+use std::str::FromStr;
 
 /// A component that writes to the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +70,51 @@ impl fmt::Display for Receiver {
             Self::Value { layer, head } => write!(f, "a{layer}.h{head}<v>"),
             Self::Mlp(layer) => write!(f, "m{layer}"),
             Self::Logits => f.write_str("logits"),
+        }
+    }
+}
+
+/// Layer and head of `a{layer}.h{head}`.
+fn head(text: &str) -> Option<(usize, usize)> {
+    let (layer, head) = text.strip_prefix('a')?.split_once(".h")?;
+    Some((layer.parse().ok()?, head.parse().ok()?))
+}
+
+impl FromStr for Sender {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mlp = text.strip_prefix('m').and_then(|layer| layer.parse().ok());
+        if text == "input" {
+            Ok(Self::Input)
+        } else if let Some(layer) = mlp {
+            Ok(Self::Mlp(layer))
+        } else if let Some((layer, head)) = head(text) {
+            Ok(Self::Head { layer, head })
+        } else {
+            Err(format!("found {text:?}, expected input, a0.h1 or m0"))
+        }
+    }
+}
+
+impl FromStr for Receiver {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("found {text:?}, expected a0.h1<q>, <k> or <v>, m0 or logits");
+        if text == "logits" {
+            return Ok(Self::Logits);
+        }
+        if let Some(layer) = text.strip_prefix('m') {
+            return layer.parse().map(Self::Mlp).map_err(|_| wrong());
+        }
+        let (place, part) = text.split_once('<').ok_or_else(wrong)?;
+        let (layer, head) = head(place).ok_or_else(wrong)?;
+        match part {
+            "q>" => Ok(Self::Query { layer, head }),
+            "k>" => Ok(Self::Key { layer, head }),
+            "v>" => Ok(Self::Value { layer, head }),
+            _ => Err(wrong()),
         }
     }
 }
@@ -231,6 +277,35 @@ impl Graph {
         (self.sender(sender), self.receiver(receiver))
     }
 
+    /// The number of an edge; `None` if the graph has no such edge.
+    #[must_use]
+    pub fn edge_number(&self, sender: Sender, receiver: Receiver) -> Option<usize> {
+        let exists = match sender {
+            Sender::Input => true,
+            Sender::Head { layer, head } => layer < self.layers && head < self.heads,
+            Sender::Mlp(layer) => layer < self.layers,
+        };
+        let receiver = (0..self.receivers()).find(|r| self.receiver(*r) == receiver)?;
+        let number = self.number_of(sender);
+        let range = self.edges_into(receiver);
+        (exists && number < range.len()).then(|| range.start + number)
+    }
+
+    /// The numbers of the senders that compute with what a receiver reads: several heads may share
+    /// a key or a value.
+    pub(crate) fn fed_by(&self, receiver: usize) -> std::ops::Range<usize> {
+        let group = self.heads / self.kv_heads;
+        let first = |layer: usize, head: usize| self.first_sender(layer) + head;
+        match self.receiver(receiver) {
+            Receiver::Query { layer, head } => first(layer, head)..first(layer, head) + 1,
+            Receiver::Key { layer, head } | Receiver::Value { layer, head } => {
+                first(layer, head * group)..first(layer, (head + 1) * group)
+            }
+            Receiver::Mlp(layer) => first(layer, self.heads)..first(layer, self.heads) + 1,
+            Receiver::Logits => 0..0,
+        }
+    }
+
     /// All heads, layer by layer.
     pub fn all_heads(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let heads = self.heads;
@@ -260,6 +335,25 @@ mod tests {
                 }
             }
             assert_eq!(edges, graph.edges());
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        let graph = Graph::new(2, 4, 2, false);
+        for edge in 0..graph.edges() {
+            let (sender, receiver) = graph.edge(edge);
+            assert_eq!(sender.to_string().parse(), Ok(sender));
+            assert_eq!(receiver.to_string().parse(), Ok(receiver));
+            assert_eq!(graph.edge_number(sender, receiver), Some(edge));
+        }
+        let backwards = (Sender::Mlp(1), Receiver::Key { layer: 1, head: 0 });
+        assert_eq!(graph.edge_number(backwards.0, backwards.1), None);
+        let none = Sender::Head { layer: 0, head: 4 };
+        assert_eq!(graph.edge_number(none, Receiver::Logits), None);
+        for text in ["a1", "a1.h", "h1.a1", "m", "mx", ""] {
+            assert!(text.parse::<Sender>().is_err(), "{text}");
+            assert!(text.parse::<Receiver>().is_err(), "{text}");
         }
     }
 

@@ -4,27 +4,51 @@
 //! - [`Graph`]: a model's components, and the edges between them;
 //! - [`Attribution`]: how much each edge and each component matters, by a [`Method`];
 //! - [`discrete`]: heads by the codes of a small autoencoder over what they write;
-//! - [`faithfulness`]: how much of the behaviour the best components keep without the others;
+//! - [`acdc`], [`information_flow`]: other scores of edges;
+//! - [`Scorer`] and [`Comparison`]: all methods on one task, judged in the same way;
+//! - [`faithfulness`] and [`edge_faithfulness`]: how much of the behaviour the best components keep
+//!   without the others;
+//! - [`path_effects`] and [`reuse`]: what heads do through chosen receivers, and which heads two
+//!   tasks share;
 //! - [`attribution_graph`]: which features of transcoders make a logit, on one prompt.
 
+mod acdc;
 mod attribution;
 pub mod attribution_graph;
+mod autoencoder;
 mod compare;
 mod components;
 pub mod discrete;
+mod divergence;
+mod edge_circuits;
 mod error;
 mod graph;
+mod information_flow;
 mod metric;
 mod patching;
+mod path_patching;
+mod probing;
+mod ranker;
 pub mod ranking;
+pub mod reuse;
+mod scorer;
 mod task;
 pub mod tasks;
+mod truth;
 
+pub use acdc::{Acdc, acdc};
 pub use attribution::{Attribution, Method, attribute};
-pub use compare::{Comparison, FAITHFUL, Judgement, Ranker};
+pub use compare::{Comparison, FAITHFUL, Judgement};
 pub use components::{Components, PromptBatch};
+pub use edge_circuits::{edge_effects, edge_faithfulness, prune};
 pub use error::CircuitError;
 pub use graph::{Graph, Receiver, Sender};
+pub use information_flow::information_flow;
 pub use metric::Metric;
 pub use patching::{HeadEffects, faithfulness, head_effects, patched};
+pub use path_patching::path_effects;
+pub use probing::{ProbingSettings, subnetwork_probing};
+pub use ranker::Ranker;
+pub use scorer::{MOST_EDGES, Scorer, Scores};
 pub use task::{Prompt, Task};
+pub use truth::{PUBLISHED, Published, Truth};

@@ -4,7 +4,7 @@
 use crate::attribution::{last_stream, receiver_points};
 use crate::components::{sender_points, sender_rows, sender_value};
 use crate::{CircuitError, Components, Graph, PromptBatch, Task};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,19 +22,20 @@ pub fn patched(
     replacement: &Components,
     is_cut: &dyn Fn(usize) -> bool,
 ) -> Result<f64, CircuitError> {
+    let logits = patched_logits(model, graph, batch, replacement, is_cut)?;
+    Ok(f64::from(batch.metric(logits).into_scalar::<f32>()))
+}
+
+/// The logits of that run, `[batch, pos, d_vocab]`.
+pub(crate) fn patched_logits(
+    model: &LanguageModel,
+    graph: &Graph,
+    batch: &PromptBatch,
+    replacement: &Components,
+    is_cut: &dyn Fn(usize) -> bool,
+) -> Result<Tensor<3>, CircuitError> {
     let d_model = model.config().d_model;
-    // By sender: what it writes in `replacement` less what it writes in this run.
-    let changes: RefCell<Vec<Tensor<2>>> = RefCell::new(vec![]);
     let shape = replacement.shape;
-    let sender = |value: Tensor<3>| {
-        let rows = sender_rows(value.clone(), d_model);
-        let mut changes = changes.borrow_mut();
-        for row in 0..rows.dims()[0] {
-            let new = replacement.written.clone().narrow(0, changes.len(), 1);
-            changes.push(new - rows.clone().narrow(0, row, 1));
-        }
-        value
-    };
     let layers = (0..graph.layers).flat_map(receiver_points);
     let mut receiver = 0;
     let mut cuts: Vec<(HookPoint, Cut)> = vec![];
@@ -48,19 +49,45 @@ pub fn patched(
         cuts.extend(cut.map(|cut| (point, cut)));
         receiver += n;
     }
+    let mut needed = vec![false; graph.senders()];
+    for sender in cuts.iter().flat_map(|(_, cut)| &cut.senders) {
+        needed[*sender] = true;
+    }
+    // By sender: what it writes in `replacement` less what it writes in this run.
+    let changes: RefCell<Vec<Option<Tensor<2>>>> = RefCell::new(vec![None; graph.senders()]);
+    let mut first = 0;
+    let mut senders = vec![];
+    for point in sender_points(graph) {
+        let several = matches!(point, HookPoint::Block(_, BlockHook::Result));
+        let here = first..first + if several { graph.heads } else { 1 };
+        first = here.end;
+        if !here.clone().any(|sender| needed[sender]) {
+            continue;
+        }
+        let (needed, changes) = (&needed, &changes);
+        let keep = move |value: Tensor<3>| {
+            let rows = sender_rows(value.clone(), d_model);
+            for (row, sender) in here.clone().enumerate().filter(|(_, s)| needed[*s]) {
+                let new = replacement.written.clone().narrow(0, sender, 1);
+                changes.borrow_mut()[sender] = Some(new - rows.clone().narrow(0, row, 1));
+            }
+            value
+        };
+        senders.push((point, keep));
+    }
     let readers: Vec<_> = cuts
         .iter()
         .map(|(_, cut)| {
             |value: Tensor<3>| value + sender_value(cut.apply(&changes.borrow()), shape)
         })
         .collect();
-    let mut interventions: Vec<Intervention<'_>> = sender_points(graph)
-        .into_iter()
-        .map(|at| Intervention::function(at, &sender))
+    let mut interventions: Vec<Intervention<'_>> = senders
+        .iter()
+        .map(|(at, keep)| Intervention::function(*at, keep))
         .collect();
     let readers = cuts.iter().zip(&readers);
     interventions.extend(readers.map(|((at, _), reader)| Intervention::function(*at, reader)));
-    batch.measure(model, false, &interventions)
+    batch.logits(model, false, &interventions)
 }
 
 /// The edges that are cut into the receivers at one hook point.
@@ -88,8 +115,9 @@ impl Cut {
     }
 
     /// What the receivers read too much or too little, `[receivers, batch * pos * d_model]`.
-    fn apply(&self, changes: &[Tensor<2>]) -> Tensor<2> {
-        let rows = self.senders.iter().map(|sender| changes[*sender].clone());
+    fn apply(&self, changes: &[Option<Tensor<2>>]) -> Tensor<2> {
+        let senders = self.senders.iter();
+        let rows = senders.filter_map(|sender| changes[*sender].clone());
         let rows = Tensor::cat(rows.collect(), 0);
         let shape = [self.mask.len() / self.senders.len(), self.senders.len()];
         let mask = TensorData::new(self.mask.clone(), shape);
@@ -127,7 +155,7 @@ pub fn head_effects(
         let clean = batch.measure(model, false, &[])?;
         found.clean += clean;
         found.corrupted += batch.measure(model, true, &[])?;
-        let corrupted = heads_written(model, graph, &batch)?;
+        let corrupted = heads_written(model, graph, &batch.corrupted)?;
         for (number, (layer, head)) in graph.all_heads().enumerate() {
             let patch = corrupted[layer].clone().in_heads(&[head]);
             found.effects[number] += clean - batch.measure(model, false, &[patch])?;
@@ -145,12 +173,12 @@ pub fn head_effects(
     Ok(found)
 }
 
-/// Interventions, one for each layer, that put the outputs of heads on the corrupted prompts in
-/// place of those on the clean ones.
-fn heads_written(
+/// Interventions, one for each layer, that put the outputs of heads on these tokens,
+/// `[batch, pos]`, in place of those of the run.
+pub(crate) fn heads_written(
     model: &LanguageModel,
     graph: &Graph,
-    batch: &PromptBatch,
+    tokens: &Tensor<2, Int>,
 ) -> Result<Vec<Intervention<'static>>, CircuitError> {
     let at: Vec<HookPoint> = (0..graph.layers)
         .map(|layer| HookPoint::Block(layer, BlockHook::Z))
@@ -159,7 +187,7 @@ fn heads_written(
         capture: &at,
         ..Default::default()
     };
-    let output = model.run(batch.corrupted.clone(), &run)?;
+    let output = model.run(tokens.clone(), &run)?;
     Ok(output.freeze(|_| true))
 }
 
@@ -183,7 +211,7 @@ pub fn faithfulness(
         .collect();
     let mut sums = vec![0.0; measured.len()];
     for batch in PromptBatch::of_task(task, model)? {
-        let corrupted = heads_written(model, graph, &batch)?;
+        let corrupted = heads_written(model, graph, &batch.corrupted)?;
         for (sum, circuit) in sums.iter_mut().zip(&measured) {
             let outside = (0..graph.layers).filter_map(|layer| {
                 let heads: Vec<usize> = (0..graph.heads)

@@ -21,22 +21,54 @@ impl Words<'_> {
         words: &[&'static str],
         least: usize,
     ) -> Result<Vec<&'static str>, CircuitError> {
-        let tokenizer = self.model.tokenizer()?;
         let mut single = vec![];
         for word in words {
-            if continuation(tokenizer, BEFORE, &format!(" {word}"))?.is_some_and(|c| c.len() == 1) {
+            if self.is_single(word)? {
                 single.push(*word);
             }
         }
-        match single.len() {
-            found if found >= least => Ok(single),
-            found => Err(CircuitError::Task {
+        self.enough(task, what, single, words.len(), least)
+    }
+
+    /// The pairs of words, one from each list, of which both are one token.
+    pub(super) fn pairs(
+        &self,
+        task: &str,
+        what: &str,
+        [first, second]: [&[&'static str]; 2],
+        least: usize,
+    ) -> Result<Vec<[&'static str; 2]>, CircuitError> {
+        let mut pairs = vec![];
+        for (a, b) in first.iter().zip(second) {
+            if self.is_single(a)? && self.is_single(b)? {
+                pairs.push([*a, *b]);
+            }
+        }
+        self.enough(task, what, pairs, first.len(), least)
+    }
+
+    fn is_single(&self, word: &str) -> Result<bool, CircuitError> {
+        let tokenizer = self.model.tokenizer()?;
+        let tokens = continuation(tokenizer, BEFORE, &format!(" {word}"))?;
+        Ok(tokens.is_some_and(|tokens| tokens.len() == 1))
+    }
+
+    fn enough<T>(
+        &self,
+        task: &str,
+        what: &str,
+        found: Vec<T>,
+        of: usize,
+        least: usize,
+    ) -> Result<Vec<T>, CircuitError> {
+        match found.len() {
+            n if n >= least => Ok(found),
+            n => Err(CircuitError::Task {
                 task: task.into(),
                 problem: format!(
-                    "the tokenizer of {} has {found} of the {} {what} as single tokens, expected \
-                     at least {least}",
-                    self.model.name(),
-                    words.len()
+                    "the tokenizer of {} has {n} of the {of} {what} as single tokens, expected at \
+                     least {least}",
+                    self.model.name()
                 ),
             }),
         }

@@ -1,20 +1,25 @@
 //! `lapidary circuit`: which heads of a model do the work of a task, and which features that of a
 //! prompt.
 
-use super::circuit_attention::AttentionCommand;
-use super::circuit_graph::GraphCommand;
-use super::circuit_paths::PathsCommand;
+mod attention;
+mod graph;
+mod paths;
+mod prompt;
+mod reuse;
+
 use super::figures::number;
 use super::timing::memory;
 use crate::arguments::{DeviceArgument, ModelArgument};
 use crate::once::each_once;
-use crate::progress::Stage;
+use crate::progress::{Stage, note};
 use crate::terminal::shown;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use lapidary_circuits::{Comparison, Graph, Judgement, Ranker, Task, tasks};
+use lapidary_circuits::{
+    Comparison, Graph, Judgement, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task, Truth, tasks,
+};
 use lapidary_features::{RunRow, write_runs};
-use lapidary_io::{check_target, read_text};
+use lapidary_io::check_target;
 use lapidary_model::LanguageModel;
 use serde_json::{Value, json};
 use std::io::{Write, stdout};
@@ -27,6 +32,7 @@ use std::path::{Path, PathBuf};
   lapidary circuit heads --model ./smollm2 --task ioi --method relp --out heads.parquet
   lapidary circuit compare --model ./smollm2 --task ioi --out ioi.parquet
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --out mine.parquet
+  lapidary circuit reuse --model ./gpt2-medium --tasks ioi,colored-objects --out reuse.json
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph")]
 pub struct Circuit {
     #[command(subcommand)]
@@ -37,9 +43,10 @@ pub struct Circuit {
 enum CircuitCommand {
     Compare(Compare),
     Heads(Heads),
-    Graph(GraphCommand),
-    Paths(PathsCommand),
-    Attention(AttentionCommand),
+    Reuse(reuse::Reuse),
+    Graph(graph::GraphCommand),
+    Paths(paths::PathsCommand),
+    Attention(attention::AttentionCommand),
 }
 
 impl Circuit {
@@ -47,6 +54,7 @@ impl Circuit {
         match self.command {
             CircuitCommand::Compare(command) => command.run(),
             CircuitCommand::Heads(command) => command.run(),
+            CircuitCommand::Reuse(command) => command.run(),
             CircuitCommand::Graph(command) => command.run(),
             CircuitCommand::Paths(command) => command.run(),
             CircuitCommand::Attention(command) => command.run(),
@@ -59,11 +67,23 @@ impl Circuit {
 struct TaskArgument {
     #[command(flatten)]
     model: ModelArgument,
-    /// ioi, greater-than, induction, or a JSON Lines file of your own. Each line of the file is an
-    /// object with `clean` and `corrupted`, prompts with the same number of tokens, and `answer`
-    /// and `wrong`, the token that should follow `clean` and one that should not (or lists of them)
-    #[arg(long, value_name = "TASK")]
+    #[arg(long, value_name = "TASK", help = task_help())]
     task: String,
+    #[command(flatten)]
+    prompts: PromptArguments,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl TaskArgument {
+    fn read(&self, model: &LanguageModel) -> Result<Task> {
+        self.prompts.read(&self.task, model)
+    }
+}
+
+/// How prompts are made.
+#[derive(Args)]
+struct PromptArguments {
     /// Number of prompts that are drawn, at most 10000; a file is read whole
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     prompts: u32,
@@ -73,17 +93,15 @@ struct TaskArgument {
     /// Do not put the beginning-of-sequence token before prompts
     #[arg(long)]
     no_bos: bool,
-    #[command(flatten)]
-    device: DeviceArgument,
 }
 
-impl TaskArgument {
-    fn read(&self, model: &LanguageModel) -> Result<Task> {
+impl PromptArguments {
+    fn read(&self, task: &str, model: &LanguageModel) -> Result<Task> {
         let bos = !self.no_bos;
-        let path = Path::new(&self.task);
+        let path = Path::new(task);
         Ok(match path.extension().is_some_and(|e| e == "jsonl") {
             true => Task::read(path, model, bos)?,
-            false => tasks::generate(&self.task, model, self.prompts as usize, self.seed, bos)?,
+            false => tasks::generate(task, model, self.prompts as usize, self.seed, bos)?,
         })
     }
 }
@@ -94,17 +112,18 @@ impl TaskArgument {
   lapidary circuit compare --model ./smollm2 --task ioi --out ioi.parquet
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --methods relp,discrete-sae --out mine.parquet
 
-FILE gets one row for each method. FILE without its extension, plus .scores.parquet, gets the score of each head by each method.
+FILE gets a row for each method that ranks heads (level node) and for each that ranks edges (level edge). Methods that do both have two.
+FILE without its extension, plus .scores.parquet, gets the score of each head by each method; plus .edges.parquet, that of each edge.
 docs/methods/circuits.md defines the methods and the columns.")]
 struct Compare {
     #[command(flatten)]
     task: TaskArgument,
-    /// Methods, separated by commas; default: all
-    #[arg(long, value_delimiter = ',', value_name = "METHODS")]
+    #[arg(long, value_delimiter = ',', value_name = "METHODS", help = methods_help())]
     methods: Vec<Ranker>,
-    /// The true circuit, if it is known: a JSON list of `[layer, head]`
-    #[arg(long, value_name = "FILE")]
-    truth: Option<PathBuf>,
+    #[arg(long, value_name = "NAME|FILE", help = truth_help())]
+    truth: Option<String>,
+    #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_help())]
+    most_edges: usize,
     /// The table, as Parquet
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -113,50 +132,86 @@ struct Compare {
 impl Compare {
     fn run(self) -> Result<()> {
         let scores_path = self.out.with_extension("scores.parquet");
-        check_target(&self.out)?;
-        check_target(&scores_path)?;
+        let edges_path = self.out.with_extension("edges.parquet");
+        for path in [&self.out, &scores_path, &edges_path] {
+            check_target(path)?;
+        }
         each_once("--methods", &self.methods)?;
         let truth = self.truth.as_deref().map(read_truth).transpose()?;
         let device = self.task.device.open()?;
         let model = self.task.model.load(&device)?;
         let task = self.task.read(&model)?;
-        let rankers = match self.methods.is_empty() {
-            true => Ranker::ALL.map(|(ranker, _)| ranker).to_vec(),
-            false => self.methods.clone(),
-        };
+        let rankers = self.rankers(&model, &task)?;
         let stage = Stage::new("rank", 1 + rankers.len() as u64);
         memory::forget_peak();
-        let comparison = Comparison::new(&model, &task, truth.as_deref(), self.task.seed)?;
+        let (truth, seed) = (truth.as_ref(), self.task.prompts.seed);
+        let comparison = Comparison::new(&model, &task, truth, seed, self.most_edges)?;
         let exact_peak = memory::peak();
+        let mut exact_edges_peak = None;
+        if rankers.contains(&Ranker::ExactEdges) {
+            // First, because the scores of all other methods are compared with them.
+            stage.at(1, Ranker::ExactEdges.to_string());
+            memory::forget_peak();
+            comparison.scorer().scores(Ranker::ExactEdges)?;
+            exact_edges_peak = memory::peak();
+        }
         let mut judged: Vec<Judgement> = vec![];
         for (done, ranker) in rankers.into_iter().enumerate() {
             stage.at(1 + done as u64, ranker.to_string());
             memory::forget_peak();
-            let mut judgement = comparison.judge(ranker)?;
-            judgement.peak_bytes = match ranker {
+            let mut judgements = comparison.judge(ranker)?;
+            let peak = match ranker {
                 Ranker::Patching => exact_peak,
+                Ranker::ExactEdges => exact_edges_peak,
                 _ => memory::peak(),
             };
-            judged.push(judgement);
+            judgements.iter_mut().for_each(|j| j.peak_bytes = peak);
+            judged.extend(judgements);
         }
-        let exact = comparison.exact();
+        let (graph, exact) = (comparison.graph(), comparison.exact()?);
         stage.done(format!(
-            "{} heads on {} prompts: metric {:.3}, {:.3} on corrupted prompts",
+            "{} heads and {} edges on {} prompts: metric {:.3}, {:.3} on corrupted prompts",
             exact.effects.len(),
+            graph.edges(),
             task.prompts.len(),
             exact.clean,
             exact.corrupted
         ));
         let rows: Vec<RunRow> = judged.iter().map(row).collect::<Result<_>>()?;
         write_runs(&self.out, &rows)?;
-        let scores: Vec<RunRow> = judged
-            .iter()
-            .flat_map(|j| score_rows(comparison.graph(), &j.method, &j.scores))
+        let of_level = |level: &'static str| judged.iter().filter(move |j| j.level == level);
+        let scores: Vec<RunRow> = of_level("node")
+            .flat_map(|j| score_rows(graph, &j.method, &j.scores))
             .collect();
         write_runs(&scores_path, &scores)?;
+        let edges: Vec<RunRow> = of_level("edge")
+            .flat_map(|j| edge_rows(graph, &j.method, &j.scores))
+            .collect();
+        write_runs(&edges_path, &edges)?;
         write!(stdout(), "{}", shown(&table(&judged)))?;
         writeln!(stdout(), "{}", shown(&self.out.display().to_string()))?;
         Ok(())
+    }
+
+    /// The methods to compare. Without `--methods`, those that the graph is too large for are left
+    /// out.
+    fn rankers(&self, model: &LanguageModel, task: &Task) -> Result<Vec<Ranker>> {
+        let scorer = Scorer::new(model, task, self.task.prompts.seed, self.most_edges)?;
+        let mut rankers = vec![];
+        let chosen = match self.methods.is_empty() {
+            true => Ranker::ALL.map(|(ranker, _)| ranker).to_vec(),
+            false => self.methods.clone(),
+        };
+        for ranker in chosen {
+            match scorer.check(ranker) {
+                Ok(()) => rankers.push(ranker),
+                Err(error) if self.methods.is_empty() => {
+                    note(format!("left out: {error} (--most-edges)"));
+                }
+                Err(error) => bail!("{error}; set --most-edges, or leave the method out"),
+            }
+        }
+        Ok(rankers)
     }
 }
 
@@ -168,10 +223,10 @@ impl Compare {
 struct Heads {
     #[command(flatten)]
     task: TaskArgument,
-    /// discrete-sae, discrete-sae-tv, attribution-patching, relp, hisp, eap-ig-inputs,
-    /// eap-ig-activations or patching
-    #[arg(long, value_name = "NAME", default_value = "relp")]
+    #[arg(long, value_name = "NAME", default_value = "relp", help = method_help())]
     method: Ranker,
+    #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_help())]
+    most_edges: usize,
     /// The table, as Parquet: method, layer, head, score
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -183,16 +238,17 @@ impl Heads {
         let device = self.task.device.open()?;
         let model = self.task.model.load(&device)?;
         let task = self.task.read(&model)?;
-        let graph = Graph::of(&model)?;
+        let scorer = Scorer::new(&model, &task, self.task.prompts.seed, self.most_edges)?;
+        let graph = scorer.graph();
         let stage = Stage::new("rank", 1);
-        let scores = self.method.scores(&model, &graph, &task, self.task.seed)?;
+        let scores = scorer.heads(self.method)?;
         stage.done(format!(
             "{} heads on {} prompts by {}",
             scores.len(),
             task.prompts.len(),
             self.method
         ));
-        let rows = score_rows(&graph, &self.method.to_string(), &scores);
+        let rows = score_rows(graph, &self.method.to_string(), &scores);
         write_runs(&self.out, &rows)?;
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
@@ -210,14 +266,53 @@ impl Heads {
     }
 }
 
-fn read_truth(path: &Path) -> Result<Vec<(usize, usize)>> {
-    let text = read_text(path)?;
-    let heads: Vec<(usize, usize)> = serde_json::from_str(&text)
-        .with_context(|| format!("{}: expected a JSON list of [layer, head]", path.display()))?;
-    if heads.is_empty() {
-        bail!("{}: found no head, expected at least one", path.display());
+fn task_help() -> String {
+    format!(
+        "{}, or a JSON Lines file of your own. Each line of the file is an object with `clean` and \
+         `corrupted`, prompts with the same number of tokens, and `answer` and `wrong`, the token \
+         that should follow `clean` and one that should not (or lists of them)",
+        tasks::TASKS.map(|(name, _)| name).join(", ")
+    )
+}
+
+fn methods_help() -> String {
+    let all = Ranker::names(|_| true);
+    format!("Methods, separated by commas; default: all of {all}")
+}
+
+fn method_help() -> String {
+    Ranker::names(Ranker::ranks_heads)
+}
+
+fn most_edges_help() -> String {
+    let methods = Ranker::names(Ranker::runs_per_edge);
+    format!("Run the model for each edge ({methods}) if it has at most this many edges")
+}
+
+fn published() -> String {
+    PUBLISHED.map(|circuit| circuit.name).join(", ")
+}
+
+fn truth_help() -> String {
+    format!(
+        "The true circuit, if it is known: {}, or a JSON file, a list of `[layer, head]`, or an \
+         object with this list as `heads`, and `edges`, a list such as `[\"a0.h1->a2.h3<q>\"]`",
+        published()
+    )
+}
+
+fn read_truth(given: &str) -> Result<Truth> {
+    if let Some(truth) = Truth::published(given) {
+        return Ok(truth);
     }
-    Ok(heads)
+    let path = Path::new(given);
+    if !path.exists() && path.extension().is_none() {
+        bail!(
+            "--truth: found {given}, expected {}, or a JSON file",
+            published()
+        );
+    }
+    Ok(Truth::read(path)?)
 }
 
 fn row(judgement: &Judgement) -> Result<RunRow> {
@@ -254,15 +349,32 @@ fn score_rows(graph: &Graph, method: &str, scores: &[f64]) -> Vec<RunRow> {
         .collect()
 }
 
+fn edge_rows(graph: &Graph, method: &str, scores: &[f64]) -> Vec<RunRow> {
+    let edges = scores.iter().enumerate();
+    edges
+        .map(|(edge, score)| {
+            let (sender, receiver) = graph.edge(edge);
+            let cells: [(&str, Value); 4] = [
+                ("method", json!(method)),
+                ("source", json!(sender.to_string())),
+                ("target", json!(receiver.to_string())),
+                ("score", json!(score)),
+            ];
+            cells.map(|(name, value)| (name.to_owned(), value)).to_vec()
+        })
+        .collect()
+}
+
 fn table(judged: &[Judgement]) -> String {
     let mut text = String::from(
-        "  method                  auc   correlation     cpr     cmd   seconds   heads for 80 %\n",
+        "  method               level    auc   correlation     cpr     cmd   seconds   heads for 80 %\n",
     );
     let some = |value: Option<f64>| value.map_or("–".into(), number);
     for j in judged {
         text += &format!(
-            "  {:<20} {:>6} {:>13} {:>7} {:>7} {:>9.1} {:>16}\n",
+            "  {:<20} {:<5} {:>6} {:>13} {:>7} {:>7} {:>9.1} {:>16}\n",
             j.method,
+            j.level,
             some(j.auc),
             some(j.correlation_exact),
             number(j.cpr),

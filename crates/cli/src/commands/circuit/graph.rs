@@ -1,7 +1,7 @@
 //! `lapidary circuit graph`: which features, errors and tokens make the next token of a prompt.
 
-use super::circuit_prompt::{Opened, PromptArgument};
-use super::timing::memory;
+use super::prompt::{Opened, PromptArgument};
+use crate::commands::timing::memory;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};

@@ -1,7 +1,7 @@
 //! `lapidary circuit attention`: why a head attends where it does.
 
-use super::circuit_prompt::{Opened, PromptArgument};
-use super::figures::number;
+use super::prompt::{Opened, PromptArgument};
+use crate::commands::figures::number;
 use crate::terminal::shown;
 use anyhow::Result;
 use clap::Args;

@@ -1,7 +1,7 @@
 //! `lapidary circuit paths`: what makes a feature active on a prompt.
 
-use super::circuit_prompt::{Opened, PromptArgument};
-use super::figures::number;
+use super::prompt::{Opened, PromptArgument};
+use crate::commands::figures::number;
 use crate::terminal::shown;
 use anyhow::Result;
 use clap::Args;

@@ -1,0 +1,127 @@
+//! Scores of edges against plain runs and plain loops, on small random models.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Tensor};
+use lapidary_circuits::{
+    Graph, PromptBatch, Receiver, Sender, Task, edge_effects, information_flow, tasks,
+};
+use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
+
+fn model(name: &str) -> LanguageModel {
+    let folder = format!(
+        "{}/../../tests/fixtures/models/{name}",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    LanguageModel::load(&folder, &Device::flex()).unwrap()
+}
+
+fn task(model: &LanguageModel) -> Task {
+    tasks::generate("induction", model, 3, 1, false).unwrap()
+}
+
+fn captured(model: &LanguageModel, batch: &PromptBatch, at: &str, corrupted: bool) -> Tensor<3> {
+    let at: HookPoint = at.parse().unwrap();
+    let run = HookedRun {
+        capture: &[at],
+        ..Default::default()
+    };
+    let tokens = match corrupted {
+        true => &batch.corrupted,
+        false => &batch.clean,
+    };
+    model.run(tokens.clone(), &run).unwrap().captured[&at].clone()
+}
+
+/// Edges from MLPs into the logits: what the MLP writes on the corrupted prompt, less what it
+/// writes on the clean one, added to the last stream of a clean run.
+#[test]
+fn the_exact_effect_of_an_edge_into_the_logits_is_a_change_of_the_last_stream() {
+    for name in ["gpt2", "llama-gqa", "neox"] {
+        let model = model(name);
+        let graph = Graph::of(&model).unwrap();
+        let task = task(&model);
+        let effects = edge_effects(&model, &graph, &task).unwrap();
+        for layer in 0..graph.layers {
+            let last = format!("blocks.{}.hook_resid_post", graph.layers - 1);
+            let out = format!("blocks.{layer}.hook_mlp_out");
+            let mut lost = 0.0;
+            for batch in PromptBatch::of_task(&task, &model).unwrap() {
+                let written = |corrupted| captured(&model, &batch, &out, corrupted);
+                let stream = captured(&model, &batch, &last, false);
+                let changed = stream + written(true) - written(false);
+                let set = Intervention::set(last.parse().unwrap(), changed);
+                lost += batch.measure(&model, false, &[]).unwrap();
+                lost -= batch.measure(&model, false, &[set]).unwrap();
+            }
+            let edge = graph.edge_number(Sender::Mlp(layer), Receiver::Logits);
+            let found = effects[edge.unwrap()];
+            let expected = lost / task.prompts.len() as f64;
+            assert!(
+                (found - expected).abs() < 1e-5,
+                "{name} {layer}: {found}, {expected}"
+            );
+        }
+    }
+}
+
+/// By plain loops over what is captured.
+#[test]
+fn information_flow_is_the_share_of_nearness() {
+    for name in ["gpt2", "llama-gqa", "neox"] {
+        let model = model(name);
+        let graph = Graph::of(&model).unwrap();
+        let task = task(&model);
+        let found = information_flow(&model, &graph, &task).unwrap();
+        let d = model.config().d_model;
+        let floats = |x: Tensor<3>| -> Vec<f32> { x.into_data().iter::<f32>().collect() };
+        let mut expected = vec![0.0; graph.edges()];
+        for batch in PromptBatch::of_task(&task, &model).unwrap() {
+            let at = |name: String| floats(captured(&model, &batch, &name, false));
+            let [n, pos] = batch.clean.dims();
+            let written: Vec<Vec<f32>> = (0..graph.senders())
+                .map(|sender| match graph.sender(sender) {
+                    Sender::Input => at("blocks.0.hook_resid_pre".into()),
+                    Sender::Mlp(layer) => at(format!("blocks.{layer}.hook_mlp_out")),
+                    Sender::Head { layer, head } => {
+                        let all = at(format!("blocks.{layer}.attn.hook_result"));
+                        let rows = all.chunks(graph.heads * d);
+                        rows.flat_map(|row| row[head * d..(head + 1) * d].to_vec())
+                            .collect()
+                    }
+                })
+                .collect();
+            for receiver in 0..graph.receivers() {
+                let stream = at(match graph.receiver(receiver) {
+                    Receiver::Query { layer, .. }
+                    | Receiver::Key { layer, .. }
+                    | Receiver::Value { layer, .. } => format!("blocks.{layer}.hook_resid_pre"),
+                    Receiver::Mlp(layer) => format!("blocks.{layer}.hook_mlp_in"),
+                    Receiver::Logits => format!("blocks.{}.hook_resid_post", graph.layers - 1),
+                });
+                let edges = graph.edges_into(receiver);
+                for token in 0..n * pos {
+                    let stream = &stream[token * d..(token + 1) * d];
+                    let norm: f64 = stream.iter().map(|x| f64::from(x.abs())).sum();
+                    let near: Vec<f64> = written[..edges.len()]
+                        .iter()
+                        .map(|out| {
+                            let pairs = stream.iter().zip(&out[token * d..(token + 1) * d]);
+                            let rest: f64 = pairs.map(|(x, o)| f64::from((x - o).abs())).sum();
+                            (norm - rest).max(0.0)
+                        })
+                        .collect();
+                    let sum: f64 = near.iter().sum();
+                    let share = near.iter().map(|near| near / sum / pos as f64);
+                    for (score, share) in expected[edges.clone()].iter_mut().zip(share) {
+                        *score += share;
+                    }
+                }
+            }
+        }
+        for (edge, (found, sum)) in found.iter().zip(&expected).enumerate() {
+            let mean = sum / task.prompts.len() as f64;
+            assert!((found - mean).abs() < 1e-4, "{name} {:?}", graph.edge(edge));
+        }
+    }
+}

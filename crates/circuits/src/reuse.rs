@@ -28,14 +28,20 @@ pub struct Overlap {
     pub jaccard: Option<f64>,
 }
 
+/// Effects as small as this, as a part of the whole effect, may be rounding.
+const ROUNDING: f64 = 1e-5;
+
 /// The part of the heads that each stage keeps.
 pub const STRONGEST: f64 = 0.02;
 
 /// The heads of the largest magnitude: a part of all heads, rounded, but at least one. Heads that
-/// are as strong as the last of them belong to them; heads without an effect do not.
+/// are as strong as the last of them belong to them; heads without an effect beyond rounding do
+/// not.
 #[must_use]
 pub fn strongest(effects: &[f64], part: f64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..effects.len()).filter(|h| effects[*h] != 0.0).collect();
+    let mut order: Vec<usize> = (0..effects.len())
+        .filter(|head| effects[*head].abs() > ROUNDING)
+        .collect();
     order.sort_by(|a, b| effects[*b].abs().total_cmp(&effects[*a].abs()));
     let n = ((part * effects.len() as f64).round() as usize).max(1);
     if let Some(last) = order.get(n - 1) {

@@ -375,7 +375,7 @@ fn the_json_names_every_end_of_every_link() {
         promoted: &|_| vec![1, 2],
     };
     let folder = tempfile::tempdir().unwrap();
-    pruned.write(folder.path(), &names).unwrap();
+    pruned.write(folder.path(), &names, None).unwrap();
     let json = std::fs::read_to_string(folder.path().join("graph.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let nodes = json["nodes"].as_array().unwrap();

@@ -268,9 +268,20 @@ fn members(place: &Path, how: DictionaryOptions) -> Result<Vec<PathBuf>> {
     }
     if let Ok(entries) = std::fs::read_dir(place) {
         let folders = entries.flatten().map(|entry| entry.path());
-        let mut runs: Vec<PathBuf> = folders.filter(|folder| is_run(folder)).collect();
+        let begun = folders.filter(|folder| {
+            let run = RunFolder::new(folder);
+            let of_several = place.join("run.json").is_file() && !folder.ends_with("checkpoint");
+            is_run(folder) || run.config().is_file() || of_several && folder.is_dir()
+        });
+        let mut runs: Vec<PathBuf> = begun.collect();
+        runs.sort();
+        if let Some(unfinished) = runs.iter().find(|folder| !is_run(folder)) {
+            bail!(
+                "{} is a run without a dictionary yet: continue it with train --resume",
+                unfinished.display()
+            );
+        }
         if !runs.is_empty() {
-            runs.sort();
             return Ok(runs);
         }
     }

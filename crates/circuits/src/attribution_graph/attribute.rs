@@ -23,6 +23,9 @@ const LEAST_ROWS_AT_ONCE: usize = 32;
 /// The most rows of one batch.
 const ROWS_AT_ONCE: usize = 512;
 
+/// An edge, with what pruning and writing need for it.
+const BYTES_OF_AN_EDGE: u64 = 48;
+
 /// What the gradients of a batch take at most, in copies of the gradients themselves.
 const COPIES: u64 = 8;
 
@@ -156,7 +159,7 @@ impl Limits {
         let features = 64 * local.features.len() as u64;
         let fixed = frozen + scores + features;
         let one = 4 * COPIES * pos * c.d_model as u64;
-        let least = fixed + 2 * (one + 8 * 1024 * rows as u64);
+        let least = fixed + 2 * (one + BYTES_OF_AN_EDGE * 1024 * rows as u64);
         if memory < least {
             return Err(CircuitError::Memory {
                 found: memory,
@@ -167,7 +170,7 @@ impl Limits {
         let rest = memory - fixed;
         Ok(Self {
             batch_bytes: rest / 3,
-            edges: (rest / 2 / 8 / rows.max(1) as u64) as usize,
+            edges: (rest / 2 / BYTES_OF_AN_EDGE / rows.max(1) as u64) as usize,
         })
     }
 }

@@ -258,8 +258,8 @@ impl PrunedGraph<'_> {
         }
     }
 
-    /// Writes `graph.json`, `graph.html` and `graph.safetensors` into a folder. A page of a large
-    /// graph has only the most influential nodes.
+    /// Writes `graph.json`, `graph.html` and `graph.safetensors` into a folder. The page shows
+    /// `on_page`: this graph, or [`PrunedGraph::for_page`] if it is too large.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -267,9 +267,10 @@ impl PrunedGraph<'_> {
         &self,
         folder: &std::path::Path,
         names: &GraphNames<'_>,
+        on_page: Option<&Self>,
     ) -> Result<(), CircuitError> {
         let json = self.to_json(names);
-        let page = match self.for_page() {
+        let page = match on_page {
             None => super::page::page(&names.slug, &json),
             Some(part) => super::page::page(&names.slug, &part.to_json(names)),
         };

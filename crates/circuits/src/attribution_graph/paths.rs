@@ -144,6 +144,12 @@ impl ReplacementModel<'_> {
             return Err(wrong(format!("latents of layer {layer} are 0 to {last}")));
         }
         let (local, streams) = self.local_with_streams(tokens)?;
+        if let Some(position) = position.filter(|position| *position >= tokens.len()) {
+            let last = tokens.len().saturating_sub(1);
+            return Err(wrong(format!(
+                "found position {position}, positions are 0 to {last}"
+            )));
+        }
         let of = |f: &&Feature| f.layer == layer && f.index == index;
         let places = local.features.iter().filter(of);
         let found = match position {

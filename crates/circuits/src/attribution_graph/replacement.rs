@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use lapidary_coder::{
     AnyCoder, Architecture, Coder, CoderError, Dictionary, Sites, SparseCoder, host,
 };
-use lapidary_model::{BlockHook, HookPoint, LanguageModel};
+use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
 
 /// Features whose logits are made at once: each takes four bytes a token of the vocabulary.
 const FEATURES_AT_ONCE: usize = 64;
@@ -95,12 +95,38 @@ impl<'m> ReplacementModel<'m> {
         self.model
     }
 
+    /// About the bytes of the model and its transcoders in memory, the same on every run.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let values = |tensor: &Tensor<2>| tensor.dims().iter().product::<usize>() as u64;
+        let of_layer = |layer: &Replacement| {
+            let decoders = layer.decoders.iter().map(values).sum::<u64>();
+            let whole = match layer.decoders.len() {
+                1 => 0, // the coder's own
+                _ => values(&layer.coder.w_dec()),
+            };
+            let skip = layer.coder.w_skip().as_ref().map_or(0, values);
+            values(&layer.coder.w_enc()) + decoders + whole + skip
+        };
+        let model = self.model.config().n_params();
+        4 * (model + self.layers.iter().map(of_layer).sum::<u64>())
+    }
+
     /// The tokens whose logits each feature raises most by what it writes to the residual stream
-    /// itself, with nothing in between, the most raised first.
+    /// itself, with nothing in between, the most raised first. None are given where the model
+    /// normalizes what a transcoder writes.
     ///
     /// # Errors
     /// The device fails.
     pub fn promoted(&self, features: &[Feature], n: usize) -> Result<Vec<Vec<u32>>, CoderError> {
+        let c = self.model.config();
+        let normalized = |layer: &Replacement| {
+            let before = matches!(layer.to, HookPoint::Block(_, BlockHook::MlpHookOut));
+            c.post_norms && before
+        };
+        if self.layers.iter().any(normalized) {
+            return Ok(vec![vec![]; features.len()]);
+        }
         let weight = self.model.final_norm_weight().unsqueeze();
         let unembedding = self.model.unembedding();
         let mut promoted = Vec::with_capacity(features.len());
@@ -112,9 +138,13 @@ impl<'m> ReplacementModel<'m> {
                 let sum = rows.reduce(|a, b| a + b);
                 sum.expect("a feature writes at its own layer")
             });
-            let written = Tensor::cat(written.collect(), 0) * weight.clone();
-            let logits = host(&written.matmul(unembedding.clone()))?;
-            for logits in logits.chunks(self.model.config().d_vocab) {
+            let written = Tensor::cat(written.collect(), 0);
+            let seen = match c.norm {
+                Norm::Layer => written.clone() - written.mean_dim(1),
+                Norm::Rms => written,
+            };
+            let logits = host(&(seen * weight.clone()).matmul(unembedding.clone()))?;
+            for logits in logits.chunks(c.d_vocab) {
                 let mut order: Vec<u32> = (0..logits.len() as u32).collect();
                 let higher = |a: &u32, b: &u32| {
                     let [x, y] = [a, b].map(|token| logits[*token as usize]);

@@ -26,14 +26,17 @@ pub(super) struct Row {
 impl Row {
     /// The row of these weights, one for each source; of more than `most` edges, the largest.
     pub fn new(weights: &[f32], bias: f64, most: usize) -> Self {
-        let edges = weights.iter().enumerate();
-        let edges = edges.filter(|(_, weight)| **weight != 0.0);
-        let mut edges: Vec<Edge> = edges
-            .map(|(source, weight)| Edge {
-                source: source as u32,
-                weight: *weight,
-            })
-            .collect();
+        // Counted first: a row has many edges, and no room for more than they need.
+        let n = weights.iter().filter(|weight| **weight != 0.0).count();
+        let mut edges: Vec<Edge> = Vec::with_capacity(n);
+        for (source, weight) in weights.iter().enumerate() {
+            if *weight != 0.0 {
+                edges.push(Edge {
+                    source: source as u32,
+                    weight: *weight,
+                });
+            }
+        }
         let (mut cut, mut cut_magnitude) = (0.0, 0.0);
         if edges.len() > most {
             let magnitude = |edge: &Edge| edge.weight.abs();

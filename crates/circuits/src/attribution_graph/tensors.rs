@@ -4,6 +4,7 @@ use super::graph::AttributionGraph;
 use super::json::GraphNames;
 use crate::CircuitError;
 use lapidary_io::tensors::TensorWriter;
+use serde_json::json;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -57,17 +58,15 @@ pub(super) fn write(
     {
         file.f32(name, &[n], values);
     }
-    let metadata = [
-        ("format", "lapidary attribution graph".to_owned()),
-        ("format_version", "1".to_owned()),
-        ("n_layers", graph.n_layers().to_string()),
-        ("scan", names.scan.clone()),
-        ("prompt", names.prompt.clone()),
-        ("transcoders", names.transcoders.join(",")),
-    ];
-    let metadata: HashMap<String, String> = metadata
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
+    // One key, since several would be written in any order.
+    let description = json!({
+        "format": "lapidary attribution graph",
+        "format_version": 1,
+        "n_layers": graph.n_layers(),
+        "scan": names.scan,
+        "prompt": names.prompt,
+        "transcoders": names.transcoders,
+    });
+    let metadata = HashMap::from([("graph".to_owned(), description.to_string())]);
     Ok(file.write(path, Some(metadata))?)
 }

@@ -113,7 +113,8 @@ impl PromptArguments {
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --methods relp,discrete-sae --out mine.parquet
 
 FILE gets a row for each method that ranks heads (level node) and for each that ranks edges (level edge). Methods that do both have two.
-FILE without its extension, plus .scores.parquet, gets the score of each head by each method; plus .edges.parquet, that of each edge.
+FILE without its extension, plus .scores.parquet, gets the score of each head by each method; plus .edges.parquet, that of each edge,
+if a method scores them.
 docs/methods/circuits.md defines the methods and the columns.")]
 struct Compare {
     #[command(flatten)]
@@ -183,11 +184,15 @@ impl Compare {
         let scores: Vec<RunRow> = of_level("node")
             .flat_map(|j| score_rows(graph, &j.method, &j.scores))
             .collect();
-        write_runs(&scores_path, &scores)?;
+        if !scores.is_empty() {
+            write_runs(&scores_path, &scores)?;
+        }
         let edges: Vec<RunRow> = of_level("edge")
             .flat_map(|j| edge_rows(graph, &j.method, &j.scores))
             .collect();
-        write_runs(&edges_path, &edges)?;
+        if !edges.is_empty() {
+            write_runs(&edges_path, &edges)?;
+        }
         write!(stdout(), "{}", shown(&table(&judged)))?;
         writeln!(stdout(), "{}", shown(&self.out.display().to_string()))?;
         Ok(())

@@ -1,7 +1,6 @@
 //! `lapidary circuit graph`: which features, errors and tokens make the next token of a prompt.
 
 use super::prompt::{Opened, PromptArgument};
-use crate::commands::timing::memory;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
@@ -18,6 +17,10 @@ use std::path::{Path, PathBuf};
 
 /// Tokens that are shown for what a feature promotes.
 const PROMOTED: usize = 5;
+
+/// What the program takes besides. It is not measured, so that the same command gives the same
+/// graph.
+const PROGRAM_BYTES: u64 = 192_000_000;
 
 /// The files of a graph's folder.
 const FILES: [&str; 3] = ["graph.json", "graph.html", "graph.safetensors"];
@@ -42,7 +45,8 @@ pub struct GraphCommand {
     #[arg(long)]
     overwrite: bool,
     /// Limit of the memory, such as 8GB or 500MB. If it is too small for all edges, the smallest
-    /// edges of each node are left out; with less memory, attribution takes longer
+    /// edges of each node are left out; with less memory, attribution takes longer. With thresholds
+    /// near 1, writing the files can take more
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     memory: Option<u64>,
     /// The most features that are nodes: those with the most influence
@@ -85,8 +89,14 @@ impl GraphCommand {
             edge_threshold: self.edge_threshold,
         };
         let pruned = graph.prune(pruning);
-        self.write(staged, &replacement, &pruned, names)?;
-        self.print(&model, &pruned)
+        let on_page = pruned.for_page();
+        self.write(
+            staged,
+            &replacement,
+            [&pruned, on_page.as_ref().unwrap_or(&pruned)],
+            names,
+        )?;
+        self.print(&model, &pruned, on_page.as_ref())
     }
 
     /// Refuses to replace what is no graph, and a graph unless that is asked for.
@@ -94,9 +104,13 @@ impl GraphCommand {
         let Ok(entries) = std::fs::read_dir(&self.out) else {
             return Ok(());
         };
-        let names = entries.flatten().map(|entry| entry.file_name());
-        let names: Vec<String> = names.map(|n| n.to_string_lossy().into_owned()).collect();
-        if let Some(other) = names.iter().find(|name| !FILES.contains(&name.as_str())) {
+        let entries = entries.flatten().map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, entry.path().is_file())
+        });
+        let names: Vec<(String, bool)> = entries.collect();
+        let is_ours = |(name, file): &&(String, bool)| *file && FILES.contains(&name.as_str());
+        if let Some((other, _)) = names.iter().find(|entry| !is_ours(entry)) {
             bail!(
                 "--out {}: found `{other}`, expected a new folder, an empty one, or that of a graph",
                 self.out.display()
@@ -116,14 +130,14 @@ impl GraphCommand {
         replacement: &ReplacementModel<'_>,
         tokens: &[u32],
     ) -> Result<AttributionGraph> {
-        let resident = memory::resident().unwrap_or(0);
+        let taken = PROGRAM_BYTES + replacement.bytes();
         let rest = match self.memory {
-            Some(limit) if limit <= resident => bail!(
-                "--memory: found {} MB, but the model and its transcoders take {} MB already",
+            Some(limit) if limit <= taken => bail!(
+                "--memory: found {} MB, but the program, the model and its transcoders take {} MB already",
                 limit / 1_000_000,
-                resident / 1_000_000
+                taken / 1_000_000
             ),
-            limit => limit.map(|limit| limit - resident),
+            limit => limit.map(|limit| limit - taken),
         };
         let options = AttributionOptions {
             max_n_logits: self.max_n_logits as usize,
@@ -160,7 +174,7 @@ impl GraphCommand {
         &self,
         staged: StagedFolder,
         replacement: &ReplacementModel<'_>,
-        pruned: &PrunedGraph<'_>,
+        [pruned, on_page]: [&PrunedGraph<'_>; 2],
         transcoders: Vec<String>,
     ) -> Result<()> {
         let model = replacement.model();
@@ -180,11 +194,16 @@ impl GraphCommand {
             token: &|token| tokenizer.decode(&[token]),
             promoted: &|node| promoted.get(&node).cloned().unwrap_or_default(),
         };
-        fill_folder(staged, |folder| pruned.write(folder, &names))?;
+        fill_folder(staged, |folder| pruned.write(folder, &names, Some(on_page)))?;
         Ok(())
     }
 
-    fn print(&self, model: &LanguageModel, pruned: &PrunedGraph<'_>) -> Result<()> {
+    fn print(
+        &self,
+        model: &LanguageModel,
+        pruned: &PrunedGraph<'_>,
+        on_page: Option<&PrunedGraph<'_>>,
+    ) -> Result<()> {
         let tokenizer = model.tokenizer()?;
         let graph = pruned.graph();
         let scores = pruned.scores();
@@ -202,7 +221,7 @@ impl GraphCommand {
             scores.replacement,
             scores.completeness
         );
-        if let Some(part) = pruned.for_page() {
+        if let Some(part) = on_page {
             note(format!(
                 "graph.html has the {} most influential nodes, as with --node-threshold {:.3}; graph.json has all of them",
                 part.nodes().count(),

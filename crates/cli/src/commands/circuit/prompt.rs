@@ -29,7 +29,7 @@ pub struct PromptArgument {
     /// The prompt
     #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
     prompt: Option<String>,
-    /// A file with the prompt
+    /// A file with the prompt. A line break at its end is left out
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
     /// Do not put the beginning-of-sequence token before the prompt
@@ -52,7 +52,11 @@ impl PromptArgument {
     pub fn open(&self) -> Result<Opened> {
         let prompt = match (&self.prompt, &self.prompt_file) {
             (Some(text), _) => text.clone(),
-            (None, Some(path)) => read_text(path)?,
+            (None, Some(path)) => {
+                let text = read_text(path)?;
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                line.strip_suffix('\r').unwrap_or(line).to_owned()
+            }
             (None, None) => unreachable!("clap asks for one of them"),
         };
         let device = self.device.open()?;
@@ -79,13 +83,13 @@ impl PromptArgument {
     }
 
     fn tokens(&self, model: &LanguageModel, prompt: &str) -> Result<Vec<u32>> {
-        let bos = model.config().bos.filter(|_| !self.no_bos);
-        let mut tokens: Vec<u32> = bos.into_iter().collect();
-        tokens.extend(model.tokenizer()?.encode(prompt)?);
-        if tokens.len() == bos.iter().len() {
+        let text = model.tokenizer()?.encode(prompt)?;
+        let Some(first) = text.first() else {
             bail!("the prompt is empty");
-        }
-        Ok(tokens)
+        };
+        let bos = model.config().bos.filter(|_| !self.no_bos);
+        let bos = bos.filter(|bos| bos != first); // it has one already
+        Ok(bos.into_iter().chain(text).collect())
     }
 }
 

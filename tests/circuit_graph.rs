@@ -115,7 +115,7 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
         (sum - tree["contribution"].as_f64().unwrap()).abs() < 1e-3,
         "{tree}"
     );
-    assert!(refuse(paths("3", &[])).contains("expected a layer and a latent"));
+    assert!(refuse(paths("3", &[])).contains("expected a layer and a number"));
     assert!(refuse(paths("9.1", &[])).contains("layers are 0 to 3"));
     assert!(refuse(paths("0.64", &[])).contains("latents of layer 0 are 0 to 63"));
     let error = refuse(paths(&feature, &["--position", "0"]));
@@ -152,7 +152,7 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
     let score: Value = serde_json::from_str(&score).unwrap();
     let parts = score["by_key"].as_array().unwrap().len();
     assert!((2..=10).contains(&parts), "{score}");
-    assert!(refuse(attention("1", "3", "1")).contains("expected a layer and a head"));
+    assert!(refuse(attention("1", "3", "1")).contains("expected a layer and a number"));
     assert!(refuse(attention("1.9", "3", "1")).contains("heads are 0 to 3"));
     assert!(refuse(attention("1.2", "1", "3")).contains("a key not after it"));
 

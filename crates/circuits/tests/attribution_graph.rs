@@ -610,6 +610,24 @@ fn head_loadings_sum_to_edges() {
     }
 }
 
+/// A LayerNorm takes the mean off: what all dimensions have in common promotes nothing.
+#[test]
+fn promoted_tokens_do_not_depend_on_what_the_final_norm_takes_off() {
+    let model = model("gpt2");
+    let promoted = |shift: f32| {
+        let mut transcoders = per_layer(&model, PLAIN);
+        for (_, dictionary) in &mut transcoders {
+            let mut coder = dictionary.coder.as_sparse().unwrap().clone();
+            coder.weights = coder.weights.clone().with("w_dec", coder.w_dec() + shift);
+            dictionary.coder = coder.into();
+        }
+        let replacement = ReplacementModel::new(&model, transcoders).unwrap();
+        let found = graph(&model, per_layer(&model, PLAIN));
+        replacement.promoted(&found.active()[..10], 3).unwrap()
+    };
+    assert_eq!(promoted(0.0), promoted(3.0));
+}
+
 #[test]
 fn what_cannot_be_attributed_is_refused_by_name() {
     let model = model("llama-gqa");

@@ -8,11 +8,14 @@ use crate::ModelError;
 use crate::config::{ModelConfig, Norm};
 use crate::hook::{BlockHook, HookPoint};
 use crate::language_model::LanguageModel;
-use crate::rotary::Rotary;
 use crate::run::HookedRun;
-use crate::weights::{Linear, NormWeights};
+use crate::weights::NormWeights;
 use burn::tensor::{Bool, Tensor, TensorData};
 use std::collections::BTreeMap;
+
+mod scores;
+
+pub use scores::ScoreSide;
 
 /// How attention weights are made: a block of sources at a time, with the queries from its first
 /// source on.
@@ -59,14 +62,6 @@ struct FrozenLayer {
     ln2_post: Option<Tensor<2>>,
     /// Queries and keys before the norms of heads, if there are such norms.
     unnormalized: Option<[Tensor<2>; 2]>,
-}
-
-/// A query or a key of a head as a function of the residual stream that enters its layer.
-pub struct ScoreSide {
-    /// `[d_head, d_model]`
-    pub directions: Tensor<2>,
-    /// What is added to the product with each of them, `[d_head]`.
-    pub constants: Vec<f64>,
 }
 
 /// The direction of the residual stream that a logit reads at the last position.
@@ -420,89 +415,6 @@ impl<'m> FrozenModel<'m> {
         w_v.reshape([d, c.n_heads, width]).swap_dims(0, 1)
     }
 
-    /// How the query of a head at a position depends on the residual stream that enters its layer,
-    /// and how the key that it meets at another position does. The product of both, as they are on
-    /// the prompt, is the score before the softmax and before a soft cap.
-    ///
-    /// # Panics
-    /// There is no such layer, head or position.
-    pub fn score_sides(&self, l: usize, head: usize, [query, key]: [usize; 2]) -> [ScoreSide; 2] {
-        let c = self.model.config();
-        let layer = &self.model.weights().layers[l];
-        let [q, k, _] = layer.q_k_v(c.n_heads * c.d_head);
-        let kv = head / (c.n_heads / c.n_kv_heads);
-        let raw = self.layers[l].unnormalized.as_ref();
-        let side = |all: Linear, head, position, norm: &Option<NormWeights>, raw, scale| {
-            let columns = head * c.d_head..(head + 1) * c.d_head;
-            let part = all.columns(columns.clone());
-            let norm = norm.as_ref().zip(raw);
-            let norm = norm.map(|(norm, raw): (&NormWeights, &Tensor<2>)| {
-                let raw = raw.clone().narrow(0, position, 1);
-                let raw = raw.narrow(1, columns.start, c.d_head);
-                let scale = (raw.square().mean_dim(1) + c.norm_eps).sqrt(); // [1, 1]
-                norm.weight.clone() / scale.squeeze_dim::<1>(0)
-            });
-            self.score_side(l, &part, position, norm, scale)
-        };
-        let [of_q, of_k] = match raw {
-            Some([q, k]) => [Some(q), Some(k)],
-            None => [None, None],
-        };
-        [
-            side(q, head, query, &layer.q_norm, of_q, c.attn_scale),
-            side(k, kv, key, &layer.k_norm, of_k, 1.0),
-        ]
-    }
-
-    /// One side: a projection `[d_model, d_head]`, what its head's norm multiplies it with,
-    /// rotation, and a factor.
-    fn score_side(
-        &self,
-        l: usize,
-        projection: &Linear,
-        position: usize,
-        norm: Option<Tensor<1>>,
-        factor: f64,
-    ) -> ScoreSide {
-        let c = self.model.config();
-        let ln1 = &self.model.weights().layers[l].ln1;
-        let (d, width) = (c.d_model, c.d_head);
-        let rows = projection.weight.clone().transpose(); // [width, d]
-        let mut constants = Tensor::zeros([width, 1], &rows.device());
-        if let Some(bias) = &ln1.bias {
-            constants = constants + rows.clone().matmul(bias.clone().reshape([d, 1]));
-        }
-        if let Some(bias) = &projection.bias {
-            constants = constants + bias.clone().reshape([width, 1]);
-        }
-        let scale = self.layers[l].ln1.clone().narrow(0, position, 1);
-        let rows = self.through_norm(ln1, &scale, rows.reshape([1, width, d]));
-        let mut both = Tensor::cat(vec![rows.reshape([width, d]), constants], 1) * factor;
-        if let Some(norm) = norm {
-            both = both * norm.reshape([width, 1]);
-        }
-        if let Some(rope) = &c.layers[l].rope {
-            let one = |i: usize| {
-                if i.is_multiple_of(width + 1) {
-                    1.0f32
-                } else {
-                    0.0
-                }
-            };
-            let eye: Vec<f32> = (0..width * width).map(one).collect();
-            let eye = TensorData::new(eye, [1, width * width]);
-            let eye = Tensor::<2>::from_data(eye, &both.device());
-            // Row i is where the i-th unit vector goes.
-            let turned = Rotary::new(rope, &[position], 1).apply(eye, width);
-            both = turned.reshape([width, width]).transpose().matmul(both);
-        }
-        let constants = both.clone().narrow(1, d, 1).into_data();
-        ScoreSide {
-            directions: both.narrow(1, 0, d),
-            constants: constants.iter::<f64>().collect(),
-        }
-    }
-
     /// What attention of layer `l` adds to the stream whatever it reads, `[pos, d_model]` or
     /// `[1, d_model]`: biases, since the weights of a pattern sum to 1.
     pub fn attention_constant(&self, l: usize) -> Option<Tensor<2>> {
@@ -604,13 +516,17 @@ impl<'m> FrozenModel<'m> {
     }
 }
 
+/// Where queries and keys are as scores take them.
+fn turned(c: &ModelConfig, l: usize) -> [BlockHook; 2] {
+    match c.layers[l].rope {
+        Some(_) => [BlockHook::RotQ, BlockHook::RotK],
+        None => [BlockHook::Q, BlockHook::K],
+    }
+}
+
 /// What a frozen layer keeps.
 fn places(c: &ModelConfig, l: usize) -> impl Iterator<Item = BlockHook> + use<> {
-    let turned = c.layers[l].rope.is_some();
-    let [queries, keys] = match turned {
-        true => [BlockHook::RotQ, BlockHook::RotK],
-        false => [BlockHook::Q, BlockHook::K],
-    };
+    let [queries, keys] = turned(c, l);
     let norms = [BlockHook::Ln1Scale, BlockHook::Ln2Scale];
     let post = [BlockHook::Ln1PostScale, BlockHook::Ln2PostScale];
     let post = post.into_iter().filter({
@@ -641,10 +557,7 @@ impl FrozenLayer {
         let heads = |x: Tensor<2>, heads: usize| {
             x.reshape([pos, heads, c.d_head]).swap_dims(0, 1) // [heads, pos, d_head]
         };
-        let [at_queries, at_keys] = match c.layers[l].rope {
-            Some(_) => [BlockHook::RotQ, BlockHook::RotK],
-            None => [BlockHook::Q, BlockHook::K],
-        };
+        let [at_queries, at_keys] = turned(c, l);
         let queries = heads(of(at_queries), c.n_heads) * c.attn_scale;
         let keys = heads(of(at_keys), c.n_kv_heads);
         let mut layer = Self {
@@ -730,102 +643,4 @@ impl FrozenLayer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::{Device, Distribution};
-
-    fn difference(a: Tensor<3>, b: Tensor<3>) -> f32 {
-        (a - b).abs().max().into_scalar::<f32>()
-    }
-
-    /// Blocks of sources give what all sources at once give, with windows and soft caps too, and a
-    /// gradient of the first positions is that of all with zeros after it.
-    #[test]
-    fn blocks_and_first_positions_change_nothing() {
-        for name in ["gpt2", "llama-gqa", "gemma2", "mistral", "qwen3"] {
-            let folder = format!(
-                "{}/../../tests/fixtures/models/{name}",
-                env!("CARGO_MANIFEST_DIR")
-            );
-            let model = LanguageModel::load(&folder, &Device::flex()).unwrap();
-            let d = model.config().d_model;
-            let tokens: Vec<u32> = (0..11).map(|i| 3 + 5 * i % 31).collect();
-            let frozen = |kept, length| {
-                FrozenModel::new(&model, &tokens, &[], Blocks { kept, length }).unwrap()
-            };
-            let whole = frozen(usize::MAX, 512);
-            let blocks = [frozen(0, 3), frozen(usize::MAX, 4), frozen(0, 512)];
-            assert!(whole.layers.iter().all(|layer| layer.pattern.len() == 1));
-            let first = Tensor::random([7, 2, d], Distribution::Default, model.device());
-            let rest = Tensor::zeros([4, 2, d], model.device());
-            let all = Tensor::cat(vec![first.clone(), rest], 0);
-            for l in 0..model.config().n_layers() {
-                let expected = whole.through_attention(l, all.clone());
-                for blocks in &blocks {
-                    let found = blocks.through_attention(l, all.clone());
-                    assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
-                }
-                let expected = expected.narrow(0, 0, 7);
-                // Apart for each head and position, of the gradients at the last position.
-                let at_last = first.clone().narrow(0, 6, 1);
-                let before = Tensor::zeros([6, 2, d], model.device());
-                let only = Tensor::cat(vec![before, at_last.clone()], 0);
-                let together = whole.through_attention(l, only).narrow(1, 0, 1);
-                let gradient = at_last.narrow(1, 0, 1).reshape([d]);
-                let heads = whole.through_each_head(l, first.clone().narrow(1, 0, 1));
-                let first_alone = expected.clone().narrow(1, 0, 1);
-                assert!(
-                    difference(first_alone, heads.sum_dim(1)) < 1e-5,
-                    "{name} {l}"
-                );
-                let apart = whole.through_heads(l, gradient, 6).sum_dim(0);
-                let apart = apart.reshape([7, 1, d]);
-                assert!(difference(together, apart) < 1e-5, "{name} {l}");
-                for frozen in blocks.iter().chain([&whole]) {
-                    let found = frozen.through_attention(l, first.clone());
-                    assert!(difference(expected.clone(), found) < 1e-5, "{name} {l}");
-                }
-            }
-        }
-    }
-    /// Queries and keys are what their directions and constants make of the residual stream.
-    #[test]
-    fn score_sides_give_the_queries_and_keys_of_the_prompt() {
-        for name in ["gpt2", "llama-gqa", "gemma2", "qwen3", "neox", "gemma3"] {
-            let folder = format!(
-                "{}/../../tests/fixtures/models/{name}",
-                env!("CARGO_MANIFEST_DIR")
-            );
-            let model = LanguageModel::load(&folder, &Device::flex()).unwrap();
-            let c = model.config();
-            let tokens: Vec<u32> = (0..9).map(|i| 3 + 5 * i % 31).collect();
-            for l in 0..c.n_layers() {
-                let at = HookPoint::Block(l, BlockHook::ResidPre);
-                let mut frozen = model.frozen(&tokens, &[at]).unwrap();
-                let stream = frozen.take(at).unwrap();
-                for head in 0..c.n_heads {
-                    let positions = [7, 4];
-                    let sides = frozen.score_sides(l, head, positions);
-                    let kv = head / (c.n_heads / c.n_kv_heads);
-                    let own = [
-                        (&frozen.layers[l].queries, head),
-                        (&frozen.layers[l].keys, kv),
-                    ];
-                    for ((side, position), (all, head)) in sides.into_iter().zip(positions).zip(own)
-                    {
-                        let x = stream.clone().narrow(0, position, 1).transpose();
-                        let constants: Vec<f32> =
-                            side.constants.iter().map(|c| *c as f32).collect();
-                        let constants = TensorData::new(constants, [c.d_head, 1]);
-                        let constants = Tensor::<2>::from_data(constants, &x.device());
-                        let found = side.directions.matmul(x) + constants;
-                        let expected = all.clone().narrow(0, head, 1).narrow(1, position, 1);
-                        let expected = expected.reshape([c.d_head, 1, 1]);
-                        let found = found.reshape([c.d_head, 1, 1]);
-                        assert!(difference(expected, found) < 1e-4, "{name} {l} {head}");
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! `lapidary circuit attention`: why a head attends where it does.
 
-use super::prompt::{Opened, PromptArgument};
+use super::prompt::{InLayer, Opened, PromptArgument};
 use crate::commands::figures::number;
 use crate::terminal::shown;
 use anyhow::Result;
@@ -11,7 +11,6 @@ use lapidary_model::Tokenizer;
 use std::fmt::Write as _;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// Why a head attends: what its score is made of, between a query and a key of a prompt
 #[derive(Args)]
@@ -25,7 +24,7 @@ pub struct AttentionCommand {
     prompt: PromptArgument,
     /// The head
     #[arg(long, value_name = "LAYER.HEAD")]
-    head: HeadName,
+    head: InLayer,
     /// The position of the query
     #[arg(long, value_name = "N")]
     query: usize,
@@ -40,25 +39,6 @@ pub struct AttentionCommand {
     out: Option<PathBuf>,
 }
 
-/// A head as it is written, `LAYER.HEAD`.
-#[derive(Clone, Copy)]
-struct HeadName {
-    layer: usize,
-    head: usize,
-}
-
-impl FromStr for HeadName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('.');
-        let parsed = parts.and_then(|(l, h)| Some((l.parse().ok()?, h.parse().ok()?)));
-        let wrong = || format!("found `{text}`, expected a layer and a head, such as 1.2");
-        let (layer, head) = parsed.ok_or_else(wrong)?;
-        Ok(Self { layer, head })
-    }
-}
-
 impl AttentionCommand {
     pub fn run(self) -> Result<()> {
         if let Some(out) = &self.out {
@@ -70,9 +50,9 @@ impl AttentionCommand {
             tokens,
         } = self.prompt.open()?;
         let replacement = ReplacementModel::new(&model, transcoders)?;
-        let head = [self.head.layer, self.head.head];
         let places = [self.query, self.key];
-        let found = replacement.score_attribution(&tokens, head, places, self.top as usize)?;
+        let found =
+            replacement.score_attribution(&tokens, self.head.0, places, self.top as usize)?;
         let mut text = table(&found, model.tokenizer()?)?;
         if let Some(out) = &self.out {
             let json = serde_json::to_string_pretty(&found)?;

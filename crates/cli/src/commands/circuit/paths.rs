@@ -1,6 +1,6 @@
 //! `lapidary circuit paths`: what makes a feature active on a prompt.
 
-use super::prompt::{Opened, PromptArgument};
+use super::prompt::{InLayer, Opened, PromptArgument};
 use crate::commands::figures::number;
 use crate::terminal::shown;
 use anyhow::Result;
@@ -10,7 +10,6 @@ use lapidary_io::{check_target, write_atomically};
 use lapidary_model::Tokenizer;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// Tokens and features that the weights alone name.
 const BY_WEIGHT: usize = 8;
@@ -28,7 +27,7 @@ pub struct PathsCommand {
     prompt: PromptArgument,
     /// The feature: layer and number of the latent
     #[arg(long, value_name = "LAYER.LATENT")]
-    feature: FeatureName,
+    feature: InLayer,
     /// The position of the token; default: where the feature is most active
     #[arg(long, value_name = "N")]
     position: Option<usize>,
@@ -43,25 +42,6 @@ pub struct PathsCommand {
     out: Option<PathBuf>,
 }
 
-/// A feature as it is written, `LAYER.LATENT`.
-#[derive(Clone, Copy)]
-struct FeatureName {
-    layer: usize,
-    index: usize,
-}
-
-impl FromStr for FeatureName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('.');
-        let parsed = parts.and_then(|(l, i)| Some((l.parse().ok()?, i.parse().ok()?)));
-        let wrong = || format!("found `{text}`, expected a layer and a latent, such as 2.1845");
-        let (layer, index) = parsed.ok_or_else(wrong)?;
-        Ok(Self { layer, index })
-    }
-}
-
 impl PathsCommand {
     pub fn run(self) -> Result<()> {
         if let Some(out) = &self.out {
@@ -73,7 +53,7 @@ impl PathsCommand {
             tokens,
         } = self.prompt.open()?;
         let replacement = ReplacementModel::new(&model, transcoders)?;
-        let feature = [self.feature.layer, self.feature.index];
+        let InLayer(feature) = self.feature;
         let options = PathOptions {
             branches: self.branches.into(),
             nodes: self.nodes.into(),

@@ -10,6 +10,7 @@ use lapidary_formats::Format;
 use lapidary_io::read_text;
 use lapidary_model::LanguageModel;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// A prompt of a model with transcoders.
@@ -37,6 +38,21 @@ pub struct PromptArgument {
     no_bos: bool,
     #[command(flatten)]
     device: DeviceArgument,
+}
+
+/// One of several things of a layer, as it is written: `LAYER.NUMBER`.
+#[derive(Clone, Copy)]
+pub struct InLayer(pub [usize; 2]);
+
+impl FromStr for InLayer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('.');
+        let parsed = parts.and_then(|(l, i)| Some([l.parse().ok()?, i.parse().ok()?]));
+        let wrong = || format!("found `{text}`, expected a layer and a number, such as 1.2");
+        parsed.map(Self).ok_or_else(wrong)
+    }
 }
 
 /// What the arguments name.

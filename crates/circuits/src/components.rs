@@ -2,7 +2,7 @@
 
 use crate::{CircuitError, Graph, Metric, Prompt, Task};
 use burn::tensor::{Int, Tensor};
-use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Start};
 
 /// Tokens of one batch: what components write takes this times `d_model` times their number.
 const TOKENS_AT_ONCE: usize = 256;
@@ -84,7 +84,8 @@ impl PromptBatch {
         self.len() == 0
     }
 
-    /// The sum of the metric over the prompts, from `logits`, `[batch, pos, d_vocab]`.
+    /// The sum of the metric over the prompts, from `logits`, `[batch, pos, d_vocab]`, of which the
+    /// last position counts.
     pub fn metric(&self, logits: Tensor<3>) -> Tensor<1> {
         let [batch, pos, d_vocab] = logits.dims();
         let last = logits.narrow(1, pos - 1, 1).reshape([batch, d_vocab]);
@@ -110,7 +111,26 @@ impl PromptBatch {
         Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
     }
 
-    /// The logits of such a pass, `[batch, pos, d_vocab]`.
+    /// The same on the clean prompts in a pass that starts at a block.
+    pub(crate) fn measure_from(
+        &self,
+        model: &LanguageModel,
+        start: Start,
+        interventions: &[Intervention<'_>],
+    ) -> Result<f64, CircuitError> {
+        let run = HookedRun {
+            interventions,
+            logits: true,
+            last_logits: true,
+            start: Some(start),
+            ..Default::default()
+        };
+        let logits = model.run(self.clean.clone(), &run)?.logits;
+        let logits = logits.expect("the run was asked for logits");
+        Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
+    }
+
+    /// The logits of such a pass after the last position, `[batch, 1, d_vocab]`.
     pub(crate) fn logits(
         &self,
         model: &LanguageModel,
@@ -124,10 +144,42 @@ impl PromptBatch {
         let run = HookedRun {
             interventions,
             logits: true,
+            last_logits: true,
             ..Default::default()
         };
         let logits = model.run(tokens.clone(), &run)?.logits;
         Ok(logits.expect("the run was asked for logits"))
+    }
+}
+
+/// The residual stream that enters each layer, so that passes over the same tokens can start there.
+pub(crate) struct Streams(Vec<Tensor<3>>);
+
+impl Streams {
+    /// On `tokens`, `[batch, pos]`.
+    pub(crate) fn of(
+        model: &LanguageModel,
+        graph: &Graph,
+        tokens: &Tensor<2, Int>,
+    ) -> Result<Self, CircuitError> {
+        let at: Vec<HookPoint> = (0..graph.layers)
+            .map(|layer| HookPoint::Block(layer, BlockHook::ResidPre))
+            .collect();
+        let run = HookedRun {
+            capture: &at,
+            ..Default::default()
+        };
+        let mut output = model.run(tokens.clone(), &run)?;
+        let streams = at.iter().map(|at| output.captured.remove(at));
+        Ok(Self(streams.map(|s| s.expect("captured")).collect()))
+    }
+
+    /// A start at this layer.
+    pub(crate) fn at(&self, layer: usize) -> Start {
+        Start {
+            layer,
+            resid_pre: self.0[layer].clone(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! estimate, and how much of a behaviour a circuit keeps.
 
 use crate::attribution::{last_stream, receiver_points};
-use crate::components::{sender_points, sender_rows, sender_value};
+use crate::components::{Streams, sender_points, sender_rows, sender_value};
 use crate::{CircuitError, Components, Graph, PromptBatch, Task};
 use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
@@ -26,7 +26,7 @@ pub fn patched(
     Ok(f64::from(batch.metric(logits).into_scalar::<f32>()))
 }
 
-/// The logits of that run, `[batch, pos, d_vocab]`.
+/// The logits of that run after the last position, `[batch, 1, d_vocab]`.
 pub(crate) fn patched_logits(
     model: &LanguageModel,
     graph: &Graph,
@@ -36,18 +36,10 @@ pub(crate) fn patched_logits(
 ) -> Result<Tensor<3>, CircuitError> {
     let d_model = model.config().d_model;
     let shape = replacement.shape;
-    let layers = (0..graph.layers).flat_map(receiver_points);
-    let mut receiver = 0;
     let mut cuts: Vec<(HookPoint, Cut)> = vec![];
-    for point in layers.chain([last_stream(graph)]) {
-        let n = match point {
-            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
-            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
-            _ => 1,
-        };
-        let cut = Cut::of(graph, receiver..receiver + n, is_cut);
+    for (point, receivers) in receivers_by_point(graph) {
+        let cut = Cut::of(graph, receivers, is_cut);
         cuts.extend(cut.map(|cut| (point, cut)));
-        receiver += n;
     }
     let mut needed = vec![false; graph.senders()];
     for sender in cuts.iter().flat_map(|(_, cut)| &cut.senders) {
@@ -88,6 +80,22 @@ pub(crate) fn patched_logits(
     let readers = cuts.iter().zip(&readers);
     interventions.extend(readers.map(|((at, _), reader)| Intervention::function(*at, reader)));
     batch.logits(model, false, &interventions)
+}
+
+/// The hook points where receivers read, each with the numbers of those that read there.
+pub(crate) fn receivers_by_point(graph: &Graph) -> Vec<(HookPoint, Range<usize>)> {
+    let layers = (0..graph.layers).flat_map(receiver_points);
+    let mut first = 0;
+    let points = layers.chain([last_stream(graph)]).map(|point| {
+        let n = match point {
+            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
+            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
+            _ => 1,
+        };
+        first += n;
+        (point, first - n..first)
+    });
+    points.collect()
 }
 
 /// The edges that are cut into the receivers at one hook point.
@@ -156,9 +164,11 @@ pub fn head_effects(
         found.clean += clean;
         found.corrupted += batch.measure(model, true, &[])?;
         let corrupted = heads_written(model, graph, &batch.corrupted)?;
+        let streams = Streams::of(model, graph, &batch.clean)?;
         for (number, (layer, head)) in graph.all_heads().enumerate() {
             let patch = corrupted[layer].clone().in_heads(&[head]);
-            found.effects[number] += clean - batch.measure(model, false, &[patch])?;
+            let patched = batch.measure_from(model, streams.at(layer), &[patch])?;
+            found.effects[number] += clean - patched;
         }
     }
     let n = task.prompts.len() as f64;

@@ -38,12 +38,7 @@ impl Autoencoder {
             .collect();
         let mut b_enc = Tensor::<1>::from_data(TensorData::new(b_enc, [latents]), &device);
         let mut b = Tensor::<1>::zeros([width], &device);
-        let mut moments = (
-            zeros(&w_enc),
-            zeros(&b_enc),
-            zeros(&w_dec),
-            zeros(&b),
-        );
+        let mut moments = (zeros(&w_enc), zeros(&b_enc), zeros(&w_dec), zeros(&b));
         for epoch in 0..settings.epochs {
             let now = Self {
                 w_enc: w_enc.clone(),
@@ -81,8 +76,8 @@ impl Autoencoder {
     fn gradients(&self, x: Tensor<2>, l1_coefficient: f64) -> Self {
         let [n, width] = x.dims();
         let centred = x.clone() - self.b.clone().unsqueeze();
-        let z = centred.clone().matmul(self.w_enc.clone().transpose())
-            + self.b_enc.clone().unsqueeze();
+        let z =
+            centred.clone().matmul(self.w_enc.clone().transpose()) + self.b_enc.clone().unsqueeze();
         let f = activation::relu(z.clone()); // [n, latents]
         let error = f.clone().matmul(self.w_dec.clone()) + self.b.clone().unsqueeze() - x;
         let grad_x = error * (2.0 / (n * width) as f64); // [n, width]
@@ -90,7 +85,10 @@ impl Autoencoder {
         let grad_z = (grad_f + l1_coefficient / n as f64).mask_fill(z.lower_equal_elem(0.0), 0.0);
         let sum = |rows: Tensor<2>| rows.sum_dim(0).squeeze_dim::<1>(0);
         let grad_b_enc = sum(grad_z.clone()); // [latents]
-        let through_encoder = grad_b_enc.clone().unsqueeze::<2>().matmul(self.w_enc.clone());
+        let through_encoder = grad_b_enc
+            .clone()
+            .unsqueeze::<2>()
+            .matmul(self.w_enc.clone());
         Self {
             w_enc: grad_z.transpose().matmul(centred),
             b_enc: grad_b_enc,

@@ -1,9 +1,10 @@
 //! Circuits that consist of edges, chosen and measured as in the MIB benchmark (Mueller et al.
 //! 2025, arXiv 2504.13151), and the exact effect of every edge.
 
+use crate::ablation::AblatedSenders;
 use crate::components::{Streams, sender_value};
 use crate::patching::{patched, receivers_by_point};
-use crate::{CircuitError, Components, Graph, PromptBatch, Sender, Task};
+use crate::{Ablation, CircuitError, Components, Graph, PromptBatch, Sender, Task};
 use burn::tensor::{Tensor, TensorData};
 use lapidary_model::{HookPoint, Intervention, LanguageModel};
 use std::collections::BTreeSet;
@@ -135,8 +136,8 @@ pub(crate) fn heads_of(graph: &Graph, kept: &[bool]) -> usize {
 }
 
 /// Faithfulness of circuits of edges, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
-/// the clean prompts if receivers read over all edges outside of C what their senders write on the
-/// corrupted prompts. `circuits`: whether an edge belongs to the circuit, by its number.
+/// the clean prompts if receivers read over all edges outside of C what ablated senders write.
+/// `circuits`: whether an edge belongs to the circuit, by its number.
 ///
 /// # Errors
 /// The task does not fit the model, or its metric is the same with and without all edges.
@@ -145,17 +146,23 @@ pub fn edge_faithfulness(
     graph: &Graph,
     task: &Task,
     circuits: &[Vec<bool>],
+    ablation: Ablation,
 ) -> Result<Vec<f64>, CircuitError> {
     let (mut none, mut all) = (0.0, 0.0);
     let mut sums = vec![0.0; circuits.len()];
-    for batch in PromptBatch::of_task(task, model)? {
-        let of_nothing = batch.measure(model, true, &[])?;
+    let batches = PromptBatch::of_task(task, model)?;
+    let ablated = AblatedSenders::of(model, graph, &batches, ablation)?;
+    for batch in &batches {
+        let ablated = ablated.on(model, graph, batch)?;
+        let of_nothing = match ablation {
+            Ablation::Corrupted => batch.measure(model, true, &[])?,
+            _ => patched(model, graph, batch, &ablated, &|_| true)?,
+        };
         none += of_nothing;
         all += batch.measure(model, false, &[])?;
-        let corrupted = Components::of(model, graph, &batch.corrupted)?;
         for (i, kept) in circuits.iter().enumerate() {
             sums[i] += match kept.iter().any(|kept| *kept) {
-                true => patched(model, graph, &batch, &corrupted, &|edge| !kept[edge])?,
+                true => patched(model, graph, batch, &ablated, &|edge| !kept[edge])?,
                 false => of_nothing,
             };
         }
@@ -165,9 +172,10 @@ pub fn edge_faithfulness(
     if span.abs() <= 1e-5 * (all.abs() + none.abs()) {
         return Err(CircuitError::Task {
             task: task.name.clone(),
-            problem: "its metric is the same on clean and on corrupted prompts, so no circuit of \
+            problem:
+                "its metric is the same with all edges ablated as with none, so no circuit of \
                       edges can be measured"
-                .into(),
+                    .into(),
         });
     }
     Ok(sums.iter().map(|sum| (sum - none) / span).collect())

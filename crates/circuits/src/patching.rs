@@ -1,9 +1,10 @@
 //! Running a model with some of its edges or heads corrupted: the effects that attributions
 //! estimate, and how much of a behaviour a circuit keeps.
 
+use crate::ablation::AblatedHeads;
 use crate::attribution::{last_stream, receiver_points};
 use crate::components::{Streams, sender_points, sender_rows, sender_value};
-use crate::{CircuitError, Components, Graph, PromptBatch, Task};
+use crate::{Ablation, CircuitError, Components, Graph, PromptBatch, Task};
 use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use std::cell::RefCell;
@@ -202,7 +203,7 @@ pub(crate) fn heads_written(
 }
 
 /// Faithfulness of circuits of heads, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
-/// the clean prompts with all heads outside of the circuit C corrupted; MLPs compute with what they
+/// the clean prompts with all heads outside of the circuit C ablated; MLPs compute with what they
 /// then read. `circuits` are lists of layer and head.
 ///
 /// # Errors
@@ -212,25 +213,29 @@ pub fn faithfulness(
     graph: &Graph,
     task: &Task,
     circuits: &[Vec<(usize, usize)>],
+    ablation: Ablation,
 ) -> Result<Vec<f64>, CircuitError> {
-    let nothing = vec![];
-    let everything: Vec<_> = graph.all_heads().collect();
-    let measured: Vec<_> = [&nothing, &everything]
-        .into_iter()
-        .chain(circuits)
-        .collect();
+    // Whether a head belongs to a circuit. Equal circuits are measured once.
+    let mut measured: Vec<Vec<bool>> = [false, true]
+        .map(|kept| vec![kept; graph.layers * graph.heads])
+        .to_vec();
+    let mut numbers = vec![];
+    for circuit in circuits {
+        let kept: Vec<bool> = graph.all_heads().map(|h| circuit.contains(&h)).collect();
+        let known = measured.iter().position(|other| *other == kept);
+        numbers.push(known.unwrap_or(measured.len()));
+        if known.is_none() {
+            measured.push(kept);
+        }
+    }
     let mut sums = vec![0.0; measured.len()];
-    for batch in PromptBatch::of_task(task, model)? {
-        let corrupted = heads_written(model, graph, &batch.corrupted)?;
-        for (sum, circuit) in sums.iter_mut().zip(&measured) {
-            let outside = (0..graph.layers).filter_map(|layer| {
-                let heads: Vec<usize> = (0..graph.heads)
-                    .filter(|head| !circuit.contains(&(layer, *head)))
-                    .collect();
-                (!heads.is_empty()).then(|| corrupted[layer].clone().in_heads(&heads))
-            });
-            let interventions: Vec<_> = outside.collect();
-            *sum += batch.measure(model, false, &interventions)?;
+    let batches = PromptBatch::of_task(task, model)?;
+    let ablated = AblatedHeads::of(model, graph, &batches, ablation)?;
+    for batch in &batches {
+        let ablated = ablated.on(model, graph, batch)?;
+        for (sum, kept) in sums.iter_mut().zip(&measured) {
+            let outside = heads_outside(graph, &ablated, kept, 0);
+            *sum += batch.measure(model, false, &outside)?;
         }
     }
     let span = sums[1] - sums[0];
@@ -238,10 +243,27 @@ pub fn faithfulness(
     if span.abs() <= 1e-5 * (sums[0].abs() + sums[1].abs()) {
         return Err(CircuitError::Task {
             task: task.name.clone(),
-            problem: "its metric is the same with all heads corrupted as with none, so no circuit \
+            problem: "its metric is the same with all heads ablated as with none, so no circuit \
                       of heads can be measured"
                 .into(),
         });
     }
-    Ok(sums[2..].iter().map(|sum| (sum - sums[0]) / span).collect())
+    let of_circuit = |number: &usize| (sums[*number] - sums[0]) / span;
+    Ok(numbers.iter().map(of_circuit).collect())
+}
+
+/// Of interventions that change all heads, one for each layer, those that change the heads that are
+/// not kept, from a layer on.
+pub(crate) fn heads_outside(
+    graph: &Graph,
+    all: &[Intervention<'static>],
+    kept: &[bool],
+    first: usize,
+) -> Vec<Intervention<'static>> {
+    let layers = (first..graph.layers).filter_map(|layer| {
+        let heads = (0..graph.heads).filter(|head| !kept[layer * graph.heads + head]);
+        let heads: Vec<usize> = heads.collect();
+        (!heads.is_empty()).then(|| all[layer].clone().in_heads(&heads))
+    });
+    layers.collect()
 }

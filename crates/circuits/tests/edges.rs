@@ -4,7 +4,8 @@
 
 use burn::tensor::{Device, Tensor};
 use lapidary_circuits::{
-    Graph, PromptBatch, Receiver, Sender, Task, edge_effects, information_flow, tasks,
+    Ablation, Components, Graph, PromptBatch, Receiver, Sender, Task, edge_effects,
+    edge_faithfulness, faithfulness, information_flow, patched, tasks,
 };
 use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
 
@@ -63,6 +64,94 @@ fn the_exact_effect_of_an_edge_into_the_logits_is_a_change_of_the_last_stream() 
             );
         }
     }
+}
+
+/// A run from the layer of the receiver on is the whole run with that edge cut.
+#[test]
+fn the_exact_effect_of_every_edge_is_that_of_cutting_it() {
+    let model = model("llama-gqa");
+    let graph = Graph::of(&model).unwrap();
+    let task = task(&model);
+    let effects = edge_effects(&model, &graph, &task).unwrap();
+    let mut largest = 0.0_f64;
+    for (edge, effect) in effects.iter().enumerate() {
+        let mut lost = 0.0;
+        for batch in PromptBatch::of_task(&task, &model).unwrap() {
+            let corrupted = Components::of(&model, &graph, &batch.corrupted).unwrap();
+            let cut = patched(&model, &graph, &batch, &corrupted, &|e| e == edge).unwrap();
+            lost += batch.measure(&model, false, &[]).unwrap() - cut;
+        }
+        let expected = lost / task.prompts.len() as f64;
+        largest = largest.max(expected.abs());
+        assert!(
+            (effect - expected).abs() < 1e-5,
+            "{:?}: {effect}, {expected}",
+            graph.edge(edge)
+        );
+    }
+    assert!(largest > 1e-3, "{largest}");
+}
+
+/// By hand: the mean output of each head over all corrupted prompts and positions. Edges out of a
+/// head carry the same when the head is ablated, so both kinds of circuits lose as much.
+#[test]
+fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
+    let model = model("llama-gqa");
+    let graph = Graph::of(&model).unwrap();
+    let task = task(&model);
+    let batches = PromptBatch::of_task(&task, &model).unwrap();
+    let means: Vec<Intervention<'_>> = (0..graph.layers)
+        .map(|layer| {
+            let at = format!("blocks.{layer}.attn.hook_z");
+            let rows = batches.iter().map(|batch| {
+                let value = captured(&model, batch, &at, true);
+                let [batch, pos, width] = value.dims();
+                value.reshape([1, batch * pos, width])
+            });
+            let mean = Tensor::cat(rows.collect(), 1).mean_dim(1);
+            Intervention::set(at.parse().unwrap(), mean)
+        })
+        .collect();
+    let metric = |interventions: &[Intervention<'_>]| -> f64 {
+        let of_batch = |b: &PromptBatch| b.measure(&model, false, interventions).unwrap();
+        batches.iter().map(of_batch).sum()
+    };
+    let (all, none) = (metric(&[]), metric(&means));
+    let heads: Vec<(usize, usize)> = graph.all_heads().collect();
+    let without: Vec<Vec<(usize, usize)>> = heads
+        .iter()
+        .map(|head| heads.iter().copied().filter(|h| h != head).collect())
+        .collect();
+    let mean = Ablation::Mean;
+    let kept = faithfulness(&model, &graph, &task, &without, mean).unwrap();
+    let mut lost = vec![];
+    for (kept, (layer, head)) in kept.iter().zip(&heads) {
+        let ablated = metric(&[means[*layer].clone().in_heads(&[*head])]);
+        let expected = (ablated - none) / (all - none);
+        assert!((kept - expected).abs() < 1e-4, "{kept}, {expected}");
+        lost.push(all - ablated);
+    }
+    let circuits: Vec<Vec<bool>> = heads
+        .iter()
+        .map(|(layer, head)| {
+            let (layer, head) = (*layer, *head);
+            let out_of_head = |edge| graph.edge(edge).0 == Sender::Head { layer, head };
+            (0..graph.edges()).map(|edge| !out_of_head(edge)).collect()
+        })
+        .collect();
+    let kept = edge_faithfulness(&model, &graph, &task, &circuits, mean).unwrap();
+    // Edges have another empty circuit, so only ratios compare.
+    let strongest = (0..lost.len()).max_by(|a, b| lost[*a].abs().total_cmp(&lost[*b].abs()));
+    let strongest = strongest.unwrap();
+    for (kept_here, lost_here) in kept.iter().zip(&lost) {
+        let found = (1.0 - kept_here) / (1.0 - kept[strongest]);
+        let expected = lost_here / lost[strongest];
+        assert!((found - expected).abs() < 1e-3, "{found}, {expected}");
+    }
+    let zero = faithfulness(&model, &graph, &task, &without[..1], Ablation::Zero).unwrap();
+    let zeros: Vec<Intervention<'_>> = means.iter().map(|m| Intervention::zero(m.at)).collect();
+    let (one, none) = (metric(&[zeros[0].clone().in_heads(&[0])]), metric(&zeros));
+    assert!((zero[0] - (one - none) / (all - none)).abs() < 1e-4);
 }
 
 /// By plain loops over what is captured.

@@ -13,7 +13,6 @@ mod graph;
 mod influence;
 mod json;
 mod local;
-mod page;
 mod paths;
 mod pruning;
 mod replacement;

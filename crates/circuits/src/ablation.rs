@@ -1,10 +1,10 @@
 //! What components outside of a circuit write.
 
-use crate::components::{sender_points, sender_rows};
 use crate::patching::heads_written;
 use crate::{CircuitError, Components, Graph, PromptBatch};
 use burn::tensor::{Int, Tensor};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,7 +14,7 @@ pub enum Ablation {
     /// What they write on the corrupted prompt.
     #[default]
     Corrupted,
-    /// The mean of what they write on the corrupted prompts, over all prompts and positions.
+    /// The mean of what they write at the same position of the corrupted prompts of the same length.
     Mean,
     /// Nothing.
     Zero,
@@ -50,8 +50,10 @@ impl FromStr for Ablation {
 
 /// The interventions, one for each layer, that ablate all heads on a batch.
 pub(crate) struct AblatedHeads {
-    /// By layer; `None`: what heads write on the corrupted prompts.
-    fixed: Option<Vec<Intervention<'static>>>,
+    ablation: Ablation,
+    at: Vec<HookPoint>,
+    /// By length of the prompts, `[layers, pos, width]`.
+    means: BTreeMap<usize, Tensor<3>>,
 }
 
 impl AblatedHeads {
@@ -64,30 +66,27 @@ impl AblatedHeads {
         let at: Vec<HookPoint> = (0..graph.layers)
             .map(|layer| HookPoint::Block(layer, BlockHook::Z))
             .collect();
-        let fixed = match ablation {
-            Ablation::Corrupted => None,
-            Ablation::Zero => Some(at.into_iter().map(Intervention::zero).collect()),
-            Ablation::Mean => {
-                let rows = |tokens: &Tensor<2, Int>| {
-                    let run = HookedRun {
-                        capture: &at,
-                        ..Default::default()
-                    };
-                    let output = model.run(tokens.clone(), &run)?;
-                    // [layers, batch, pos, width]
-                    let values: Vec<_> = at.iter().map(|at| output.captured[at].clone()).collect();
-                    let values = Tensor::stack::<4>(values, 0);
-                    Ok(values.mean_dim(1).mean_dim(2))
-                };
-                let mean = mean_over(batches, rows)?; // [layers, 1, 1, width]
-                let of_layer = |(layer, at): (usize, &HookPoint)| {
-                    let mean = mean.clone().narrow(0, layer, 1);
-                    Intervention::set(*at, mean.squeeze_dim::<3>(0))
-                };
-                Some(at.iter().enumerate().map(of_layer).collect())
-            }
+        let written = |tokens: &Tensor<2, Int>| {
+            let run = HookedRun {
+                capture: &at,
+                ..Default::default()
+            };
+            let output = model.run(tokens.clone(), &run)?;
+            let values = at.iter().map(|at| output.captured[at].clone());
+            // [layers, pos, width]
+            Ok(Tensor::stack::<4>(values.collect(), 0)
+                .sum_dim(1)
+                .squeeze_dim(1))
         };
-        Ok(Self { fixed })
+        let means = match ablation {
+            Ablation::Mean => means_by_length(batches, written)?,
+            Ablation::Corrupted | Ablation::Zero => BTreeMap::new(),
+        };
+        Ok(Self {
+            ablation,
+            at,
+            means,
+        })
     }
 
     /// Those of one batch.
@@ -97,17 +96,25 @@ impl AblatedHeads {
         graph: &Graph,
         batch: &PromptBatch,
     ) -> Result<Vec<Intervention<'static>>, CircuitError> {
-        match &self.fixed {
-            Some(fixed) => Ok(fixed.clone()),
-            None => heads_written(model, graph, &batch.corrupted),
-        }
+        Ok(match self.ablation {
+            Ablation::Corrupted => heads_written(model, graph, &batch.corrupted)?,
+            Ablation::Zero => self.at.iter().map(|at| Intervention::zero(*at)).collect(),
+            Ablation::Mean => {
+                let means = &self.means[&batch.clean.dims()[1]];
+                let of_layer = |(layer, at): (usize, &HookPoint)| {
+                    Intervention::set(*at, means.clone().narrow(0, layer, 1))
+                };
+                self.at.iter().enumerate().map(of_layer).collect()
+            }
+        })
     }
 }
 
 /// What ablated senders write.
 pub(crate) struct AblatedSenders {
-    /// `[senders, 1, d_model]`; `None`: what they write on the corrupted prompts.
-    fixed: Option<Tensor<3>>,
+    ablation: Ablation,
+    /// By length of the prompts, `[senders, pos, d_model]`.
+    means: BTreeMap<usize, Tensor<3>>,
 }
 
 impl AblatedSenders {
@@ -117,33 +124,19 @@ impl AblatedSenders {
         batches: &[PromptBatch],
         ablation: Ablation,
     ) -> Result<Self, CircuitError> {
-        let d_model = model.config().d_model;
-        let points = sender_points(graph);
-        let fixed = match ablation {
-            Ablation::Corrupted => None,
-            Ablation::Zero => {
-                let shape = [graph.senders(), 1, d_model];
-                Some(Tensor::zeros(shape, model.device()))
-            }
-            Ablation::Mean => {
-                let means = |tokens: &Tensor<2, Int>| {
-                    let run = HookedRun {
-                        capture: &points,
-                        ..Default::default()
-                    };
-                    let output = model.run(tokens.clone(), &run)?;
-                    let [batch, pos] = tokens.dims();
-                    let of_point = |at: &HookPoint| {
-                        let rows = sender_rows(output.captured[at].clone(), d_model);
-                        let senders = rows.dims()[0];
-                        rows.reshape([senders, batch * pos, d_model]).mean_dim(1)
-                    };
-                    Ok(Tensor::cat(points.iter().map(of_point).collect(), 0))
-                };
-                Some(mean_over(batches, means)?)
-            }
+        let written = |tokens: &Tensor<2, Int>| {
+            let Components {
+                written,
+                shape: [batch, pos, d_model],
+            } = Components::of(model, graph, tokens)?;
+            let written = written.reshape([graph.senders(), batch, pos, d_model]);
+            Ok(written.sum_dim(1).squeeze_dim(1))
         };
-        Ok(Self { fixed })
+        let means = match ablation {
+            Ablation::Mean => means_by_length(batches, written)?,
+            Ablation::Corrupted | Ablation::Zero => BTreeMap::new(),
+        };
+        Ok(Self { ablation, means })
     }
 
     /// On one batch.
@@ -153,30 +146,37 @@ impl AblatedSenders {
         graph: &Graph,
         batch: &PromptBatch,
     ) -> Result<Components, CircuitError> {
-        let Some(fixed) = &self.fixed else {
-            return Components::of(model, graph, &batch.corrupted);
+        let [n, pos] = batch.clean.dims();
+        let shape = [n, pos, model.config().d_model];
+        let width = shape.iter().product();
+        let written = match self.ablation {
+            Ablation::Corrupted => return Components::of(model, graph, &batch.corrupted),
+            Ablation::Zero => Tensor::zeros([graph.senders(), width], model.device()),
+            Ablation::Mean => {
+                let mean = self.means[&pos].clone().unsqueeze_dim::<4>(1);
+                let all = mean.expand([graph.senders(), n, pos, shape[2]]);
+                all.reshape([graph.senders(), width])
+            }
         };
-        let [batch, pos] = batch.clean.dims();
-        let [senders, _, d_model] = fixed.dims();
-        let written = fixed.clone().expand([senders, batch * pos, d_model]);
-        Ok(Components {
-            written: written.reshape([senders, batch * pos * d_model]),
-            shape: [batch, pos, d_model],
-        })
+        Ok(Components { written, shape })
     }
 }
 
-/// The mean over all corrupted prompts and positions, from the means over those of each batch.
-fn mean_over<const D: usize>(
+/// By length of the prompts, the mean over the corrupted ones, from sums over each batch.
+fn means_by_length(
     batches: &[PromptBatch],
-    of_batch: impl Fn(&Tensor<2, Int>) -> Result<Tensor<D>, CircuitError>,
-) -> Result<Tensor<D>, CircuitError> {
-    let tokens = |batch: &PromptBatch| batch.corrupted.dims().iter().product::<usize>() as f64;
-    let all: f64 = batches.iter().map(tokens).sum();
-    let parts = batches
-        .iter()
-        .map(|batch| Ok(of_batch(&batch.corrupted)? * (tokens(batch) / all)));
-    let parts: Vec<Tensor<D>> = parts.collect::<Result<_, CircuitError>>()?;
-    let sum = parts.into_iter().reduce(|a, b| a + b);
-    Ok(sum.expect("a task has a prompt"))
+    sum: impl Fn(&Tensor<2, Int>) -> Result<Tensor<3>, CircuitError>,
+) -> Result<BTreeMap<usize, Tensor<3>>, CircuitError> {
+    let mut sums: BTreeMap<usize, (Tensor<3>, usize)> = BTreeMap::new();
+    for batch in batches {
+        let [n, pos] = batch.corrupted.dims();
+        let here = sum(&batch.corrupted)?;
+        let (sum, prompts) = match sums.remove(&pos) {
+            Some((before, prompts)) => (before + here, prompts + n),
+            None => (here, n),
+        };
+        sums.insert(pos, (sum, prompts));
+    }
+    let mean = |(pos, (sum, n)): (usize, (Tensor<3>, usize))| (pos, sum / n as f64);
+    Ok(sums.into_iter().map(mean).collect())
 }

@@ -48,6 +48,15 @@ pub struct Judgement {
     pub scores: Vec<f64>,
 }
 
+/// What is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Heads.
+    Node,
+    /// Edges.
+    Edge,
+}
+
 /// A circuit that a ranking picks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CircuitPoint {
@@ -135,15 +144,20 @@ impl<'a> Comparison<'a> {
         self.scorer.head_effects()
     }
 
-    /// Ranks the heads, the edges or both by a method, in this order. The scores of edges are
-    /// compared with those of [`Ranker::ExactEdges`] if that was judged before.
+    /// Ranks the heads, the edges or both by a method, in this order; `level`: only these. The scores
+    /// of edges are compared with those of [`Ranker::ExactEdges`] if that was judged before.
     ///
     /// # Errors
     /// The task does not fit the model, or it has too many edges for the method.
-    pub fn judge(&self, ranker: Ranker) -> Result<Vec<Judgement>, CircuitError> {
+    pub fn judge(
+        &self,
+        ranker: Ranker,
+        level: Option<Level>,
+    ) -> Result<Vec<Judgement>, CircuitError> {
         let found = self.scorer.scores(ranker)?;
+        let asked = |this: Level| level.is_none_or(|level| level == this);
         let mut judged = vec![];
-        if let Some(scores) = found.heads {
+        if let Some(scores) = found.heads.filter(|_| asked(Level::Node)) {
             let ranking = Ranking {
                 ranker,
                 level: "node",
@@ -154,7 +168,7 @@ impl<'a> Comparison<'a> {
             };
             judged.push(self.judge_ranking(ranking, &|scores| self.of_heads(scores))?);
         }
-        if let Some(scores) = found.edges {
+        if let Some(scores) = found.edges.filter(|_| asked(Level::Edge)) {
             let ranking = Ranking {
                 ranker,
                 level: "edge",

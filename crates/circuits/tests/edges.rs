@@ -8,6 +8,7 @@ use lapidary_circuits::{
     edge_faithfulness, faithfulness, information_flow, patched, tasks,
 };
 use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
+use std::collections::BTreeMap;
 
 fn model(name: &str) -> LanguageModel {
     let folder = format!(
@@ -92,31 +93,47 @@ fn the_exact_effect_of_every_edge_is_that_of_cutting_it() {
     assert!(largest > 1e-3, "{largest}");
 }
 
-/// By hand: the mean output of each head over all corrupted prompts and positions. Edges out of a
-/// head carry the same when the head is ablated, so both kinds of circuits lose as much.
+/// By hand: the mean output of each head at each position of the corrupted prompts of one length.
+/// Edges out of a head carry the same when the head is ablated, so both kinds of circuits lose as
+/// much.
 #[test]
 fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
     let model = model("llama-gqa");
     let graph = Graph::of(&model).unwrap();
-    let task = task(&model);
+    // More prompts than one batch has, of a few lengths.
+    let task = tasks::generate("induction", &model, 60, 1, false).unwrap();
     let batches = PromptBatch::of_task(&task, &model).unwrap();
-    let means: Vec<Intervention<'_>> = (0..graph.layers)
-        .map(|layer| {
-            let at = format!("blocks.{layer}.attn.hook_z");
-            let rows = batches.iter().map(|batch| {
-                let value = captured(&model, batch, &at, true);
-                let [batch, pos, width] = value.dims();
-                value.reshape([1, batch * pos, width])
-            });
-            let mean = Tensor::cat(rows.collect(), 1).mean_dim(1);
-            Intervention::set(at.parse().unwrap(), mean)
+    let mut corrupted: BTreeMap<usize, Vec<&[u32]>> = BTreeMap::new();
+    for prompt in &task.prompts {
+        let of_length = corrupted.entry(prompt.corrupted.len()).or_default();
+        of_length.push(&prompt.corrupted);
+    }
+    assert!(corrupted.len() > 1 && batches.len() > corrupted.len());
+    let at: Vec<HookPoint> = (0..graph.layers)
+        .map(|layer| format!("blocks.{layer}.attn.hook_z").parse().unwrap())
+        .collect();
+    let means: BTreeMap<usize, Vec<Intervention<'_>>> = corrupted
+        .into_iter()
+        .map(|(pos, rows)| {
+            let run = HookedRun {
+                capture: &at,
+                ..Default::default()
+            };
+            let output = model.run(model.tokens(&rows).unwrap(), &run).unwrap();
+            let mean =
+                |at: &HookPoint| Intervention::set(*at, output.captured[at].clone().mean_dim(0));
+            (pos, at.iter().map(mean).collect())
         })
         .collect();
-    let metric = |interventions: &[Intervention<'_>]| -> f64 {
-        let of_batch = |b: &PromptBatch| b.measure(&model, false, interventions).unwrap();
+    let metric = |of_length: &dyn Fn(usize) -> Vec<Intervention<'static>>| -> f64 {
+        let of_batch = |batch: &PromptBatch| {
+            let interventions = of_length(batch.clean.dims()[1]);
+            batch.measure(&model, false, &interventions).unwrap()
+        };
         batches.iter().map(of_batch).sum()
     };
-    let (all, none) = (metric(&[]), metric(&means));
+    let all = metric(&|_| vec![]);
+    let none = metric(&|pos| means[&pos].clone());
     let heads: Vec<(usize, usize)> = graph.all_heads().collect();
     let without: Vec<Vec<(usize, usize)>> = heads
         .iter()
@@ -126,7 +143,7 @@ fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
     let kept = faithfulness(&model, &graph, &task, &without, mean).unwrap();
     let mut lost = vec![];
     for (kept, (layer, head)) in kept.iter().zip(&heads) {
-        let ablated = metric(&[means[*layer].clone().in_heads(&[*head])]);
+        let ablated = metric(&|pos| vec![means[&pos][*layer].clone().in_heads(&[*head])]);
         let expected = (ablated - none) / (all - none);
         assert!((kept - expected).abs() < 1e-4, "{kept}, {expected}");
         lost.push(all - ablated);
@@ -148,10 +165,11 @@ fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
         let expected = lost_here / lost[strongest];
         assert!((found - expected).abs() < 1e-3, "{found}, {expected}");
     }
-    let zero = faithfulness(&model, &graph, &task, &without[..1], Ablation::Zero).unwrap();
-    let zeros: Vec<Intervention<'_>> = means.iter().map(|m| Intervention::zero(m.at)).collect();
-    let (one, none) = (metric(&[zeros[0].clone().in_heads(&[0])]), metric(&zeros));
-    assert!((zero[0] - (one - none) / (all - none)).abs() < 1e-4);
+    let kept = faithfulness(&model, &graph, &task, &without[..1], Ablation::Zero).unwrap();
+    let zero = |at: &HookPoint| Intervention::zero(*at);
+    let one = metric(&|_| vec![zero(&at[0]).in_heads(&[0])]);
+    let none = metric(&|_| at.iter().map(zero).collect());
+    assert!((kept[0] - (one - none) / (all - none)).abs() < 1e-4);
 }
 
 /// By plain loops over what is captured.

@@ -30,7 +30,7 @@ fn judge_all(comparison: &Comparison<'_>) -> Vec<Judgement> {
     comparison.scorer().scores(Ranker::ExactEdges).unwrap();
     let mut rows = vec![];
     for (ranker, _) in Ranker::ALL {
-        rows.extend(comparison.judge(ranker).unwrap());
+        rows.extend(comparison.judge(ranker, None).unwrap());
     }
     let some = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.3}"));
     for r in &rows {

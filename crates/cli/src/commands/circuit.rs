@@ -15,10 +15,10 @@ use crate::once::each_once;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
 use anyhow::{Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use lapidary_circuits::{
-    Ablation, Comparison, Graph, Judgement, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task, Truth,
-    tasks,
+    Ablation, Comparison, Graph, Judgement, Level, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task,
+    Truth, tasks,
 };
 use lapidary_features::{RunRow, write_runs};
 use lapidary_io::{check_target, write_atomically};
@@ -129,11 +129,31 @@ struct Compare {
     truth: Option<String>,
     #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_help())]
     most_edges: usize,
+    /// Judge rankings of heads alone (node) or of edges alone; default: both
+    #[arg(long, value_enum)]
+    level: Option<LevelArgument>,
     #[arg(long, value_name = "KIND", default_value_t, help = ablation_help())]
     ablation: Ablation,
     /// The table, as Parquet
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum LevelArgument {
+    /// Heads
+    Node,
+    /// Edges
+    Edge,
+}
+
+impl From<LevelArgument> for Level {
+    fn from(level: LevelArgument) -> Self {
+        match level {
+            LevelArgument::Node => Self::Node,
+            LevelArgument::Edge => Self::Edge,
+        }
+    }
 }
 
 impl Compare {
@@ -175,7 +195,8 @@ impl Compare {
         for (done, ranker) in rankers.into_iter().enumerate() {
             stage.at(1 + done as u64, ranker.to_string());
             memory::forget_peak();
-            let mut judgements = comparison.judge(ranker)?;
+            let level = self.level.map(Level::from);
+            let mut judgements = comparison.judge(ranker, level)?;
             let peak = match ranker {
                 Ranker::Patching => exact_peak,
                 Ranker::ExactEdges => exact_edges_peak,
@@ -225,7 +246,18 @@ impl Compare {
             true => Ranker::ALL.map(|(ranker, _)| ranker).to_vec(),
             false => self.methods.clone(),
         };
+        let judged = |ranker: Ranker| match self.level {
+            Some(LevelArgument::Node) => ranker.ranks_heads(),
+            Some(LevelArgument::Edge) => ranker.ranks_edges(),
+            None => true,
+        };
         for ranker in chosen {
+            if !judged(ranker) {
+                match self.methods.is_empty() {
+                    true => continue,
+                    false => bail!("--methods: {ranker} does not score what --level names"),
+                }
+            }
             match scorer.check(ranker) {
                 Ok(()) => rankers.push(ranker),
                 Err(error) if self.methods.is_empty() => {

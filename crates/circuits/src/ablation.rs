@@ -14,7 +14,8 @@ pub enum Ablation {
     /// What they write on the corrupted prompt.
     #[default]
     Corrupted,
-    /// The mean of what they write at the same position of the corrupted prompts of the same length.
+    /// The mean of what they write at the same position of the corrupted prompts of the same
+    /// length.
     Mean,
     /// Nothing.
     Zero,

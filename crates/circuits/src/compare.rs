@@ -96,8 +96,8 @@ struct Ranking<'r> {
 }
 
 impl<'a> Comparison<'a> {
-    /// Measures the exact effects of all heads, with which methods are compared. `ablation`: of what
-    /// is outside of circuits; `seed` and `most_edges`: as in [`Scorer::new`].
+    /// Measures the exact effects of all heads, with which methods are compared. `ablation`: of
+    /// what is outside of circuits; `seed` and `most_edges`: as in [`Scorer::new`].
     ///
     /// # Errors
     /// The task does not fit the model, or a head or an edge of `truth` does not exist.
@@ -144,8 +144,8 @@ impl<'a> Comparison<'a> {
         self.scorer.head_effects()
     }
 
-    /// Ranks the heads, the edges or both by a method, in this order; `level`: only these. The scores
-    /// of edges are compared with those of [`Ranker::ExactEdges`] if that was judged before.
+    /// Ranks the heads, the edges or both by a method, in this order; `level`: only these. The
+    /// scores of edges are compared with those of [`Ranker::ExactEdges`] if that was judged before.
     ///
     /// # Errors
     /// The task does not fit the model, or it has too many edges for the method.

@@ -30,8 +30,8 @@ pub struct HookedRun<'a> {
     pub rules: BackwardRules,
 }
 
-/// A block at which a pass starts, in place of the embeddings. What comes before is neither computed
-/// nor captured nor changed.
+/// A block at which a pass starts, in place of the embeddings. What comes before is neither
+/// computed nor captured nor changed.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The block.

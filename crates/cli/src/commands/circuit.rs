@@ -4,6 +4,7 @@
 mod attention;
 mod force;
 mod graph;
+mod intervene;
 mod paths;
 mod prompt;
 mod reuse;
@@ -50,6 +51,7 @@ enum CircuitCommand {
     Graph(graph::GraphCommand),
     Paths(paths::PathsCommand),
     Attention(attention::AttentionCommand),
+    Intervene(intervene::InterveneCommand),
 }
 
 impl Circuit {
@@ -62,6 +64,7 @@ impl Circuit {
             CircuitCommand::Graph(command) => command.run(),
             CircuitCommand::Paths(command) => command.run(),
             CircuitCommand::Attention(command) => command.run(),
+            CircuitCommand::Intervene(command) => command.run(),
         }
     }
 }

@@ -154,10 +154,33 @@ fn compare_writes_curves_and_a_page() {
         );
     }
     assert!(curves[0] != curves[1] && curves[1] != curves[2] && curves[0] != curves[2]);
+    // The files of an earlier table under the same name do not stay.
+    let edges = folder.path().join("again.edges.parquet");
+    for (level, is_there) in [("edge", true), ("node", false)] {
+        let output = compare("again", &["--methods", "relp", "--level", level]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(edges.exists(), is_there, "{level}");
+        let scores = folder.path().join("again.scores.parquet");
+        assert_eq!(scores.exists(), !is_there, "{level}");
+    }
+    // The page does not replace a table with another ending.
+    let table = folder.path().join("table.html");
+    let small = [
+        "compare",
+        "--task",
+        "induction",
+        "--prompts",
+        "2",
+        "--methods",
+    ];
+    let more = ["relp", "--level", "node", "--out", table.to_str().unwrap()];
+    assert!(lapidary(&[&small[..], &more].concat()).status.success());
+    assert_eq!(read(&table).height(), 1);
+    assert!(folder.path().join("table.html.html").exists());
     for (more, expected) in [
         (
             ["--methods", "patching", "--level", "edge"],
-            "patching does not score",
+            "patching ranks heads alone, found --level edge",
         ),
         (
             ["--methods", "patching", "--ablation", "median"],
@@ -304,6 +327,19 @@ fn a_task_that_does_not_fit_is_one_clear_error() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         fails(&arguments, expected);
     };
+    let flat = path("flat.jsonl");
+    let same = r#"{"clean": "the law", "corrupted": "the law", "answer": " is", "wrong": " was"}"#;
+    fs::write(&flat, same).unwrap();
+    let of_zero = [
+        "compare",
+        "--task",
+        &flat,
+        "--ablation",
+        "zero",
+        "--out",
+        &out,
+    ];
+    fails(&of_zero, "so no head can matter");
     all_fail(with("ioi_wang", &[]), "expected layers 0 to 3");
     all_fail(with("ioi_wong", &[]), "expected ioi_wang, ioi_oneill");
     fs::write(

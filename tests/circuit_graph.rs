@@ -187,6 +187,20 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
     assert!(refuse(intervene("0.64@1=2", &[])).contains("expected a latent below 64"));
     assert!(refuse(intervene("0.3@0=2", &[])).contains("position from 1 on"));
     assert!(refuse(intervene("0.3@9=2", &[])).contains("the number of tokens"));
+    assert!(refuse(intervene("4.2=3", &[])).contains("expected a layer below 4"));
+    assert!(refuse(intervene("0.1@1=3e38", &[])).contains("a magnitude of at most 1e15"));
+    let idle = (0..64).find(|latent| {
+        let id = format!("_{latent}_1");
+        !nodes
+            .iter()
+            .any(|node| node["node_id"].as_str().unwrap().ends_with(&id))
+    });
+    let idle = format!("0.{}@1=3", idle.unwrap());
+    let told = refuse(intervene(&change, &["--scale", &idle]));
+    assert!(
+        told.contains("use --set") || told.contains("changed twice"),
+        "{told}"
+    );
     let twice = ["--scale", &change.replace("=50", "=2")];
     assert!(refuse(intervene(&change, &twice)).contains("changed twice"));
 

@@ -44,7 +44,7 @@ impl FromStr for Ablation {
         let named = Self::ALL.iter().find(|(_, name)| *name == text);
         named.map(|(ablation, _)| *ablation).ok_or_else(|| {
             let known = Self::ALL.map(|(_, name)| name).join(", ");
-            format!("found {text}, expected one of {known}")
+            format!("found `{text}`, expected one of {known}")
         })
     }
 }

@@ -100,7 +100,8 @@ impl<'a> Comparison<'a> {
     /// what is outside of circuits; `seed` and `most_edges`: as in [`Scorer::new`].
     ///
     /// # Errors
-    /// The task does not fit the model, or a head or an edge of `truth` does not exist.
+    /// The task does not fit the model, its metric is the same on clean and on corrupted prompts,
+    /// or a head or an edge of `truth` does not exist.
     pub fn new(
         model: &'a LanguageModel,
         task: &'a Task,
@@ -113,7 +114,18 @@ impl<'a> Comparison<'a> {
         let (graph, name) = (scorer.graph(), model.name());
         let true_heads = truth.map(|t| t.of_each_head(graph, name)).transpose()?;
         let true_edges = truth.map(|t| t.of_each_edge(graph, name)).transpose()?;
-        scorer.head_effects()?;
+        let exact = scorer.head_effects()?;
+        // Rounding alone may leave a little.
+        let span = exact.clean - exact.corrupted;
+        if span.abs() <= 1e-5 * (exact.clean.abs() + exact.corrupted.abs()) {
+            return Err(CircuitError::Task {
+                task: task.name.clone(),
+                problem: format!(
+                    "its metric is {:.4} on clean and on corrupted prompts, so no head can matter",
+                    exact.clean
+                ),
+            });
+        }
         Ok(Self {
             model,
             task,

@@ -35,7 +35,7 @@ pub struct DiscreteSettings {
     pub latents: usize,
     /// Prompts to train on, clean or corrupted; the codes are of all prompts.
     pub examples: usize,
-    /// The most vectors to train on; if there are more, they are drawn.
+    /// With [`Positions::Each`], the most vectors to train on; if there are more, they are drawn.
     pub vectors: usize,
     /// Steps on all of them.
     pub epochs: usize,
@@ -287,7 +287,7 @@ fn index(rows: &[i32], device: &Device) -> Tensor<1, Int> {
 /// On rows, `[n, width]`, or on some of them.
 fn train(rows: Tensor<2>, settings: &DiscreteSettings, rng: &mut ChaCha8Rng) -> Autoencoder {
     let n = rows.dims()[0];
-    let rows = match n > settings.vectors {
+    let rows = match settings.positions == Positions::Each && n > settings.vectors {
         true => {
             let some = draw(n, settings.vectors, rng);
             rows.clone().select(0, index(&some, &rows.device()))

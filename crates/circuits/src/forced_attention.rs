@@ -174,10 +174,12 @@ fn positions(model: &LanguageModel, prompt: &Prompt, words: Words) -> Vec<usize>
         return same.map(|(position, _)| position).collect();
     };
     let text = |token: &u32| tokenizer.decode(&[*token]).trim().to_lowercase();
-    let said: Vec<String> = said.iter().map(text).collect();
+    let texts: Vec<String> = said.iter().map(text).collect();
     here.filter(|(_, token)| {
         let text = text(token);
-        !text.is_empty() && said.contains(&text)
+        // A part of a character is no word.
+        let is_word = !text.is_empty() && !text.contains('\u{FFFD}');
+        said.contains(token) || (is_word && texts.contains(&text))
     })
     .map(|(position, _)| position)
     .collect()

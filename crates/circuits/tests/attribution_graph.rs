@@ -6,8 +6,8 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_circuits::CircuitError;
 use lapidary_circuits::attribution_graph::{
-    AttributionGraph, AttributionOptions, EdgeEnd, FeatureChange, GraphNames, Node, PathNode,
-    PathOptions, Propagation, Pruning, ReplacementModel, ScorePart, Step,
+    AttributionGraph, AttributionOptions, ChangedFeature, EdgeEnd, FeatureChange, GraphNames, Node,
+    PathNode, PathOptions, Propagation, Pruning, ReplacementModel, ScorePart, Step,
 };
 use lapidary_coder::{
     AnyCoder, Architecture, Coder, CrossLayerTranscoder, Dictionary, Provenance, SKIP, Sites,
@@ -511,6 +511,55 @@ fn an_intervention_runs_the_model_with_a_changed_mlp() {
     ] {
         let problem = refused(wrong);
         assert!(problem.contains(expected), "{problem}");
+    }
+}
+
+/// A feature that another change has switched off is not taken off a second time: its activation in
+/// the changed run counts.
+#[test]
+fn a_change_starts_from_the_activation_that_other_changes_left() {
+    for cross in [false, true] {
+        let model = model("llama-gqa");
+        let transcoders = match cross {
+            false => per_layer(&model, PLAIN),
+            true => cross_layer(&model, PLAIN),
+        };
+        let replacement = ReplacementModel::new(&model, transcoders).unwrap();
+        let n_layers = model.config().n_layers();
+        let active = replacement.active_features(&TOKENS).unwrap();
+        let run = |changes: &[FeatureChange]| {
+            let run = replacement.intervene(&TOKENS, changes, Propagation::Full, &[]);
+            run.unwrap()
+        };
+        // Large, so that other features change.
+        let first = active
+            .iter()
+            .find(|f| f.layer == 0 && f.position == 3)
+            .unwrap();
+        let first = FeatureChange {
+            layer: 0,
+            position: 3,
+            index: first.index,
+            activation: 20.0,
+        };
+        let alone = run(&[first]);
+        // One that reaches the last logits.
+        let last = TOKENS.len() - 1;
+        let reaches = |f: &ChangedFeature| f.layer + 1 < n_layers || f.position == last;
+        let gone = alone.features.iter().find(|f| f.after == 0.0 && reaches(f));
+        let gone = gone.unwrap();
+        let second = FeatureChange {
+            layer: gone.layer,
+            position: gone.position,
+            index: gone.index,
+            activation: 0.0,
+        };
+        let both = run(&[first, second]);
+        for (a, b) in both.logits_after.iter().zip(&alone.logits_after) {
+            assert!((a - b).abs() < 1e-6, "{cross}: {a}, {b}");
+        }
+        let other = run(&[second]);
+        assert!(other.logits_after != other.logits_before);
     }
 }
 

@@ -569,6 +569,9 @@ impl LanguageModel {
         for hook in at {
             self.width_in(*hook, None)?;
         }
+        if let Some(start) = &run.start {
+            start.check_order(at.iter().copied())?;
+        }
         let mut weights = self.weights.clone();
         weights.each(&mut |param| match param {
             Param::Vector(p) => *p = p.clone().autodiff(),
@@ -619,6 +622,10 @@ impl LanguageModel {
             let at = intervention.at;
             let width = self.width_in(at, Some(offset + pos))?;
             let width = width.expect("the number of keys is known");
+            let (pos, offset) = match run.last_logits && at == HookPoint::Logits {
+                true => (1, offset + pos - 1),
+                false => (pos, offset),
+            };
             intervention.check([batch, pos, width], self.heads(at), offset)?;
         }
         if let Some(start) = &run.start {
@@ -675,12 +682,7 @@ impl LanguageModel {
             ));
         }
         let used = run.capture.iter().copied();
-        let used = used.chain(run.interventions.iter().map(|i| i.at));
-        let first = HookPoint::Block(start.layer, BlockHook::ResidPre);
-        match used.min().filter(|at| *at < first) {
-            Some(at) => wrong(format!("found {at}, which comes before {first}")),
-            None => Ok(()),
-        }
+        start.check_order(used.chain(run.interventions.iter().map(|i| i.at)))
     }
 }
 

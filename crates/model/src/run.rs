@@ -2,7 +2,7 @@
 //! differentiate at.
 
 use crate::ModelError;
-use crate::hook::HookPoint;
+use crate::hook::{BlockHook, HookPoint};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 
@@ -39,6 +39,22 @@ pub struct Start {
     /// What enters it ([`BlockHook::ResidPre`](crate::BlockHook::ResidPre)) in another run of the
     /// same tokens, `[batch, pos, d_model]`.
     pub resid_pre: Tensor<3>,
+}
+
+impl Start {
+    /// Whether all of these hook points come after it.
+    pub(crate) fn check_order(
+        &self,
+        points: impl Iterator<Item = HookPoint>,
+    ) -> Result<(), ModelError> {
+        let first = HookPoint::Block(self.layer, BlockHook::ResidPre);
+        match points.min().filter(|at| *at < first) {
+            Some(at) => Err(ModelError::Start {
+                problem: format!("found {at}, which comes before {first}"),
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How gradients pass through the nonlinear parts of a transformer: each rule that is set replaces

@@ -72,7 +72,9 @@ pub struct Intervened {
 
 impl ReplacementModel<'_> {
     /// Runs the model on a prompt while features have other activations: what a transcoder's
-    /// decoder row adds to the MLP's output at the position is changed by the difference.
+    /// decoder row adds to the MLP's output at the position is changed by the difference to the
+    /// activation that the feature has in this run. With [`Propagation::Direct`], it is the
+    /// difference to the activation on the unchanged prompt.
     /// `watch`: layer, position and index of features whose pre-activations are asked for.
     ///
     /// # Errors
@@ -112,8 +114,16 @@ impl ReplacementModel<'_> {
         };
         let before = model.run(batch.clone(), &plain)?;
         let features_before = self.features(&before)?;
-        let written = self.written(&features_before, changes, tokens.len());
-
+        // What is to be added where transcoders write.
+        let written: RefCell<BTreeMap<HookPoint, Tensor<3>>> = RefCell::default();
+        let mut layers: Vec<usize> = changes.iter().map(|change| change.layer).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        if propagation == Propagation::Direct {
+            for layer in &layers {
+                self.write_changes(*layer, changes, &features_before, tokens.len(), &written);
+            }
+        }
         // What MLPs read in the changed run, for skip connections.
         let read: RefCell<BTreeMap<usize, Tensor<3>>> = RefCell::default();
         let mut interventions = before.freeze(|at| constants.contains(&at));
@@ -147,12 +157,38 @@ impl ReplacementModel<'_> {
                 }
             }
         }
-        let add: Vec<_> = written
+        let write: Vec<_> = layers
             .iter()
-            .map(|(_, delta)| |value: Tensor<3>| value + delta.clone())
+            .map(|layer| {
+                let (layer, written) = (*layer, &written);
+                move |value: Tensor<3>| {
+                    let mut active = BTreeMap::new();
+                    let read = self.features_of(layer, value.clone(), &mut active);
+                    // A device that fails here also fails when the logits are read.
+                    if read.is_ok() {
+                        self.write_changes(layer, changes, &active, tokens.len(), written);
+                    }
+                    value
+                }
+            })
             .collect();
-        let added = written.keys().zip(&add);
-        interventions.extend(added.map(|(at, add)| Intervention::function(*at, add)));
+        let add: Vec<_> = self
+            .layers()
+            .iter()
+            .map(|layer| {
+                let (at, written) = (layer.to, &written);
+                move |value: Tensor<3>| match written.borrow().get(&at) {
+                    Some(delta) => value + delta.clone(),
+                    None => value,
+                }
+            })
+            .collect();
+        if propagation != Propagation::Direct {
+            let reads = layers.iter().zip(&write);
+            interventions.extend(reads.map(|(l, read)| Intervention::function(froms[*l], read)));
+        }
+        let writes = self.layers().iter().zip(&add);
+        interventions.extend(writes.map(|(layer, add)| Intervention::function(layer.to, add)));
         let changed = HookedRun {
             capture: &froms,
             interventions: &interventions,
@@ -194,11 +230,11 @@ impl ReplacementModel<'_> {
         Ok(features.map(feature).collect())
     }
 
-    fn check_place(
-        &self,
-        [layer, position, index]: [usize; 3],
-        n_tokens: usize,
-    ) -> Result<(), CircuitError> {
+    /// Whether there is such a feature.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check_feature(&self, layer: usize, index: usize) -> Result<(), CircuitError> {
         let wrong = |problem: String| {
             Err(CircuitError::Feature {
                 layer,
@@ -209,10 +245,25 @@ impl ReplacementModel<'_> {
         let Some(replacement) = self.layers().get(layer) else {
             return wrong(format!("expected a layer below {}", self.layers().len()));
         };
-        let latents = replacement.coder.d_sae();
-        if index >= latents {
-            return wrong(format!("expected a latent below {latents}"));
+        match replacement.coder.d_sae() {
+            latents if index >= latents => wrong(format!("expected a latent below {latents}")),
+            _ => Ok(()),
         }
+    }
+
+    fn check_place(
+        &self,
+        [layer, position, index]: [usize; 3],
+        n_tokens: usize,
+    ) -> Result<(), CircuitError> {
+        self.check_feature(layer, index)?;
+        let wrong = |problem: String| {
+            Err(CircuitError::Feature {
+                layer,
+                index,
+                problem,
+            })
+        };
         match position {
             0 => wrong(
                 "found position 0, where no feature counts, expected a position from 1 on".into(),
@@ -248,16 +299,19 @@ impl ReplacementModel<'_> {
         points
     }
 
-    /// What changes add where transcoders write, `[1, pos, d_model]`.
-    fn written(
+    /// Adds what the changes of a layer write, `[1, pos, d_model]`, to what is written at each
+    /// point.
+    fn write_changes(
         &self,
-        active: &BTreeMap<[usize; 3], f32>,
+        layer: usize,
         changes: &[FeatureChange],
+        active: &BTreeMap<[usize; 3], f32>,
         n_tokens: usize,
-    ) -> BTreeMap<HookPoint, Tensor<3>> {
+        written: &RefCell<BTreeMap<HookPoint, Tensor<3>>>,
+    ) {
         let d_model = self.model().config().d_model;
-        let mut written: BTreeMap<HookPoint, Tensor<3>> = BTreeMap::new();
-        for change in changes {
+        let mut written = written.borrow_mut();
+        for change in changes.iter().filter(|change| change.layer == layer) {
             let place = [change.layer, change.position, change.index];
             let difference = change.activation - active.get(&place).copied().unwrap_or(0.0);
             let decoders = &self.layers()[change.layer].decoders;
@@ -276,25 +330,34 @@ impl ReplacementModel<'_> {
                 written.insert(at, sum);
             }
         }
-        written
     }
 
     /// Activations by layer, position and index.
     fn features(&self, run: &RunOutput) -> Result<BTreeMap<[usize; 3], f32>, CircuitError> {
         let mut active = BTreeMap::new();
         for (layer, replacement) in self.layers().iter().enumerate() {
-            let x = run.captured[&replacement.from].clone().squeeze_dim::<2>(0);
-            let codes = replacement.coder.encode(x);
-            let [_, k] = codes.values.dims();
-            let (values, indices) = (host(&codes.values)?, host_int(&codes.indices)?);
-            for (place, (value, index)) in values.iter().zip(&indices).enumerate() {
-                let position = place / k;
-                if position > 0 && *value != 0.0 {
-                    active.insert([layer, position, *index as usize], *value);
-                }
-            }
+            self.features_of(layer, run.captured[&replacement.from].clone(), &mut active)?;
         }
         Ok(active)
+    }
+
+    /// Adds those of one layer, from what it reads, `[1, pos, d_model]`.
+    fn features_of(
+        &self,
+        layer: usize,
+        x: Tensor<3>,
+        active: &mut BTreeMap<[usize; 3], f32>,
+    ) -> Result<(), CircuitError> {
+        let codes = self.layers()[layer].coder.encode(x.squeeze_dim::<2>(0));
+        let [_, k] = codes.values.dims();
+        let (values, indices) = (host(&codes.values)?, host_int(&codes.indices)?);
+        for (place, (value, index)) in values.iter().zip(&indices).enumerate() {
+            let position = place / k;
+            if position > 0 && *value != 0.0 {
+                active.insert([layer, position, *index as usize], *value);
+            }
+        }
+        Ok(())
     }
 
     fn pre_activation(

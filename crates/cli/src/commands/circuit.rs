@@ -15,7 +15,7 @@ use crate::arguments::{DeviceArgument, ModelArgument};
 use crate::once::each_once;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use lapidary_circuits::{
     Ablation, Comparison, Graph, Judgement, Level, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task,
@@ -25,6 +25,7 @@ use lapidary_features::{RunRow, write_runs};
 use lapidary_io::{check_target, write_atomically};
 use lapidary_model::LanguageModel;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -120,7 +121,7 @@ impl PromptArguments {
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --methods relp,discrete-sae --out mine.parquet
 
 FILE gets a row for each method that ranks heads (level node) and for each that ranks edges (level edge). Methods that do both have two.
-Four more files have the name of FILE with another extension: .scores.parquet (the score of each head by each method), .edges.parquet
+More files have the name of FILE with another ending in place of .parquet: .scores.parquet (the score of each head by each method), .edges.parquet
 (the score of each edge), .curves.parquet (the faithfulness of the circuits of each method) and .html (a page that shows all of it). The
 files of scores are written only if a method was judged at that level.
 docs/methods/circuits.md defines the methods and the columns.")]
@@ -162,10 +163,11 @@ impl From<LevelArgument> for Level {
 
 impl Compare {
     fn run(self) -> Result<()> {
-        let scores_path = self.out.with_extension("scores.parquet");
-        let edges_path = self.out.with_extension("edges.parquet");
-        let curves_path = self.out.with_extension("curves.parquet");
-        let page_path = self.out.with_extension("html");
+        let beside = |ending: &str| beside(&self.out, ending);
+        let scores_path = beside("scores.parquet");
+        let edges_path = beside("edges.parquet");
+        let curves_path = beside("curves.parquet");
+        let page_path = beside("html");
         for path in [
             &self.out,
             &scores_path,
@@ -224,15 +226,11 @@ impl Compare {
         let scores: Vec<RunRow> = of_level("node")
             .flat_map(|j| score_rows(graph, &j.method, &j.scores))
             .collect();
-        if !scores.is_empty() {
-            write_runs(&scores_path, &scores)?;
-        }
+        write_or_remove(&scores_path, &scores)?;
         let edges: Vec<RunRow> = of_level("edge")
             .flat_map(|j| edge_rows(graph, &j.method, &j.scores))
             .collect();
-        if !edges.is_empty() {
-            write_runs(&edges_path, &edges)?;
-        }
+        write_or_remove(&edges_path, &edges)?;
         let curves: Vec<RunRow> = judged.iter().flat_map(curve_rows).collect();
         write_runs(&curves_path, &curves)?;
         write_atomically(&page_path, comparison.page(&judged)?.as_bytes())?;
@@ -259,7 +257,13 @@ impl Compare {
             if !judged(ranker) {
                 match self.methods.is_empty() {
                     true => continue,
-                    false => bail!("--methods: {ranker} does not score what --level names"),
+                    false => {
+                        let (ranked, asked) = match ranker.ranks_heads() {
+                            true => ("heads", "edge"),
+                            false => ("edges", "node"),
+                        };
+                        bail!("--methods: {ranker} ranks {ranked} alone, found --level {asked}")
+                    }
                 }
             }
             match scorer.check(ranker) {
@@ -441,6 +445,29 @@ fn edge_rows(graph: &Graph, method: &str, scores: &[f64]) -> Vec<RunRow> {
             cells.map(|(name, value)| (name.to_owned(), value)).to_vec()
         })
         .collect()
+}
+
+/// A file beside the table: its name without `.parquet`, with another ending.
+fn beside(table: &Path, ending: &str) -> PathBuf {
+    match table.extension().is_some_and(|e| e == "parquet") {
+        true => table.with_extension(ending),
+        false => {
+            let mut name = table.as_os_str().to_owned();
+            name.push(".");
+            name.push(ending);
+            name.into()
+        }
+    }
+}
+
+/// Writes rows; without any, removes the file of an earlier table.
+fn write_or_remove(path: &Path, rows: &[RunRow]) -> Result<()> {
+    if !rows.is_empty() {
+        write_runs(path, rows)?;
+    } else if path.is_file() {
+        fs::remove_file(path).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn curve_rows(judgement: &Judgement) -> Vec<RunRow> {

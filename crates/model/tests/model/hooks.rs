@@ -536,5 +536,25 @@ fn a_pass_that_starts_at_a_block_continues_the_other_one() {
         assert!(problem.contains("[1, 9, "), "{problem}");
         let problem = refused(start(layer + 1, 9), &[mlp_out]);
         assert!(problem.contains("blocks are 0 to"), "{problem}");
+        let run = HookedRun {
+            start: Some(start(layer, 9)),
+            ..Default::default()
+        };
+        let embed = [hook("hook_embed")];
+        let found = model.gradients(tokens.clone(), &run, &embed, &|logits| logits.sum());
+        let problem = found.unwrap_err().to_string();
+        assert!(problem.contains("found hook_embed"), "{problem}");
+        // An intervention on the logits has one position too.
+        for (pos, fits) in [(1, true), (9, false)] {
+            let value = Tensor::zeros([1, pos, model.config().d_vocab], model.device());
+            let run = HookedRun {
+                interventions: &[Intervention::set(hook("logits"), value)],
+                logits: true,
+                last_logits: true,
+                ..Default::default()
+            };
+            let output = model.run(tokens.clone(), &run);
+            assert_eq!(output.is_ok(), fits, "{name} {pos}");
+        }
     }
 }

@@ -66,12 +66,12 @@ pub struct GraphCommand {
     /// be repeated
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["max_n_logits", "desired_logit_prob"])]
     target: Vec<String>,
-    /// graph.json and graph.html keep the most influential nodes, until these have this share of the
-    /// influence of all nodes. Tokens and logits are always kept
+    /// graph.json and graph.html keep the most influential nodes, until these have this share of
+    /// the influence of all nodes. Tokens and logits are always kept
     #[arg(long, value_name = "P", default_value_t = 0.8, value_parser = share)]
     node_threshold: f64,
-    /// Of the edges between kept nodes, graph.json and graph.html keep those with the most influence,
-    /// until these have this share of the influence of all such edges
+    /// Of the edges between kept nodes, graph.json and graph.html keep those with the most
+    /// influence, until these have this share of the influence of all such edges
     #[arg(long, value_name = "P", default_value_t = 0.98, value_parser = share)]
     edge_threshold: f64,
     /// Short name of the graph; default: that of the folder

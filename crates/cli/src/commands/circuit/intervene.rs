@@ -45,6 +45,9 @@ pub struct InterveneCommand {
     out: Option<PathBuf>,
 }
 
+/// The largest magnitude of a new activation: norms square what they read.
+const LARGEST: f32 = 1e15;
+
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum PropagationArgument {
     /// MLPs and norms compute anew, attention patterns stay
@@ -108,16 +111,30 @@ impl InterveneCommand {
         let replacement = ReplacementModel::new(&model, transcoders)?;
         let active = replacement.active_features(&tokens)?;
         let mut changes = vec![];
+        for change in self.set.iter().chain(&self.scale) {
+            replacement.check_feature(change.layer, change.index)?;
+        }
         for change in &self.set {
             changes.extend(resolve(change, &active, |_| change.number)?);
         }
         for change in &self.scale {
+            check_scaled(change, &active)?;
             changes.extend(resolve(change, &active, |a| a * change.number)?);
         }
-        let propagation = match self.propagation {
-            PropagationArgument::FrozenAttention => Propagation::FrozenAttention,
-            PropagationArgument::Full => Propagation::Full,
-            PropagationArgument::Direct => Propagation::Direct,
+        if let Some(change) = changes.iter().find(|c| !(c.activation.abs() <= LARGEST)) {
+            bail!(
+                "feature {}.{}: found the activation {:e}, expected a magnitude of at most {LARGEST:e}",
+                change.layer,
+                change.index,
+                change.activation
+            );
+        }
+        let (propagation, name) = match self.propagation {
+            PropagationArgument::FrozenAttention => {
+                (Propagation::FrozenAttention, "frozen-attention")
+            }
+            PropagationArgument::Full => (Propagation::Full, "full"),
+            PropagationArgument::Direct => (Propagation::Direct, "direct"),
         };
         let found = replacement.intervene(&tokens, &changes, propagation, &[])?;
         let shown_tokens = largest(&found, self.top);
@@ -128,7 +145,8 @@ impl InterveneCommand {
             let file = json!({
                 "model": model.name(),
                 "prompt": tokenizer.decode(&tokens),
-                "changes": changes.iter().map(described).collect::<Vec<_>>(),
+                "propagation": name,
+                "changes": changes.iter().map(|c| described(c, &active)).collect::<Vec<_>>(),
                 "tokens": logits_of(&found, &shown_tokens, tokenizer),
                 "features": found.features,
             });
@@ -167,6 +185,22 @@ impl InterveneCommand {
         }
         text
     }
+}
+
+/// Refuses a factor for a feature that is not active at the position.
+fn check_scaled(change: &Change, active: &[Feature]) -> Result<()> {
+    let Some(position) = change.position else {
+        return Ok(());
+    };
+    let same =
+        |f: &Feature| (f.layer, f.position, f.index) == (change.layer, position, change.index);
+    if position > 0 && !active.iter().any(same) {
+        let (layer, index) = (change.layer, change.index);
+        bail!(
+            "feature {layer}.{index} is not active at position {position}, so a factor changes nothing: use --set"
+        );
+    }
+    Ok(())
 }
 
 /// The change at its position, or at all positions at which the feature is active.
@@ -220,8 +254,13 @@ fn probabilities(logits: &[f32]) -> Vec<f64> {
     all.into_iter().map(|p| p / sum).collect()
 }
 
-fn described(change: &FeatureChange) -> Value {
+fn described(change: &FeatureChange, active: &[Feature]) -> Value {
+    let same = |f: &&Feature| {
+        (f.layer, f.position, f.index) == (change.layer, change.position, change.index)
+    };
+    let before = active.iter().find(same).map_or(0.0, |f| f.activation);
     json!({
+        "before": before,
         "layer": change.layer,
         "position": change.position,
         "index": change.index,

@@ -163,18 +163,7 @@ impl From<LevelArgument> for Level {
 
 impl Compare {
     fn run(self) -> Result<()> {
-        let beside = |ending: &str| beside(&self.out, ending);
-        let scores_path = beside("scores.parquet");
-        let edges_path = beside("edges.parquet");
-        let curves_path = beside("curves.parquet");
-        let page_path = beside("html");
-        for path in [
-            &self.out,
-            &scores_path,
-            &edges_path,
-            &curves_path,
-            &page_path,
-        ] {
+        for path in [&self.out].into_iter().chain(&self.files_beside()) {
             check_target(path)?;
         }
         each_once("--methods", &self.methods)?;
@@ -210,6 +199,8 @@ impl Compare {
             };
             judgements.iter_mut().for_each(|j| j.peak_bytes = peak);
             judged.extend(judgements);
+            // What is done stays, if the rest is interrupted.
+            self.write(&comparison, &judged)?;
         }
         let (graph, exact) = (comparison.graph(), comparison.exact()?);
         stage.done(format!(
@@ -220,6 +211,21 @@ impl Compare {
             exact.clean,
             exact.corrupted
         ));
+        write!(stdout(), "{}", shown(&table(&judged)))?;
+        writeln!(stdout(), "{}", shown(&self.out.display().to_string()))?;
+        Ok(())
+    }
+
+    /// The files beside the table: scores of heads, scores of edges, curves, the page.
+    fn files_beside(&self) -> [PathBuf; 4] {
+        ["scores.parquet", "edges.parquet", "curves.parquet", "html"]
+            .map(|ending| beside(&self.out, ending))
+    }
+
+    /// Writes the table and the files beside it.
+    fn write(&self, comparison: &Comparison<'_>, judged: &[Judgement]) -> Result<()> {
+        let graph = comparison.graph();
+        let [scores_path, edges_path, curves_path, page_path] = self.files_beside();
         let rows: Vec<RunRow> = judged.iter().map(row).collect::<Result<_>>()?;
         write_runs(&self.out, &rows)?;
         let of_level = |level: &'static str| judged.iter().filter(move |j| j.level == level);
@@ -233,9 +239,7 @@ impl Compare {
         write_or_remove(&edges_path, &edges)?;
         let curves: Vec<RunRow> = judged.iter().flat_map(curve_rows).collect();
         write_runs(&curves_path, &curves)?;
-        write_atomically(&page_path, comparison.page(&judged)?.as_bytes())?;
-        write!(stdout(), "{}", shown(&table(&judged)))?;
-        writeln!(stdout(), "{}", shown(&self.out.display().to_string()))?;
+        write_atomically(&page_path, comparison.page(judged)?.as_bytes())?;
         Ok(())
     }
 

@@ -103,9 +103,9 @@ impl ReplacementModel<'_> {
         }
         let model = self.model();
         let batch = model.tokens(&[tokens])?;
-        let froms: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
+        let inputs: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
         let constants = self.constants(propagation);
-        let capture: Vec<HookPoint> = froms.iter().chain(&constants).copied().collect();
+        let capture: Vec<HookPoint> = inputs.iter().chain(&constants).copied().collect();
         let plain = HookedRun {
             capture: &capture,
             logits: true,
@@ -127,7 +127,7 @@ impl ReplacementModel<'_> {
         // What MLPs read in the changed run, for skip connections.
         let read: RefCell<BTreeMap<usize, Tensor<3>>> = RefCell::default();
         let mut interventions = before.freeze(|at| constants.contains(&at));
-        let keep: Vec<_> = (0..froms.len())
+        let keep: Vec<_> = (0..inputs.len())
             .map(|layer| {
                 let read = &read;
                 move |value: Tensor<3>| {
@@ -136,10 +136,10 @@ impl ReplacementModel<'_> {
                 }
             })
             .collect();
-        let skip: Vec<_> = (0..froms.len())
+        let skip: Vec<_> = (0..inputs.len())
             .map(|layer| {
                 let (read, coder) = (&read, &self.layers()[layer].coder);
-                let x_before = before.captured[&froms[layer]].clone();
+                let x_before = before.captured[&inputs[layer]].clone();
                 move |value: Tensor<3>| {
                     let moved = read.borrow()[&layer].clone() - x_before.clone();
                     let moved = moved.squeeze_dim::<2>(0);
@@ -152,7 +152,7 @@ impl ReplacementModel<'_> {
             for (layer, (keep, skip)) in keep.iter().zip(&skip).enumerate() {
                 if self.layers()[layer].coder.w_skip().is_some() {
                     let to = self.layers()[layer].to;
-                    interventions.push(Intervention::function(froms[layer], keep));
+                    interventions.push(Intervention::function(inputs[layer], keep));
                     interventions.push(Intervention::function(to, skip));
                 }
             }
@@ -185,12 +185,12 @@ impl ReplacementModel<'_> {
             .collect();
         if propagation != Propagation::Direct {
             let reads = layers.iter().zip(&write);
-            interventions.extend(reads.map(|(l, read)| Intervention::function(froms[*l], read)));
+            interventions.extend(reads.map(|(l, read)| Intervention::function(inputs[*l], read)));
         }
         let writes = self.layers().iter().zip(&add);
         interventions.extend(writes.map(|(layer, add)| Intervention::function(layer.to, add)));
         let changed = HookedRun {
-            capture: &froms,
+            capture: &inputs,
             interventions: &interventions,
             ..plain.clone()
         };
@@ -214,9 +214,9 @@ impl ReplacementModel<'_> {
     /// # Errors
     /// The tokens do not fit the model.
     pub fn active_features(&self, tokens: &[u32]) -> Result<Vec<Feature>, CircuitError> {
-        let froms: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
+        let inputs: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
         let run = HookedRun {
-            capture: &froms,
+            capture: &inputs,
             ..Default::default()
         };
         let output = self.model().run(self.model().tokens(&[tokens])?, &run)?;

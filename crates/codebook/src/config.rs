@@ -1,0 +1,352 @@
+//! The config file of a codebook training.
+
+use crate::tokfsm::TokFsmOptions;
+use crate::{CodebookError, CodebookOptions, Place};
+use lapidary_io::settings::{Named, Reader};
+use std::path::Path;
+
+/// What the model is trained on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataOptions {
+    /// Walks of a finite-state machine.
+    TokFsm(TokFsmOptions),
+    /// Text.
+    Text {
+        /// Training text: a file, a folder, a data set of the hub, or `embedded`.
+        corpus: String,
+        /// Text for the metrics.
+        heldout: String,
+        /// Tokens of a sequence.
+        context: usize,
+    },
+}
+
+/// The model that the codebooks are put into.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelOptions {
+    /// A trained one, by its name.
+    Trained(String),
+    /// Random weights of a small Llama-family model.
+    Random {
+        /// Width of the residual stream.
+        d_model: usize,
+        /// Layers.
+        n_layers: usize,
+        /// Heads a layer.
+        n_heads: usize,
+        /// Width of the MLP's hidden layer.
+        d_mlp: usize,
+    },
+}
+
+/// Where codes start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initialization {
+    /// Standard normal numbers.
+    Normal,
+    /// Activations of the first batch.
+    Data,
+    /// Centres of clusters of the first batch's activations.
+    KMeans,
+}
+
+impl Named for Initialization {
+    const NAMES: &'static [(Self, &'static str)] = &[
+        (Self::Normal, "normal"),
+        (Self::Data, "data"),
+        (Self::KMeans, "k_means"),
+    ];
+}
+
+/// How the learning rate changes after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// It does not.
+    Constant,
+    /// It falls along a cosine to a twentieth.
+    Cosine,
+}
+
+impl Named for Schedule {
+    const NAMES: &'static [(Self, &'static str)] =
+        &[(Self::Constant, "constant"), (Self::Cosine, "cosine")];
+}
+
+/// A whole config: model, data, codebooks and training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CodebookConfig {
+    /// Seeds weights, codes and the order of the data.
+    pub seed: u64,
+    /// What the model is trained on.
+    pub data: DataOptions,
+    /// The model.
+    pub model: ModelOptions,
+    /// Where codebooks are put; none trains the model without any, for comparison.
+    pub places: Vec<Place>,
+    /// In which layers; all if empty.
+    pub layers: Vec<usize>,
+    /// Sizes and choices of each codebook.
+    pub codebook: CodebookOptions,
+    /// Where codes start.
+    pub init: Initialization,
+    /// Steps between two replacements of codes that were never chosen; 0: never.
+    pub replace_every: u64,
+    /// Weight decay of the codes.
+    pub code_weight_decay: f32,
+    /// Steps in all.
+    pub steps: u64,
+    /// Sequences a step.
+    pub batch: usize,
+    /// Learning rate.
+    pub lr: f32,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// What follows them.
+    pub schedule: Schedule,
+    /// Weight decay of the model.
+    pub weight_decay: f32,
+    /// Steps between two lines of the log.
+    pub log_every: u64,
+    /// Steps between two checkpoints; 0: only when the run is interrupted.
+    pub checkpoint_every: u64,
+    /// Sequences of the evaluation.
+    pub evaluation_sequences: usize,
+}
+
+impl CodebookConfig {
+    /// Reads a config; each of `set` is `key=value` and wins over the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, has an unknown key or a value that cannot be.
+    pub fn load(path: &Path, set: &[String]) -> Result<Self, CodebookError> {
+        let text = lapidary_io::read_text(path)?;
+        Self::parse(&path.display().to_string(), &text, set)
+    }
+
+    /// The same for a text, named `file` in errors.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(file: &str, text: &str, set: &[String]) -> Result<Self, CodebookError> {
+        let mut r = Reader::new(file, text, set)?;
+        let seed = r.or("seed", 0)?;
+        let kind = r.one_of("data.kind", &["tokfsm", "text"], "tokfsm")?;
+        let data = match kind.as_str() {
+            "tokfsm" => {
+                let d = TokFsmOptions::default();
+                let options = TokFsmOptions {
+                    states: r.or("data.states", d.states)?,
+                    edges: r.or("data.edges", d.edges)?,
+                    digits: r.or("data.digits", d.digits)?,
+                    base: r.or("data.base", d.base)?,
+                    sequence_states: r.or("data.sequence_states", d.sequence_states)?,
+                    seed,
+                };
+                // Told with the names of keys before anything else is looked at.
+                crate::tokfsm::TokFsm::new(options.clone())?;
+                DataOptions::TokFsm(options)
+            }
+            _ => DataOptions::Text {
+                corpus: r.or("data.corpus", "embedded".to_owned())?,
+                heldout: r.or("data.heldout", "embedded:heldout".to_owned())?,
+                context: r.or("data.context", 256)?,
+            },
+        };
+        let source = r.or("model.source", "random".to_owned())?;
+        let model = match source.as_str() {
+            "random" => ModelOptions::Random {
+                d_model: r.or("model.d_model", 128)?,
+                n_layers: r.or("model.n_layers", 4)?,
+                n_heads: r.or("model.n_heads", 4)?,
+                d_mlp: r.or("model.d_mlp", 512)?,
+            },
+            _ => ModelOptions::Trained(source),
+        };
+        let names = r.or("codebook.places", vec!["attn_preproj".to_owned()])?;
+        let mut places = vec![];
+        for name in names {
+            match Place::named(&name) {
+                Some(place) if !places.contains(&place) => places.push(place),
+                _ => {
+                    let all = Place::NAMES.iter().map(|(_, name)| format!("\"{name}\""));
+                    let all = all.collect::<Vec<_>>().join(", ");
+                    let expected = format!("each of {all} at most once");
+                    return Err(r
+                        .wrong("codebook.places", format!("\"{name}\""), &expected)
+                        .into());
+                }
+            }
+        }
+        let d = CodebookOptions::default();
+        let codebook = CodebookOptions {
+            n_codes: r.or("codebook.n_codes", d.n_codes)?,
+            k: r.or("codebook.k", d.k)?,
+            assignment: r.or("codebook.assignment", d.assignment)?,
+            combination: r.or("codebook.combination", d.combination)?,
+            loss: r.or("codebook.loss", d.loss)?,
+            mse_weight: r.or("codebook.mse_weight", f64::from(d.mse_weight))? as f32,
+            commitment: r.or("codebook.commitment", f64::from(d.commitment))? as f32,
+        };
+        let config = Self {
+            seed,
+            data,
+            model,
+            places,
+            layers: r.or("codebook.layers", vec![])?,
+            codebook,
+            init: r.or("codebook.init", Initialization::Normal)?,
+            replace_every: r.or("codebook.replace_every", 100)?,
+            code_weight_decay: r.or("codebook.weight_decay", 0.01)? as f32,
+            steps: r.or("training.steps", 20_000)?,
+            batch: r.or("training.batch", 512)?,
+            lr: r.or("training.lr", 1e-3)? as f32,
+            warmup_steps: r.or("training.warmup_steps", 0)?,
+            schedule: r.or("training.schedule", Schedule::Constant)?,
+            weight_decay: r.or("training.weight_decay", 0.1)? as f32,
+            log_every: r.or("training.log_every", 10)?,
+            checkpoint_every: r.or("training.checkpoint_every", 1000)?,
+            evaluation_sequences: r.or("evaluation.sequences", 64)?,
+        };
+        config.check(&r)?;
+        r.finish()?;
+        Ok(config)
+    }
+
+    fn check(&self, r: &Reader) -> Result<(), CodebookError> {
+        let mut least = vec![
+            ("codebook.n_codes", self.codebook.n_codes, 1),
+            ("codebook.k", self.codebook.k, 1),
+            ("training.batch", self.batch, 1),
+            ("evaluation.sequences", self.evaluation_sequences, 1),
+        ];
+        if let DataOptions::Text { context, .. } = &self.data {
+            least.push(("data.context", *context, 2));
+        }
+        if let ModelOptions::Random {
+            d_model,
+            n_layers,
+            n_heads,
+            d_mlp,
+        } = &self.model
+        {
+            least.extend([
+                ("model.d_model", *d_model, 2),
+                ("model.n_layers", *n_layers, 1),
+                ("model.n_heads", *n_heads, 1),
+                ("model.d_mlp", *d_mlp, 1),
+            ]);
+        }
+        for (key, found, least) in least {
+            if found < least {
+                return Err(r.wrong(key, found, &format!("at least {least}")).into());
+            }
+        }
+        for (key, found) in [
+            ("training.steps", self.steps),
+            ("training.log_every", self.log_every),
+        ] {
+            if found == 0 {
+                return Err(r.wrong(key, found, "at least 1").into());
+            }
+        }
+        if self.codebook.k > self.codebook.n_codes {
+            let expected = format!("at most codebook.n_codes = {}", self.codebook.n_codes);
+            return Err(r.wrong("codebook.k", self.codebook.k, &expected).into());
+        }
+        let factors = [
+            ("codebook.mse_weight", self.codebook.mse_weight),
+            ("codebook.commitment", self.codebook.commitment),
+            ("codebook.weight_decay", self.code_weight_decay),
+            ("training.weight_decay", self.weight_decay),
+        ];
+        for (key, found) in factors {
+            if found < 0.0 {
+                return Err(r.wrong(key, found, "0 or more").into());
+            }
+        }
+        if self.lr <= 0.0 {
+            return Err(r.wrong("training.lr", self.lr, "more than 0").into());
+        }
+        match (&self.model, &self.data) {
+            (
+                ModelOptions::Random {
+                    d_model, n_heads, ..
+                },
+                _,
+            ) if !d_model.is_multiple_of(2 * n_heads) => {
+                let expected = format!("heads of one even width in model.d_model = {d_model}");
+                Err(r.wrong("model.n_heads", n_heads, &expected).into())
+            }
+            (ModelOptions::Random { .. }, DataOptions::Text { .. }) => {
+                let expected = "the name of a trained model, since data.kind is \"text\"";
+                Err(r.wrong("model.source", "\"random\"", expected).into())
+            }
+            (ModelOptions::Trained(name), DataOptions::TokFsm(_)) => {
+                let expected = "\"random\", since data.kind is \"tokfsm\"";
+                Err(r
+                    .wrong("model.source", format!("\"{name}\""), expected)
+                    .into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate of a step, counted from 1.
+    pub fn learning_rate(&self, step: u64) -> f32 {
+        let (step, warmup) = (step as f32, self.warmup_steps as f32);
+        if step <= warmup {
+            return self.lr * step / warmup;
+        }
+        match self.schedule {
+            Schedule::Constant => self.lr,
+            Schedule::Cosine => {
+                let progress = (step - warmup) / (self.steps as f32 - warmup).max(1.0);
+                let cosine = 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
+                self.lr * (0.05 + 0.95 * cosine)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        CodebookConfig::parse("my.toml", text, &[])
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn wrong_configs_name_file_key_found_and_expected() {
+        for (text, parts) in [
+            (
+                "codebook.n_code = 3",
+                ["my.toml", "did you mean `codebook.n_codes`"],
+            ),
+            (
+                "codebook.places = ['mlp']",
+                ["`codebook.places`: found \"mlp\"", "\"mlp_out\""],
+            ),
+            (
+                "codebook.n_codes = 4",
+                ["`codebook.k`: found 8", "at most codebook.n_codes = 4"],
+            ),
+            ("training.lr = 0", ["`training.lr`: found 0", "more than 0"]),
+            (
+                "data.states = 200",
+                ["digits: found 2", "200 states in base 10"],
+            ),
+            (
+                "data.kind = 'text'",
+                ["`model.source`: found \"random\"", "a trained model"],
+            ),
+        ] {
+            let error = error(text);
+            for part in parts {
+                assert!(error.contains(part), "{text}: {error}");
+            }
+        }
+    }
+}

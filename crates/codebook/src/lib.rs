@@ -1,0 +1,45 @@
+//! Vector-quantized bottlenecks in a transformer: codebook features (Tamkin, Taufeeque, Goodman
+//! 2023).
+//!
+//! A [`Codebook`] replaces an activation by the sum of its few nearest codes, so that what a layer
+//! passes on is a short list of integers. [`nearest_codes`] chooses them.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use lapidary_codebook::{Codebook, CodebookOptions};
+//!
+//! let device = Device::flex();
+//! let codes = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]], &device);
+//! let options = CodebookOptions { n_codes: 3, k: 1, ..Default::default() };
+//! let codebook = Codebook::new(options, 1, codes)?;
+//! let snapped = codebook.apply(&Tensor::from_floats([[0.3, 0.9], [-4.0, 1.0]], &device));
+//! let chosen: Vec<i32> = snapped.codes[0].to_data().try_to_vec()?;
+//! assert_eq!(chosen, [1, 2]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod codebook;
+mod config;
+mod data;
+mod error;
+mod evaluation;
+mod init;
+mod placement;
+mod state_codes;
+mod tokfsm;
+mod training;
+mod usage;
+
+pub use codebook::{
+    Assignment, CodeLoss, Codebook, CodebookOptions, Combination, Snapped, nearest_codes,
+};
+pub use config::{CodebookConfig, DataOptions, Initialization, ModelOptions, Schedule};
+pub use data::{Data, Text};
+pub use error::CodebookError;
+pub use evaluation::{CodebookMetrics, Metrics, evaluate};
+pub use init::{k_means, normal_codes, rows_as_codes};
+pub use placement::{ChosenCodes, CodeEdit, Codebooks, HookFunction, Place, Placed, interventions};
+pub use state_codes::{Patched, StateCode, patch_state, state_codes};
+pub use tokfsm::{TokFsm, TokFsmOptions};
+pub use training::{CodebookStep, CodebookTrainer};
+pub use usage::{CodeUsage, replace_dead};

@@ -1,0 +1,248 @@
+//! TokFSM: a finite-state machine whose states are written as digits (Tamkin, Taufeeque, Goodman
+//! 2023, section 4). A language model of its walks has to know the state, which is known to us.
+//!
+//! Each state has `edges` successors, drawn at random without repetition and equally likely. State
+//! `s` is written as `digits` tokens in base `base`, the highest digit first; the token after the
+//! last digit is BOS. A sequence is BOS and then the states of one walk from a random state.
+
+use crate::CodebookError;
+use lapidary_model::training::TokenBatch;
+use rand::seq::index::sample;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// The sizes of a machine. The paper's: 100 states with 10 edges each, written as 2 digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokFsmOptions {
+    /// States.
+    pub states: usize,
+    /// Successors of a state.
+    pub edges: usize,
+    /// Digits a state is written with.
+    pub digits: usize,
+    /// Base of the digits.
+    pub base: usize,
+    /// States of a sequence.
+    pub sequence_states: usize,
+    /// Seeds the edges.
+    pub seed: u64,
+}
+
+impl Default for TokFsmOptions {
+    fn default() -> Self {
+        Self {
+            states: 100,
+            edges: 10,
+            digits: 2,
+            base: 10,
+            sequence_states: 64,
+            seed: 0,
+        }
+    }
+}
+
+/// A machine: its states and their successors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokFsm {
+    options: TokFsmOptions,
+    successors: Vec<Vec<usize>>,
+}
+
+impl TokFsm {
+    /// Draws the edges.
+    ///
+    /// # Errors
+    /// When a size is 0, states cannot have that many successors, or the digits cannot write all
+    /// states.
+    pub fn new(options: TokFsmOptions) -> Result<Self, CodebookError> {
+        let o = &options;
+        let least = [
+            ("states", o.states),
+            ("edges", o.edges),
+            ("digits", o.digits),
+            ("base", o.base),
+        ];
+        for (key, found) in least {
+            if found == 0 {
+                return Err(CodebookError::value(key, found, "at least 1"));
+            }
+        }
+        if o.sequence_states < 2 {
+            let found = o.sequence_states;
+            return Err(CodebookError::value("sequence_states", found, "at least 2"));
+        }
+        if o.edges > o.states {
+            let expected = format!("at most the {} states", o.states);
+            return Err(CodebookError::value("edges", o.edges, expected));
+        }
+        let written = u32::try_from(o.digits)
+            .ok()
+            .and_then(|d| o.base.checked_pow(d));
+        if written.is_some_and(|written| written < o.states) {
+            let expected = format!("enough to write {} states in base {}", o.states, o.base);
+            return Err(CodebookError::value("digits", o.digits, expected));
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(o.seed);
+        let mut draw = || {
+            let mut next = sample(&mut rng, o.states, o.edges).into_vec();
+            next.sort_unstable();
+            next
+        };
+        let successors = (0..o.states).map(|_| draw()).collect();
+        Ok(Self {
+            options,
+            successors,
+        })
+    }
+
+    /// Sizes.
+    pub fn options(&self) -> &TokFsmOptions {
+        &self.options
+    }
+
+    /// The states that may follow a state, ascending.
+    pub fn successors(&self, state: usize) -> &[usize] {
+        &self.successors[state]
+    }
+
+    /// Beginning-of-sequence token: the one after the digits.
+    pub fn bos(&self) -> u32 {
+        self.options.base as u32
+    }
+
+    /// Number of tokens: the digits and BOS.
+    pub fn d_vocab(&self) -> usize {
+        self.options.base + 1
+    }
+
+    /// Tokens of a sequence without BOS, which is the length of the model's inputs.
+    pub fn length(&self) -> usize {
+        self.options.sequence_states * self.options.digits
+    }
+
+    /// A state as tokens.
+    pub fn tokens(&self, state: usize) -> Vec<u32> {
+        let (base, digits) = (self.options.base, self.options.digits);
+        let mut out = vec![0; digits];
+        let mut left = state;
+        for digit in out.iter_mut().rev() {
+            *digit = (left % base) as u32;
+            left /= base;
+        }
+        out
+    }
+
+    /// The state that tokens write, if they write one.
+    pub fn state(&self, tokens: &[u32]) -> Option<usize> {
+        let base = self.options.base;
+        let digit = |all: usize, token: &u32| {
+            let token = *token as usize;
+            (token < base).then(|| all.saturating_mul(base).saturating_add(token))
+        };
+        let state = tokens.iter().try_fold(0, digit)?;
+        (tokens.len() == self.options.digits && state < self.options.states).then_some(state)
+    }
+
+    /// A walk of `n` states from a random one.
+    pub fn walk(&self, n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let mut state = rng.random_range(0..self.options.states);
+        let mut walk = Vec::with_capacity(n);
+        for _ in 0..n {
+            walk.push(state);
+            state = self.successors[state][rng.random_range(0..self.options.edges)];
+        }
+        walk
+    }
+
+    /// Walks as a batch for training.
+    pub fn batch(&self, sequences: usize, rng: &mut ChaCha8Rng) -> TokenBatch {
+        let (mut inputs, mut targets) = (vec![], vec![]);
+        for _ in 0..sequences {
+            let walk = self.walk(self.options.sequence_states, rng);
+            let text: Vec<i32> = walk
+                .iter()
+                .flat_map(|state| self.tokens(*state))
+                .map(|token| token as i32)
+                .collect();
+            inputs.push(self.bos() as i32);
+            inputs.extend(&text[..text.len() - 1]);
+            targets.extend(text);
+        }
+        TokenBatch {
+            inputs,
+            targets,
+            length: self.length(),
+        }
+    }
+
+    /// Of consecutive states in a text without BOS, those that are legal and all. What writes no
+    /// state makes the transitions to and from it illegal.
+    pub fn legal_transitions(&self, text: &[u32]) -> (u64, u64) {
+        let states = text.chunks_exact(self.options.digits);
+        let states: Vec<Option<usize>> = states.map(|tokens| self.state(tokens)).collect();
+        let legal = states.windows(2).filter(|pair| match pair {
+            [Some(from), Some(to)] => self.successors[*from].binary_search(to).is_ok(),
+            _ => false,
+        });
+        (legal.count() as u64, states.len().saturating_sub(1) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> TokFsm {
+        let options = TokFsmOptions {
+            states: 20,
+            edges: 4,
+            sequence_states: 16,
+            ..Default::default()
+        };
+        TokFsm::new(options).unwrap()
+    }
+
+    #[test]
+    fn walks_are_legal_and_written_with_two_digits() {
+        let fsm = small();
+        let batch = fsm.batch(50, &mut ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(batch.length, 32);
+        for (inputs, targets) in batch.inputs.chunks(32).zip(batch.targets.chunks(32)) {
+            assert_eq!(inputs[0], 10);
+            assert_eq!(inputs[1..], targets[..31]);
+            let text: Vec<u32> = targets.iter().map(|t| *t as u32).collect();
+            assert_eq!(fsm.legal_transitions(&text), (15, 15));
+        }
+    }
+
+    #[test]
+    fn an_illegal_transition_and_no_state_are_counted() {
+        let fsm = small();
+        let next = fsm.successors(3)[0];
+        let other = (0..20).find(|s| !fsm.successors(next).contains(s)).unwrap();
+        let text: Vec<u32> = [3, next, other]
+            .iter()
+            .flat_map(|s| fsm.tokens(*s))
+            .collect();
+        assert_eq!(fsm.legal_transitions(&text), (1, 2));
+        let text = [fsm.tokens(3), vec![9, 9], fsm.tokens(3)].concat();
+        assert_eq!(fsm.legal_transitions(&text), (0, 2));
+    }
+
+    #[test]
+    fn a_state_has_the_asked_number_of_different_successors() {
+        let fsm = small();
+        for state in 0..20 {
+            let mut next = fsm.successors(state).to_vec();
+            next.dedup();
+            assert_eq!(next.len(), 4);
+        }
+        let error = TokFsm::new(TokFsmOptions {
+            digits: 1,
+            ..fsm.options().clone()
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("digits: found 1"), "{error}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::tokfsm::TokFsmOptions;
 use crate::{CodebookError, CodebookOptions, Place};
-use lapidary_io::settings::{Named, Reader};
+use lapidary_io::settings::{FromToml, Named, Reader};
 use std::path::Path;
 
 /// What the model is trained on.
@@ -291,6 +291,103 @@ impl CodebookConfig {
         }
     }
 
+    /// Every key with its value as TOML writes it.
+    fn values(&self) -> Vec<(&'static str, String)> {
+        fn toml<T: FromToml>(value: T) -> String {
+            value.to_toml().to_string()
+        }
+        // The shortest decimal number that is read back as the same f32.
+        let short = |value: f32| toml(value.to_string().parse::<f64>().unwrap_or(f64::from(value)));
+        let mut out = vec![("seed", toml(self.seed))];
+        match &self.data {
+            DataOptions::TokFsm(o) => out.extend([
+                ("data.kind", toml("tokfsm".to_owned())),
+                ("data.states", toml(o.states)),
+                ("data.edges", toml(o.edges)),
+                ("data.digits", toml(o.digits)),
+                ("data.base", toml(o.base)),
+                ("data.sequence_states", toml(o.sequence_states)),
+            ]),
+            DataOptions::Text {
+                corpus,
+                heldout,
+                context,
+            } => out.extend([
+                ("data.kind", toml("text".to_owned())),
+                ("data.corpus", toml(corpus.clone())),
+                ("data.heldout", toml(heldout.clone())),
+                ("data.context", toml(*context)),
+            ]),
+        }
+        match &self.model {
+            ModelOptions::Trained(name) => out.push(("model.source", toml(name.clone()))),
+            ModelOptions::Random {
+                d_model,
+                n_layers,
+                n_heads,
+                d_mlp,
+            } => out.extend([
+                ("model.source", toml("random".to_owned())),
+                ("model.d_model", toml(*d_model)),
+                ("model.n_layers", toml(*n_layers)),
+                ("model.n_heads", toml(*n_heads)),
+                ("model.d_mlp", toml(*d_mlp)),
+            ]),
+        }
+        let places: Vec<String> = self.places.iter().map(|p| p.name().to_owned()).collect();
+        let c = &self.codebook;
+        out.extend([
+            ("codebook.places", toml(places)),
+            ("codebook.layers", toml(self.layers.clone())),
+            ("codebook.n_codes", toml(c.n_codes)),
+            ("codebook.k", toml(c.k)),
+            ("codebook.assignment", toml(c.assignment)),
+            ("codebook.combination", toml(c.combination)),
+            ("codebook.loss", toml(c.loss)),
+            ("codebook.mse_weight", short(c.mse_weight)),
+            ("codebook.commitment", short(c.commitment)),
+            ("codebook.init", toml(self.init)),
+            ("codebook.replace_every", toml(self.replace_every)),
+            ("codebook.weight_decay", short(self.code_weight_decay)),
+            ("training.steps", toml(self.steps)),
+            ("training.batch", toml(self.batch)),
+            ("training.lr", short(self.lr)),
+            ("training.warmup_steps", toml(self.warmup_steps)),
+            ("training.schedule", toml(self.schedule)),
+            ("training.weight_decay", short(self.weight_decay)),
+            ("training.log_every", toml(self.log_every)),
+            ("training.checkpoint_every", toml(self.checkpoint_every)),
+            ("evaluation.sequences", toml(self.evaluation_sequences)),
+        ]);
+        out
+    }
+
+    /// The config as a file, every default filled in.
+    pub fn to_toml(&self) -> String {
+        let lines = self.values().into_iter();
+        lines
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect()
+    }
+
+    /// The first setting that changes the training and differs: its key, and its value here and
+    /// there.
+    pub fn training_difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let free = [
+            "training.log_every",
+            "training.checkpoint_every",
+            "evaluation.sequences",
+        ];
+        let (here, there) = (self.values(), other.values());
+        here.into_iter()
+            .filter(|(key, _)| !free.contains(key))
+            .find_map(|(key, value)| {
+                let found = there.iter().find(|(other, _)| *other == key);
+                let found = found.map_or("nothing", |(_, value)| value.as_str());
+                (found != value).then(|| (key, value, found.to_owned()))
+            })
+    }
+
     /// The learning rate of a step, counted from 1.
     pub fn learning_rate(&self, step: u64) -> f32 {
         let (step, warmup) = (step as f32, self.warmup_steps as f32);
@@ -316,6 +413,19 @@ mod tests {
         CodebookConfig::parse("my.toml", text, &[])
             .unwrap_err()
             .to_string()
+    }
+
+    #[test]
+    fn a_config_reads_back() {
+        let text = "training.lr = 3e-3\ncodebook.k = 2\ncodebook.loss = 'vqvae'\n";
+        let config = CodebookConfig::parse("my.toml", text, &[]).unwrap();
+        let again = CodebookConfig::parse("again", &config.to_toml(), &[]).unwrap();
+        assert_eq!(config, again);
+        assert_eq!(config.training_difference(&again), None);
+        let set = ["codebook.k=3".to_owned(), "training.log_every=7".to_owned()];
+        let other = CodebookConfig::parse("other", text, &set).unwrap();
+        let found = config.training_difference(&other);
+        assert_eq!(found, Some(("codebook.k", "2".into(), "3".into())));
     }
 
     #[test]

@@ -18,18 +18,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod class_incremental;
 mod codebook;
 mod config;
 mod data;
 mod error;
 mod evaluation;
 mod init;
+mod key_value;
 mod placement;
 mod state_codes;
+mod storage;
 mod tokfsm;
 mod training;
 mod usage;
 
+pub use class_incremental::{ClassIncremental, Incremental};
 pub use codebook::{
     Assignment, CodeLoss, Codebook, CodebookOptions, Combination, Snapped, nearest_codes,
 };
@@ -38,8 +42,13 @@ pub use data::{Data, Text};
 pub use error::CodebookError;
 pub use evaluation::{CodebookMetrics, Metrics, evaluate};
 pub use init::{k_means, normal_codes, rows_as_codes};
+pub use key_value::{KeyValueBottleneck, KeyValueOptions};
 pub use placement::{ChosenCodes, CodeEdit, Codebooks, HookFunction, Place, Placed, interventions};
 pub use state_codes::{Patched, StateCode, patch_state, state_codes};
+pub use storage::{
+    CODES, DESCRIPTION, has_checkpoint, is_checkpoint_file, load_checkpoint, load_codebooks,
+    save_checkpoint, save_codebooks,
+};
 pub use tokfsm::{TokFsm, TokFsmOptions};
 pub use training::{CodebookStep, CodebookTrainer};
 pub use usage::{CodeUsage, replace_dead};

@@ -34,8 +34,8 @@ pub struct CodebookStep {
     pub lr: f32,
     /// Norm of the model's gradient before clipping.
     pub grad_norm: f32,
-    /// Share of codes that were not chosen since the last replacement.
-    pub frac_unused_codes: f64,
+    /// Share of codes that were not chosen since the last replacement; `None` without codebooks.
+    pub frac_unused_codes: Option<f64>,
 }
 
 /// Adam's moments and the use of one codebook.
@@ -207,8 +207,11 @@ impl CodebookTrainer {
             inputs.push(pieces);
             self.update_codes(number, gradient, lr, step);
         }
-        let dead: f64 = self.trained.iter().map(|t| t.usage.frac_dead()).sum();
-        let frac_unused_codes = dead / self.trained.len().max(1) as f64;
+        let dead: Vec<f64> = self.trained.iter().map(|t| t.usage.frac_dead()).collect();
+        let frac_unused_codes = match dead.len() {
+            0 => None,
+            n => Some(dead.iter().sum::<f64>() / n as f64),
+        };
         if replaces {
             self.replace(step, inputs);
         }

@@ -1,8 +1,12 @@
 //! Tests of codebooks against independent sources: brute force, finite differences, closed forms.
 
+#![allow(clippy::unwrap_used)]
+
 mod dead_codes;
 mod gradients;
+mod key_value;
 mod nearest;
+mod resume;
 mod tokfsm;
 
 use rand::{Rng, SeedableRng};

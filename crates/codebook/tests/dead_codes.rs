@@ -35,7 +35,7 @@ fn frac_dead(replace: bool) -> f64 {
     let codes = normal_codes(CODES, D, &mut rng, &Device::flex());
     let mut codebook = Codebook::new(options, 1, codes).unwrap();
     let mut usage = CodeUsage::new(1, CODES);
-    for step in 1..=120 {
+    for step in 1..=120u64 {
         let a = batch(step);
         let codes = codebook.codes().clone().autodiff().require_grad();
         let snapped = codebook.apply_tracked(a.clone().autodiff(), codes.clone());
@@ -45,7 +45,7 @@ fn frac_dead(replace: bool) -> f64 {
         let moved = codes.inner() - gradient * (0.05 / ROWS as f32);
         codebook.set_codes(moved);
         // The last replacement is well before the end.
-        if replace && step % 10 == 0 && step <= 100 {
+        if replace && step.is_multiple_of(10) && step <= 100 {
             if let Some((codes, _)) = replace_dead(&codebook, &a, &usage, &mut rng) {
                 codebook.set_codes(codes);
             }

@@ -26,9 +26,9 @@ fn trained(config: &CodebookConfig) -> (CodebookTrainer, Metrics) {
     let mut trainer = CodebookTrainer::new(config, data, None, &Device::flex()).unwrap();
     while trainer.step_count() < config.steps {
         let step = trainer.step().unwrap();
-        if step.step % 50 == 0 {
+        if step.step.is_multiple_of(100) {
             println!(
-                "step {}: loss {:.4}, codes {:.4}, unused {:.3}",
+                "step {}: loss {:.4}, codes {:.4}, unused {:?}",
                 step.step, step.loss, step.code_loss, step.frac_unused_codes
             );
         }

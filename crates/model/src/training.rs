@@ -26,8 +26,10 @@ mod small_model;
 pub use small_model::SmallModel;
 use small_model::{random_weights, standard_normal};
 
-/// Sequences of one forward and backward pass.
+/// Sequences of one forward and backward pass, at least.
 const SEQUENCES_AT_ONCE: usize = 4;
+/// Tokens of one forward and backward pass, where sequences are short.
+const TOKENS_AT_ONCE: usize = 1024;
 
 /// Token sequences of one step, all of one length, and the token that follows each input.
 #[derive(Debug, Clone, PartialEq)]
@@ -194,7 +196,8 @@ impl ModelTrainer {
         batch: &TokenBatch,
         inserted: &[Inserted<'_, R>],
     ) -> BatchGradients<R> {
-        let rows = SEQUENCES_AT_ONCE * batch.length;
+        let sequences = SEQUENCES_AT_ONCE.max(TOKENS_AT_ONCE / batch.length);
+        let rows = sequences * batch.length;
         let pieces: Vec<BatchGradients<R>> = batch
             .inputs
             .par_chunks(rows)

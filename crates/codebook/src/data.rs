@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn every_pass_over_a_text_reads_each_sequence_once() {
-        let document: Vec<u32> = (0..100).collect();
-        let text = Text::new(&[document.clone()], &[document], 200, 10).unwrap();
+        let documents = [(0..100).collect::<Vec<u32>>()];
+        let text = Text::new(&documents, &documents, 200, 10).unwrap();
         let data = Data::Text(text);
         // 101 tokens are 9 sequences a pass.
         let mut first = vec![];

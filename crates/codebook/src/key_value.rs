@@ -257,8 +257,8 @@ impl KeyValueBottleneck {
         out
     }
 
-    /// One step of stochastic gradient descent on the values that a batch fetched, `[n, codebooks]`,
-    /// by cross-entropy with its labels `[n]`. No other value changes.
+    /// One step of stochastic gradient descent on the values that a batch fetched,
+    /// `[n, codebooks]`, by cross-entropy with its labels `[n]`. No other value changes.
     pub fn train_values(&mut self, fetched: &[usize], labels: &[usize]) {
         let logits = self.logits(fetched);
         let o = &self.options;

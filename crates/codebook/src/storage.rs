@@ -88,10 +88,7 @@ pub fn load_codebooks(folder: &Path, device: &Device) -> Result<Codebooks, Codeb
     let tensors = Tensors::parse(&codes, &bytes)?;
     let mut placed = vec![];
     for d in description.codebooks {
-        let rows = d
-            .groups
-            .checked_mul(d.options.n_codes)
-            .unwrap_or(usize::MAX);
+        let rows = d.groups.saturating_mul(d.options.n_codes);
         let values = tensors.f32(&d.hook_point, &[rows, d.d])?;
         let data = TensorData::new(values, [rows, d.d]);
         let codebook = Codebook::new(d.options, d.groups, Tensor::from_data(data, device))?;

@@ -1,8 +1,8 @@
 //! Training a model together with its codebooks, step by step, and its checkpoint.
 //!
 //! The model is trained by AdamW on the next-token loss; codes too, on the gradients that
-//! [`CodeLoss`](crate::CodeLoss) says. Every `replace_every` steps, codes that were not chosen since
-//! the last time move to inputs of the step's batch.
+//! [`CodeLoss`](crate::CodeLoss) says. Every `replace_every` steps, codes that were not chosen
+//! since the last time move to inputs of the step's batch.
 
 use crate::config::{CodebookConfig, Initialization, ModelOptions};
 use crate::data::{Data, generator, stream};

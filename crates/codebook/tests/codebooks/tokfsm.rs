@@ -9,7 +9,7 @@ use lapidary_codebook::{
 
 /// The small machine of the acceptance test, with settings of its own.
 fn config(set: &[&str]) -> CodebookConfig {
-    let text = include_str!("../../../configs/codebook/tokfsm-small.toml");
+    let text = include_str!("../../../../configs/codebook/tokfsm-small.toml");
     let set: Vec<String> = set.iter().map(ToString::to_string).collect();
     CodebookConfig::parse("tokfsm-small.toml", text, &set).unwrap()
 }
@@ -39,7 +39,7 @@ fn trained(config: &CodebookConfig) -> (CodebookTrainer, Metrics) {
         trainer.codebooks(),
         &data,
         config.seed,
-        16,
+        64,
     );
     (trainer, found.unwrap())
 }

@@ -83,7 +83,7 @@ fn keys_that_were_never_started_are_refused() {
 
 #[test]
 fn classes_learned_one_after_the_other_are_forgotten_less_than_by_a_linear_probe() {
-    let text = include_str!("../../../configs/codebook/key-value-blobs.toml");
+    let text = include_str!("../../../../configs/codebook/key-value-blobs.toml");
     let mut sums = (0.0, 0.0);
     for seed in 0..2 {
         let set = [format!("seed={seed}")];

@@ -75,11 +75,6 @@ fn a_run_is_trained_resumed_replaced_and_read() {
         "codebook train tiny.toml --out out",
         &["holds a run already", "--overwrite"],
     );
-    refused(
-        at,
-        "pretrain tiny.toml --out out",
-        &["d_vocab", "tiny.toml"],
-    );
     let codes = std::fs::read(at.join("out/codebooks.safetensors")).unwrap();
     assert_eq!(
         succeeds(at, "codebook train tiny.toml --out out --resume"),

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod config;
 mod dead_codes;
 mod gradients;
 mod key_value;
+mod machine;
 mod nearest;
 mod resume;
+mod start;
+mod text;
 mod tokfsm;
 
 use rand::{Rng, SeedableRng};

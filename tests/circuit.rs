@@ -112,6 +112,107 @@ fn compare_writes_a_row_for_each_method_and_a_score_for_each_head() {
     assert_eq!(numbers(&heads, "score"), numbers(&scores, "score")[48..64]);
 }
 
+/// Rankings of heads alone, with other ablations: scores stay, faithfulness does not.
+#[test]
+fn compare_writes_curves_and_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let compare = |name: &str, more: &[&str]| {
+        let out = folder.path().join(format!("{name}.parquet"));
+        let fixed = ["compare", "--task", "induction", "--prompts", "4"];
+        let fixed = [&fixed[..], &["--out", out.to_str().unwrap()], more].concat();
+        lapidary(&fixed)
+    };
+    let mut curves = vec![];
+    for ablation in ["corrupted", "mean", "zero"] {
+        let methods = [
+            "--methods",
+            "relp,acdc-heads,discrete-sae-positions",
+            "--level",
+            "node",
+        ];
+        let more = [&methods[..], &["--ablation", ablation]].concat();
+        let output = compare(ablation, &more);
+        assert!(output.status.success(), "{output:?}");
+        let table = read(&folder.path().join(format!("{ablation}.curves.parquet")));
+        // Three methods, ten sizes, no edges.
+        assert_eq!(table.height(), 30);
+        let (sizes, heads) = (numbers(&table, "size"), numbers(&table, "n_heads"));
+        assert_eq!(sizes, heads);
+        assert_eq!(sizes[7..10], [Some(3.0), Some(8.0), Some(16.0)]);
+        let kept = numbers(&table, "faithfulness");
+        assert_eq!((kept[0], kept[9]), (Some(0.0), Some(1.0)));
+        curves.push(kept);
+        let page = folder.path().join(format!("{ablation}.html"));
+        let page = fs::read_to_string(page).unwrap();
+        assert!(page.contains(&format!(r#""ablation":"{ablation}""#)));
+        assert!(!page.contains("{{"));
+        assert!(
+            !folder
+                .path()
+                .join(format!("{ablation}.edges.parquet"))
+                .exists()
+        );
+    }
+    assert!(curves[0] != curves[1] && curves[1] != curves[2] && curves[0] != curves[2]);
+    for (more, expected) in [
+        (
+            ["--methods", "patching", "--level", "edge"],
+            "patching does not score",
+        ),
+        (
+            ["--methods", "patching", "--ablation", "median"],
+            "expected one of corrupted, mean, zero",
+        ),
+    ] {
+        let output = compare("refused", &more);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && told.contains(expected),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn forced_attention_changes_what_a_model_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("forced.json");
+    let force = |heads: &str, look_at: &str| {
+        let arguments = ["force", "--task", "induction", "--prompts", "8"];
+        let more = ["--heads", heads, "--look-at", look_at, "--out"];
+        lapidary(&[&arguments[..], &more, &[out.to_str().unwrap()]].concat())
+    };
+    let mut metrics = vec![];
+    for look_at in ["answer", "wrong"] {
+        let output = force("3.0,3.1,3.2,3.3", look_at);
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(&out).unwrap();
+        let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&found["prompts"], &found["left_out"]),
+            (&8.into(), &0.into())
+        );
+        let of = |when: &str| found[when]["metric"].as_f64().unwrap();
+        metrics.push([of("before"), of("after")]);
+        assert!(of("random") != of("after"));
+        assert!((0.0..=1.0).contains(&found["after"]["accuracy"].as_f64().unwrap()));
+    }
+    assert_eq!(metrics[0][0], metrics[1][0]);
+    assert!(metrics[0][1] != metrics[1][1]);
+    for (heads, expected) in [
+        ("9.0", "the head 9.0: expected a layer below 4"),
+        ("1.2,1.2", "found 1.2 twice"),
+        ("1", "expected a layer and a number"),
+    ] {
+        let output = force(heads, "answer");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && told.contains(expected),
+            "{told}"
+        );
+    }
+}
+
 #[test]
 fn a_task_that_does_not_fit_is_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();

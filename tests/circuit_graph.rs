@@ -156,6 +156,71 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
     assert!(refuse(attention("1.9", "3", "1")).contains("heads are 0 to 3"));
     assert!(refuse(attention("1.2", "1", "3")).contains("a key not after it"));
 
+    // An intervention on the feature.
+    let intervene = |change: &str, more: &[&str]| {
+        let parts = ["circuit", "intervene", "--transcoders", "transcoders"];
+        let parts = [&parts[..], &["--prompt", "We the people", "--set", change]].concat();
+        let all = parts.iter().chain(more);
+        all.map(|part| (*part).to_owned()).collect::<Vec<String>>()
+    };
+    let early = of_layer("0");
+    let early: Vec<&str> = early.split('_').collect();
+    let change = format!("{}.{}@{}=50", early[0], early[1], early[2]);
+    for (propagation, changes) in [
+        ("full", true),
+        ("frozen-attention", true),
+        ("direct", false),
+    ] {
+        let more = ["--propagation", propagation, "--out", "changed.json"];
+        let output = run(intervene(&change, &more));
+        assert!(output.status.success(), "{output:?}");
+        let changed = std::fs::read_to_string(folder.join("changed.json")).unwrap();
+        let changed: Value = serde_json::from_str(&changed).unwrap();
+        assert_eq!(changed["changes"][0]["activation"], 50.0);
+        let token = &changed["tokens"][0];
+        assert!(token["logit_before"] != token["logit_after"], "{token}");
+        let features = changed["features"].as_array().unwrap();
+        assert!(features.iter().all(|f| f["layer"].as_u64().unwrap() > 0));
+        assert!(!features.is_empty() || !changes);
+    }
+    assert!(refuse(intervene("1.2", &[])).contains("such as 2.1845=0"));
+    assert!(refuse(intervene("0.64@1=2", &[])).contains("expected a latent below 64"));
+    assert!(refuse(intervene("0.3@0=2", &[])).contains("position from 1 on"));
+    assert!(refuse(intervene("0.3@9=2", &[])).contains("the number of tokens"));
+    let twice = ["--scale", &change.replace("=50", "=2")];
+    assert!(refuse(intervene(&change, &twice)).contains("changed twice"));
+
+    // Logits by name.
+    let named = [
+        "--prompt",
+        "We the people",
+        "--target",
+        " of",
+        "--out",
+        "named",
+    ];
+    assert!(run(graph(&named)).status.success());
+    let named = std::fs::read_to_string(folder.join("named/graph.json")).unwrap();
+    let named: Value = serde_json::from_str(&named).unwrap();
+    let logits: Vec<&Value> = named["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|node| node["feature_type"] == "logit")
+        .collect();
+    assert_eq!(logits.len(), 1, "{logits:?}");
+    assert!(
+        logits[0]["clerp"].as_str().unwrap().contains(" of"),
+        "{logits:?}"
+    );
+    let target = |texts: &[&str]| {
+        let mut all = vec!["--prompt", "We", "--out", "new"];
+        texts.iter().for_each(|text| all.extend(["--target", text]));
+        refuse(graph(&all))
+    };
+    assert!(target(&[" of the people"]).contains("is 3 tokens, expected one"));
+    assert!(target(&[" of", " of"]).contains("found  of twice"));
+
     // Folders.
     let error = refuse(graph(&["--prompt", "We", "--out", "graph"]));
     assert!(error.contains("--overwrite"), "{error}");

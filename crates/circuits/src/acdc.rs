@@ -53,10 +53,7 @@ pub fn acdc(
     let largest = divergence_without_all / n;
     let thresholds = match thresholds {
         Some(given) => given.to_vec(),
-        None => (0..THRESHOLDS)
-            .rev()
-            .map(|k| largest / RATIO.powi(k))
-            .collect(),
+        None => thresholds_up_to(largest),
     };
     let divergence = |cut: &[bool]| -> Result<f64, CircuitError> {
         let mut sum = 0.0;
@@ -108,6 +105,12 @@ pub fn acdc(
         }
     }
     Ok(found)
+}
+
+/// [`THRESHOLDS`] of them, from the smallest to the largest.
+pub(crate) fn thresholds_up_to(largest: f64) -> Vec<f64> {
+    let each = (0..THRESHOLDS).rev().map(|k| largest / RATIO.powi(k));
+    each.collect()
 }
 
 #[cfg(test)]

@@ -38,40 +38,15 @@ impl Autoencoder {
             .collect();
         let mut b_enc = Tensor::<1>::from_data(TensorData::new(b_enc, [latents]), &device);
         let mut b = Tensor::<1>::zeros([width], &device);
-        let mut moments = (
-            Moments {
-                m: w_enc.zeros_like(),
-                v: w_enc.zeros_like(),
-            },
-            Moments {
-                m: b_enc.zeros_like(),
-                v: b_enc.zeros_like(),
-            },
-            Moments {
-                m: w_dec.zeros_like(),
-                v: w_dec.zeros_like(),
-            },
-            Moments {
-                m: b.zeros_like(),
-                v: b.zeros_like(),
-            },
-        );
+        let mut moments = (zeros(&w_enc), zeros(&b_enc), zeros(&w_dec), zeros(&b));
         for epoch in 0..settings.epochs {
-            let leaf = |t: &Tensor<2>| t.clone().autodiff().require_grad();
-            let leaf1 = |t: &Tensor<1>| t.clone().autodiff().require_grad();
-            let tracked = Self {
-                w_enc: leaf(&w_enc),
-                b_enc: leaf1(&b_enc),
-                w_dec: leaf(&w_dec),
-                b: leaf1(&b),
+            let now = Self {
+                w_enc: w_enc.clone(),
+                b_enc: b_enc.clone(),
+                w_dec: w_dec.clone(),
+                b: b.clone(),
             };
-            let input = x.clone().autodiff();
-            let f = tracked.encode(input.clone());
-            let reconstruction =
-                f.clone().matmul(tracked.w_dec.clone()) + tracked.b.clone().unsqueeze();
-            let l1 = f.sum_dim(1).mean();
-            let loss = (reconstruction - input).square().mean() + l1 * settings.l1_coefficient;
-            let mut gradients = loss.backward();
+            let g = now.gradients(x.clone(), settings.l1_coefficient);
             let step = AdamStep {
                 lr: settings.lr as f32,
                 beta1: 0.9,
@@ -80,31 +55,45 @@ impl Autoencoder {
                 weight_decay: 0.0,
                 step: epoch as u64 + 1,
             };
-            let gradient = |w: &Tensor<2>, leaf: &Tensor<2>, gradients: &mut _| {
-                leaf.grad_remove(gradients)
-                    .unwrap_or_else(|| w.zeros_like())
-            };
-            let g = gradient(&w_enc, &tracked.w_enc, &mut gradients);
-            let along = (g.clone() * w_enc.clone()).sum_dim(1);
-            let g = g - w_enc.clone() * along;
-            let (moved, moved_moments) = adam_step(w_enc, g, moments.0, &step);
-            (w_enc, moments.0) = (unit_rows(moved), moved_moments);
-            let g = gradient(&w_dec, &tracked.w_dec, &mut gradients);
-            (w_dec, moments.2) = adam_step(w_dec, g, moments.2, &step);
-            let mut vector = |v: Tensor<1>, leaf: &Tensor<1>, moments: Moments<1>| {
-                let g = leaf
-                    .grad_remove(&mut gradients)
-                    .unwrap_or_else(|| v.zeros_like());
-                adam_step(v, g, moments, &step)
-            };
-            (b_enc, moments.1) = vector(b_enc, &tracked.b_enc, moments.1);
-            (b, moments.3) = vector(b, &tracked.b, moments.3);
+            let along = (g.w_enc.clone() * w_enc.clone()).sum_dim(1);
+            let across = g.w_enc - w_enc.clone() * along;
+            let moved;
+            (moved, moments.0) = adam_step(w_enc, across, moments.0, &step);
+            w_enc = unit_rows(moved);
+            (b_enc, moments.1) = adam_step(b_enc, g.b_enc, moments.1, &step);
+            (w_dec, moments.2) = adam_step(w_dec, g.w_dec, moments.2, &step);
+            (b, moments.3) = adam_step(b, g.b, moments.3, &step);
         }
         Self {
             w_enc,
             b_enc,
             w_dec,
             b,
+        }
+    }
+
+    /// Of `mean (x̂ − x)² + λ mean_rows Σ f`, the mean of the first term over all elements.
+    fn gradients(&self, x: Tensor<2>, l1_coefficient: f64) -> Self {
+        let [n, width] = x.dims();
+        let centred = x.clone() - self.b.clone().unsqueeze();
+        let z =
+            centred.clone().matmul(self.w_enc.clone().transpose()) + self.b_enc.clone().unsqueeze();
+        let f = activation::relu(z.clone()); // [n, latents]
+        let error = f.clone().matmul(self.w_dec.clone()) + self.b.clone().unsqueeze() - x;
+        let grad_x = error * (2.0 / (n * width) as f64); // [n, width]
+        let grad_f = grad_x.clone().matmul(self.w_dec.clone().transpose());
+        let grad_z = (grad_f + l1_coefficient / n as f64).mask_fill(z.lower_equal_elem(0.0), 0.0);
+        let sum = |rows: Tensor<2>| rows.sum_dim(0).squeeze_dim::<1>(0);
+        let grad_b_enc = sum(grad_z.clone()); // [latents]
+        let through_encoder = grad_b_enc
+            .clone()
+            .unsqueeze::<2>()
+            .matmul(self.w_enc.clone());
+        Self {
+            w_enc: grad_z.transpose().matmul(centred),
+            b_enc: grad_b_enc,
+            w_dec: f.transpose().matmul(grad_x.clone()),
+            b: sum(grad_x) - through_encoder.squeeze_dim::<1>(0),
         }
     }
 
@@ -129,4 +118,61 @@ impl Autoencoder {
 fn unit_rows(w: Tensor<2>) -> Tensor<2> {
     let norms = w.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     w / norms
+}
+
+fn zeros<const D: usize>(w: &Tensor<D>) -> Moments<D> {
+    Moments {
+        m: w.zeros_like(),
+        v: w.zeros_like(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use rand::SeedableRng;
+
+    /// Every parameter, against the automatic derivative.
+    #[test]
+    fn gradients_are_those_of_automatic_differentiation() {
+        let device = Device::flex();
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut random = |shape: [usize; 2]| {
+            let values: Vec<f32> = (0..shape[0] * shape[1])
+                .map(|_| rng.random_range(-1.0..1.0))
+                .collect();
+            Tensor::<2>::from_data(TensorData::new(values, shape), &device)
+        };
+        let (n, width, latents) = (7, 5, 9);
+        let x = random([n, width]);
+        let of = Autoencoder {
+            w_enc: random([latents, width]),
+            b_enc: random([1, latents]).squeeze_dim(0),
+            w_dec: random([latents, width]),
+            b: random([1, width]).squeeze_dim(0),
+        };
+        let found = of.gradients(x.clone(), 0.3);
+        let tracked = Autoencoder {
+            w_enc: of.w_enc.clone().autodiff().require_grad(),
+            b_enc: of.b_enc.clone().autodiff().require_grad(),
+            w_dec: of.w_dec.clone().autodiff().require_grad(),
+            b: of.b.clone().autodiff().require_grad(),
+        };
+        let input = x.autodiff();
+        let f = tracked.encode(input.clone());
+        let reconstruction =
+            f.clone().matmul(tracked.w_dec.clone()) + tracked.b.clone().unsqueeze();
+        let loss = (reconstruction - input).square().mean() + f.sum_dim(1).mean() * 0.3;
+        let gradients = loss.backward();
+        fn compare<const D: usize>(found: &Tensor<D>, expected: Tensor<D>) {
+            let gap = (found.clone() - expected.clone()).abs().max();
+            let largest = expected.abs().max().into_scalar::<f32>();
+            assert!(largest > 0.0 && gap.into_scalar::<f32>() < 1e-5 * largest);
+        }
+        compare(&found.w_enc, tracked.w_enc.grad(&gradients).unwrap());
+        compare(&found.b_enc, tracked.b_enc.grad(&gradients).unwrap());
+        compare(&found.w_dec, tracked.w_dec.grad(&gradients).unwrap());
+        compare(&found.b, tracked.b.grad(&gradients).unwrap());
+    }
 }

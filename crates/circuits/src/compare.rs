@@ -1,13 +1,18 @@
 //! Every method on one task, judged in the same way.
 
 use crate::edge_circuits::{by_score, greedy, heads_of};
+use crate::page::page;
 use crate::ranking::{CIRCUIT_SIZES, auc, circuit_areas, correlation};
 use crate::{
-    CircuitError, Graph, HeadEffects, Ranker, Scorer, Task, Truth, edge_faithfulness, faithfulness,
-    prune,
+    Ablation, CircuitError, Graph, HeadEffects, Ranker, Scorer, Task, Truth, edge_faithfulness,
+    faithfulness, prune,
 };
 use lapidary_model::LanguageModel;
 use serde::Serialize;
+use serde_json::json;
+
+const TEMPLATE: &str = include_str!("../page/compare.html");
+const SIZES: usize = CIRCUIT_SIZES.len();
 
 /// How good the ranking of a method is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,12 +40,34 @@ pub struct Judgement {
     /// The heads of the smallest circuit, of the sizes tried, that keeps at least 0.8 of the
     /// behaviour; `None` if no circuit does.
     pub n_heads: Option<usize>,
-    /// Faithfulness of the circuits of the highest scores, and their numbers of heads.
+    /// Faithfulness of the circuits of the highest scores, from the smallest to the largest.
     #[serde(skip)]
-    pub curve: Vec<(usize, f64)>,
+    pub curve: Vec<CircuitPoint>,
     /// Score of each head, layer by layer, or of each edge, by its number.
     #[serde(skip)]
     pub scores: Vec<f64>,
+}
+
+/// What is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Heads.
+    Node,
+    /// Edges.
+    Edge,
+}
+
+/// A circuit that a ranking picks.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CircuitPoint {
+    /// Its share of all heads or edges.
+    pub share: f64,
+    /// How many of the highest scores it consists of.
+    pub size: usize,
+    /// Its heads.
+    pub heads: usize,
+    /// How much of the behaviour it keeps.
+    pub faithfulness: f64,
 }
 
 /// How much of the behaviour a circuit has to keep to count in `n_heads`.
@@ -51,12 +78,12 @@ pub struct Comparison<'a> {
     model: &'a LanguageModel,
     task: &'a Task,
     scorer: Scorer<'a>,
+    ablation: Ablation,
     true_heads: Option<Vec<bool>>,
     true_edges: Option<Vec<bool>>,
 }
 
-/// Number of heads and faithfulness of circuits, from the smallest to the largest.
-type Curve = Vec<(usize, f64)>;
+type Curve = Vec<CircuitPoint>;
 
 /// A ranking and what it is judged by.
 struct Ranking<'r> {
@@ -69,8 +96,8 @@ struct Ranking<'r> {
 }
 
 impl<'a> Comparison<'a> {
-    /// Measures the exact effects of all heads, with which methods are compared. `seed` and
-    /// `most_edges`: as in [`Scorer::new`].
+    /// Measures the exact effects of all heads, with which methods are compared. `ablation`: of
+    /// what is outside of circuits; `seed` and `most_edges`: as in [`Scorer::new`].
     ///
     /// # Errors
     /// The task does not fit the model, or a head or an edge of `truth` does not exist.
@@ -78,6 +105,7 @@ impl<'a> Comparison<'a> {
         model: &'a LanguageModel,
         task: &'a Task,
         truth: Option<&Truth>,
+        ablation: Ablation,
         seed: u64,
         most_edges: usize,
     ) -> Result<Self, CircuitError> {
@@ -89,6 +117,7 @@ impl<'a> Comparison<'a> {
         Ok(Self {
             model,
             task,
+            ablation,
             true_heads,
             true_edges: true_edges.flatten(),
             scorer,
@@ -115,15 +144,20 @@ impl<'a> Comparison<'a> {
         self.scorer.head_effects()
     }
 
-    /// Ranks the heads, the edges or both by a method, in this order. The scores of edges are
-    /// compared with those of [`Ranker::ExactEdges`] if that was judged before.
+    /// Ranks the heads, the edges or both by a method, in this order; `level`: only these. The
+    /// scores of edges are compared with those of [`Ranker::ExactEdges`] if that was judged before.
     ///
     /// # Errors
     /// The task does not fit the model, or it has too many edges for the method.
-    pub fn judge(&self, ranker: Ranker) -> Result<Vec<Judgement>, CircuitError> {
+    pub fn judge(
+        &self,
+        ranker: Ranker,
+        level: Option<Level>,
+    ) -> Result<Vec<Judgement>, CircuitError> {
         let found = self.scorer.scores(ranker)?;
+        let asked = |this: Level| level.is_none_or(|level| level == this);
         let mut judged = vec![];
-        if let Some(scores) = found.heads {
+        if let Some(scores) = found.heads.filter(|_| asked(Level::Node)) {
             let ranking = Ranking {
                 ranker,
                 level: "node",
@@ -134,7 +168,7 @@ impl<'a> Comparison<'a> {
             };
             judged.push(self.judge_ranking(ranking, &|scores| self.of_heads(scores))?);
         }
-        if let Some(scores) = found.edges {
+        if let Some(scores) = found.edges.filter(|_| asked(Level::Edge)) {
             let ranking = Ranking {
                 ranker,
                 level: "edge",
@@ -169,11 +203,11 @@ impl<'a> Comparison<'a> {
             true => curve(&magnitudes)?,
             false => by_score.clone(),
         };
-        let areas = |curve: &[(usize, f64)]| {
-            let faithfulness: Vec<f64> = curve.iter().map(|(_, f)| *f).collect();
+        let areas = |curve: &[CircuitPoint]| {
+            let faithfulness: Vec<f64> = curve.iter().map(|at| at.faithfulness).collect();
             circuit_areas(&CIRCUIT_SIZES, &faithfulness)
         };
-        let kept = by_score.iter().find(|(_, f)| *f >= FAITHFUL);
+        let kept = by_score.iter().find(|at| at.faithfulness >= FAITHFUL);
         Ok(Judgement {
             method: ranker.to_string(),
             task: self.task.name.clone(),
@@ -184,7 +218,7 @@ impl<'a> Comparison<'a> {
             cmd: areas(&by_magnitude)[1],
             seconds: ranking.seconds,
             peak_bytes: None,
-            n_heads: kept.map(|(heads, _)| *heads),
+            n_heads: kept.map(|at| at.heads),
             curve: by_score,
             scores,
         })
@@ -197,8 +231,9 @@ impl<'a> Comparison<'a> {
         let sizes = CIRCUIT_SIZES.map(|k| (k * scores.len() as f64) as usize);
         let circuit = |size: &usize| order[..*size].iter().map(|head| heads[*head]).collect();
         let circuits: Vec<_> = sizes.iter().map(circuit).collect();
-        let kept = faithfulness(self.model, self.graph(), self.task, &circuits)?;
-        Ok(sizes.into_iter().zip(kept).collect())
+        let (model, graph, task) = (self.model, self.graph(), self.task);
+        let kept = faithfulness(model, graph, task, &circuits, self.ablation)?;
+        Ok(curve(sizes, sizes, &kept))
     }
 
     /// Of the circuits of the first edges, pruned.
@@ -213,8 +248,61 @@ impl<'a> Comparison<'a> {
             kept
         };
         let circuits = CIRCUIT_SIZES.map(circuit);
-        let kept = edge_faithfulness(self.model, graph, self.task, &circuits)?;
-        let heads = circuits.iter().map(|circuit| heads_of(graph, circuit));
-        Ok(heads.zip(kept).collect())
+        let (model, task) = (self.model, self.task);
+        let kept = edge_faithfulness(model, graph, task, &circuits, self.ablation)?;
+        let sizes = CIRCUIT_SIZES.map(|k| (k * order.len() as f64) as usize);
+        let heads = circuits.map(|circuit| heads_of(graph, &circuit));
+        Ok(curve(sizes, heads, &kept))
     }
+
+    /// A self-contained page about rankings that were judged: table, curves of faithfulness, a heat
+    /// map of heads for each method.
+    ///
+    /// # Errors
+    /// None: what patching found was measured before.
+    pub fn page(&self, judged: &[Judgement]) -> Result<String, CircuitError> {
+        let (graph, exact) = (self.graph(), self.exact()?);
+        let heads = || graph.all_heads();
+        let truth = self.true_heads.as_ref().map(|truth| {
+            let of_circuit = heads().zip(truth).filter(|(_, of_circuit)| **of_circuit);
+            of_circuit.map(|(head, _)| head).collect::<Vec<_>>()
+        });
+        let method = |j: &Judgement| {
+            let mut object = json!(j);
+            object["curve"] = json!(j.curve);
+            object["scores"] = match j.level {
+                "node" => json!(j.scores),
+                _ => json!(null),
+            };
+            let ranker: Option<Ranker> = j.method.parse().ok();
+            object["signed"] = json!(ranker.is_some_and(Ranker::is_signed));
+            object
+        };
+        let data = json!({
+            "model": self.model.name(),
+            "task": self.task.name,
+            "prompts": self.task.prompts.len(),
+            "clean": exact.clean,
+            "corrupted": exact.corrupted,
+            "ablation": self.ablation.to_string(),
+            "layers": graph.layers,
+            "heads": graph.heads,
+            "edges": graph.edges(),
+            "truth": truth,
+            "methods": judged.iter().map(method).collect::<Vec<_>>(),
+        });
+        let title = format!("{} in {}", self.task.name, self.model.name());
+        Ok(page(TEMPLATE, &title, &data.to_string()))
+    }
+}
+
+fn curve(sizes: [usize; SIZES], heads: [usize; SIZES], kept: &[f64]) -> Curve {
+    let shares = CIRCUIT_SIZES.into_iter().zip(sizes).zip(heads).zip(kept);
+    let points = shares.map(|(((share, size), heads), kept)| CircuitPoint {
+        share,
+        size,
+        heads,
+        faithfulness: *kept,
+    });
+    points.collect()
 }

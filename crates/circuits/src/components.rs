@@ -1,11 +1,8 @@
 //! What the components of a model write on prompts, and batches of prompts on a device.
 
 use crate::{CircuitError, Graph, Metric, Prompt, Task};
-use burn::tensor::{Int, Tensor};
-use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
-
-/// Tokens of one batch: what components write takes this times `d_model` times their number.
-const TOKENS_AT_ONCE: usize = 256;
+use burn::tensor::{Bool, Int, Tensor};
+use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Start};
 
 /// Prompts of one length.
 pub struct PromptBatch {
@@ -19,13 +16,16 @@ pub struct PromptBatch {
 }
 
 impl PromptBatch {
+    /// Tokens of one batch: what components write takes this times `d_model` times their number.
+    pub(crate) const TOKENS_AT_ONCE: usize = 256;
+
     /// All prompts of a task, in batches.
     ///
     /// # Errors
     /// A token id is outside the vocabulary, or a prompt and its corrupted version have different
     /// lengths.
     pub fn of_task(task: &Task, model: &LanguageModel) -> Result<Vec<Self>, CircuitError> {
-        let groups = task.groups(TOKENS_AT_ONCE);
+        let groups = task.groups(Self::TOKENS_AT_ONCE);
         groups
             .iter()
             .map(|g| Self::new(&task.name, g, task.metric, model))
@@ -84,7 +84,8 @@ impl PromptBatch {
         self.len() == 0
     }
 
-    /// The sum of the metric over the prompts, from `logits`, `[batch, pos, d_vocab]`.
+    /// The sum of the metric over the prompts, from `logits`, `[batch, pos, d_vocab]`, of which the
+    /// last position counts.
     pub fn metric(&self, logits: Tensor<3>) -> Tensor<1> {
         let [batch, pos, d_vocab] = logits.dims();
         let last = logits.narrow(1, pos - 1, 1).reshape([batch, d_vocab]);
@@ -93,6 +94,17 @@ impl PromptBatch {
             false => self.signs.clone(),
         };
         self.metric.sum(last, signs)
+    }
+
+    /// After how many prompts an answer has a larger logit than every wrong answer.
+    pub(crate) fn right(&self, logits: Tensor<3>) -> usize {
+        let [batch, pos, d_vocab] = logits.dims();
+        let last = logits.narrow(1, pos - 1, 1).reshape([batch, d_vocab]);
+        let largest = |others: Tensor<2, Bool>| last.clone().mask_fill(others, f32::MIN).max_dim(1);
+        let answer = largest(self.signs.clone().lower_equal_elem(0.0));
+        let wrong = largest(self.signs.clone().greater_equal_elem(0.0));
+        let right = answer.greater(wrong).int().sum();
+        right.into_scalar::<i32>() as usize
     }
 
     /// The sum of the metric over the prompts, the clean ones or the corrupted ones, in a pass with
@@ -110,7 +122,36 @@ impl PromptBatch {
         Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
     }
 
-    /// The logits of such a pass, `[batch, pos, d_vocab]`.
+    /// The same on the clean prompts in a pass that starts at a block.
+    pub(crate) fn measure_from(
+        &self,
+        model: &LanguageModel,
+        start: Start,
+        interventions: &[Intervention<'_>],
+    ) -> Result<f64, CircuitError> {
+        let logits = self.logits_from(model, start, interventions)?;
+        Ok(f64::from(self.metric(logits).into_scalar::<f32>()))
+    }
+
+    /// The logits of such a pass after the last position, `[batch, 1, d_vocab]`.
+    pub(crate) fn logits_from(
+        &self,
+        model: &LanguageModel,
+        start: Start,
+        interventions: &[Intervention<'_>],
+    ) -> Result<Tensor<3>, CircuitError> {
+        let run = HookedRun {
+            interventions,
+            logits: true,
+            last_logits: true,
+            start: Some(start),
+            ..Default::default()
+        };
+        let logits = model.run(self.clean.clone(), &run)?.logits;
+        Ok(logits.expect("the run was asked for logits"))
+    }
+
+    /// The logits of such a pass after the last position, `[batch, 1, d_vocab]`.
     pub(crate) fn logits(
         &self,
         model: &LanguageModel,
@@ -124,10 +165,53 @@ impl PromptBatch {
         let run = HookedRun {
             interventions,
             logits: true,
+            last_logits: true,
             ..Default::default()
         };
         let logits = model.run(tokens.clone(), &run)?.logits;
         Ok(logits.expect("the run was asked for logits"))
+    }
+}
+
+/// The residual stream that enters each layer, so that passes over the same tokens can start there.
+pub(crate) struct Streams(Vec<Tensor<3>>);
+
+impl Streams {
+    /// On `tokens`, `[batch, pos]`.
+    pub(crate) fn of(
+        model: &LanguageModel,
+        graph: &Graph,
+        tokens: &Tensor<2, Int>,
+    ) -> Result<Self, CircuitError> {
+        Self::with(model, graph, tokens, &[])
+    }
+
+    /// The same in a pass with interventions.
+    pub(crate) fn with(
+        model: &LanguageModel,
+        graph: &Graph,
+        tokens: &Tensor<2, Int>,
+        interventions: &[Intervention<'_>],
+    ) -> Result<Self, CircuitError> {
+        let at: Vec<HookPoint> = (0..graph.layers)
+            .map(|layer| HookPoint::Block(layer, BlockHook::ResidPre))
+            .collect();
+        let run = HookedRun {
+            capture: &at,
+            interventions,
+            ..Default::default()
+        };
+        let mut output = model.run(tokens.clone(), &run)?;
+        let streams = at.iter().map(|at| output.captured.remove(at));
+        Ok(Self(streams.map(|s| s.expect("captured")).collect()))
+    }
+
+    /// A start at this layer.
+    pub(crate) fn at(&self, layer: usize) -> Start {
+        Start {
+            layer,
+            resid_pre: self.0[layer].clone(),
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 //! that has other codes on the clean prompts than on the corrupted ones belongs to the circuit.
 
 use crate::autoencoder::Autoencoder;
-use crate::components::{sender_points, sender_rows};
+use crate::components::sender_points;
 use crate::{CircuitError, Graph, PromptBatch, Task};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -15,14 +15,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The code of a head that no latent explains: none is active.
 pub const INACTIVE: i32 = -1;
 
-/// How a head's outputs at all positions become one vector.
+/// Which vectors of a head have codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Positions {
-    /// Their mean.
+    /// The mean of its outputs at all positions of a prompt: the paper's.
     #[default]
     Mean,
-    /// The one at the last position.
+    /// The output at the last position.
     Last,
+    /// The output at each position, counted from the last one. Codes are only compared with those
+    /// at the same position.
+    Each,
 }
 
 /// How the autoencoder is trained. The defaults are those of the paper's code.
@@ -32,6 +35,8 @@ pub struct DiscreteSettings {
     pub latents: usize,
     /// Prompts to train on, clean or corrupted; the codes are of all prompts.
     pub examples: usize,
+    /// The most vectors to train on; if there are more, they are drawn.
+    pub vectors: usize,
     /// Steps on all of them.
     pub epochs: usize,
     /// Adam's learning rate.
@@ -49,6 +54,7 @@ impl Default for DiscreteSettings {
         Self {
             latents: 200,
             examples: 10,
+            vectors: 2048,
             epochs: 500,
             lr: 1e-3,
             l1_coefficient: 0.02,
@@ -71,13 +77,17 @@ pub enum CodeScore {
     TotalVariation,
 }
 
-/// The codes of every head on every prompt.
+/// The codes of every head on every prompt. With [`Positions::Each`], a head has several codes on a
+/// prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadCodes {
     /// By head, layer by layer: the codes on the clean prompts.
     pub clean: Vec<Vec<i32>>,
     /// By head: the codes on the corrupted prompts.
     pub corrupted: Vec<Vec<i32>>,
+    /// The position of each code, counted from the last one, the same for all heads; empty if there
+    /// is one code for each prompt.
+    pub positions: Vec<u32>,
 }
 
 impl HeadCodes {
@@ -91,17 +101,54 @@ impl HeadCodes {
         task: &Task,
         settings: &DiscreteSettings,
     ) -> Result<Self, CircuitError> {
-        let (mut clean, mut corrupted) = (vec![], vec![]);
-        for batch in PromptBatch::of_task(task, model)? {
-            for (tokens, outputs) in [
-                (&batch.clean, &mut clean),
-                (&batch.corrupted, &mut corrupted),
-            ] {
-                outputs.push(head_outputs(model, graph, tokens, settings.positions)?);
+        let batches = PromptBatch::of_task(task, model)?;
+        let sides = || {
+            let corrupted = batches.iter().map(|batch| &batch.corrupted);
+            batches.iter().map(|batch| &batch.clean).chain(corrupted)
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+        let chosen = draw(2 * task.prompts.len(), settings.examples, &mut rng);
+        let mut examples = vec![];
+        let mut first = 0;
+        for tokens in sides() {
+            let here = first..first + tokens.dims()[0] as i32;
+            let rows = chosen.iter().filter(|row| here.contains(row));
+            let rows: Vec<i32> = rows.map(|row| row - first).collect();
+            first = here.end;
+            if rows.is_empty() {
+                continue;
             }
+            let tokens = tokens.clone().select(0, index(&rows, model.device()));
+            let outputs = head_outputs(model, graph, &tokens, settings.positions)?;
+            let [prompts, positions, heads, width] = outputs.dims();
+            examples.push(outputs.reshape([prompts * positions * heads, width]));
         }
-        let (clean, corrupted) = (Tensor::cat(clean, 0), Tensor::cat(corrupted, 0));
-        Ok(Self::of_outputs(clean, corrupted, settings))
+        let trained = train(Tensor::cat(examples, 0), settings, &mut rng);
+        let heads = graph.layers * graph.heads;
+        let mut codes: Vec<Vec<i32>> = vec![vec![]; heads];
+        let mut positions = vec![];
+        for tokens in sides() {
+            let outputs = head_outputs(model, graph, tokens, settings.positions)?;
+            let [n, pos, heads, width] = outputs.dims();
+            let rows = outputs.reshape([n * pos * heads, width]);
+            for (row, code) in trained.codes(rows).into_iter().enumerate() {
+                codes[row % heads].push(code);
+            }
+            let from_last = || (0..pos as u32).rev();
+            positions.extend((0..n).flat_map(|_| from_last()));
+        }
+        let half = positions.len() / 2;
+        let corrupted = codes.iter_mut().map(|codes| codes.split_off(half));
+        let corrupted = corrupted.collect();
+        positions.truncate(half);
+        if settings.positions != Positions::Each {
+            positions.clear();
+        }
+        Ok(Self {
+            clean: codes,
+            corrupted,
+            positions,
+        })
     }
 
     /// The same from outputs of heads, `[prompts, heads, width]`.
@@ -111,17 +158,10 @@ impl HeadCodes {
         let all = Tensor::cat(vec![clean, corrupted], 0);
         let [both, heads, width] = all.dims();
         let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
-        let mut order: Vec<i32> = (0..both as i32).collect();
-        order.shuffle(&mut rng);
-        order.truncate(settings.examples.max(1));
-        let chosen = TensorData::new(order.clone(), [order.len()]);
-        let chosen = Tensor::<1, Int>::from_data(chosen, &all.device());
-        let examples = all.clone().select(0, chosen);
-        let trained = Autoencoder::train(
-            examples.reshape([order.len() * heads, width]),
-            settings,
-            &mut rng,
-        );
+        let chosen = draw(both, settings.examples, &mut rng);
+        let examples = all.clone().select(0, index(&chosen, &all.device()));
+        let examples = examples.reshape([chosen.len() * heads, width]);
+        let trained = train(examples, settings, &mut rng);
         let codes = trained.codes(all.reshape([both * heads, width]));
         let of = |prompts: std::ops::Range<usize>, head: usize| -> Vec<i32> {
             prompts.map(|prompt| codes[prompt * heads + head]).collect()
@@ -129,6 +169,7 @@ impl HeadCodes {
         Self {
             clean: (0..heads).map(|head| of(0..n, head)).collect(),
             corrupted: (0..heads).map(|head| of(n..both, head)).collect(),
+            positions: vec![],
         }
     }
 
@@ -145,8 +186,27 @@ impl HeadCodes {
     pub fn scores(&self, score: CodeScore) -> Vec<f64> {
         let heads = self.clean.iter().zip(&self.corrupted);
         heads
-            .map(|(clean, corrupted)| of_codes(clean, corrupted, score))
+            .map(|(clean, corrupted)| self.score(clean, corrupted, score))
             .collect()
+    }
+
+    /// Of codes or of pairs of them.
+    fn score<T: Ord + Copy>(&self, clean: &[T], corrupted: &[T], score: CodeScore) -> f64 {
+        if self.positions.is_empty() {
+            return of_codes(clean, corrupted, score);
+        }
+        let at = |codes: &[T]| -> BTreeMap<u32, Vec<T>> {
+            let mut by_position: BTreeMap<u32, Vec<T>> = BTreeMap::new();
+            for (position, code) in self.positions.iter().zip(codes) {
+                by_position.entry(*position).or_default().push(*code);
+            }
+            by_position
+        };
+        let (clean, corrupted) = (at(clean), at(corrupted));
+        let scores = clean
+            .iter()
+            .map(|(position, codes)| of_codes(codes, &corrupted[position], score));
+        scores.fold(0.0, f64::max)
     }
 
     /// The paper's second score of heads, from pairs: pairs are sorted by [`Self::pair_scores`]
@@ -188,7 +248,7 @@ impl HeadCodes {
         all.filter(|(a, b)| a != b)
             .map(|(a, b)| {
                 let (clean, corrupted) = (pairs(&self.clean, a, b), pairs(&self.corrupted, a, b));
-                ((a, b), of_codes(&clean, &corrupted, score))
+                ((a, b), self.score(&clean, &corrupted, score))
             })
             .collect()
     }
@@ -212,13 +272,38 @@ fn of_codes<T: Ord + Copy>(clean: &[T], corrupted: &[T], score: CodeScore) -> f6
     }
 }
 
-/// What heads write, reduced over positions, `[prompts, layers * heads, d_model]`.
+/// Some of the numbers below `n`, in random order.
+fn draw(n: usize, some: usize, rng: &mut ChaCha8Rng) -> Vec<i32> {
+    let mut order: Vec<i32> = (0..n as i32).collect();
+    order.shuffle(rng);
+    order.truncate(some.max(1));
+    order
+}
+
+fn index(rows: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(rows.to_vec(), [rows.len()]), device)
+}
+
+/// On rows, `[n, width]`, or on some of them.
+fn train(rows: Tensor<2>, settings: &DiscreteSettings, rng: &mut ChaCha8Rng) -> Autoencoder {
+    let n = rows.dims()[0];
+    let rows = match n > settings.vectors {
+        true => {
+            let some = draw(n, settings.vectors, rng);
+            rows.clone().select(0, index(&some, &rows.device()))
+        }
+        false => rows,
+    };
+    Autoencoder::train(rows, settings, rng)
+}
+
+/// The vectors of heads that have codes, `[prompts, positions, layers * heads, d_model]`.
 fn head_outputs(
     model: &LanguageModel,
     graph: &Graph,
     tokens: &Tensor<2, Int>,
     positions: Positions,
-) -> Result<Tensor<3>, CircuitError> {
+) -> Result<Tensor<4>, CircuitError> {
     let points: Vec<HookPoint> = sender_points(graph)
         .into_iter()
         .filter(|at| matches!(at, HookPoint::Block(_, BlockHook::Result)))
@@ -230,24 +315,21 @@ fn head_outputs(
     let output = model.run(tokens.clone(), &run)?;
     let ([batch, pos], d_model) = (tokens.dims(), model.config().d_model);
     let of_layer = |at: &HookPoint| {
-        let rows = sender_rows(output.captured[at].clone(), d_model);
-        let rows = rows.reshape([graph.heads, batch, pos, d_model]);
-        let reduced = match positions {
-            Positions::Mean => rows.mean_dim(2),
-            Positions::Last => rows.narrow(2, pos - 1, 1),
-        };
-        reduced
-            .reshape([graph.heads, batch, d_model])
-            .swap_dims(0, 1)
+        let rows = output.captured[at].clone();
+        let rows = rows.reshape([batch, pos, graph.heads, d_model]);
+        match positions {
+            Positions::Mean => rows.mean_dim(1),
+            Positions::Last => rows.narrow(1, pos - 1, 1),
+            Positions::Each => rows,
+        }
     };
-    Ok(Tensor::cat(points.iter().map(of_layer).collect(), 1))
+    Ok(Tensor::cat(points.iter().map(of_layer).collect(), 2))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ranking::auc;
-    use burn::tensor::Device;
     use rand::Rng;
 
     /// What heads of a made-up model write: some of them, the circuit, in other directions on clean
@@ -306,6 +388,7 @@ mod tests {
         let codes = HeadCodes {
             clean: vec![vec![1, 2], vec![1, 1]],
             corrupted: vec![vec![2, 1], vec![1, 2]],
+            positions: vec![],
         };
         assert_eq!(codes.scores(CodeScore::Unique), [0.0, 0.0]);
         // Pairs: clean (1, 1), (2, 1); corrupted (2, 1), (1, 2).
@@ -320,6 +403,7 @@ mod tests {
         let codes = HeadCodes {
             clean: vec![vec![1, 2, 3], vec![4, 5, 6], vec![7, 7, 7]],
             corrupted: vec![vec![2, 3, 9], vec![4, 5, 9], vec![7, 7, 7]],
+            positions: vec![],
         };
         let found = codes.pair_scores(CodeScore::Unique);
         assert_eq!(found[&(0, 1)], 3.0); // (1, 4), (2, 5), (3, 6) against (2, 4), (3, 5), (9, 9)
@@ -330,6 +414,7 @@ mod tests {
         let alike = HeadCodes {
             clean: vec![vec![1]; 3],
             corrupted: vec![vec![1]; 3],
+            positions: vec![],
         };
         for count in alike.heads_of_pairs() {
             assert!((count - 4.0 / 3.0).abs() < 1e-12);

@@ -1,13 +1,17 @@
 //! Circuits that consist of edges, chosen and measured as in the MIB benchmark (Mueller et al.
 //! 2025, arXiv 2504.13151), and the exact effect of every edge.
 
-use crate::patching::patched;
-use crate::{CircuitError, Components, Graph, PromptBatch, Sender, Task};
-use lapidary_model::LanguageModel;
+use crate::ablation::AblatedSenders;
+use crate::components::{Streams, sender_value};
+use crate::patching::{patched, receivers_by_point};
+use crate::{Ablation, CircuitError, Components, Graph, PromptBatch, Sender, Task};
+use burn::tensor::{Tensor, TensorData};
+use lapidary_model::{HookPoint, Intervention, LanguageModel};
 use std::collections::BTreeSet;
 
 /// Of each edge, how far the mean metric falls if the receiver alone reads what the sender writes
-/// on the corrupted prompt. One run for each edge and batch of prompts.
+/// on the corrupted prompt. One run for each edge and batch of prompts, from the layer of the
+/// receiver on.
 ///
 /// # Errors
 /// The task does not fit the model.
@@ -19,9 +23,31 @@ pub fn edge_effects(
     let mut effects = vec![0.0; graph.edges()];
     for batch in PromptBatch::of_task(task, model)? {
         let clean = batch.measure(model, false, &[])?;
-        let corrupted = Components::of(model, graph, &batch.corrupted)?;
-        for (edge, effect) in effects.iter_mut().enumerate() {
-            *effect += clean - patched(model, graph, &batch, &corrupted, &|e| e == edge)?;
+        let streams = Streams::of(model, graph, &batch.clean)?;
+        // No sender changes when a receiver after it reads something else.
+        let [on_clean, on_corrupted] = [
+            Components::of(model, graph, &batch.clean)?,
+            Components::of(model, graph, &batch.corrupted)?,
+        ];
+        let changes = on_corrupted.written - on_clean.written;
+        for (point, receivers) in receivers_by_point(graph) {
+            let HookPoint::Block(layer, _) = point else {
+                continue;
+            };
+            for receiver in receivers.clone() {
+                for (sender, edge) in graph.edges_into(receiver).enumerate() {
+                    let mut rows = vec![0.0; receivers.len()];
+                    rows[receiver - receivers.start] = 1.0;
+                    let rows = TensorData::new(rows, [receivers.len(), 1]);
+                    let rows = Tensor::<2>::from_data(rows, model.device());
+                    let change = rows.matmul(changes.clone().narrow(0, sender, 1));
+                    let change = sender_value(change, on_clean.shape);
+                    let add = |value: Tensor<3>| value + change.clone();
+                    let patch = [Intervention::function(point, &add)];
+                    let patched = batch.measure_from(model, streams.at(layer), &patch)?;
+                    effects[edge] += clean - patched;
+                }
+            }
         }
     }
     let n = task.prompts.len() as f64;
@@ -110,8 +136,8 @@ pub(crate) fn heads_of(graph: &Graph, kept: &[bool]) -> usize {
 }
 
 /// Faithfulness of circuits of edges, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
-/// the clean prompts if receivers read over all edges outside of C what their senders write on the
-/// corrupted prompts. `circuits`: whether an edge belongs to the circuit, by its number.
+/// the clean prompts if receivers read over all edges outside of C what ablated senders write.
+/// `circuits`: whether an edge belongs to the circuit, by its number.
 ///
 /// # Errors
 /// The task does not fit the model, or its metric is the same with and without all edges.
@@ -120,17 +146,23 @@ pub fn edge_faithfulness(
     graph: &Graph,
     task: &Task,
     circuits: &[Vec<bool>],
+    ablation: Ablation,
 ) -> Result<Vec<f64>, CircuitError> {
     let (mut none, mut all) = (0.0, 0.0);
     let mut sums = vec![0.0; circuits.len()];
-    for batch in PromptBatch::of_task(task, model)? {
-        let of_nothing = batch.measure(model, true, &[])?;
+    let batches = PromptBatch::of_task(task, model)?;
+    let ablated = AblatedSenders::of(model, graph, &batches, ablation)?;
+    for batch in &batches {
+        let ablated = ablated.on(model, graph, batch)?;
+        let of_nothing = match ablation {
+            Ablation::Corrupted => batch.measure(model, true, &[])?,
+            _ => patched(model, graph, batch, &ablated, &|_| true)?,
+        };
         none += of_nothing;
         all += batch.measure(model, false, &[])?;
-        let corrupted = Components::of(model, graph, &batch.corrupted)?;
         for (i, kept) in circuits.iter().enumerate() {
             sums[i] += match kept.iter().any(|kept| *kept) {
-                true => patched(model, graph, &batch, &corrupted, &|edge| !kept[edge])?,
+                true => patched(model, graph, batch, &ablated, &|edge| !kept[edge])?,
                 false => of_nothing,
             };
         }
@@ -140,9 +172,10 @@ pub fn edge_faithfulness(
     if span.abs() <= 1e-5 * (all.abs() + none.abs()) {
         return Err(CircuitError::Task {
             task: task.name.clone(),
-            problem: "its metric is the same on clean and on corrupted prompts, so no circuit of \
+            problem:
+                "its metric is the same with all edges ablated as with none, so no circuit of \
                       edges can be measured"
-                .into(),
+                    .into(),
         });
     }
     Ok(sums.iter().map(|sum| (sum - none) / span).collect())

@@ -48,6 +48,10 @@ pub enum CircuitError {
         head: usize,
         problem: String,
     },
+    #[error(
+        "found the target token {found}, expected one below {d_vocab}, the size of the vocabulary"
+    )]
+    TargetToken { found: u32, d_vocab: usize },
     #[error("the feature {layer}.{index}: {problem}")]
     Feature {
         layer: usize,

@@ -1,9 +1,10 @@
 //! Running a model with some of its edges or heads corrupted: the effects that attributions
 //! estimate, and how much of a behaviour a circuit keeps.
 
+use crate::ablation::AblatedHeads;
 use crate::attribution::{last_stream, receiver_points};
-use crate::components::{sender_points, sender_rows, sender_value};
-use crate::{CircuitError, Components, Graph, PromptBatch, Task};
+use crate::components::{Streams, sender_points, sender_rows, sender_value};
+use crate::{Ablation, CircuitError, Components, Graph, PromptBatch, Task};
 use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use std::cell::RefCell;
@@ -26,7 +27,7 @@ pub fn patched(
     Ok(f64::from(batch.metric(logits).into_scalar::<f32>()))
 }
 
-/// The logits of that run, `[batch, pos, d_vocab]`.
+/// The logits of that run after the last position, `[batch, 1, d_vocab]`.
 pub(crate) fn patched_logits(
     model: &LanguageModel,
     graph: &Graph,
@@ -36,18 +37,10 @@ pub(crate) fn patched_logits(
 ) -> Result<Tensor<3>, CircuitError> {
     let d_model = model.config().d_model;
     let shape = replacement.shape;
-    let layers = (0..graph.layers).flat_map(receiver_points);
-    let mut receiver = 0;
     let mut cuts: Vec<(HookPoint, Cut)> = vec![];
-    for point in layers.chain([last_stream(graph)]) {
-        let n = match point {
-            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
-            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
-            _ => 1,
-        };
-        let cut = Cut::of(graph, receiver..receiver + n, is_cut);
+    for (point, receivers) in receivers_by_point(graph) {
+        let cut = Cut::of(graph, receivers, is_cut);
         cuts.extend(cut.map(|cut| (point, cut)));
-        receiver += n;
     }
     let mut needed = vec![false; graph.senders()];
     for sender in cuts.iter().flat_map(|(_, cut)| &cut.senders) {
@@ -88,6 +81,22 @@ pub(crate) fn patched_logits(
     let readers = cuts.iter().zip(&readers);
     interventions.extend(readers.map(|((at, _), reader)| Intervention::function(*at, reader)));
     batch.logits(model, false, &interventions)
+}
+
+/// The hook points where receivers read, each with the numbers of those that read there.
+pub(crate) fn receivers_by_point(graph: &Graph) -> Vec<(HookPoint, Range<usize>)> {
+    let layers = (0..graph.layers).flat_map(receiver_points);
+    let mut first = 0;
+    let points = layers.chain([last_stream(graph)]).map(|point| {
+        let n = match point {
+            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
+            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
+            _ => 1,
+        };
+        first += n;
+        (point, first - n..first)
+    });
+    points.collect()
 }
 
 /// The edges that are cut into the receivers at one hook point.
@@ -156,9 +165,11 @@ pub fn head_effects(
         found.clean += clean;
         found.corrupted += batch.measure(model, true, &[])?;
         let corrupted = heads_written(model, graph, &batch.corrupted)?;
+        let streams = Streams::of(model, graph, &batch.clean)?;
         for (number, (layer, head)) in graph.all_heads().enumerate() {
             let patch = corrupted[layer].clone().in_heads(&[head]);
-            found.effects[number] += clean - batch.measure(model, false, &[patch])?;
+            let patched = batch.measure_from(model, streams.at(layer), &[patch])?;
+            found.effects[number] += clean - patched;
         }
     }
     let n = task.prompts.len() as f64;
@@ -192,7 +203,7 @@ pub(crate) fn heads_written(
 }
 
 /// Faithfulness of circuits of heads, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
-/// the clean prompts with all heads outside of the circuit C corrupted; MLPs compute with what they
+/// the clean prompts with all heads outside of the circuit C ablated; MLPs compute with what they
 /// then read. `circuits` are lists of layer and head.
 ///
 /// # Errors
@@ -202,25 +213,29 @@ pub fn faithfulness(
     graph: &Graph,
     task: &Task,
     circuits: &[Vec<(usize, usize)>],
+    ablation: Ablation,
 ) -> Result<Vec<f64>, CircuitError> {
-    let nothing = vec![];
-    let everything: Vec<_> = graph.all_heads().collect();
-    let measured: Vec<_> = [&nothing, &everything]
-        .into_iter()
-        .chain(circuits)
-        .collect();
+    // Whether a head belongs to a circuit. Equal circuits are measured once.
+    let mut measured: Vec<Vec<bool>> = [false, true]
+        .map(|kept| vec![kept; graph.layers * graph.heads])
+        .to_vec();
+    let mut numbers = vec![];
+    for circuit in circuits {
+        let kept: Vec<bool> = graph.all_heads().map(|h| circuit.contains(&h)).collect();
+        let known = measured.iter().position(|other| *other == kept);
+        numbers.push(known.unwrap_or(measured.len()));
+        if known.is_none() {
+            measured.push(kept);
+        }
+    }
     let mut sums = vec![0.0; measured.len()];
-    for batch in PromptBatch::of_task(task, model)? {
-        let corrupted = heads_written(model, graph, &batch.corrupted)?;
-        for (sum, circuit) in sums.iter_mut().zip(&measured) {
-            let outside = (0..graph.layers).filter_map(|layer| {
-                let heads: Vec<usize> = (0..graph.heads)
-                    .filter(|head| !circuit.contains(&(layer, *head)))
-                    .collect();
-                (!heads.is_empty()).then(|| corrupted[layer].clone().in_heads(&heads))
-            });
-            let interventions: Vec<_> = outside.collect();
-            *sum += batch.measure(model, false, &interventions)?;
+    let batches = PromptBatch::of_task(task, model)?;
+    let ablated = AblatedHeads::of(model, graph, &batches, ablation)?;
+    for batch in &batches {
+        let ablated = ablated.on(model, graph, batch)?;
+        for (sum, kept) in sums.iter_mut().zip(&measured) {
+            let outside = heads_outside(graph, &ablated, kept, 0);
+            *sum += batch.measure(model, false, &outside)?;
         }
     }
     let span = sums[1] - sums[0];
@@ -228,10 +243,27 @@ pub fn faithfulness(
     if span.abs() <= 1e-5 * (sums[0].abs() + sums[1].abs()) {
         return Err(CircuitError::Task {
             task: task.name.clone(),
-            problem: "its metric is the same with all heads corrupted as with none, so no circuit \
+            problem: "its metric is the same with all heads ablated as with none, so no circuit \
                       of heads can be measured"
                 .into(),
         });
     }
-    Ok(sums[2..].iter().map(|sum| (sum - sums[0]) / span).collect())
+    let of_circuit = |number: &usize| (sums[*number] - sums[0]) / span;
+    Ok(numbers.iter().map(of_circuit).collect())
+}
+
+/// Of interventions that change all heads, one for each layer, those that change the heads that are
+/// not kept, from a layer on.
+pub(crate) fn heads_outside(
+    graph: &Graph,
+    all: &[Intervention<'static>],
+    kept: &[bool],
+    first: usize,
+) -> Vec<Intervention<'static>> {
+    let layers = (first..graph.layers).filter_map(|layer| {
+        let heads = (0..graph.heads).filter(|head| !kept[layer * graph.heads + head]);
+        let heads: Vec<usize> = heads.collect();
+        (!heads.is_empty()).then(|| all[layer].clone().in_heads(&heads))
+    });
+    layers.collect()
 }

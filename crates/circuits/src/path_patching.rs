@@ -2,6 +2,7 @@
 //! 2304.05969): the effect of a head through what chosen receivers read, and through no other head.
 
 use crate::attribution::last_stream;
+use crate::components::Streams;
 use crate::patching::heads_written;
 use crate::{CircuitError, Graph, PromptBatch, Receiver, Task};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
@@ -43,23 +44,29 @@ pub fn path_effects(
         corrupted += batch.measure(model, true, &[])?;
         let on_clean = heads_written(model, graph, &batch.clean)?;
         let on_corrupted = heads_written(model, graph, &batch.corrupted)?;
+        let streams = Streams::of(model, graph, &batch.clean)?;
         for (sum, (layer, head)) in patched.iter_mut().zip(graph.all_heads()) {
             if !receivers.iter().any(|receiver| is_before(layer, *receiver)) {
                 *sum += of_batch;
                 continue;
             }
-            let mut frozen = on_clean.clone();
+            // What comes before the head reads and writes what it does without the patch.
+            let start = HookPoint::Block(layer, BlockHook::ResidPre);
+            let (before, later): (Vec<HookPoint>, _) = read.iter().partition(|at| **at < start);
+            let unchanged = |at: &HookPoint| before.contains(at);
+            let mut frozen = on_clean[layer..].to_vec();
             frozen.push(on_corrupted[layer].clone().in_heads(&[head]));
             let run = HookedRun {
                 interventions: &frozen,
-                capture: &read,
+                capture: &later,
+                start: Some(streams.at(layer)),
                 ..Default::default()
             };
             let found = model.run(batch.clean.clone(), &run)?.captured;
-            let given: Vec<Intervention<'_>> = receivers
-                .iter()
-                .map(|receiver| {
-                    let (at, head) = place(graph, *receiver);
+            let places = receivers.iter().map(|receiver| place(graph, *receiver));
+            let given: Vec<Intervention<'_>> = places
+                .filter(|(at, _)| !unchanged(at))
+                .map(|(at, head)| {
                     let set = Intervention::set(at, found[&at].clone());
                     match head {
                         Some(head) => set.in_heads(&[head]),
@@ -67,7 +74,7 @@ pub fn path_effects(
                     }
                 })
                 .collect();
-            *sum += batch.measure(model, false, &given)?;
+            *sum += batch.measure_from(model, streams.at(layer), &given)?;
         }
     }
     let span = corrupted - clean;

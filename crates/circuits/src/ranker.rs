@@ -26,20 +26,33 @@ pub enum Ranker {
     DiscreteSaeTotalVariation,
     /// `discrete-sae-pairs`: [`crate::discrete::HeadCodes::heads_of_pairs`].
     DiscreteSaePairs,
+    /// `discrete-sae-positions`: [`crate::discrete::CodeScore::Unique`] of the codes at each
+    /// position.
+    DiscreteSaePositions,
+    /// `discrete-sae-positions-tv`: the same with
+    /// [`crate::discrete::CodeScore::TotalVariation`].
+    DiscreteSaePositionsTotalVariation,
     /// `subnetwork-probing`: [`crate::subnetwork_probing`].
     SubnetworkProbing,
     /// `information-flow`: [`crate::information_flow`]; a head has the sum over its edges.
     InformationFlow,
     /// `acdc`: [`crate::acdc`]; a head has the largest score of its edges.
     Acdc,
+    /// `acdc-heads`: [`crate::acdc_heads`].
+    AcdcHeads,
 }
 
 impl Ranker {
     /// All of them with their names, those that need the fewest passes first.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::DiscreteSae, "discrete-sae"),
         (Self::DiscreteSaeTotalVariation, "discrete-sae-tv"),
         (Self::DiscreteSaePairs, "discrete-sae-pairs"),
+        (Self::DiscreteSaePositions, "discrete-sae-positions"),
+        (
+            Self::DiscreteSaePositionsTotalVariation,
+            "discrete-sae-positions-tv",
+        ),
         (Self::InformationFlow, "information-flow"),
         (Self::AttributionPatching, "attribution-patching"),
         (Self::RelP, "relp"),
@@ -48,6 +61,7 @@ impl Ranker {
         (Self::EapIgActivations, "eap-ig-activations"),
         (Self::SubnetworkProbing, "subnetwork-probing"),
         (Self::Patching, "patching"),
+        (Self::AcdcHeads, "acdc-heads"),
         (Self::ExactEdges, "exact-edges"),
         (Self::Acdc, "acdc"),
     ];

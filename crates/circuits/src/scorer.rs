@@ -1,9 +1,9 @@
 //! The scores of every method on one task. What several methods need is computed once.
 
-use crate::discrete::{CodeScore, DiscreteSettings, HeadCodes};
+use crate::discrete::{CodeScore, DiscreteSettings, HeadCodes, Positions};
 use crate::{
     Attribution, CircuitError, Graph, HeadEffects, Method, ProbingSettings, Ranker, Sender, Task,
-    acdc, attribute, edge_effects, head_effects, information_flow, subnetwork_probing,
+    acdc, acdc_heads, attribute, edge_effects, head_effects, information_flow, subnetwork_probing,
 };
 use lapidary_model::LanguageModel;
 use std::cell::OnceCell;
@@ -26,6 +26,7 @@ pub struct Scorer<'a> {
     exact_edges: OnceCell<Timed<Vec<f64>>>,
     gradients: OnceCell<Timed<Attribution>>,
     codes: OnceCell<Timed<HeadCodes>>,
+    position_codes: OnceCell<Timed<HeadCodes>>,
 }
 
 /// What a method found.
@@ -81,6 +82,7 @@ impl<'a> Scorer<'a> {
             exact_edges: OnceCell::new(),
             gradients: OnceCell::new(),
             codes: OnceCell::new(),
+            position_codes: OnceCell::new(),
         })
     }
 
@@ -180,17 +182,28 @@ impl<'a> Scorer<'a> {
             Ranker::EapIgInputs => attributed(Method::EapIgInputs { steps: STEPS })?,
             Ranker::EapIgActivations => attributed(Method::EapIgActivations { steps: STEPS })?,
             Ranker::RelP => attributed(Method::RelP)?,
-            Ranker::DiscreteSae | Ranker::DiscreteSaeTotalVariation | Ranker::DiscreteSaePairs => {
-                shared = self.codes.get().map_or(0.0, |timed| timed.seconds);
+            Ranker::DiscreteSae
+            | Ranker::DiscreteSaeTotalVariation
+            | Ranker::DiscreteSaePairs
+            | Ranker::DiscreteSaePositions
+            | Ranker::DiscreteSaePositionsTotalVariation => {
+                let (cell, positions) = match ranker {
+                    Ranker::DiscreteSaePositions | Ranker::DiscreteSaePositionsTotalVariation => {
+                        (&self.position_codes, Positions::Each)
+                    }
+                    _ => (&self.codes, Positions::Mean),
+                };
+                shared = cell.get().map_or(0.0, |timed| timed.seconds);
                 let settings = DiscreteSettings {
                     seed: self.seed,
+                    positions,
                     ..DiscreteSettings::default()
                 };
-                let codes = once(&self.codes, || {
-                    HeadCodes::of_task(model, graph, task, &settings)
-                })?;
+                let codes = once(cell, || HeadCodes::of_task(model, graph, task, &settings))?;
                 let heads = match ranker {
-                    Ranker::DiscreteSae => codes.value.scores(CodeScore::Unique),
+                    Ranker::DiscreteSae | Ranker::DiscreteSaePositions => {
+                        codes.value.scores(CodeScore::Unique)
+                    }
                     Ranker::DiscreteSaePairs => codes.value.heads_of_pairs(),
                     _ => codes.value.scores(CodeScore::TotalVariation),
                 };
@@ -209,6 +222,7 @@ impl<'a> Scorer<'a> {
                 let sum = |head| out_edges(graph, head).map(|edge| edges[edge]).sum();
                 (Some(heads_of(graph, sum)), Some(edges))
             }
+            Ranker::AcdcHeads => (Some(acdc_heads(model, graph, task, None)?.heads), None),
             Ranker::Acdc => {
                 let edges = acdc(model, graph, task, None)?.edges;
                 let largest = |head| {

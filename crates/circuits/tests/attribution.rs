@@ -5,8 +5,8 @@
 
 use burn::tensor::Device;
 use lapidary_circuits::{
-    Attribution, Components, Graph, Method, PromptBatch, Sender, Task, attribute, faithfulness,
-    head_effects, patched, tasks,
+    Ablation, Attribution, Components, Graph, Method, PromptBatch, Sender, Task, attribute,
+    faithfulness, head_effects, patched, tasks,
 };
 use lapidary_model::LanguageModel;
 
@@ -172,10 +172,10 @@ fn circuits_of_all_heads_are_faithful_and_those_of_none_are_not() {
     let all: Vec<_> = graph.all_heads().collect();
     let without_one = all[1..].to_vec();
     let circuits = [all.clone(), vec![], without_one];
-    let found = faithfulness(&model, &graph, &task, &circuits).unwrap();
+    let found = faithfulness(&model, &graph, &task, &circuits, Ablation::Corrupted).unwrap();
     assert_eq!(found[..2], [1.0, 0.0]);
     let effects = head_effects(&model, &graph, &task).unwrap();
-    let none = faithfulness(&model, &graph, &task, &[vec![]]).unwrap();
+    let none = faithfulness(&model, &graph, &task, &[vec![]], Ablation::Corrupted).unwrap();
     assert_eq!(none, [0.0]);
     // Without head 0 of layer 0, the metric falls by that head's effect.
     let without_heads = |b: &Batch| {

@@ -4,9 +4,11 @@
 
 use burn::tensor::{Device, Tensor};
 use lapidary_circuits::{
-    Graph, PromptBatch, Receiver, Sender, Task, edge_effects, information_flow, tasks,
+    Ablation, Components, Graph, PromptBatch, Receiver, Sender, Task, edge_effects,
+    edge_faithfulness, faithfulness, information_flow, patched, tasks,
 };
 use lapidary_model::{HookPoint, HookedRun, Intervention, LanguageModel};
+use std::collections::BTreeMap;
 
 fn model(name: &str) -> LanguageModel {
     let folder = format!(
@@ -63,6 +65,111 @@ fn the_exact_effect_of_an_edge_into_the_logits_is_a_change_of_the_last_stream() 
             );
         }
     }
+}
+
+/// A run from the layer of the receiver on is the whole run with that edge cut.
+#[test]
+fn the_exact_effect_of_every_edge_is_that_of_cutting_it() {
+    let model = model("llama-gqa");
+    let graph = Graph::of(&model).unwrap();
+    let task = task(&model);
+    let effects = edge_effects(&model, &graph, &task).unwrap();
+    let mut largest = 0.0_f64;
+    for (edge, effect) in effects.iter().enumerate() {
+        let mut lost = 0.0;
+        for batch in PromptBatch::of_task(&task, &model).unwrap() {
+            let corrupted = Components::of(&model, &graph, &batch.corrupted).unwrap();
+            let cut = patched(&model, &graph, &batch, &corrupted, &|e| e == edge).unwrap();
+            lost += batch.measure(&model, false, &[]).unwrap() - cut;
+        }
+        let expected = lost / task.prompts.len() as f64;
+        largest = largest.max(expected.abs());
+        assert!(
+            (effect - expected).abs() < 1e-5,
+            "{:?}: {effect}, {expected}",
+            graph.edge(edge)
+        );
+    }
+    assert!(largest > 1e-3, "{largest}");
+}
+
+/// By hand: the mean output of each head at each position of the corrupted prompts of one length.
+/// Edges out of a head carry the same when the head is ablated, so both kinds of circuits lose as
+/// much.
+#[test]
+fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
+    let model = model("llama-gqa");
+    let graph = Graph::of(&model).unwrap();
+    // More prompts than one batch has, of a few lengths.
+    let task = tasks::generate("induction", &model, 60, 1, false).unwrap();
+    let batches = PromptBatch::of_task(&task, &model).unwrap();
+    let mut corrupted: BTreeMap<usize, Vec<&[u32]>> = BTreeMap::new();
+    for prompt in &task.prompts {
+        let of_length = corrupted.entry(prompt.corrupted.len()).or_default();
+        of_length.push(&prompt.corrupted);
+    }
+    assert!(corrupted.len() > 1 && batches.len() > corrupted.len());
+    let at: Vec<HookPoint> = (0..graph.layers)
+        .map(|layer| format!("blocks.{layer}.attn.hook_z").parse().unwrap())
+        .collect();
+    let means: BTreeMap<usize, Vec<Intervention<'_>>> = corrupted
+        .into_iter()
+        .map(|(pos, rows)| {
+            let run = HookedRun {
+                capture: &at,
+                ..Default::default()
+            };
+            let output = model.run(model.tokens(&rows).unwrap(), &run).unwrap();
+            let mean =
+                |at: &HookPoint| Intervention::set(*at, output.captured[at].clone().mean_dim(0));
+            (pos, at.iter().map(mean).collect())
+        })
+        .collect();
+    let metric = |of_length: &dyn Fn(usize) -> Vec<Intervention<'static>>| -> f64 {
+        let of_batch = |batch: &PromptBatch| {
+            let interventions = of_length(batch.clean.dims()[1]);
+            batch.measure(&model, false, &interventions).unwrap()
+        };
+        batches.iter().map(of_batch).sum()
+    };
+    let all = metric(&|_| vec![]);
+    let none = metric(&|pos| means[&pos].clone());
+    let heads: Vec<(usize, usize)> = graph.all_heads().collect();
+    let without: Vec<Vec<(usize, usize)>> = heads
+        .iter()
+        .map(|head| heads.iter().copied().filter(|h| h != head).collect())
+        .collect();
+    let mean = Ablation::Mean;
+    let kept = faithfulness(&model, &graph, &task, &without, mean).unwrap();
+    let mut lost = vec![];
+    for (kept, (layer, head)) in kept.iter().zip(&heads) {
+        let ablated = metric(&|pos| vec![means[&pos][*layer].clone().in_heads(&[*head])]);
+        let expected = (ablated - none) / (all - none);
+        assert!((kept - expected).abs() < 1e-4, "{kept}, {expected}");
+        lost.push(all - ablated);
+    }
+    let circuits: Vec<Vec<bool>> = heads
+        .iter()
+        .map(|(layer, head)| {
+            let (layer, head) = (*layer, *head);
+            let out_of_head = |edge| graph.edge(edge).0 == Sender::Head { layer, head };
+            (0..graph.edges()).map(|edge| !out_of_head(edge)).collect()
+        })
+        .collect();
+    let kept = edge_faithfulness(&model, &graph, &task, &circuits, mean).unwrap();
+    // Edges have another empty circuit, so only ratios compare.
+    let strongest = (0..lost.len()).max_by(|a, b| lost[*a].abs().total_cmp(&lost[*b].abs()));
+    let strongest = strongest.unwrap();
+    for (kept_here, lost_here) in kept.iter().zip(&lost) {
+        let found = (1.0 - kept_here) / (1.0 - kept[strongest]);
+        let expected = lost_here / lost[strongest];
+        assert!((found - expected).abs() < 1e-3, "{found}, {expected}");
+    }
+    let kept = faithfulness(&model, &graph, &task, &without[..1], Ablation::Zero).unwrap();
+    let zero = |at: &HookPoint| Intervention::zero(*at);
+    let one = metric(&|_| vec![zero(&at[0]).in_heads(&[0])]);
+    let none = metric(&|_| at.iter().map(zero).collect());
+    assert!((kept[0] - (one - none) / (all - none)).abs() < 1e-4);
 }
 
 /// By plain loops over what is captured.

@@ -114,6 +114,8 @@ pub enum ModelError {
         what: &'static str,
         why: &'static str,
     },
+    #[error("a pass cannot start there: {problem}")]
+    Start { problem: String },
     #[error("the segments do not fit: {problem}")]
     Segments { problem: String },
     #[error("an empty sequence of tokens: give at least one")]

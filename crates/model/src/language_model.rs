@@ -7,7 +7,7 @@ use crate::gguf::Gguf;
 use crate::hook::{BlockHook, HookPoint};
 use crate::hub::CachedRepository;
 use crate::rotary::RopeScaling;
-use crate::run::{HookedRun, RunOutput};
+use crate::run::{HookedRun, RunOutput, Start};
 use crate::tensor_file::TensorFile;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Extras, Passed, forward, project, unembed};
@@ -467,6 +467,7 @@ impl LanguageModel {
         let before = capture.iter().filter(|at| **at != HookPoint::Logits);
         let before: Vec<HookPoint> = before.copied().collect();
         let (segments, rules) = (run.segments.as_ref(), run.rules);
+        let (first, last_logits) = (run.start.as_ref(), run.last_logits);
         let starts: Vec<usize> = (0..batch).step_by(few).collect();
         let outputs: Vec<Passed> = starts
             .into_par_iter()
@@ -476,6 +477,11 @@ impl LanguageModel {
                     capture: &before,
                     logits,
                     interventions: &[],
+                    last_logits,
+                    start: first.map(|from| Start {
+                        layer: from.layer,
+                        resid_pre: from.resid_pre.clone().narrow(0, start, n),
+                    }),
                     segments: segments.map(|s| s.clone().narrow(0, start, n)),
                     rules,
                 };
@@ -504,6 +510,7 @@ impl LanguageModel {
         };
         if logits {
             let all = project(&self.config, &self.weights, Tensor::cat(last, 0));
+            let pos = if run.last_logits { 1 } else { pos };
             let all = all.reshape([batch, pos, self.config.d_vocab]);
             if capture.contains(&HookPoint::Logits) {
                 output.captured.insert(HookPoint::Logits, all.clone());
@@ -614,6 +621,9 @@ impl LanguageModel {
             let width = width.expect("the number of keys is known");
             intervention.check([batch, pos, width], self.heads(at), offset)?;
         }
+        if let Some(start) = &run.start {
+            self.check_start([batch, pos], run, start)?;
+        }
         let Some(segments) = &run.segments else {
             return Ok(());
         };
@@ -640,6 +650,37 @@ impl LanguageModel {
             }
         }
         Ok(())
+    }
+
+    /// Whether a pass can start there, and everything that it reads and changes comes later.
+    fn check_start(
+        &self,
+        [batch, pos]: [usize; 2],
+        run: &HookedRun<'_>,
+        start: &Start,
+    ) -> Result<(), ModelError> {
+        let wrong = |problem: String| Err(ModelError::Start { problem });
+        let (layers, d_model) = (self.config.layers.len(), self.config.d_model);
+        if start.layer >= layers {
+            let last = layers - 1;
+            return wrong(format!(
+                "found block {}, blocks are 0 to {last}",
+                start.layer
+            ));
+        }
+        let (found, expected) = (start.resid_pre.dims(), [batch, pos, d_model]);
+        if found != expected {
+            return wrong(format!(
+                "found a residual stream {found:?}, expected {expected:?}"
+            ));
+        }
+        let used = run.capture.iter().copied();
+        let used = used.chain(run.interventions.iter().map(|i| i.at));
+        let first = HookPoint::Block(start.layer, BlockHook::ResidPre);
+        match used.min().filter(|at| *at < first) {
+            Some(at) => wrong(format!("found {at}, which comes before {first}")),
+            None => Ok(()),
+        }
     }
 }
 

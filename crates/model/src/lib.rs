@@ -39,6 +39,6 @@ pub use hub::{CachedRepository, Download, HubRepository, on_download};
 pub use language_model::{Gradients, LanguageModel};
 pub use roles::Simplify;
 pub use rotary::{Rope, RopeScaling};
-pub use run::{BackwardRules, Edit, HookedRun, Intervention, RunOutput};
+pub use run::{BackwardRules, Edit, HookedRun, Intervention, RunOutput, Start};
 pub use tensor_file::{Outgoing, TensorFile, Values, write_tensors};
 pub use tokenizer::{TextStream, TokenPlace, Tokenizer};

@@ -16,6 +16,11 @@ pub struct HookedRun<'a> {
     pub interventions: &'a [Intervention<'a>],
     /// Whether to go on to the logits and return them.
     pub logits: bool,
+    /// Whether logits are computed at the last position only. They are then `[batch, 1, d_vocab]`,
+    /// at [`HookPoint::Logits`] too.
+    pub last_logits: bool,
+    /// Where the pass starts; `None`: at the embeddings.
+    pub start: Option<Start>,
     /// The document of each token of packed sequences, `[batch, pos]`, not decreasing along a
     /// sequence. Attention never crosses from one document into another and positions count from 0
     /// in each, so that a document's activations are those of the document alone. `None`: a
@@ -23,6 +28,17 @@ pub struct HookedRun<'a> {
     pub segments: Option<Tensor<2, Int>>,
     /// How gradients pass through what is not linear; the values are the same whatever they say.
     pub rules: BackwardRules,
+}
+
+/// A block at which a pass starts, in place of the embeddings. What comes before is neither
+/// computed nor captured nor changed.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The block.
+    pub layer: usize,
+    /// What enters it ([`BlockHook::ResidPre`](crate::BlockHook::ResidPre)) in another run of the
+    /// same tokens, `[batch, pos, d_model]`.
+    pub resid_pre: Tensor<3>,
 }
 
 /// How gradients pass through the nonlinear parts of a transformer: each rule that is set replaces
@@ -307,6 +323,12 @@ impl<'a> Hooks<'a> {
     /// Whether the value there is differentiated at.
     pub fn differentiates(&self, at: HookPoint) -> bool {
         self.differentiate.contains(&at)
+    }
+
+    /// From here on, values are those of the last position.
+    pub fn keep_last_position(&mut self) {
+        self.offset += self.shape[1] - 1;
+        self.shape[1] = 1;
     }
 
     /// Passes a value through a hook point, `[batch * pos, width]` in and out, `heads` heads side

@@ -6,7 +6,7 @@ use crate::attention::{Cache, Places, attend, soft_cap};
 use crate::config::{Activation, ModelConfig, Norm};
 use crate::hook::{BlockHook, HookPoint};
 use crate::rotary::{Rope, Rotary};
-use crate::run::{HookedRun, Hooks, RunOutput};
+use crate::run::{HookedRun, Hooks, RunOutput, Start};
 use crate::weights::{Layer, NormWeights, Weights};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use lapidary_kernels::{Nonlinearity, RowNorm, activate, fused_on, normalize_rows, wide_product};
@@ -32,7 +32,8 @@ pub(crate) struct Extras<'a> {
 /// points to differentiate at.
 pub(crate) struct Passed {
     pub output: RunOutput,
-    /// What the unembedding reads, `[batch * pos, d_model]`, if the pass was to end there.
+    /// What the unembedding reads, `[batch * pos, d_model]`, if the pass was to end there; pos is 1
+    /// if only the last logits are asked for.
     pub before_unembedding: Option<Tensor<2>>,
     pub leaves: BTreeMap<HookPoint, Tensor<3>>,
 }
@@ -60,7 +61,14 @@ pub(crate) fn forward(
         rotary: vec![],
         fused: fused_on(&w.embed.device()),
     };
-    let last = pass.run(w, tokens.reshape([batch * pos]));
+    let last = pass.run(w, tokens.reshape([batch * pos]), run.start.as_ref());
+    let (last, logit_positions) = match run.last_logits {
+        true => {
+            pass.hooks.keep_last_position();
+            (last.map(|x| last_position(x, [batch, pos])), 1)
+        }
+        false => (last, pos),
+    };
     let (logits, before_unembedding) = match extras.without_unembedding {
         true => (None, last),
         false => (
@@ -74,7 +82,7 @@ pub(crate) fn forward(
     Passed {
         output: RunOutput {
             captured: pass.hooks.captured,
-            logits: logits.map(|logits| logits.reshape([batch, pos, c.d_vocab])),
+            logits: logits.map(|logits| logits.reshape([batch, logit_positions, c.d_vocab])),
         },
         before_unembedding,
         leaves: pass.hooks.leaves,
@@ -104,6 +112,13 @@ pub(crate) fn project(c: &ModelConfig, w: &Weights, x: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// Rows of the last position, `[batch, width]`, of those of all, `[batch * pos, width]`.
+fn last_position(rows: Tensor<2>, [batch, pos]: [usize; 2]) -> Tensor<2> {
+    let width = rows.dims()[1];
+    let rows = rows.reshape([batch, pos, width]);
+    rows.narrow(1, pos - 1, 1).reshape([batch, width])
+}
+
 /// One pass under way. Its parts return `None` once everything asked for has been captured.
 struct Pass<'a> {
     c: &'a ModelConfig,
@@ -117,21 +132,43 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn run(&mut self, w: &Weights, tokens: Tensor<1, Int>) -> Option<Tensor<2>> {
-        let mut embedded = w.embed.clone().select(0, tokens); // [n, d_model]
-        if self.c.embed_scale != 1.0 {
-            embedded = embedded * self.c.embed_scale;
-        }
-        let mut resid = self.hooks.visit(HookPoint::Embed, None, embedded)?;
-        if let Some(table) = &w.positions {
-            let positions = self.positions(table);
-            resid = resid + self.hooks.visit(HookPoint::PosEmbed, None, positions)?;
-        }
-        for (l, layer) in w.layers.iter().enumerate() {
+    fn run(
+        &mut self,
+        w: &Weights,
+        tokens: Tensor<1, Int>,
+        start: Option<&Start>,
+    ) -> Option<Tensor<2>> {
+        let (first, mut resid) = match start {
+            Some(start) => {
+                let [batch, pos, d_model] = start.resid_pre.dims();
+                let resid_pre = start.resid_pre.clone().reshape([batch * pos, d_model]);
+                let resid_pre = match w.embed.is_autodiff() {
+                    true => resid_pre.autodiff(),
+                    false => resid_pre,
+                };
+                (start.layer, resid_pre)
+            }
+            None => (0, self.embedded(w, tokens)?),
+        };
+        for (l, layer) in w.layers.iter().enumerate().skip(first) {
             resid = self.block(layer, l, resid)?;
         }
         let points = [HookPoint::FinalNormScale, HookPoint::FinalNorm];
         self.normalize(&w.final_norm, points, resid)
+    }
+
+    /// What enters the first block, `[n, d_model]`.
+    fn embedded(&mut self, w: &Weights, tokens: Tensor<1, Int>) -> Option<Tensor<2>> {
+        let mut embedded = w.embed.clone().select(0, tokens); // [n, d_model]
+        if self.c.embed_scale != 1.0 {
+            embedded = embedded * self.c.embed_scale;
+        }
+        let embedded = self.hooks.visit(HookPoint::Embed, None, embedded)?;
+        let Some(table) = &w.positions else {
+            return Some(embedded);
+        };
+        let positions = self.positions(table);
+        Some(embedded + self.hooks.visit(HookPoint::PosEmbed, None, positions)?)
     }
 
     /// Position embeddings of all tokens, `[n, d_model]`, from their table `[n_ctx, d_model]`.

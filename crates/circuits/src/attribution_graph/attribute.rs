@@ -8,7 +8,7 @@ use super::replacement::ReplacementModel;
 use super::rows::Row;
 use super::trace::{Target, Tracing};
 use crate::CircuitError;
-use lapidary_coder::{CoderError, host};
+use lapidary_coder::host;
 
 /// Batches between two rankings of the features by influence.
 const BATCHES_A_RANKING: usize = 4;
@@ -36,6 +36,8 @@ pub struct AttributionOptions {
     pub max_n_logits: usize,
     /// The logits are the most probable ones that have this probability together. 0.95
     pub desired_logit_prob: f64,
+    /// Tokens whose logits are explained, in place of the most probable ones. Empty
+    pub targets: Vec<u32>,
     /// The most features that are nodes, those with the most influence. 7,500
     pub max_feature_nodes: usize,
     /// Bytes that attribution may use besides the model and its transcoders; edges that take more
@@ -48,6 +50,7 @@ impl Default for AttributionOptions {
         Self {
             max_n_logits: 10,
             desired_logit_prob: 0.95,
+            targets: vec![],
             max_feature_nodes: 7500,
             memory: None,
         }
@@ -59,8 +62,8 @@ impl ReplacementModel<'_> {
     /// `progress` hears of the features done and of their number.
     ///
     /// # Errors
-    /// The prompt is empty, longer than the model's context, or has a token outside the vocabulary;
-    /// the memory is too small; the model has no unembedding.
+    /// The prompt is empty, longer than the model's context, or has a token outside the vocabulary,
+    /// as a target may have; the memory is too small; the model has no unembedding.
     pub fn attribute(
         &self,
         tokens: &[u32],
@@ -68,7 +71,7 @@ impl ReplacementModel<'_> {
         progress: &dyn Fn(usize, usize),
     ) -> Result<AttributionGraph, CircuitError> {
         let local = self.local(tokens)?;
-        let logits = salient(&local, options)?;
+        let logits = explained(&local, options)?;
         let nodes = options.max_feature_nodes.min(local.features.len());
         let limits = Limits::new(self, &local, options, nodes + logits.len())?;
         let tracing = Tracing {
@@ -101,16 +104,29 @@ impl ReplacementModel<'_> {
     }
 }
 
-/// The most probable next tokens.
-fn salient(
+/// The tokens that are asked for, or the most probable next tokens.
+fn explained(
     local: &Local<'_>,
     options: &AttributionOptions,
-) -> Result<Vec<LogitTarget>, CoderError> {
+) -> Result<Vec<LogitTarget>, CircuitError> {
     let logits = host(&local.frozen.logits())?;
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exponentials = logits.iter().map(|x| f64::from(x - highest).exp());
     let exponentials: Vec<f64> = exponentials.collect();
     let sum: f64 = exponentials.iter().sum();
+    if !options.targets.is_empty() {
+        let target = |token: &u32| match exponentials.get(*token as usize) {
+            Some(exponential) => Ok(LogitTarget {
+                token: *token,
+                probability: (exponential / sum) as f32,
+            }),
+            None => Err(CircuitError::TargetToken {
+                found: *token,
+                d_vocab: logits.len(),
+            }),
+        };
+        return options.targets.iter().map(target).collect();
+    }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
     let mut chosen = vec![];

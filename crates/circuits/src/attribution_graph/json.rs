@@ -4,10 +4,13 @@
 use super::graph::Node;
 use super::pruning::{GraphScores, PrunedGraph};
 use crate::CircuitError;
+use crate::page::page;
 use lapidary_io::IoError;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::Write;
+
+const TEMPLATE: &str = include_str!("../../page/graph.html");
 
 /// What a graph's file says that the graph itself does not know.
 pub struct GraphNames<'a> {
@@ -270,11 +273,11 @@ impl PrunedGraph<'_> {
         on_page: Option<&Self>,
     ) -> Result<(), CircuitError> {
         let json = self.to_json(names);
-        let page = match on_page {
-            None => super::page::page(&names.slug, &json),
-            Some(part) => super::page::page(&names.slug, &part.to_json(names)),
+        let html = match on_page {
+            None => page(TEMPLATE, &names.slug, &json),
+            Some(part) => page(TEMPLATE, &names.slug, &part.to_json(names)),
         };
-        for (name, text) in [("graph.json", &json), ("graph.html", &page)] {
+        for (name, text) in [("graph.json", &json), ("graph.html", &html)] {
             let path = folder.join(name);
             let written = std::fs::File::create(&path).and_then(|mut file| {
                 file.write_all(text.as_bytes())?;

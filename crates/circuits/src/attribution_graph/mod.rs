@@ -6,14 +6,15 @@
 //! [`ReplacementModel::attribute`] gives the [`AttributionGraph`] of a prompt, every edge exact
 //! while attention patterns and the divisors of norms are constants; [`AttributionGraph::prune`]
 //! keeps what matters for the logits, as a [`PrunedGraph`] that can be written and looked at.
+//! [`ReplacementModel::intervene`] sets features and shows what follows.
 
 mod attention;
 mod attribute;
 mod graph;
 mod influence;
+mod intervention;
 mod json;
 mod local;
-mod page;
 mod paths;
 mod pruning;
 mod replacement;
@@ -24,6 +25,7 @@ mod trace;
 pub use attention::{EdgeEnd, HeadLoading, ScoreAttribution, ScorePair, ScorePart};
 pub use attribute::AttributionOptions;
 pub use graph::{AttributionGraph, Feature, LogitTarget, Node, NodeValue};
+pub use intervention::{ChangedFeature, FeatureChange, Intervened, Propagation};
 pub use json::GraphNames;
 pub use paths::{FeatureWeights, PathNode, PathOptions, Step};
 pub use pruning::{GraphScores, PrunedGraph, Pruning};

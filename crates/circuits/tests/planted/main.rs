@@ -9,7 +9,7 @@ mod paths;
 mod weights;
 
 use lapidary_circuits::{
-    Comparison, Graph, Judgement, MOST_EDGES, Ranker, Scorer, Truth, acdc, edge_effects,
+    Ablation, Comparison, Graph, Judgement, MOST_EDGES, Ranker, Scorer, Truth, acdc, edge_effects,
     edge_faithfulness, faithfulness, head_effects, tasks,
 };
 use std::time::Instant;
@@ -30,7 +30,7 @@ fn judge_all(comparison: &Comparison<'_>) -> Vec<Judgement> {
     comparison.scorer().scores(Ranker::ExactEdges).unwrap();
     let mut rows = vec![];
     for (ranker, _) in Ranker::ALL {
-        rows.extend(comparison.judge(ranker).unwrap());
+        rows.extend(comparison.judge(ranker, None).unwrap());
     }
     let some = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.3}"));
     for r in &rows {
@@ -54,22 +54,36 @@ fn every_method_that_uses_the_metric_finds_the_two_heads_and_their_edges() {
     let model = induction::model(0.1);
     let task = tasks::generate("induction", &model, 32, 0, false).unwrap();
     let truth = truth(&induction::HEADS, &induction::EDGES);
-    let comparison = Comparison::new(&model, &task, Some(&truth), 0, MOST_EDGES).unwrap();
+    let comparison = Comparison::new(
+        &model,
+        &task,
+        Some(&truth),
+        Ablation::Corrupted,
+        0,
+        MOST_EDGES,
+    )
+    .unwrap();
     let exact = comparison.exact().unwrap();
     println!(
         "metric {}, corrupted {}, effects {:?}",
         exact.clean, exact.corrupted, exact.effects
     );
     assert!(exact.clean > 1.0 && exact.corrupted.abs() < 0.3 * exact.clean);
-    // Neither the autoencoder nor information flow knows the metric. The pattern of the head of the
-    // first layer is saturated, so the gradients on clean prompts are small before it.
-    let blind = ["discrete-sae", "information-flow"];
+    // Neither the autoencoder nor information flow knows the metric. All tokens are random, so the
+    // codes of prompts as wholes say little; those at each position say all. The pattern of the
+    // head of the first layer is saturated, so the gradients on clean prompts are small before it.
+    let blind = [
+        "discrete-sae",
+        "discrete-sae-tv",
+        "discrete-sae-pairs",
+        "information-flow",
+    ];
     for row in judge_all(&comparison) {
         let least = match (row.method.as_str(), row.level) {
             ("attribution-patching", "edge") => 0.99,
             _ => 1.0,
         };
-        if !blind.iter().any(|name| row.method.starts_with(name)) {
+        if !blind.contains(&row.method.as_str()) {
             assert!(row.auc >= Some(least), "{} of {}", row.level, row.method);
         }
     }
@@ -77,7 +91,7 @@ fn every_method_that_uses_the_metric_finds_the_two_heads_and_their_edges() {
     let graph = comparison.graph();
     let heads = induction::HEADS;
     let circuits = [heads.to_vec(), heads[..1].to_vec(), heads[1..].to_vec()];
-    let kept = faithfulness(&model, graph, &task, &circuits).unwrap();
+    let kept = faithfulness(&model, graph, &task, &circuits, Ablation::Corrupted).unwrap();
     println!("faithfulness {kept:?}");
     assert!(
         (kept[0] - 1.0).abs() < 0.1 && kept[1] < 0.3 && kept[2] < 0.3,
@@ -90,7 +104,15 @@ fn methods_find_the_three_heads_that_name_the_other_person() {
     let model = name_mover::model();
     let task = name_mover::task(32);
     let truth = truth(&name_mover::HEADS, &name_mover::EDGES);
-    let comparison = Comparison::new(&model, &task, Some(&truth), 0, MOST_EDGES).unwrap();
+    let comparison = Comparison::new(
+        &model,
+        &task,
+        Some(&truth),
+        Ablation::Corrupted,
+        0,
+        MOST_EDGES,
+    )
+    .unwrap();
     let exact = comparison.exact().unwrap();
     println!(
         "metric {}, corrupted {}, effects {:?}",
@@ -106,6 +128,8 @@ fn methods_find_the_three_heads_that_name_the_other_person() {
         let least = match (row.method.as_str(), row.level) {
             ("attribution-patching", "edge") => 0.95,
             ("eap-ig-inputs" | "eap-ig-activations", "edge") => 0.98,
+            // Single codes count, so rounding and the seed decide between 0.97 and 1.
+            ("discrete-sae", _) => 0.95,
             _ => 1.0,
         };
         if !others.contains(&row.method.as_str()) {
@@ -165,7 +189,7 @@ fn an_edge_of_a_chain_has_the_whole_effect() {
         without(edge),
         chain,
     ];
-    let found = edge_faithfulness(&model, &graph, &task, &circuits).unwrap();
+    let found = edge_faithfulness(&model, &graph, &task, &circuits, Ablation::Corrupted).unwrap();
     assert!(
         (found[0] - 1.0).abs() < 1e-6 && found[1] == 0.0,
         "{found:?}"

@@ -2,7 +2,9 @@
 //! prompt.
 
 mod attention;
+mod force;
 mod graph;
+mod intervene;
 mod paths;
 mod prompt;
 mod reuse;
@@ -14,12 +16,13 @@ use crate::once::each_once;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
 use anyhow::{Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use lapidary_circuits::{
-    Comparison, Graph, Judgement, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task, Truth, tasks,
+    Ablation, Comparison, Graph, Judgement, Level, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task,
+    Truth, tasks,
 };
 use lapidary_features::{RunRow, write_runs};
-use lapidary_io::check_target;
+use lapidary_io::{check_target, write_atomically};
 use lapidary_model::LanguageModel;
 use serde_json::{Value, json};
 use std::io::{Write, stdout};
@@ -44,9 +47,11 @@ enum CircuitCommand {
     Compare(Compare),
     Heads(Heads),
     Reuse(reuse::Reuse),
+    Force(force::Force),
     Graph(graph::GraphCommand),
     Paths(paths::PathsCommand),
     Attention(attention::AttentionCommand),
+    Intervene(intervene::InterveneCommand),
 }
 
 impl Circuit {
@@ -55,9 +60,11 @@ impl Circuit {
             CircuitCommand::Compare(command) => command.run(),
             CircuitCommand::Heads(command) => command.run(),
             CircuitCommand::Reuse(command) => command.run(),
+            CircuitCommand::Force(command) => command.run(),
             CircuitCommand::Graph(command) => command.run(),
             CircuitCommand::Paths(command) => command.run(),
             CircuitCommand::Attention(command) => command.run(),
+            CircuitCommand::Intervene(command) => command.run(),
         }
     }
 }
@@ -114,7 +121,7 @@ impl PromptArguments {
 
 FILE gets a row for each method that ranks heads (level node) and for each that ranks edges (level edge). Methods that do both have two.
 FILE without its extension, plus .scores.parquet, gets the score of each head by each method; plus .edges.parquet, that of each edge,
-if a method scores them.
+if a method scores them; plus .curves.parquet, the faithfulness of the circuits of each method; plus .html, a page that shows all of it.
 docs/methods/circuits.md defines the methods and the columns.")]
 struct Compare {
     #[command(flatten)]
@@ -125,16 +132,46 @@ struct Compare {
     truth: Option<String>,
     #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_help())]
     most_edges: usize,
+    /// Judge rankings of heads alone (node) or of edges alone; default: both
+    #[arg(long, value_enum)]
+    level: Option<LevelArgument>,
+    #[arg(long, value_name = "KIND", default_value_t, help = ablation_help())]
+    ablation: Ablation,
     /// The table, as Parquet
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum LevelArgument {
+    /// Heads
+    Node,
+    /// Edges
+    Edge,
+}
+
+impl From<LevelArgument> for Level {
+    fn from(level: LevelArgument) -> Self {
+        match level {
+            LevelArgument::Node => Self::Node,
+            LevelArgument::Edge => Self::Edge,
+        }
+    }
 }
 
 impl Compare {
     fn run(self) -> Result<()> {
         let scores_path = self.out.with_extension("scores.parquet");
         let edges_path = self.out.with_extension("edges.parquet");
-        for path in [&self.out, &scores_path, &edges_path] {
+        let curves_path = self.out.with_extension("curves.parquet");
+        let page_path = self.out.with_extension("html");
+        for path in [
+            &self.out,
+            &scores_path,
+            &edges_path,
+            &curves_path,
+            &page_path,
+        ] {
             check_target(path)?;
         }
         each_once("--methods", &self.methods)?;
@@ -146,7 +183,8 @@ impl Compare {
         let stage = Stage::new("rank", 1 + rankers.len() as u64);
         memory::forget_peak();
         let (truth, seed) = (truth.as_ref(), self.task.prompts.seed);
-        let comparison = Comparison::new(&model, &task, truth, seed, self.most_edges)?;
+        let comparison =
+            Comparison::new(&model, &task, truth, self.ablation, seed, self.most_edges)?;
         let exact_peak = memory::peak();
         let mut exact_edges_peak = None;
         if rankers.contains(&Ranker::ExactEdges) {
@@ -160,7 +198,8 @@ impl Compare {
         for (done, ranker) in rankers.into_iter().enumerate() {
             stage.at(1 + done as u64, ranker.to_string());
             memory::forget_peak();
-            let mut judgements = comparison.judge(ranker)?;
+            let level = self.level.map(Level::from);
+            let mut judgements = comparison.judge(ranker, level)?;
             let peak = match ranker {
                 Ranker::Patching => exact_peak,
                 Ranker::ExactEdges => exact_edges_peak,
@@ -193,6 +232,9 @@ impl Compare {
         if !edges.is_empty() {
             write_runs(&edges_path, &edges)?;
         }
+        let curves: Vec<RunRow> = judged.iter().flat_map(curve_rows).collect();
+        write_runs(&curves_path, &curves)?;
+        write_atomically(&page_path, comparison.page(&judged)?.as_bytes())?;
         write!(stdout(), "{}", shown(&table(&judged)))?;
         writeln!(stdout(), "{}", shown(&self.out.display().to_string()))?;
         Ok(())
@@ -207,7 +249,18 @@ impl Compare {
             true => Ranker::ALL.map(|(ranker, _)| ranker).to_vec(),
             false => self.methods.clone(),
         };
+        let judged = |ranker: Ranker| match self.level {
+            Some(LevelArgument::Node) => ranker.ranks_heads(),
+            Some(LevelArgument::Edge) => ranker.ranks_edges(),
+            None => true,
+        };
         for ranker in chosen {
+            if !judged(ranker) {
+                match self.methods.is_empty() {
+                    true => continue,
+                    false => bail!("--methods: {ranker} does not score what --level names"),
+                }
+            }
             match scorer.check(ranker) {
                 Ok(()) => rankers.push(ranker),
                 Err(error) if self.methods.is_empty() => {
@@ -294,6 +347,13 @@ fn most_edges_help() -> String {
     format!("Run the model for each edge ({methods}) if it has at most this many edges")
 }
 
+fn ablation_help() -> String {
+    let kinds = Ablation::ALL.map(|(_, name)| name).join(", ");
+    format!(
+        "What heads and edges outside of a circuit carry when its faithfulness is measured: {kinds}"
+    )
+}
+
 fn published() -> String {
     PUBLISHED.map(|circuit| circuit.name).join(", ")
 }
@@ -370,14 +430,29 @@ fn edge_rows(graph: &Graph, method: &str, scores: &[f64]) -> Vec<RunRow> {
         .collect()
 }
 
+fn curve_rows(judgement: &Judgement) -> Vec<RunRow> {
+    let points = judgement.curve.iter().map(|at| {
+        let cells: [(&str, Value); 6] = [
+            ("method", json!(judgement.method)),
+            ("level", json!(judgement.level)),
+            ("share", json!(at.share)),
+            ("size", json!(at.size)),
+            ("n_heads", json!(at.heads)),
+            ("faithfulness", json!(at.faithfulness)),
+        ];
+        cells.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    });
+    points.collect()
+}
+
 fn table(judged: &[Judgement]) -> String {
     let mut text = String::from(
-        "  method               level    auc   correlation     cpr     cmd   seconds   heads for 80 %\n",
+        "  method                    level    auc   correlation     cpr     cmd   seconds   heads for 80 %\n",
     );
     let some = |value: Option<f64>| value.map_or("–".into(), number);
     for j in judged {
         text += &format!(
-            "  {:<20} {:<5} {:>6} {:>13} {:>7} {:>7} {:>9.1} {:>16}\n",
+            "  {:<25} {:<5} {:>6} {:>13} {:>7} {:>7} {:>9.1} {:>16}\n",
             j.method,
             j.level,
             some(j.auc),

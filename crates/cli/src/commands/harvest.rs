@@ -73,8 +73,8 @@ pub struct Harvest {
     /// Leave out the first N tokens of each sequence, including BOS
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
-    /// Leave out activations whose norm is more than TIMES × the median norm of the first batch, as
-    /// at attention sinks; 0 means no limit
+    /// Leave out activations whose norm is more than TIMES × the median norm of the first batch of
+    /// blocks, as at attention sinks; 0 means no limit
     #[arg(long, value_name = "TIMES", default_value_t = DEFAULT_NORM_MULTIPLE)]
     max_norm: f32,
     #[command(flatten)]

@@ -60,12 +60,12 @@ metrics! {
             /// Mean over latents of the share of rows in which the latent and its nearest feature
             /// both fire or both do not.
             accuracy: f64 { source: "SAELens, same name" }
-            /// Mean over features of the F1 of the matched latent; 0 for a feature without a
-            /// matched latent.
+            /// Mean over features of the F1 of the matched latent, in the matching of `mcc`; 0 for
+            /// a feature without a matched latent.
             matched_f1: f64 { label: "F1 of features by their matched latents" }
             /// F1 of the sets of firing features, all rows together. A latent that fires counts as
-            /// a prediction of its matched feature; without a matched feature, it counts as a wrong
-            /// prediction.
+            /// a prediction of its matched feature, in the matching of `mcc`; without a matched
+            /// feature, it counts as a wrong prediction.
             support_f1: f64 { label: "F1 of the sets of firing features" }
             /// Number of features that fire per row; mean over rows.
             true_l0: f64 {

@@ -5,7 +5,7 @@
 use crate::fixtures::{at, close, expected, model};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::{
-    BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Sampling, generate,
+    BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Sampling, Start, generate,
 };
 
 const FAMILIES: [&str; 10] = [
@@ -461,5 +461,80 @@ fn what_the_mlp_and_attention_read_is_their_input_normalized_with_the_norms_weig
         };
         let pre: Vec<f32> = pre.into_data().iter::<f32>().collect();
         close(&pre, &at(&model, &tokens, point), 1e-4, name);
+    }
+}
+
+/// With interventions too, and in a batch that is cut into pieces without them.
+#[test]
+fn a_pass_that_starts_at_a_block_continues_the_other_one() {
+    for name in FAMILIES {
+        let model = model(name);
+        let layer = model.config().n_layers() - 1;
+        let at = HookPoint::Block(layer, BlockHook::ResidPre);
+        let mlp_out = HookPoint::Block(layer, BlockHook::MlpOut);
+        let double = [Intervention::scale(mlp_out, 2.0)];
+        let rows: Vec<[u32; 9]> = (0..80)
+            .map(|i| [3, 1, i % 7, 1, 5, 9, 2, i % 5, 6])
+            .collect();
+        for (rows, interventions) in [(&rows[..], &[][..]), (&rows[..2], &double[..])] {
+            let tokens = model.tokens(rows).unwrap();
+            let capture = [at, mlp_out, hook("logits")];
+            let whole = HookedRun {
+                capture: &capture,
+                interventions,
+                logits: true,
+                ..Default::default()
+            };
+            let whole = model.run(tokens.clone(), &whole).unwrap();
+            let start = Start {
+                layer,
+                resid_pre: whole.captured[&at].clone(),
+            };
+            for last_logits in [false, true] {
+                let run = HookedRun {
+                    capture: &capture,
+                    interventions,
+                    logits: true,
+                    last_logits,
+                    start: Some(start.clone()),
+                    ..Default::default()
+                };
+                let again = model.run(tokens.clone(), &run).unwrap();
+                let expected = whole.logits.clone().unwrap();
+                let expected = match last_logits {
+                    true => expected.narrow(1, 8, 1),
+                    false => expected,
+                };
+                let found = again.logits.as_ref().unwrap();
+                assert_eq!(found.dims(), expected.dims());
+                // A product of other shape may round otherwise.
+                close(&host(found), &host(&expected), 1e-5, name);
+                let found = &again.captured[&hook("logits")];
+                close(&host(found), &host(&expected), 1e-5, name);
+                for point in &capture[..2] {
+                    let pair = [&again, &whole].map(|run| host(&run.captured[point]));
+                    close(&pair[0], &pair[1], 1e-6, name);
+                }
+            }
+        }
+        let tokens = model.tokens(&rows[..1]).unwrap();
+        let refused = |start: Start, capture: &[HookPoint]| {
+            let run = HookedRun {
+                capture,
+                start: Some(start),
+                ..Default::default()
+            };
+            model.run(tokens.clone(), &run).unwrap_err().to_string()
+        };
+        let start = |layer: usize, pos: usize| Start {
+            layer,
+            resid_pre: Tensor::zeros([1, pos, model.config().d_model], model.device()),
+        };
+        let problem = refused(start(layer, 9), &[hook("hook_embed")]);
+        assert!(problem.contains("found hook_embed"), "{problem}");
+        let problem = refused(start(layer, 8), &[mlp_out]);
+        assert!(problem.contains("[1, 9, "), "{problem}");
+        let problem = refused(start(layer + 1, 9), &[mlp_out]);
+        assert!(problem.contains("blocks are 0 to"), "{problem}");
     }
 }

@@ -63,9 +63,10 @@ table! {
     /// Number of tokens at the start of each sequence, including BOS, whose activations are left
     /// out.
     first_positions: usize = fixed(0);
-    /// Activations are left out if their norm is more than this many times the median norm of the
-    /// first batch, as at attention sinks. With several hook points, a token is left out if this is
-    /// so at any of them. 0: no limit.
+    /// Activations are left out if their norm is more than this many times the median norm, as at
+    /// attention sinks. The median is that of the first blocks that go through the model together
+    /// (usually `activations.harvest_blocks`). With several hook points, a token is left out if
+    /// this is so at any of them. 0: no limit.
     norm_multiple: f64 = fixed(10.0), "0 or more" => |v| *v == 0.0 || (*v as f32 > 0.0 && (*v as f32).is_finite());
 }
 
@@ -105,11 +106,11 @@ table! {
     /// Norm of the rows of `W_enc` at the start. In transcoders, the rows of `W_enc` start with
     /// random directions. In other coders, they start with the directions of the rows of `W_dec`.
     /// `matching_pursuit` does not use this key.
-    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "for transcoders: 1; for other coders: 0.4, but with `training.decoder_norm = \"free\"` and without `coder.target_l0`, the value of `decoder_init_norm`"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "1 for transcoders. `decoder_init_norm` for other coders with `training.decoder_norm = \"free\"` and no `coder.target_l0`. 0.4 otherwise"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 1 for `matching_pursuit`; 0 for `topk`, `batchtopk` and `matryoshka` transcoders; for `standard`: 0.1, but 1 with `coder.target_l0` if the coder is not a transcoder"
+        "0 for `topk`, `batchtopk` and `matryoshka` transcoders with `training.decoder_norm = \"free\"`. 0.1 for `standard` with `\"free\"`, if it is a transcoder or has no `coder.target_l0`. 1 otherwise"
     );
 }
 
@@ -127,7 +128,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`adam`: 0.135 × √(batch_tokens / (width × latents)) × (300 / steps)^¼, in which the last factor is at most 1 and the whole product at least 2e-4 / √(latents / 16384); 1.5 times as much for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 times for `matching_pursuit`. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
+        "`adam`: 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼), but at least 2e-4 / √(latents / 16384). This value, lower bound included, is then multiplied by 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, and by 0.7 for `matching_pursuit`. In a cross-layer transcoder, latents of all layers count. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");

@@ -1,6 +1,7 @@
 //! `lapidary circuit graph`: which features, errors and tokens make the next token of a prompt.
 
 use super::prompt::{Opened, PromptArgument};
+use crate::once::each_once;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use lapidary_circuits::attribution_graph::{
     ReplacementModel,
 };
 use lapidary_io::{StagedFolder, fill_folder};
-use lapidary_model::LanguageModel;
+use lapidary_model::{LanguageModel, Tokenizer};
 use std::collections::HashMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ const FILES: [&str; 3] = ["graph.json", "graph.html", "graph.safetensors"];
 #[command(after_help = "Examples:
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph
   lapidary circuit graph --model ./smollm2 --transcoders l0,l1,l2,l3 --prompt-file long.txt --memory 8GB --out graph
+  lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --target ' States' --target ' Nations' --out graph
   lapidary circuit graph --model ./smollm2 --transcoders clt --prompt 'The capital of France is' --max-feature-nodes 1000 --out graph
 
 There must be a transcoder for each layer, or one cross-layer transcoder. The folder gets graph.html to look at, graph.json for
@@ -58,6 +60,10 @@ pub struct GraphCommand {
     /// The logits are the most probable ones that have this probability together
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
     desired_logit_prob: f64,
+    /// A token whose logit is explained, in place of the most probable ones, such as ' States'; can
+    /// be repeated
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["max_n_logits", "desired_logit_prob"])]
+    target: Vec<String>,
     /// The share of the influence of all nodes that the nodes in graph.json and graph.html have
     #[arg(long, value_name = "P", default_value_t = 0.8, value_parser = share)]
     node_threshold: f64,
@@ -125,6 +131,19 @@ impl GraphCommand {
         Ok(())
     }
 
+    /// The tokens of --target.
+    fn targets(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        each_once("--target", &self.target)?;
+        let token = |text: &String| match tokenizer.encode(text)?[..] {
+            [token] => Ok(token),
+            ref tokens => bail!(
+                "--target: `{text}` is {} tokens, expected one. Mind the space before a word",
+                tokens.len()
+            ),
+        };
+        self.target.iter().map(token).collect()
+    }
+
     fn attribute(
         &self,
         replacement: &ReplacementModel<'_>,
@@ -140,6 +159,7 @@ impl GraphCommand {
             limit => limit.map(|limit| limit - taken),
         };
         let options = AttributionOptions {
+            targets: self.targets(replacement.model().tokenizer()?)?,
             max_n_logits: self.max_n_logits as usize,
             desired_logit_prob: self.desired_logit_prob,
             max_feature_nodes: self.max_feature_nodes as usize,

@@ -1,9 +1,7 @@
-//! A pruned graph as one self-contained page.
+//! Self-contained pages.
 
-const TEMPLATE: &str = include_str!("../../page/graph.html");
-
-/// The page with a title and the text of `graph.json` in it.
-pub(super) fn page(title: &str, json: &str) -> String {
+/// A template with a title and data in JSON in the places `{{title}}` and `{{data}}`.
+pub(crate) fn page(template: &str, title: &str, json: &str) -> String {
     // Inside JSON `<` stands only in strings. Without it no text can end the script element.
     let json = json.replace('<', "\\u003c");
     let title = title
@@ -11,7 +9,7 @@ pub(super) fn page(title: &str, json: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;");
     // Split before anything is put in, so that a title `{{data}}` stays a title.
-    let (head, rest) = TEMPLATE
+    let (head, rest) = template
         .split_once("{{title}}")
         .expect("the template has a title");
     let (body, end) = rest

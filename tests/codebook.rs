@@ -90,6 +90,27 @@ fn a_run_is_trained_resumed_replaced_and_read() {
     let states: Value =
         serde_json::from_str(&succeeds(at, "codebook states out --patches 2")).unwrap();
     assert!(states["patched"]["mass"].is_number(), "{states}");
+    assert!(
+        states["codes"][0]["neuron_precision"].is_number(),
+        "{states}"
+    );
+    // Neurons of a model without codebooks, on the same machine and on another.
+    succeeds(
+        at,
+        "codebook train tiny.toml --set codebook.places=[] --out dense",
+    );
+    succeeds(at, "codebook states out --patches 0 --neurons-of dense");
+    succeeds(
+        at,
+        "codebook train tiny.toml --set data.sequence_states=2 --out short",
+    );
+    refused(
+        at,
+        "codebook states out --neurons-of short",
+        &["--neurons-of short", "another TokFSM"],
+    );
+    // A sequence of two states has only its first state to patch.
+    succeeds(at, "codebook states short --patches 2");
     let free = succeeds(at, "codebook generate out 0311 --tokens 6 --temperature 0");
     assert!(
         free.starts_with("0311") && free.trim().len() == 10,

@@ -5,6 +5,7 @@ use crate::CodebookError;
 use crate::data::{generator, stream};
 use crate::init::normal;
 use crate::key_value::{KeyValueBottleneck, KeyValueOptions, cross_entropy_gradient};
+use crate::memory::{product, too_large};
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_io::settings::Reader;
 use rand::seq::SliceRandom;
@@ -104,6 +105,26 @@ impl ClassIncremental {
                 return Err(r.wrong(key, found, "0 or more, and less than 1").into());
             }
         }
+        for (key, found) in [
+            ("training.lr", b.lr),
+            ("training.probe_lr", config.probe_lr),
+        ] {
+            if found <= 0.0 {
+                return Err(r.wrong(key, found, "more than 0").into());
+            }
+        }
+        if let Some(expected) = b.too_large(config.d_in) {
+            return Err(r.wrong("bottleneck.keys", b.keys, &expected).into());
+        }
+        // Inputs as f32, twice, and the keys that training inputs fetch as numbers of 8 bytes.
+        let of_input = config
+            .d_in
+            .saturating_mul(4)
+            .saturating_add(product(&[b.codebooks, 2]));
+        if let Some(expected) = too_large(product(&[b.classes, config.per_class, of_input])) {
+            let key = "data.per_class";
+            return Err(r.wrong(key, config.per_class, &expected).into());
+        }
         r.finish()?;
         Ok(config)
     }
@@ -148,7 +169,7 @@ impl ClassIncremental {
             .flat_map(|class| class.chunks(self.d_in).map(<[f32]>::to_vec))
             .collect();
         rows.shuffle(&mut rng);
-        bottleneck.start_keys(&matrix(rows.concat()));
+        bottleneck.start_keys(&matrix(rows.concat()))?;
         for _ in 0..KEY_PASSES {
             for some in rows.chunks(KEY_BATCH) {
                 bottleneck.update_keys(&matrix(some.concat()))?;

@@ -1,5 +1,6 @@
 //! The config file of a codebook training.
 
+use crate::memory::{TRAINED, product, too_large};
 use crate::tokfsm::TokFsmOptions;
 use crate::{CodebookError, CodebookOptions, Place};
 use lapidary_io::settings::{FromToml, Named, Reader};
@@ -142,8 +143,9 @@ impl CodebookConfig {
                     sequence_states: r.or("data.sequence_states", d.sequence_states)?,
                     seed,
                 };
-                // Told with the names of keys before anything else is looked at.
-                crate::tokfsm::TokFsm::new(options.clone())?;
+                options.check().map_err(|(key, found, expected)| {
+                    r.wrong(&format!("data.{key}"), found, &expected)
+                })?;
                 DataOptions::TokFsm(options)
             }
             _ => DataOptions::Text {
@@ -249,6 +251,13 @@ impl CodebookConfig {
                 return Err(r.wrong(key, found, "at least 1").into());
             }
         }
+        // Codes are numbered by i32.
+        if i32::try_from(self.codebook.n_codes).is_err() {
+            let expected = format!("at most {}", i32::MAX);
+            return Err(r
+                .wrong("codebook.n_codes", self.codebook.n_codes, &expected)
+                .into());
+        }
         if self.codebook.k > self.codebook.n_codes {
             let expected = format!("at most codebook.n_codes = {}", self.codebook.n_codes);
             return Err(r.wrong("codebook.k", self.codebook.k, &expected).into());
@@ -260,13 +269,21 @@ impl CodebookConfig {
             ("training.weight_decay", self.weight_decay),
         ];
         for (key, found) in factors {
-            if found < 0.0 {
-                return Err(r.wrong(key, found, "0 or more").into());
+            if found < 0.0 || !found.is_finite() {
+                return Err(r.wrong(key, found, "0 or more, and a finite f32").into());
             }
         }
-        if self.lr <= 0.0 {
-            return Err(r.wrong("training.lr", self.lr, "more than 0").into());
+        if self.lr <= 0.0 || !self.lr.is_finite() {
+            let expected = "more than 0, and a finite f32";
+            return Err(r.wrong("training.lr", self.lr, expected).into());
         }
+        let mut layers = self.layers.clone();
+        layers.sort_unstable();
+        if let Some(pair) = layers.windows(2).find(|pair| pair[0] == pair[1]) {
+            let expected = "each layer at most once";
+            return Err(r.wrong("codebook.layers", pair[0], expected).into());
+        }
+        self.check_memory(r)?;
         match (&self.model, &self.data) {
             (
                 ModelOptions::Random {
@@ -289,6 +306,61 @@ impl CodebookConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses batches and a random model that do not fit into memory. What codebooks need is known
+    /// when the model is.
+    fn check_memory(&self, r: &Reader) -> Result<(), CodebookError> {
+        let (length, d_vocab) = match &self.data {
+            DataOptions::TokFsm(o) => (o.sequence_states * o.digits, o.base + 1),
+            DataOptions::Text { context, .. } => (*context, 0),
+        };
+        let mut sizes = vec![
+            // Inputs and targets.
+            (
+                "training.batch",
+                self.batch,
+                product(&[self.batch, length, 2]),
+            ),
+            (
+                "evaluation.sequences",
+                self.evaluation_sequences,
+                product(&[self.evaluation_sequences, length, 2]),
+            ),
+        ];
+        if let ModelOptions::Random {
+            d_model,
+            n_layers,
+            d_mlp,
+            ..
+        } = &self.model
+        {
+            let weights = |of: &[usize]| product(of).saturating_mul(TRAINED);
+            sizes.extend([
+                ("model.d_model", *d_model, weights(&[4, *d_model, *d_model])),
+                ("model.d_mlp", *d_mlp, weights(&[3, *d_model, *d_mlp])),
+                (
+                    "model.n_layers",
+                    *n_layers,
+                    weights(&[
+                        *n_layers,
+                        *d_model,
+                        product(&[4, *d_model]).saturating_add(product(&[3, *d_mlp])),
+                    ]),
+                ),
+                (
+                    "data.base",
+                    d_vocab.saturating_sub(1),
+                    weights(&[d_vocab, *d_model]),
+                ),
+            ]);
+        }
+        for (key, found, numbers) in sizes {
+            if let Some(expected) = too_large(numbers) {
+                return Err(r.wrong(key, found, &expected).into());
+            }
+        }
+        Ok(())
     }
 
     /// Every key with its value as TOML writes it.

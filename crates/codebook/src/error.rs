@@ -3,6 +3,7 @@
 
 use lapidary_io::{FileError, IoError};
 use lapidary_model::ModelError;
+use std::path::Path;
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,22 @@ impl CodebookError {
             what: what.into(),
             found: found.to_string(),
             expected: expected.into(),
+        }
+    }
+
+    /// The same of a value that a file has.
+    pub(crate) fn of_file(self, path: &Path) -> Self {
+        match self {
+            Self::Value {
+                what,
+                found,
+                expected,
+            } => Self::Value {
+                what: format!("{}: {what}", path.display()),
+                found,
+                expected,
+            },
+            other => other,
         }
     }
 }

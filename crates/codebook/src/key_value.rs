@@ -12,6 +12,7 @@
 
 use crate::data::{generator, stream};
 use crate::init::normal;
+use crate::memory::{product, too_large};
 use crate::{Assignment, CodebookError, nearest_codes};
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_kernels::EncoderState;
@@ -57,6 +58,16 @@ impl Default for KeyValueOptions {
     }
 }
 
+impl KeyValueOptions {
+    /// What is expected in place of sizes that do not fit into memory: the f64 of keys, sums,
+    /// counts and values, and projections.
+    pub(crate) fn too_large(&self, d_in: usize) -> Option<String> {
+        let of_key = self.d_key.saturating_mul(2).saturating_add(self.classes);
+        let keys = product(&[self.codebooks, self.keys, of_key.saturating_add(1), 2]);
+        too_large(keys.saturating_add(product(&[d_in, self.codebooks, self.d_key])))
+    }
+}
+
 /// Added to counts so that no key is divided by 0 (Laplace smoothing).
 const EPSILON: f64 = 1e-5;
 
@@ -80,7 +91,7 @@ impl KeyValueBottleneck {
     /// Draws the projections, normal with standard deviation 1/√d_in; values are 0.
     ///
     /// # Errors
-    /// When a size is 0.
+    /// When a size is 0, or all together do not fit into memory.
     pub fn new(
         options: KeyValueOptions,
         d_in: usize,
@@ -97,6 +108,9 @@ impl KeyValueBottleneck {
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(CodebookError::value(*name, 0, "at least 1"));
+        }
+        if let Some(expected) = o.too_large(d_in) {
+            return Err(CodebookError::value("keys", o.keys, expected));
         }
         let mut rng = generator(seed, stream::CODES, 0);
         let width = o.codebooks * o.d_key;
@@ -133,16 +147,29 @@ impl KeyValueBottleneck {
     }
 
     /// Inputs `[n, d_in]` seen by the codebooks, `[n, codebooks * d_key]`.
+    ///
+    /// # Panics
+    /// When inputs have another width, here and wherever inputs are read.
     pub fn project(&self, h: &Tensor<2>) -> Tensor<2> {
         h.clone().matmul(self.projections.clone())
     }
 
     /// Puts each key at the projection of a random input; of `h` `[n, d_in]` each is used as often
     /// as the others.
-    pub fn start_keys(&mut self, h: &Tensor<2>) {
+    ///
+    /// # Errors
+    /// When there are no inputs.
+    pub fn start_keys(&mut self, h: &Tensor<2>) -> Result<(), CodebookError> {
+        let n = h.dims()[0];
+        if n == 0 {
+            return Err(CodebookError::value(
+                "inputs",
+                0,
+                "at least 1 to start keys",
+            ));
+        }
         let o = &self.options;
         let p: Vec<f32> = self.project(h).into_data().iter::<f32>().collect();
-        let n = h.dims()[0];
         let mut keys = Vec::with_capacity(self.sums.len());
         for codebook in 0..o.codebooks {
             let mut rows: Vec<usize> = vec![];
@@ -150,7 +177,7 @@ impl KeyValueBottleneck {
                 if rows.is_empty() {
                     rows = rand::seq::index::sample(&mut self.rng, n, n).into_vec();
                 }
-                let row = rows.pop().unwrap_or(0);
+                let row = rows.pop().expect("n is at least 1");
                 let from = (row * o.codebooks + codebook) * o.d_key;
                 keys.extend(p[from..][..o.d_key].iter().map(|v| f64::from(*v)));
             }
@@ -158,6 +185,7 @@ impl KeyValueBottleneck {
         self.sums.clone_from(&keys);
         self.counts.fill(1.0);
         self.keys = Some(keys);
+        Ok(())
     }
 
     /// The nearest key of each codebook for `h` `[n, d_in]`, `[n, codebooks]`, as rows of all keys.
@@ -258,7 +286,8 @@ impl KeyValueBottleneck {
     }
 
     /// One step of stochastic gradient descent on the values that a batch fetched,
-    /// `[n, codebooks]`, by cross-entropy with its labels `[n]`. No other value changes.
+    /// `[n, codebooks]`, by cross-entropy with its labels `[n]`, which are below the number of
+    /// classes. No other value changes.
     pub fn train_values(&mut self, fetched: &[usize], labels: &[usize]) {
         let logits = self.logits(fetched);
         let o = &self.options;

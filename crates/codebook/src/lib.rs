@@ -26,8 +26,11 @@ mod error;
 mod evaluation;
 mod init;
 mod key_value;
+mod memory;
+mod patching;
 mod placement;
 mod state_codes;
+mod state_counts;
 mod storage;
 mod tokfsm;
 mod training;
@@ -43,8 +46,9 @@ pub use error::CodebookError;
 pub use evaluation::{CodebookMetrics, Metrics, evaluate};
 pub use init::{k_means, normal_codes, rows_as_codes};
 pub use key_value::{KeyValueBottleneck, KeyValueOptions};
+pub use patching::{Patched, patch_state};
 pub use placement::{ChosenCodes, CodeEdit, Codebooks, HookFunction, Place, Placed, interventions};
-pub use state_codes::{Patched, StateCode, patch_state, state_codes};
+pub use state_codes::{StateCode, neuron_precisions, state_codes};
 pub use storage::{
     CODES, DESCRIPTION, has_checkpoint, is_checkpoint_file, load_checkpoint, load_codebooks,
     save_checkpoint, save_codebooks,

@@ -91,13 +91,13 @@ pub fn load_codebooks(folder: &Path, device: &Device) -> Result<Codebooks, Codeb
         let rows = d.groups.saturating_mul(d.options.n_codes);
         let values = tensors.f32(&d.hook_point, &[rows, d.d])?;
         let data = TensorData::new(values, [rows, d.d]);
-        let codebook = Codebook::new(d.options, d.groups, Tensor::from_data(data, device))?;
+        let codebook = Codebook::new(d.options, d.groups, Tensor::from_data(data, device));
         placed.push(Placed {
             at: d.hook_point.parse()?,
-            codebook,
+            codebook: codebook.map_err(|e| e.of_file(&path))?,
         });
     }
-    Codebooks::new(placed)
+    Codebooks::new(placed).map_err(|e| e.of_file(&path))
 }
 
 fn check_format(path: &Path, found: (&str, u64), expected: &str) -> Result<(), IoError> {

@@ -6,6 +6,7 @@
 //! last digit is BOS. A sequence is BOS and then the states of one walk from a random state.
 
 use crate::CodebookError;
+use crate::memory::{product, too_large};
 use lapidary_model::training::TokenBatch;
 use rand::seq::index::sample;
 use rand::{Rng, SeedableRng};
@@ -27,6 +28,55 @@ pub struct TokFsmOptions {
     pub sequence_states: usize,
     /// Seeds the edges.
     pub seed: u64,
+}
+
+/// A setting, what was found and what was expected.
+pub(crate) type Wrong = (&'static str, usize, String);
+
+impl TokFsmOptions {
+    /// Refuses sizes that no machine has.
+    pub(crate) fn check(&self) -> Result<(), Wrong> {
+        let sizes = [
+            ("states", self.states, 1),
+            ("edges", self.edges, 1),
+            ("digits", self.digits, 1),
+            ("base", self.base, 1),
+            ("sequence_states", self.sequence_states, 2),
+        ];
+        for (key, found, least) in sizes {
+            if found < least {
+                return Err((key, found, format!("at least {least}")));
+            }
+        }
+        // Tokens are numbered by i32, and BOS follows the digits.
+        let most = i32::MAX as usize - 1;
+        if self.base > most {
+            return Err(("base", self.base, format!("at most {most}")));
+        }
+        if self.edges > self.states {
+            let expected = format!("at most the {} states", self.states);
+            return Err(("edges", self.edges, expected));
+        }
+        let written = u32::try_from(self.digits)
+            .ok()
+            .and_then(|d| self.base.checked_pow(d));
+        if written.is_some_and(|written| written < self.states) {
+            let expected = format!(
+                "enough to write {} states in base {}",
+                self.states, self.base
+            );
+            return Err(("digits", self.digits, expected));
+        }
+        // A successor is a number of 8 bytes.
+        if let Some(expected) = too_large(product(&[self.states, self.edges, 2])) {
+            return Err(("states", self.states, expected));
+        }
+        let length = product(&[self.sequence_states, self.digits]);
+        match too_large(length) {
+            Some(expected) => Err(("sequence_states", self.sequence_states, expected)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for TokFsmOptions {
@@ -53,36 +103,12 @@ impl TokFsm {
     /// Draws the edges.
     ///
     /// # Errors
-    /// When a size is 0, states cannot have that many successors, or the digits cannot write all
-    /// states.
+    /// When a size is 0 or does not fit into memory, states cannot have that many successors, or
+    /// the digits cannot write all states.
     pub fn new(options: TokFsmOptions) -> Result<Self, CodebookError> {
+        let wrong = |(key, found, expected)| CodebookError::value(key, found, expected);
+        options.check().map_err(wrong)?;
         let o = &options;
-        let least = [
-            ("states", o.states),
-            ("edges", o.edges),
-            ("digits", o.digits),
-            ("base", o.base),
-        ];
-        for (key, found) in least {
-            if found == 0 {
-                return Err(CodebookError::value(key, found, "at least 1"));
-            }
-        }
-        if o.sequence_states < 2 {
-            let found = o.sequence_states;
-            return Err(CodebookError::value("sequence_states", found, "at least 2"));
-        }
-        if o.edges > o.states {
-            let expected = format!("at most the {} states", o.states);
-            return Err(CodebookError::value("edges", o.edges, expected));
-        }
-        let written = u32::try_from(o.digits)
-            .ok()
-            .and_then(|d| o.base.checked_pow(d));
-        if written.is_some_and(|written| written < o.states) {
-            let expected = format!("enough to write {} states in base {}", o.states, o.base);
-            return Err(CodebookError::value("digits", o.digits, expected));
-        }
         let mut rng = ChaCha8Rng::seed_from_u64(o.seed);
         let mut draw = || {
             let mut next = sample(&mut rng, o.states, o.edges).into_vec();

@@ -7,6 +7,7 @@
 use crate::config::{CodebookConfig, Initialization, ModelOptions};
 use crate::data::{Data, generator, stream};
 use crate::init::{k_means, normal_codes, rows_as_codes};
+use crate::memory::{TRAINED, product, too_large};
 use crate::usage::{CodeUsage, replace_dead};
 use crate::{Codebook, CodebookError, Codebooks, Placed};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -18,6 +19,11 @@ use serde::{Deserialize, Serialize};
 
 /// Rounds of k-means where codes start from clusters.
 const K_MEANS_ROUNDS: usize = 10;
+
+/// Sequences of one forward and backward pass, at least.
+const SEQUENCES_AT_ONCE: usize = 4;
+/// Tokens of one forward and backward pass, where sequences are short.
+const TOKENS_AT_ONCE: usize = 512;
 
 /// What a step did: a line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -188,7 +194,8 @@ impl CodebookTrainer {
                     function,
                 })
                 .collect();
-            self.model.gradients(&batch, &inserted)
+            let at_once = SEQUENCES_AT_ONCE.max(TOKENS_AT_ONCE / batch.length);
+            self.model.gradients(&batch, at_once, &inserted)
         };
         let lr = self.config.learning_rate(step);
         let (loss, weights) = (found.loss, found.weights);
@@ -379,6 +386,15 @@ fn start(
                 .map(|place| (*place, place.hook_point(*layer)))
         })
         .collect();
+    let widths: Vec<usize> = points
+        .iter()
+        .map(|(place, _)| <[usize; 2]>::from(place.shape(c)).iter().product())
+        .collect();
+    let n_codes = config.codebook.n_codes;
+    let numbers = product(&[n_codes, widths.iter().sum(), TRAINED]);
+    if let Some(expected) = too_large(numbers) {
+        return Err(CodebookError::value("codebook.n_codes", n_codes, expected));
+    }
     let hooks: Vec<HookPoint> = points.iter().map(|(_, at)| *at).collect();
     let activations = match config.init {
         Initialization::Normal => None,
@@ -396,7 +412,6 @@ fn start(
     let mut placed = vec![];
     for (number, (place, at)) in points.into_iter().enumerate() {
         let (groups, d) = place.shape(c);
-        let n_codes = config.codebook.n_codes;
         let mut rng = generator(config.seed, stream::CODES, number as u64);
         let codes = match &activations {
             None => normal_codes(groups * n_codes, d, &mut rng, device),

@@ -314,11 +314,25 @@ impl CodebookRun {
         })
     }
 
-    /// What the model was trained on.
+    /// The machine that the model was trained on; none if that was text.
     ///
     /// # Errors
-    /// The text cannot be read.
-    pub fn data(&self) -> Result<Data> {
-        data(&self.config, Some(&self.model))
+    /// The machine does not fit the model.
+    pub fn machine(&self) -> Result<Option<TokFsm>> {
+        let DataOptions::TokFsm(options) = &self.config.data else {
+            return Ok(None);
+        };
+        let (fsm, c) = (TokFsm::new(options.clone())?, self.model.config());
+        if (fsm.d_vocab(), fsm.length()) != (c.d_vocab, c.n_ctx) {
+            bail!(
+                "{}: found a machine of {} tokens and sequences of {}, expected {} and {}, those of the model",
+                self.folder.join(CONFIG).display(),
+                fsm.d_vocab(),
+                fsm.length(),
+                c.d_vocab,
+                c.n_ctx
+            );
+        }
+        Ok(Some(fsm))
     }
 }

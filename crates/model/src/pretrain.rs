@@ -151,6 +151,9 @@ pub struct PretrainReport {
     pub grad_norm: f32,
 }
 
+/// Sequences of one forward and backward pass.
+const SEQUENCES_AT_ONCE: usize = 4;
+
 /// A model in training.
 pub struct Pretrainer {
     config: PretrainConfig,
@@ -249,7 +252,7 @@ impl Pretrainer {
     /// When the loss is no longer finite.
     pub fn step(&mut self) -> Result<PretrainReport, ModelError> {
         let batch = self.batch();
-        let found = self.trainer.gradients::<()>(&batch, &[]);
+        let found = self.trainer.gradients::<()>(&batch, SEQUENCES_AT_ONCE, &[]);
         let step = self.done() + 1;
         let lr = self.learning_rate(step);
         let weight_decay = self.config.weight_decay;

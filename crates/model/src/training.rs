@@ -2,6 +2,7 @@
 //! next-token loss, AdamW (Loshchilov & Hutter 2019), gradients clipped to unit norm. Matrices
 //! inserted at hook points (codebooks) get their gradients in the same pass.
 
+use crate::ModelError;
 use crate::config::{Activation, Family, ModelConfig};
 use crate::hook::HookPoint;
 use crate::language_model::LanguageModel;
@@ -10,26 +11,18 @@ use crate::run::{HookedRun, Intervention};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Extras, forward};
 use crate::weights::{Param, Weights};
-use crate::{ModelError, Outgoing, Values, family, write_tensors};
 use burn::tensor::{Device, Distribution, IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use lapidary_io::tensors::{TensorWriter, Tensors};
-use lapidary_io::write_atomically;
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::cell::RefCell;
-use std::path::Path;
 
+mod files;
 mod small_model;
 
 pub use small_model::SmallModel;
 use small_model::{random_weights, standard_normal};
-
-/// Sequences of one forward and backward pass, at least.
-const SEQUENCES_AT_ONCE: usize = 4;
-/// Tokens of one forward and backward pass, where sequences are short.
-const TOKENS_AT_ONCE: usize = 1024;
 
 /// Token sequences of one step, all of one length, and the token that follows each input.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,16 +181,19 @@ impl ModelTrainer {
 
     /// The loss of a batch and its gradients, with functions inserted at hook points.
     ///
-    /// Sequences are worked on a few at a time, several threads at once: elementwise operations on
-    /// the CPU use one thread each, and small pieces stay in its cache. The pieces are added in
-    /// order, so the sum's bits do not depend on the number of threads.
+    /// `at_once` sequences go through the model at a time, on several threads: elementwise
+    /// operations on the CPU use one thread each, and small pieces stay in its cache. The pieces
+    /// are added in order, so the sum's bits depend on `at_once` and not on the number of threads.
+    ///
+    /// # Panics
+    /// When the batch has no sequence.
     pub fn gradients<R: Send>(
         &self,
         batch: &TokenBatch,
+        at_once: usize,
         inserted: &[Inserted<'_, R>],
     ) -> BatchGradients<R> {
-        let sequences = SEQUENCES_AT_ONCE.max(TOKENS_AT_ONCE / batch.length);
-        let rows = sequences * batch.length;
+        let rows = at_once.max(1) * batch.length;
         let pieces: Vec<BatchGradients<R>> = batch
             .inputs
             .par_chunks(rows)
@@ -393,125 +389,6 @@ impl ModelTrainer {
     pub fn model(&self, name: &str, tokenizer: Option<Tokenizer>) -> LanguageModel {
         let (config, weights) = (self.config.clone(), self.weights.clone());
         LanguageModel::new(name, config, weights, tokenizer, &self.device)
-    }
-
-    /// Writes `config.json`, `model.safetensors` and, with a tokenizer, `tokenizer.json` into a
-    /// folder, each by way of a temporary file. Weights are stored as f16, or as the f32 that they
-    /// are if `exact`.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn save(
-        &self,
-        folder: &Path,
-        tokenizer: Option<&Tokenizer>,
-        exact: bool,
-    ) -> Result<(), ModelError> {
-        std::fs::create_dir_all(folder).map_err(ModelError::write(folder))?;
-        let tensors: Vec<Outgoing> = family::llama::write_weights(&self.config, &self.weights)
-            .into_iter()
-            .map(|(name, tensor)| {
-                // Norms' weights travel as one-row matrices.
-                let shape = match tensor.dims() {
-                    [1, n] => vec![n],
-                    dims => dims.to_vec(),
-                };
-                let values = tensor.into_data().iter::<f32>().collect();
-                Outgoing {
-                    name,
-                    shape,
-                    values: match exact {
-                        true => Values::F32(values),
-                        false => Values::F16(values),
-                    },
-                }
-            })
-            .collect();
-        let metadata = Some(("format", "pt".to_owned()));
-        write_tensors(&folder.join("model.safetensors"), &tensors, metadata)?;
-        let mut config = family::llama::write_config(&self.config);
-        if exact {
-            config["torch_dtype"] = "float32".into();
-        }
-        let config = serde_json::to_string_pretty(&config).expect("plain JSON");
-        write_atomically(&folder.join("config.json"), config.as_bytes())?;
-        if let Some(tokenizer) = tokenizer {
-            let tokenizer = tokenizer.to_json()?;
-            write_atomically(&folder.join("tokenizer.json"), tokenizer.as_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// Adds weights, moments and the number of steps to a checkpoint's tensors, all under names
-    /// that start with `model.`.
-    pub fn write_state(&self, out: &mut TensorWriter) {
-        let mut number = 0;
-        let mut weights = self.weights.clone();
-        let mut put = |part: &str, number: usize, shape: &[usize], data: TensorData| {
-            let values: Vec<f32> = data.iter::<f32>().collect();
-            out.f32(&format!("model.{number}.{part}"), shape, &values);
-        };
-        weights.each(&mut |param| {
-            match (param, &self.moments[number]) {
-                (Param::Vector(p), ParamMoments::Vector(m)) => {
-                    for (part, tensor) in [("value", &*p), ("m", &m.m), ("v", &m.v)] {
-                        put(part, number, &tensor.dims(), tensor.to_data());
-                    }
-                }
-                (Param::Matrix(p), ParamMoments::Matrix(m)) => {
-                    for (part, tensor) in [("value", &*p), ("m", &m.m), ("v", &m.v)] {
-                        put(part, number, &tensor.dims(), tensor.to_data());
-                    }
-                }
-                _ => unreachable!("weights are always visited in one order"),
-            }
-            number += 1;
-        });
-        out.u64("model.step", &[self.step]);
-    }
-
-    /// Reads what [`Self::write_state`] wrote for a model of the same shape.
-    ///
-    /// # Errors
-    /// When a tensor is missing or of another shape.
-    pub fn read_state(&mut self, tensors: &Tensors<'_>) -> Result<(), ModelError> {
-        fn read<const D: usize>(
-            tensors: &Tensors<'_>,
-            name: &str,
-            like: &Tensor<D>,
-        ) -> Result<Tensor<D>, ModelError> {
-            let values = tensors.f32(name, &like.dims())?;
-            let data = TensorData::new(values, like.dims());
-            Ok(Tensor::from_data(data, &like.device()))
-        }
-        let (mut number, mut failed) = (0, None);
-        let moments = &mut self.moments;
-        self.weights.each(&mut |param| {
-            let name = |part: &str| format!("model.{number}.{part}");
-            let result: Result<(), ModelError> = (|| {
-                match (param, &mut moments[number]) {
-                    (Param::Vector(p), ParamMoments::Vector(m)) => {
-                        *p = read(tensors, &name("value"), p)?;
-                        m.m = read(tensors, &name("m"), &m.m)?;
-                        m.v = read(tensors, &name("v"), &m.v)?;
-                    }
-                    (Param::Matrix(p), ParamMoments::Matrix(m)) => {
-                        *p = read(tensors, &name("value"), p)?;
-                        m.m = read(tensors, &name("m"), &m.m)?;
-                        m.v = read(tensors, &name("v"), &m.v)?;
-                    }
-                    _ => unreachable!("weights are always visited in one order"),
-                }
-                Ok(())
-            })();
-            failed = failed.take().or(result.err());
-            number += 1;
-        });
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        self.step = tensors.u64("model.step", 1)?[0];
-        Ok(())
     }
 }
 

@@ -101,9 +101,9 @@ impl ReplacementModel<'_> {
         }
         let model = self.model();
         let batch = model.tokens(&[tokens])?;
-        let froms: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
+        let read_points: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
         let constants = self.constants(propagation);
-        let capture: Vec<HookPoint> = froms.iter().chain(&constants).copied().collect();
+        let capture: Vec<HookPoint> = read_points.iter().chain(&constants).copied().collect();
         let plain = HookedRun {
             capture: &capture,
             logits: true,
@@ -117,7 +117,7 @@ impl ReplacementModel<'_> {
         // What MLPs read in the changed run, for skip connections.
         let read: RefCell<BTreeMap<usize, Tensor<3>>> = RefCell::default();
         let mut interventions = before.freeze(|at| constants.contains(&at));
-        let keep: Vec<_> = (0..froms.len())
+        let keep: Vec<_> = (0..read_points.len())
             .map(|layer| {
                 let read = &read;
                 move |value: Tensor<3>| {
@@ -126,10 +126,10 @@ impl ReplacementModel<'_> {
                 }
             })
             .collect();
-        let skip: Vec<_> = (0..froms.len())
+        let skip: Vec<_> = (0..read_points.len())
             .map(|layer| {
                 let (read, coder) = (&read, &self.layers()[layer].coder);
-                let x_before = before.captured[&froms[layer]].clone();
+                let x_before = before.captured[&read_points[layer]].clone();
                 move |value: Tensor<3>| {
                     let moved = read.borrow()[&layer].clone() - x_before.clone();
                     let moved = moved.squeeze_dim::<2>(0);
@@ -142,19 +142,19 @@ impl ReplacementModel<'_> {
             for (layer, (keep, skip)) in keep.iter().zip(&skip).enumerate() {
                 if self.layers()[layer].coder.w_skip().is_some() {
                     let to = self.layers()[layer].to;
-                    interventions.push(Intervention::function(froms[layer], keep));
+                    interventions.push(Intervention::function(read_points[layer], keep));
                     interventions.push(Intervention::function(to, skip));
                 }
             }
         }
         let add: Vec<_> = written
-            .iter()
-            .map(|(_, delta)| |value: Tensor<3>| value + delta.clone())
+            .values()
+            .map(|delta| |value: Tensor<3>| value + delta.clone())
             .collect();
         let added = written.keys().zip(&add);
         interventions.extend(added.map(|(at, add)| Intervention::function(*at, add)));
         let changed = HookedRun {
-            capture: &froms,
+            capture: &read_points,
             interventions: &interventions,
             ..plain.clone()
         };
@@ -178,9 +178,9 @@ impl ReplacementModel<'_> {
     /// # Errors
     /// The tokens do not fit the model.
     pub fn active_features(&self, tokens: &[u32]) -> Result<Vec<Feature>, CircuitError> {
-        let froms: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
+        let read_points: Vec<HookPoint> = self.layers().iter().map(|layer| layer.from).collect();
         let run = HookedRun {
-            capture: &froms,
+            capture: &read_points,
             ..Default::default()
         };
         let output = self.model().run(self.model().tokens(&[tokens])?, &run)?;

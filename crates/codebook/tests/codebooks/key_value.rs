@@ -24,7 +24,7 @@ fn inputs(n: usize, seed: u64) -> Tensor<2> {
 #[test]
 fn values_that_were_not_fetched_keep_their_bits() {
     let mut b = KeyValueBottleneck::new(options(), 6, 1, &Device::flex()).unwrap();
-    b.start_keys(&inputs(20, 2));
+    b.start_keys(&inputs(20, 2)).unwrap();
     let all = b.nearest(&inputs(40, 3)).unwrap();
     b.train_values(&all, &[0, 1, 2, 3].repeat(10));
     let before = b.values().to_vec();
@@ -40,7 +40,7 @@ fn values_that_were_not_fetched_keep_their_bits() {
 fn keys_are_moving_averages_of_what_is_near_them() {
     let o = options();
     let mut b = KeyValueBottleneck::new(o.clone(), 6, 1, &Device::flex()).unwrap();
-    b.start_keys(&inputs(20, 2));
+    b.start_keys(&inputs(20, 2)).unwrap();
     let old = b.keys().unwrap().to_vec();
     let batch = inputs(12, 3);
     let near = b.nearest(&batch).unwrap();

@@ -5,10 +5,13 @@ use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lapidary::CodebookRun;
-use lapidary_codebook::{CodeEdit, Codebooks, Data, interventions};
+use lapidary_codebook::{CodeEdit, Codebooks, interventions};
 use lapidary_model::{Sampling, generate};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
+
+/// How a beginning of a sequence is shown among digits.
+const BOS: char = '|';
 
 /// Continue a text with codes set by hand
 #[derive(Args)]
@@ -17,7 +20,7 @@ use std::path::PathBuf;
   lapidary codebook generate codes \"The people of\" --set 2.1=-1 --slot 0
   lapidary codebook generate fsm 0712 --tokens 8 --temperature 0
 
-At each token, the chosen codes of head HEAD of layer LAYER are changed. A model of a TokFSM reads and writes digits.")]
+At each token, the chosen codes of head HEAD of layer LAYER are changed. A model of a TokFSM reads and writes digits, and | for the beginning of a sequence.")]
 pub struct Generate {
     /// Folder of a finished `lapidary codebook train`
     run: PathBuf,
@@ -58,16 +61,17 @@ impl Generate {
             let edit = edit(&run.codebooks, text, self.slot, self.hook.as_deref());
             edits.push(edit.with_context(|| format!("--set {text}"))?);
         }
-        let machine = match run.config.data {
-            lapidary_codebook::DataOptions::TokFsm(_) => match run.data()? {
-                Data::TokFsm(fsm) => Some(fsm),
-                Data::Text(_) => None,
-            },
-            lapidary_codebook::DataOptions::Text { .. } => None,
-        };
+        let machine = run.machine()?;
         let mut tokens: Vec<u32> = run.model.config().bos.into_iter().collect();
         match &machine {
             Some(fsm) => {
+                if fsm.bos() > 36 {
+                    bail!(
+                        "{}: found a TokFSM in base {}, expected at most 36, the digits that have a character",
+                        self.run.display(),
+                        fsm.bos()
+                    );
+                }
                 for digit in self.prompt.chars().filter(|c| !c.is_whitespace()) {
                     let token = digit.to_digit(36).filter(|d| *d < fsm.bos());
                     let token = token.with_context(|| {
@@ -92,10 +96,10 @@ impl Generate {
         let interventions = interventions(&functions);
         let new = generate(&run.model, &tokens, &sampling, &interventions, &mut |_| ())?;
         let text = match machine {
-            Some(_) => new
-                .iter()
-                .filter_map(|t| char::from_digit(*t, 36))
-                .collect(),
+            Some(fsm) => {
+                let digit = |t: &u32| char::from_digit(*t, fsm.bos()).unwrap_or(BOS);
+                new.iter().map(digit).collect()
+            }
             None => run.model.tokenizer()?.decode_plain(&new),
         };
         writeln!(stdout(), "{}{}", self.prompt, shown(&text))?;

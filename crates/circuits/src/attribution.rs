@@ -5,11 +5,12 @@
 //! is replaced by what it writes on the corrupted prompt: for the receiver alone (edges), or for
 //! all (senders).
 
-use crate::components::{sender_points, sender_rows, sender_value};
+use crate::components::{Streams, sender_points, sender_rows, sender_value};
+use crate::patching::receivers_by_point;
 use crate::{CircuitError, Components, Graph, PromptBatch, Task};
 use burn::tensor::{Int, Tensor};
 use lapidary_model::{
-    BackwardRules, BlockHook, Gradients, HookPoint, HookedRun, Intervention, LanguageModel,
+    BackwardRules, BlockHook, Gradients, HookPoint, HookedRun, Intervention, LanguageModel, Start,
 };
 
 /// How gradients are taken.
@@ -74,13 +75,14 @@ pub fn attribute(
             shape: clean.shape,
         };
         let all = 0..graph.senders();
+        let rules = BackwardRules::default();
         match method {
             Method::Eap => {
-                let slopes = at.slopes(&batch.clean, &[], BackwardRules::default())?;
+                let slopes = at.slopes(&batch.clean, None, &[], rules)?;
                 at.add(&slopes, 1.0, all, &mut sums);
             }
             Method::RelP => {
-                let slopes = at.slopes(&batch.corrupted, &[], BackwardRules::RELP)?;
+                let slopes = at.slopes(&batch.corrupted, None, &[], BackwardRules::RELP)?;
                 at.add(&slopes, 1.0, all, &mut sums);
             }
             Method::EapIgInputs { steps } => {
@@ -88,11 +90,12 @@ pub fn attribute(
                     let towards = step as f64 / steps as f64;
                     let input = at.between(&corrupted, 0..1, towards);
                     let set = Intervention::set(HookPoint::Block(0, BlockHook::ResidPre), input);
-                    let slopes = at.slopes(&batch.clean, &[set], BackwardRules::default())?;
+                    let slopes = at.slopes(&batch.clean, None, &[set], rules)?;
                     at.add(&slopes, 1.0 / steps as f64, all.clone(), &mut sums);
                 }
             }
             Method::EapIgActivations { steps } => {
+                let streams = Streams::of(model, graph, &batch.clean)?;
                 let mut first = 0;
                 for point in sender_points(graph) {
                     let several = matches!(point, HookPoint::Block(_, BlockHook::Result));
@@ -102,7 +105,11 @@ pub fn attribute(
                         let towards = 1.0 - step as f64 / steps as f64;
                         let value = at.between(&corrupted, group.clone(), towards);
                         let set = Intervention::set(point, value);
-                        let slopes = at.slopes(&batch.clean, &[set], BackwardRules::default())?;
+                        let start = match point {
+                            HookPoint::Block(layer, _) => Some(streams.at(layer)),
+                            _ => None,
+                        };
+                        let slopes = at.slopes(&batch.clean, start, &[set], rules)?;
                         at.add(&slopes, 1.0 / steps as f64, group.clone(), &mut sums);
                     }
                 }
@@ -133,23 +140,31 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// The gradients of the metric where senders write and receivers read.
+    /// The gradients of the metric where senders write and receivers read, from the start of the
+    /// pass on.
     fn slopes(
         &self,
         tokens: &Tensor<2, Int>,
+        start: Option<Start>,
         interventions: &[Intervention<'_>],
         rules: BackwardRules,
     ) -> Result<Gradients, CircuitError> {
-        let mut at = sender_points(self.graph);
-        at.extend((0..self.graph.layers).flat_map(receiver_points));
-        at.push(last_stream(self.graph));
+        let first = start.as_ref().map_or(0, |start| start.layer);
+        let first = HookPoint::Block(first, BlockHook::ResidPre);
+        let mut points = sender_points(self.graph);
+        let receivers = receivers_by_point(self.graph);
+        points.extend(receivers.into_iter().map(|(point, _)| point));
+        points.retain(|at| *at >= first);
         let run = HookedRun {
             interventions,
+            last_logits: true,
+            start,
             rules,
             ..Default::default()
         };
         let metric = |logits| self.batch.metric(logits);
-        Ok(self.model.gradients(tokens.clone(), &run, &at, &metric)?)
+        let tokens = tokens.clone();
+        Ok(self.model.gradients(tokens, &run, &points, &metric)?)
     }
 
     /// What the senders of these numbers write, a part of the way from corrupted (0) to clean (1).
@@ -166,7 +181,8 @@ impl Pair<'_> {
         )
     }
 
-    /// Adds the scores of `senders` by these gradients, with a weight.
+    /// Adds the scores of `senders` by these gradients, with a weight. There are gradients at all
+    /// points from the first of these senders on.
     fn add(
         &self,
         slopes: &Gradients,
@@ -183,11 +199,11 @@ impl Pair<'_> {
         };
         let mut first = 0;
         for point in sender_points(graph) {
-            let rows = rows(point);
-            let n = rows.dims()[0];
+            let several = matches!(point, HookPoint::Block(_, BlockHook::Result));
+            let n = if several { graph.heads } else { 1 };
             if let Some((start, lost)) = lost(first..first + n) {
                 let here = lost.dims()[0];
-                let products = rows.narrow(0, start - first, here) * lost;
+                let products = rows(point).narrow(0, start - first, here) * lost;
                 let [batch, pos, _] = self.shape;
                 let of_prompts = products.reshape([here, batch, pos * d_model]).sum_dim(2);
                 let scores = numbers(of_prompts.clone().sum_dim(1));
@@ -199,22 +215,17 @@ impl Pair<'_> {
             }
             first += n;
         }
-        let layers = (0..graph.layers).flat_map(receiver_points);
-        let mut receiver = 0;
-        for point in layers.chain([last_stream(graph)]) {
-            let rows = rows(point);
-            let n = rows.dims()[0];
-            if let Some((start, lost)) = lost(0..graph.senders_before(receiver)) {
+        for (point, receivers) in receivers_by_point(graph) {
+            if let Some((start, lost)) = lost(0..graph.senders_before(receivers.start)) {
                 let here = lost.dims()[0];
-                let scores = numbers(rows.matmul(lost.transpose())); // [n, here]
-                for (i, scores) in scores.chunks(here).enumerate() {
-                    let first = graph.edges_into(receiver + i).start + start;
+                let scores = numbers(rows(point).matmul(lost.transpose())); // [receivers, here]
+                for (receiver, scores) in receivers.zip(scores.chunks(here)) {
+                    let first = graph.edges_into(receiver).start + start;
                     for (sum, score) in sums.edges[first..].iter_mut().zip(scores) {
                         *sum += weight * score;
                     }
                 }
             }
-            receiver += n;
         }
     }
 }

@@ -120,8 +120,9 @@ impl PromptArguments {
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --methods relp,discrete-sae --out mine.parquet
 
 FILE gets a row for each method that ranks heads (level node) and for each that ranks edges (level edge). Methods that do both have two.
-FILE without its extension, plus .scores.parquet, gets the score of each head by each method; plus .edges.parquet, that of each edge,
-if a method scores them; plus .curves.parquet, the faithfulness of the circuits of each method; plus .html, a page that shows all of it.
+Four more files have the name of FILE with another extension: .scores.parquet (the score of each head by each method), .edges.parquet
+(the score of each edge), .curves.parquet (the faithfulness of the circuits of each method) and .html (a page that shows all of it). The
+files of scores are written only if a method was judged at that level.
 docs/methods/circuits.md defines the methods and the columns.")]
 struct Compare {
     #[command(flatten)]
@@ -283,7 +284,7 @@ struct Heads {
     task: TaskArgument,
     #[arg(long, value_name = "NAME", default_value = "relp", help = method_help())]
     method: Ranker,
-    #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_help())]
+    #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_of_heads_help())]
     most_edges: usize,
     /// The table, as Parquet: method, layer, head, score
     #[arg(long, value_name = "FILE")]
@@ -344,7 +345,18 @@ fn method_help() -> String {
 
 fn most_edges_help() -> String {
     let methods = Ranker::names(Ranker::runs_per_edge);
-    format!("Run the model for each edge ({methods}) if it has at most this many edges")
+    format!(
+        "Largest number of edges for methods that run the model once or more per edge ({methods}). \
+         If the model has more edges, these methods are left out, or refused if --methods names them"
+    )
+}
+
+fn most_edges_of_heads_help() -> String {
+    let methods = Ranker::names(|ranker| ranker.runs_per_edge() && ranker.ranks_heads());
+    format!(
+        "Largest number of edges for {methods}, which runs the model at least once per edge. If the \
+         model has more edges, {methods} is refused"
+    )
 }
 
 fn ablation_help() -> String {
@@ -360,8 +372,9 @@ fn published() -> String {
 
 fn truth_help() -> String {
     format!(
-        "The true circuit, if it is known: {}, or a JSON file, a list of `[layer, head]`, or an \
-         object with this list as `heads`, and `edges`, a list such as `[\"a0.h1->a2.h3<q>\"]`",
+        "The true circuit, if it is known: one of {}, or a JSON file. The file is a list of \
+         `[layer, head]`, or an object with this list as `heads` and, if you like, a list `edges` \
+         such as `[\"a0.h1->a2.h3<q>\"]`",
         published()
     )
 }

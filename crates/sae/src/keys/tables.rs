@@ -227,7 +227,7 @@ table! {
     /// Number of tokens, from the beginning of the training corpus, on which the tables are
     /// computed; 0: no tables and no report.
     tokens: u64 = fixed(200_000);
-    /// Number of strongest contexts for each latent. In addition, there are two contexts from each
-    /// of three weaker bands.
+    /// Number of strongest contexts for each latent. In addition, there are six weaker contexts: for
+    /// each quartile of the latent's peaks, the two contexts whose peaks are nearest to it.
     examples_per_feature: usize = fixed(16);
 }

@@ -19,7 +19,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary circuit force --model ./gpt2-medium --task colored-objects --heads 12.3,13.4,13.13,19.1 --look-at wrong --out forced.json
 
-From the last position, the heads look at these words alone, at all of them equally.
+At the last position, the attention of each of these heads is spread evenly over the words of the prompt that say the answers (answer)
+or the wrong answers (wrong), and is zero elsewhere.
 docs/methods/circuits.md defines the file.")]
 pub struct Force {
     #[command(flatten)]

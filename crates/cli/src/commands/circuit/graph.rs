@@ -47,14 +47,16 @@ pub struct GraphCommand {
     #[arg(long)]
     overwrite: bool,
     /// Limit of the memory, such as 8GB or 500MB. If it is too small for all edges, the smallest
-    /// edges of each node are left out; with less memory, attribution takes longer. With thresholds
-    /// near 1, writing the files can take more
+    /// edges of each node are left out. With less memory, attribution takes longer. If
+    /// --node-threshold and --edge-threshold are near 1, writing the files can use more memory than
+    /// this limit
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     memory: Option<u64>,
-    /// The most features that are nodes: those with the most influence
+    /// Maximum number of features that become nodes. If more are active, those with the most
+    /// influence become nodes
     #[arg(long, value_name = "N", default_value_t = 7500)]
     max_feature_nodes: u32,
-    /// The most logits that are nodes
+    /// Maximum number of logits that become nodes
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_n_logits: u32,
     /// The logits are the most probable ones that have this probability together
@@ -64,10 +66,12 @@ pub struct GraphCommand {
     /// be repeated
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["max_n_logits", "desired_logit_prob"])]
     target: Vec<String>,
-    /// The share of the influence of all nodes that the nodes in graph.json and graph.html have
+    /// graph.json and graph.html keep the most influential nodes, until these have this share of the
+    /// influence of all nodes. Tokens and logits are always kept
     #[arg(long, value_name = "P", default_value_t = 0.8, value_parser = share)]
     node_threshold: f64,
-    /// The share of the influence of all edges that the edges there have
+    /// Of the edges between kept nodes, graph.json and graph.html keep those with the most influence,
+    /// until these have this share of the influence of all such edges
     #[arg(long, value_name = "P", default_value_t = 0.98, value_parser = share)]
     edge_threshold: f64,
     /// Short name of the graph; default: that of the folder

@@ -22,7 +22,8 @@ use std::str::FromStr;
   lapidary circuit intervene --transcoders transcoders --prompt 'The Congress of the United' --set 2.1845=0
   lapidary circuit intervene --transcoders transcoders --prompt 'The Congress of the United' --scale 1.77=-2 --set 2.1845@5=10 --out result.json
 
-Without @POSITION, all positions change at which the feature is active. MLPs of the model itself run, so what transcoders miss stays.
+Without @POSITION, all positions change at which the feature is active. A change is added
+to what the model's own MLP writes, so the error of the transcoder stays.
 docs/methods/attribution-graphs.md defines what follows from a change.")]
 pub struct InterveneCommand {
     #[command(flatten)]

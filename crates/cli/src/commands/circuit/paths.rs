@@ -20,8 +20,8 @@ const BY_WEIGHT: usize = 8;
   lapidary circuit paths --transcoders transcoders --feature 2.1845 --prompt 'The Congress of the United'
   lapidary circuit paths --transcoders transcoders --feature 2.1845 --prompt 'The Congress of the United' --nodes 50 --out paths.json
 
-Each line shows a part of the activation. Parts are taken apart further below it, and `rest` is the sum of the parts that are not
-shown. docs/methods/attribution-graphs.md defines the parts.")]
+Each line shows one part of the feature's pre-activation. The indented lines below a part show what this part consists of. `rest` is
+the sum of the parts that are not shown. docs/methods/attribution-graphs.md defines the parts.")]
 pub struct PathsCommand {
     #[command(flatten)]
     prompt: PromptArgument,

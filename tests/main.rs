@@ -6,6 +6,7 @@
 mod changed_model;
 mod circuit;
 mod circuit_graph;
+mod codebook;
 mod command_line;
 mod convert;
 mod dictionary_model;

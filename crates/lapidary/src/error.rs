@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use lapidary_activations::ActivationsError;
+use lapidary_codebook::CodebookError;
 use lapidary_coder::CoderError;
 use lapidary_evaluation::EvaluationError;
 use lapidary_features::FeaturesError;
@@ -34,6 +35,9 @@ pub enum Error {
     /// A coder fails.
     #[error(transparent)]
     Coder(#[from] CoderError),
+    /// Codebooks cannot be trained, read or written.
+    #[error(transparent)]
+    Codebook(#[from] CodebookError),
     /// The training fails, or its recipe is wrong.
     #[error(transparent)]
     Sae(#[from] SaeError),

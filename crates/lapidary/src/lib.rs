@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod codebook_run;
 mod course;
 pub mod device;
 pub mod dictionary_model;
@@ -32,6 +33,7 @@ mod train;
 
 pub use lapidary_activations as activations;
 pub use lapidary_circuits as circuits;
+pub use lapidary_codebook as codebook;
 pub use lapidary_coder as coder;
 pub use lapidary_evaluation as evaluation;
 pub use lapidary_features as features;
@@ -41,6 +43,7 @@ pub use lapidary_kernels as kernels;
 pub use lapidary_model as model;
 pub use lapidary_sae as sae;
 
+pub use codebook_run::{CodebookRun, train_codebooks};
 pub use error::{Error, Result};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,

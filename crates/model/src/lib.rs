@@ -23,6 +23,7 @@ mod run;
 mod sample;
 mod tensor_file;
 mod tokenizer;
+pub mod training;
 mod transformer;
 pub mod weights;
 

@@ -58,6 +58,8 @@ pub enum Maker {
     Synthetic,
     /// `lapidary pretrain`
     Pretrain,
+    /// `lapidary codebook train`
+    Codebook,
 }
 
 impl std::fmt::Display for Maker {
@@ -67,6 +69,7 @@ impl std::fmt::Display for Maker {
             Self::Features => "features",
             Self::Synthetic => "synthetic",
             Self::Pretrain => "pretrain",
+            Self::Codebook => "codebook train",
         })
     }
 }
@@ -124,7 +127,7 @@ impl Manifest {
             || file.ancestors().any(|above| {
                 self.files.contains(&slashes(above))
                     && above.file_name().is_some_and(|name| name == CHECKPOINT)
-                    && file.strip_prefix(above).is_ok_and(checkpoint::is_ours)
+                    && file.strip_prefix(above).is_ok_and(is_of_checkpoint)
             })
     }
 }
@@ -483,8 +486,13 @@ fn move_into(from: &Path, to: &Path, takes: &dyn Fn(&str) -> bool) -> Result<()>
 
 /// Whether a folder is a checkpoint's and holds nothing else.
 fn holds_checkpoint(folder: &Path) -> bool {
-    let all_ours = || files_below(folder).is_ok_and(|f| f.iter().all(|f| checkpoint::is_ours(f)));
+    let all_ours = || files_below(folder).is_ok_and(|f| f.iter().all(|f| is_of_checkpoint(f)));
     folder.file_name().is_some_and(|name| name == CHECKPOINT) && all_ours()
+}
+
+/// Whether a checkpoint, of coders or of codebooks, has a file of this name.
+fn is_of_checkpoint(file: &Path) -> bool {
+    checkpoint::is_ours(file) || lapidary_codebook::is_checkpoint_file(file)
 }
 
 fn slashes(path: &Path) -> String {

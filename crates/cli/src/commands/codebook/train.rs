@@ -1,0 +1,59 @@
+//! `lapidary codebook train`.
+
+use crate::arguments::DeviceArgument;
+use crate::progress::Watched;
+use anyhow::Result;
+use clap::Args;
+use lapidary::{TrainOptions, train_codebooks};
+use lapidary_codebook::CodebookConfig;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+/// Train a model together with codebooks, and measure both
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary codebook train configs/codebook/tokfsm-small.toml --out fsm
+  lapidary codebook train configs/codebook/tokfsm-small.toml --set codebook.places=[] --out dense
+  lapidary codebook train configs/codebook/embedded.toml --out codes --resume    # starts, or goes on")]
+pub struct Train {
+    /// A config in TOML, such as those in configs/codebook/
+    config: PathBuf,
+    /// Override a key of the config, such as codebook.k=4; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder for the results
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Start, go on from the checkpoint, or do nothing if the run is finished
+    #[arg(long, conflicts_with = "overwrite")]
+    resume: bool,
+    /// Replace the run in the folder --out
+    #[arg(long)]
+    overwrite: bool,
+    /// Keep the checkpoint of the finished run
+    #[arg(long)]
+    keep_checkpoint: bool,
+    /// Seed for everything random; default: that of the config
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Train {
+    pub fn run(self) -> Result<()> {
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        let settings: Vec<String> = self.set.into_iter().chain(seed).collect();
+        let config = CodebookConfig::load(&self.config, &settings)?;
+        let device = self.device.open()?;
+        let options = TrainOptions {
+            resume: self.resume,
+            overwrite: self.overwrite,
+            keep_checkpoint: self.keep_checkpoint,
+            ..Default::default()
+        };
+        let metrics = train_codebooks(&config, &self.out, options, &device, &Watched)?;
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! `lapidary dkvb`.
+
+use crate::arguments::DeviceArgument;
+use anyhow::Result;
+use clap::Args;
+use lapidary::run_folder::write_json;
+use lapidary_codebook::ClassIncremental;
+use lapidary_io::check_target;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+/// Learn classes a few at a time with a discrete key-value bottleneck, beside a linear probe
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary dkvb configs/codebook/key-value-blobs.toml --out result.json
+  lapidary dkvb configs/codebook/key-value-blobs.toml --set data.radius=1.5 --out result.json
+
+The result has accuracy_dkvb and accuracy_probe on all classes after the last split, and retention: the accuracy on the first split
+after each split.")]
+pub struct Dkvb {
+    /// A config in TOML
+    config: PathBuf,
+    /// Override a key of the config, such as data.radius=1.5; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// JSON file for the result
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Seed for everything random; default: that of the config
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Dkvb {
+    pub fn run(self) -> Result<()> {
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        let settings: Vec<String> = self.set.into_iter().chain(seed).collect();
+        let config = ClassIncremental::load(&self.config, &settings)?;
+        check_target(&self.out)?;
+        let found = config.run(&self.device.open()?)?;
+        write_json(&self.out, &found)?;
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! Gradients are finite differences of the loss, computed in f64, for each gradient mode.
+
+use super::normal;
+use burn::tensor::{Device, Tensor, TensorData};
+use lapidary_codebook::{Assignment, CodeLoss, Codebook, CodebookOptions, Combination};
+
+const N: usize = 6;
+const D: usize = 4;
+const CODES: usize = 10;
+const K: usize = 3;
+const LAMBDA: f64 = 0.7;
+const BETA: f64 = 0.25;
+
+fn matrix(values: &[f32], d: usize) -> Tensor<2> {
+    let data = TensorData::new(values.to_vec(), [values.len() / d, d]);
+    Tensor::from_data(data, &Device::flex())
+}
+
+/// The combined codes of each row for a fixed choice.
+fn out(codes: &[f64], chosen: &[i32], each: f64) -> Vec<f64> {
+    let row = |chosen: &[i32]| -> Vec<f64> {
+        let of = |column: usize| -> f64 {
+            let parts = chosen.iter().map(|c| codes[*c as usize * D + column]);
+            each * parts.sum::<f64>()
+        };
+        (0..D).map(of).collect()
+    };
+    chosen.chunks(K).flat_map(row).collect()
+}
+
+fn squares(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
+}
+
+/// A task that is not linear: Σ w · sin(out).
+fn task(out: &[f64], w: &[f64]) -> f64 {
+    out.iter().zip(w).map(|(o, w)| w * o.sin()).sum()
+}
+
+fn differences(at: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-6;
+    (0..at.len())
+        .map(|i| {
+            let moved = |step: f64| {
+                let mut x = at.to_vec();
+                x[i] += step;
+                f(&x)
+            };
+            (moved(STEP) - moved(-STEP)) / (2.0 * STEP)
+        })
+        .collect()
+}
+
+fn close(found: &Tensor<2>, expected: &[f64], what: &str) {
+    let found: Vec<f32> = found.to_data().try_to_vec().unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let far = (f64::from(*found) - expected).abs();
+        assert!(far < 2e-4, "{what}, element {i}: {found} and {expected}");
+    }
+}
+
+#[test]
+fn gradients_are_finite_differences_in_every_mode() {
+    let f64s = |v: &[f32]| -> Vec<f64> { v.iter().map(|v| f64::from(*v)).collect() };
+    let (a, c, w) = (normal(N * D, 1), normal(CODES * D, 2), normal(N * D, 3));
+    let (a64, c64, w64) = (f64s(&a), f64s(&c), f64s(&w));
+    for loss in [
+        CodeLoss::Task,
+        CodeLoss::TaskMse,
+        CodeLoss::Vqvae,
+        CodeLoss::TaskVqvae,
+    ] {
+        for (combination, each) in [(Combination::Sum, 1.0), (Combination::Mean, 1.0 / 3.0)] {
+            let options = CodebookOptions {
+                n_codes: CODES,
+                k: K,
+                assignment: Assignment::Cosine,
+                combination,
+                loss,
+                mse_weight: LAMBDA as f32,
+                commitment: BETA as f32,
+            };
+            let codebook = Codebook::new(options, 1, matrix(&c, D)).unwrap();
+            let input = matrix(&a, D).autodiff().require_grad();
+            let codes = matrix(&c, D).autodiff().require_grad();
+            let snapped = codebook.apply_tracked(input.clone(), codes.clone());
+            let plain = codebook.apply(&matrix(&a, D)).value;
+            assert_eq!(snapped.value.clone().inner().to_data(), plain.to_data());
+            let mut scalar = (snapped.value.sin() * matrix(&w, D).autodiff()).sum();
+            if let Some(loss) = snapped.loss {
+                scalar = scalar + loss;
+            }
+            let mut gradients = scalar.backward();
+            let chosen: Vec<i32> = snapped.codes[0].to_data().try_to_vec().unwrap();
+            let fixed = out(&c64, &chosen, each);
+            let (task_weight, mse, commitment) = match loss {
+                CodeLoss::Task => (1.0, 0.0, 0.0),
+                CodeLoss::TaskMse => (1.0, LAMBDA, 0.0),
+                CodeLoss::Vqvae => (0.0, LAMBDA, BETA),
+                CodeLoss::TaskVqvae => (1.0, LAMBDA, BETA),
+            };
+            let name = format!("{loss:?}, {combination:?}");
+            let to_codes = differences(&c64, |c| {
+                let out = out(c, &chosen, each);
+                task_weight * task(&out, &w64) + mse * squares(&out, &a64)
+            });
+            let found = codes.grad_remove(&mut gradients).unwrap();
+            close(&found, &to_codes, &format!("{name}: codes"));
+            // Straight through: the gradient at the output, as if it were the input's.
+            let mut to_input = differences(&fixed, |out| task(out, &w64));
+            let more = differences(&a64, |a| commitment * squares(&fixed, a));
+            to_input.iter_mut().zip(more).for_each(|(g, m)| *g += m);
+            let found = input.grad_remove(&mut gradients).unwrap();
+            close(&found, &to_input, &format!("{name}: input"));
+        }
+    }
+}

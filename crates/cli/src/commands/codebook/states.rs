@@ -10,8 +10,8 @@ use serde_json::json;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Find the code that stands for each state of a TokFSM, beside the best neuron, and patch the codes
-/// of one state over another's
+/// Find the code that stands for each state of a TokFSM, beside the best neuron, and patch the
+/// codes of one state over another's
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook states fsm --patches 100 > states.json

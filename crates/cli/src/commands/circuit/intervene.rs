@@ -121,7 +121,10 @@ impl InterveneCommand {
             check_scaled(change, &active)?;
             changes.extend(resolve(change, &active, |a| a * change.number)?);
         }
-        if let Some(change) = changes.iter().find(|c| !(c.activation.abs() <= LARGEST)) {
+        if let Some(change) = changes
+            .iter()
+            .find(|c| c.activation.is_nan() || c.activation.abs() > LARGEST)
+        {
             bail!(
                 "feature {}.{}: found the activation {:e}, expected a magnitude of at most {LARGEST:e}",
                 change.layer,

@@ -85,10 +85,11 @@ fn a_machine_is_learned_with_and_without_codebooks_and_codes_stand_for_states() 
     println!("{patched:?}");
     let legal = |metrics: Metrics| metrics.transition_accuracy.unwrap();
     let (without, with) = (legal(without), legal(with));
-    // Training amplifies rounding, so processors differ: these hold with room. The figures of one
-    // run are in docs/results.md.
-    assert!(without >= 0.9, "dense: {without}");
-    assert!(with >= 0.9, "codebooks: {with}, dense: {without}");
+    assert!(without >= 0.98, "dense: {without}");
+    assert!(
+        with >= without - 0.05,
+        "codebooks: {with}, dense: {without}"
+    );
     assert!(good >= 1, "{good} of {} states", codes.len());
     assert!(patched.mass >= 0.8, "{patched:?}");
 }

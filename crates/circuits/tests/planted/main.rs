@@ -270,8 +270,7 @@ fn methods_find_the_circuit_of_a_trained_model() {
     let ablation = Ablation::Corrupted;
     let comparison = Comparison::new(&model, &task, Some(&truth), ablation, 0, MOST_EDGES).unwrap();
     // Other heads compensate for an ablated one, so single effects do not decide. Tokens are random
-    // and heads
-    // work at many positions, so methods without the metric find little.
+    // and heads work at many positions, so methods without the metric find little.
     for row in judge_all(&comparison) {
         let least = match (row.method.as_str(), row.level) {
             ("exact-edges", _) => 1.0,

@@ -16,7 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod codebook_run;
+pub mod codebooks;
 mod course;
 pub mod device;
 pub mod dictionary_model;
@@ -43,7 +43,7 @@ pub use lapidary_kernels as kernels;
 pub use lapidary_model as model;
 pub use lapidary_sae as sae;
 
-pub use codebook_run::{CodebookRun, train_codebooks};
+pub use codebooks::{CodebookRun, train_codebooks};
 pub use error::{Error, Result};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,

@@ -2,6 +2,7 @@
 //! other tools.
 
 use crate::arguments::DeviceArgument;
+use crate::commands::bench_codebook::CodebookBench;
 use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_pursuit::PursuitBench;
 use crate::commands::bench_store;
@@ -22,6 +23,7 @@ use std::time::Duration;
   lapidary bench --vs-peers                  # compare with sparsify, SAELens and dictionary_learning; from a checkout
   lapidary bench --device cuda --config G1 --json
   lapidary bench --config M1 --vs-peers      # compare matching pursuit with TopK, SAELens and overcomplete
+  lapidary bench --config K1                 # assign codes of a codebook; compare with the TopK encoder
   lapidary bench --store /data               # write and read a store of activations on that disk; compare with dd
   lapidary bench --model FOLDER --vs-peers   # activations and logits of a language model; compare with transformers")]
 pub struct Bench {
@@ -78,12 +80,18 @@ enum Config {
     /// matching pursuit: d_in 512, d_sae 8,192, k 32, 2,048 tokens per step
     #[value(name = "M1")]
     M1,
+    /// codebook assignment beside the TopK encoder: d_in 768, 10,000 codes, k 8, 2,048 activations
+    #[value(name = "K1")]
+    K1,
     /// d_in 64, d_sae 512, k 8, 128 tokens per step: to try the command
     #[value(name = "tiny")]
     Tiny,
     /// matching pursuit with the sizes of tiny
     #[value(name = "tiny-pursuit")]
     TinyPursuit,
+    /// codebook assignment with the sizes of tiny
+    #[value(name = "tiny-codebook")]
+    TinyCodebook,
 }
 
 impl Config {
@@ -93,7 +101,8 @@ impl Config {
             Self::G1 => (768, 24_576, 32, 8192),
             Self::G2 => (4096, 131_072, 64, 8192),
             Self::M1 => (512, 8192, 32, 2048),
-            Self::Tiny | Self::TinyPursuit => (64, 512, 8, 128),
+            Self::K1 => (768, 10_000, 8, 2048),
+            Self::Tiny | Self::TinyPursuit | Self::TinyCodebook => (64, 512, 8, 128),
         };
         Sizes {
             d_in,
@@ -129,6 +138,18 @@ impl Bench {
                 sizes,
                 rounds: self.steps,
                 peers: self.vs_peers.then_some(&*self.scripts),
+                json: self.json,
+            };
+            return bench.run(&device);
+        }
+        if matches!(self.config, Config::K1 | Config::TinyCodebook) {
+            ensure!(
+                !self.vs_peers,
+                "--vs-peers: found a config of codebooks, expected C1, G1, G2 or M1: no other tool assigns codes"
+            );
+            let bench = CodebookBench {
+                sizes,
+                rounds: self.steps,
                 json: self.json,
             };
             return bench.run(&device);

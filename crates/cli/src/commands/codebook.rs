@@ -1,8 +1,12 @@
 //! `lapidary codebook`: models with codebooks in them, what their codes stand for, and text with
 //! codes set by hand.
 
+mod edits;
+mod features;
+mod find;
 mod generate;
 mod states;
+mod steer;
 mod train;
 
 use anyhow::Result;
@@ -13,6 +17,8 @@ use clap::{Args, Subcommand};
 #[command(after_help = "Examples:
   lapidary codebook train configs/codebook/tokfsm-small.toml --out fsm
   lapidary codebook states fsm
+  lapidary codebook find codes --predicate 'regex:(?i)\\bwar\\b' --out codes.parquet
+  lapidary codebook features codes
   lapidary codebook generate fsm 0712 --set 0.1=17")]
 pub struct CodebookArguments {
     #[command(subcommand)]
@@ -23,6 +29,9 @@ pub struct CodebookArguments {
 enum CodebookCommand {
     Train(train::Train),
     States(states::States),
+    Find(find::Find),
+    Features(features::Features),
+    Steer(steer::Steer),
     Generate(generate::Generate),
 }
 
@@ -31,6 +40,9 @@ impl CodebookArguments {
         match self.command {
             CodebookCommand::Train(command) => command.run(),
             CodebookCommand::States(command) => command.run(),
+            CodebookCommand::Find(command) => command.run(),
+            CodebookCommand::Features(command) => command.run(),
+            CodebookCommand::Steer(command) => command.run(),
             CodebookCommand::Generate(command) => command.run(),
         }
     }

@@ -38,7 +38,7 @@ pub struct Convert {
     /// Format of the dictionary to read, if its files do not decide it
     #[arg(long, value_name = "FORMAT")]
     from_format: Option<Format>,
-    /// Hook point of the dictionary; default: the one that its files name
+    /// Hook point that the dictionary reads; default: the hook point that its files name
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
     /// Replace the dictionary in the folder --to

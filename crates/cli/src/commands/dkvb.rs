@@ -26,7 +26,7 @@ pub struct Dkvb {
     /// JSON file for the result
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Seed for everything random; default: that of the config
+    /// Seed of all random numbers; default: `seed` of the config
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]

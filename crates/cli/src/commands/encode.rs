@@ -31,7 +31,8 @@ For a coder that reads several hook points, the input has one tensor per hook po
 tensor with the activations at all of them side by side. If a coder reads one head (`hook_head_index`) and the input has the
 activations of all heads side by side, only those of its head are used.")]
 pub struct Encode {
-    /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(long, value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
@@ -43,8 +44,8 @@ pub struct Encode {
     /// dictionary's hook point
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
-    /// Active latents per token (TopK) or steps per token (matching pursuit); default: those of the
-    /// dictionary
+    /// Number of active latents per token (TopK) or of steps per token (matching pursuit); default:
+    /// k of the dictionary
     #[arg(long)]
     k: Option<usize>,
     /// The safetensors file to write

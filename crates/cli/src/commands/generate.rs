@@ -24,8 +24,9 @@ use std::sync::Arc;
 pub struct Generate {
     /// The text to continue
     prompt: String,
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
-    /// Face hub; default: the one that the dictionary names, else `embedded`
+    /// Language model: `embedded` (inside the program), a folder in Hugging Face layout, a GGUF
+    /// file, or a name on the Hugging Face hub; default: the model that the dictionary names, else
+    /// `embedded`
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     #[command(flatten)]

@@ -33,7 +33,7 @@ pub struct Pretrain {
     /// Replace the model in the folder --out
     #[arg(long)]
     overwrite: bool,
-    /// Seed for everything random; default: that of the recipe
+    /// Seed of all random numbers; default: `seed` of the recipe
     #[arg(long)]
     seed: Option<u64>,
 }

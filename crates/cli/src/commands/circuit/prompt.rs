@@ -16,8 +16,8 @@ use std::sync::Arc;
 /// A prompt of a model with transcoders.
 #[derive(Args)]
 pub struct PromptArgument {
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
-    /// Face hub; default: the model that the transcoders name
+    /// Language model: `embedded` (inside the program), a folder in Hugging Face layout, a GGUF
+    /// file, or a name on the Hugging Face hub; default: the model that the transcoders name
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// The transcoders, separated by commas: each a dictionary in any format, a run's folder, a

@@ -33,7 +33,7 @@ pub struct Train {
     /// Keep the checkpoint of the finished run
     #[arg(long)]
     keep_checkpoint: bool,
-    /// Seed for everything random; default: that of the config
+    /// Seed of all random numbers; default: `seed` of the config
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]

@@ -16,8 +16,8 @@ use std::sync::Arc;
 /// Where to compute.
 #[derive(Args)]
 pub struct DeviceArgument {
-    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N, as `lapidary devices` lists them. auto chooses
-    /// CUDA, else a hardware WGPU adapter, else the CPU
+    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; see `lapidary devices`. auto chooses CUDA, else a
+    /// hardware WGPU adapter, else the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// Number of CPU threads; default: $RAYON_NUM_THREADS, else one per logical core

@@ -33,7 +33,7 @@ pub struct Features {
     /// Number of tokens; default: `features.tokens` of the dictionary's recipe, else 200000
     #[arg(long)]
     tokens: Option<u64>,
-    /// Number of contexts per latent, those with its highest activations; default:
+    /// Number of contexts per latent (those with the highest activations); default:
     /// `features.examples_per_feature` of the dictionary's recipe, else 16
     #[arg(long)]
     examples: Option<usize>,

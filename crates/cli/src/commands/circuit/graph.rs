@@ -68,8 +68,8 @@ pub struct GraphCommand {
     /// The most probable next tokens become nodes, until their probabilities sum to this value
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
     desired_logit_prob: f64,
-    /// Token, such as ' States', whose logit becomes a node, instead of the most probable next
-    /// tokens; can be repeated
+    /// Use the logit of this token, such as ' States', instead of the most probable next tokens;
+    /// can be repeated
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["max_n_logits", "desired_logit_prob"])]
     target: Vec<String>,
     /// graph.json and graph.html keep the most influential nodes, until their influence sums to

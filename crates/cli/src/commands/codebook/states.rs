@@ -10,8 +10,8 @@ use serde_json::json;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Find the code and the neuron that best classify each state of a TokFSM, and replace the codes of
-/// one state by those of another
+/// Find the code and the neuron that best classify each state of a TokFSM, and measure the effect
+/// of replacing a state's codes by those of another state
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook states fsm --patches 100 > states.json

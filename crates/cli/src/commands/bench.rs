@@ -32,33 +32,33 @@ pub struct Bench {
     /// Sizes to measure
     #[arg(long, value_enum, default_value_t = Config::C1, ignore_case = true)]
     config: Config,
-    /// Number of timed steps and of timed encodings; medians are printed
+    /// Number of training steps and number of encodings to time; their medians are printed
     #[arg(long, default_value_t = 7, value_name = "N")]
     steps: usize,
-    /// Also time other tools, in alternation with Lapidary. This first sets up their Python
-    /// environment (3 GB), unless LAPIDARY_PEERS_PYTHON names a Python that has these tools
+    /// Also time other tools, in alternation with Lapidary. The first use installs a Python
+    /// environment with these tools (3 GB). If LAPIDARY_PEERS_PYTHON is set, it names the Python to
+    /// use, which must have these tools
     #[arg(long)]
     vs_peers: bool,
-    /// The folder with setup_python.sh and the scripts that time other tools
+    /// Folder with setup_python.sh and the scripts that time other tools
     #[arg(long, default_value = "scripts", value_name = "DIR")]
     scripts: PathBuf,
-    /// Measure, instead of training, how long it takes to write and read a store of activations in
-    /// this folder, and compare with dd. This needs 3.2 GB for a while
+    /// Time a store of activations instead of training: write and read a store in this folder, and
+    /// compare the speed with dd. This needs 3.2 GB of temporary disk space
     #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
     store: Option<PathBuf>,
-    /// Measure, instead of training, the speed of a language model: its activations at --hook, and
-    /// its logits. --vs-peers then also times transformers, which needs a folder in Hugging Face
-    /// layout
+    /// Time a language model instead of training: compute its activations at --hook, and its
+    /// logits. With --vs-peers, transformers is timed too; MODEL must then be a folder in Hugging
+    /// Face layout
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["config", "store"])]
     model: Option<String>,
-    /// With --model: the hook point at which activations are read; default: the output of the
-    /// middle layer
+    /// With --model: hook point of the activations; default: the output of the middle layer
     #[arg(long, value_name = "HOOK", requires = "model")]
     hook: Option<HookPoint>,
-    /// With --model: sequences per pass
+    /// With --model: number of sequences per pass
     #[arg(long, value_name = "N", default_value_t = 8, requires = "model")]
     batch: usize,
-    /// With --model: tokens per sequence
+    /// With --model: number of tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 128, requires = "model")]
     context: usize,
     /// Print one JSON object instead of lines
@@ -83,13 +83,13 @@ enum Config {
     /// codebook assignment beside the TopK encoder: d_in 768, 10,000 codes, k 8, 2,048 activations
     #[value(name = "K1")]
     K1,
-    /// d_in 64, d_sae 512, k 8, 128 tokens per step: to try the command
+    /// d_in 64, d_sae 512, k 8, 128 tokens per step (to try the command)
     #[value(name = "tiny")]
     Tiny,
-    /// matching pursuit with the sizes of tiny
+    /// matching pursuit, with the sizes of tiny (to try the command)
     #[value(name = "tiny-pursuit")]
     TinyPursuit,
-    /// codebook assignment with the sizes of tiny
+    /// codebook assignment, with the sizes of tiny (to try the command)
     #[value(name = "tiny-codebook")]
     TinyCodebook,
 }

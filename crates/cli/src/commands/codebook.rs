@@ -12,7 +12,8 @@ mod train;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-/// Codebooks: train a model whose activations are sums of a few codes, find codes and set them
+/// Codebooks: train a model whose activations are sums of a few codes, find what codes stand for,
+/// and generate text with chosen codes
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook train configs/codebook/tokfsm-small.toml --out fsm

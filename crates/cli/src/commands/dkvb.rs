@@ -9,16 +9,19 @@ use lapidary_io::check_target;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Learn classes a few at a time with a discrete key-value bottleneck, beside a linear probe
+/// Learn classes a few at a time with a discrete key-value bottleneck, and compare it with a linear
+/// probe
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary dkvb configs/codebook/key-value-blobs.toml --out result.json
   lapidary dkvb configs/codebook/key-value-blobs.toml --set data.radius=1.5 --out result.json
 
-The result has accuracy_dkvb and accuracy_probe on all classes after the last split, and retention: the accuracy on the first split
-after each split.")]
+A split is a group of classes that are learned together. The result has:
+  accuracy_dkvb   accuracy of the bottleneck on all classes, after the last split
+  accuracy_probe  accuracy of the linear probe on all classes, after the last split
+  retention       accuracy of the bottleneck on the classes of the first split, after each split")]
 pub struct Dkvb {
-    /// A config in TOML
+    /// Config in TOML, such as configs/codebook/key-value-blobs.toml
     config: PathBuf,
     /// Override a key of the config, such as data.radius=1.5; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -26,7 +29,7 @@ pub struct Dkvb {
     /// JSON file for the result
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Seed for everything random; default: that of the config
+    /// Seed of all random numbers; default: `seed` of the config
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]

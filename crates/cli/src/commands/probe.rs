@@ -31,43 +31,46 @@ use std::path::{Path, PathBuf};
   lapidary probe out --task reviews.jsonl --label-field sentiment --k 1,2,5
   lapidary probe my-dictionary --model ./smollm2 --task news.parquet --label-field topic --out probe.json
 
-Each class is probed against an equal number of samples of the other classes, so chance is 0.5. A sample is one passage. It is
-represented by the mean of its activations, or of its codes, over all tokens except special tokens. A probe uses the k latents whose
-means differ most between the class and the other classes. For comparison, there are probes on k dimensions of the activation, on
-all latents and on all dimensions.")]
+A sample is one passage. It is represented by the mean of its codes, or of its activations, over all tokens except special tokens.
+A probe separates the samples of one class from an equal number of samples of other classes. So an accuracy of 0.5 is chance.
+A probe on k latents uses the latents whose means differ most between the class and the other classes.
+For comparison, there are probes on k dimensions of the activation, on all latents, and on all dimensions.")]
 pub struct Probe {
-    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Texts with labels, as JSON Lines or Parquet: a file, a folder or a dataset of the hub; or
-    /// `embedded`
+    /// Texts with classes, as JSON Lines or Parquet: `embedded`, a file, a folder, or hf:OWNER/NAME
+    /// (a dataset on the Hugging Face hub)
     #[arg(long, value_name = "TEXTS")]
     task: String,
-    /// The field or column that holds the text
+    /// JSON field or Parquet column that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// The field or column that holds the class, as a string
+    /// JSON field or Parquet column that holds the class, a string
     #[arg(long, value_name = "NAME", default_value = "label")]
     label_field: String,
-    /// The model; default: the one that the dictionary names
+    /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Numbers of latents to probe with, separated by commas
+    /// Number of latents of a probe. Several values, separated by commas, give several probes per
+    /// class
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 5], value_name = "K")]
     k: Vec<usize>,
-    /// Number of classes; the most frequent ones are probed
+    /// Number of classes to probe; the classes with the most texts are chosen
     #[arg(long, default_value_t = 5)]
     classes: usize,
-    /// Maximum number of passages per text. A passage is at most as long as the dictionary's
-    /// context. The passages of one text are either all for training or all for testing
+    /// Maximum number of passages per text. A passage has at most as many tokens as the
+    /// dictionary's context. All passages of a text are in the same set: the training set or the
+    /// test set
     #[arg(long, default_value_t = 1)]
     passages: usize,
-    /// Maximum number of samples per class for training, and the same maximum for testing
+    /// Maximum number of passages per class in the training set, and also in the test set
     #[arg(long, default_value_t = 2500)]
     samples: usize,
-    /// Share of each class's texts that are for testing
+    /// Share of the texts of each class that are in the test set
     #[arg(long, default_value_t = 0.2)]
     test_share: f64,
     /// Seed for all random choices

@@ -11,40 +11,42 @@ use lapidary_model::{Sampling, generate};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Continue a text with codes set by hand
+/// Continue a text, with some codes replaced by codes that you choose
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook generate codes \"The people of\" --set 2.1=407
   lapidary codebook generate codes \"The people of\" --set 2.1=-1 --slot 0
   lapidary codebook generate fsm 0712 --tokens 8 --temperature 0
 
-At each token, the chosen codes of head HEAD of layer LAYER are changed. A model of a TokFSM reads and writes digits, and | for the beginning of a sequence.")]
+--set changes the codes at every token. A model of a TokFSM reads digits. It writes digits, and | for the beginning-of-sequence token.")]
 pub struct Generate {
-    /// Folder of a finished `lapidary codebook train`
+    /// Folder of a finished run of `lapidary codebook train`
     run: PathBuf,
     /// The text to continue
     prompt: String,
-    /// The code in place of a chosen one, such as 2.1=407; -1 takes it away; can be repeated. HEAD
-    /// is 0 where a codebook is not divided into heads
+    /// Replace the chosen codes of head HEAD in layer LAYER by CODE, such as 2.1=407; can be
+    /// repeated. If CODE is -1, the chosen codes are removed. If the codebook is not divided into
+    /// heads, HEAD is 0
     #[arg(long, value_name = "LAYER.HEAD=CODE", allow_hyphen_values = true)]
     set: Vec<String>,
-    /// Which of the k chosen codes is replaced, the nearest is 0; default: all k, by the one code
+    /// Replace only one of the k chosen codes; 0 is the code with the highest score. Default: CODE
+    /// replaces all k codes
     #[arg(long)]
     slot: Option<usize>,
-    /// The hook point within the layer whose codebook is meant, such as attn.hook_z; needed only
-    /// where a layer has several
+    /// Hook point of the codebook within the layer, such as attn.hook_z. Needed only if the layer
+    /// has several codebooks
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
     /// Maximum number of tokens to add
     #[arg(long, default_value_t = 60)]
     tokens: usize,
-    /// Divides the logits; 0 always chooses the likeliest token
+    /// Number by which the logits are divided; 0 always chooses the most probable token
     #[arg(long, default_value_t = 0.8)]
     temperature: f32,
-    /// Draw only among this many of the likeliest tokens; 0 means all
+    /// Draw only from this number of most probable tokens; 0 means all tokens
     #[arg(long, default_value_t = 40)]
     top_k: usize,
-    /// Seed of the draw
+    /// Seed for drawing the tokens
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]

@@ -187,7 +187,7 @@ table! {
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
     /// For `aux_k`: number of dead latents that reconstruct a token's residual. 0: no auxiliary
     /// loss.
-    aux_k: usize = later(|w| w.aux_k(), "`coder.target_l0` if it is set, otherwise `coder.k`; with a minimum of 32 and a maximum of half the width of the activations");
+    aux_k: usize = later(|w| w.aux_k(), "min(max(k, 32), width / 2), where k is `coder.target_l0` if it is set, otherwise `coder.k`");
     /// For `aux_k`: weight of the auxiliary loss.
     aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.

@@ -38,7 +38,7 @@ mod tokfsm;
 mod training;
 mod usage;
 
-pub use class_incremental::{ClassIncremental, Incremental};
+pub use class_incremental::{ClassData, ClassIncremental, ClassRows, Incremental};
 pub use code_search::{CodeSearch, FoundCode};
 pub use codebook::{
     Assignment, CodeLoss, Codebook, CodebookOptions, Combination, Snapped, nearest_codes,

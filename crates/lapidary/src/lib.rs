@@ -16,12 +16,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod class_incremental;
 pub mod codebooks;
 mod course;
 pub mod device;
 pub mod dictionary_model;
 mod error;
 pub mod first_batch;
+mod labelled;
 mod opened;
 mod progress;
 mod recipes;
@@ -43,8 +45,10 @@ pub use lapidary_kernels as kernels;
 pub use lapidary_model as model;
 pub use lapidary_sae as sae;
 
+pub use class_incremental::run_class_incremental;
 pub use codebooks::{CodebookRun, train_codebooks};
 pub use error::{Error, Result};
+pub use labelled::{LabelledPassages, LabelledTexts, Passage};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,

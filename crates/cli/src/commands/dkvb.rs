@@ -1,8 +1,10 @@
 //! `lapidary dkvb`.
 
 use crate::arguments::DeviceArgument;
+use crate::progress::Watched;
 use anyhow::Result;
 use clap::Args;
+use lapidary::run_class_incremental;
 use lapidary::run_folder::write_json;
 use lapidary_codebook::ClassIncremental;
 use lapidary_io::check_target;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary dkvb configs/codebook/key-value-blobs.toml --out result.json
   lapidary dkvb configs/codebook/key-value-blobs.toml --set data.radius=1.5 --out result.json
+  lapidary dkvb configs/codebook/key-value-text.toml --out result.json
 
 A split is a group of classes that are learned together. The result has:
   accuracy_dkvb   accuracy of the bottleneck on all classes, after the last split
@@ -42,7 +45,7 @@ impl Dkvb {
         let settings: Vec<String> = self.set.into_iter().chain(seed).collect();
         let config = ClassIncremental::load(&self.config, &settings)?;
         check_target(&self.out)?;
-        let found = config.run(&self.device.open()?)?;
+        let found = run_class_incremental(&config, &self.device.open()?, &Watched)?;
         write_json(&self.out, &found)?;
         writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
         Ok(())

@@ -77,8 +77,11 @@ impl Features {
         let folder = match (&self.out, in_run) {
             (Some(out), _) => RunFolder::new(out),
             (None, Some(folder)) => folder,
-            (None, None) if self.dictionary.is_file() => {
-                bail!("give --out: {} is a file", self.dictionary.display())
+            (None, None) if !self.dictionary.is_dir() => {
+                bail!(
+                    "give --out: {} is no folder of this machine",
+                    self.dictionary.display()
+                )
             }
             (None, None) => RunFolder::new(&self.dictionary),
         };

@@ -3,13 +3,12 @@
 use super::figures::number;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::once::each_once;
-use crate::progress::{Stage, note};
+use crate::progress::{Stage, Watched};
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lapidary::Opened;
 use lapidary::run_folder::write_json;
-use lapidary_activations::{Corpus, TokenPieces};
+use lapidary::{LabelledPassages, LabelledTexts, Opened, Passage};
 use lapidary_coder::Coder;
 use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
@@ -17,10 +16,6 @@ use lapidary_evaluation::probing::{
 };
 use lapidary_io::check_target;
 use lapidary_model::{Outgoing, Values, write_tensors};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -89,9 +84,6 @@ pub struct Probe {
     device: DeviceArgument,
 }
 
-/// A passage's tokens and its class.
-type Sample = (Vec<u32>, usize);
-
 impl Probe {
     pub fn run(self) -> Result<()> {
         for path in self.out.iter().chain(&self.data) {
@@ -112,7 +104,12 @@ impl Probe {
         if let Some(k) = self.k.iter().find(|k| **k == 0 || **k > d_sae) {
             bail!("--k: found {k}, expected 1 to {d_sae}, the number of latents");
         }
-        let (classes, train, test) = self.read(&opened)?;
+        let LabelledPassages {
+            classes,
+            train,
+            test,
+            ..
+        } = self.read(&opened)?;
         let coder = opened.dictionary.coder.clone().to_device(&device);
         let train_classes = train.iter().map(|(_, class)| *class).collect();
         let test_classes = test.iter().map(|(_, class)| *class).collect();
@@ -148,113 +145,25 @@ impl Probe {
     }
 
     /// Names of the classes, samples to train on and to test on.
-    fn read(&self, opened: &Opened) -> Result<(Vec<String>, Vec<Sample>, Vec<Sample>)> {
-        let mut texts = Corpus::open(&self.task, &self.text_field)?.rows();
-        let mut labels = Corpus::labels(&self.task, &self.label_field)?.rows();
-        let mut of_class: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut skipped = 0;
-        loop {
-            match (texts.next().transpose()?, labels.next().transpose()?) {
-                (Some(Some(text)), Some(Some(label))) => {
-                    of_class.entry(label).or_default().push(text);
-                }
-                (Some(_), Some(_)) => skipped += 1,
-                (None, None) => break,
-                _ => bail!(
-                    "{}: has other rows with `{}` than with `{}`",
-                    self.task,
-                    self.text_field,
-                    self.label_field
-                ),
-            }
-        }
-        match skipped {
-            0 => {}
-            1 => note("1 row without text or class was skipped"),
-            n => note(format_args!("{n} rows without text or class were skipped")),
-        }
-        // The most frequent first, of equal ones by name.
-        let mut classes: Vec<(String, Vec<String>)> = of_class.into_iter().collect();
-        classes.sort_by_key(|(_, texts)| std::cmp::Reverse(texts.len()));
-        classes.truncate(self.classes.max(2));
-        if classes.len() < 2 {
-            bail!(
-                "{}: `{}`: found {} classes, expected at least 2",
-                self.task,
-                self.label_field,
-                classes.len()
-            );
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let tokenizer = opened.model.tokenizer()?;
-        let (context, bos) = opened.context();
-        let (mut train, mut test) = (Vec::new(), Vec::new());
-        for (class, (name, texts)) in classes.iter_mut().enumerate() {
-            texts.shuffle(&mut rng);
-            let tested = ((texts.len() as f64 * self.test_share).round() as usize).max(1);
-            if tested >= texts.len() {
-                // the wrong field may hold whole texts
-                let name: String = name.chars().take(40).collect();
-                let count = match texts.len() {
-                    1 => "1 text".to_owned(),
-                    n => format!("{n} texts"),
-                };
-                bail!(
-                    "{}: class `{name}`: found {count}, expected more than the {tested} to test on, so that at least 1 is left to train on",
-                    self.task
-                );
-            }
-            for (text, whole) in texts.iter_mut().enumerate() {
-                let part = if text < tested { &mut test } else { &mut train };
-                let bos = bos.into_iter().collect::<Vec<u32>>();
-                let room = context.saturating_sub(bos.len());
-                if room == 0 {
-                    let tokens = match context {
-                        1 => "1 token".to_owned(),
-                        n => format!("{n} tokens"),
-                    };
-                    let least = match bos.is_empty() {
-                        true => "at least 1",
-                        false => "at least 2 (BOS and one more)",
-                    };
-                    bail!(
-                        "{}: found a context of {tokens}, expected {least}",
-                        self.dictionary.display()
-                    );
-                }
-                // A long text is tokenized only as far as it is read.
-                let mut pieces = TokenPieces::new(std::mem::take(whole));
-                let most = room.saturating_mul(self.passages);
-                let mut tokens = Vec::new();
-                while tokens.len() < most
-                    && let Some(piece) = pieces.next_piece(tokenizer)?
-                {
-                    tokens.extend(piece);
-                }
-                let passages = tokens.chunks(room).take(self.passages);
-                part.extend(passages.map(|passage| ([&bos, passage].concat(), class)));
-            }
-        }
-        for part in [&mut train, &mut test] {
-            part.shuffle(&mut rng);
-            let mut taken = vec![0; classes.len()];
-            part.retain(|(_, class)| {
-                taken[*class] += 1;
-                taken[*class] <= self.samples
-            });
-        }
-        Ok((
-            classes.into_iter().map(|(name, _)| name).collect(),
-            train,
-            test,
-        ))
+    fn read(&self, opened: &Opened) -> Result<LabelledPassages> {
+        let texts = LabelledTexts {
+            source: self.task.clone(),
+            text_field: self.text_field.clone(),
+            label_field: self.label_field.clone(),
+            classes: self.classes,
+            passages: self.passages,
+            samples: self.samples,
+            test_share: self.test_share,
+            seed: self.seed,
+        };
+        Ok(texts.read(&opened.model, opened.context(), 0, &Watched)?)
     }
 
     fn represent(
         &self,
         opened: &Opened,
         coder: &dyn Coder,
-        samples: Vec<Sample>,
+        samples: Vec<Passage>,
     ) -> Result<Represented> {
         let texts: Vec<_> = samples
             .into_iter()

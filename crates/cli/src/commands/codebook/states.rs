@@ -10,6 +10,9 @@ use serde_json::json;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
+/// Pairs of states whose codes are replaced, where nothing else is said.
+const PATCHES: u32 = 50;
+
 /// Find the code and the neuron that best classify each state of a TokFSM, and measure the effect
 /// of replacing a state's codes by those of another state
 #[derive(Args)]
@@ -26,10 +29,10 @@ pub struct States {
     /// highest precision is chosen
     #[arg(long, default_value_t = 0.8)]
     recall: f64,
-    /// Number of random pairs of states whose codes are replaced; 0 means none. If codebook.k is
-    /// not 1, only 0 is possible
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100_000))]
-    patches: u32,
+    /// Number of random pairs of states whose codes are replaced; 0 means none. States can be
+    /// replaced only if codebook.k is 1. Default: 50, or 0 for another k
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    patches: Option<u32>,
     /// Compare the codes with the neurons of this run on the same TokFSM, such as a run without
     /// codebooks; default: RUN
     #[arg(long, value_name = "DIR")]
@@ -79,7 +82,9 @@ impl States {
         let with_neurons = other.as_ref().map_or(&run, |(run, _)| run);
         let (neurons_of, under) = (&with_neurons.model, &with_neurons.codebooks);
         let neurons = neuron_precisions(neurons_of, under, &fsm, seed, sequences, &codes)?;
-        let patched = match self.patches {
+        let placed = codebooks.placed();
+        let one_code = placed.iter().all(|p| p.codebook.options().k == 1);
+        let patched = match self.patches.unwrap_or(if one_code { PATCHES } else { 0 }) {
             0 => None,
             n => Some(patch_state(
                 model, codebooks, &fsm, seed, sequences, n as usize,

@@ -74,6 +74,39 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
     assert_eq!(tokens[0], "<|endoftext|>");
     assert_eq!(json["metadata"]["prompt"], "<|endoftext|>We the people");
 
+    // Several prompts: each graph is that of the prompt alone.
+    std::fs::write(folder.join("prompts.txt"), "We the people\nThe Congress\n").unwrap();
+    let output = run(graph(&["--prompts", "prompts.txt", "--out", "graphs"]));
+    assert!(output.status.success(), "{output:?}");
+    let all = std::fs::read(folder.join("graphs/0000/graph.safetensors")).unwrap();
+    let alone = std::fs::read(folder.join("graph/graph.safetensors")).unwrap();
+    assert_eq!(all, alone);
+    let second = std::fs::read_to_string(folder.join("graphs/0001/graph.json")).unwrap();
+    let second: Value = serde_json::from_str(&second).unwrap();
+    assert_eq!(second["metadata"]["slug"], "0001");
+    let error = refuse(graph(&["--prompts", "prompts.txt", "--out", "graphs"]));
+    assert!(error.contains("0000 holds a graph already"), "{error}");
+    let error = refuse(graph(&[
+        "--prompts",
+        "prompts.txt",
+        "--prompt",
+        "We",
+        "--out",
+        "x",
+    ]));
+    assert!(error.contains("expected one of them"), "{error}");
+    std::fs::write(folder.join("gap.txt"), "We\n\nthe\n").unwrap();
+    let error = refuse(graph(&["--prompts", "gap.txt", "--out", "x"]));
+    assert!(
+        error.contains("gap.txt: line 2: found an empty line"),
+        "{error}"
+    );
+    let error = refuse(graph(&["--out", "x"]));
+    assert!(
+        error.contains("expected --prompt or --prompt-file"),
+        "{error}"
+    );
+
     // A path to one of its features.
     let nodes = json["nodes"].as_array().unwrap();
     let of_layer = |layer: &str| {

@@ -45,11 +45,10 @@ impl AttentionCommand {
         if let Some(out) = &self.out {
             check_target(out)?;
         }
+        let (opened, tokens) = self.prompt.open()?;
         let Opened {
-            model,
-            transcoders,
-            tokens,
-        } = self.prompt.open()?;
+            model, transcoders, ..
+        } = opened;
         let replacement = ReplacementModel::new(&model, transcoders)?;
         let places = [self.query, self.key];
         let found =

@@ -1,6 +1,6 @@
 //! `lapidary circuit graph`: which features, errors and tokens make the next token of a prompt.
 
-use super::prompt::{Opened, PromptArgument};
+use super::prompt::PromptArgument;
 use crate::once::each_once;
 use crate::progress::{Stage, note};
 use crate::terminal::shown;
@@ -10,7 +10,7 @@ use lapidary_circuits::attribution_graph::{
     AttributionGraph, AttributionOptions, Feature, GraphNames, Node, PrunedGraph, Pruning,
     ReplacementModel,
 };
-use lapidary_io::{StagedFolder, fill_folder};
+use lapidary_io::{StagedFolder, fill_folder, read_text};
 use lapidary_model::{LanguageModel, Tokenizer};
 use std::collections::HashMap;
 use std::io::{Write, stdout};
@@ -33,6 +33,7 @@ const FILES: [&str; 3] = ["graph.json", "graph.html", "graph.safetensors"];
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph
   lapidary circuit graph --model ./smollm2 --transcoders l0,l1,l2,l3 --prompt-file long.txt --memory 8GB --out graph
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --target ' States' --target ' Nations' --out graph
+  lapidary circuit graph --transcoders transcoders --prompts prompts.txt --out graphs
   lapidary circuit graph --model ./smollm2 --transcoders clt --prompt 'The capital of France is' --max-feature-nodes 1000 --out graph
 
 --transcoders must give one transcoder for each layer, or one cross-layer transcoder.
@@ -46,6 +47,10 @@ docs/methods/attribution-graphs.md defines nodes, edges, influence and scores.")
 pub struct GraphCommand {
     #[command(flatten)]
     prompt: PromptArgument,
+    /// File with several prompts, one per line. The graph of line n (counted from 0) is written to
+    /// the folder n of --out, such as 0000
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
     /// Folder for the graph
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -90,34 +95,71 @@ pub struct GraphCommand {
 
 impl GraphCommand {
     pub fn run(self) -> Result<()> {
-        let staged = StagedFolder::begin(&self.out)?;
-        self.check_folder()?;
-        let Opened {
-            model,
-            transcoders,
-            tokens,
-        } = self.prompt.open()?;
-        let names: Vec<String> = transcoders.iter().map(|(name, _)| name.clone()).collect();
-        let replacement = ReplacementModel::new(&model, transcoders)?;
-        let graph = self.attribute(&replacement, &tokens)?;
+        let Some(path) = &self.prompts else {
+            let staged = StagedFolder::begin(&self.out)?;
+            self.check_folder(&self.out)?;
+            let (opened, tokens) = self.prompt.open()?;
+            let names: Vec<String> = opened.transcoders.iter().map(|t| t.0.clone()).collect();
+            let replacement = ReplacementModel::new(&opened.model, opened.transcoders)?;
+            return self.graph(&replacement, &tokens, names, &self.out, staged);
+        };
+        if self.prompt.is_given() {
+            bail!("--prompts: found --prompt or --prompt-file too, expected one of them");
+        }
+        let text = read_text(path)?;
+        let prompts: Vec<String> = text.lines().map(str::to_owned).collect();
+        if let Some(line) = prompts.iter().position(|prompt| prompt.is_empty()) {
+            bail!(
+                "{}: line {}: found an empty line, expected a prompt",
+                path.display(),
+                line + 1
+            );
+        }
+        if prompts.is_empty() {
+            bail!(
+                "{}: found no line, expected a prompt per line",
+                path.display()
+            );
+        }
+        let folder = |number: usize| self.out.join(format!("{number:04}"));
+        for number in 0..prompts.len() {
+            self.check_folder(&folder(number))?;
+        }
+        let opened = self.prompt.open_with(&prompts)?;
+        let names: Vec<String> = opened.transcoders.iter().map(|t| t.0.clone()).collect();
+        let replacement = ReplacementModel::new(&opened.model, opened.transcoders)?;
+        for (number, tokens) in opened.prompts.iter().enumerate() {
+            let folder = folder(number);
+            let staged = StagedFolder::begin(&folder)?;
+            self.graph(&replacement, tokens, names.clone(), &folder, staged)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the graph of one prompt, writes it and prints what is in it.
+    fn graph(
+        &self,
+        replacement: &ReplacementModel<'_>,
+        tokens: &[u32],
+        transcoders: Vec<String>,
+        folder: &Path,
+        staged: StagedFolder,
+    ) -> Result<()> {
+        let graph = self.attribute(replacement, tokens)?;
         let pruning = Pruning {
             node_threshold: self.node_threshold,
             edge_threshold: self.edge_threshold,
         };
         let pruned = graph.prune(pruning);
         let on_page = pruned.for_page();
-        self.write(
-            staged,
-            &replacement,
-            [&pruned, on_page.as_ref().unwrap_or(&pruned)],
-            names,
-        )?;
-        self.print(&model, &pruned, on_page.as_ref())
+        let both = [&pruned, on_page.as_ref().unwrap_or(&pruned)];
+        self.write(staged, replacement, both, transcoders, folder)?;
+        self.print(replacement.model(), &pruned, on_page.as_ref(), folder)
     }
 
     /// Refuses to replace what is no graph, and a graph unless that is asked for.
-    fn check_folder(&self) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(&self.out) else {
+    fn check_folder(&self, folder: &Path) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(folder) else {
             return Ok(());
         };
         let entries = entries.flatten().map(|entry| {
@@ -129,13 +171,13 @@ impl GraphCommand {
         if let Some((other, _)) = names.iter().find(|entry| !is_ours(entry)) {
             bail!(
                 "--out {}: found `{other}`, expected a new folder, an empty one, or that of a graph",
-                self.out.display()
+                folder.display()
             );
         }
         if !names.is_empty() && !self.overwrite {
             bail!(
                 "{} holds a graph already: give --overwrite to replace it, or another --out",
-                self.out.display()
+                folder.display()
             );
         }
         Ok(())
@@ -206,6 +248,7 @@ impl GraphCommand {
         replacement: &ReplacementModel<'_>,
         [pruned, on_page]: [&PrunedGraph<'_>; 2],
         transcoders: Vec<String>,
+        folder: &Path,
     ) -> Result<()> {
         let model = replacement.model();
         let features = pruned.nodes().filter_map(|(number, node)| match node {
@@ -217,7 +260,7 @@ impl GraphCommand {
         let promoted: HashMap<usize, Vec<u32>> = numbers.into_iter().zip(promoted).collect();
         let tokenizer = model.tokenizer()?;
         let names = GraphNames {
-            slug: self.slug.clone().unwrap_or_else(|| name_of(&self.out)),
+            slug: self.slug.clone().unwrap_or_else(|| name_of(folder)),
             scan: self.scan.clone().unwrap_or_else(|| model.name().to_owned()),
             transcoders,
             prompt: tokenizer.decode(pruned.graph().tokens()),
@@ -233,6 +276,7 @@ impl GraphCommand {
         model: &LanguageModel,
         pruned: &PrunedGraph<'_>,
         on_page: Option<&PrunedGraph<'_>>,
+        folder: &Path,
     ) -> Result<()> {
         let tokenizer = model.tokenizer()?;
         let graph = pruned.graph();
@@ -259,7 +303,7 @@ impl GraphCommand {
             ));
         }
         write!(stdout(), "{}", shown(&text))?;
-        let page = self.out.join("graph.html");
+        let page = folder.join("graph.html");
         writeln!(stdout(), "{}", shown(&page.display().to_string()))?;
         Ok(())
     }

@@ -104,11 +104,10 @@ impl InterveneCommand {
         if self.set.is_empty() && self.scale.is_empty() {
             bail!("nothing to change: give --set or --scale");
         }
+        let (opened, tokens) = self.prompt.open()?;
         let Opened {
-            model,
-            transcoders,
-            tokens,
-        } = self.prompt.open()?;
+            model, transcoders, ..
+        } = opened;
         let replacement = ReplacementModel::new(&model, transcoders)?;
         let active = replacement.active_features(&tokens)?;
         let mut changes = vec![];

@@ -48,11 +48,10 @@ impl PathsCommand {
         if let Some(out) = &self.out {
             check_target(out)?;
         }
+        let (opened, tokens) = self.prompt.open()?;
         let Opened {
-            model,
-            transcoders,
-            tokens,
-        } = self.prompt.open()?;
+            model, transcoders, ..
+        } = opened;
         let replacement = ReplacementModel::new(&model, transcoders)?;
         let InLayer(feature) = self.feature;
         let options = PathOptions {

@@ -30,7 +30,7 @@ pub struct PromptArgument {
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// The prompt
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// File with the prompt. A line break at the end of the file is left out
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
@@ -62,12 +62,18 @@ pub struct Opened {
     pub model: Arc<LanguageModel>,
     /// Each with its place.
     pub transcoders: Vec<(String, Dictionary)>,
-    /// The prompt, after the beginning of a sequence if it is to have one.
-    pub tokens: Vec<u32>,
+    /// The prompts, each after the beginning of a sequence if it is to have one.
+    pub prompts: Vec<Vec<u32>>,
 }
 
 impl PromptArgument {
-    pub fn open(&self) -> Result<Opened> {
+    /// Whether a prompt is given.
+    pub fn is_given(&self) -> bool {
+        self.prompt.is_some() || self.prompt_file.is_some()
+    }
+
+    /// The one prompt with its model and transcoders.
+    pub fn open(&self) -> Result<(Opened, Vec<u32>)> {
         let prompt = match (&self.prompt, &self.prompt_file) {
             (Some(text), _) => text.clone(),
             (None, Some(path)) => {
@@ -75,8 +81,17 @@ impl PromptArgument {
                 let line = text.strip_suffix('\n').unwrap_or(&text);
                 line.strip_suffix('\r').unwrap_or(line).to_owned()
             }
-            (None, None) => unreachable!("clap asks for one of them"),
+            (None, None) => bail!(
+                "found no prompt, expected --prompt or --prompt-file (circuit graph: or --prompts)"
+            ),
         };
+        let opened = self.open_with(&[prompt])?;
+        let tokens = opened.prompts[0].clone();
+        Ok((opened, tokens))
+    }
+
+    /// Other prompts with the model and transcoders.
+    pub fn open_with(&self, prompts: &[String]) -> Result<Opened> {
         let device = self.device.open()?;
         let how = DictionaryOptions {
             format: self.format,
@@ -87,7 +102,8 @@ impl PromptArgument {
         check_of_one_model(&opened)?;
         let model = self.model.as_deref();
         let model = dictionary_model::load(&Watched, first, path, model, &device)?;
-        let tokens = self.tokens(&model, &prompt)?;
+        let prompts = prompts.iter().map(|prompt| self.tokens(&model, prompt));
+        let prompts = prompts.collect::<Result<_>>()?;
         let transcoders = opened.into_iter();
         let transcoders = transcoders.map(|(path, dictionary)| {
             let name = path.display().to_string();
@@ -96,7 +112,7 @@ impl PromptArgument {
         Ok(Opened {
             transcoders: transcoders.collect(),
             model,
-            tokens,
+            prompts,
         })
     }
 

@@ -8,6 +8,7 @@ mod gradients;
 mod key_value;
 mod machine;
 mod nearest;
+mod observation;
 mod resume;
 mod start;
 mod text;

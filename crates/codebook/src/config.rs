@@ -4,6 +4,7 @@ use crate::memory::{TRAINED, product, too_large};
 use crate::tokfsm::TokFsmOptions;
 use crate::{CodebookError, CodebookOptions, Place};
 use lapidary_io::settings::{FromToml, Named, Reader};
+use lapidary_model::training::warmup_then_cosine;
 use std::path::Path;
 
 /// What the model is trained on.
@@ -462,17 +463,10 @@ impl CodebookConfig {
 
     /// The learning rate of a step, counted from 1.
     pub fn learning_rate(&self, step: u64) -> f32 {
-        let (step, warmup) = (step as f32, self.warmup_steps as f32);
-        if step <= warmup {
-            return self.lr * step / warmup;
-        }
         match self.schedule {
-            Schedule::Constant => self.lr,
-            Schedule::Cosine => {
-                let progress = (step - warmup) / (self.steps as f32 - warmup).max(1.0);
-                let cosine = 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
-                self.lr * (0.05 + 0.95 * cosine)
-            }
+            Schedule::Constant if step > self.warmup_steps => self.lr,
+            Schedule::Constant => self.lr * step as f32 / self.warmup_steps as f32,
+            Schedule::Cosine => warmup_then_cosine(self.lr, step, self.warmup_steps, self.steps),
         }
     }
 }

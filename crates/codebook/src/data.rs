@@ -79,19 +79,7 @@ impl Text {
     }
 
     fn batch(&self, text: &[u32], starts: impl Iterator<Item = usize>) -> TokenBatch {
-        let n = self.length;
-        let (mut inputs, mut targets) = (vec![], vec![]);
-        for start in starts {
-            let text = text[start..start + n].iter().map(|t| *t as i32);
-            inputs.push(self.bos as i32);
-            inputs.extend(text.clone().take(n - 1));
-            targets.extend(text);
-        }
-        TokenBatch {
-            inputs,
-            targets,
-            length: n,
-        }
+        TokenBatch::of_text(text, self.bos, starts, self.length)
     }
 }
 

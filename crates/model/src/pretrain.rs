@@ -6,7 +6,7 @@ use crate::ModelError;
 use crate::language_model::LanguageModel;
 use crate::run::HookedRun;
 use crate::tokenizer::Tokenizer;
-use crate::training::{ModelTrainer, SmallModel, TokenBatch, cross_entropy};
+use crate::training::{ModelTrainer, SmallModel, TokenBatch, cross_entropy, warmup_then_cosine};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_io::settings::Reader;
 use rand::seq::SliceRandom;
@@ -226,24 +226,16 @@ impl Pretrainer {
     /// and in another order.
     fn batch(&mut self) -> TokenBatch {
         let n = self.config.n_ctx;
-        let (mut inputs, mut targets) = (vec![], vec![]);
+        let mut starts = vec![];
         for _ in 0..self.config.batch {
             if self.order.is_empty() {
                 let offset = self.rng.random_range(0..n.min(self.stream.len() - n));
                 self.order = (offset..=self.stream.len() - n).step_by(n).collect();
                 self.order.shuffle(&mut self.rng);
             }
-            let start = self.order.pop().expect("the order was just filled");
-            let text = self.stream[start..start + n].iter().map(|t| *t as i32);
-            inputs.push(self.bos as i32);
-            inputs.extend(text.clone().take(n - 1));
-            targets.extend(text);
+            starts.push(self.order.pop().expect("the order was just filled"));
         }
-        TokenBatch {
-            inputs,
-            targets,
-            length: n,
-        }
+        TokenBatch::of_text(&self.stream, self.bos, starts.into_iter(), n)
     }
 
     /// One step.
@@ -271,13 +263,8 @@ impl Pretrainer {
 
     /// Linear warm-up, then a cosine to a twentieth.
     fn learning_rate(&self, step: u64) -> f32 {
-        let (step, warmup) = (step as f32, self.config.warmup_steps as f32);
-        if step <= warmup {
-            return self.config.lr * step / warmup;
-        }
-        let progress = (step - warmup) / (self.steps() as f32 - warmup).max(1.0);
-        let cosine = 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
-        self.config.lr * (0.05 + 0.95 * cosine)
+        let c = &self.config;
+        warmup_then_cosine(c.lr, step, c.warmup_steps.into(), self.steps())
     }
 
     /// Writes `config.json`, `model.safetensors` (f16) and `tokenizer.json` into a folder, each by

@@ -35,6 +35,45 @@ pub struct TokenBatch {
     pub length: usize,
 }
 
+impl TokenBatch {
+    /// Sequences of `length` tokens of a text, which begin at `starts`. An input is BOS, then the
+    /// text but for its last token.
+    ///
+    /// # Panics
+    /// When a sequence reaches beyond the text.
+    pub fn of_text(
+        text: &[u32],
+        bos: u32,
+        starts: impl Iterator<Item = usize>,
+        length: usize,
+    ) -> Self {
+        let (mut inputs, mut targets) = (vec![], vec![]);
+        for start in starts {
+            let text = text[start..start + length].iter().map(|t| *t as i32);
+            inputs.push(bos as i32);
+            inputs.extend(text.clone().take(length - 1));
+            targets.extend(text);
+        }
+        Self {
+            inputs,
+            targets,
+            length,
+        }
+    }
+}
+
+/// The learning rate of a step, counted from 1: linear warm-up to `lr`, then a cosine to a
+/// twentieth of it at the last of `steps`.
+pub fn warmup_then_cosine(lr: f32, step: u64, warmup_steps: u64, steps: u64) -> f32 {
+    let (step, warmup) = (step as f32, warmup_steps as f32);
+    if step <= warmup {
+        return lr * step / warmup;
+    }
+    let progress = (step - warmup) / (steps as f32 - warmup).max(1.0);
+    let cosine = 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
+    lr * (0.05 + 0.95 * cosine)
+}
+
 /// A matrix that is trained along with the model, in a function of the value at a hook point.
 pub struct Inserted<'a, R> {
     /// Where.

@@ -263,6 +263,16 @@ fn a_task_that_does_not_fit_is_one_clear_error() {
             r#"{"clean": "the law", "corrupted": "the war", "answer": [], "wrong": " was"}"#,
             "found an empty list",
         ),
+        (
+            "both",
+            r#"{"clean": "the law", "corrupted": "the war", "answer": [" is", " was"], "wrong": " was"}"#,
+            "wrong: found \" was\", which is an answer too",
+        ),
+        (
+            "null",
+            r#"{"clean": "the law", "corrupted": "the war", "answer": " is", "wrong": null}"#,
+            "a text or a list of texts",
+        ),
     ] {
         let file = path(&format!("{name}.jsonl"));
         fs::write(&file, format!("{good}\n{line}\n")).unwrap();

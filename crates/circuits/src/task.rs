@@ -45,7 +45,7 @@ pub struct Text {
 
 /// A text or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a text or a list of texts")]
 pub enum OneOrSeveral {
     /// One.
     One(String),
@@ -117,6 +117,12 @@ impl Prompt {
             answers: tokens("answer", &text.answer)?,
             wrong: tokens("wrong", &text.wrong)?,
         };
+        let mut both = text.wrong.texts().iter().zip(&prompt.wrong);
+        if let Some((wrong, _)) = both.find(|(_, id)| prompt.answers.contains(id)) {
+            return Err(format!(
+                "wrong: found {wrong:?}, which is an answer too, expected another token"
+            ));
+        }
         match (prompt.clean.len(), prompt.corrupted.len()) {
             (clean, corrupted) if clean == corrupted => Ok(prompt),
             (clean, corrupted) => Err(format!(

@@ -54,7 +54,8 @@ impl ModelArgument {
 #[derive(Args)]
 pub struct DictionaryArgument {
     /// Format of the dictionary, if its files do not decide it: saelens, sparsify,
-    /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium or openai
+    /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium, openai or
+    /// quantized
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Hook point of the dictionary; default: the one that its files name

@@ -19,11 +19,14 @@
 mod codebook_run;
 mod course;
 pub mod device;
+mod dictionary_folder;
 pub mod dictionary_model;
 mod error;
 pub mod first_batch;
 mod opened;
 mod progress;
+mod quantize_dictionary;
+mod quantize_effect;
 mod recipes;
 pub mod run_folder;
 pub mod summary;
@@ -41,15 +44,19 @@ pub use lapidary_formats as formats;
 pub use lapidary_io as io;
 pub use lapidary_kernels as kernels;
 pub use lapidary_model as model;
+pub use lapidary_quantize as quantize;
 pub use lapidary_sae as sae;
 
 pub use codebook_run::{CodebookRun, train_codebooks};
+pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,
 };
 pub use progress::{Progress, Silent, StageDisplay, count};
+pub use quantize_dictionary::{Cosines, QuantizationReport, QuantizeOptions, quantize_dictionary};
+pub use quantize_effect::Effect;
 pub use recipes::{NamedRecipe, Sweep, read_all};
 pub use tables::{Tables, reconstructs, widths};
 pub use train::{TrainOptions, train};

@@ -42,8 +42,8 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     /// Read FILE_OR_FOLDER as a dictionary in this format: saelens, sparsify, dictionary_learning,
-    /// circuit_tracer, gemma_scope, llama_scope, llamascopium or openai. This is needed if the
-    /// files do not decide the format. With --format, a dictionary on the hub is downloaded
+    /// circuit_tracer, gemma_scope, llama_scope, llamascopium, openai or quantized. This is needed
+    /// if the files do not decide the format. With --format, a dictionary on the hub is downloaded
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Read every byte of a store of activations and check it against the checksums

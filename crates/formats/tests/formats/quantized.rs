@@ -1,4 +1,5 @@
-//! Dictionaries in integers: written, read as they were written, and refused where they are damaged.
+//! Dictionaries in integers: written, read as they were written, and refused where they are
+//! damaged.
 
 use std::collections::BTreeMap;
 use std::fs;

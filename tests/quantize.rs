@@ -229,6 +229,130 @@ fn a_quantized_dictionary_is_compared_with_the_original_and_used_in_its_place() 
     assert!(codes(&at("int4"), &at("x"), &at("codes")) == encoded);
 }
 
+/// Active latents of each row, and the reconstruction, as `encode` writes them.
+fn encoded(dictionary: &Path, shard: &Path, out: &Path) -> (Vec<Vec<i32>>, Vec<f32>) {
+    let mut encode = lapidary(&[
+        "encode",
+        "--device",
+        "cpu",
+        "--tensor",
+        READ,
+        "--dictionary",
+    ]);
+    encode.arg(dictionary).arg("--activations").arg(shard);
+    succeeds(encode.arg("--out").arg(out));
+    let bytes = fs::read(out).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let indices = file.tensor("indices").unwrap();
+    let numbers = indices.data().chunks(4);
+    let numbers: Vec<i32> = numbers
+        .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    let active = numbers.chunks(indices.shape()[1]);
+    let active = active.map(|row| row.iter().copied().filter(|i| *i >= 0).collect());
+    (active.collect(), floats(&file, "reconstruction"))
+}
+
+fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let numbers = file.tensor(name).unwrap().data().chunks(4);
+    numbers
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+const READ: &str = "blocks.2.ln2.hook_normalized";
+const WRITTEN: &str = "blocks.2.hook_mlp_out";
+
+/// The figures of the report, computed from the outputs of `encode` and the shard.
+#[test]
+fn a_transcoder_is_compared_at_the_hook_point_that_it_reconstructs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| -> PathBuf { folder.path().join(name) };
+    let mut harvest = lapidary(&["harvest", "--device", "cpu", "--tokens", "4096", "--hook"]);
+    harvest.arg(format!("{READ},{WRITTEN}"));
+    succeeds(harvest.args(["--dtype", "f32", "--out"]).arg(at("store")));
+    let mut train = lapidary(&[
+        "train",
+        "configs/transcoder-embedded.toml",
+        "--device",
+        "cpu",
+    ]);
+    train.arg("--out").arg(at("run"));
+    let store = format!("activations.store={}", at("store").display());
+    for setting in [
+        "coder.d_sae=256",
+        "training.tokens=8192",
+        "training.batch_tokens=512",
+        "activations.buffer_tokens=2048",
+        "evaluation.tokens=0",
+        "features.tokens=0",
+        &store,
+    ] {
+        train.args(["--set", setting]);
+    }
+    succeeds(&mut train);
+    let mut four = quantize(&at("run"), &at("q"), &["--bits", "4", "--rows", "1000000"]);
+    succeeds(four.arg("--activations").arg(at("store")));
+    let report = json(&at("q/quantization.json"));
+
+    let shard = at("store/shard-000000.safetensors");
+    let before = encoded(&at("run"), &shard, &at("before"));
+    let after = encoded(&at("q"), &shard, &at("after"));
+    let bytes = fs::read(&shard).unwrap();
+    let target = floats(&SafeTensors::deserialize(&bytes).unwrap(), WRITTEN);
+    let (rows, d) = (before.0.len(), 256);
+    let mut mean = vec![0.0; d];
+    for row in target.chunks(d) {
+        mean.iter_mut()
+            .zip(row)
+            .for_each(|(m, x)| *m += f64::from(*x) / rows as f64);
+    }
+    let distance = |to: &mut dyn Iterator<Item = f64>| -> f64 {
+        let each = target.iter().zip(to);
+        each.map(|(x, y)| (f64::from(*x) - y).powi(2)).sum()
+    };
+    let variance = distance(&mut mean.iter().copied().cycle());
+    let fvu = |hat: &[f32]| distance(&mut hat.iter().map(|x| f64::from(*x))) / variance;
+    let l0 = |active: &[Vec<i32>]| active.iter().map(Vec::len).sum::<usize>() as f64 / rows as f64;
+    let pairs = before.0.iter().zip(&after.0);
+    let jaccard = pairs.map(|(a, b)| {
+        let both = a.iter().filter(|latent| b.contains(latent)).count();
+        both as f64 / (a.len() + b.len() - both).max(1) as f64
+    });
+    assert_eq!(report["rows"], rows);
+    for (field, expected) in [
+        ("l0_before", l0(&before.0)),
+        ("l0_after", l0(&after.0)),
+        ("support_jaccard", jaccard.sum::<f64>() / rows as f64),
+        ("fvu_before", fvu(&before.1)),
+        ("fvu_after", fvu(&after.1)),
+        ("fvu_change", fvu(&after.1) - fvu(&before.1)),
+    ] {
+        let found = report[field].as_f64().unwrap();
+        assert!(
+            (found - expected).abs() < 1e-6,
+            "{field}: {found} for {expected}"
+        );
+    }
+    assert!(
+        report["support_jaccard"].as_f64().unwrap() < 0.99,
+        "{report}"
+    );
+
+    // A store without that hook point.
+    let mut harvest = lapidary(&[
+        "harvest", "--device", "cpu", "--tokens", "512", "--hook", READ,
+    ]);
+    succeeds(harvest.arg("--out").arg(at("half")));
+    let mut command = quantize(&at("run"), &at("new"), &[]);
+    let error = fails(command.arg("--activations").arg(at("half")));
+    assert!(
+        error.contains(&format!("found {WRITTEN}, expected {READ}")),
+        "{error}"
+    );
+    assert!(!at("new").exists());
+}
+
 #[test]
 fn a_damaged_quantized_dictionary_is_refused_by_file_and_field() {
     let folder = tempfile::tempdir().unwrap();

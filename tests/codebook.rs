@@ -187,3 +187,179 @@ fn key_value_bottlenecks_write_their_result() {
         &["bottleneck.key", "did you mean `bottleneck.keys`"],
     );
 }
+
+#[test]
+fn codes_are_found_tabulated_and_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    std::fs::write(at.join("tiny.toml"), CONFIG).unwrap();
+    succeeds(at, "codebook train tiny.toml --out out");
+    let find = "codebook find out --tokens 800 --out codes.parquet";
+    let printed = succeeds(at, &format!("{find} --predicate regex:[01] --recall 0"));
+    assert!(printed.contains("blocks.0.attn.hook_z"), "{printed}");
+    let rows = lapidary_features::read_runs(&at.join("codes.parquet")).unwrap();
+    let cell = |row: &lapidary_features::RunRow, name: &str| {
+        let found = row.iter().find(|(column, _)| column == name);
+        found.unwrap().1.as_f64().unwrap()
+    };
+    let precisions: Vec<f64> = rows.iter().map(|row| cell(row, "precision")).collect();
+    assert!(precisions.is_sorted_by(|a, b| a >= b), "{precisions:?}");
+    // One code per head at each position: what the codes of a head have right are all matches.
+    let of_head = |layer: f64, head: f64| {
+        let own = rows
+            .iter()
+            .filter(move |row| (cell(row, "layer"), cell(row, "head")) == (layer, head));
+        own.map(|row| cell(row, "recall")).sum::<f64>()
+    };
+    for (layer, head) in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)] {
+        assert!((of_head(layer, head) - 1.0).abs() < 1e-9, "{layer}.{head}");
+    }
+    for (predicate, parts) in [
+        ("regex:77777", &["the predicate", "no match at any of"][..]),
+        (
+            "topic:none.txt",
+            &["--corpus none.txt", "expected one of text"],
+        ),
+    ] {
+        refused(at, &format!("{find} --predicate {predicate}"), parts);
+    }
+    refused(
+        at,
+        &format!("{find} --predicate regex:0 --recall 1"),
+        &["--recall 1", "a lower --recall"],
+    );
+    let output = lapidary(at, &format!("{find} --predicate word:0"));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("regex:PATTERN, next:PATTERN or topic:FILE"),
+        "{told}"
+    );
+
+    succeeds(
+        at,
+        "codebook features out --tokens 800 --examples 2 --out tables",
+    );
+    let features = at.join("tables/features/features.parquet");
+    let features = lapidary_features::read_features(&features).unwrap();
+    assert_eq!(features.len(), 2 * 2 * 16);
+    let place = features[16 + 5].code.unwrap();
+    assert_eq!((place.layer, place.head, place.code), (0, 1, 5));
+    let place = features[32 + 15].code.unwrap();
+    assert_eq!((place.layer, place.head, place.code), (1, 0, 15));
+    // Every position chooses one code of every head.
+    let counts = features
+        .iter()
+        .map(|row| row.firing_count)
+        .collect::<Vec<u64>>();
+    let of_heads: Vec<u64> = counts.chunks(16).map(|head| head.iter().sum()).collect();
+    assert!(
+        of_heads[0] > 0 && of_heads.iter().all(|n| *n == of_heads[0]),
+        "{of_heads:?}"
+    );
+    let largest = features.iter().map(|row| row.max_activation);
+    assert!(largest.clone().all(|a| a <= 1.0 + 1e-5), "a cosine");
+    assert!(features.iter().any(|row| row.promoted.len() > 1));
+    let report = std::fs::read_to_string(at.join("tables/report.html")).unwrap();
+    assert!(report.contains("blocks.1.attn.hook_z, head 1"));
+    // Into the run's own folder, which then is replaced as a whole.
+    succeeds(at, "codebook features out --tokens 800");
+    succeeds(at, "codebook train tiny.toml --out out --overwrite");
+    assert!(!at.join("out/report.html").exists());
+
+    let steer = "codebook steer out --on-topic 0 --generations 3 --tokens 5 --out steered.json";
+    let printed = succeeds(at, &format!("{steer} --codes codes.parquet --top 2"));
+    assert!(printed.contains("% on topic"), "{printed}");
+    let steered: Value = lapidary_io::read_json(&at.join("steered.json")).unwrap();
+    assert_eq!(steered["codes"].as_array().unwrap().len(), 2);
+    for side in ["before", "after"] {
+        let texts = steered[side]["texts"].as_array().unwrap();
+        let hits = texts
+            .iter()
+            .filter(|t| t.as_str().unwrap().contains('0'))
+            .count();
+        assert_eq!(steered[side]["share"].as_f64().unwrap(), hits as f64 / 3.0);
+    }
+    // The codes of this run's layer 0 are 16.
+    refused(
+        at,
+        &format!("{steer} --set 0.0=16"),
+        &["the code 0.0=16", "expected -1 to 15"],
+    );
+    refused(
+        at,
+        &format!("{steer} --set 0.0=1 --slots 2"),
+        &["--slots: found 2", "1 to k = 1"],
+    );
+    let tables = "--codes tables/features/examples.parquet";
+    refused(
+        at,
+        &format!("{steer} {tables}"),
+        &["examples.parquet", "a table of `lapidary codebook find`"],
+    );
+}
+
+#[test]
+fn states_of_a_run_with_several_codes_are_not_patched_unless_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    std::fs::write(at.join("tiny.toml"), CONFIG).unwrap();
+    succeeds(at, "codebook train tiny.toml --set codebook.k=2 --out two");
+    let states: Value = serde_json::from_str(&succeeds(at, "codebook states two")).unwrap();
+    assert!(states["patched"].is_null(), "{states}");
+    refused(
+        at,
+        "codebook states two --patches 3",
+        &["codebook.k", "1, to patch"],
+    );
+}
+
+#[test]
+fn key_value_bottlenecks_learn_classes_of_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let words = [
+        "war army navy",
+        "tax duty debt",
+        "school child book",
+        "farm crop land",
+    ];
+    let mut lines = String::new();
+    for i in 0..32 {
+        let (class, n) = (i % 4, 3 + i % 5);
+        let text = words[class].repeat(n);
+        lines += &serde_json::json!({ "text": text, "label": format!("c{class}") }).to_string();
+        lines.push('\n');
+    }
+    std::fs::write(at.join("texts.jsonl"), lines).unwrap();
+    let config = "
+        data.kind = 'text'
+        data.corpus = 'texts.jsonl'
+        data.hook_point = 'blocks.1.hook_resid_post'
+        data.context = 16
+        data.classes = 3
+        data.classes_per_split = 1
+        bottleneck.codebooks = 8
+        bottleneck.keys = 8
+        training.epochs = 2
+    ";
+    std::fs::write(at.join("text.toml"), config).unwrap();
+    succeeds(at, "dkvb text.toml --out result.json");
+    let result: Value = lapidary_io::read_json(&at.join("result.json")).unwrap();
+    assert_eq!(result["retention"].as_array().unwrap().len(), 3);
+    for (set, parts) in [
+        (
+            "data.classes=9",
+            &["classes with inputs to train", "found 4", "expected 9"][..],
+        ),
+        ("data.hook_point=blocks", &["data.hook_point", "\"blocks\""]),
+        ("data.label_field=none", &["texts.jsonl", "none"]),
+        ("data.test_share=1.0", &["data.test_share", "less than 1"]),
+        ("data.radius=2.0", &["data.radius"]),
+    ] {
+        refused(
+            at,
+            &format!("dkvb text.toml --set {set} --out result.json"),
+            parts,
+        );
+    }
+}

@@ -2,9 +2,21 @@
 
 use crate::discrete::{DiscreteSettings, INACTIVE};
 use burn::tensor::{Tensor, TensorData, activation};
-use lapidary_kernels::{AdamStep, Moments, adam_step};
+use lapidary_kernels::{
+    AdamStep, Moments, RowUpdate, SparseCodes, SparseGradient, adam_step, encode_threshold,
+    latent_sums, reconstruct, sparse_adam_step,
+};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+
+/// The gradients of all parameters; that of `w_dec` is `w_dec_scale` times what is here.
+struct Gradients {
+    w_enc: SparseGradient,
+    b_enc: Tensor<1>,
+    w_dec: SparseGradient,
+    w_dec_scale: f32,
+    b: Tensor<1>,
+}
 
 /// `f = ReLU(W_enc (x − b) + b_enc)`, reconstruction `W_decᵀ f + b`. Rows of `w_enc` have
 /// norm 1, those of `w_dec` at the start.
@@ -41,13 +53,19 @@ impl Autoencoder {
         let mut moments = (zeros(&w_enc), zeros(&b_enc), zeros(&w_dec), zeros(&b));
         for epoch in 0..settings.epochs {
             let now = Self {
-                w_enc: w_enc.clone(),
-                b_enc: b_enc.clone(),
-                w_dec: w_dec.clone(),
-                b: b.clone(),
+                w_enc,
+                b_enc,
+                w_dec,
+                b,
             };
-            let g = now.gradients(x.clone(), settings.l1_coefficient);
-            let step = AdamStep {
+            let g = now.gradients(&x, settings.l1_coefficient);
+            Self {
+                w_enc,
+                b_enc,
+                w_dec,
+                b,
+            } = now;
+            let adam = AdamStep {
                 lr: settings.lr as f32,
                 beta1: 0.9,
                 beta2: 0.999,
@@ -55,14 +73,16 @@ impl Autoencoder {
                 weight_decay: 0.0,
                 step: epoch as u64 + 1,
             };
-            let along = (g.w_enc.clone() * w_enc.clone()).sum_dim(1);
-            let across = g.w_enc - w_enc.clone() * along;
-            let moved;
-            (moved, moments.0) = adam_step(w_enc, across, moments.0, &step);
-            w_enc = unit_rows(moved);
-            (b_enc, moments.1) = adam_step(b_enc, g.b_enc, moments.1, &step);
-            (w_dec, moments.2) = adam_step(w_dec, g.w_dec, moments.2, &step);
-            (b, moments.3) = adam_step(b, g.b, moments.3, &step);
+            let update = |scale, unit_rows| RowUpdate {
+                adam,
+                scale,
+                unit_rows,
+            };
+            (w_enc, moments.0) = sparse_adam_step(w_enc, g.w_enc, moments.0, &update(1.0, true));
+            (b_enc, moments.1) = adam_step(b_enc, g.b_enc, moments.1, &adam);
+            let update = update(g.w_dec_scale, false);
+            (w_dec, moments.2) = sparse_adam_step(w_dec, g.w_dec, moments.2, &update);
+            (b, moments.3) = adam_step(b, g.b, moments.3, &adam);
         }
         Self {
             w_enc,
@@ -72,28 +92,38 @@ impl Autoencoder {
         }
     }
 
-    /// Of `mean (x̂ − x)² + λ mean_rows Σ f`, the mean of the first term over all elements.
-    fn gradients(&self, x: Tensor<2>, l1_coefficient: f64) -> Self {
+    /// Of `mean (x̂ − x)² + λ mean_rows Σ f`, the mean of the first term over all elements. Only the
+    /// active latents of a row have a part in them.
+    fn gradients(&self, x: &Tensor<2>, l1_coefficient: f64) -> Gradients {
         let [n, width] = x.dims();
         let centred = x.clone() - self.b.clone().unsqueeze();
-        let z =
-            centred.clone().matmul(self.w_enc.clone().transpose()) + self.b_enc.clone().unsqueeze();
-        let f = activation::relu(z.clone()); // [n, latents]
-        let error = f.clone().matmul(self.w_dec.clone()) + self.b.clone().unsqueeze() - x;
-        let grad_x = error * (2.0 / (n * width) as f64); // [n, width]
-        let grad_f = grad_x.clone().matmul(self.w_dec.clone().transpose());
-        let grad_z = (grad_f + l1_coefficient / n as f64).mask_fill(z.lower_equal_elem(0.0), 0.0);
-        let sum = |rows: Tensor<2>| rows.sum_dim(0).squeeze_dim::<1>(0);
-        let grad_b_enc = sum(grad_z.clone()); // [latents]
-        let through_encoder = grad_b_enc
-            .clone()
-            .unsqueeze::<2>()
-            .matmul(self.w_enc.clone());
-        Self {
-            w_enc: grad_z.transpose().matmul(centred),
-            b_enc: grad_b_enc,
-            w_dec: f.transpose().matmul(grad_x.clone()),
-            b: sum(grad_x) - through_encoder.squeeze_dim::<1>(0),
+        let zeros = self.b_enc.zeros_like();
+        let (w_enc, b_enc) = (self.w_enc.clone(), self.b_enc.clone());
+        let f = encode_threshold(centred.clone(), w_enc, b_enc, zeros); // [n, most active]
+        let found = reconstruct(&f, self.w_dec.clone(), self.b.clone(), x.clone());
+        let of_error = 2.0 / (n * width) as f64;
+        // What stands where a row has no further latent is 0, as its value is.
+        let active = f.values.clone().greater_elem(0.0).float();
+        let grad_z = (found.along * of_error + l1_coefficient / n as f64) * active;
+        let grad_z = SparseCodes {
+            values: grad_z,
+            indices: f.indices.clone(),
+        };
+        let b_enc = latent_sums(&grad_z, self.b_enc.dims()[0]); // [latents]
+        let through_encoder = b_enc.clone().unsqueeze::<2>().matmul(self.w_enc.clone());
+        let of_errors = found.error.clone().sum_dim(0) * of_error; // [1, width]
+        Gradients {
+            w_enc: SparseGradient {
+                codes: grad_z,
+                rows: centred,
+            },
+            b_enc,
+            w_dec: SparseGradient {
+                codes: f,
+                rows: found.error,
+            },
+            w_dec_scale: of_error as f32,
+            b: (of_errors - through_encoder).squeeze_dim::<1>(0),
         }
     }
 
@@ -152,7 +182,7 @@ mod tests {
             w_dec: random([latents, width]),
             b: random([1, width]).squeeze_dim(0),
         };
-        let found = of.gradients(x.clone(), 0.3);
+        let found = of.gradients(&x, 0.3);
         let tracked = Autoencoder {
             w_enc: of.w_enc.clone().autodiff().require_grad(),
             b_enc: of.b_enc.clone().autodiff().require_grad(),
@@ -170,9 +200,27 @@ mod tests {
             let largest = expected.abs().max().into_scalar::<f32>();
             assert!(largest > 0.0 && gap.into_scalar::<f32>() < 1e-5 * largest);
         }
-        compare(&found.w_enc, tracked.w_enc.grad(&gradients).unwrap());
+        let dense = |gradient: &SparseGradient, scale: f32| {
+            let mut sum = Tensor::<2>::zeros([latents, width], &device);
+            let (values, indices) = (&gradient.codes.values, &gradient.codes.indices);
+            for row in 0..n {
+                for entry in 0..values.dims()[1] {
+                    let at = |t: Tensor<2>| t.slice([row..row + 1, entry..entry + 1]);
+                    let value = at(values.clone()).into_scalar::<f32>() * scale;
+                    let index = indices.clone().slice([row..row + 1, entry..entry + 1]);
+                    let latent = index.into_scalar::<i32>() as usize;
+                    let part = gradient.rows.clone().narrow(0, row, 1) * value;
+                    let old = sum.clone().narrow(0, latent, 1);
+                    sum = sum.slice_assign([latent..latent + 1, 0..width], old + part);
+                }
+            }
+            sum
+        };
+        let w_enc = dense(&found.w_enc, 1.0);
+        let w_dec = dense(&found.w_dec, found.w_dec_scale);
+        compare(&w_enc, tracked.w_enc.grad(&gradients).unwrap());
         compare(&found.b_enc, tracked.b_enc.grad(&gradients).unwrap());
-        compare(&found.w_dec, tracked.w_dec.grad(&gradients).unwrap());
+        compare(&w_dec, tracked.w_dec.grad(&gradients).unwrap());
         compare(&found.b, tracked.b.grad(&gradients).unwrap());
     }
 }

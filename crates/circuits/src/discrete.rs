@@ -3,7 +3,6 @@
 //! that has other codes on the clean prompts than on the corrupted ones belongs to the circuit.
 
 use crate::autoencoder::Autoencoder;
-use crate::components::sender_points;
 use crate::{CircuitError, Graph, PromptBatch, Task};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel};
@@ -106,11 +105,20 @@ impl HeadCodes {
             let corrupted = batches.iter().map(|batch| &batch.corrupted);
             batches.iter().map(|batch| &batch.clean).chain(corrupted)
         };
+        // One vector for each head and prompt is little; at each position there are too many to keep.
+        let kept = match settings.positions {
+            Positions::Each => None,
+            Positions::Mean | Positions::Last => {
+                let all =
+                    sides().map(|tokens| head_outputs(model, graph, tokens, settings.positions));
+                Some(all.collect::<Result<Vec<_>, _>>()?)
+            }
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
         let chosen = draw(2 * task.prompts.len(), settings.examples, &mut rng);
         let mut examples = vec![];
         let mut first = 0;
-        for tokens in sides() {
+        for (number, tokens) in sides().enumerate() {
             let here = first..first + tokens.dims()[0] as i32;
             let rows = chosen.iter().filter(|row| here.contains(row));
             let rows: Vec<i32> = rows.map(|row| row - first).collect();
@@ -118,8 +126,14 @@ impl HeadCodes {
             if rows.is_empty() {
                 continue;
             }
-            let tokens = tokens.clone().select(0, index(&rows, model.device()));
-            let outputs = head_outputs(model, graph, &tokens, settings.positions)?;
+            let rows = index(&rows, model.device());
+            let outputs = match &kept {
+                Some(kept) => kept[number].clone().select(0, rows),
+                None => {
+                    let tokens = tokens.clone().select(0, rows);
+                    head_outputs(model, graph, &tokens, settings.positions)?
+                }
+            };
             let [prompts, positions, heads, width] = outputs.dims();
             examples.push(outputs.reshape([prompts * positions * heads, width]));
         }
@@ -127,8 +141,11 @@ impl HeadCodes {
         let heads = graph.layers * graph.heads;
         let mut codes: Vec<Vec<i32>> = vec![vec![]; heads];
         let mut positions = vec![];
-        for tokens in sides() {
-            let outputs = head_outputs(model, graph, tokens, settings.positions)?;
+        for (number, tokens) in sides().enumerate() {
+            let outputs = match &kept {
+                Some(kept) => kept[number].clone(),
+                None => head_outputs(model, graph, tokens, settings.positions)?,
+            };
             let [n, pos, heads, width] = outputs.dims();
             let rows = outputs.reshape([n * pos * heads, width]);
             for (row, code) in trained.codes(rows).into_iter().enumerate() {
@@ -304,26 +321,35 @@ fn head_outputs(
     tokens: &Tensor<2, Int>,
     positions: Positions,
 ) -> Result<Tensor<4>, CircuitError> {
-    let points: Vec<HookPoint> = sender_points(graph)
-        .into_iter()
-        .filter(|at| matches!(at, HookPoint::Block(_, BlockHook::Result)))
+    let points: Vec<HookPoint> = (0..graph.layers)
+        .map(|layer| HookPoint::Block(layer, BlockHook::Z))
         .collect();
     let run = HookedRun {
         capture: &points,
         ..Default::default()
     };
     let output = model.run(tokens.clone(), &run)?;
-    let ([batch, pos], d_model) = (tokens.dims(), model.config().d_model);
-    let of_layer = |at: &HookPoint| {
-        let rows = output.captured[at].clone();
-        let rows = rows.reshape([batch, pos, graph.heads, d_model]);
-        match positions {
-            Positions::Mean => rows.mean_dim(1),
-            Positions::Last => rows.narrow(1, pos - 1, 1),
-            Positions::Each => rows,
-        }
+    let [batch, pos] = tokens.dims();
+    let of_layer = |layer: usize| {
+        let z = output.captured[&points[layer]].clone(); // [batch, pos, heads * d_head]
+        // `W_O` comes last, since it is linear.
+        let z = match positions {
+            Positions::Mean => z.mean_dim(1),
+            Positions::Last => z.narrow(1, pos - 1, 1),
+            Positions::Each => z,
+        };
+        let [_, pos, width] = z.dims();
+        let rows = z.reshape([batch * pos, width]);
+        let d_head = width / graph.heads;
+        let of_head = |head: usize| {
+            let own = rows.clone().narrow(1, head * d_head, d_head);
+            let written = own.matmul(model.w_o(layer, head)); // [batch * pos, d_model]
+            let d_model = written.dims()[1];
+            written.reshape([batch, pos, 1, d_model])
+        };
+        Tensor::cat((0..graph.heads).map(of_head).collect(), 2)
     };
-    Ok(Tensor::cat(points.iter().map(of_layer).collect(), 2))
+    Ok(Tensor::cat((0..graph.layers).map(of_layer).collect(), 2))
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use std::sync::Arc;
 /// Where to compute.
 #[derive(Args)]
 pub struct DeviceArgument {
-    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; auto tries CUDA, then a hardware WGPU adapter, then
-    /// the CPU
+    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; see `lapidary devices`. auto chooses CUDA, else a
+    /// hardware WGPU adapter, else the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// Number of CPU threads; default: $RAYON_NUM_THREADS, else one per logical core
@@ -38,8 +38,8 @@ impl DeviceArgument {
 /// Which language model.
 #[derive(Args)]
 pub struct ModelArgument {
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
-    /// Face hub
+    /// Language model: `embedded` (inside the program), a folder in Hugging Face layout, a GGUF
+    /// file, or a name on the Hugging Face hub
     #[arg(long, default_value = "embedded", value_name = "MODEL")]
     model: String,
 }
@@ -53,12 +53,12 @@ impl ModelArgument {
 /// What a dictionary's files may leave open.
 #[derive(Args)]
 pub struct DictionaryArgument {
-    /// Format of the dictionary, if its files do not decide it: saelens, sparsify,
-    /// dictionary_learning, circuit_tracer, gemma_scope, llama_scope, llamascopium, openai or
-    /// quantized
+    /// Format of the dictionary: saelens, sparsify, dictionary_learning, circuit_tracer,
+    /// gemma_scope, llama_scope, llamascopium, openai or quantized. Needed only if the files fit
+    /// several formats
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Hook point of the dictionary; default: the one that its files name
+    /// Hook point that the dictionary reads; default: the hook point that its files name
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
 }
@@ -91,8 +91,8 @@ impl DictionaryArgument {
 /// How a text is read.
 #[derive(Args)]
 pub struct TextArgument {
-    /// The field of JSON, or the column of Parquet, that holds the text; default: that of the
-    /// dictionary's recipe, else `text`
+    /// JSON field or Parquet column that holds the text; default: the field in the dictionary's
+    /// recipe, or `text` if there is no recipe
     #[arg(long, value_name = "NAME")]
     pub text_field: Option<String>,
     /// Let the tokens of a document attend to earlier documents in the same block

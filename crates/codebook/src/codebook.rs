@@ -13,6 +13,7 @@ use burn::tensor::{Int, Tensor};
 use lapidary_io::settings::Named;
 use lapidary_kernels::{EncoderState, SparseCodes, decode_sparse, encode_topk};
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 
 /// Keeps the direction of a code of norm 0 finite; its score is 0 then.
 const SMALLEST_NORM: f32 = 1e-20;
@@ -144,17 +145,49 @@ pub fn nearest_codes(
     assignment: Assignment,
     state: &EncoderState,
 ) -> SparseCodes {
-    let squares = codes.clone().square().sum_dim(1); // [n_codes, 1]
-    let [n_codes, _] = codes.dims();
-    let (rows, bias) = match assignment {
-        Assignment::Cosine => {
-            let norms = squares.sqrt().clamp_min(SMALLEST_NORM);
-            let bias = Tensor::zeros([n_codes], &codes.device());
-            (codes / norms, bias)
+    EncoderRows::of(codes, assignment).nearest(a, k, state)
+}
+
+/// What the TopK encoder reads in place of codes.
+#[derive(Debug, Clone)]
+struct EncoderRows {
+    /// `[n_codes, d]`
+    rows: Tensor<2>,
+    /// `[n_codes]`
+    bias: Tensor<1>,
+    /// What the encoder's scores lack, `[1]`. The encoder is fastest where biases are around 0.
+    offset: Option<Tensor<1>>,
+}
+
+impl EncoderRows {
+    fn of(codes: Tensor<2>, assignment: Assignment) -> Self {
+        let squares = codes.clone().square().sum_dim(1); // [n_codes, 1]
+        let [n_codes, _] = codes.dims();
+        match assignment {
+            Assignment::Cosine => Self {
+                bias: Tensor::zeros([n_codes], &codes.device()),
+                rows: codes / squares.sqrt().clamp_min(SMALLEST_NORM),
+                offset: None,
+            },
+            Assignment::Euclidean => {
+                let bias = squares.reshape([n_codes]) * -0.5;
+                let mean = bias.clone().mean();
+                Self {
+                    rows: codes,
+                    bias: bias - mean.clone(),
+                    offset: Some(mean),
+                }
+            }
         }
-        Assignment::Euclidean => (codes, squares.reshape([n_codes]) * -0.5),
-    };
-    encode_topk(a, rows, bias, k, state)
+    }
+
+    fn nearest(&self, a: Tensor<2>, k: usize, state: &EncoderState) -> SparseCodes {
+        let mut found = encode_topk(a, self.rows.clone(), self.bias.clone(), k, state);
+        if let Some(offset) = &self.offset {
+            found.values = found.values + offset.clone().unsqueeze::<2>();
+        }
+        found
+    }
 }
 
 /// What a codebook makes of a batch.
@@ -176,6 +209,8 @@ pub struct Codebook {
     groups: usize,
     /// `[groups * n_codes, d]`
     codes: Tensor<2>,
+    /// Those of each group, once they were needed.
+    rows: OnceLock<Vec<EncoderRows>>,
     states: Vec<EncoderState>,
 }
 
@@ -207,6 +242,7 @@ impl Codebook {
             options,
             groups,
             codes,
+            rows: OnceLock::new(),
             states: (0..groups).map(|_| EncoderState::default()).collect(),
         })
     }
@@ -237,40 +273,55 @@ impl Codebook {
     /// When the shape is another.
     pub fn set_codes(&mut self, codes: Tensor<2>) {
         assert_eq!(codes.dims(), self.codes.dims(), "codes keep their shape");
-        self.codes = codes;
+        self.put_codes(codes);
     }
 
     /// Takes the codes out, so that an update can reuse their memory; [`Self::set_codes`] does not
     /// put them back, [`Self::put_codes`] does.
     pub(crate) fn take_codes(&mut self) -> Tensor<2> {
         let device = self.codes.device();
+        self.rows = OnceLock::new();
         std::mem::replace(&mut self.codes, Tensor::empty([0, 0], &device))
     }
 
     pub(crate) fn put_codes(&mut self, codes: Tensor<2>) {
+        self.rows = OnceLock::new();
         self.codes = codes;
     }
 
     /// The nearest codes of each group, `[n, k]` each, for `a` `[n, groups * d]`.
     pub fn nearest(&self, a: &Tensor<2>) -> Vec<Tensor<2, Int>> {
-        let of = |group| self.nearest_in(group, a, &self.codes).indices;
+        let of = |group| self.nearest_with_scores(group, a).indices;
         (0..self.groups).map(of).collect()
     }
 
-    fn nearest_in(&self, group: usize, a: &Tensor<2>, codes: &Tensor<2>) -> SparseCodes {
-        let (n, d) = (self.options.n_codes, codes.dims()[1]);
-        let a = a.clone().narrow(1, group * d, d);
-        let codes = codes.clone().narrow(0, group * n, n);
-        let (k, assignment) = (self.options.k, self.options.assignment);
-        nearest_codes(a, codes, k, assignment, &self.states[group])
+    /// The nearest codes of one group and their scores, `[n, k]` each.
+    pub(crate) fn nearest_with_scores(&self, group: usize, a: &Tensor<2>) -> SparseCodes {
+        let rows = self.rows.get_or_init(|| {
+            let of =
+                |group| EncoderRows::of(self.codes_of(&self.codes, group), self.options.assignment);
+            (0..self.groups).map(of).collect()
+        });
+        let (k, state) = (self.options.k, &self.states[group]);
+        rows[group].nearest(self.columns_of(a, group), k, state)
+    }
+
+    /// The codes of a group, `[n_codes, d]`.
+    fn codes_of(&self, codes: &Tensor<2>, group: usize) -> Tensor<2> {
+        let n = self.options.n_codes;
+        codes.clone().narrow(0, group * n, n)
+    }
+
+    /// The columns that a group reads, `[n, d]`.
+    fn columns_of(&self, a: &Tensor<2>, group: usize) -> Tensor<2> {
+        let d = a.dims()[1] / self.groups;
+        a.clone().narrow(1, group * d, d)
     }
 
     /// What chosen codes become, `[n, d]`. `chosen` are numbers within the group, `[n, k]`; −1 adds
     /// nothing.
     pub fn combine(&self, group: usize, chosen: Tensor<2, Int>) -> Tensor<2> {
-        let n = self.options.n_codes;
-        let codes = self.codes.clone().narrow(0, group * n, n);
-        self.combined(codes, chosen)
+        self.combined(self.codes_of(&self.codes, group), chosen)
     }
 
     fn combined(&self, codes: Tensor<2>, chosen: Tensor<2, Int>) -> Tensor<2> {
@@ -300,15 +351,14 @@ impl Codebook {
     /// The same with gradients: `a` and `codes` (in place of the codebook's own, of the same shape)
     /// track them, and [`CodeLoss`] says which they are. The values are those of [`Self::apply`].
     pub fn apply_tracked(&self, a: Tensor<2>, codes: Tensor<2>) -> Snapped {
-        let (n, d) = (self.options.n_codes, codes.dims()[1]);
         let (plain, own) = (a.clone().inner(), codes.clone().inner());
         let o = &self.options;
         let (mut parts, mut chosen) = (vec![], vec![]);
         for group in 0..self.groups {
-            let indices = self.nearest_in(group, &plain, &own).indices;
-            let codes = codes.clone().narrow(0, group * n, n);
-            parts.push(self.combined(codes, indices.clone()));
-            debug_assert_eq!(parts[group].dims()[1], d);
+            let (a, own) = (self.columns_of(&plain, group), self.codes_of(&own, group));
+            let nearest = nearest_codes(a, own, o.k, o.assignment, &self.states[group]);
+            let indices = nearest.indices;
+            parts.push(self.combined(self.codes_of(&codes, group), indices.clone()));
             chosen.push(indices);
         }
         let out = Tensor::cat(parts, 1); // [n, groups * d], tracks the codes

@@ -19,6 +19,7 @@
 //! ```
 
 mod class_incremental;
+mod code_search;
 mod codebook;
 mod config;
 mod data;
@@ -27,6 +28,7 @@ mod evaluation;
 mod init;
 mod key_value;
 mod memory;
+mod observation;
 mod patching;
 mod placement;
 mod state_codes;
@@ -36,7 +38,8 @@ mod tokfsm;
 mod training;
 mod usage;
 
-pub use class_incremental::{ClassIncremental, Incremental};
+pub use class_incremental::{ClassData, ClassIncremental, ClassRows, Incremental};
+pub use code_search::{CodeSearch, FoundCode};
 pub use codebook::{
     Assignment, CodeLoss, Codebook, CodebookOptions, Combination, Snapped, nearest_codes,
 };
@@ -46,6 +49,7 @@ pub use error::CodebookError;
 pub use evaluation::{CodebookMetrics, Metrics, evaluate};
 pub use init::{k_means, normal_codes, rows_as_codes};
 pub use key_value::{KeyValueBottleneck, KeyValueOptions};
+pub use observation::Observed;
 pub use patching::{Patched, patch_state};
 pub use placement::{ChosenCodes, CodeEdit, Codebooks, HookFunction, Place, Placed, interventions};
 pub use state_codes::{StateCode, neuron_precisions, state_codes};

@@ -25,7 +25,7 @@ metrics! {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     pub struct DecoderCosines by Number::number => Option<f64> {
         in "Directions of the decoder" {
-            /// Largest |cosine| of two rows: `babel[0]`.
+            /// Largest |cosine| of two rows. It equals `babel[0]`.
             #[serde(deserialize_with = "nan_if_null")]
             coherence: f64 {
                 label: "largest |cosine| of two rows",
@@ -33,7 +33,7 @@ metrics! {
                 source: "Tropp 2004",
             }
             /// A lower bound of the coherence: no decoder with this number of rows and dimensions
-            /// has a smaller coherence. 0 if the rows can be orthogonal.
+            /// has a smaller coherence. The bound is 0 if the rows can be orthogonal.
             welch_bound: f64 {
                 label: "least coherence possible for as many rows",
                 unit: "cosine",

@@ -16,24 +16,24 @@ metrics! {
             /// Share of counted tokens on which the latent is positive.
             feature_density: Vec<f64> { source: "SAEBench, same name" }
             /// Number of tokens on which the latent is positive, divided by the number of blocks in
-            /// which it is positive at least once; undefined if it never is positive.
+            /// which it is positive at least once. Not defined if the latent is never positive.
             consistent_activation_heuristic: Vec<f64> {
                 unit: "tokens per block",
                 source: "SAEBench, same name",
             }
-            /// The latent's entry of `b_enc`; for a gated coder, of `b_mag`. 0 for a coder without
-            /// an encoder.
+            /// The latent's entry of `b_enc`. For a gated coder: its entry of `b_mag`. For a coder
+            /// without an encoder: 0.
             encoder_bias: Vec<f32> { unit: "activation", source: "SAEBench, same name" }
             /// Norm of the latent's encoder row.
             encoder_norm: Vec<f32> { source: "SAEBench, same name" }
-            /// Cosine of the latent's encoder row and decoder row; undefined if their widths
+            /// Cosine of the latent's encoder row and decoder row. Not defined if their widths
             /// differ.
             encoder_decoder_cosine_sim: Vec<f32> {
                 unit: "cosine",
                 source: "SAEBench, same name",
             }
-            /// Largest cosine of the latent's encoder row with another encoder row; in a
-            /// cross-layer transcoder, with a row of any layer.
+            /// Largest cosine of the latent's encoder row with another encoder row. In a
+            /// cross-layer transcoder, the other row may be of any layer.
             max_encoder_cosine_sim: Vec<f32> { unit: "cosine", source: "SAEBench, same name" }
             /// Largest cosine of the latent's decoder row with another decoder row. In a
             /// cross-layer transcoder, a decoder row is the concatenation of the latent's rows for

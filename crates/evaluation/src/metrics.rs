@@ -26,16 +26,16 @@ metrics! {
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 {
                 label: "fraction of variance unexplained",
-                source: "sparsify's `fvu`, which takes the mean of each batch instead of the mean \
-                         of all tokens",
+                source: "sparsify's `fvu` has the mean of each batch instead of the mean of all \
+                         tokens (`fvu_sparsify`)",
             }
             /// 1 − E‖x − x̂‖² / (E‖x‖² − ‖E x‖²) = 1 − `fvu`.
             #[serde(deserialize_with = "nan_if_null")]
             explained_variance: f64 {
                 label: "1 - fvu",
                 report_label: Some("1 − residual variance over variance"),
-                source: "SAELens from version 6.45. SAEBench's metric of this name differs: see \
-                         `explained_variance_saebench`",
+                source: "SAELens from version 6.45. SAEBench's metric with this name differs \
+                         (`explained_variance_saebench`)",
             }
             /// Mean over tokens of 1 − ‖x − x̂‖² / ‖x − (mean of the token's batch)‖².
             #[serde(deserialize_with = "nan_if_null")]
@@ -46,12 +46,12 @@ metrics! {
                 ),
                 source: "SAEBench, same name: the metric in its paper and on Neuronpedia",
             }
-            /// `fvu` over the tokens that are not outliers. An outlier has a norm of more than 10
-            /// times the median norm, as attention sinks have.
+            /// `fvu` over the tokens that are not outliers. An outlier is a token whose norm is
+            /// more than 10 times the median norm, such as an attention sink.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             fvu_without_outliers: f64 {
                 label: "fvu without tokens of outsized norm",
-                source: "none; the limit is the default of `activations.exclude.norm_multiple`",
+                source: "none. The factor 10 is the default of `activations.exclude.norm_multiple`",
             }
             /// Share of the counted tokens that are outliers.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
@@ -66,34 +66,34 @@ metrics! {
                 source: "sparsify's `fvu`",
             }
             /// Mean over batches of 1 − Σ_d Var(x − x̂) / Σ_d Var(x). An error that is the same at
-            /// every token does not lower it.
+            /// every token does not lower the value.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             frac_variance_explained: f64 {
                 label: "without the mean of the error, as in dictionary_learning",
                 source: "dictionary_learning, same name",
             }
             /// 1 − E‖x − x̂‖² / (E‖x‖² − m²), where m is the mean over batches and dimensions of
-            /// E(x_d²). m² replaces ‖E x‖² and has another unit, so the value depends on the scale
-            /// of the activations.
+            /// E(x_d²). SAEBench's code has m² in place of ‖E x‖². m² has another unit, so the
+            /// value depends on the scale of the activations.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             explained_variance_saebench: f64 {
                 label: "SAEBench's explained_variance as coded",
-                source: "SAEBench's `explained_variance` as it is coded",
+                source: "SAEBench's `explained_variance`, as its code computes it",
             }
             /// Squared error, summed over dimensions: E‖x − x̂‖².
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             mse: f64 {
                 label: "squared error per token, summed over dimensions",
                 unit: "squared activation",
-                source: "`mse` in `metrics.jsonl`, over normalized activations of one batch",
+                source: "`mse` in `metrics.jsonl`, but over the normalized activations of one batch",
             }
-            /// Mean over tokens of ‖x − x̂‖² / (number of counted tokens in the token's batch). It
-            /// falls as batches grow.
+            /// Mean over tokens of ‖x − x̂‖² / (number of counted tokens in the token's batch). The
+            /// value is smaller for larger batches.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             mse_saebench: f64 {
                 label: "SAEBench's mse as coded",
                 unit: "squared activation",
-                source: "SAEBench's `mse` as it is coded",
+                source: "SAEBench's `mse`, as its code computes it",
             }
             /// Mean over tokens of the cosine ⟨x, x̂⟩ / (‖x‖ ‖x̂‖).
             #[serde(deserialize_with = "nan_if_null")]
@@ -124,8 +124,8 @@ metrics! {
                 report_label: Some("mean norm of the reconstruction over the activation's"),
                 source: "SAEBench, same name",
             }
-            /// Mean over batches of E‖x̂‖² / E⟨x, x̂⟩. Below 1 the reconstructions are too short
-            /// (shrinkage).
+            /// Mean over batches of E‖x̂‖² / E⟨x, x̂⟩. A value below 1 means that the norms of the
+            /// reconstructions are too small (shrinkage).
             #[serde(deserialize_with = "nan_if_null")]
             relative_reconstruction_bias: f64 {
                 label: "below 1: shrinkage",
@@ -150,7 +150,7 @@ metrics! {
                 unit: "nats",
                 source: "SAEBench, same name",
             }
-            /// Cross-entropy with x̂ spliced in for x (CE_sae).
+            /// Cross-entropy with x replaced by x̂ (CE_sae).
             #[serde(deserialize_with = "nan_if_null")]
             ce_loss_with_sae: f64 {
                 label: "loss with the reconstruction, nats",
@@ -158,7 +158,7 @@ metrics! {
                 unit: "nats",
                 source: "SAEBench, same name",
             }
-            /// Cross-entropy with zeros spliced in at every token, special tokens included
+            /// Cross-entropy with x replaced by zeros at every token, special tokens included
             /// (CE_ablation).
             #[serde(deserialize_with = "nan_if_null")]
             ce_loss_with_ablation: f64 {
@@ -175,15 +175,16 @@ metrics! {
                 report_label: Some("share of the KL divergence that the reconstruction avoids"),
                 source: "SAEBench, same name",
             }
-            /// Mean over tokens of KL(model ‖ model with x̂) (KL_sae): Σ p (log p − log q) over the
-            /// vocabulary.
+            /// KL_sae: mean over tokens of KL(model ‖ model with x̂) = Σ p (log p − log q), summed
+            /// over the vocabulary. p is the model's prediction, q the prediction with x replaced
+            /// by x̂.
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_with_sae: f64 {
                 label: "divergence with the reconstruction, nats",
                 unit: "nats",
                 source: "SAEBench, same name",
             }
-            /// Mean over tokens of KL(model ‖ model with zeros) (KL_ablation).
+            /// KL_ablation: as KL_sae, but with x replaced by zeros.
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_with_ablation: f64 {
                 label: "divergence with zeros, nats",
@@ -218,8 +219,8 @@ metrics! {
             frac_alive: f64 {
                 label: "share of latents that fired",
                 report_label: Some("share of latents that fire on the evaluation text"),
-                source: "SAEBench, same name, over 4 million tokens: on fewer tokens the value is \
-                         lower",
+                source: "SAEBench, same name. SAEBench uses 4 million tokens. On fewer tokens, the \
+                         value is lower",
             }
             /// Share of latents with fᵢ > 0 on more than 1 % of the tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
@@ -233,15 +234,15 @@ metrics! {
                 label: "share of latents that fire on more than 10 % of the tokens",
                 source: "SAEBench, same name",
             }
-            /// Share of all firings that belong to latents with fᵢ > 0 on more than 1 % of the
-            /// tokens.
+            /// Share of all firings (fᵢ > 0) that come from latents that fire on more than 1 % of
+            /// the tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             normalized_freq_over_1_percent: f64 {
                 label: "share of all firings by latents over 1 %",
                 source: "SAEBench, same name",
             }
-            /// Share of all firings that belong to latents with fᵢ > 0 on more than 10 % of the
-            /// tokens.
+            /// Share of all firings (fᵢ > 0) that come from latents that fire on more than 10 % of
+            /// the tokens.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             normalized_freq_over_10_percent: f64 {
                 label: "share of all firings by latents over 10 %",

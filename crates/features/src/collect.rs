@@ -5,7 +5,7 @@ use crate::{
     BlockView, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
     StatisticsSummary,
 };
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use lapidary_activations::{ActivationsError, OtherModel, TokenBlock, harvest_all};
 use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::{BATCH_BLOCKS, EvaluatedBatch, HostCodes};
@@ -211,34 +211,44 @@ pub fn summarize_decoder(
     if !writes_to_residual {
         return Ok(summary);
     }
+    (summary.promoted, summary.suppressed) = logit_effects(model, w_dec, top);
+    Ok(summary)
+}
+
+/// Tokens and logits, one list for each direction.
+pub type TokenLogits = Vec<Vec<(u32, f32)>>;
+
+/// What directions in the residual stream `[n, d_model]` do to the logits by themselves: for each
+/// the `top` tokens whose logits it raises most, and those whose logits it lowers most, most
+/// extreme first. A logit is direction (less its mean, where the final norm takes the mean away)
+/// times the final norm's weight times the unembedding, the norm's scale left out.
+pub fn logit_effects(
+    model: &LanguageModel,
+    directions: Tensor<2>,
+    top: usize,
+) -> (TokenLogits, TokenLogits) {
     let seen = match model.config().norm {
-        Norm::Layer => w_dec.clone() - w_dec.mean_dim(1),
-        Norm::Rms => w_dec,
+        Norm::Layer => directions.clone() - directions.mean_dim(1),
+        Norm::Rms => directions,
     };
-    let directions = seen * model.final_norm_weight().unsqueeze(); // [d_sae, d_model]
+    let directions = seen * model.final_norm_weight().unsqueeze(); // [n, d_model]
     let unembedding = model.unembedding(); // [d_model, d_vocab]
-    for start in (0..d_sae).step_by(LATENTS) {
-        let latents = Tensor::<1, Int>::arange(
-            start as i64..d_sae.min(start + LATENTS) as i64,
-            model.device(),
-        );
-        let logits = host(
-            directions
-                .clone()
-                .select(0, latents)
-                .matmul(unembedding.clone()),
-        ); // [latents, d_vocab]
-        let d_vocab = model.config().d_vocab;
+    let (n, d_vocab) = (directions.dims()[0], model.config().d_vocab);
+    let (mut promoted, mut suppressed) = (vec![], vec![]);
+    for start in (0..n).step_by(LATENTS) {
+        let some = directions.clone().narrow(0, start, LATENTS.min(n - start));
+        let logits = some.matmul(unembedding.clone()).into_data(); // [some, d_vocab]
+        let logits: Vec<f32> = logits.iter::<f32>().collect();
         let ends: Vec<_> = logits
             .par_chunks_exact(d_vocab)
             .map(|row| (extreme(row, top, 1.0), extreme(row, top, -1.0)))
             .collect();
-        for (i, (promoted, suppressed)) in ends.into_iter().enumerate() {
-            summary.promoted[start + i] = promoted;
-            summary.suppressed[start + i] = suppressed;
+        for (up, down) in ends {
+            promoted.push(up);
+            suppressed.push(down);
         }
     }
-    Ok(summary)
+    (promoted, suppressed)
 }
 
 /// Of each row of `w_dec` `[d_sae, d_out]` its norm in each of the `parts`, which stand side by

@@ -16,7 +16,7 @@ mod statistics;
 mod steering;
 mod tables;
 
-pub use collect::{Collector, names, summarize_decoder};
+pub use collect::{Collector, logit_effects, names, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
 pub use statistics::{
@@ -25,9 +25,9 @@ pub use statistics::{
 };
 pub use steering::{Steer, Steering};
 pub use tables::{
-    DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, TableDescription,
-    describe_table, example_rows, feature_rows, read_examples, read_features, read_runs,
-    write_examples, write_features, write_latents, write_runs,
+    CodePlace, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow,
+    TableDescription, describe_table, example_rows, feature_rows, read_examples, read_features,
+    read_runs, write_examples, write_features, write_latents, write_runs,
 };
 
 /// The Rust parts of the tutorial on hooks, run as doc tests.

@@ -124,7 +124,7 @@ struct Page<'a> {
     tokens: Vec<&'a str>,
     /// Digits of a token number in a context.
     digits: usize,
-    features: Columns<'a>,
+    features: Columns,
     contexts: Vec<Vec<PageContext>>, // [features]
     contexts_in_tables: usize,
 }
@@ -137,8 +137,13 @@ struct PageCurve<'a> {
 }
 
 #[derive(Serialize, Default)]
-struct Columns<'a> {
-    hook: Option<&'a str>,
+struct Columns {
+    /// Where the latents are, each place once.
+    places: Vec<String>,
+    /// Each latent's place; empty where there is one.
+    place: Vec<usize>,
+    /// Of codes how `codebook generate --set` calls each.
+    set: Vec<String>,
     id: Vec<u32>,
     count: Vec<u64>,
     density: Vec<Short>,
@@ -184,8 +189,18 @@ impl<'a> Page<'a> {
     fn new(report: &'a Report<'_>) -> Self {
         let mut tokens = TokenTable::default();
         let mut features = Columns::default();
-        features.hook = report.features.first().map(|row| &*row.hook_point);
+        let mut places: HashMap<String, usize> = HashMap::new();
         for row in report.features {
+            let place = place(row);
+            let next = places.len();
+            let number = *places.entry(place.clone()).or_insert(next);
+            if number == next {
+                features.places.push(place);
+            }
+            features.place.push(number);
+            let code = row.code.iter();
+            let set = code.map(|c| format!("{}.{}={}", c.layer, c.head, c.code));
+            features.set.extend(set);
             features.id.push(row.feature_id);
             features.count.push(row.firing_count);
             features.density.push(Short(row.firing_density));
@@ -217,6 +232,9 @@ impl<'a> Page<'a> {
             );
         }
 
+        if features.places.len() < 2 {
+            features.place.clear();
+        }
         let chosen = contexts_by_feature(report);
         for row in chosen.iter().flatten() {
             for text in &row.tokens {
@@ -243,6 +261,14 @@ impl<'a> Page<'a> {
             contexts,
             contexts_in_tables: report.examples.len(),
         }
+    }
+}
+
+/// Where a latent is, as it is shown.
+fn place(row: &FeatureRow) -> String {
+    match row.code {
+        Some(code) => format!("{}, head {}", row.hook_point, code.head),
+        None => row.hook_point.to_string(),
     }
 }
 

@@ -60,7 +60,18 @@ pub struct FiringToken {
     pub mean_activation: f32,
 }
 
-/// One row of `features.parquet`: a latent.
+/// Which code of which codebook a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodePlace {
+    /// The layer of the codebook (`layer`, u32).
+    pub layer: u32,
+    /// The head; 0 where the codebook is not divided into heads (`head`, u32).
+    pub head: u32,
+    /// The code (`code`, u32).
+    pub code: u32,
+}
+
+/// One row of `features.parquet`: a latent, or a code of a codebook.
 ///
 /// The token fields are stored as lists: `promoted_tokens`, `promoted_token_ids`,
 /// `promoted_logits`; `suppressed_tokens`, `suppressed_token_ids`, `suppressed_logits`;
@@ -103,6 +114,9 @@ pub struct FeatureRow {
     pub top_tokens: Vec<FiringToken>,
     /// True if it never fired (bool).
     pub dead: bool,
+    /// Of a code: which it is. The columns `layer`, `head` and `code` are there if every row has
+    /// them.
+    pub code: Option<CodePlace>,
 }
 
 /// One row of `examples.parquet`: a context in which a latent fired.
@@ -209,6 +223,7 @@ pub fn feature_rows(
                 })
                 .collect(),
             dead: latent.firing_count == 0,
+            code: None,
         });
     Ok(rows.collect())
 }

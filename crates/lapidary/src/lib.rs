@@ -16,13 +16,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod codebook_run;
+mod class_incremental;
+pub mod codebooks;
 mod course;
 pub mod device;
 mod dictionary_folder;
 pub mod dictionary_model;
 mod error;
 pub mod first_batch;
+mod labelled;
 mod opened;
 mod progress;
 mod quantize_dictionary;
@@ -47,9 +49,11 @@ pub use lapidary_model as model;
 pub use lapidary_quantize as quantize;
 pub use lapidary_sae as sae;
 
-pub use codebook_run::{CodebookRun, train_codebooks};
+pub use class_incremental::run_class_incremental;
+pub use codebooks::{CodebookRun, train_codebooks};
 pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
+pub use labelled::{LabelledPassages, LabelledTexts, Passage};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,

@@ -38,14 +38,15 @@ const NAMED_BY_RECIPE: &str = "the recipe's model (--set model=FOLDER names anot
 /// What to do in a folder that holds a run already, and with a finished run's checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainOptions {
-    /// Continue from the run's last checkpoint, or start if there is none. If the run is finished,
-    /// do nothing, unless keys under `[evaluation]` or `[features]` have changed: then write
-    /// metrics and tables again.
+    /// Continue from the last checkpoint. If there is no checkpoint, start the run. If the run is
+    /// finished, do not train. If keys under `[evaluation]` or `[features]` have changed since
+    /// then, write metrics and tables again.
     pub resume: bool,
-    /// Continue a finished run to a larger `training.tokens`, with schedules of the new length.
-    /// This needs the checkpoint that `keep_checkpoint` kept.
+    /// Continue a finished run to a larger `training.tokens`. The learning rate and other schedules
+    /// then follow the new length. The finished run needs its checkpoint: train it with
+    /// `keep_checkpoint`.
     pub extend: bool,
-    /// Replace the run in the folder. The old run is removed when the new one has its first
+    /// Replace the run in the folder. The old run is removed when the new run has its first
     /// checkpoint.
     pub overwrite: bool,
     /// Keep the checkpoint of the finished run, so that `extend` can continue the run.

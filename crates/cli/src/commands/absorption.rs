@@ -16,25 +16,27 @@ use lapidary_model::{Outgoing, Values, write_tensors};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Feature absorption: do a letter's latents fire on every word that begins with the letter?
+/// Feature absorption: measure how often the latents of a letter miss words that begin with the
+/// letter
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary absorption out
   lapidary absorption my-dictionary --model ./smollm2 --words 5000 --out absorption.json
 
-The words are single tokens of the model's vocabulary. The prompt of a word has ten examples with other words, such as \"word has the
-first letter: W\", and then the word itself. The activation is read at the word. Means are taken over those letters
-whose probe on the activations has an F1 above 0.6.")]
+Each word is a single token of the model's vocabulary. Its prompt has ten examples with other words, such as \"house has the first
+letter: H\", and then the word. The activation is read at the word.
+The means in the results are over the letters whose probe on the activations has an F1 above 0.6.")]
 pub struct Absorption {
-    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// The model; default: the one that the dictionary names
+    /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Maximum number of words; four fifths of the words are for training
+    /// Maximum number of words: 80 % of them are for training, 20 % for testing
     #[arg(long, default_value_t = 5000)]
     words: usize,
     /// Seed for the choice of words and examples

@@ -2,6 +2,7 @@
 //! other tools.
 
 use crate::arguments::DeviceArgument;
+use crate::commands::bench_codebook::CodebookBench;
 use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_pursuit::PursuitBench;
 use crate::commands::bench_store;
@@ -22,6 +23,7 @@ use std::time::Duration;
   lapidary bench --vs-peers                  # compare with sparsify, SAELens and dictionary_learning; from a checkout
   lapidary bench --device cuda --config G1 --json
   lapidary bench --config M1 --vs-peers      # compare matching pursuit with TopK, SAELens and overcomplete
+  lapidary bench --config K1                 # assign codes of a codebook; compare with the TopK encoder
   lapidary bench --store /data               # write and read a store of activations on that disk; compare with dd
   lapidary bench --model FOLDER --vs-peers   # activations and logits of a language model; compare with transformers")]
 pub struct Bench {
@@ -30,33 +32,33 @@ pub struct Bench {
     /// Sizes to measure
     #[arg(long, value_enum, default_value_t = Config::C1, ignore_case = true)]
     config: Config,
-    /// Number of timed steps and of timed encodings; medians are printed
+    /// Number of training steps and number of encodings to time; their medians are printed
     #[arg(long, default_value_t = 7, value_name = "N")]
     steps: usize,
-    /// Also time other tools, in alternation with Lapidary. This first sets up their Python
-    /// environment (3 GB), unless LAPIDARY_PEERS_PYTHON names a Python that has these tools
+    /// Also time other tools, in alternation with Lapidary. The first use installs a Python
+    /// environment with these tools (3 GB). If LAPIDARY_PEERS_PYTHON is set, it names the Python to
+    /// use, which must have these tools
     #[arg(long)]
     vs_peers: bool,
-    /// The folder with setup_python.sh and the scripts that time other tools
+    /// Folder with setup_python.sh and the scripts that time other tools
     #[arg(long, default_value = "scripts", value_name = "DIR")]
     scripts: PathBuf,
-    /// Measure, instead of training, how long it takes to write and read a store of activations in
-    /// this folder, and compare with dd. This needs 3.2 GB for a while
+    /// Time a store of activations instead of training: write and read a store in this folder, and
+    /// compare the speed with dd. This needs 3.2 GB of temporary disk space
     #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
     store: Option<PathBuf>,
-    /// Measure, instead of training, the speed of a language model: its activations at --hook, and
-    /// its logits. --vs-peers then also times transformers, which needs a folder in Hugging Face
-    /// layout
+    /// Time a language model instead of training: compute its activations at --hook, and its
+    /// logits. With --vs-peers, transformers is timed too; MODEL must then be a folder in Hugging
+    /// Face layout
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["config", "store"])]
     model: Option<String>,
-    /// With --model: the hook point at which activations are read; default: the output of the
-    /// middle layer
+    /// With --model: hook point of the activations; default: the output of the middle layer
     #[arg(long, value_name = "HOOK", requires = "model")]
     hook: Option<HookPoint>,
-    /// With --model: sequences per pass
+    /// With --model: number of sequences per pass
     #[arg(long, value_name = "N", default_value_t = 8, requires = "model")]
     batch: usize,
-    /// With --model: tokens per sequence
+    /// With --model: number of tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 128, requires = "model")]
     context: usize,
     /// Print one JSON object instead of lines
@@ -78,12 +80,18 @@ enum Config {
     /// matching pursuit: d_in 512, d_sae 8,192, k 32, 2,048 tokens per step
     #[value(name = "M1")]
     M1,
-    /// d_in 64, d_sae 512, k 8, 128 tokens per step: to try the command
+    /// codebook assignment beside the TopK encoder: d_in 768, 10,000 codes, k 8, 2,048 activations
+    #[value(name = "K1")]
+    K1,
+    /// d_in 64, d_sae 512, k 8, 128 tokens per step (to try the command)
     #[value(name = "tiny")]
     Tiny,
-    /// matching pursuit with the sizes of tiny
+    /// matching pursuit, with the sizes of tiny (to try the command)
     #[value(name = "tiny-pursuit")]
     TinyPursuit,
+    /// codebook assignment, with the sizes of tiny (to try the command)
+    #[value(name = "tiny-codebook")]
+    TinyCodebook,
 }
 
 impl Config {
@@ -93,7 +101,8 @@ impl Config {
             Self::G1 => (768, 24_576, 32, 8192),
             Self::G2 => (4096, 131_072, 64, 8192),
             Self::M1 => (512, 8192, 32, 2048),
-            Self::Tiny | Self::TinyPursuit => (64, 512, 8, 128),
+            Self::K1 => (768, 10_000, 8, 2048),
+            Self::Tiny | Self::TinyPursuit | Self::TinyCodebook => (64, 512, 8, 128),
         };
         Sizes {
             d_in,
@@ -129,6 +138,18 @@ impl Bench {
                 sizes,
                 rounds: self.steps,
                 peers: self.vs_peers.then_some(&*self.scripts),
+                json: self.json,
+            };
+            return bench.run(&device);
+        }
+        if matches!(self.config, Config::K1 | Config::TinyCodebook) {
+            ensure!(
+                !self.vs_peers,
+                "--vs-peers: found a config of codebooks, expected C1, G1, G2 or M1: no other tool assigns codes"
+            );
+            let bench = CodebookBench {
+                sizes,
+                rounds: self.steps,
                 json: self.json,
             };
             return bench.run(&device);

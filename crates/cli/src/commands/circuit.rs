@@ -29,7 +29,7 @@ use std::fs;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Circuits: find the attention heads that do the work of a task, or the features that make a model
+/// Circuits: find the attention heads that a model uses for a task, or the features that it uses to
 /// continue a prompt
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -92,13 +92,13 @@ impl TaskArgument {
 /// How prompts are made.
 #[derive(Args)]
 struct PromptArguments {
-    /// Number of prompts that are drawn, at most 10000; a file is read whole
+    /// Number of prompts to generate, at most 10000. With a file, all its prompts are used
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     prompts: u32,
-    /// Seed of the prompts, and of methods that draw random numbers
+    /// Seed of the generated prompts and of the methods that use random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Do not put the beginning-of-sequence token before prompts
+    /// Do not put the beginning-of-sequence token before the prompts
     #[arg(long)]
     no_bos: bool,
 }
@@ -114,17 +114,21 @@ impl PromptArguments {
     }
 }
 
-/// Rank all heads by several methods and judge the rankings
+/// Rank heads and edges by several methods, and evaluate the rankings
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit compare --model ./smollm2 --task ioi --out ioi.parquet
   lapidary circuit compare --model ./smollm2 --task mine.jsonl --truth heads.json --methods relp,discrete-sae --out mine.parquet
 
-FILE gets a row for each method that ranks heads (level node) and for each that ranks edges (level edge). Methods that do both have two.
-More files have the name of FILE with another ending in place of .parquet: .scores.parquet (the score of each head by each method), .edges.parquet
-(the score of each edge), .curves.parquet (the faithfulness of the circuits of each method) and .html (a page that shows all of it). The
-files of scores are written only if a method was judged at that level.
-docs/methods/circuits.md defines the methods and the columns.")]
+The table has one row per method and level. Level node is a ranking of heads, level edge is a ranking of edges.
+
+More files have the name of FILE, with another ending in place of .parquet:
+  .scores.parquet  score of each head by each method; only if rankings of heads are evaluated
+  .edges.parquet   score of each edge by each method; only if rankings of edges are evaluated
+  .curves.parquet  faithfulness of the circuits of each method
+  .html            a page that shows the table, the curves and the scores of heads
+
+docs/methods/circuits.md defines the methods, the columns and the values of --ablation.")]
 struct Compare {
     #[command(flatten)]
     task: TaskArgument,
@@ -134,12 +138,12 @@ struct Compare {
     truth: Option<String>,
     #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_help())]
     most_edges: usize,
-    /// Judge rankings of heads alone (node) or of edges alone; default: both
+    /// Evaluate only rankings of heads (node) or only rankings of edges (edge); default: both
     #[arg(long, value_enum)]
     level: Option<LevelArgument>,
     #[arg(long, value_name = "KIND", default_value_t, help = ablation_help())]
     ablation: Ablation,
-    /// The table, as Parquet
+    /// Parquet file for the table
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -282,7 +286,7 @@ impl Compare {
     }
 }
 
-/// Rank all heads by one method
+/// Rank all attention heads by one method
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit heads --model ./smollm2 --task ioi --method relp --out heads.parquet
@@ -294,7 +298,7 @@ struct Heads {
     method: Ranker,
     #[arg(long, value_name = "N", default_value_t = MOST_EDGES, help = most_edges_of_heads_help())]
     most_edges: usize,
-    /// The table, as Parquet: method, layer, head, score
+    /// Parquet file for the table, with the columns method, layer, head and score
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -335,9 +339,9 @@ impl Heads {
 
 fn task_help() -> String {
     format!(
-        "{}, or a JSON Lines file of your own. Each line of the file is an object with `clean` and \
-         `corrupted`, prompts with the same number of tokens, and `answer` and `wrong`, the token \
-         that should follow `clean` and one that should not (or lists of them)",
+        "{}, or your own .jsonl file. Each line of the file is an object. `clean` and `corrupted` \
+         are prompts with the same number of tokens. `answer` is the token that should follow \
+         `clean`. `wrong` is a token that should not follow it. Both can be lists of tokens",
         tasks::TASKS.map(|(name, _)| name).join(", ")
     )
 }
@@ -354,15 +358,16 @@ fn method_help() -> String {
 fn most_edges_help() -> String {
     let methods = Ranker::names(Ranker::runs_per_edge);
     format!(
-        "Largest number of edges for methods that run the model once or more per edge ({methods}). \
-         If the model has more edges, these methods are left out, or refused if --methods names them"
+        "Maximum number of edges for the methods that run the model at least once per edge \
+         ({methods}). If the model has more edges, these methods are left out. If --methods names \
+         one of them, this is an error"
     )
 }
 
 fn most_edges_of_heads_help() -> String {
     let methods = Ranker::names(|ranker| ranker.runs_per_edge() && ranker.ranks_heads());
     format!(
-        "Largest number of edges for {methods}, which runs the model at least once per edge. If the \
+        "Maximum number of edges for {methods}, which runs the model at least once per edge. If the \
          model has more edges, {methods} is refused"
     )
 }
@@ -370,7 +375,8 @@ fn most_edges_of_heads_help() -> String {
 fn ablation_help() -> String {
     let kinds = Ablation::ALL.map(|(_, name)| name).join(", ");
     format!(
-        "What heads and edges outside of a circuit carry when its faithfulness is measured: {kinds}"
+        "What replaces the outputs of heads and edges outside a circuit when the faithfulness of \
+         the circuit is measured: {kinds}"
     )
 }
 
@@ -380,9 +386,9 @@ fn published() -> String {
 
 fn truth_help() -> String {
     format!(
-        "The true circuit, if it is known: one of {}, or a JSON file. The file is a list of \
-         `[layer, head]`, or an object with this list as `heads` and, if you like, a list `edges` \
-         such as `[\"a0.h1->a2.h3<q>\"]`",
+        "The known circuit of the task, to compute the AUC of rankings: one of {}, or a JSON file. \
+         The file is a list of `[layer, head]`. It can also be an object with this list as \
+         `heads`, and with an optional list `edges` such as `[\"a0.h1->a2.h3<q>\"]`",
         published()
     )
 }

@@ -12,7 +12,7 @@ use std::io::{Write, stdout};
   lapidary completions zsh > ~/.zfunc/_lapidary
   lapidary completions fish > ~/.config/fish/completions/lapidary.fish")]
 pub struct Completions {
-    /// bash, elvish, fish, powershell or zsh
+    /// Name of the shell
     shell: Shell,
 }
 

@@ -21,25 +21,27 @@ use std::path::PathBuf;
   lapidary convert --from hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --to my-dictionary --format saelens
   lapidary convert --from layer0 layer1 layer2 --to transcoders --format circuit_tracer
 
-convert writes saelens, sparsify, dictionary_learning and, for transcoders and cross-layer transcoders, circuit_tracer. It reads these
-formats and gemma_scope, llama_scope, llamascopium, openai and quantized (which lapidary quantize writes). It reads its output again
-and checks that the codes are the same.")]
+Formats that can be read and written: saelens, sparsify, dictionary_learning and circuit_tracer. circuit_tracer is only for
+transcoders and cross-layer transcoders. Formats that can only be read: gemma_scope, llama_scope, llamascopium, openai
+and quantized (quantize writes it).
+
+At the end, convert reads the written files and checks that they give the same codes on a sample of inputs.")]
 pub struct Convert {
-    /// The dictionary to read: a folder in any format, one file of such a folder, a run's folder,
-    /// or hf:OWNER/NAME/PATH of the hub. With --format circuit_tracer, several transcoders can be
-    /// given, which are written as one set
+    /// Dictionary to read: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on
+    /// the Hugging Face hub. With --format circuit_tracer, several transcoders can be given; they
+    /// are written as one set
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     from: Vec<PathBuf>,
-    /// The folder to write
+    /// Folder to write
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// The format to write: saelens, sparsify, dictionary_learning or circuit_tracer
+    /// Format to write: saelens, sparsify, dictionary_learning or circuit_tracer
     #[arg(long, value_name = "FORMAT")]
     format: Format,
-    /// Format of the dictionary to read, if its files do not decide it
+    /// Format of the dictionary to read. Needed only if the files fit several formats
     #[arg(long, value_name = "FORMAT")]
     from_format: Option<Format>,
-    /// Hook point of the dictionary; default: the one that its files name
+    /// Hook point that the dictionary reads; default: the hook point that its files name
     #[arg(long, value_name = "HOOK")]
     hook_point: Option<HookPoint>,
     /// Replace the dictionary in the folder --to

@@ -21,33 +21,37 @@ const ROWS: usize = 8192;
   lapidary encode --dictionary out/dictionary --activations x.safetensors --out codes.safetensors
   lapidary encode --dictionary trainer_0/ae.pt --activations x.safetensors --out codes.safetensors
 
-The output has `values` [n, k] and `indices` [n, k]: the active latents of each row, in descending order of value (for matching
-pursuit, of magnitude). Where a row has fewer than k active latents, value 0 and index -1 follow. For a cross-layer transcoder, the
-latents of layer 0 come first, then those of layer 1, and so on; within each layer they are in descending order, and value 0 and
-index -1 can follow the latents of each layer. `reconstruction` [n, d] has the reconstruction of each row (for a transcoder, of the
-activation at its output hook point).
+Tensors of the output, for n rows (tokens):
+  values [n, k]          values of the active latents, in descending order (for matching pursuit: of magnitude)
+  indices [n, k]         numbers of these latents
+  reconstruction [n, d]  reconstruction of the row; for a transcoder, of the activation at its output hook point
 
-For a coder that reads several hook points, the input has one tensor per hook point, with the name of the hook point, or one
-tensor with the activations at all of them side by side. If a coder reads one head (`hook_head_index`) and the input has the
-activations of all heads side by side, only those of its head are used.")]
+If a row has fewer than k active latents, its last entries have value 0 and index -1. For a cross-layer transcoder, each row has the
+entries of layer 0, then those of layer 1, and so on. The order and the empty entries are then per layer.
+
+If the dictionary reads several hook points, the input has one tensor per hook point, with the name of the hook point. The input can
+also be one tensor with the activations at all hook points side by side.
+If the dictionary reads one head (`hook_head_index`) and the input has the activations of all heads side by side, only those of this
+head are used.")]
 pub struct Encode {
-    /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(long, value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// The input: a safetensors file with activations of shape [.., d]
+    /// Input: a safetensors file with activations of shape [.., d]
     #[arg(long, value_name = "FILE")]
     activations: PathBuf,
-    /// The tensor of the input to encode; default: the only one, or the one with the name of the
-    /// dictionary's hook point
+    /// Name of the input tensor; default: the only tensor of the file, or the tensor that is named
+    /// after the dictionary's hook point
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
-    /// Active latents per token (TopK) or steps per token (matching pursuit); default: those of the
-    /// dictionary
+    /// Number of active latents per token (TopK) or of steps per token (matching pursuit); default:
+    /// k of the dictionary
     #[arg(long)]
     k: Option<usize>,
-    /// The safetensors file to write
+    /// Safetensors file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]

@@ -23,15 +23,17 @@ use std::time::SystemTime;
   lapidary eval out --latents latents.parquet
   lapidary eval my-dictionary --model ./smollm2 --corpus heldout.jsonl --tokens 100000")]
 pub struct Eval {
-    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// The model; default: the one that the dictionary names
+    /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// The text; default: the evaluation text of the dictionary's recipe
+    /// Text: `embedded`, a file, a folder, or hf:OWNER/NAME (a dataset on the Hugging Face hub);
+    /// default: `evaluation.corpus` of the dictionary's recipe
     #[arg(long)]
     corpus: Option<String>,
     #[command(flatten)]
@@ -39,8 +41,8 @@ pub struct Eval {
     /// Number of tokens; default: `evaluation.tokens` of the dictionary's recipe, else 50000
     #[arg(long)]
     tokens: Option<u64>,
-    /// Active latents per token (TopK) or steps per token (matching pursuit); default: those of the
-    /// dictionary
+    /// Number of active latents per token (TopK) or of steps per token (matching pursuit); default:
+    /// k of the dictionary
     #[arg(long)]
     k: Option<usize>,
     /// Also write the metrics to this JSON file

@@ -15,15 +15,17 @@ use std::path::PathBuf;
   lapidary features out
   lapidary features my-dictionary --model ./smollm2 --corpus text.jsonl --tokens 500000 --out my-features")]
 pub struct Features {
-    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// The model; default: the one that the dictionary names
+    /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// The text; default: the text that the dictionary was trained on
+    /// Text: `embedded`, a file, a folder, or hf:OWNER/NAME (a dataset on the Hugging Face hub);
+    /// default: the text that the dictionary was trained on
     #[arg(long)]
     corpus: Option<String>,
     #[command(flatten)]
@@ -31,8 +33,8 @@ pub struct Features {
     /// Number of tokens; default: `features.tokens` of the dictionary's recipe, else 200000
     #[arg(long)]
     tokens: Option<u64>,
-    /// Number of strongest contexts for each latent; default: `features.examples_per_feature` of
-    /// the dictionary's recipe, else 16
+    /// Number of contexts per latent (those with the highest activations); default:
+    /// `features.examples_per_feature` of the dictionary's recipe, else 16
     #[arg(long)]
     examples: Option<usize>,
     /// Folder for features/ and report.html; default: DIR
@@ -75,8 +77,11 @@ impl Features {
         let folder = match (&self.out, in_run) {
             (Some(out), _) => RunFolder::new(out),
             (None, Some(folder)) => folder,
-            (None, None) if self.dictionary.is_file() => {
-                bail!("give --out: {} is a file", self.dictionary.display())
+            (None, None) if !self.dictionary.is_dir() => {
+                bail!(
+                    "give --out: {} is no folder of this machine",
+                    self.dictionary.display()
+                )
             }
             (None, None) => RunFolder::new(&self.dictionary),
         };

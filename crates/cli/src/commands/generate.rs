@@ -24,8 +24,9 @@ use std::sync::Arc;
 pub struct Generate {
     /// The text to continue
     prompt: String,
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
-    /// Face hub; default: the one that the dictionary names, else `embedded`
+    /// Language model: `embedded` (inside the program), a folder in Hugging Face layout, a GGUF
+    /// file, or a name on the Hugging Face hub; default: the model that the dictionary names, else
+    /// `embedded`
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     #[command(flatten)]
@@ -33,24 +34,24 @@ pub struct Generate {
     /// Maximum number of tokens to add
     #[arg(long, default_value_t = 60)]
     tokens: usize,
-    /// Divides the logits; 0 always chooses the likeliest token
+    /// Number by which the logits are divided; 0 always chooses the most probable token
     #[arg(long, default_value_t = 0.8)]
     temperature: f32,
-    /// Draw only among this many of the likeliest tokens; 0 means all
+    /// Draw only from this number of most probable tokens; 0 means all tokens
     #[arg(long, default_value_t = 40)]
     top_k: usize,
-    /// Draw only among the likeliest tokens: as few as possible, so that their probabilities add up
-    /// to at least this value; 1 means all
+    /// Draw only from the smallest set of most probable tokens whose probabilities sum to at least
+    /// this value; 1 means all tokens
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Steer with latents of this dictionary, which is a run's folder or a dictionary of any
-    /// format. At the hook point that the dictionary reconstructs, the decoder row of each latent
-    /// times --strength is added, or the latent's activation is set to --clamp
+    /// Steer with latents of this dictionary (a run's folder, or a dictionary of any format). At
+    /// the hook point that the dictionary reconstructs, --strength times the decoder row of each
+    /// latent is added. With --clamp, the activation of each latent is set instead
     #[arg(long, value_name = "DIR", requires = "latent")]
     dictionary: Option<PathBuf>,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Steer with the vector in this safetensors file with one tensor: the vector times --strength
+    /// Steer with the only tensor of this safetensors file, a vector: --strength times the vector
     /// is added at --hook
     #[arg(
         long,
@@ -59,7 +60,7 @@ pub struct Generate {
         requires = "hook"
     )]
     direction: Option<PathBuf>,
-    /// Numbers of the latents, separated by commas
+    /// Numbers of the latents to steer with, separated by commas
     #[arg(
         long,
         requires = "dictionary",
@@ -67,7 +68,8 @@ pub struct Generate {
         value_name = "N,N…"
     )]
     latent: Vec<usize>,
-    /// Set the latents' activations to this value at every position; 0 switches the latents off
+    /// Set the activation of each latent to this value at every position; 0 switches the latents
+    /// off. Only for autoencoders
     #[arg(
         long,
         value_name = "VALUE",
@@ -79,9 +81,9 @@ pub struct Generate {
     /// Hook point at which --direction is added
     #[arg(long, requires = "direction")]
     hook: Option<HookPoint>,
-    /// Factor of the decoder row or of --direction; may be negative. With --latent, a strength of 1
-    /// is the latent's highest activation in the run's features.parquet, or an activation of 1 if
-    /// there is no such table or the latent never fires in it
+    /// Factor of the vector that is added; may be negative. With --latent, 1 means the latent's
+    /// highest activation in the run's features.parquet. If there is no such table, or if the
+    /// latent never fires in it, 1 means an activation of 1
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
     /// Seed for drawing the tokens

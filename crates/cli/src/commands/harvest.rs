@@ -20,25 +20,26 @@ use std::path::PathBuf;
 /// Bytes of a shard unless --shard-tokens says how many rows it has.
 const SHARD: u64 = 128 << 20;
 
-/// Write a model's activations on a text to a store, to train on them many times
+/// Write a model's activations on a text to a store, which can be used for any number of training
+/// runs
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary harvest --hook blocks.2.hook_resid_post --tokens 1000000 --out acts
   lapidary harvest --model ./smollm2 --corpus text.jsonl --hook blocks.6.hook_resid_post,blocks.12.hook_resid_post --out acts
   lapidary train configs/quickstart.toml --set activations.store=acts
 
-One pass of the model gives the activations at all hook points. If you run the command again with the same settings, it continues
-where the store ends: after an interruption, or with a larger --tokens. Any other changed setting is refused.")]
+One pass of the model gives the activations at all hook points.
+To continue after an interruption, run the same command again. To extend the store, run the command with a larger --tokens.
+If any other setting has changed, the command is refused.")]
 pub struct Harvest {
     #[command(flatten)]
     model: ModelArgument,
-    /// The text: `embedded`, a file, a folder, or `hf:OWNER/NAME`, a dataset of the Hugging Face
-    /// hub
+    /// Text: `embedded`, a file, a folder, or hf:OWNER/NAME (a dataset on the Hugging Face hub)
     #[arg(long, default_value = "embedded")]
     corpus: String,
     #[command(flatten)]
     text: TextArgument,
-    /// Hook points in TransformerLens's spelling
+    /// Hook points, separated by commas, with TransformerLens's names
     #[arg(
         long,
         value_delimiter = ',',
@@ -46,35 +47,35 @@ pub struct Harvest {
         value_name = "HOOK,HOOK…"
     )]
     hook: Vec<HookPoint>,
-    /// Tokens per block, including BOS
+    /// Number of tokens per block, including BOS
     #[arg(long, default_value_t = 128)]
     context: usize,
     /// Do not start sequences with the beginning-of-sequence token
     #[arg(long)]
     no_bos: bool,
-    /// How numbers are stored
+    /// Number type of the stored activations
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
-    /// Number of activations in the finished store, per hook point
+    /// Number of activations per hook point in the finished store
     #[arg(long, default_value_t = 1_000_000)]
     tokens: u64,
-    /// The store's folder
+    /// Folder of the store
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Activations per shard; default: as many as fit into 128 MiB
+    /// Number of tokens per shard (a file of the store); default: as many as fit into 128 MiB
     #[arg(long)]
     shard_tokens: Option<u64>,
     /// Number of blocks that go through the model at once
     #[arg(long, default_value_t = 16)]
     batch_blocks: usize,
-    /// Keep the activations at BOS and EOS too
+    /// Also keep the activations at BOS and EOS
     #[arg(long)]
     keep_special: bool,
     /// Leave out the first N tokens of each sequence, including BOS
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_first: usize,
-    /// Leave out activations whose norm is more than TIMES × the median norm of the first batch of
-    /// blocks, as at attention sinks; 0 means no limit
+    /// Leave out activations, such as those at attention sinks, whose norm is more than TIMES × the
+    /// median norm of the first batch of blocks; 0 means no limit
     #[arg(long, value_name = "TIMES", default_value_t = DEFAULT_NORM_MULTIPLE)]
     max_norm: f32,
     #[command(flatten)]
@@ -85,11 +86,11 @@ pub struct Harvest {
 enum Dtype {
     /// 4 bytes per number
     F32,
-    /// 2 bytes, with the range of f32
+    /// 2 bytes per number, with the range of f32
     Bf16,
-    /// 2 bytes, up to 65,504
+    /// 2 bytes per number, values up to 65,504
     F16,
-    /// 1 byte, and one scale per row
+    /// 1 byte per number, and one scale per token
     Int8,
 }
 

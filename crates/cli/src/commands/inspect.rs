@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use crate::progress::Stage;
 use view::View;
 
-/// Show what a file or folder holds: a run, a sweep, a checkpoint, a dictionary, a store, a model,
-/// tensors, a table
+/// Show what is in a file or folder: a run, a sweep, a checkpoint, a dictionary, a store, a model,
+/// tensors or a table
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary inspect out
@@ -28,25 +28,27 @@ use view::View;
   lapidary inspect trainer_0 --format dictionary_learning
   lapidary inspect acts --verify
 
-Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Weights and activations are not read (except the
-weights of small dictionaries in other formats than saelens), so the command is fast for large files too.")]
+Files: .safetensors, .pt, .pth, .bin, .npz, .gguf, .parquet, .json, .jsonl and .toml. Weights and activations are not read, so the
+command is also fast for large files. There is one exception: the weights of a dictionary in a format other than saelens are read if
+they are not larger than 1 GiB.")]
 pub struct Inspect {
-    /// A file, a folder, or hf:OWNER/NAME@REVISION/PATH, a repository on the hub (@REVISION and
-    /// /PATH are optional)
+    /// A file, a folder, or a repository on the Hugging Face hub: hf:OWNER/NAME@REVISION/PATH
+    /// (@REVISION and /PATH are optional)
     #[arg(value_name = "FILE_OR_FOLDER")]
     path: PathBuf,
-    /// Show everything: all metrics of a run, all tensors and all fields
+    /// Show all metrics of a run, all entries of lists (tensors, fields, …), and long values in
+    /// full
     #[arg(long)]
     all: bool,
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
     /// Read FILE_OR_FOLDER as a dictionary in this format: saelens, sparsify, dictionary_learning,
-    /// circuit_tracer, gemma_scope, llama_scope, llamascopium, openai or quantized. This is needed
-    /// if the files do not decide the format. With --format, a dictionary on the hub is downloaded
+    /// circuit_tracer, gemma_scope, llama_scope, llamascopium, openai or quantized. Needed only if
+    /// the files fit several formats. With --format, a dictionary on the hub is downloaded
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Read every byte of a store of activations and check it against the checksums
+    /// Read a store of activations completely and check its checksums
     #[arg(long, conflicts_with = "format")]
     verify: bool,
 }

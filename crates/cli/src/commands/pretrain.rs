@@ -16,16 +16,16 @@ use std::path::{Path, PathBuf};
 /// Train a small language model from scratch
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  lapidary pretrain configs/pretrain/embedded.toml --out my-model\n  lapidary train configs/quickstart.toml --set model=my-model"
+    after_help = "Examples:\n  lapidary pretrain configs/pretrain/embedded.toml --out my-model\n  lapidary train configs/quickstart.toml --set model=my-model"
 )]
 pub struct Pretrain {
-    /// A recipe in TOML
+    /// Recipe in TOML, such as configs/pretrain/embedded.toml
     config: PathBuf,
     /// Override a key of the recipe, such as tokens=1000000; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Folder for the model: config.json, model.safetensors, tokenizer.json, and the model card
-    /// README.md
+    /// Folder for the model: config.json, model.safetensors, tokenizer.json and README.md (the
+    /// model card)
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub struct Pretrain {
     /// Replace the model in the folder --out
     #[arg(long)]
     overwrite: bool,
-    /// Seed for everything random; default: that of the recipe
+    /// Seed of all random numbers; default: `seed` of the recipe
     #[arg(long)]
     seed: Option<u64>,
 }

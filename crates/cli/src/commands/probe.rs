@@ -3,13 +3,12 @@
 use super::figures::number;
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::once::each_once;
-use crate::progress::{Stage, note};
+use crate::progress::{Stage, Watched};
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lapidary::Opened;
 use lapidary::run_folder::write_json;
-use lapidary_activations::{Corpus, TokenPieces};
+use lapidary::{LabelledPassages, LabelledTexts, Opened, Passage};
 use lapidary_coder::Coder;
 use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
@@ -17,10 +16,6 @@ use lapidary_evaluation::probing::{
 };
 use lapidary_io::check_target;
 use lapidary_model::{Outgoing, Values, write_tensors};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -31,43 +26,46 @@ use std::path::{Path, PathBuf};
   lapidary probe out --task reviews.jsonl --label-field sentiment --k 1,2,5
   lapidary probe my-dictionary --model ./smollm2 --task news.parquet --label-field topic --out probe.json
 
-Each class is probed against an equal number of samples of the other classes, so chance is 0.5. A sample is one passage. It is
-represented by the mean of its activations, or of its codes, over all tokens except special tokens. A probe uses the k latents whose
-means differ most between the class and the other classes. For comparison, there are probes on k dimensions of the activation, on
-all latents and on all dimensions.")]
+A sample is one passage. It is represented by the mean of its codes, or of its activations, over all tokens except special tokens.
+A probe separates the samples of one class from an equal number of samples of other classes. So an accuracy of 0.5 is chance.
+A probe on k latents uses the latents whose means differ most between the class and the other classes.
+For comparison, there are probes on k dimensions of the activation, on all latents, and on all dimensions.")]
 pub struct Probe {
-    /// A run's folder, a dictionary of any format, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(value_name = "DIR")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Texts with labels, as JSON Lines or Parquet: a file, a folder or a dataset of the hub; or
-    /// `embedded`
+    /// Texts with classes, as JSON Lines or Parquet: `embedded`, a file, a folder, or hf:OWNER/NAME
+    /// (a dataset on the Hugging Face hub)
     #[arg(long, value_name = "TEXTS")]
     task: String,
-    /// The field or column that holds the text
+    /// JSON field or Parquet column that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// The field or column that holds the class, as a string
+    /// JSON field or Parquet column that holds the class, a string
     #[arg(long, value_name = "NAME", default_value = "label")]
     label_field: String,
-    /// The model; default: the one that the dictionary names
+    /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Numbers of latents to probe with, separated by commas
+    /// Number of latents of a probe. Several values, separated by commas, give several probes per
+    /// class
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 5], value_name = "K")]
     k: Vec<usize>,
-    /// Number of classes; the most frequent ones are probed
+    /// Number of classes to probe; the classes with the most texts are chosen
     #[arg(long, default_value_t = 5)]
     classes: usize,
-    /// Maximum number of passages per text. A passage is at most as long as the dictionary's
-    /// context. The passages of one text are either all for training or all for testing
+    /// Maximum number of passages per text. A passage has at most as many tokens as the
+    /// dictionary's context. All passages of a text are in the same set: the training set or the
+    /// test set
     #[arg(long, default_value_t = 1)]
     passages: usize,
-    /// Maximum number of samples per class for training, and the same maximum for testing
+    /// Maximum number of passages per class in the training set, and also in the test set
     #[arg(long, default_value_t = 2500)]
     samples: usize,
-    /// Share of each class's texts that are for testing
+    /// Share of the texts of each class that are in the test set
     #[arg(long, default_value_t = 0.2)]
     test_share: f64,
     /// Seed for all random choices
@@ -85,9 +83,6 @@ pub struct Probe {
     #[command(flatten)]
     device: DeviceArgument,
 }
-
-/// A passage's tokens and its class.
-type Sample = (Vec<u32>, usize);
 
 impl Probe {
     pub fn run(self) -> Result<()> {
@@ -109,7 +104,12 @@ impl Probe {
         if let Some(k) = self.k.iter().find(|k| **k == 0 || **k > d_sae) {
             bail!("--k: found {k}, expected 1 to {d_sae}, the number of latents");
         }
-        let (classes, train, test) = self.read(&opened)?;
+        let LabelledPassages {
+            classes,
+            train,
+            test,
+            ..
+        } = self.read(&opened)?;
         let coder = opened.dictionary.coder.clone().to_device(&device);
         let train_classes = train.iter().map(|(_, class)| *class).collect();
         let test_classes = test.iter().map(|(_, class)| *class).collect();
@@ -145,113 +145,25 @@ impl Probe {
     }
 
     /// Names of the classes, samples to train on and to test on.
-    fn read(&self, opened: &Opened) -> Result<(Vec<String>, Vec<Sample>, Vec<Sample>)> {
-        let mut texts = Corpus::open(&self.task, &self.text_field)?.rows();
-        let mut labels = Corpus::labels(&self.task, &self.label_field)?.rows();
-        let mut of_class: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut skipped = 0;
-        loop {
-            match (texts.next().transpose()?, labels.next().transpose()?) {
-                (Some(Some(text)), Some(Some(label))) => {
-                    of_class.entry(label).or_default().push(text);
-                }
-                (Some(_), Some(_)) => skipped += 1,
-                (None, None) => break,
-                _ => bail!(
-                    "{}: has other rows with `{}` than with `{}`",
-                    self.task,
-                    self.text_field,
-                    self.label_field
-                ),
-            }
-        }
-        match skipped {
-            0 => {}
-            1 => note("1 row without text or class was skipped"),
-            n => note(format_args!("{n} rows without text or class were skipped")),
-        }
-        // The most frequent first, of equal ones by name.
-        let mut classes: Vec<(String, Vec<String>)> = of_class.into_iter().collect();
-        classes.sort_by_key(|(_, texts)| std::cmp::Reverse(texts.len()));
-        classes.truncate(self.classes.max(2));
-        if classes.len() < 2 {
-            bail!(
-                "{}: `{}`: found {} classes, expected at least 2",
-                self.task,
-                self.label_field,
-                classes.len()
-            );
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let tokenizer = opened.model.tokenizer()?;
-        let (context, bos) = opened.context();
-        let (mut train, mut test) = (Vec::new(), Vec::new());
-        for (class, (name, texts)) in classes.iter_mut().enumerate() {
-            texts.shuffle(&mut rng);
-            let tested = ((texts.len() as f64 * self.test_share).round() as usize).max(1);
-            if tested >= texts.len() {
-                // the wrong field may hold whole texts
-                let name: String = name.chars().take(40).collect();
-                let count = match texts.len() {
-                    1 => "1 text".to_owned(),
-                    n => format!("{n} texts"),
-                };
-                bail!(
-                    "{}: class `{name}`: found {count}, expected more than the {tested} to test on, so that at least 1 is left to train on",
-                    self.task
-                );
-            }
-            for (text, whole) in texts.iter_mut().enumerate() {
-                let part = if text < tested { &mut test } else { &mut train };
-                let bos = bos.into_iter().collect::<Vec<u32>>();
-                let room = context.saturating_sub(bos.len());
-                if room == 0 {
-                    let tokens = match context {
-                        1 => "1 token".to_owned(),
-                        n => format!("{n} tokens"),
-                    };
-                    let least = match bos.is_empty() {
-                        true => "at least 1",
-                        false => "at least 2 (BOS and one more)",
-                    };
-                    bail!(
-                        "{}: found a context of {tokens}, expected {least}",
-                        self.dictionary.display()
-                    );
-                }
-                // A long text is tokenized only as far as it is read.
-                let mut pieces = TokenPieces::new(std::mem::take(whole));
-                let most = room.saturating_mul(self.passages);
-                let mut tokens = Vec::new();
-                while tokens.len() < most
-                    && let Some(piece) = pieces.next_piece(tokenizer)?
-                {
-                    tokens.extend(piece);
-                }
-                let passages = tokens.chunks(room).take(self.passages);
-                part.extend(passages.map(|passage| ([&bos, passage].concat(), class)));
-            }
-        }
-        for part in [&mut train, &mut test] {
-            part.shuffle(&mut rng);
-            let mut taken = vec![0; classes.len()];
-            part.retain(|(_, class)| {
-                taken[*class] += 1;
-                taken[*class] <= self.samples
-            });
-        }
-        Ok((
-            classes.into_iter().map(|(name, _)| name).collect(),
-            train,
-            test,
-        ))
+    fn read(&self, opened: &Opened) -> Result<LabelledPassages> {
+        let texts = LabelledTexts {
+            source: self.task.clone(),
+            text_field: self.text_field.clone(),
+            label_field: self.label_field.clone(),
+            classes: self.classes,
+            passages: self.passages,
+            samples: self.samples,
+            test_share: self.test_share,
+            seed: self.seed,
+        };
+        Ok(texts.read(&opened.model, opened.context(), 0, &Watched)?)
     }
 
     fn represent(
         &self,
         opened: &Opened,
         coder: &dyn Coder,
-        samples: Vec<Sample>,
+        samples: Vec<Passage>,
     ) -> Result<Represented> {
         let texts: Vec<_> = samples
             .into_iter()

@@ -15,23 +15,23 @@ use std::path::PathBuf;
   lapidary run --text \"My fellow citizens\" --capture blocks.2.hook_resid_post --out x.safetensors
   lapidary run --model openai-community/gpt2 --tokens 464,3139,286 --capture blocks.0.attn.hook_z,logits --out x.safetensors
 
-The file has one tensor of shape [tokens, width] per hook point, with the name of the hook point. Its metadata has the name of the
-model and the token ids, as JSON under the key `lapidary`.")]
+The file has one tensor of shape [tokens, width] per hook point, with the name of the hook point. The metadata of the file has the
+key `lapidary`: JSON with the name of the model (`model`) and the token ids (`tokens`).")]
 pub struct Run {
     #[command(flatten)]
     model: ModelArgument,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Token ids; no token is added to them
+    /// Token ids, separated by commas. No token is added
     #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     tokens: Vec<u32>,
-    /// Text; the beginning-of-sequence token is put before it if the model has one
+    /// Text. If the model has a beginning-of-sequence token, it is put before the text
     #[arg(long)]
     text: Option<String>,
     /// Do not put the beginning-of-sequence token before --text
     #[arg(long, conflicts_with = "tokens")]
     no_bos: bool,
-    /// Hook points in TransformerLens's spelling; `logits` for the logits
+    /// Hook points, separated by commas, with TransformerLens's names; `logits` for the logits
     #[arg(
         long,
         value_delimiter = ',',
@@ -39,7 +39,7 @@ pub struct Run {
         value_name = "HOOK,HOOK…"
     )]
     capture: Vec<HookPoint>,
-    /// The safetensors file to write
+    /// Safetensors file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }

@@ -25,7 +25,8 @@ use std::collections::BTreeSet;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Train a coder on synthetic activations with known features, and measure which features it found
+/// Train a coder on synthetic activations with known features, and measure how many of the features
+/// the coder finds
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary synthetic configs/synthetic/topk.toml
@@ -33,10 +34,14 @@ use std::path::{Path, PathBuf};
   lapidary synthetic configs/synthetic/topk.toml --out out --data data.safetensors
   lapidary synthetic configs/synthetic/topk.toml --dictionary trained-elsewhere
 
-In the recipe, [synthetic] defines the features (independent, correlated or hierarchical); [coder] and [training] have the keys of
-`lapidary train`. `seed` decides the features and the batches. Another program can train on the file that --data writes.")]
+Keys of the recipe:
+  [synthetic]          the features: independent, correlated or hierarchical
+  [coder], [training]  the same keys as for `lapidary train`
+  seed                 seed of all random numbers
+
+Another program can train on the activations in the file of --data.")]
 pub struct Synthetic {
-    /// The recipe
+    /// Recipe in TOML, such as configs/synthetic/topk.toml
     #[arg(value_name = "CONFIG")]
     recipe: PathBuf,
     /// Override a key of the recipe, such as synthetic.density=0.05; can be repeated
@@ -45,14 +50,14 @@ pub struct Synthetic {
     /// Measure this dictionary (of any format) instead of training one
     #[arg(long, value_name = "DIR")]
     dictionary: Option<PathBuf>,
-    /// Number of rows on which the dictionary is measured
+    /// Number of rows (synthetic activations) that the metrics are computed on
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rows: u32,
-    /// Folder for dictionary/ and recovery.json; without --out, neither is written
+    /// Folder for dictionary/ and recovery.json; without --out, nothing is written
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Also write the directions of the features, and the rows on which the dictionary is measured,
-    /// to this safetensors file
+    /// Also write the directions of the features, and the rows that the metrics are computed on, to
+    /// this safetensors file
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Print the metrics as JSON instead of a table

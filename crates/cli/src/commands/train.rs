@@ -12,13 +12,14 @@ use std::str::FromStr;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
-/// Train a TopK autoencoder on the embedded model, with tables and report, in a few minutes
+/// Train a TopK autoencoder on the embedded model in a few minutes, and write metrics, tables and a
+/// report
 #[derive(Args)]
 #[command(after_help = "Example:\n  lapidary quickstart --out out    # then open out/report.html")]
 pub struct Quickstart {
     #[command(flatten)]
     options: Options,
-    /// Seed for everything random; default: that of the recipe
+    /// Seed of all random numbers; default: `seed` of the recipe
     #[arg(long)]
     seed: Option<u64>,
     /// Folder for the results
@@ -26,46 +27,47 @@ pub struct Quickstart {
     out: PathBuf,
 }
 
-/// Train a sparse coder from a recipe, or several coders in one run, with metrics, tables and
-/// report
+/// Train a sparse coder from a recipe, or several coders in one run, and write metrics, tables and
+/// a report
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary train configs/quickstart.toml --out out
   lapidary train configs/quickstart.toml --set coder.architecture=batchtopk --set training.tokens=2000000 --out wide
-  lapidary train configs/quickstart.toml --out out --resume    # starts, continues after an interruption, or finds the run finished
+  lapidary train configs/quickstart.toml --out out --resume    # start the run, or continue it after an interruption
   lapidary train configs/quickstart.toml --out out --keep-checkpoint
   lapidary train configs/quickstart.toml --out out --extend --set training.tokens=2000000
 
-Several coders in one run, on one pass of the model or the store. Each has its own folder in out; out/runs.parquet compares them:
+Examples with several coders in one run. The model runs once for all coders. Each coder has its own folder in --out, and runs.parquet
+in --out has one row per coder:
   lapidary train configs/quickstart.toml --seeds 1,2,3 --out out
   lapidary train configs/quickstart.toml --sweep coder.k=16,32,64 --sweep training.lr=2e-3,4e-3 --out out
   lapidary train configs/transcoder-embedded.toml --layers 0-3 --out transcoders
   lapidary train configs/quickstart.toml configs/matryoshka-embedded.toml --out out")]
 pub struct Train {
-    /// Recipes in TOML, such as those in configs/. Several recipes must have the same `model`,
-    /// `other_model`, `[corpus]`, `[activations]` and `training.batch_tokens`. They must all have a
-    /// local loss or all have a model loss
+    /// Recipes in TOML, such as configs/quickstart.toml. Several recipes must have the same
+    /// `model`, `other_model`, `[corpus]`, `[activations]` and `training.batch_tokens`.
+    /// `training.loss` must be `local` in all of them or in none
     #[arg(required = true)]
     config: Vec<PathBuf>,
     #[command(flatten)]
     options: Options,
-    /// Seed for everything random; default: that of the recipe
+    /// Seed of all random numbers; default: `seed` of the recipe
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// Train one coder for each of these seeds of the weights. All get the same batches, in the
-    /// order that the recipe's own seed sets
+    /// Train one coder for each of these seeds. The seeds set the initial weights. All coders get
+    /// the same batches, whose order is set by the recipe's own seed
     #[arg(long, value_delimiter = ',', value_name = "SEED,SEED…")]
     seeds: Vec<u64>,
-    /// Train one coder for each of these values of a key. With several --sweep, train one coder for
-    /// each combination of values
+    /// Train one coder for each of these values of a recipe key. With several --sweep, train one
+    /// coder for each combination of values
     #[arg(long, value_name = "KEY=VALUE,VALUE…")]
     sweep: Vec<Sweep>,
-    /// Train one coder for each of these layers, with the recipe's hook points moved to the layer,
-    /// such as 0-3 or 2,5,8
+    /// Train one coder for each of these layers, such as 0-3 or 2,5,8. The recipe's hook points are
+    /// moved to the layer
     #[arg(long, value_name = "LAYERS")]
     layers: Option<Layers>,
-    /// Folder for the results; default: out/NAME for the recipe NAME.toml. Several recipes need
-    /// --out
+    /// Folder for the results; default: out/NAME for the recipe NAME.toml. Required for several
+    /// recipes
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -100,16 +102,17 @@ struct Options {
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Continue from the run's last checkpoint, or start if there is none. If the run is finished,
-    /// do nothing, unless keys under `[evaluation]` or `[features]` have changed: then write
-    /// metrics and tables again
+    /// Continue from the last checkpoint. If there is no checkpoint, start the run. If the run is
+    /// finished, do not train. If keys under `[evaluation]` or `[features]` have changed since
+    /// then, write metrics and tables again
     #[arg(long)]
     resume: bool,
-    /// Continue a finished run to a larger training.tokens, with schedules of the new length. This
-    /// needs the checkpoint that --keep-checkpoint kept
+    /// Continue a finished run to a larger training.tokens. The learning rate and other schedules
+    /// then follow the new length. The finished run needs its checkpoint: train it with
+    /// --keep-checkpoint
     #[arg(long, conflicts_with = "resume")]
     extend: bool,
-    /// Replace the run in the folder. The old run is removed when the new one has its first
+    /// Replace the run in the folder --out. The old run is removed when the new run has its first
     /// checkpoint
     #[arg(long, conflicts_with_all = ["resume", "extend"])]
     overwrite: bool,

@@ -128,16 +128,14 @@ impl ArchitectureKind {
                 "the largest pre-activations of the whole batch, k per token on average"
             }
             Self::Matryoshka => {
-                "as `batchtopk`, and each prefix of the latents also reconstructs on its own"
+                "as `batchtopk`, and the first w latents alone also reconstruct, for several w"
             }
             Self::JumpRelu => "pre-activations above a trained threshold per latent",
             Self::Gated => "gates choose the active latents, and magnitudes are their values",
             Self::MatchingPursuit => {
-                "the best-fitting decoder rows, subtracted one after the other"
+                "subtracts the best-fitting decoder row from the residual, step by step"
             }
-            Self::Proximal => {
-                "the proximal operator of a penalty, such as a non-convex one, instead of ReLU"
-            }
+            Self::Proximal => "the proximal operator of a penalty (convex or not) instead of ReLU",
         }
     }
 

@@ -29,26 +29,28 @@ metrics! {
             n_features: u64 { unit: "features", printed: false }
             /// Number of latents.
             d_sae: u64 { unit: "latents", printed: false }
-            /// Mean |cosine| of matched features and decoder rows, in the one-to-one matching with
-            /// the largest such mean. The matching is exact (Hungarian method) and has as many
-            /// pairs as possible.
+            /// Features and decoder rows are matched one-to-one, so that the mean |cosine| of the
+            /// pairs is as large as possible. `mcc` is this mean. The matching is exact (Hungarian
+            /// method) and has as many pairs as possible.
             mcc: f64 {
                 label: "mean |cosine| of matched features and rows",
                 unit: "cosine",
                 source: "SAELens, same name",
             }
-            /// Mean cosine, with its sign, in the matching with the largest such mean.
+            /// As `mcc`, but with the cosine instead of |cosine|, both in the matching and in the
+            /// mean.
             matched_cosine: f64 { label: "mean cosine of matched features and rows", unit: "cosine" }
             /// Mean over features of the largest |cosine| with any decoder row.
             mean_max_cosine: f64 { label: "mean |cosine| of a feature and its nearest row", unit: "cosine" }
-            /// Number of features that are nearest (largest |cosine|) to at least one decoder row,
-            /// divided by the number of decoder rows.
+            /// Number of features that are the nearest feature of at least one decoder row, divided
+            /// by the number of decoder rows. The nearest feature of a row has the largest |cosine|
+            /// with the row.
             uniqueness: f64 {
                 label: "features nearest to some row, over rows",
                 source: "SAELens, same name",
             }
             /// Mean over latents of P(nearest feature fires | latent fires). The nearest feature of
-            /// a latent is the one with the largest |cosine| with the latent's decoder row.
+            /// a latent is the nearest feature of its decoder row (see `uniqueness`).
             precision: f64 {
                 label: "of latents as detectors of their nearest features",
                 source: "SAELens, same name",
@@ -60,20 +62,20 @@ metrics! {
             /// Mean over latents of the share of rows in which the latent and its nearest feature
             /// both fire or both do not.
             accuracy: f64 { source: "SAELens, same name" }
-            /// Mean over features of the F1 of the matched latent, in the matching of `mcc`; 0 for
-            /// a feature without a matched latent.
+            /// Mean over features of the F1 of the matched latent, in the matching of `mcc`. A
+            /// feature without a matched latent has the F1 0.
             matched_f1: f64 { label: "F1 of features by their matched latents" }
-            /// F1 of the sets of firing features, all rows together. A latent that fires counts as
-            /// a prediction of its matched feature, in the matching of `mcc`; without a matched
-            /// feature, it counts as a wrong prediction.
+            /// F1 of predicting which features fire, over all rows together. A latent that fires
+            /// predicts its matched feature, in the matching of `mcc`. If the latent has no matched
+            /// feature, the prediction counts as wrong.
             support_f1: f64 { label: "F1 of the sets of firing features" }
-            /// Number of features that fire per row; mean over rows.
+            /// Mean over rows of the number of features that fire.
             true_l0: f64 {
                 label: "features that fire per row",
                 unit: "features per row",
                 source: "SAELens, same name",
             }
-            /// Number of latents that fire per row; mean over rows.
+            /// Mean over rows of the number of latents that fire.
             l0: f64 {
                 label: "latents that fire per row",
                 unit: "latents per row",
@@ -94,10 +96,10 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// For hierarchical features: mean, over all pairs of a parent and its child, of the
-            /// cosine between the parent's matched decoder row and the child's. The matching is
-            /// that of `matched_cosine`. The cosine of the two features themselves is about 0.
-            /// Absent unless every parent and child is matched.
+            /// For hierarchical features: mean over all pairs of a parent and its child. The value
+            /// of a pair is the cosine of the parent's matched decoder row and the child's matched
+            /// decoder row, in the matching of `matched_cosine`. The cosine of the two features
+            /// themselves is about 0. Absent unless every parent and every child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

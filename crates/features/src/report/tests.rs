@@ -52,6 +52,7 @@ fn feature(id: u32) -> FeatureRow {
             })
             .collect(),
         dead: false,
+        code: None,
     }
 }
 

@@ -12,7 +12,7 @@ use lapidary_io::without_panic;
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::{ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow};
+use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow};
 use crate::FeaturesError;
 use crate::statistics::Band;
 
@@ -29,6 +29,7 @@ pub(super) const SUPPRESSED: [&str; 3] = [
     "suppressed_token_ids",
     "suppressed_logits",
 ];
+pub(super) const CODE_COLUMNS: [&str; 3] = ["layer", "head", "code"];
 
 /// What a Parquet file's footer says.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +101,8 @@ fn decoded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T, 
 }
 
 /// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and
-/// `relative_decoder_norms` may be absent.
+/// `relative_decoder_norms` may be absent, and of a dictionary's latents `layer`, `head` and `code`
+/// are.
 ///
 /// # Errors
 /// If the file cannot be read or is not such a table; the error names the file, the column and what
@@ -134,6 +136,16 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
     let mut suppressed = table.logit_tokens(SUPPRESSED, &mut texts)?;
     let mut top_tokens = table.firing_tokens(&mut texts)?;
     let dead = table.flags("dead")?;
+    let [layers, heads, codes] =
+        CODE_COLUMNS.map(|name| table.optional_numbers::<UInt32Type>(name));
+    let (layers, heads, codes) = (layers?, heads?, codes?);
+    let code = |row: usize| {
+        Some(CodePlace {
+            layer: layers[row]?,
+            head: heads[row]?,
+            code: codes[row]?,
+        })
+    };
     let rows = (0..ids.len()).map(|row| FeatureRow {
         feature_id: ids[row],
         hook_point: Arc::clone(&hook_points[row]),
@@ -152,6 +164,7 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         suppressed: std::mem::take(&mut suppressed[row]),
         top_tokens: std::mem::take(&mut top_tokens[row]),
         dead: dead[row],
+        code: code(row),
     });
     Ok(rows.collect())
 }

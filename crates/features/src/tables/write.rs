@@ -6,7 +6,7 @@ use std::path::Path;
 use lapidary_evaluation::{LatentColumn, LatentFigures};
 use polars::prelude::*;
 
-use super::{ExampleRow, FeatureRow, LogitToken};
+use super::{CodePlace, ExampleRow, FeatureRow, LogitToken};
 use crate::FeaturesError;
 use lapidary_io::write_file;
 
@@ -82,6 +82,14 @@ pub fn write_features(path: &Path, rows: &[FeatureRow]) -> Result<(), FeaturesEr
         |row| row.top_tokens.iter().map(|token| token.mean_activation),
     ));
     columns.push(Column::new("dead".into(), column(rows, |row| row.dead)));
+    let codes: Option<Vec<CodePlace>> = rows.iter().map(|row| row.code).collect();
+    if let Some(codes) = codes.filter(|codes| !codes.is_empty()) {
+        let of = |number: fn(&CodePlace) -> u32| codes.iter().map(number).collect::<Vec<u32>>();
+        let [layer, head, code] = super::read::CODE_COLUMNS;
+        columns.push(Column::new(layer.into(), of(|place| place.layer)));
+        columns.push(Column::new(head.into(), of(|place| place.head)));
+        columns.push(Column::new(code.into(), of(|place| place.code)));
+    }
     write_table(path, rows.len(), columns)
 }
 

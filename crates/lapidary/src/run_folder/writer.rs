@@ -240,7 +240,9 @@ impl RunWriter {
         };
         let made_by = writer.manifest.made_by;
         // Tables are added to a run; nothing else is mixed, since a folder is replaced as a whole.
-        if made_by != command && (made_by, command) != (Maker::Train, Maker::Features) {
+        let adds_tables =
+            command == Maker::Features && matches!(made_by, Maker::Train | Maker::Codebook);
+        if made_by != command && !adds_tables {
             bail!(
                 "{} was written by `lapidary {made_by}`; `lapidary {command}` does not replace it: give another --out",
                 path.display()

@@ -35,17 +35,16 @@ table! {
     /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
     /// are in activations of norm √d.
     JumpReluConfig -> ResolvedJumpRelu, "coder.jumprelu";
-    /// `step`: the number of active latents; `quadratic`: 2 / t × (number of active latents − t)²,
-    /// where t is `coder.jumprelu.target_l0`; `tanh`: the sum of tanh(`tanh_scale` × activation ×
-    /// decoder norm).
+    /// The penalty. `step`: the number of active latents. `quadratic`: 2 / t × (number of active
+    /// latents − t)², where t is `coder.jumprelu.target_l0`. `tanh`: the sum over latents of
+    /// tanh(`tanh_scale` × activation × decoder norm).
     penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
-    /// Weight of the penalty in the loss, where the squared error, summed over dimensions, has
-    /// weight 1.
+    /// Weight of the penalty in the loss. The squared error, summed over dimensions, has weight 1.
     l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
     /// For `quadratic`: the target number of active latents per token.
     target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
-    /// Width of the window around a threshold. Only pre-activations in this window contribute to
-    /// the gradient of the threshold.
+    /// Width of the window around a threshold, for normalized activations. Only pre-activations in
+    /// this window contribute to the gradient of the threshold.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
     /// Start value of all thresholds.
     initial_threshold: f64 = optional("with `coder.target_l0`: the value at which about 2 × `coder.target_l0` latents per token are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;
@@ -55,8 +54,8 @@ table! {
     /// pre-activation) × decoder norm over the dead latents whose pre-activation is below the
     /// threshold.
     pre_act_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// Whether the straight-through gradient reaches the pre-activations too, and not only the
-    /// thresholds.
+    /// Whether the straight-through gradient ([definition](../methods/jumprelu.md)) also flows to
+    /// the pre-activations, and not only to the thresholds.
     ste_to_input: bool = fixed(false);
 }
 

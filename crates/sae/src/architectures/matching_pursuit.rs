@@ -14,12 +14,13 @@ table! {
     /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of
     /// steps, at most 65,536; `lapidary eval --k` uses another.
     PursuitConfig -> ResolvedPursuit, "coder.matching_pursuit";
-    /// A token's pursuit stops when the norm of its residual is below this value, in normalized
-    /// activations; 0: never.
+    /// A token's pursuit stops when the norm of its residual is below this value, for normalized
+    /// activations. 0: it never stops early.
     residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// Whether a token's pursuit stops when a step chooses a latent that is already active.
     stop_on_duplicate_support: bool = fixed(false);
-    /// Whether latents may also have negative values. Each step then chooses by magnitude.
+    /// Whether latents may also have negative values. Each step then chooses the latent whose value
+    /// has the largest magnitude.
     signed: bool = fixed(false);
     /// Whether each step fits all values again by least squares (orthogonal matching pursuit). The
     /// fitted values are non-negative unless `signed` is set.

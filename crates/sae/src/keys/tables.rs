@@ -9,13 +9,14 @@ use super::table::table;
 table! {
     /// `[corpus]`: the text to train on.
     CorpusConfig, "corpus";
-    /// A text, JSON or Parquet file; a folder of such files; `hf:OWNER/NAME`, a dataset of the hub;
-    /// `embedded`; or `embedded:heldout`. A folder and a dataset can be followed by `:SPLIT`
-    /// ([which files are read](../how-to/own-model-and-text.md#the-text)).
+    /// A text, JSON or Parquet file; a folder of such files; a dataset of the hub, `hf:OWNER/NAME`;
+    /// the text inside the program, `embedded`; or its held-out part, `embedded:heldout`. A folder
+    /// and a dataset can be followed by `:SPLIT` ([which files are
+    /// read](../how-to/own-model-and-text.md#the-text)).
     path: String = fixed("embedded".to_owned());
     /// The field of JSON, or the column of Parquet, that holds the text.
     text_field: String = fixed(TEXT_FIELD.to_owned());
-    /// Number of tokens per block, including BOS. At most the model's own context.
+    /// Number of tokens per block, including BOS. It is at most the model's own context.
     context: usize = fixed(128), "at least 2" => |v| *v > 1;
     /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
     prepend_bos: bool = fixed(true);
@@ -28,30 +29,30 @@ table! {
 table! {
     /// `[activations]`: from text to shuffled, normalized batches.
     ActivationsConfig -> ResolvedActivations, "activations";
-    /// Number of activations in the shuffle buffer, from which batches are drawn at random; at
-    /// least one batch. The buffer is refilled when it is less than half full. With a model loss
-    /// (`training.loss`), blocks are read and shuffled in groups of this many tokens, rounded down
-    /// to whole batches. With a store, this is the window of the
-    /// [shuffle](../methods/activations.md#shuffling-a-store).
+    /// Number of activations in the shuffle buffer, from which batches are drawn at random. It is
+    /// at least one batch. The buffer is refilled when it is less than half full. With a model loss
+    /// (`training.loss`), there is no such buffer: blocks are read and shuffled in groups of this
+    /// many tokens, rounded down to whole batches. With a store, this is the size of the window of
+    /// the [shuffle](../methods/activations.md#shuffling-a-store).
     buffer_tokens: usize = fixed(65_536);
-    /// Number of blocks that go through the model at once to refill the buffer. With a model loss
-    /// or a store, the key has one effect: it sets the number of blocks on which the statistics in
-    /// `first_batch.json` are computed.
+    /// Number of blocks that go through the model at once to refill the buffer. The statistics in
+    /// `first_batch.json` are computed on this number of blocks. With a model loss or a store, the
+    /// key has only this second effect.
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
     /// `unit_norm`: activations are multiplied by one factor, so that their mean squared norm is 1.
-    /// `mean_centred`: the mean activation is subtracted before that. `none`: activations stay
-    /// unchanged. The mean activation and the factor are estimated from the first full buffer or
-    /// window (with a model loss, from about 16,384 tokens of it) and folded into the saved
-    /// weights.
+    /// `mean_centred`: the mean activation is subtracted, then the same is done as for `unit_norm`.
+    /// `none`: activations stay unchanged. The mean activation and the factor are estimated from
+    /// the first full buffer or window (with a model loss, from about 16,384 tokens of the window).
+    /// They are folded into the saved weights.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
     /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), that is read instead of running the
-    /// model on the text. The defaults of `model`, `[corpus]` and `[activations.exclude]` are then
-    /// the store's. The same holds for `hook_point` if the store has only one. If the recipe sets
-    /// one of these keys, it must agree with the store.
+    /// model on the text. `model`, `[corpus]` and `[activations.exclude]` then have the values of
+    /// the store by default. If the store has only one hook point, `hook_point` has its value by
+    /// default too. If the recipe sets one of these keys, the value must be that of the store.
     store: String = optional("absent");
-    /// Seed for the order of the activations. Coders [trained in one
-    /// run](../how-to/several-coders.md) share it.
+    /// Seed for the order of the activations. Coders that are [trained in one
+    /// run](../how-to/several-coders.md) share this seed.
     seed: u64 = later(|w| w.order_seed, "the recipe's `seed`");
 }
 
@@ -63,10 +64,10 @@ table! {
     /// Number of tokens at the start of each sequence, including BOS, whose activations are left
     /// out.
     first_positions: usize = fixed(0);
-    /// Activations are left out if their norm is more than this many times the median norm, as at
-    /// attention sinks. The median is that of the first blocks that go through the model together
-    /// (usually `activations.harvest_blocks`). With several hook points, a token is left out if
-    /// this is so at any of them. 0: no limit.
+    /// An activation is left out if its norm is more than this number times the median norm, as at
+    /// attention sinks. The median is computed on the first blocks that go through the model
+    /// together (usually `activations.harvest_blocks` blocks). With several hook points, a token is
+    /// left out if its norm is too large at any of them. 0: no limit.
     norm_multiple: f64 = fixed(10.0), "0 or more" => |v| *v == 0.0 || (*v as f32 > 0.0 && (*v as f32).is_finite());
 }
 
@@ -78,7 +79,8 @@ table! {
     /// Number of latents; in a cross-layer transcoder, per layer. With several hook points, the
     /// default uses the width at the first hook point.
     d_sae: usize = later(|w| w.d_sae, "`expansion_factor` × width"), "1 to 2147483647" => |v| *v > 0 && i32::try_from(*v).is_ok();
-    /// Number of latents divided by the width of the activations; not together with `d_sae`.
+    /// Number of latents divided by the width of the activations. It cannot be set together with
+    /// `d_sae`.
     expansion_factor: f64 = optional("16"), "more than 0" => |v| *v > 0.0;
     /// Number of active latents per token; in a cross-layer transcoder, per layer. For
     /// `matching_pursuit`: the number of steps. `standard`, `jumprelu`, `gated` and `proximal` do
@@ -92,8 +94,8 @@ table! {
     /// Number of active latents per token at the start, at least `k`. The number falls linearly to
     /// `k` over `training.k_anneal_steps`. For `topk`, `batchtopk` and `matryoshka`.
     k_start: usize = optional("absent");
-    /// For `topk`: whether the loss also contains the error of the reconstruction from 4k latents,
-    /// with weight 1/8.
+    /// For `topk`: whether the loss also contains, with weight 1/8, the error of the reconstruction
+    /// from the 4k latents with the largest pre-activations.
     multi_topk: bool = fixed(false);
     /// For transcoders: whether a linear map of the input is added to the reconstruction.
     skip_connection: bool = fixed(false);
@@ -122,50 +124,52 @@ table! {
     tokens: u64 = fixed(1_000_000);
     /// Number of activations per step.
     batch_tokens: usize = fixed(2048), "at least 1" => |v| *v > 0;
-    /// `adam`; `signum`: the step is the sign of the mean gradient; `muon`: the step of a matrix is
-    /// its mean gradient made orthogonal, and biases are updated by Adam.
+    /// `adam`: Adam. `signum`: the step is the sign of the moving average of the gradient. `muon`:
+    /// the step of a matrix is this moving average, made orthogonal; biases are updated by Adam
+    /// ([formulas](../methods/optimizers.md)).
     optimizer: Optimizer = fixed(Optimizer::Adam);
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`adam`: 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼), but at least 2e-4 / √(latents / 16384). This value, lower bound included, is then multiplied by 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, and by 0.7 for `matching_pursuit`. In a cross-layer transcoder, latents of all layers count. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
+        "`adam`: c × max(a, b) with a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼) and b = 2e-4 / √(latents / 16384). c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 otherwise. In a cross-layer transcoder, `latents` counts the latents of all layers. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");
     /// Fraction of the steps, at the end of the run, over which the learning rate falls linearly
     /// to 0.
     lr_decay_fraction: f64 = fixed(0.2), "0 to 1" => |v| (0.0..=1.0).contains(v);
-    /// For the loss `local`: whether a coder that diverges starts anew with half the learning rate,
-    /// for the steps that are left ([rule](../methods/optimizers.md#a-coder-that-diverges)).
+    /// For the loss `local`: whether a coder that diverges restarts with half the learning rate and
+    /// trains for the remaining steps ([rule](../methods/optimizers.md#a-coder-that-diverges)).
     restart_if_diverging: bool = fixed(true);
-    /// Decay of the mean gradient, for all optimizers.
+    /// Decay of the moving average of the gradient, for all optimizers.
     adam_beta1: f64 = read(|a, _| a.optimizer.default_decay(), "0.9; `signum` and `muon`: 0.95"), "0 to below 1" => |v| (0.0..1.0).contains(v);
-    /// Adam's decay of the mean squared gradient.
+    /// Decay of the moving average of the squared gradient, for Adam.
     adam_beta2: f64 = fixed(0.999), "0 to below 1" => |v| (0.0..1.0).contains(v);
-    /// Adam's epsilon. It is small because the gradients of rarely active latents are small.
+    /// Adam's epsilon. The default is small because the gradients of rarely active latents are
+    /// small.
     adam_eps: f64 = fixed(6.25e-10), "more than 0" => |v| *v as f32 > 0.0;
     /// The main loss. `local`: the error of the reconstruction (FVU for `topk`, `batchtopk`,
     /// `matryoshka` and `matching_pursuit`, squared error for the others). `kl` and `ce` are model
-    /// losses: the reconstruction is spliced into the model, and the loss is the divergence from
-    /// the model's original predictions (`kl`) or the cross-entropy of the next tokens (`ce`), mean
-    /// over tokens ([end-to-end losses](../methods/end-to-end.md)). Model losses are for `topk`,
-    /// `batchtopk`, `standard` and `jumprelu`. Their batches are whole blocks in random order, so
-    /// `batch_tokens` must be a multiple of `corpus.context`. Tokens that are left out make a batch
-    /// smaller. `activations.store` cannot be used.
+    /// losses ([end-to-end losses](../methods/end-to-end.md)): the reconstruction is spliced into
+    /// the model. `kl`: KL divergence from the model's original predictions, mean over tokens.
+    /// `ce`: cross-entropy of the next tokens, mean over tokens. Model losses are possible for
+    /// `topk`, `batchtopk`, `standard` and `jumprelu`. The batches of a model loss are whole blocks
+    /// in random order, so `batch_tokens` must be a multiple of `corpus.context`. If tokens are
+    /// left out, a batch is smaller. `activations.store` cannot be used.
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
     /// must be above 0 if the coder reconstructs several hook points and one of them is in the
-    /// residual stream. The reason is that the reconstruction spliced in there hides the effect of
-    /// the earlier reconstructions.
+    /// residual stream. The reason: a reconstruction spliced into the residual stream hides the
+    /// effect of the earlier reconstructions.
     local_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// For `standard`: `l1`, the sum of activation × decoder norm; `tanh`, the sum of
-    /// tanh(`tanh_scale` × activation × decoder norm), which stops growing for large activations.
+    /// The penalty of `standard`, a sum over latents. `l1`: activation × decoder norm. `tanh`:
+    /// tanh(`tanh_scale` × activation × decoder norm), which is at most 1 per latent.
     sparsity_penalty: SparsityPenalty = fixed(SparsityPenalty::L1);
     /// For `tanh`: the factor inside the tanh.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
-    /// For `standard` and `gated`: weight of the penalty in the loss, where the squared error,
-    /// summed over dimensions, has weight 1. Activations are normalized. SAELens scales activations
-    /// to norm √d, so a coefficient c in SAELens corresponds to c / √d here.
+    /// For `standard` and `gated`: weight of the penalty in the loss. The squared error, summed
+    /// over dimensions, has weight 1. Activations are normalized. SAELens scales activations to
+    /// norm √d, so a coefficient c in SAELens corresponds to c / √d here.
     l1_coefficient: f64 = fixed(0.05), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the weight of the sparsity penalty rises linearly from 0, for all
     /// architectures with a penalty.
@@ -173,17 +177,17 @@ table! {
     /// Number of steps over which the number of active latents falls from `coder.k_start` to
     /// `coder.k`.
     k_anneal_steps: u64 = later(|w| w.k_anneal_steps(), "half of the steps, if `coder.k_start` is set");
-    /// Treatment of dead latents ([definitions](../methods/dead-latents.md)): `aux_k`, an auxiliary
-    /// loss (for all except `matching_pursuit`); `ghost_gradients` (for `standard` and `jumprelu`);
-    /// `resampling` (for `standard`, `jumprelu` and `matching_pursuit`, but not for cross-layer
-    /// transcoders); `none`.
+    /// Treatment of dead latents ([definitions](../methods/dead-latents.md)). `aux_k`: an auxiliary
+    /// loss, for all architectures except `matching_pursuit`. `ghost_gradients`: for `standard` and
+    /// `jumprelu`. `resampling`: for `standard`, `jumprelu` and `matching_pursuit`, but not for
+    /// cross-layer transcoders. `none`: no treatment.
     revival: DeadLatents = read(|a, _| a.dead_latents(), "`\"aux_k\"`; for `matching_pursuit`, `\"none\"`");
     /// For `resampling`: number of steps between two resamplings. There is no resampling in the
     /// last fifth of the run.
     resample_every_steps: u64 = later(|w| w.resample_every_steps(), "a fifth of the steps");
-    /// For `aux_k`: number of dead latents that reconstruct a token's residual; 0: no auxiliary
+    /// For `aux_k`: number of dead latents that reconstruct a token's residual. 0: no auxiliary
     /// loss.
-    aux_k: usize = later(|w| w.aux_k(), "`coder.target_l0` if it is set, otherwise `coder.k`; but at least 32, and at most half the width of the activations");
+    aux_k: usize = later(|w| w.aux_k(), "min(max(k, 32), width / 2), where k is `coder.target_l0` if it is set, otherwise `coder.k`");
     /// For `aux_k`: weight of the auxiliary loss.
     aux_k_coefficient: f64 = fixed(1.0 / 32.0), "0 or more" => |v| *v >= 0.0;
     /// A latent that has not fired for this many tokens is dead.
@@ -192,19 +196,19 @@ table! {
     /// waits for the device less often.
     dead_check_every_steps: u64 = fixed(4), "at least 1" => |v| *v > 0;
     /// `unit`: the rows of `W_dec` keep norm 1. `free`: the rows may have any norm, and the penalty
-    /// of `standard` contains this norm; at the end of training, the rows are scaled to norm 1,
-    /// except in `topk` transcoders. `free` is only for coders that have it by default.
+    /// of `standard` contains this norm. At the end of training, free rows are scaled to norm 1,
+    /// except in `topk` transcoders. `free` is possible only for coders whose default is `free`.
     decoder_norm: DecoderNorm = read(
         |a, _| a.decoder_norm(),
         "`\"free\"` for `standard`, for `matching_pursuit`, and for transcoders with `topk`, `batchtopk` or `matryoshka`; otherwise `\"unit\"`"
     );
-    /// Maximum norm of the gradient of all weights together; 0: no limit.
+    /// Maximum norm of the gradient of all weights together. 0: no limit.
     clip_grad_norm: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// For `batchtopk` and `matryoshka`: decay of the moving average of each batch's smallest kept
     /// pre-activation. This average becomes the threshold of the finished coder.
     threshold_decay: f64 = later(|w| w.threshold_decay(), "1 − 50 / steps (so that about the last fiftieth of the steps counts), but at least 0 and at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
-    /// Number of steps between checkpoints; 0: a checkpoint every ten minutes. Another checkpoint
-    /// is written at the end.
+    /// Number of steps between checkpoints. 0: a checkpoint every ten minutes. A last checkpoint is
+    /// written at the end of training.
     checkpoint_every_steps: u64 = fixed(0);
     /// Number of steps between lines of `metrics.jsonl`. The first and the last step are always
     /// logged.
@@ -216,7 +220,7 @@ table! {
     EvaluationConfig, "evaluation";
     /// Text to evaluate on.
     corpus: String = read(|a, _| a.evaluation_corpus(), "`\"embedded:heldout\"` with the embedded corpus, else the training corpus");
-    /// Number of tokens to evaluate on, rounded down to whole blocks, but at least one block; 0: no
+    /// Number of tokens to evaluate on, rounded down to whole blocks, but at least one block. 0: no
     /// evaluation.
     tokens: u64 = read(|a, _| if a.has_two_models { 0 } else { 32_768 }, "`32768`; `0` with `other_model`");
 }
@@ -224,10 +228,10 @@ table! {
 table! {
     /// `[features]`: feature tables after training.
     FeaturesConfig, "features";
-    /// Number of tokens, from the beginning of the training corpus, on which the tables are
-    /// computed; 0: no tables and no report.
+    /// Number of tokens on which the tables are computed, from the beginning of the training
+    /// corpus. 0: no tables and no report.
     tokens: u64 = fixed(200_000);
-    /// Number of strongest contexts for each latent. In addition, there are six weaker contexts:
-    /// for each quartile of the latent's peaks, the two contexts whose peaks are nearest to it.
+    /// Number of strongest [contexts](files.md#featuresexamplesparquet) per latent. Six weaker
+    /// contexts per latent are added (`q75`, `q50` and `q25`).
     examples_per_feature: usize = fixed(16);
 }

@@ -32,14 +32,15 @@ fn top_level() -> Vec<Key> {
         key(
             "hook_points",
             "absent",
-            "For a crosscoder, instead of `hook_point`: a list of hook points. One set of latents reads and reconstructs all of them. \
-             With `hook_points_out`: the hook points that a cross-layer transcoder reads.",
+            "For a crosscoder, instead of `hook_point`: a list of hook points. One set of latents reads and reconstructs all of them. For \
+             a cross-layer transcoder, with `hook_points_out`: the hook points that it reads.",
         ),
         key(
             "hook_points_out",
             "absent",
-            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): a list of hook points in ascending layers, with as many \
-             entries as `hook_points`. The latents of a layer write at that layer's entry of the list and at all later entries.",
+            "For a [cross-layer transcoder](../methods/cross-layer-transcoders.md): a list of hook points in ascending order of layers, \
+             with as many entries as `hook_points`. The latents of a layer write to that layer's hook point in this list and to all later \
+             ones in the list.",
         ),
         key(
             "hook_point_out",
@@ -49,10 +50,10 @@ fn top_level() -> Vec<Key> {
         key(
             "other_model",
             "absent",
-            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as that of `model`, \
-             which holds for a model before and after fine-tuning. \
-             One set of latents reads and reconstructs `hook_point` in the first model and `other_hook_point` in the second. Widths may \
-             differ. A store, a model loss and an evaluation are not possible with two models, so `evaluation.tokens` must be 0.",
+            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as the tokenizer of `model`. This \
+             holds for a model before and after fine-tuning. One set of latents reads and reconstructs `hook_point` in the first model and \
+             `other_hook_point` in the second. The two widths may differ. With two models, a store, a model loss and an evaluation are not \
+             possible. So `evaluation.tokens` must be 0.",
         ),
         key(
             "other_hook_point",
@@ -62,7 +63,8 @@ fn top_level() -> Vec<Key> {
         key(
             "seed",
             "`0`",
-            "Seed for everything random: the initial weights and, unless `activations.seed` is set, the order of the activations.",
+            "Seed of all random numbers: for the initial weights, for resampling and, unless `activations.seed` is set, for the order of \
+             the activations.",
         ),
     ]
 }

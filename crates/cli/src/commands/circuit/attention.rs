@@ -12,29 +12,30 @@ use std::fmt::Write as _;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Why a head attends: what its score is made of, between a query and a key of a prompt
+/// Split the attention score of a head, between a query and a key, into what features, errors and
+/// tokens add to it
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit attention --transcoders transcoders --head 1.2 --query 5 --key 2 --prompt 'The Congress of the United'
   lapidary circuit attention --transcoders transcoders --head 1.2 --query 5 --key 2 --prompt-file long.txt --top 50 --out score.json
 
-Positions count from 0, the beginning-of-sequence token among them. docs/methods/attribution-graphs.md defines the parts.")]
+Positions are counted from 0, including the beginning-of-sequence token. docs/methods/attribution-graphs.md defines the parts.")]
 pub struct AttentionCommand {
     #[command(flatten)]
     prompt: PromptArgument,
-    /// The head
+    /// The attention head
     #[arg(long, value_name = "LAYER.HEAD")]
     head: InLayer,
-    /// The position of the query
+    /// Position of the query
     #[arg(long, value_name = "N")]
     query: usize,
-    /// The position of the key
+    /// Position of the key
     #[arg(long, value_name = "N")]
     key: usize,
-    /// The largest parts of each kind
+    /// Number of parts to show in each list, the largest first
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     top: u32,
-    /// A file for the parts, as JSON
+    /// JSON file for the score and its parts
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

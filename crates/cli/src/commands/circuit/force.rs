@@ -14,33 +14,34 @@ use serde_json::json;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Make heads look at the answer or at a wrong answer, and measure what the model then says
+/// Make heads attend to the answers or to wrong answers, and measure how well the model then does
+/// the task
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit force --model ./gpt2-medium --task colored-objects --heads 12.3,13.4,13.13,19.1 --look-at wrong --out forced.json
 
-At the last position, the attention of each of these heads is spread evenly over the words of the prompt that say the answers (answer)
-or the wrong answers (wrong), and is zero elsewhere.
+From the last position of each prompt, each of these heads attends only to the chosen words, with equal weights. The chosen words are
+the answers or the wrong answers, where the prompt contains them. A prompt that contains none is left out.
 docs/methods/circuits.md defines the file.")]
 pub struct Force {
     #[command(flatten)]
     task: TaskArgument,
-    /// Heads, LAYER.HEAD, separated by commas
+    /// Heads, as LAYER.HEAD, separated by commas
     #[arg(long, value_name = "HEADS", value_delimiter = ',', required = true)]
     heads: Vec<InLayer>,
-    /// What the heads look at: where the prompt has the answer, or a wrong answer
+    /// Words of the prompt that the heads attend to
     #[arg(long, value_name = "WORDS", value_enum)]
     look_at: LookAt,
-    /// Metric and accuracy before and after, as JSON
+    /// JSON file for metric and accuracy before and after the change
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LookAt {
-    /// The answer
+    /// The answers
     Answer,
-    /// A wrong answer
+    /// The wrong answers
     Wrong,
 }
 

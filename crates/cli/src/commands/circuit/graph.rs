@@ -26,7 +26,8 @@ const PROGRAM_BYTES: u64 = 192_000_000;
 /// The files of a graph's folder.
 const FILES: [&str; 3] = ["graph.json", "graph.html", "graph.safetensors"];
 
-/// Attribution graph of a prompt: the transcoder features that make the model continue as it does
+/// Attribution graph of a prompt: how much tokens and transcoder features add to one another and to
+/// the logits of the next token
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --out graph
@@ -34,50 +35,55 @@ const FILES: [&str; 3] = ["graph.json", "graph.html", "graph.safetensors"];
   lapidary circuit graph --transcoders transcoders --prompt 'The Congress of the United' --target ' States' --target ' Nations' --out graph
   lapidary circuit graph --model ./smollm2 --transcoders clt --prompt 'The capital of France is' --max-feature-nodes 1000 --out graph
 
-There must be a transcoder for each layer, or one cross-layer transcoder. The folder gets graph.html to look at, graph.json for
-circuit-tracer and Neuronpedia (schema version 1), and graph.safetensors with the whole adjacency matrix.
-docs/methods/attribution-graphs.md defines nodes, edges and scores.")]
+--transcoders must give one transcoder for each layer, or one cross-layer transcoder.
+
+Files in the folder --out:
+  graph.html         a page that shows the pruned graph
+  graph.json         the pruned graph, for circuit-tracer and Neuronpedia (schema version 1)
+  graph.safetensors  the whole graph, as a sparse adjacency matrix
+
+docs/methods/attribution-graphs.md defines nodes, edges, influence and scores.")]
 pub struct GraphCommand {
     #[command(flatten)]
     prompt: PromptArgument,
-    /// The folder for the graph
+    /// Folder for the graph
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Replace the graph in the folder --out
     #[arg(long)]
     overwrite: bool,
-    /// Limit of the memory, such as 8GB or 500MB. If it is too small for all edges, the smallest
-    /// edges of each node are left out. With less memory, attribution takes longer. If
-    /// --node-threshold and --edge-threshold are near 1, writing the files can use more memory than
-    /// this limit
+    /// Memory limit, such as 8GB or 500MB; default: no limit. If the limit is too small for all
+    /// edges, the smallest edges of each node are left out. A smaller limit makes attribution
+    /// slower. If --node-threshold and --edge-threshold are near 1, writing the files can use more
+    /// memory than this limit
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     memory: Option<u64>,
-    /// Maximum number of features that become nodes. If more are active, those with the most
-    /// influence become nodes
+    /// Maximum number of features that become nodes. If more features are active, the most
+    /// influential ones become nodes
     #[arg(long, value_name = "N", default_value_t = 7500)]
     max_feature_nodes: u32,
     /// Maximum number of logits that become nodes
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_n_logits: u32,
-    /// The logits are the most probable ones that have this probability together
+    /// The most probable next tokens become nodes, until their probabilities sum to this value
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
     desired_logit_prob: f64,
-    /// A token whose logit is explained, in place of the most probable ones, such as ' States'; can
-    /// be repeated
+    /// Use the logit of this token, such as ' States', instead of the most probable next tokens;
+    /// can be repeated
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["max_n_logits", "desired_logit_prob"])]
     target: Vec<String>,
-    /// graph.json and graph.html keep the most influential nodes, until these have this share of
-    /// the influence of all nodes. Tokens and logits are always kept
+    /// graph.json and graph.html keep the most influential nodes, until their influence sums to
+    /// this share of the influence of all nodes. Tokens and logits are always kept
     #[arg(long, value_name = "P", default_value_t = 0.8, value_parser = share)]
     node_threshold: f64,
-    /// Of the edges between kept nodes, graph.json and graph.html keep those with the most
-    /// influence, until these have this share of the influence of all such edges
+    /// graph.json and graph.html keep the most influential edges between kept nodes, until their
+    /// influence sums to this share of the influence of all such edges
     #[arg(long, value_name = "P", default_value_t = 0.98, value_parser = share)]
     edge_threshold: f64,
-    /// Short name of the graph; default: that of the folder
+    /// Short name of the graph in graph.json; default: the name of the folder
     #[arg(long, value_name = "NAME")]
     slug: Option<String>,
-    /// Name of the set of transcoders on Neuronpedia; default: the model's name
+    /// Name of the transcoder set on Neuronpedia, written to graph.json; default: the model's name
     #[arg(long, value_name = "NAME")]
     scan: Option<String>,
 }

@@ -15,32 +15,32 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Set transcoder features to other activations on a prompt, and see which next tokens and features
-/// change
+/// Change the activations of transcoder features on a prompt, and show which next tokens and
+/// features change
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit intervene --transcoders transcoders --prompt 'The Congress of the United' --set 2.1845=0
   lapidary circuit intervene --transcoders transcoders --prompt 'The Congress of the United' --scale 1.77=-2 --set 2.1845@5=10 --out result.json
 
-Without @POSITION, all positions change at which the feature is active. A change is added
-to what the model's own MLP writes, so the error of the transcoder stays.
-docs/methods/attribution-graphs.md defines what follows from a change.")]
+Without @POSITION, the feature changes at all positions at which it is active. Positions are counted from 0, including the
+beginning-of-sequence token. A change is added to the output of the model's own MLP, so the transcoder's error stays the same.
+docs/methods/attribution-graphs.md defines --propagation.")]
 pub struct InterveneCommand {
     #[command(flatten)]
     prompt: PromptArgument,
-    /// A feature and its new activation; can be repeated
+    /// Set the activation of a feature to VALUE; can be repeated
     #[arg(long, value_name = "LAYER.LATENT[@POSITION]=VALUE")]
     set: Vec<Change>,
-    /// A feature and the factor for its activation; can be repeated
+    /// Multiply the activation of a feature by FACTOR; can be repeated
     #[arg(long, value_name = "LAYER.LATENT[@POSITION]=FACTOR")]
     scale: Vec<Change>,
-    /// What follows from the changes
+    /// What is computed again after the changes
     #[arg(long, value_enum, default_value_t)]
     propagation: PropagationArgument,
-    /// Number of tokens and of features that are shown
+    /// Number of next tokens, and number of features, to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
-    /// A file for logits of the shown tokens and for all features that changed, as JSON
+    /// JSON file for the logits of the shown tokens and for all features that changed
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -50,12 +50,13 @@ const LARGEST: f32 = 1e15;
 
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum PropagationArgument {
-    /// MLPs and norms compute anew, attention patterns stay
+    /// MLPs and norms, but not attention patterns
     #[default]
     FrozenAttention,
-    /// Everything computes anew
+    /// Everything
     Full,
-    /// Only the edges of the graph: patterns, norms and MLPs stay
+    /// Nothing: attention patterns, norms and MLP outputs stay, so changes follow the edges of the
+    /// attribution graph
     Direct,
 }
 

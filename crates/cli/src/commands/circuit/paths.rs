@@ -14,30 +14,31 @@ use std::path::PathBuf;
 /// Tokens and features that the weights alone name.
 const BY_WEIGHT: usize = 8;
 
-/// Paths to a feature: which tokens and features make it active on a prompt, through which heads
+/// Paths to a feature: which tokens, features and heads make the feature active on a prompt
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit paths --transcoders transcoders --feature 2.1845 --prompt 'The Congress of the United'
   lapidary circuit paths --transcoders transcoders --feature 2.1845 --prompt 'The Congress of the United' --nodes 50 --out paths.json
 
-Each line shows one part of the feature's pre-activation. The indented lines below a part show what this part consists of. `rest` is
-the sum of the parts that are not shown. docs/methods/attribution-graphs.md defines the parts.")]
+Each line shows one part of the feature's pre-activation. The indented lines below a part are the parts of this part. `rest` is the
+sum of the parts that are not shown. Positions are counted from 0, including the beginning-of-sequence token.
+docs/methods/attribution-graphs.md defines the parts.")]
 pub struct PathsCommand {
     #[command(flatten)]
     prompt: PromptArgument,
-    /// The feature: layer and number of the latent
+    /// The feature, as the layer and the number of the latent
     #[arg(long, value_name = "LAYER.LATENT")]
     feature: InLayer,
-    /// The position of the token; default: where the feature is most active
+    /// Position in the prompt; default: the position at which the feature is most active
     #[arg(long, value_name = "N")]
     position: Option<usize>,
-    /// The largest parts of each node that are shown
+    /// Number of parts of each node to show, the largest first
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     branches: u16,
-    /// Number of nodes that are taken apart, the largest first
+    /// Number of nodes to split into parts, the largest first
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     nodes: u16,
-    /// A file for the tree, as JSON
+    /// JSON file for the tree
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }

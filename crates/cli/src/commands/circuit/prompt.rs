@@ -16,21 +16,23 @@ use std::sync::Arc;
 /// A prompt of a model with transcoders.
 #[derive(Args)]
 pub struct PromptArgument {
-    /// `embedded`, a folder in Hugging Face layout, a GGUF file, or a model's name on the Hugging
-    /// Face hub; default: the model that the transcoders name
+    /// Language model: `embedded` (inside the program), a folder in Hugging Face layout, a GGUF
+    /// file, or a name on the Hugging Face hub; default: the model that the transcoders name
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// The transcoders, separated by commas: each a dictionary in any format, a run's folder, a
-    /// folder of runs, a set of circuit-tracer, or hf:OWNER/NAME/PATH of the hub
+    /// Transcoders, separated by commas. Each is a dictionary in any format, a run's folder, a
+    /// folder of runs, a folder with a transcoder set of circuit-tracer, or hf:OWNER/NAME/PATH on
+    /// the Hugging Face hub
     #[arg(long, value_name = "DIR", value_delimiter = ',', required = true)]
     transcoders: Vec<PathBuf>,
-    /// Format of the transcoders, if their files do not decide it
+    /// Format of the transcoders, as for `lapidary eval`. Needed only if the files fit several
+    /// formats
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// The prompt
     #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
     prompt: Option<String>,
-    /// A file with the prompt. A line break at its end is left out
+    /// File with the prompt. A line break at the end of the file is left out
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
     /// Do not put the beginning-of-sequence token before the prompt

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Compare the heads that two tasks use, at each stage of path patching
+/// Find the heads that two tasks share, at each stage of path patching
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary circuit reuse --model ./gpt2-medium --tasks ioi,colored-objects --out reuse.json
@@ -28,10 +28,10 @@ pub struct Reuse {
     tasks: Vec<String>,
     #[command(flatten)]
     prompts: PromptArguments,
-    /// Part of the heads that each stage keeps, above 0 and at most 1
-    #[arg(long, value_name = "PART", default_value_t = STRONGEST)]
+    /// Share of the heads that each stage keeps, above 0 and at most 1
+    #[arg(long, value_name = "SHARE", default_value_t = STRONGEST)]
     top: f64,
-    /// The overlap, as JSON
+    /// JSON file for the heads of each task and their overlap
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub struct Reuse {
 
 fn tasks_help() -> String {
     let names = tasks::TASKS.map(|(name, _)| name).join(", ");
-    format!("Two tasks, separated by a comma: {names}, or a JSON Lines file of your own")
+    format!("Two tasks, separated by a comma. Each is one of {names}, or your own .jsonl file")
 }
 
 impl Reuse {

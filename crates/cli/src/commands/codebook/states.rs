@@ -10,26 +10,31 @@ use serde_json::json;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Find the code that stands for each state of a TokFSM, beside the best neuron, and patch the
-/// codes of one state over another's
+/// Pairs of states whose codes are replaced, where nothing else is said.
+const PATCHES: u32 = 50;
+
+/// Find the code and the neuron that best classify each state of a TokFSM, and measure the effect
+/// of replacing a state's codes by those of another state
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook states fsm --patches 100 > states.json
   lapidary codebook states fsm --neurons-of dense")]
 pub struct States {
-    /// Folder of a finished `lapidary codebook train` on a TokFSM
+    /// Folder of a finished run of `lapidary codebook train` on a TokFSM
     run: PathBuf,
-    /// Held-out sequences in which codes are counted
+    /// Number of held-out sequences on which precision and recall are counted
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     sequences: u32,
-    /// Of the codes with at least this recall, the one of highest precision stands for a state
+    /// Minimum recall: of the codes with at least this recall for a state, the code with the
+    /// highest precision is chosen
     #[arg(long, default_value_t = 0.8)]
     recall: f64,
-    /// Random pairs of states to patch; 0 for none
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100_000))]
-    patches: u32,
-    /// A run on the same TokFSM whose neurons are compared with the codes, such as one without
-    /// codebooks; default: the run itself
+    /// Number of random pairs of states whose codes are replaced; 0 means none. States can be
+    /// replaced only if codebook.k is 1. Default: 50, or 0 for another k
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    patches: Option<u32>,
+    /// Compare the codes with the neurons of this run on the same TokFSM, such as a run without
+    /// codebooks; default: RUN
     #[arg(long, value_name = "DIR")]
     neurons_of: Option<PathBuf>,
     #[command(flatten)]
@@ -77,7 +82,9 @@ impl States {
         let with_neurons = other.as_ref().map_or(&run, |(run, _)| run);
         let (neurons_of, under) = (&with_neurons.model, &with_neurons.codebooks);
         let neurons = neuron_precisions(neurons_of, under, &fsm, seed, sequences, &codes)?;
-        let patched = match self.patches {
+        let placed = codebooks.placed();
+        let one_code = placed.iter().all(|p| p.codebook.options().k == 1);
+        let patched = match self.patches.unwrap_or(if one_code { PATCHES } else { 0 }) {
             0 => None,
             n => Some(patch_state(
                 model, codebooks, &fsm, seed, sequences, n as usize,

@@ -9,14 +9,14 @@ use lapidary_codebook::CodebookConfig;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Train a model together with codebooks, and measure both
+/// Train or fine-tune a language model together with its codebooks, and compute metrics
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook train configs/codebook/tokfsm-small.toml --out fsm
-  lapidary codebook train configs/codebook/tokfsm-small.toml --set codebook.places=[] --out dense
-  lapidary codebook train configs/codebook/embedded.toml --out codes --resume    # starts, or goes on")]
+  lapidary codebook train configs/codebook/tokfsm-small.toml --set codebook.places=[] --out dense    # the same model without codebooks
+  lapidary codebook train configs/codebook/embedded.toml --out codes --resume    # start the run, or continue it after an interruption")]
 pub struct Train {
-    /// A config in TOML, such as those in configs/codebook/
+    /// Config in TOML, such as configs/codebook/tokfsm-small.toml
     config: PathBuf,
     /// Override a key of the config, such as codebook.k=4; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -24,16 +24,17 @@ pub struct Train {
     /// Folder for the results
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Start, go on from the checkpoint, or do nothing if the run is finished
+    /// Continue from the last checkpoint. If there is no checkpoint, start the run. If the run is
+    /// finished, do nothing
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
     /// Replace the run in the folder --out
     #[arg(long)]
     overwrite: bool,
-    /// Keep the checkpoint of the finished run
+    /// Keep the checkpoint of the finished run, which is removed otherwise
     #[arg(long)]
     keep_checkpoint: bool,
-    /// Seed for everything random; default: that of the config
+    /// Seed of all random numbers; default: `seed` of the config
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]

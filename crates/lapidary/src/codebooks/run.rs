@@ -30,6 +30,7 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const CHECKPOINT: &str = "checkpoint";
 const CONFIG: &str = "config.toml";
@@ -279,7 +280,7 @@ pub struct CodebookRun {
     /// Its config.
     pub config: CodebookConfig,
     /// The model.
-    pub model: LanguageModel,
+    pub model: Arc<LanguageModel>,
     /// Its codebooks.
     pub codebooks: Codebooks,
 }
@@ -309,7 +310,7 @@ impl CodebookRun {
         Ok(Self {
             folder: folder.into(),
             config,
-            model,
+            model: Arc::new(model),
             codebooks,
         })
     }

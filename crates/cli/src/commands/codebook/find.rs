@@ -1,0 +1,102 @@
+//! `lapidary codebook find`.
+
+use crate::arguments::{DeviceArgument, TextArgument};
+use crate::progress::Watched;
+use anyhow::{Result, bail};
+use clap::Args;
+use lapidary::CodebookRun;
+use lapidary::codebooks::{Find as Search, Predicate, RunText, find_codes, write_codes};
+use lapidary_io::check_target;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+/// Lines of the printed table.
+const SHOWN: usize = 10;
+
+/// Find the codes that are chosen where a predicate over the text holds
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary codebook find codes --predicate 'regex:(?i)\\b(war|army|navy)' --out codes.parquet
+  lapidary codebook find codes --predicate 'next:\\.' --recall 0.5 --out codes.parquet
+  lapidary codebook find codes --predicate topic:speeches-on-war.txt --out codes.parquet
+  lapidary codebook find fsm --predicate regex:07 --out codes.parquet
+
+Predicates over the positions of the text:
+  regex:PATTERN  the token is part of a match of the pattern, a regular expression of the Rust crate `regex`
+  next:PATTERN   the next token is part of a match
+  topic:FILE     the token is in a text of FILE (JSON Lines, Parquet or plain text), not in the corpus
+
+The precision of a code is the share of the positions with the code at which the predicate holds. Its recall is the share of the
+positions at which the predicate holds that have the code. Special tokens are not counted.")]
+pub struct Find {
+    /// Folder of a finished `lapidary codebook train`
+    run: PathBuf,
+    /// regex:PATTERN, next:PATTERN or topic:FILE
+    #[arg(long)]
+    predicate: Predicate,
+    /// Parquet file for the codes, those of highest precision first
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Leave out codes of less recall than this
+    #[arg(long, default_value_t = 0.1)]
+    recall: f64,
+    /// The text; default: the text that the run was trained on
+    #[arg(long)]
+    corpus: Option<String>,
+    #[command(flatten)]
+    text: TextArgument,
+    /// Number of tokens of the text, and maximum number of tokens of the file of a topic
+    #[arg(long, default_value_t = 200_000)]
+    tokens: u64,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Find {
+    pub fn run(self) -> Result<()> {
+        check_target(&self.out)?;
+        if !(0.0..=1.0).contains(&self.recall) {
+            bail!("--recall: found {}, expected 0 to 1", self.recall);
+        }
+        let run = CodebookRun::open(&self.run, &self.device.open()?)?;
+        let options = self.text.options();
+        let text = RunText::read(
+            &run,
+            self.corpus.as_deref(),
+            &options,
+            self.tokens,
+            &Watched,
+        )?;
+        let search = Search {
+            predicate: self.predicate,
+            least_recall: self.recall,
+            topic_tokens: self.tokens,
+        };
+        let found = find_codes(&run, &search, &text, &Watched)?;
+        if found.is_empty() {
+            bail!(
+                "--recall {}: found no code with such a recall, expected a lower --recall",
+                self.recall
+            );
+        }
+        write_codes(&self.out, &found)?;
+        let mut out = stdout();
+        writeln!(
+            out,
+            "  LAYER.HEAD=CODE   precision   recall    count   hook point"
+        )?;
+        for code in found.iter().take(SHOWN) {
+            let name = format!("{}.{}={}", code.layer, code.head, code.code);
+            writeln!(
+                out,
+                "  {name:<15} {:>11.3} {:>8.3} {:>8}   {}",
+                code.precision, code.recall, code.count, code.hook_point
+            )?;
+        }
+        if found.len() > SHOWN {
+            let more = found.len() - SHOWN;
+            writeln!(out, "  and {more} more in {}", self.out.display())?;
+        }
+        Ok(())
+    }
+}

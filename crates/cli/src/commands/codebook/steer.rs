@@ -1,0 +1,171 @@
+//! `lapidary codebook steer`.
+
+use super::edits::{code_edit, prompt_tokens};
+use crate::arguments::DeviceArgument;
+use crate::progress::Watched;
+use crate::terminal::shown;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lapidary::CodebookRun;
+use lapidary::codebooks::{Steer as Steering, steer};
+use lapidary::run_folder::write_json;
+use lapidary_codebook::CodeEdit;
+use lapidary_features::{RunRow, read_runs};
+use lapidary_io::check_target;
+use lapidary_model::Sampling;
+use regex::Regex;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+/// Measure how often generated texts are on a topic, without and with codes set by hand
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary codebook find codes --predicate 'regex:(?i)\\b(war|army|navy)' --out war.parquet
+  lapidary codebook steer codes --codes war.parquet --top 4 --on-topic '(?i)\\b(war|army|navy)' --out war.json
+  lapidary codebook steer codes --set 2.1=407 --on-topic '(?i)\\bwar\\b'")]
+pub struct Steer {
+    /// Folder of a finished `lapidary codebook train`
+    run: PathBuf,
+    /// A text is on topic if this regular expression matches in it
+    #[arg(long, value_name = "PATTERN")]
+    on_topic: Regex,
+    /// The table of `codebook find`; its first codes are set
+    #[arg(long, value_name = "FILE", required_unless_present = "set")]
+    codes: Option<PathBuf>,
+    /// Number of codes of the table to set
+    #[arg(long, default_value_t = 4, requires = "codes")]
+    top: usize,
+    /// A code to set, such as 2.1=407; can be repeated. HEAD is 0 where a codebook is not divided
+    /// into heads
+    #[arg(long, value_name = "LAYER.HEAD=CODE", allow_hyphen_values = true)]
+    set: Vec<String>,
+    /// The hook point within the layer whose codebook is meant, such as attn.hook_z; needed only
+    /// where a layer has several
+    #[arg(long, value_name = "NAME")]
+    hook: Option<String>,
+    /// How many of a head's k chosen codes the set code replaces, the farthest first; default: all
+    #[arg(long)]
+    slots: Option<usize>,
+    /// The text that every generated text continues
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// Number of texts without, and as many with the codes
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    generations: u32,
+    /// Maximum number of tokens of a text
+    #[arg(long, default_value_t = 60)]
+    tokens: usize,
+    /// Divides the logits; 0 always chooses the likeliest token
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Draw only among this many of the likeliest tokens; 0 means all
+    #[arg(long, default_value_t = 40)]
+    top_k: usize,
+    /// Seed of the draw of the first text; each further text has the next seed
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Also write the shares and the texts to this JSON file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Steer {
+    pub fn run(self) -> Result<()> {
+        self.out.as_deref().map(check_target).transpose()?;
+        let run = CodebookRun::open(&self.run, &self.device.open()?)?;
+        let mut codes = self.set.clone();
+        let mut hooks = vec![self.hook.clone(); codes.len()];
+        if let Some(path) = &self.codes {
+            for (code, hook) in table(path, self.top)? {
+                codes.push(code);
+                hooks.push(Some(hook));
+            }
+        }
+        let mut edits: Vec<CodeEdit> = vec![];
+        for (code, hook) in codes.iter().zip(&hooks) {
+            let edit = code_edit(&run.codebooks, code, None, hook.as_deref());
+            edits.push(edit.with_context(|| format!("the code {code}"))?);
+        }
+        let edits = self.in_slots(&run, &edits)?;
+        let steering = Steering {
+            prompt: prompt_tokens(&run, &self.prompt)?,
+            edits,
+            on_topic: self.on_topic,
+            generations: self.generations as usize,
+            sampling: Sampling {
+                max_tokens: self.tokens,
+                temperature: self.temperature,
+                top_k: self.top_k,
+                seed: self.seed,
+                ..Default::default()
+            },
+        };
+        if steering.prompt.is_empty() {
+            bail!("--prompt: found nothing, expected a text, since the model has no BOS token");
+        }
+        let steered = steer(&run, &steering, &Watched)?;
+        if let Some(path) = &self.out {
+            let all = serde_json::json!({ "codes": codes, "before": steered.before, "after": steered.after });
+            write_json(path, &all)?;
+        }
+        let mut out = stdout();
+        writeln!(out, "  codes set: {}", codes.join(" "))?;
+        for (name, texts) in [("without", &steered.before), ("with", &steered.after)] {
+            writeln!(out, "  {name:<8} {:>5.1} % on topic", 100.0 * texts.share)?;
+            let line = texts.texts.first().map_or("", String::as_str);
+            let line: String = shown(line).chars().take(100).collect();
+            writeln!(out, "           {}", line.replace('\n', " "))?;
+        }
+        Ok(())
+    }
+
+    /// Each code in as many of its head's slots as asked for, the farthest first; codes of one head
+    /// share them.
+    fn in_slots(&self, run: &CodebookRun, edits: &[CodeEdit]) -> Result<Vec<CodeEdit>> {
+        let mut all = vec![];
+        for (number, edit) in edits.iter().enumerate() {
+            let k = run.codebooks.placed()[edit.codebook].codebook.options().k;
+            let slots = self.slots.unwrap_or(k);
+            if slots == 0 || slots > k {
+                bail!("--slots: found {slots}, expected 1 to k = {k}");
+            }
+            let same =
+                |other: &&CodeEdit| (other.codebook, other.group) == (edit.codebook, edit.group);
+            let before = edits[..number].iter().filter(same).count();
+            let of_head = edits.iter().filter(same).count();
+            let slots = (k - slots..k).filter(|slot| (k - 1 - slot) % of_head == before);
+            all.extend(slots.map(|slot| CodeEdit {
+                slot: Some(slot),
+                ..edit.clone()
+            }));
+        }
+        Ok(all)
+    }
+}
+
+/// The first codes of a table, as `LAYER.HEAD=CODE` and the hook point within the layer.
+fn table(path: &Path, top: usize) -> Result<Vec<(String, String)>> {
+    let of = |row: &RunRow| -> Option<(String, String)> {
+        let cell = |name: &str| {
+            row.iter()
+                .find(|(column, _)| column == name)
+                .map(|(_, v)| v)
+        };
+        let number = |name| cell(name)?.as_i64();
+        let (layer, head, code) = (number("layer")?, number("head")?, number("code")?);
+        let hook = cell("hook_point")?.as_str()?;
+        let within = hook.splitn(3, '.').nth(2).unwrap_or(hook);
+        Some((format!("{layer}.{head}={code}"), within.to_owned()))
+    };
+    let rows = read_runs(path)?;
+    let rows: Option<Vec<_>> = rows.iter().take(top).map(of).collect();
+    match rows {
+        Some(rows) if !rows.is_empty() => Ok(rows),
+        _ => bail!(
+            "{}: found no rows with layer, head, code and hook_point, expected a table of `lapidary codebook find`, and --top of at least 1",
+            path.display()
+        ),
+    }
+}

@@ -1,0 +1,99 @@
+//! Codes for a predicate over text, and their table.
+
+use super::text::BLOCKS_AT_ONCE;
+use super::{CodebookRun, Predicate, RunText};
+use crate::error::Result;
+use crate::opened::TextOptions;
+use crate::progress::{Progress, Stage};
+use lapidary_codebook::{CodeSearch, FoundCode};
+use lapidary_features::{RunRow, write_runs};
+use std::path::Path;
+
+/// What to look for.
+#[derive(Debug, Clone)]
+pub struct Find {
+    /// Where codes should be chosen.
+    pub predicate: Predicate,
+    /// Codes of less recall are left out.
+    pub least_recall: f64,
+    /// Tokens of the file of a topic.
+    pub topic_tokens: u64,
+}
+
+/// The codes that agree with a predicate over `text`, those of highest precision first.
+///
+/// # Errors
+/// The model fails, the predicate holds nowhere, or the file of a topic cannot be read.
+pub fn find_codes(
+    run: &CodebookRun,
+    find: &Find,
+    text: &RunText,
+    progress: &dyn Progress,
+) -> Result<Vec<FoundCode>> {
+    let topic = match &find.predicate {
+        Predicate::Topic(file) => {
+            let corpus = file.to_string_lossy();
+            let options = TextOptions::default();
+            let tokens = find.topic_tokens;
+            Some(RunText::read(
+                run,
+                Some(&corpus),
+                &options,
+                tokens,
+                progress,
+            )?)
+        }
+        _ => None,
+    };
+    let all = text.blocks.len() + topic.as_ref().map_or(0, |topic| topic.blocks.len());
+    let stage = Stage::new(progress, "find", all as u64);
+    let mut search = CodeSearch::new();
+    let mut done = 0;
+    for (text, is_topic) in [(Some(text), false), (topic.as_ref(), true)] {
+        let blocks = text.map_or(&[][..], |text| &text.blocks);
+        for blocks in blocks.chunks(BLOCKS_AT_ONCE) {
+            let observed = RunText::observe(run, blocks)?;
+            let mut holds = vec![];
+            for block in blocks {
+                let text = text.expect("it has blocks");
+                let own = find.predicate.holds(run, text, block)?;
+                holds.extend(
+                    own.into_iter()
+                        .map(|holds| holds.map(|holds| holds || is_topic)),
+                );
+            }
+            search.add(&observed, &holds);
+            done += blocks.len();
+            stage.at(done as u64, format!("{done} blocks"));
+        }
+    }
+    let found = search.found(&run.codebooks, find.least_recall)?;
+    let [positions, positives] = search.positions();
+    stage.done(format!(
+        "{} codes; the predicate holds at {positives} of {positions} positions",
+        found.len()
+    ));
+    Ok(found)
+}
+
+/// Writes found codes as a Parquet table with the columns `layer`, `head`, `code`, `precision`,
+/// `recall`, `f1`, `count` and `hook_point`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_codes(path: &Path, codes: &[FoundCode]) -> Result<()> {
+    let row = |code: &FoundCode| -> RunRow {
+        vec![
+            ("layer".into(), code.layer.into()),
+            ("head".into(), code.head.into()),
+            ("code".into(), code.code.into()),
+            ("precision".into(), code.precision.into()),
+            ("recall".into(), code.recall.into()),
+            ("f1".into(), code.f1.into()),
+            ("count".into(), code.count.into()),
+            ("hook_point".into(), code.hook_point.as_str().into()),
+        ]
+    };
+    let rows: Vec<RunRow> = codes.iter().map(row).collect();
+    Ok(write_runs(path, &rows)?)
+}

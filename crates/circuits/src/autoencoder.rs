@@ -92,7 +92,7 @@ impl Autoencoder {
         }
     }
 
-    /// Of `mean (x̂ − x)² + λ mean_rows Σ f`, the mean of the first term over all elements. Only the
+    /// Of `mean (x̂ − x)² + λ mean_rows Σ f`, the mean of the first term over all elements. The
     /// active latents of a row have a part in them.
     fn gradients(&self, x: &Tensor<2>, l1_coefficient: f64) -> Gradients {
         let [n, width] = x.dims();

@@ -105,7 +105,7 @@ impl HeadCodes {
             let corrupted = batches.iter().map(|batch| &batch.corrupted);
             batches.iter().map(|batch| &batch.clean).chain(corrupted)
         };
-        // One vector for each head and prompt is little; at each position there are too many to keep.
+        // One vector for each head and prompt is little; those of all positions are not kept.
         let kept = match settings.positions {
             Positions::Each => None,
             Positions::Mean | Positions::Last => {

@@ -9,16 +9,16 @@ use lapidary::codebooks::{RunText, write_code_tables};
 use lapidary::run_folder::{Maker, RunFolder, RunWriter, table_files};
 use std::path::PathBuf;
 
-/// Write tables and a report of the codes, in the form of those of a dictionary's latents
+/// Write feature tables and a report in which each code has the place of a latent
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook features codes
   lapidary codebook features codes --corpus text.jsonl --tokens 500000 --out codes-of-text
 
-A code fires where it is chosen. Its activation is the cosine between the code and the activation that it stands for. The table has
-the columns layer, head and code in addition to those of a dictionary's latents.")]
+A code fires at the tokens at which it is chosen. Its activation there is the cosine between the code and the model's activation.
+features.parquet has the columns of `lapidary features`, and also layer, head and code.")]
 pub struct Features {
-    /// Folder of a finished `lapidary codebook train`
+    /// Folder of a finished run of `lapidary codebook train`
     run: PathBuf,
     /// The text; default: the text that the run was trained on
     #[arg(long)]

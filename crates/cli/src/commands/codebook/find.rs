@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Lines of the printed table.
 const SHOWN: usize = 10;
 
-/// Find the codes that are chosen where a predicate over the text holds
+/// Find the codes that are chosen at the positions of a text at which a predicate holds
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook find codes --predicate 'regex:(?i)\\b(war|army|navy)' --out codes.parquet
@@ -21,23 +21,23 @@ const SHOWN: usize = 10;
   lapidary codebook find codes --predicate topic:speeches-on-war.txt --out codes.parquet
   lapidary codebook find fsm --predicate regex:07 --out codes.parquet
 
-Predicates over the positions of the text:
-  regex:PATTERN  the token is part of a match of the pattern, a regular expression of the Rust crate `regex`
-  next:PATTERN   the next token is part of a match
-  topic:FILE     the token is in a text of FILE (JSON Lines, Parquet or plain text), not in the corpus
+Predicates:
+  regex:PATTERN  holds at tokens that are part of a match of PATTERN, a regular expression of the Rust crate `regex`
+  next:PATTERN   holds at tokens that come directly before such a token
+  topic:FILE     holds at all tokens of the texts in FILE (JSON Lines, Parquet or plain text), and at no token of the corpus
 
-The precision of a code is the share of the positions with the code at which the predicate holds. Its recall is the share of the
-positions at which the predicate holds that have the code. Special tokens are not counted.")]
+N = positions at which the predicate holds, C = positions at which the code is chosen, B = positions of both kinds.
+Precision = B / C. Recall = B / N. Special tokens are not counted.")]
 pub struct Find {
-    /// Folder of a finished `lapidary codebook train`
+    /// Folder of a finished run of `lapidary codebook train`
     run: PathBuf,
-    /// regex:PATTERN, next:PATTERN or topic:FILE
+    /// The predicate: regex:PATTERN, next:PATTERN or topic:FILE
     #[arg(long)]
     predicate: Predicate,
-    /// Parquet file for the codes, those of highest precision first
+    /// Parquet file for the codes. The code with the highest precision comes first
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Leave out codes of less recall than this
+    /// Minimum recall of the codes in the file
     #[arg(long, default_value_t = 0.1)]
     recall: f64,
     /// The text; default: the text that the run was trained on
@@ -45,7 +45,7 @@ pub struct Find {
     corpus: Option<String>,
     #[command(flatten)]
     text: TextArgument,
-    /// Number of tokens of the text, and maximum number of tokens of the file of a topic
+    /// Number of tokens of the text. Of the file of a topic, at most this number of tokens is read
     #[arg(long, default_value_t = 200_000)]
     tokens: u64,
     #[command(flatten)]

@@ -17,54 +17,55 @@ use regex::Regex;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// Measure how often generated texts are on a topic, without and with codes set by hand
+/// Generate texts without and with codes that you choose, and compare how many are on a topic
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary codebook find codes --predicate 'regex:(?i)\\b(war|army|navy)' --out war.parquet
   lapidary codebook steer codes --codes war.parquet --top 4 --on-topic '(?i)\\b(war|army|navy)' --out war.json
   lapidary codebook steer codes --set 2.1=407 --on-topic '(?i)\\bwar\\b'")]
 pub struct Steer {
-    /// Folder of a finished `lapidary codebook train`
+    /// Folder of a finished run of `lapidary codebook train`
     run: PathBuf,
-    /// A text is on topic if this regular expression matches in it
+    /// Regular expression; a text is on topic if it contains a match
     #[arg(long, value_name = "PATTERN")]
     on_topic: Regex,
-    /// The table of `codebook find`; its first codes are set
+    /// Table written by `lapidary codebook find`. The first codes of the table are set
     #[arg(long, value_name = "FILE", required_unless_present = "set")]
     codes: Option<PathBuf>,
-    /// Number of codes of the table to set
+    /// Number of codes that are set from the table
     #[arg(long, default_value_t = 4, requires = "codes")]
     top: usize,
-    /// A code to set, such as 2.1=407; can be repeated. HEAD is 0 where a codebook is not divided
-    /// into heads
+    /// Also set CODE in head HEAD of layer LAYER, such as 2.1=407; can be repeated. If the codebook
+    /// is not divided into heads, HEAD is 0
     #[arg(long, value_name = "LAYER.HEAD=CODE", allow_hyphen_values = true)]
     set: Vec<String>,
-    /// The hook point within the layer whose codebook is meant, such as attn.hook_z; needed only
-    /// where a layer has several
+    /// Hook point of the codebook of --set within the layer, such as attn.hook_z. Needed only if
+    /// the layer has several codebooks
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
-    /// How many of a head's k chosen codes the set code replaces, the farthest first; default: all
+    /// Number of the k chosen codes that a set code replaces. The codes with the lowest scores are
+    /// replaced first. Default: all k
     #[arg(long)]
     slots: Option<usize>,
-    /// The text that every generated text continues
+    /// Text that each generated text continues
     #[arg(long, default_value = "")]
     prompt: String,
-    /// Number of texts without, and as many with the codes
+    /// Number of texts without the codes, and number of texts with the codes
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     generations: u32,
-    /// Maximum number of tokens of a text
+    /// Maximum number of tokens that are added to the prompt
     #[arg(long, default_value_t = 60)]
     tokens: usize,
-    /// Divides the logits; 0 always chooses the likeliest token
+    /// Number by which the logits are divided; 0 always chooses the most probable token
     #[arg(long, default_value_t = 0.8)]
     temperature: f32,
-    /// Draw only among this many of the likeliest tokens; 0 means all
+    /// Draw only from this number of most probable tokens; 0 means all tokens
     #[arg(long, default_value_t = 40)]
     top_k: usize,
-    /// Seed of the draw of the first text; each further text has the next seed
+    /// Seed for drawing the tokens of the first text. Text n has this seed plus n
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Also write the shares and the texts to this JSON file
+    /// Also write the shares and all texts to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 
-/// Write a dictionary with encoder and decoder in integers of 8 or 4 bits
+/// Write a dictionary with 8 or 4 bits per weight of its encoder and decoder
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary quantize out --out out-int8
@@ -18,32 +18,34 @@ use std::path::PathBuf;
   lapidary quantize out --out out-int8 --activations STORE
   lapidary encode --dictionary out-int8 --activations x.safetensors --out codes.safetensors
 
-All commands that read a dictionary read the output. The weights are expanded to f32 when the dictionary is read, so files are smaller
-and encoding takes as long as before. The folder has quantization.json, which compares the dictionary with the original.")]
+All commands that read a dictionary can read the output. They expand its weights to f32. So the files are smaller, and encoding takes as
+long as before. quantization.json in the output folder compares the dictionary with the original.")]
 pub struct Quantize {
-    /// A dictionary of any format, a run's folder, or hf:OWNER/NAME/PATH of the hub
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
     #[arg(value_name = "DICTIONARY")]
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// The folder to write
+    /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Bits per weight: 8 or 4
     #[arg(long, default_value = "8", value_parser = bits)]
     bits: Bits,
-    /// Successive weights of a row that share a scale: 32, 64 or 128, or row for all of a row;
-    /// default: row with 8 bits, 32 with 4 bits
+    /// Number of neighbouring weights with a common scale: 32, 64 or 128, or `row` for a whole row
+    /// (the weights of one latent); default: row with 8 bits, 32 with 4 bits
     #[arg(long, value_name = "N", value_parser = granularity)]
     group: Option<Granularity>,
-    /// How the range of a group is found: min-max (no weight is clipped) or mse (the range with the
-    /// least squared error)
+    /// Choice of the range of weights with a common scale: min-max clips no weight, mse minimizes
+    /// the squared error
     #[arg(long, value_name = "HOW", default_value = "min-max", value_parser = calibration)]
     calibration: Calibration,
-    /// A store of activations: also compare codes and reconstructions before and after
+    /// Store of activations. Codes and reconstructions of its activations before and after
+    /// quantization are compared
     #[arg(long, value_name = "STORE")]
     activations: Option<PathBuf>,
-    /// With --activations: number of rows, spread evenly over the store
+    /// Number of activations that are compared, spread evenly over the store
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..))]
     rows: u64,
     /// Replace the dictionary in the folder --out

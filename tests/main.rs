@@ -16,6 +16,7 @@ mod harvest;
 mod hub;
 mod hub_misbehaving;
 mod inspect;
+mod quantize;
 mod safety;
 mod several_coders;
 #[path = "support/training_log.rs"]

@@ -10,8 +10,10 @@ use lapidary_coder::{Architecture, Dictionary, Provenance, Sites, SparseCoder, W
 use lapidary_features::{
     Band, ExampleRow, FeatureRow, FiringToken, LogitToken, write_examples, write_features,
 };
-use lapidary_formats::{Format, save_all};
+use lapidary_formats::{Format, QuantizedDictionary, save_all};
+use lapidary_io::StagedFolder;
 use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_quantize::{Bits, Calibration, Granularity};
 use lapidary_sae::{Recipe, TrainingRun};
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde_json::Value;
@@ -197,14 +199,17 @@ fn coder(architecture: Architecture, apply_b_dec_to_input: bool) -> SparseCoder 
     }
 }
 
-/// The formats with a configuration of their own, each with the file that it is in.
-pub(crate) const CONFIGURED: [(&str, &str); 6] = [
+/// The formats with a configuration of their own, each with the file that it is in; and the weights
+/// of a quantized dictionary.
+pub(crate) const CONFIGURED: [(&str, &str); 8] = [
     ("saelens", "cfg.json"),
     ("sparsify", "cfg.json"),
     ("dictionary_learning", "config.json"),
     ("circuit-tracer", "config.yaml"),
     ("llama_scope", "hyperparams.json"),
     ("llamascopium", "config.json"),
+    ("quantized", "cfg.json"),
+    ("quantized-weights", "quantized_weights.safetensors"),
 ];
 
 /// A dictionary in one of [`CONFIGURED`].
@@ -218,6 +223,13 @@ pub(crate) fn configured(name: &str, path: &Path) {
         "sparsify" => written(Format::Sparsify, dictionary()),
         "dictionary_learning" => written(Format::DictionaryLearning, dictionary()),
         "circuit-tracer" => written(Format::CircuitTracer, transcoder()),
+        "quantized" | "quantized-weights" => {
+            let (group, range) = (Granularity::Group32, Calibration::MinMax);
+            let quantized = QuantizedDictionary::new(&dictionary(), Bits::Four, group, range);
+            let begun = StagedFolder::begin(path).expect("a folder");
+            let saved = quantized.expect("integers").save(begun);
+            drop(saved.expect("a dictionary"));
+        }
         "llama_scope" => {
             let config = r#"{"d_model": 4, "d_sae": 6, "jump_relu_threshold": 0.5, "act_fn": "jumprelu", "norm_activation": "dataset-wise",
                 "dataset_average_activation_norm": {"in": 4.0, "out": 4.0}, "use_glu_encoder": false,

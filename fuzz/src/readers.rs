@@ -174,7 +174,7 @@ pub fn corpus(bytes: &[u8]) {
     };
     let path = file(name, &bytes);
     let path = path.to_string_lossy();
-    for corpus in [Corpus::open(&path, "text"), Corpus::beside(&path, "label")] {
+    for corpus in [Corpus::open(&path, "text"), Corpus::labels(&path, "label")] {
         let Ok(corpus) = corpus else { return };
         let _ = corpus
             .documents()

@@ -56,6 +56,11 @@ pub enum ActivationsError {
     Checkpoint { path: PathBuf, problem: String },
     #[error("the activations at {hook} hold {count} values that are not finite")]
     NotFinite { hook: String, count: usize },
+    #[error("the activations at {hook} cannot be written in int8: {source}")]
+    Quantize {
+        hook: String,
+        r#source: lapidary_quantize::QuantizeError,
+    },
     #[error(
         "a shuffle buffer of {tokens} activations of width {d_in} does not fit into memory; lower `activations.buffer_tokens` or `training.batch_tokens`"
     )]

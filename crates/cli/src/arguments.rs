@@ -54,8 +54,8 @@ impl ModelArgument {
 #[derive(Args)]
 pub struct DictionaryArgument {
     /// Format of the dictionary: saelens, sparsify, dictionary_learning, circuit_tracer,
-    /// gemma_scope, llama_scope, llamascopium or openai. Needed only if the files fit several
-    /// formats
+    /// gemma_scope, llama_scope, llamascopium, openai or quantized. Needed only if the files fit
+    /// several formats
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Hook point that the dictionary reads; default: the hook point that its files name

@@ -11,8 +11,8 @@ use crate::error::FormatError;
 use crate::place::Place;
 use crate::sample::SAMPLE;
 use crate::{
-    circuit_tracer, dictionary_learning, gemma_scope, llama_scope, llamascopium, openai, saelens,
-    sparsify,
+    circuit_tracer, dictionary_learning, gemma_scope, llama_scope, llamascopium, openai, quantized,
+    saelens, sparsify,
 };
 
 /// A format of dictionaries on disk.
@@ -34,11 +34,13 @@ pub enum Format {
     Llamascopium,
     /// OpenAI's sparse_autoencoder.
     OpenAi,
+    /// Ours, of dictionaries in integers of 8 or 4 bits.
+    Quantized,
 }
 
 impl Format {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SaeLens,
         Self::Sparsify,
         Self::DictionaryLearning,
@@ -47,6 +49,7 @@ impl Format {
         Self::LlamaScope,
         Self::Llamascopium,
         Self::OpenAi,
+        Self::Quantized,
     ];
 
     pub(crate) fn layout(self) -> &'static dyn Layout {
@@ -59,6 +62,7 @@ impl Format {
             Self::LlamaScope => &llama_scope::LlamaScope,
             Self::Llamascopium => &llamascopium::Llamascopium,
             Self::OpenAi => &openai::OpenAi,
+            Self::Quantized => &quantized::Quantized,
         }
     }
 

@@ -11,7 +11,8 @@ const MOST_ENTRIES: usize = 4000;
 /// Dictionaries that an error names.
 const SHOWN: usize = 8;
 /// Files that are a dictionary's, whatever else lies beside them.
-const WEIGHTS: [&str; 7] = [
+const WEIGHTS: [&str; 8] = [
+    "quantized_weights.safetensors",
     "sae_weights.safetensors",
     "sae.safetensors",
     "ae.pt",

@@ -12,13 +12,14 @@ use crate::sample::SAMPLE;
 /// Before an address.
 const SCHEME: &str = "hf:";
 /// Weights that a folder has one of.
-const WEIGHTS: [&str; 6] = [
+const WEIGHTS: [&str; 7] = [
     "sae_weights.safetensors",
     "sae.safetensors",
     "ae.pt",
     "params.npz",
     "params.safetensors",
     "checkpoints/final.safetensors",
+    "quantized_weights.safetensors",
 ];
 /// What is said beside weights, or a folder above.
 const BESIDE: [&str; 5] = [

@@ -28,6 +28,7 @@ mod openai;
 mod parts;
 mod place;
 mod provenance;
+mod quantized;
 pub mod saelens;
 mod sample;
 mod sparsify;
@@ -43,6 +44,7 @@ use lapidary_io::{FolderLock, StagedFolder};
 pub use error::FormatError;
 pub use format::Format;
 pub use hub::local;
+pub use quantized::{QuantizedDictionary, quantization};
 pub use sample::SAMPLE;
 
 use place::Place;
@@ -230,8 +232,11 @@ pub fn save_begun(
 }
 
 /// Refuses a place with anything in it but a dictionary that [`save_all`] or a trainer wrote: it
-/// would be lost.
-fn only_ours(dir: &Path) -> Result<(), FormatError> {
+/// would be lost. Whoever writes a dictionary asks this before any work.
+///
+/// # Errors
+/// When there is something else, or the folder cannot be read.
+pub fn only_ours(dir: &Path) -> Result<(), FormatError> {
     if !dir.exists() {
         return Ok(());
     }
@@ -267,13 +272,15 @@ fn only_ours(dir: &Path) -> Result<(), FormatError> {
 
 /// Whether this is the name of a file that belongs to a dictionary as it is written here.
 fn is_of_dictionary(name: &str) -> bool {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 9] = [
         "cfg.json",
         "config.json",
         "config.yaml",
         "sae_weights.safetensors",
         "sae.safetensors",
         "ae.pt",
+        quantized::WEIGHTS,
+        quantized::REPORT,
         SAMPLE,
     ];
     let numbered = ["layer_", "W_enc_", "W_dec_", "lapidary_sample_"];

@@ -96,6 +96,21 @@ impl Place {
         }
     }
 
+    /// Refuses a folder that has some of a dictionary's files alone, and another file than these,
+    /// where a file was given.
+    pub(crate) fn has_all(&self, names: &[&str]) -> Result<(), CoderError> {
+        self.expect(names)?;
+        match names.iter().find(|name| !self.has(name)) {
+            None => Ok(()),
+            Some(missing) => Err(CoderError::format(
+                &self.folder,
+                "files",
+                self.listed(),
+                format!("{missing} among them"),
+            )),
+        }
+    }
+
     /// The files that may be meant: the one that was given, or all of the folder.
     pub(crate) fn meant(&self) -> &[String] {
         match &self.file {

@@ -15,6 +15,24 @@ use crate::IoError;
 use crate::file::write_synced;
 use crate::header::safetensors_header;
 
+/// What the bytes of a tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bytes {
+    /// Whole numbers from −128 to 127, in two's complement.
+    Signed,
+    /// Whole numbers from 0 to 255, or what several numbers were packed into.
+    Unsigned,
+}
+
+impl Bytes {
+    const fn dtype(self) -> Dtype {
+        match self {
+            Self::Signed => Dtype::I8,
+            Self::Unsigned => Dtype::U8,
+        }
+    }
+}
+
 /// Tensors to be written, as bytes.
 #[derive(Default)]
 pub struct TensorWriter {
@@ -48,6 +66,13 @@ impl TensorWriter {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.tensors
             .push((name.to_owned(), Dtype::I32, shape.to_vec(), bytes));
+    }
+
+    /// Adds bytes that are whole numbers from −128 to 127, or that mean something else.
+    pub fn bytes(&mut self, name: &str, shape: &[usize], kind: Bytes, bytes: &[u8]) {
+        let dtype = kind.dtype();
+        self.tensors
+            .push((name.to_owned(), dtype, shape.to_vec(), bytes.to_vec()));
     }
 
     /// Adds whole numbers that may be negative.
@@ -364,7 +389,7 @@ impl<'a> Tensors<'a> {
 
     /// f64 numbers, exactly as stored.
     pub fn f64(&self, name: &str, count: usize) -> Result<Vec<f64>, IoError> {
-        let data = self.typed(name, count, Dtype::F64)?;
+        let data = self.typed(name, &[count], Dtype::F64)?;
         Ok(chunks(&data).map(f64::from_le_bytes).collect())
     }
 
@@ -373,12 +398,21 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// When it is no such vector.
     pub fn u64(&self, name: &str, count: usize) -> Result<Vec<u64>, IoError> {
-        let data = self.typed(name, count, Dtype::U64)?;
+        let data = self.typed(name, &[count], Dtype::U64)?;
         Ok(chunks(&data).map(u64::from_le_bytes).collect())
     }
 
-    fn typed(&self, name: &str, count: usize, dtype: Dtype) -> Result<Cow<'_, [u8]>, IoError> {
-        let entry = self.entry(name, &[count])?;
+    /// The bytes of a tensor of exactly this shape, a byte per element.
+    ///
+    /// # Errors
+    /// When there is none, or it has another shape or type.
+    pub fn bytes_of(&self, name: &str, shape: &[usize], kind: Bytes) -> Result<Vec<u8>, IoError> {
+        let data = self.typed(name, shape, kind.dtype())?;
+        Ok(data.into_owned())
+    }
+
+    fn typed(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Cow<'_, [u8]>, IoError> {
+        let entry = self.entry(name, shape)?;
         if entry.dtype != dtype {
             return Err(IoError::format(
                 self.path,

@@ -20,12 +20,15 @@ mod class_incremental;
 pub mod codebooks;
 mod course;
 pub mod device;
+mod dictionary_folder;
 pub mod dictionary_model;
 mod error;
 pub mod first_batch;
 mod labelled;
 mod opened;
 mod progress;
+mod quantize_dictionary;
+mod quantize_effect;
 mod recipes;
 pub mod run_folder;
 pub mod summary;
@@ -43,10 +46,12 @@ pub use lapidary_formats as formats;
 pub use lapidary_io as io;
 pub use lapidary_kernels as kernels;
 pub use lapidary_model as model;
+pub use lapidary_quantize as quantize;
 pub use lapidary_sae as sae;
 
 pub use class_incremental::run_class_incremental;
 pub use codebooks::{CodebookRun, train_codebooks};
+pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
 pub use labelled::{LabelledPassages, LabelledTexts, Passage};
 pub use opened::{
@@ -54,6 +59,8 @@ pub use opened::{
     open_transcoders, read_blocks,
 };
 pub use progress::{Progress, Silent, StageDisplay, count};
+pub use quantize_dictionary::{Cosines, QuantizationReport, QuantizeOptions, quantize_dictionary};
+pub use quantize_effect::Effect;
 pub use recipes::{NamedRecipe, Sweep, read_all};
 pub use tables::{Tables, reconstructs, widths};
 pub use train::{TrainOptions, train};

@@ -227,16 +227,21 @@ pub struct TextOptions {
 /// # Errors
 /// There is none, its format is not known, or its files are damaged.
 pub fn open_dictionary(path: &Path, how: DictionaryOptions, device: &Device) -> Result<Dictionary> {
-    let in_run = RunFolder::new(path).dictionary();
-    let place = match saelens::exists(&in_run) {
-        true => in_run,
-        false => lapidary_formats::local(path)?,
-    };
+    let place = place_of_dictionary(path)?;
     let mut dictionary = lapidary_formats::open(&place, how.format, device)?;
     if let Some(hook) = how.hook_point {
         dictionary.provenance.sites.set_read(hook.to_string());
     }
     Ok(dictionary)
+}
+
+/// The folder or file of the dictionary that is meant by `path`, on this machine.
+pub(crate) fn place_of_dictionary(path: &Path) -> Result<PathBuf> {
+    let in_run = RunFolder::new(path).dictionary();
+    Ok(match saelens::exists(&in_run) {
+        true => in_run,
+        false => lapidary_formats::local(path)?,
+    })
 }
 
 /// Reads transcoders, each with its place as a name. A place is that of a dictionary

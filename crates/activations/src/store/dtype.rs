@@ -3,6 +3,7 @@
 use crate::ActivationsError;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use lapidary_quantize::{dequantize_row, quantize_row};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -126,18 +127,12 @@ pub(crate) fn encode(
         StoreDtype::Int8 => {
             let scales: Vec<f32> = targets
                 .zip(rows.par_chunks_exact(d))
-                .map(|(to, row)| {
-                    let largest = row.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-                    let scale = largest / 127.0;
-                    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-                    for (to, x) in to.iter_mut().zip(row) {
-                        // A subnormal scale has no finite inverse; the cast saturates and NaN
-                        // becomes 0.
-                        *to = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
-                    }
-                    scale
-                })
-                .collect();
+                .map(|(to, row)| quantize_row(row, to))
+                .collect::<Result<_, _>>()
+                .map_err(|source| ActivationsError::Quantize {
+                    hook: hook.into(),
+                    source,
+                })?;
             of_rows.extend(scales.iter().flat_map(|s| s.to_le_bytes()));
         }
     }
@@ -176,11 +171,7 @@ pub(crate) fn decode(dtype: StoreDtype, bytes: &[u8], scale: f32, out: &mut [f32
                 halves.convert_to_f32_slice(out);
             }
         }
-        StoreDtype::Int8 => {
-            for (x, b) in out.iter_mut().zip(bytes) {
-                *x = f32::from(*b as i8) * scale;
-            }
-        }
+        StoreDtype::Int8 => dequantize_row(bytes, scale, out),
     }
 }
 
@@ -223,6 +214,43 @@ mod tests {
                         "{dtype:?}: {x} came back as {y}"
                     );
                 }
+            }
+        }
+    }
+
+    /// The formula that stores were written with from the start: these bytes are on disks.
+    #[test]
+    fn int8_bytes_are_those_of_older_stores() {
+        let d = 8;
+        let mut rows = vec![];
+        let mut state = 1_u32;
+        for size in [
+            1.0e-43, 1.0e-39, 3.0e-37, 1.0e-20, 1.0, 127.0, 1.0e30, 3.0e38, 0.0,
+        ] {
+            for _ in 0..200 * d {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                rows.push(size * ((state >> 8) as f32 / 8_388_608.0 - 1.0));
+            }
+        }
+        rows.extend([127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5, -0.0]);
+        let (mut bytes, mut scales) = (vec![], vec![]);
+        for row in rows.chunks(d) {
+            let scale = row.iter().fold(0.0_f32, |m, x| m.max(x.abs())) / 127.0;
+            let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+            let code = |x: &f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+            bytes.extend(row.iter().map(code));
+            scales.extend(scale.to_le_bytes());
+        }
+        let mut encoded = Encoded::default();
+        encode(StoreDtype::Int8, &rows, d, "h", &mut encoded).unwrap();
+        assert!(encoded.bytes() == bytes && encoded.scales == scales);
+        let mut back = vec![0.0; d];
+        for (i, scale) in scales.chunks(4).enumerate() {
+            let row = &bytes[i * d..][..d];
+            let scale = f32::from_le_bytes(scale.try_into().unwrap());
+            decode(StoreDtype::Int8, row, scale, &mut back);
+            for (x, byte) in back.iter().zip(row) {
+                assert_eq!(x.to_bits(), (f32::from(*byte as i8) * scale).to_bits());
             }
         }
     }

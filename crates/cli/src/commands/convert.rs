@@ -1,10 +1,10 @@
 //! `lapidary convert`.
 
 use crate::progress::Stage;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
-use lapidary::{DictionaryOptions, open_dictionary};
+use lapidary::{DictionaryOptions, check_replacement, open_dictionary};
 use lapidary_coder::Coder;
 use lapidary_formats::Format;
 use lapidary_io::StagedFolder;
@@ -22,7 +22,8 @@ use std::path::PathBuf;
   lapidary convert --from layer0 layer1 layer2 --to transcoders --format circuit_tracer
 
 Formats that can be read and written: saelens, sparsify, dictionary_learning and circuit_tracer. circuit_tracer is only for
-transcoders and cross-layer transcoders. Formats that can only be read: gemma_scope, llama_scope, llamascopium and openai.
+transcoders and cross-layer transcoders. Formats that can only be read: gemma_scope, llama_scope, llamascopium, openai
+and quantized (quantize writes it).
 
 At the end, convert reads the written files and checks that they give the same codes on a sample of inputs.")]
 pub struct Convert {
@@ -61,26 +62,7 @@ impl Convert {
         let dictionaries = each
             .map(|from| open_dictionary(from, how, &device))
             .collect::<Result<Vec<_>, _>>()?;
-        if let Ok(to) = self.to.canonicalize() {
-            let read = self.from.iter().filter_map(|from| {
-                let folder = lapidary_formats::folder_of(from).unwrap_or_else(|_| from.clone());
-                folder.canonicalize().ok()
-            });
-            for from in read {
-                if from.starts_with(&to) {
-                    bail!(
-                        "--to {}: this folder contains the dictionary to read, which would be lost; choose another --to",
-                        self.to.display()
-                    );
-                }
-            }
-        }
-        if !self.overwrite && lapidary_formats::exists(&self.to) {
-            bail!(
-                "{} holds a dictionary already: give --overwrite to replace it, or another --to",
-                self.to.display()
-            );
-        }
+        check_replacement(&self.to, &self.from, self.overwrite)?;
         let stage = Stage::new("convert", dictionaries.len() as u64);
         let _lock = lapidary_formats::save_begun(&dictionaries, staged, self.format)?;
         for (done, dictionary) in dictionaries.iter().enumerate() {

@@ -44,8 +44,8 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     /// Read FILE_OR_FOLDER as a dictionary in this format: saelens, sparsify, dictionary_learning,
-    /// circuit_tracer, gemma_scope, llama_scope, llamascopium or openai. Needed only if the files
-    /// fit several formats. With --format, a dictionary on the hub is downloaded
+    /// circuit_tracer, gemma_scope, llama_scope, llamascopium, openai or quantized. Needed only if
+    /// the files fit several formats. With --format, a dictionary on the hub is downloaded
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Read a store of activations completely and check its checksums

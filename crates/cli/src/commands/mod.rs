@@ -22,6 +22,7 @@ pub mod inspect;
 mod peers;
 pub mod pretrain;
 pub mod probe;
+pub mod quantize;
 pub mod run;
 mod step_parts;
 pub mod synthetic;

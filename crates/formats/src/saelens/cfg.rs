@@ -19,7 +19,7 @@ const FORMAT_VERSION: u64 = 1;
 const TRANSFORMER_LENS: &str = "HookedTransformer";
 
 /// What is written of a dictionary.
-pub(super) fn cfg(dictionary: &Dictionary) -> Value {
+pub(crate) fn cfg(dictionary: &Dictionary) -> Value {
     let (coder, from) = (&dictionary.coder, &dictionary.provenance);
     let mut cfg = json!({
         "architecture": stored_architecture(dictionary),

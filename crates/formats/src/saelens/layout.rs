@@ -15,7 +15,7 @@ use lapidary_coder::{
     Provenance, SparseCoder, Weight, WeightKey, Weights, host, matrix, vector, write_tensor,
 };
 use lapidary_io::tensors::{TensorWriter, Tensors, transpose};
-use lapidary_io::{existing, replace_folder, write_synced};
+use lapidary_io::{Fields, existing, replace_folder, write_synced};
 use lapidary_kernels::MappedFile;
 
 use super::cfg::{Cfg, Kind, cfg};
@@ -115,7 +115,7 @@ const LOG_THRESHOLD: &str = "log_threshold";
 const ENCODER: &str = "w_enc";
 
 /// `w_enc` is called `W_enc` there; vectors have the same names.
-fn stored_name(key: WeightKey) -> String {
+pub(crate) fn stored_name(key: WeightKey) -> String {
     let name = key.to_string();
     let rest = name.strip_prefix("w_").map(|rest| format!("W_{rest}"));
     rest.unwrap_or(name)
@@ -128,7 +128,7 @@ pub fn exists(dir: &Path) -> bool {
 }
 
 /// What a folder says of its dictionary before any weight is read.
-struct Plan {
+pub(crate) struct Plan {
     cfg: Cfg,
     kind: ArchitectureKind,
     apply_b_dec_to_input: bool,
@@ -137,12 +137,12 @@ struct Plan {
     /// Latents of a layer.
     latents: usize,
     /// The weights, under our names.
-    shapes: Vec<(WeightKey, Vec<usize>)>,
+    pub(crate) shapes: Vec<(WeightKey, Vec<usize>)>,
     provenance: Provenance,
 }
 
 impl Plan {
-    fn read(dir: &Path) -> Result<Self, CoderError> {
+    pub(crate) fn read(dir: &Path) -> Result<Self, CoderError> {
         let cfg = Cfg::read(dir.join(CONFIG))?;
         let (architecture, kind) = cfg.architecture()?;
         let transcodes = matches!(kind, Kind::Transcoder { .. } | Kind::CrossLayer);
@@ -200,6 +200,44 @@ impl Plan {
         }
     }
 
+    /// `cfg.json`.
+    pub(crate) fn cfg(&self) -> &Fields {
+        &self.cfg
+    }
+
+    /// What is known of the dictionary before its weights.
+    pub(crate) fn described(self) -> Result<Description, CoderError> {
+        let [d_in, d_out, d_sae] = self.sizes;
+        let takes_k = self.kind == ArchitectureKind::TopK;
+        Ok(Description {
+            architecture: self.kind,
+            k: takes_k.then(|| self.cfg.k()).transpose()?,
+            d_in,
+            d_out,
+            d_sae,
+            provenance: self.provenance,
+        })
+    }
+
+    /// The dictionary of these weights, all that `shapes` lists.
+    pub(crate) fn dictionary(
+        self,
+        weights: Vec<(WeightKey, Weight)>,
+    ) -> Result<Dictionary, CoderError> {
+        let mut coder =
+            AnyCoder::of_weights(self.architecture()?, self.apply_b_dec_to_input, weights);
+        if let AnyCoder::Sparse(coder) = &mut coder
+            && self.kind == ArchitectureKind::TopK
+            && self.cfg.flag("rescale_acts_by_decoder_norm", false)?
+        {
+            coder.weights = rescaled(coder);
+        }
+        Ok(Dictionary {
+            coder,
+            provenance: self.provenance,
+        })
+    }
+
     /// Refuses tensors that the coder does not have.
     fn only(&self, tensors: &Tensors<'_>) -> Result<(), CoderError> {
         let names = self.shapes.iter().map(|(key, _)| stored_name(*key));
@@ -232,16 +270,7 @@ pub fn describe(dir: &Path) -> Result<Description, CoderError> {
             _ => tensors.check(&stored, shape)?,
         }
     }
-    let [d_in, d_out, d_sae] = plan.sizes;
-    let takes_k = plan.kind == ArchitectureKind::TopK;
-    Ok(Description {
-        architecture: plan.kind,
-        k: takes_k.then(|| plan.cfg.k()).transpose()?,
-        d_in,
-        d_out,
-        d_sae,
-        provenance: plan.provenance,
-    })
+    plan.described()
 }
 
 /// Reads the folder `dir`, in f32, f16 or bf16: whatever [`save`] writes, and SAELens's own.
@@ -285,17 +314,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<Dictionary, CoderError> {
             "none, or all 1",
         ));
     }
-    let mut coder = AnyCoder::of_weights(plan.architecture()?, plan.apply_b_dec_to_input, weights);
-    if let AnyCoder::Sparse(coder) = &mut coder
-        && plan.kind == ArchitectureKind::TopK
-        && plan.cfg.flag("rescale_acts_by_decoder_norm", false)?
-    {
-        coder.weights = rescaled(coder);
-    }
-    Ok(Dictionary {
-        coder,
-        provenance: plan.provenance,
-    })
+    plan.dictionary(weights)
 }
 
 /// Weights of a coder whose latents were compared after multiplication by their decoder norm: with

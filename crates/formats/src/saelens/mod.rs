@@ -13,8 +13,9 @@ use crate::error::FormatError;
 use crate::format::Layout;
 use crate::hooks;
 use crate::place::Place;
+use crate::quantized;
 
-const CONFIG: &str = "cfg.json";
+pub(crate) const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
 
 /// Repositories whose files lack an option that SAELens's registry (`pretrained_saes.yaml`) adds to
@@ -25,6 +26,8 @@ const CENTRED: [&str; 3] = [
     "tommmcgrath/gpt2-small-mlp-out-saes",
 ];
 
+pub(crate) use cfg::cfg;
+pub(crate) use layout::{Plan, stored_name};
 pub use layout::{describe, exists, load, save, write};
 
 pub(crate) struct SaeLens;
@@ -52,18 +55,19 @@ impl Layout for SaeLens {
         // One whose weights are missing is still one, and its reader says so.
         let cfg = Fields::read(&place.join(CONFIG))?;
         let named = cfg.has("architecture") || cfg.has("d_sae");
+        let named = named && !cfg.has(quantized::KEY) && !place.has(quantized::WEIGHTS);
         Ok(named.then(|| "cfg.json with architecture or d_sae".into()))
     }
 
     fn read(&self, place: &Place, device: &Device) -> Result<Dictionary, FormatError> {
-        complete(place)?;
+        place.has_all(&[CONFIG, WEIGHTS])?;
         let mut dictionary = load(&place.folder, device)?;
         complete_provenance(&mut dictionary.provenance, place);
         Ok(dictionary)
     }
 
     fn describe(&self, place: &Place) -> Result<Option<Description>, FormatError> {
-        complete(place)?;
+        place.has_all(&[CONFIG, WEIGHTS])?;
         let mut description = describe(&place.folder)?;
         complete_provenance(&mut description.provenance, place);
         Ok(Some(description))
@@ -76,20 +80,6 @@ impl Layout for SaeLens {
 
     fn write(&self, dictionary: &Dictionary, folder: &Path) -> Result<(), CoderError> {
         write(dictionary, folder)
-    }
-}
-
-/// Refuses a folder that has one of the two files alone.
-fn complete(place: &Place) -> Result<(), CoderError> {
-    place.expect(&[CONFIG, WEIGHTS])?;
-    match [CONFIG, WEIGHTS].into_iter().find(|name| !place.has(name)) {
-        None => Ok(()),
-        Some(missing) => Err(CoderError::format(
-            &place.folder,
-            "files",
-            place.listed(),
-            format!("{missing} among them"),
-        )),
     }
 }
 

@@ -10,6 +10,7 @@ mod dictionary_learning;
 mod folder;
 mod mutations;
 mod places;
+mod quantized;
 mod releases;
 mod round_trip;
 mod saelens;

@@ -13,10 +13,10 @@ use crate::folder::{fixture, opened};
 const TRIED: usize = 1500;
 
 /// xorshift64
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         for (left, by) in [(true, 13), (false, 7), (true, 17)] {
             self.0 ^= if left { self.0 << by } else { self.0 >> by };
         }
@@ -24,7 +24,7 @@ impl Random {
     }
 }
 
-fn bend(bytes: &mut Vec<u8>, random: &mut Random) {
+pub fn bend(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         if bytes.is_empty() {
             return;

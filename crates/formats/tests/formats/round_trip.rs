@@ -111,11 +111,15 @@ fn what_a_format_has_no_place_for_is_refused_by_name() {
                 .ends_with("cannot hold a crosscoder: its coders have one place")
         );
     }
+    assert_eq!(
+        refused(&dictionary(TOP_2, true), Format::Quantized),
+        "DIR: the format quantized cannot hold numbers in f32: the command quantize writes it"
+    );
     let batch = dictionary(Architecture::BatchTopK { k: 2 }, true);
     assert!(refused(&batch, Format::SaeLens).contains("stored as the JumpReLU that it becomes"));
     for format in Format::ALL {
-        let read_only = !WRITTEN.contains(&format) && format != Format::CircuitTracer;
-        if read_only {
+        let others = [Format::CircuitTracer, Format::Quantized];
+        if !WRITTEN.contains(&format) && !others.contains(&format) {
             assert!(refused(&dictionary(TOP_2, true), format).ends_with("it is only read"));
         }
     }

@@ -251,6 +251,18 @@ fn describe(view: &mut View, path: &Path, format: Option<Format>, all: bool) -> 
     if let Some(k) = described.k {
         view.fact("k", k);
     }
+    if let Some(scheme) = lapidary_formats::quantization(path).ok().flatten() {
+        let bits = scheme.bits.count();
+        let scale = match scheme.granularity.group() {
+            None => "row".to_owned(),
+            Some(group) => format!("{group} values"),
+        };
+        view.told(
+            "numbers",
+            bits,
+            &format!("int{bits}, one scale per {scale}"),
+        );
+    }
     provenance(view, &described);
     Ok(())
 }

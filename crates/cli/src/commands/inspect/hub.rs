@@ -11,13 +11,14 @@ use std::collections::BTreeSet;
 /// Files that say what lies beside them.
 const CONFIGS: [&str; 4] = ["cfg.json", "config.json", "hyperparams.json", "config.yaml"];
 /// Files of weights of dictionaries.
-const WEIGHTS: [&str; 6] = [
+const WEIGHTS: [&str; 7] = [
     "sae_weights.safetensors",
     "sae.safetensors",
     "ae.pt",
     "params.npz",
     "params.safetensors",
     "final.safetensors",
+    "quantized_weights.safetensors",
 ];
 
 /// `OWNER/NAME[@REVISION][/PATH]`.

@@ -14,7 +14,10 @@ pub struct Truth {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a list of [layer, head], or an object with `heads` and perhaps `edges`"
+)]
 enum TruthFile {
     Heads(Vec<(usize, usize)>),
     Circuit(CircuitFile),

@@ -26,7 +26,7 @@ Predicates:
   next:PATTERN   holds at tokens that come directly before such a token
   topic:FILE     holds at all tokens of the texts in FILE (JSON Lines, Parquet or plain text), and at no token of the corpus
 
-N = positions at which the predicate holds, C = positions at which the code is chosen, B = positions of both kinds.
+N = positions at which the predicate holds, C = positions at which the code is chosen, B = positions at which both are true.
 Precision = B / C. Recall = B / N. Special tokens are not counted.")]
 pub struct Find {
     /// Folder of a finished run of `lapidary codebook train`

@@ -264,7 +264,7 @@ impl Pretrainer {
     /// Linear warm-up, then a cosine to a twentieth.
     fn learning_rate(&self, step: u64) -> f32 {
         let c = &self.config;
-        warmup_then_cosine(c.lr, step, c.warmup_steps.into(), self.steps())
+        warmup_then_cosine(c.lr, step, c.warmup_steps, self.steps())
     }
 
     /// Writes `config.json`, `model.safetensors` (f16) and `tokenizer.json` into a folder, each by

@@ -2,7 +2,7 @@
 
 use crate::dictionary_model::load_model;
 use crate::error::Result;
-use crate::labelled::LabelledTexts;
+use crate::labelled::{LabelledTexts, Passage};
 use crate::progress::{Progress, Stage};
 use burn::tensor::Device;
 use lapidary_codebook::{ClassData, ClassIncremental, ClassRows, Incremental};
@@ -76,10 +76,17 @@ fn embedded_texts(
     };
     let bos = model.config().bos;
     let read = texts.read(&model, (*context, bos), UNLABELLED, progress)?;
-    let stage = Stage::new(progress, "represent", 3);
+    let all = read.train.len() + read.test.len() + read.others.len();
+    let stage = Stage::new(progress, "represent", all as u64);
     let d_in = model.width(*hook_point)?;
-    let of = |passages: Vec<&[u32]>| means(&model, *hook_point, &passages);
-    let each = |part: &[(Vec<u32>, usize)]| -> Result<Vec<Vec<f32>>> {
+    let mut done = 0;
+    let mut of = |passages: Vec<&[u32]>| {
+        means(&model, *hook_point, &passages, &mut |n| {
+            done += n as u64;
+            stage.at(done, format!("{done} of {all} passages"));
+        })
+    };
+    let mut each = |part: &[Passage]| -> Result<Vec<Vec<f32>>> {
         let of_class = |class| {
             let own = part.iter().filter(move |(_, own)| *own == class);
             of(own.map(|(tokens, _)| &tokens[..]).collect())
@@ -87,9 +94,7 @@ fn embedded_texts(
         (0..read.classes.len()).map(of_class).collect()
     };
     let train = each(&read.train)?;
-    stage.at(1, "training passages");
     let test = each(&read.test)?;
-    stage.at(2, "test passages");
     let mut unlabelled = of(read.others.iter().map(|tokens| &tokens[..]).collect())?;
     stage.done(format!(
         "{} passages of {} classes, {} without a class",
@@ -110,8 +115,14 @@ fn embedded_texts(
     Ok(rows)
 }
 
-/// The mean activation of each passage over all tokens but special ones, side by side.
-fn means(model: &LanguageModel, hook: HookPoint, passages: &[&[u32]]) -> Result<Vec<f32>> {
+/// The mean activation of each passage over all tokens but special ones, side by side. `on_pass`
+/// hears the number of passages of each forward pass.
+fn means(
+    model: &LanguageModel,
+    hook: HookPoint,
+    passages: &[&[u32]],
+    on_pass: &mut dyn FnMut(usize),
+) -> Result<Vec<f32>> {
     // Passages of one length share a pass; the order is kept.
     let mut out: Vec<Vec<f32>> = vec![vec![]; passages.len()];
     let mut order: Vec<usize> = (0..passages.len()).collect();
@@ -141,6 +152,7 @@ fn means(model: &LanguageModel, hook: HookPoint, passages: &[&[u32]]) -> Result<
                 let n = f64::from(count.max(1));
                 out[*i] = sum.iter().map(|s| (s / n) as f32).collect();
             }
+            on_pass(some.len());
         }
     }
     Ok(out.concat())

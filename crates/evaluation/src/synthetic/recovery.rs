@@ -43,8 +43,8 @@ metrics! {
             /// Mean over features of the largest |cosine| with any decoder row.
             mean_max_cosine: f64 { label: "mean |cosine| of a feature and its nearest row", unit: "cosine" }
             /// Number of features that are the nearest feature of at least one decoder row, divided
-            /// by the number of decoder rows. The nearest feature of a row has the largest |cosine|
-            /// with the row.
+            /// by the number of decoder rows. The nearest feature of a decoder row is the feature
+            /// with the largest |cosine| with this row.
             uniqueness: f64 {
                 label: "features nearest to some row, over rows",
                 source: "SAELens, same name",

@@ -271,7 +271,7 @@ fn a_task_that_does_not_fit_is_one_clear_error() {
         (
             "null",
             r#"{"clean": "the law", "corrupted": "the war", "answer": " is", "wrong": null}"#,
-            "a text or a list of texts",
+            "`answer` and `wrong` must each be a text or a list of texts",
         ),
     ] {
         let file = path(&format!("{name}.jsonl"));

@@ -101,6 +101,14 @@ fn a_graph_is_made_of_runs_and_bad_input_is_refused() {
         error.contains("gap.txt: line 2: found an empty line"),
         "{error}"
     );
+    let long = format!("We\n{}\n", "the ".repeat(300));
+    std::fs::write(folder.join("long.txt"), long).unwrap();
+    let error = refuse(graph(&["--prompts", "long.txt", "--out", "x"]));
+    assert!(error.contains("long.txt: line 2: found 30"), "{error}");
+    assert!(
+        !folder.join("x").exists(),
+        "no graph before all prompts fit"
+    );
     let error = refuse(graph(&["--out", "x"]));
     assert!(
         error.contains("expected --prompt or --prompt-file"),

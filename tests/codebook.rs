@@ -218,7 +218,7 @@ fn codes_are_found_tabulated_and_set() {
         ("regex:77777", &["the predicate", "no match at any of"][..]),
         (
             "topic:none.txt",
-            &["--corpus none.txt", "expected one of text"],
+            &["--predicate topic:none.txt", "expected one of text"],
         ),
     ] {
         refused(at, &format!("{find} --predicate {predicate}"), parts);
@@ -279,6 +279,36 @@ fn codes_are_found_tabulated_and_set() {
             .count();
         assert_eq!(steered[side]["share"].as_f64().unwrap(), hits as f64 / 3.0);
     }
+    // One code has one place in each head of this run.
+    refused(
+        at,
+        &format!("{steer} --set 0.0=1 --set 0.0=2"),
+        &["--set 0.0=2", "2 codes for this head", "at most 1"],
+    );
+    succeeds(at, &format!("{steer} --codes codes.parquet --top 1000"));
+    let steered: Value = lapidary_io::read_json(&at.join("steered.json")).unwrap();
+    assert_eq!(
+        steered["codes"].as_array().unwrap().len(),
+        4,
+        "one per head"
+    );
+    refused(
+        at,
+        "codebook generate out 03 --set 0.0=1 --set 0.0=2",
+        &["two codes for head 0"],
+    );
+    for out in ["out/config.json", "out/new.parquet"] {
+        refused(
+            at,
+            &format!("codebook find out --predicate regex:0 --out {out}"),
+            &[out, "in the folder of the run"],
+        );
+    }
+    refused(
+        at,
+        "codebook find out --predicate regex:0 --tokens 99999999999 --out x.parquet",
+        &["--tokens: found 99999999999", "100000 sequences"],
+    );
     // The codes of this run's layer 0 are 16.
     refused(
         at,
@@ -349,8 +379,13 @@ fn key_value_bottlenecks_learn_classes_of_texts() {
     for (set, parts) in [
         (
             "data.classes=9",
-            &["classes with inputs to train", "found 4", "expected 9"][..],
+            &["texts.jsonl: `label`: found 4 classes", "expected 9"][..],
         ),
+        (
+            "data.context=5000",
+            &["`data.context`: found 5000", "at most 256"],
+        ),
+        ("training.lr=1e308", &["training.lr", "stay finite"]),
         ("data.hook_point=blocks", &["data.hook_point", "\"blocks\""]),
         ("data.label_field=none", &["texts.jsonl", "none"]),
         ("data.test_share=1.0", &["data.test_share", "less than 1"]),

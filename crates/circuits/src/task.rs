@@ -45,7 +45,10 @@ pub struct Text {
 
 /// A text or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "a text or a list of texts")]
+#[serde(
+    untagged,
+    expecting = "`answer` and `wrong` must each be a text or a list of texts"
+)]
 pub enum OneOrSeveral {
     /// One.
     One(String),

@@ -333,6 +333,15 @@ impl ClassIncremental {
             retention.push(accuracy(&bottleneck, 0..split.min(classes)));
             on_split(retention.len());
         }
+        for (key, lr, numbers) in [
+            ("training.lr", self.bottleneck.lr, bottleneck.values()),
+            ("training.probe_lr", self.probe_lr, &probe.weights),
+        ] {
+            if !numbers.iter().all(|number| number.is_finite()) {
+                let expected = "a rate with which all numbers stay finite";
+                return Err(CodebookError::value(key, lr, expected));
+            }
+        }
         let probed = (0..classes).map(|class| right(&probe.logits(&test[class]), classes, class));
         Ok(Incremental {
             accuracy_dkvb: accuracy(&bottleneck, 0..classes),

@@ -1,7 +1,7 @@
 //! Class-incremental runs on blobs and on texts with labels.
 
 use crate::dictionary_model::load_model;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::labelled::{LabelledTexts, Passage};
 use crate::progress::{Progress, Stage};
 use burn::tensor::Device;
@@ -74,8 +74,20 @@ fn embedded_texts(
         test_share: *test_share,
         seed: config.seed,
     };
-    let bos = model.config().bos;
+    let (bos, n_ctx) = (model.config().bos, model.config().n_ctx);
+    if *context > n_ctx {
+        bail!(
+            "`data.context`: found {context}, expected at most {n_ctx}, the context of model `{}`",
+            model.name()
+        );
+    }
     let read = texts.read(&model, (*context, bos), UNLABELLED, progress)?;
+    if read.classes.len() < classes {
+        bail!(
+            "{corpus}: `{label_field}`: found {} classes, expected {classes}, as `data.classes` says",
+            read.classes.len()
+        );
+    }
     let all = read.train.len() + read.test.len() + read.others.len();
     let stage = Stage::new(progress, "represent", all as u64);
     let d_in = model.width(*hook_point)?;

@@ -112,7 +112,7 @@ impl Corpus {
         let mut corpus = Self::open(source, field)?;
         corpus.field = SourceField {
             name: field.into(),
-            advice: "name the one with the class with --label-field",
+            advice: "name the one with the class with --label-field (in a config of dkvb: data.label_field)",
         };
         for source in &mut corpus.sources {
             if let Source::Embedded {

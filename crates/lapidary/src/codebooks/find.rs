@@ -1,6 +1,5 @@
 //! Codes for a predicate over text, and their table.
 
-use super::text::BLOCKS_AT_ONCE;
 use super::{CodebookRun, Predicate, RunText};
 use crate::error::Result;
 use crate::opened::TextOptions;
@@ -16,8 +15,10 @@ pub struct Find {
     pub predicate: Predicate,
     /// Codes of less recall are left out.
     pub least_recall: f64,
-    /// Tokens of the file of a topic.
+    /// Tokens of the file of a topic, at most.
     pub topic_tokens: u64,
+    /// How that file is read.
+    pub topic_text: TextOptions,
 }
 
 /// The codes that agree with a predicate over `text`, those of highest precision first.
@@ -32,16 +33,9 @@ pub fn find_codes(
 ) -> Result<Vec<FoundCode>> {
     let topic = match &find.predicate {
         Predicate::Topic(file) => {
-            let corpus = file.to_string_lossy();
-            let options = TextOptions::default();
+            let file = file.to_string_lossy();
             let tokens = find.topic_tokens;
-            Some(RunText::read(
-                run,
-                Some(&corpus),
-                &options,
-                tokens,
-                progress,
-            )?)
+            Some(RunText::of_topic(run, &file, &find.topic_text, tokens)?)
         }
         _ => None,
     };
@@ -50,17 +44,14 @@ pub fn find_codes(
     let mut search = CodeSearch::new();
     let mut done = 0;
     for (text, is_topic) in [(Some(text), false), (topic.as_ref(), true)] {
-        let blocks = text.map_or(&[][..], |text| &text.blocks);
-        for blocks in blocks.chunks(BLOCKS_AT_ONCE) {
+        let Some(text) = text else { continue };
+        for blocks in text.passes() {
             let observed = RunText::observe(run, blocks)?;
             let mut holds = vec![];
             for block in blocks {
-                let text = text.expect("it has blocks");
                 let own = find.predicate.holds(run, text, block)?;
-                holds.extend(
-                    own.into_iter()
-                        .map(|holds| holds.map(|holds| holds || is_topic)),
-                );
+                let own = own.into_iter();
+                holds.extend(own.map(|holds| holds.map(|holds| holds || is_topic)));
             }
             search.add(&observed, &holds);
             done += blocks.len();

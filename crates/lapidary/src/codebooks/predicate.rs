@@ -77,12 +77,10 @@ impl Predicate {
         for (segment, end) in block.segments.iter().zip(ends) {
             // A special token is no text.
             let tokens = &block.tokens[segment.start..end];
-            let mut texts = run.texts(tokens)?;
-            for (text, counts) in texts.iter_mut().zip(&counting[segment.start..end]) {
-                if !counts {
-                    text.clear();
-                }
-            }
+            let texts = run.texts(tokens)?.into_iter();
+            let texts = texts.zip(&counting[segment.start..end]);
+            let texts: Vec<Option<String>> =
+                texts.map(|(text, counts)| counts.then_some(text)).collect();
             let matched = matched(pattern, &texts);
             holds.extend((0..tokens.len()).map(|i| matched.get(i + ahead) == Some(&true)));
         }
@@ -96,22 +94,35 @@ impl Predicate {
     }
 }
 
-/// Which of the texts, put together, are in part covered by a match of the pattern.
-fn matched(pattern: &Regex, texts: &[String]) -> Vec<bool> {
-    let whole = texts.concat();
-    let mut found = vec![false; texts.len()];
-    let (mut at, mut start) = (0, 0);
-    for hit in pattern.find_iter(&whole) {
-        while at < texts.len() && start + texts[at].len() <= hit.start() {
-            start += texts[at].len();
-            at += 1;
+/// Which of the texts, put together, are in part covered by a match of the pattern. A special token
+/// has none. A token without a text is the beginning of a character, whose text is at the next
+/// token that has one.
+fn matched(pattern: &Regex, texts: &[Option<String>]) -> Vec<bool> {
+    let mut whole = String::new();
+    // The bytes of each token.
+    let mut ranges = vec![];
+    for text in texts {
+        let start = whole.len();
+        whole.push_str(text.as_deref().unwrap_or_default());
+        ranges.push(start..whole.len());
+    }
+    for (i, text) in texts.iter().enumerate() {
+        if text.as_ref().is_some_and(String::is_empty) {
+            let first = whole[ranges[i].start..].chars().next();
+            ranges[i].end += first.map_or(0, char::len_utf8);
         }
-        // The last one may reach into the next match.
-        let (mut i, mut begin) = (at, start);
-        while i < texts.len() && begin < hit.end() {
-            found[i] |= !texts[i].is_empty();
-            begin += texts[i].len();
-            i += 1;
+    }
+    let mut found = vec![false; texts.len()];
+    let mut first = 0;
+    for hit in pattern.find_iter(&whole).filter(|hit| !hit.is_empty()) {
+        while first < texts.len() && ranges[first].end <= hit.start() {
+            first += 1;
+        }
+        for (i, range) in ranges.iter().enumerate().skip(first) {
+            if range.start >= hit.end() {
+                break;
+            }
+            found[i] |= range.start < range.end && range.end > hit.start();
         }
     }
     found
@@ -121,24 +132,36 @@ fn matched(pattern: &Regex, texts: &[String]) -> Vec<bool> {
 mod tests {
     use super::*;
 
-    fn texts(list: &[&str]) -> Vec<String> {
-        list.iter().map(ToString::to_string).collect()
+    fn texts(list: &[&str]) -> Vec<Option<String>> {
+        list.iter().map(|text| Some((*text).to_owned())).collect()
     }
 
     #[test]
     fn tokens_that_overlap_a_match_are_found_and_no_others() {
         let pattern = Regex::new("(?i)war ?time").unwrap();
         let list = texts(&[
-            "A ", "w", "ar", "", " ti", "mes", ", WAR", "TIME", " or", " war",
+            "A ", "w", "ar", " ti", "mes", ", WAR", "TIME", " or", " war",
         ]);
-        let expected = [
-            false, true, true, false, true, true, true, true, false, false,
-        ];
+        let expected = [false, true, true, true, true, true, true, false, false];
         assert_eq!(matched(&pattern, &list), expected);
+        // Special tokens are no text.
+        let list = [None, Some("wart".to_owned()), None, Some("ime".to_owned())];
+        assert_eq!(matched(&pattern, &list), [false, true, false, true]);
         // Two matches in one token, and one that ends where the next begins.
         let pattern = Regex::new("ab").unwrap();
         let list = texts(&["xab", "ababa", "b", "c"]);
         assert_eq!(matched(&pattern, &list), [true, true, true, false]);
+    }
+
+    /// The bytes of a character may be several tokens: its text is at the last of them.
+    #[test]
+    fn all_tokens_of_a_character_belong_to_a_match_of_it() {
+        let list = texts(&["a", "", "", "\u{1F642}b", "", "\u{1F643}"]);
+        let of = |pattern: &str| matched(&Regex::new(pattern).unwrap(), &list);
+        assert_eq!(of("\u{1F642}"), [false, true, true, true, false, false]);
+        assert_eq!(of("b"), [false, false, false, true, false, false]);
+        assert_eq!(of("."), [true; 6]);
+        assert_eq!(of(r"\b"), [false; 6]);
     }
 
     #[test]

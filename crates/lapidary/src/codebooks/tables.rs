@@ -1,6 +1,5 @@
 //! Feature tables and a report of the codes of a run.
 
-use super::text::BLOCKS_AT_ONCE;
 use super::{CodebookRun, RunText};
 use crate::error::{Context, Result};
 use crate::progress::{Progress, Stage};
@@ -30,6 +29,7 @@ pub fn write_code_tables(
     folder: &RunFolder,
     progress: &dyn Progress,
 ) -> Result<()> {
+    let metrics = metrics(run)?;
     let stage = Stage::new(progress, "features", text.blocks.len() as u64);
     let config = |placed: &Placed| StatisticsConfig {
         examples_per_feature: examples_per_code,
@@ -42,7 +42,7 @@ pub fn write_code_tables(
         .map(|p| FeatureStatistics::new(config(p)))
         .collect();
     let mut done = 0;
-    for blocks in text.blocks.chunks(BLOCKS_AT_ONCE) {
+    for blocks in text.passes() {
         let observed = RunText::observe(run, blocks)?;
         for (number, statistics) in statistics.iter_mut().enumerate() {
             let codes = side_by_side(&observed, number, placed[number].codebook.options().n_codes);
@@ -102,7 +102,7 @@ pub fn write_code_tables(
     let report = Report {
         title: format!("{} · codes", run.model.name()),
         provenance: provenance(run, tokens),
-        metrics: metrics(run)?,
+        metrics,
         curves: curves(run),
         features: &features,
         examples: &examples,

@@ -5,11 +5,13 @@ use crate::error::{Result, bail};
 use crate::opened::{TextOptions, blocks_of, read_blocks};
 use crate::progress::Progress;
 use burn::tensor::{Int, Tensor};
-use lapidary_activations::{BlockConfig, Segment, TEXT_FIELD, TokenBlock};
+use lapidary_activations::{BlockConfig, Corpus, Segment, TEXT_FIELD, TokenBlock, TokenPieces};
 use lapidary_codebook::{Data, DataOptions, Observed, TokFsm};
 
 /// Blocks of one pass.
-pub(super) const BLOCKS_AT_ONCE: usize = 8;
+const BLOCKS_AT_ONCE: usize = 8;
+/// Sequences of a TokFSM, at most: all are drawn at once.
+const MOST_SEQUENCES: usize = 100_000;
 /// How the beginning of a sequence of a TokFSM is shown among digits.
 const BOS: char = '|';
 
@@ -63,6 +65,12 @@ impl RunText {
                     );
                 }
                 let sequences = blocks_of(tokens, fsm.length());
+                if sequences > MOST_SEQUENCES {
+                    bail!(
+                        "--tokens: found {tokens}, expected at most {}, {MOST_SEQUENCES} sequences of the TokFSM",
+                        MOST_SEQUENCES * fsm.length()
+                    );
+                }
                 let batch = Data::TokFsm(fsm.clone()).held_out(run.config.seed, sequences);
                 let sequences = batch.inputs.chunks(batch.length).enumerate();
                 let block = |(number, tokens): (usize, &[i32])| TokenBlock {
@@ -80,6 +88,73 @@ impl RunText {
             (DataOptions::TokFsm(_), None) => unreachable!("a TokFSM has a machine"),
         };
         Ok(Self { blocks, machine })
+    }
+
+    /// The first `tokens` tokens of the texts of a file. Each text is cut into sequences of the
+    /// run's context; its last sequence may be shorter.
+    ///
+    /// # Errors
+    /// The file cannot be read or has no text; the model is one of a TokFSM.
+    pub fn of_topic(
+        run: &CodebookRun,
+        file: &str,
+        text: &TextOptions,
+        tokens: u64,
+    ) -> Result<Self> {
+        let DataOptions::Text { context, .. } = &run.config.data else {
+            bail!(
+                "--predicate topic:{file}: found a model of a TokFSM in {}, expected one of text",
+                run.folder.display()
+            );
+        };
+        let tokenizer = run.model.tokenizer()?;
+        let field = text.text_field.as_deref().unwrap_or(TEXT_FIELD);
+        let bos: Vec<u32> = run.model.config().bos.into_iter().collect();
+        let room = (context - bos.len()) as u64;
+        let (mut blocks, mut left) = (vec![], tokens);
+        for document in Corpus::open(file, field)?.documents() {
+            let document = document?;
+            let mut pieces = TokenPieces::new(document.text);
+            let mut ids = vec![];
+            while (ids.len() as u64) < left
+                && let Some(piece) = pieces.next_piece(tokenizer)?
+            {
+                ids.extend(piece);
+            }
+            ids.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= ids.len() as u64;
+            for (i, some) in ids.chunks(room as usize).enumerate() {
+                blocks.push(TokenBlock {
+                    tokens: [&bos, some].concat(),
+                    segments: vec![Segment {
+                        start: 0,
+                        bos: !bos.is_empty(),
+                        document: document.number as u32,
+                        offset: (i as u64 * room) as u32,
+                    }],
+                    attend_across_documents: false,
+                });
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        if blocks.is_empty() {
+            bail!("{file}: found no text, expected the texts of a topic");
+        }
+        // Blocks of one length share a pass.
+        blocks.sort_by_key(|block| block.tokens.len());
+        Ok(Self {
+            blocks,
+            machine: None,
+        })
+    }
+
+    /// The blocks in groups that share a forward pass.
+    pub(super) fn passes(&self) -> impl Iterator<Item = &[TokenBlock]> {
+        let same = |a: &TokenBlock, b: &TokenBlock| a.tokens.len() == b.tokens.len();
+        let of_length = self.blocks.chunk_by(same);
+        of_length.flat_map(|blocks| blocks.chunks(BLOCKS_AT_ONCE))
     }
 
     /// Whether a token counts: BOS and other special tokens do not.

@@ -86,7 +86,7 @@ pub struct GraphCommand {
     #[arg(long, value_name = "P", default_value_t = 0.98, value_parser = share)]
     edge_threshold: f64,
     /// Short name of the graph in graph.json; default: the name of the folder
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "prompts")]
     slug: Option<String>,
     /// Name of the transcoder set on Neuronpedia, written to graph.json; default: the model's name
     #[arg(long, value_name = "NAME")]
@@ -126,6 +126,18 @@ impl GraphCommand {
             self.check_folder(&folder(number))?;
         }
         let opened = self.prompt.open_with(&prompts)?;
+        let n_ctx = opened.model.config().n_ctx;
+        for (number, tokens) in opened.prompts.iter().enumerate() {
+            if tokens.len() > n_ctx {
+                bail!(
+                    "{}: line {}: found {} tokens, expected at most {n_ctx}, the context of model `{}`",
+                    path.display(),
+                    number + 1,
+                    tokens.len(),
+                    opened.model.name()
+                );
+            }
+        }
         let names: Vec<String> = opened.transcoders.iter().map(|t| t.0.clone()).collect();
         let replacement = ReplacementModel::new(&opened.model, opened.transcoders)?;
         for (number, tokens) in opened.prompts.iter().enumerate() {

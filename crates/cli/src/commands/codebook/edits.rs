@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use lapidary::CodebookRun;
 use lapidary_codebook::{CodeEdit, Codebooks};
+use std::path::Path;
 
 /// The tokens of a prompt, BOS first. A TokFSM reads digits.
 pub fn prompt_tokens(run: &CodebookRun, prompt: &str) -> Result<Vec<u32>> {
@@ -91,4 +92,37 @@ pub fn code_edit(
         code,
         position: None,
     })
+}
+
+/// Refuses to write a result into the folder of the run.
+pub fn check_outside(out: &Path, run: &Path) -> Result<()> {
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if let (Ok(parent), Ok(run)) = (parent.canonicalize(), run.canonicalize())
+        && parent.starts_with(&run)
+    {
+        bail!(
+            "--out {}: found a file in the folder of the run, expected one elsewhere",
+            out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Refuses changes of which one would undo another.
+pub fn check_once(edits: &[CodeEdit]) -> Result<()> {
+    for (number, edit) in edits.iter().enumerate() {
+        let undoes = |other: &&CodeEdit| {
+            (other.codebook, other.group) == (edit.codebook, edit.group) && other.slot == edit.slot
+        };
+        if edits[..number].iter().any(|other| undoes(&other)) {
+            bail!(
+                "--set: found two codes for head {} of one codebook, expected one for each head",
+                edit.group
+            );
+        }
+    }
+    Ok(())
 }

@@ -20,13 +20,13 @@ features.parquet has the columns of `lapidary features`, and also layer, head an
 pub struct Features {
     /// Folder of a finished run of `lapidary codebook train`
     run: PathBuf,
-    /// The text; default: the text that the run was trained on
+    /// The text; default: the text that the run was trained on. For a TokFSM: held-out sequences
     #[arg(long)]
     corpus: Option<String>,
     #[command(flatten)]
     text: TextArgument,
     /// Number of tokens
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
     tokens: u64,
     /// Number of strongest contexts for each code
     #[arg(long, default_value_t = 8)]

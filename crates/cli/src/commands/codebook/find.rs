@@ -1,5 +1,6 @@
 //! `lapidary codebook find`.
 
+use super::edits::check_outside;
 use crate::arguments::{DeviceArgument, TextArgument};
 use crate::progress::Watched;
 use anyhow::{Result, bail};
@@ -40,13 +41,13 @@ pub struct Find {
     /// Minimum recall of the codes in the file
     #[arg(long, default_value_t = 0.1)]
     recall: f64,
-    /// The text; default: the text that the run was trained on
+    /// The text; default: the text that the run was trained on. For a TokFSM: held-out sequences
     #[arg(long)]
     corpus: Option<String>,
     #[command(flatten)]
     text: TextArgument,
     /// Number of tokens of the text. Of the file of a topic, at most this number of tokens is read
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
     tokens: u64,
     #[command(flatten)]
     device: DeviceArgument,
@@ -55,6 +56,7 @@ pub struct Find {
 impl Find {
     pub fn run(self) -> Result<()> {
         check_target(&self.out)?;
+        check_outside(&self.out, &self.run)?;
         if !(0.0..=1.0).contains(&self.recall) {
             bail!("--recall: found {}, expected 0 to 1", self.recall);
         }
@@ -71,6 +73,7 @@ impl Find {
             predicate: self.predicate,
             least_recall: self.recall,
             topic_tokens: self.tokens,
+            topic_text: options,
         };
         let found = find_codes(&run, &search, &text, &Watched)?;
         if found.is_empty() {

@@ -1,6 +1,6 @@
 //! `lapidary codebook generate`.
 
-use super::edits::{code_edit, prompt_tokens};
+use super::edits::{check_once, code_edit, prompt_tokens};
 use crate::arguments::DeviceArgument;
 use crate::terminal::shown;
 use anyhow::{Context, Result};
@@ -31,7 +31,7 @@ pub struct Generate {
     set: Vec<String>,
     /// Replace only one of the k chosen codes; 0 is the code with the highest score. Default: CODE
     /// replaces all k codes
-    #[arg(long)]
+    #[arg(long, requires = "set")]
     slot: Option<usize>,
     /// Hook point of the codebook within the layer, such as attn.hook_z. Needed only if the layer
     /// has several codebooks
@@ -61,6 +61,7 @@ impl Generate {
             let edit = code_edit(&run.codebooks, text, self.slot, self.hook.as_deref());
             edits.push(edit.with_context(|| format!("--set {text}"))?);
         }
+        check_once(&edits)?;
         let tokens = prompt_tokens(&run, &self.prompt)?;
         let sampling = Sampling {
             max_tokens: self.tokens,

@@ -1,6 +1,6 @@
 //! `lapidary codebook steer`.
 
-use super::edits::{code_edit, prompt_tokens};
+use super::edits::{check_outside, code_edit, prompt_tokens};
 use crate::arguments::DeviceArgument;
 use crate::progress::Watched;
 use crate::terminal::shown;
@@ -32,8 +32,9 @@ pub struct Steer {
     /// Table written by `lapidary codebook find`. The first codes of the table are set
     #[arg(long, value_name = "FILE", required_unless_present = "set")]
     codes: Option<PathBuf>,
-    /// Number of codes that are set from the table
-    #[arg(long, default_value_t = 4, requires = "codes")]
+    /// Number of codes that are set from the table. A code is passed over if its head already has
+    /// as many set codes as places
+    #[arg(long, default_value_t = 4, requires = "codes", value_parser = at_least_one)]
     top: usize,
     /// Also set CODE in head HEAD of layer LAYER, such as 2.1=407; can be repeated. If the codebook
     /// is not divided into heads, HEAD is 0
@@ -74,22 +75,12 @@ pub struct Steer {
 
 impl Steer {
     pub fn run(self) -> Result<()> {
-        self.out.as_deref().map(check_target).transpose()?;
+        if let Some(out) = &self.out {
+            check_target(out)?;
+            check_outside(out, &self.run)?;
+        }
         let run = CodebookRun::open(&self.run, &self.device.open()?)?;
-        let mut codes = self.set.clone();
-        let mut hooks = vec![self.hook.clone(); codes.len()];
-        if let Some(path) = &self.codes {
-            for (code, hook) in table(path, self.top)? {
-                codes.push(code);
-                hooks.push(Some(hook));
-            }
-        }
-        let mut edits: Vec<CodeEdit> = vec![];
-        for (code, hook) in codes.iter().zip(&hooks) {
-            let edit = code_edit(&run.codebooks, code, None, hook.as_deref());
-            edits.push(edit.with_context(|| format!("the code {code}"))?);
-        }
-        let edits = self.in_slots(&run, &edits)?;
+        let (codes, edits) = self.edits(&run)?;
         let steering = Steering {
             prompt: prompt_tokens(&run, &self.prompt)?,
             edits,
@@ -122,32 +113,78 @@ impl Steer {
         Ok(())
     }
 
-    /// Each code in as many of its head's slots as asked for, the farthest first; codes of one head
-    /// share them.
-    fn in_slots(&self, run: &CodebookRun, edits: &[CodeEdit]) -> Result<Vec<CodeEdit>> {
-        let mut all = vec![];
-        for (number, edit) in edits.iter().enumerate() {
+    /// The codes that are set, and what is changed: each code is in as many of its head's slots as
+    /// asked for, the farthest first; codes of one head share them.
+    fn edits(&self, run: &CodebookRun) -> Result<(Vec<String>, Vec<CodeEdit>)> {
+        let slots = |edit: &CodeEdit| -> Result<[usize; 2]> {
             let k = run.codebooks.placed()[edit.codebook].codebook.options().k;
             let slots = self.slots.unwrap_or(k);
             if slots == 0 || slots > k {
                 bail!("--slots: found {slots}, expected 1 to k = {k}");
             }
-            let same =
-                |other: &&CodeEdit| (other.codebook, other.group) == (edit.codebook, edit.group);
-            let before = edits[..number].iter().filter(same).count();
-            let of_head = edits.iter().filter(same).count();
-            let slots = (k - slots..k).filter(|slot| (k - 1 - slot) % of_head == before);
-            all.extend(slots.map(|slot| CodeEdit {
+            Ok([k - slots, k])
+        };
+        let same_head = |a: &CodeEdit, b: &CodeEdit| (a.codebook, a.group) == (b.codebook, b.group);
+        let mut set: Vec<(String, CodeEdit)> = vec![];
+        for code in &self.set {
+            let edit = code_edit(&run.codebooks, code, None, self.hook.as_deref());
+            let edit = edit.with_context(|| format!("the code {code}"))?;
+            let [first, end] = slots(&edit)?;
+            let before = set
+                .iter()
+                .filter(|(_, other)| same_head(other, &edit))
+                .count();
+            if before >= end - first {
+                bail!(
+                    "--set {code}: found {} codes for this head, expected at most {}, one for each slot",
+                    before + 1,
+                    end - first
+                );
+            }
+            set.push((code.clone(), edit));
+        }
+        // Codes of the table for which their head has no slot left are passed over.
+        if let Some(path) = &self.codes {
+            let most = set.len() + self.top;
+            for (code, hook) in table(path)? {
+                if set.len() == most {
+                    break;
+                }
+                let edit = code_edit(&run.codebooks, &code, None, Some(&hook));
+                let edit = edit.with_context(|| format!("{}: {code}", path.display()))?;
+                let [first, end] = slots(&edit)?;
+                let before = set
+                    .iter()
+                    .filter(|(_, other)| same_head(other, &edit))
+                    .count();
+                if before < end - first {
+                    set.push((code, edit));
+                }
+            }
+        }
+        let mut edits = vec![];
+        for (number, (_, edit)) in set.iter().enumerate() {
+            let [first, end] = slots(edit)?;
+            let before = set[..number]
+                .iter()
+                .filter(|(_, other)| same_head(other, edit))
+                .count();
+            let of_head = set
+                .iter()
+                .filter(|(_, other)| same_head(other, edit))
+                .count();
+            let own = (first..end).filter(|slot| (end - 1 - slot) % of_head == before);
+            edits.extend(own.map(|slot| CodeEdit {
                 slot: Some(slot),
                 ..edit.clone()
             }));
         }
-        Ok(all)
+        Ok((set.into_iter().map(|(code, _)| code).collect(), edits))
     }
 }
 
-/// The first codes of a table, as `LAYER.HEAD=CODE` and the hook point within the layer.
-fn table(path: &Path, top: usize) -> Result<Vec<(String, String)>> {
+/// The codes of a table, as `LAYER.HEAD=CODE` and the hook point within the layer.
+fn table(path: &Path) -> Result<Vec<(String, String)>> {
     let of = |row: &RunRow| -> Option<(String, String)> {
         let cell = |name: &str| {
             row.iter()
@@ -160,13 +197,20 @@ fn table(path: &Path, top: usize) -> Result<Vec<(String, String)>> {
         let within = hook.splitn(3, '.').nth(2).unwrap_or(hook);
         Some((format!("{layer}.{head}={code}"), within.to_owned()))
     };
-    let rows = read_runs(path)?;
-    let rows: Option<Vec<_>> = rows.iter().take(top).map(of).collect();
+    let rows: Option<Vec<_>> = read_runs(path)?.iter().map(of).collect();
     match rows {
         Some(rows) if !rows.is_empty() => Ok(rows),
         _ => bail!(
-            "{}: found no rows with layer, head, code and hook_point, expected a table of `lapidary codebook find`, and --top of at least 1",
+            "{}: found no rows with layer, head, code and hook_point, expected a table of `lapidary codebook find`",
             path.display()
         ),
+    }
+}
+
+/// A number of codes.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(n) => Ok(n),
     }
 }

@@ -129,7 +129,9 @@ fn a_missing_field_is_named_with_the_option_that_names_another() {
         "{error}"
     );
     assert!(
-        error.ends_with("expected `label`: name the one with the class with --label-field"),
+        error.ends_with(
+            "expected `label`: name the one with the class with --label-field (in a config of dkvb: data.label_field)"
+        ),
         "{error}"
     );
     let folder = tempfile::tempdir().unwrap();

@@ -233,7 +233,7 @@ mod tests {
                 clean: "the".into(),
                 corrupted: "the".into(),
                 answer: text(answer),
-                wrong: text(" the"),
+                wrong: text(" of"),
             };
             Prompt::of_text(&text, &model, false)
         };

@@ -16,7 +16,7 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    /// Of a scale and zero point that are known.
+    /// The map with a known scale and zero point.
     pub(crate) fn new(scale: f32, zero: i8, scheme: Scheme) -> Self {
         let (low, high) = scheme.limits();
         Self {

@@ -1,6 +1,7 @@
 //! `lapidary codebook`: models with codebooks in them, what their codes stand for, and text with
 //! codes set by hand.
 
+mod corpus;
 mod edits;
 mod features;
 mod find;

@@ -1,11 +1,12 @@
 //! `lapidary codebook features`.
 
-use crate::arguments::{DeviceArgument, TextArgument};
+use super::corpus::CorpusArgument;
+use crate::arguments::DeviceArgument;
 use crate::progress::Watched;
 use anyhow::Result;
 use clap::Args;
 use lapidary::CodebookRun;
-use lapidary::codebooks::{RunText, write_code_tables};
+use lapidary::codebooks::write_code_tables;
 use lapidary::run_folder::{Maker, RunFolder, RunWriter, table_files};
 use std::path::PathBuf;
 
@@ -20,11 +21,8 @@ features.parquet has the columns of `lapidary features`, and also layer, head an
 pub struct Features {
     /// Folder of a finished run of `lapidary codebook train`
     run: PathBuf,
-    /// The text; default: the text that the run was trained on. For a TokFSM: held-out sequences
-    #[arg(long)]
-    corpus: Option<String>,
     #[command(flatten)]
-    text: TextArgument,
+    text: CorpusArgument,
     /// Number of tokens
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
     tokens: u64,
@@ -43,14 +41,7 @@ impl Features {
         let run = CodebookRun::open(&self.run, &self.device.open()?)?;
         let folder = RunFolder::new(self.out.as_ref().unwrap_or(&self.run));
         let mut writer = RunWriter::claim(&folder.path, Maker::Features, &table_files())?;
-        let options = self.text.options();
-        let text = RunText::read(
-            &run,
-            self.corpus.as_deref(),
-            &options,
-            self.tokens,
-            &Watched,
-        )?;
+        let text = self.text.read(&run, self.tokens)?;
         writer.add(table_files())?;
         Ok(write_code_tables(
             &run,

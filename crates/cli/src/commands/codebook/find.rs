@@ -1,12 +1,13 @@
 //! `lapidary codebook find`.
 
+use super::corpus::CorpusArgument;
 use super::edits::check_outside;
-use crate::arguments::{DeviceArgument, TextArgument};
+use crate::arguments::DeviceArgument;
 use crate::progress::Watched;
 use anyhow::{Result, bail};
 use clap::Args;
 use lapidary::CodebookRun;
-use lapidary::codebooks::{Find as Search, Predicate, RunText, find_codes, write_codes};
+use lapidary::codebooks::{Find as Search, Predicate, find_codes, write_codes};
 use lapidary_io::check_target;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -41,11 +42,8 @@ pub struct Find {
     /// Minimum recall of the codes in the file
     #[arg(long, default_value_t = 0.1)]
     recall: f64,
-    /// The text; default: the text that the run was trained on. For a TokFSM: held-out sequences
-    #[arg(long)]
-    corpus: Option<String>,
     #[command(flatten)]
-    text: TextArgument,
+    text: CorpusArgument,
     /// Number of tokens of the text. Of the file of a topic, at most this number of tokens is read
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
     tokens: u64,
@@ -61,19 +59,12 @@ impl Find {
             bail!("--recall: found {}, expected 0 to 1", self.recall);
         }
         let run = CodebookRun::open(&self.run, &self.device.open()?)?;
-        let options = self.text.options();
-        let text = RunText::read(
-            &run,
-            self.corpus.as_deref(),
-            &options,
-            self.tokens,
-            &Watched,
-        )?;
+        let text = self.text.read(&run, self.tokens)?;
         let search = Search {
             predicate: self.predicate,
             least_recall: self.recall,
             topic_tokens: self.tokens,
-            topic_text: options,
+            topic_text: self.text.options(),
         };
         let found = find_codes(&run, &search, &text, &Watched)?;
         if found.is_empty() {

@@ -69,6 +69,17 @@ fn a_run_is_trained_resumed_replaced_and_read() {
         line["step"].as_u64().unwrap()
     });
     assert_eq!(steps.collect::<Vec<_>>(), [2, 4, 6, 8]);
+    // Evaluations in between leave the training as it is, and the last one is that of the run.
+    succeeds(
+        at,
+        "codebook train tiny.toml --out curve --set evaluation.every=4",
+    );
+    let log = std::fs::read_to_string(at.join("curve/metrics.jsonl")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    assert!(lines[0]["evaluation"].is_null() && lines[1]["evaluation"]["loss"].is_number());
+    assert_ne!(lines[1]["evaluation"], lines[3]["evaluation"]);
+    assert_eq!(lines[3]["evaluation"], metrics);
     // A second run does not touch the first one unless it is told to.
     refused(
         at,

@@ -150,7 +150,7 @@ pub fn nearest_codes(
 
 /// What the TopK encoder reads in place of codes.
 #[derive(Debug, Clone)]
-struct EncoderRows {
+pub(crate) struct EncoderRows {
     /// `[n_codes, d]`
     rows: Tensor<2>,
     /// `[n_codes]`
@@ -297,13 +297,21 @@ impl Codebook {
 
     /// The nearest codes of one group and their scores, `[n, k]` each.
     pub(crate) fn nearest_with_scores(&self, group: usize, a: &Tensor<2>) -> SparseCodes {
-        let rows = self.rows.get_or_init(|| {
+        let (k, state) = (self.options.k, &self.states[group]);
+        self.encoder_rows()[group].nearest(self.columns_of(a, group), k, state)
+    }
+
+    /// The codes as the encoder reads them, computed once after each change of the codes.
+    ///
+    /// Several threads that read one codebook compute them before they start: a thread that
+    /// computed them inside a parallel loop could be handed another part of that loop, which waits
+    /// for them.
+    pub(crate) fn encoder_rows(&self) -> &[EncoderRows] {
+        self.rows.get_or_init(|| {
             let of =
                 |group| EncoderRows::of(self.codes_of(&self.codes, group), self.options.assignment);
             (0..self.groups).map(of).collect()
-        });
-        let (k, state) = (self.options.k, &self.states[group]);
-        rows[group].nearest(self.columns_of(a, group), k, state)
+        })
     }
 
     /// The codes of a group, `[n_codes, d]`.
@@ -348,16 +356,12 @@ impl Codebook {
         }
     }
 
-    /// The same with gradients: `a` and `codes` (in place of the codebook's own, of the same shape)
-    /// track them, and [`CodeLoss`] says which they are. The values are those of [`Self::apply`].
+    /// The same with gradients: `a` and `codes` (the codebook's own) track them, and [`CodeLoss`]
+    /// says which they are. The values are those of [`Self::apply`].
     pub fn apply_tracked(&self, a: Tensor<2>, codes: Tensor<2>) -> Snapped {
-        let (plain, own) = (a.clone().inner(), codes.clone().inner());
         let o = &self.options;
         let (mut parts, mut chosen) = (vec![], vec![]);
-        for group in 0..self.groups {
-            let (a, own) = (self.columns_of(&plain, group), self.codes_of(&own, group));
-            let nearest = nearest_codes(a, own, o.k, o.assignment, &self.states[group]);
-            let indices = nearest.indices;
+        for (group, indices) in self.nearest(&a.clone().inner()).into_iter().enumerate() {
             parts.push(self.combined(self.codes_of(&codes, group), indices.clone()));
             chosen.push(indices);
         }

@@ -113,6 +113,8 @@ pub struct CodebookConfig {
     pub checkpoint_every: u64,
     /// Sequences of the evaluation.
     pub evaluation_sequences: usize,
+    /// Steps between two evaluations during training; 0: only after the last step.
+    pub evaluation_every: u64,
 }
 
 impl CodebookConfig {
@@ -209,6 +211,7 @@ impl CodebookConfig {
             log_every: r.or("training.log_every", 10)?,
             checkpoint_every: r.or("training.checkpoint_every", 1000)?,
             evaluation_sequences: r.or("evaluation.sequences", 64)?,
+            evaluation_every: r.or("evaluation.every", 0)?,
         };
         config.check(&r)?;
         r.finish()?;
@@ -431,6 +434,7 @@ impl CodebookConfig {
             ("training.log_every", toml(self.log_every)),
             ("training.checkpoint_every", toml(self.checkpoint_every)),
             ("evaluation.sequences", toml(self.evaluation_sequences)),
+            ("evaluation.every", toml(self.evaluation_every)),
         ]);
         out
     }
@@ -450,6 +454,7 @@ impl CodebookConfig {
             "training.log_every",
             "training.checkpoint_every",
             "evaluation.sequences",
+            "evaluation.every",
         ];
         let (here, there) = (self.values(), other.values());
         here.into_iter()

@@ -1,12 +1,13 @@
 //! How good a model with codebooks is, and how its codes are used.
 
 use crate::data::{Data, generator, stream};
+use crate::placement::interventions;
 use crate::training::tokens;
 use crate::usage::CodeUsage;
 use crate::{CodebookError, Codebooks, TokFsm};
 use burn::tensor::{Tensor, TensorData, activation};
-use lapidary_model::LanguageModel;
 use lapidary_model::training::TokenBatch;
+use lapidary_model::{LanguageModel, Sampling, generate_batch};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -133,33 +134,19 @@ fn transition_accuracy(
     seed: u64,
     sequences: usize,
 ) -> Result<f64, CodebookError> {
-    let mut rng = generator(seed, stream::GENERATION, 0);
-    let mut texts = vec![vec![fsm.bos()]; sequences];
-    for length in 1..=fsm.length() {
-        let mut next = vec![];
-        for some in texts.chunks(SEQUENCES_AT_ONCE) {
-            let (logits, _) = codebooks.run(model, model.tokens(some)?, &[])?;
-            let [batch, _, d_vocab] = logits.dims();
-            let last = logits.narrow(1, length - 1, 1).reshape([batch, d_vocab]);
-            let p: Vec<f32> = activation::softmax(last, 1)
-                .into_data()
-                .iter::<f32>()
-                .collect();
-            for p in p.chunks(d_vocab) {
-                let mut left = rng.random::<f32>() * p.iter().sum::<f32>();
-                let drawn = p.iter().position(|p| {
-                    left -= p;
-                    left <= 0.0
-                });
-                next.push(drawn.unwrap_or(d_vocab - 1) as u32);
-            }
-        }
-        texts
-            .iter_mut()
-            .zip(next)
-            .for_each(|(text, next)| text.push(next));
-    }
-    let counts = texts.iter().map(|text| fsm.legal_transitions(&text[1..]));
+    let bos = [fsm.bos()];
+    let sampling = Sampling {
+        max_tokens: fsm.length(),
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        seed: generator(seed, stream::GENERATION, 0).random(),
+    };
+    let functions = codebooks.functions(&[], None);
+    let interventions = interventions(&functions);
+    let prompts = vec![&bos[..]; sequences];
+    let texts = generate_batch(model, &prompts, &sampling, &interventions)?;
+    let counts = texts.iter().map(|text| fsm.legal_transitions(text));
     let (legal, all) = counts.fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
     Ok(legal as f64 / all.max(1) as f64)
 }

@@ -6,6 +6,7 @@
 
 use crate::config::{CodebookConfig, Initialization, ModelOptions};
 use crate::data::{Data, generator, stream};
+use crate::evaluation::{Metrics, evaluate};
 use crate::init::{k_means, normal_codes, rows_as_codes};
 use crate::memory::{TRAINED, product, too_large};
 use crate::usage::{CodeUsage, replace_dead};
@@ -42,6 +43,9 @@ pub struct CodebookStep {
     pub grad_norm: f32,
     /// Share of codes that were not chosen since the last replacement; `None` without codebooks.
     pub frac_unused_codes: Option<f64>,
+    /// Metrics after the step, at every `evaluation.every`-th step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Metrics>,
 }
 
 /// Adam's moments and the use of one codebook.
@@ -194,6 +198,9 @@ impl CodebookTrainer {
                     function,
                 })
                 .collect();
+            for Placed { codebook, .. } in self.codebooks.placed() {
+                codebook.encoder_rows();
+            }
             let at_once = SEQUENCES_AT_ONCE.max(TOKENS_AT_ONCE / batch.length);
             self.model.gradients(&batch, at_once, &inserted)
         };
@@ -230,7 +237,17 @@ impl CodebookTrainer {
             lr,
             grad_norm,
             frac_unused_codes,
+            evaluation: None,
         })
+    }
+
+    /// Metrics of model and codebooks as they stand.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(&self) -> Result<Metrics, CodebookError> {
+        let (seed, sequences) = (self.config.seed, self.config.evaluation_sequences);
+        evaluate(&self.model(), &self.codebooks, &self.data, seed, sequences)
     }
 
     fn update_codes(&mut self, number: usize, gradient: Tensor<2>, lr: f32, step: u64) {

@@ -63,7 +63,7 @@ impl Sampling {
     }
 }
 
-/// Continues `prompt` and hands each new token to `on_token`; stops after the first of the model's
+/// Continues `prompt` and hands each new token to `on_token`. Stops after the first of the model's
 /// [stop tokens](LanguageModel::stop_tokens), which is the last token handed over, as in
 /// transformers. Keys and values of earlier tokens are kept, so that a token costs a pass over one
 /// position. Past the model's context the oldest tokens fall out of sight; positions shift then,
@@ -82,10 +82,41 @@ pub fn generate(
     interventions: &[Intervention<'_>],
     on_token: &mut dyn FnMut(u32),
 ) -> Result<Vec<u32>, ModelError> {
+    let on_tokens = &mut |new: &[u32]| on_token(new[0]);
+    let mut texts = go_on(model, &[prompt], sampling, interventions, on_tokens)?;
+    Ok(texts.pop().expect("one prompt"))
+}
+
+/// Continues prompts of one length side by side, each as [`generate`] does. One generator draws
+/// for all of them, in their order.
+///
+/// # Errors
+/// As [`generate`]; also when there is no prompt.
+///
+/// # Panics
+/// When the prompts differ in length.
+pub fn generate_batch(
+    model: &LanguageModel,
+    prompts: &[&[u32]],
+    sampling: &Sampling,
+    interventions: &[Intervention<'_>],
+) -> Result<Vec<Vec<u32>>, ModelError> {
+    go_on(model, prompts, sampling, interventions, &mut |_| ())
+}
+
+/// Hands the new tokens of all prompts to `on_tokens` at each step, until each has stopped.
+fn go_on(
+    model: &LanguageModel,
+    prompts: &[&[u32]],
+    sampling: &Sampling,
+    interventions: &[Intervention<'_>],
+    on_tokens: &mut dyn FnMut(&[u32]),
+) -> Result<Vec<Vec<u32>>, ModelError> {
     sampling.check()?;
     model.check_head()?;
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
-    let mut tokens = prompt.to_vec();
+    let mut texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+    let mut stopped = vec![None; texts.len()];
     let mut cache = Cache::default();
     let run = HookedRun {
         capture: &[HookPoint::FinalNorm],
@@ -93,28 +124,44 @@ pub fn generate(
         ..Default::default()
     };
     let n_ctx = model.config().n_ctx;
-    for _ in 0..sampling.max_tokens {
-        if tokens.len() > n_ctx {
+    let n_prompt = prompts.first().map_or(0, |prompt| prompt.len());
+    for length in (n_prompt..).take(sampling.max_tokens) {
+        if length > n_ctx {
             cache = Cache::default();
         }
-        let start = tokens.len().saturating_sub(n_ctx) + cache.len;
-        let new = model.tokens(&[&tokens[start..]])?;
-        let mut output = model.run_on(new, &run, &mut cache)?;
+        let start = length.saturating_sub(n_ctx) + cache.len;
+        let rows: Vec<&[u32]> = texts
+            .iter()
+            .map(|text| text.get(start..).unwrap_or_default())
+            .collect();
+        let mut output = model.run_on(model.tokens(&rows)?, &run, &mut cache)?;
         let normalized = output
             .captured
             .remove(&HookPoint::FinalNorm)
             .expect("it was asked for");
-        let [_, pos, d_model] = normalized.dims();
-        let last = normalized.narrow(1, pos - 1, 1).reshape([1, d_model]);
+        let [batch, pos, d_model] = normalized.dims();
+        let last = normalized.narrow(1, pos - 1, 1).reshape([batch, d_model]);
         let logits: Vec<f32> = model.unembed(last).into_data().iter::<f32>().collect();
-        let next = draw(&logits, sampling, &mut rng);
-        tokens.push(next);
-        on_token(next);
-        if model.stop_tokens().contains(&next) {
+        let each = logits.chunks(logits.len() / batch);
+        let new: Vec<u32> = each.map(|of| draw(of, sampling, &mut rng)).collect();
+        for ((text, stopped), token) in texts.iter_mut().zip(&mut stopped).zip(&new) {
+            text.push(*token);
+            if stopped.is_none() && model.stop_tokens().contains(token) {
+                *stopped = Some(text.len());
+            }
+        }
+        on_tokens(&new);
+        if stopped.iter().all(Option::is_some) {
             break;
         }
     }
-    Ok(tokens.split_off(prompt.len()))
+    let ends = texts.into_iter().zip(stopped);
+    Ok(ends
+        .map(|(mut text, stopped)| {
+            text.truncate(stopped.unwrap_or(text.len()));
+            text.split_off(n_prompt)
+        })
+        .collect())
 }
 
 fn draw(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> u32 {

@@ -382,8 +382,10 @@ impl LanguageModel {
     /// Sequences of one length as a `[batch, pos]` tensor, every id checked against the vocabulary.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, a sequence is empty, longer than the context, or
-    /// unlike the others.
+    /// When an id is outside the vocabulary, or a sequence is empty or longer than the context.
+    ///
+    /// # Panics
+    /// When the sequences differ in length.
     pub fn tokens<S: AsRef<[u32]>>(&self, sequences: &[S]) -> Result<Tensor<2, Int>, ModelError> {
         let pos = sequences.first().map_or(0, |s| s.as_ref().len());
         if pos == 0 {

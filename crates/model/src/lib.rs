@@ -30,7 +30,7 @@ pub mod weights;
 pub use config::{Activation, Family, LayerConfig, ModelConfig, Norm};
 pub use error::ModelError;
 pub use frozen::{FrozenModel, LogitDirections, ScoreSide};
-pub use generate::{Sampling, generate};
+pub use generate::{Sampling, generate, generate_batch};
 pub use gguf::GgufDescription;
 pub use hook::{BlockHook, HookPoint};
 #[doc(hidden)]

@@ -21,8 +21,8 @@ use burn::tensor::Device;
 use lapidary_activations::{Corpus, TEXT_FIELD};
 use lapidary_codebook::{
     CodebookConfig, CodebookStep, CodebookTrainer, Codebooks, Data, DataOptions, Metrics,
-    ModelOptions, Text, TokFsm, evaluate, has_checkpoint, load_checkpoint, load_codebooks,
-    save_checkpoint, save_codebooks,
+    ModelOptions, Text, TokFsm, has_checkpoint, load_checkpoint, load_codebooks, save_checkpoint,
+    save_codebooks,
 };
 use lapidary_io::write_atomically;
 use lapidary_model::{LanguageModel, Tokenizer};
@@ -98,9 +98,7 @@ pub fn train_codebooks(
     writer.replace_old()?;
 
     let stage = Stage::new(progress, "evaluate", 1);
-    let sequences = config.evaluation_sequences;
-    let (model, data) = (trainer.model(), trainer.data());
-    let metrics = evaluate(&model, trainer.codebooks(), data, config.seed, sequences)?;
+    let metrics = trainer.evaluate()?;
     stage.done(format!(
         "loss {:.4}, accuracy {:.4} on {} held-out tokens",
         metrics.loss, metrics.accuracy, metrics.tokens
@@ -202,21 +200,26 @@ fn steps(
     progress.training(true);
     let result = (|| {
         while trainer.step_count() < config.steps {
-            let report = trainer.step()?;
+            let mut report = trainer.step()?;
+            let due = |every: u64| every > 0 && report.step.is_multiple_of(every);
+            let (evaluates, saves) = (due(config.evaluation_every), due(config.checkpoint_every));
+            if evaluates {
+                report.evaluation = Some(trainer.evaluate()?);
+            }
             let speed = (report.tokens - first_tokens) as f64 / stage.seconds();
             let figures = match report.frac_unused_codes {
                 Some(unused) => format!("loss {:.4}  unused codes {unused:.3}", report.loss),
                 None => format!("loss {:.4}", report.loss),
             };
             stage.at(report.step, format!("{speed:.0} tokens/s  {figures}"));
-            if report.step.is_multiple_of(config.log_every) || report.step == config.steps {
+            let last_step = report.step == config.steps;
+            if report.step.is_multiple_of(config.log_every) || evaluates || last_step {
                 let line = serde_json::to_string(&report)? + "\n";
                 let written = log.write_all(line.as_bytes());
                 written.with_context(|| format!("{}: cannot be written", log_path.display()))?;
             }
             let stops = progress.must_stop() && report.step < config.steps;
-            let every = config.checkpoint_every;
-            if stops || every > 0 && report.step.is_multiple_of(every) {
+            if stops || saves {
                 save_checkpoint(trainer, &writer.folder().join(CHECKPOINT))?;
                 let before = writer.folder();
                 writer.replace_old()?;

@@ -6,6 +6,7 @@ use crate::fixtures::{at, close, expected, model};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_model::{
     BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Sampling, Start, generate,
+    generate_batch,
 };
 
 const FAMILIES: [&str; 10] = [
@@ -346,6 +347,36 @@ fn gradients_at_every_hook_point_equal_finite_differences() {
                 .reshape([1, tokens.len(), model.config().d_vocab]),
         );
         assert!((plain.into_scalar::<f32>() - found.value).abs() <= 1e-4 * found.value.abs());
+    }
+}
+
+#[test]
+fn prompts_continued_side_by_side_give_the_tokens_of_each_alone() {
+    for name in FAMILIES {
+        let model = model(name);
+        let greedy = Sampling {
+            max_tokens: 40,
+            temperature: 0.0,
+            ..Default::default()
+        };
+        let prompts: [&[u32]; 3] = [&[5, 17, 3], &[4, 9, 11], &[5, 17, 3]];
+        let found = generate_batch(&model, &prompts, &greedy, &[]).unwrap();
+        let alone = prompts.map(|p| generate(&model, p, &greedy, &[], &mut |_| ()).unwrap());
+        assert_eq!(found, alone, "{name}");
+        // Two of one prompt are drawn apart.
+        let drawn = Sampling {
+            temperature: 5.0,
+            ..greedy
+        };
+        let found = generate_batch(&model, &prompts, &drawn, &[]).unwrap();
+        assert_ne!(found[0], found[2], "{name}");
+        let stop = |text: &Vec<u32>| text.iter().position(|t| model.stop_tokens().contains(t));
+        for text in &found {
+            assert!(
+                stop(text).is_none_or(|at| at + 1 == text.len()),
+                "{name}: {text:?}"
+            );
+        }
     }
 }
 

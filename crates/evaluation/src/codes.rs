@@ -33,7 +33,7 @@ impl HostCodes {
 
     /// The codes of several batches, one after the other. Rows of a batch with fewer places get
     /// places that are not active.
-    pub(crate) fn joined(batches: Vec<Self>) -> Self {
+    pub fn joined(batches: Vec<Self>) -> Self {
         let k = batches.iter().map(|batch| batch.k).max().unwrap_or(0);
         let (mut values, mut indices) = (vec![], vec![]);
         for batch in batches {

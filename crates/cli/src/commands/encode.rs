@@ -27,7 +27,8 @@ Tensors of the output, for n rows (tokens):
   reconstruction [n, d]  reconstruction of the row; for a transcoder, of the activation at its output hook point
 
 If a row has fewer than k active latents, its last entries have value 0 and index -1. For a cross-layer transcoder, each row has the
-entries of layer 0, then those of layer 1, and so on. The order and the empty entries are then per layer.
+entries of layer 0, then those of layer 1, and so on. Values are then in descending order within each layer, and there can be entries
+with index -1 after each layer.
 
 If the dictionary reads several hook points, the input has one tensor per hook point, with the name of the hook point. The input can
 also be one tensor with the activations at all hook points side by side.
@@ -98,23 +99,7 @@ impl Encode {
             reconstruction.extend(x_hat.into_data().iter::<f32>());
             parts.push(HostCodes::read(codes));
         }
-        let k = parts.iter().map(|part| part.k).max().unwrap_or(1);
-        let mut values = Vec::with_capacity(n * k);
-        let mut indices = Vec::with_capacity(n * k);
-        for part in &parts {
-            for (v, i) in part
-                .values
-                .chunks(part.k.max(1))
-                .zip(part.indices.chunks(part.k.max(1)))
-            {
-                values.extend(
-                    v.iter()
-                        .copied()
-                        .chain(std::iter::repeat_n(0.0, k - part.k)),
-                );
-                indices.extend(i.iter().copied().chain(std::iter::repeat_n(-1, k - part.k)));
-            }
-        }
+        let HostCodes { values, indices, k } = HostCodes::joined(parts);
         let active = indices.iter().filter(|i| **i >= 0).count();
         let tensors = [
             Outgoing {

@@ -190,6 +190,7 @@ impl<'a> Gated<'a> {
             .collect();
         let run = HookedRun {
             interventions: &interventions,
+            last_logits: true,
             ..Default::default()
         };
         let kl = |logits| self.own.kl(logits);

@@ -187,8 +187,9 @@ impl ClassIncremental {
             ClassData::Blobs {
                 d_in, per_class, ..
             } => {
-                if let Some(expected) = b.too_large(d_in) {
-                    return Err(r.wrong("bottleneck.keys", b.keys, &expected).into());
+                if let Some((name, found, expected)) = b.too_large(d_in) {
+                    let key = format!("bottleneck.{name}");
+                    return Err(r.wrong(&key, found, &expected).into());
                 }
                 // Inputs as f32, twice, and the keys that training inputs fetch as numbers of 8
                 // bytes.
@@ -272,9 +273,9 @@ impl ClassIncremental {
                 return Err(CodebookError::value(what, full, expected));
             }
         }
-        if let Some(expected) = self.bottleneck.too_large(d_in) {
-            let found = self.bottleneck.keys;
-            return Err(CodebookError::value("bottleneck.keys", found, expected));
+        if let Some((name, found, expected)) = self.bottleneck.too_large(d_in) {
+            let key = format!("bottleneck.{name}");
+            return Err(CodebookError::value(key, found, expected));
         }
         let (train, test) = (&rows.train, &rows.test);
         let matrix = |rows: Vec<f32>| -> Tensor<2> {

@@ -7,6 +7,9 @@
 //!             = ⟨a, c⟩ − ‖c‖² / 2     squared distance up to the constant ‖a‖² and the factor −1/2
 //! out         = Σ of the k codes with the highest scores, or their mean
 //! ```
+//!
+//! With `layer_norm`, `a` is the LayerNorm of the vector: its mean is subtracted, and the rest is
+//! divided by its standard deviation.
 
 use crate::CodebookError;
 use burn::tensor::{Int, Tensor};
@@ -17,6 +20,9 @@ use std::sync::OnceLock;
 
 /// Keeps the direction of a code of norm 0 finite; its score is 0 then.
 const SMALLEST_NORM: f32 = 1e-20;
+
+/// Added to a variance, as in PyTorch's LayerNorm.
+const LAYER_NORM_EPS: f32 = 1e-5;
 
 /// Which codes are near.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +103,10 @@ pub struct CodebookOptions {
     pub assignment: Assignment,
     /// What the chosen codes become.
     pub combination: Combination,
+    /// Whether codes are compared with the LayerNorm of a vector (of each group's part) rather than
+    /// with the vector itself.
+    #[serde(default)]
+    pub layer_norm: bool,
     /// Which gradients there are.
     pub loss: CodeLoss,
     /// λ: the weight of the squared error in the codes' gradient.
@@ -114,6 +124,7 @@ impl Default for CodebookOptions {
             k: 8,
             assignment: Assignment::Cosine,
             combination: Combination::Sum,
+            layer_norm: false,
             loss: CodeLoss::TaskMse,
             mse_weight: 1.0,
             commitment: 0.25,
@@ -291,11 +302,15 @@ impl Codebook {
 
     /// The nearest codes of each group, `[n, k]` each, for `a` `[n, groups * d]`.
     pub fn nearest(&self, a: &Tensor<2>) -> Vec<Tensor<2, Int>> {
-        let of = |group| self.nearest_with_scores(group, a).indices;
+        self.nearest_to_input(&self.input(a.clone()))
+    }
+
+    fn nearest_to_input(&self, input: &Tensor<2>) -> Vec<Tensor<2, Int>> {
+        let of = |group| self.nearest_with_scores(group, input).indices;
         (0..self.groups).map(of).collect()
     }
 
-    /// The nearest codes of one group and their scores, `[n, k]` each.
+    /// The nearest codes of one group and their scores, `[n, k]` each, for an [input](Self::input).
     pub(crate) fn nearest_with_scores(&self, group: usize, a: &Tensor<2>) -> SparseCodes {
         let (k, state) = (self.options.k, &self.states[group]);
         self.encoder_rows()[group].nearest(self.columns_of(a, group), k, state)
@@ -318,6 +333,15 @@ impl Codebook {
     fn codes_of(&self, codes: &Tensor<2>, group: usize) -> Tensor<2> {
         let n = self.options.n_codes;
         codes.clone().narrow(0, group * n, n)
+    }
+
+    /// What codes are compared with, `[n, groups * d]`, for `a` of the same shape: `a` itself or,
+    /// with `layer_norm`, the LayerNorm of each group's part.
+    pub(crate) fn input(&self, a: Tensor<2>) -> Tensor<2> {
+        match self.options.layer_norm {
+            true => layer_norm(a, self.groups),
+            false => a,
+        }
     }
 
     /// The columns that a group reads, `[n, d]`.
@@ -360,8 +384,10 @@ impl Codebook {
     /// says which they are. The values are those of [`Self::apply`].
     pub fn apply_tracked(&self, a: Tensor<2>, codes: Tensor<2>) -> Snapped {
         let o = &self.options;
+        let a = self.input(a);
         let (mut parts, mut chosen) = (vec![], vec![]);
-        for (group, indices) in self.nearest(&a.clone().inner()).into_iter().enumerate() {
+        let nearest = self.nearest_to_input(&a.clone().inner());
+        for (group, indices) in nearest.into_iter().enumerate() {
             parts.push(self.combined(self.codes_of(&codes, group), indices.clone()));
             chosen.push(indices);
         }
@@ -393,4 +419,15 @@ impl Codebook {
             codes: chosen,
         }
     }
+}
+
+/// The LayerNorm of each group's part of `a`, `[n, groups * d]` (Ba et al. 2016), without trained
+/// weights.
+pub(crate) fn layer_norm(a: Tensor<2>, groups: usize) -> Tensor<2> {
+    let [n, width] = a.dims();
+    let a = a.reshape([n, groups, width / groups]);
+    let centred = a.clone() - a.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2); // [n, groups, 1]
+    let normalized = centred / (variance + LAYER_NORM_EPS).sqrt();
+    normalized.reshape([n, width])
 }

@@ -59,12 +59,20 @@ impl Default for KeyValueOptions {
 }
 
 impl KeyValueOptions {
-    /// What is expected in place of sizes that do not fit into memory: the f64 of keys, sums,
-    /// counts and values, and projections.
-    pub(crate) fn too_large(&self, d_in: usize) -> Option<String> {
+    /// Sizes that do not fit into memory: the f64 of keys, sums, counts and values, and
+    /// projections. Returns the name of the largest size, the size, and what is expected.
+    pub(crate) fn too_large(&self, d_in: usize) -> Option<(&'static str, usize, String)> {
         let of_key = self.d_key.saturating_mul(2).saturating_add(self.classes);
         let keys = product(&[self.codebooks, self.keys, of_key.saturating_add(1), 2]);
-        too_large(keys.saturating_add(product(&[d_in, self.codebooks, self.d_key])))
+        let numbers = keys.saturating_add(product(&[d_in, self.codebooks, self.d_key]));
+        let expected = too_large(numbers)?;
+        let sizes = [
+            ("codebooks", self.codebooks),
+            ("d_key", self.d_key),
+            ("keys", self.keys),
+        ];
+        let (key, size) = sizes.into_iter().max_by_key(|(_, size)| *size)?;
+        Some((key, size, expected))
     }
 }
 
@@ -109,8 +117,8 @@ impl KeyValueBottleneck {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(CodebookError::value(*name, 0, "at least 1"));
         }
-        if let Some(expected) = o.too_large(d_in) {
-            return Err(CodebookError::value("keys", o.keys, expected));
+        if let Some((name, found, expected)) = o.too_large(d_in) {
+            return Err(CodebookError::value(name, found, expected));
         }
         let mut rng = generator(seed, stream::CODES, 0);
         let width = o.codebooks * o.d_key;

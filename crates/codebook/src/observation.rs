@@ -70,7 +70,7 @@ fn observing<'a>(
     let codebook = &placed.codebook;
     let function = move |value: Tensor<3>| {
         let [batch, pos, width] = value.dims();
-        let a = value.reshape([batch * pos, width]);
+        let a = codebook.input(value.reshape([batch * pos, width]));
         let mut parts = vec![];
         for group in 0..codebook.groups() {
             let chosen = codebook.nearest_with_scores(group, &a);

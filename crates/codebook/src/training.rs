@@ -4,6 +4,7 @@
 //! [`CodeLoss`](crate::CodeLoss) says. Every `replace_every` steps, codes that were not chosen
 //! since the last time move to inputs of the step's batch.
 
+use crate::codebook::layer_norm;
 use crate::config::{CodebookConfig, Initialization, ModelOptions};
 use crate::data::{Data, generator, stream};
 use crate::evaluation::{Metrics, evaluate};
@@ -276,8 +277,8 @@ impl CodebookTrainer {
     fn replace(&mut self, step: u64, inputs: Vec<Vec<Tensor<2>>>) {
         let numbered = self.trained.iter_mut().zip(inputs).enumerate();
         for (number, (trained, inputs)) in numbered {
-            let inputs = Tensor::cat(inputs, 0);
             let codebook = &mut self.codebooks.placed_mut()[number].codebook;
+            let inputs = codebook.input(Tensor::cat(inputs, 0));
             let place = step * 1024 + number as u64;
             let mut rng = generator(self.config.seed, stream::REPLACEMENT, place);
             let moved = replace_dead(codebook, &inputs, &trained.usage, &mut rng);
@@ -435,7 +436,10 @@ fn start(
             Some(captured) => {
                 let value = captured[&at].clone();
                 let [batch, pos, width] = value.dims();
-                let rows = value.reshape([batch * pos, width]);
+                let mut rows = value.reshape([batch * pos, width]);
+                if config.codebook.layer_norm {
+                    rows = layer_norm(rows, groups);
+                }
                 let mut all = vec![];
                 for group in 0..groups {
                     let own = rows.clone().narrow(1, group * d, d);

@@ -270,7 +270,8 @@ fn text_of(json: &[u8], field: &SourceField) -> Result<Option<String>, String> {
     match value.map_err(|e: String| format!("not JSON: {e}"))? {
         Found::Text(text) => Ok(Some(text)),
         Found::Null => Ok(None),
-        Found::Other(kind) => Err(format!(
+        Found::Plain(_, text) if field.takes_numbers => Ok(Some(text)),
+        Found::Other(kind) | Found::Plain(kind, _) => Err(format!(
             "field `{}`: found {kind}, expected a string",
             field.name
         )),
@@ -289,7 +290,9 @@ fn text_of(json: &[u8], field: &SourceField) -> Result<Option<String>, String> {
 enum Found {
     Text(String),
     Null,
-    /// Neither, in words.
+    /// A number, or true or false: which in words, and its text.
+    Plain(&'static str, String),
+    /// None of these, in words.
     Other(&'static str),
     /// There is no such field, but these.
     Absent(Vec<String>),
@@ -325,11 +328,19 @@ impl<'de> DeserializeSeed<'de> for Field {
     }
 }
 
-/// The visits of values that are all answered with the same.
+fn no_object<T>(_: T) -> Found {
+    Found::NoObject
+}
+
+fn plain(kind: &'static str, value: impl ToString) -> Found {
+    Found::Plain(kind, value.to_string())
+}
+
+/// The visits of values that are answered by a function of the value.
 macro_rules! answer {
     ($($visit:ident: $kind:ty => $answer:expr),*) => {
-        $(fn $visit<E>(self, _: $kind) -> Result<Found, E> {
-            Ok($answer)
+        $(fn $visit<E>(self, value: $kind) -> Result<Found, E> {
+            Ok($answer(value))
         })*
     };
 }
@@ -369,8 +380,8 @@ impl<'de> Visitor<'de> for Object<'_> {
         Ok(Found::NoObject)
     }
 
-    answer!(visit_bool: bool => Found::NoObject, visit_i64: i64 => Found::NoObject, visit_u64: u64 => Found::NoObject,
-        visit_f64: f64 => Found::NoObject, visit_str: &str => Found::NoObject);
+    answer!(visit_bool: bool => no_object, visit_i64: i64 => no_object, visit_u64: u64 => no_object,
+        visit_f64: f64 => no_object, visit_str: &str => no_object);
 }
 
 impl<'de> Visitor<'de> for Field {
@@ -402,6 +413,6 @@ impl<'de> Visitor<'de> for Field {
         Ok(Found::Other("an array"))
     }
 
-    answer!(visit_bool: bool => Found::Other("true or false"), visit_i64: i64 => Found::Other("a number"),
-        visit_u64: u64 => Found::Other("a number"), visit_f64: f64 => Found::Other("a number"));
+    answer!(visit_bool: bool => |v| plain("true or false", v), visit_i64: i64 => |v| plain("a number", v),
+        visit_u64: u64 => |v| plain("a number", v), visit_f64: f64 => |v| plain("a number", v));
 }

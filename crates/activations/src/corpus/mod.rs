@@ -103,8 +103,9 @@ impl Corpus {
         })
     }
 
-    /// As [`Self::open`], but the rows are the classes of the texts instead of the texts. The
-    /// embedded corpus has `title` and `president`.
+    /// As [`Self::open`], but the rows are the classes of the texts instead of the texts. Classes
+    /// may be numbers, or true and false; their text is the name of the class. The embedded corpus
+    /// has `title` and `president`.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -113,6 +114,7 @@ impl Corpus {
         corpus.field = SourceField {
             name: field.into(),
             advice: "name the one with the class with --label-field (in a config of dkvb: data.label_field)",
+            takes_numbers: true,
         };
         for source in &mut corpus.sources {
             if let Source::Embedded {
@@ -304,6 +306,8 @@ struct SourceField {
     name: String,
     /// What to do if there is no such field.
     advice: &'static str,
+    /// Whether numbers, and true and false, are read as their text.
+    takes_numbers: bool,
 }
 
 impl SourceField {
@@ -311,13 +315,14 @@ impl SourceField {
         Self {
             name: name.into(),
             advice: "name the one with the text with --text-field, or corpus.text_field in a recipe",
+            takes_numbers: false,
         }
     }
 
     /// Says that the field is not among those that there are; `kind` is what the format calls
     /// them.
     fn is_not_among(&self, kind: &str, names: &[&str]) -> String {
-        let Self { name, advice } = self;
+        let Self { name, advice, .. } = self;
         match names {
             [] => format!("found no {kind}, expected `{name}`"),
             _ => format!(

@@ -214,6 +214,19 @@ impl Rows {
             }
             // A column without a single value may have any type.
             _ if column.null_count() == column.len() => Ok(vec![None; column.len()]),
+            kind if self.field.takes_numbers && kind.is_float() => {
+                let numbers = column.cast(&DataType::Float64).map_err(failed)?;
+                let numbers = numbers.f64().map_err(failed)?;
+                // NaN is how pandas marks a missing value. 1 and 1.0 are one class.
+                let text =
+                    |number: Option<f64>| number.filter(|n| !n.is_nan()).map(|n| n.to_string());
+                Ok(numbers.iter().map(text).collect())
+            }
+            kind if self.field.takes_numbers && (kind.is_integer() || kind.is_bool()) => {
+                let texts = column.cast(&DataType::String).map_err(failed)?;
+                let texts = texts.str().map_err(failed)?;
+                Ok(texts.iter().map(|text| text.map(String::from)).collect())
+            }
             other => Err(format!("found {other}, expected strings")),
         }
     }

@@ -146,6 +146,47 @@ fn a_missing_field_is_named_with_the_option_that_names_another() {
     );
 }
 
+#[test]
+fn classes_may_be_numbers_and_texts_may_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines =
+        "{\"c\": 1}\n{\"c\": \"1\"}\n{\"c\": -2.5}\n{\"c\": true}\n{\"c\": NaN}\n{\"c\": null}\n";
+    let lines = write(folder.path(), "a.jsonl", lines.as_bytes());
+    let classes = |source: &str| -> Vec<Option<String>> {
+        let rows = Corpus::labels(source, "c").unwrap().rows();
+        rows.map(Result::unwrap).collect()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let expected = [some("1"), some("1"), some("-2.5"), some("true"), None, None];
+    assert_eq!(classes(&lines), expected);
+    let as_text = Corpus::open(&lines, "c").unwrap().rows().next().unwrap();
+    let error = as_text.unwrap_err().to_string();
+    assert!(
+        error.contains("found a number, expected a string"),
+        "{error}"
+    );
+    let parquet = |mut frame: polars::prelude::DataFrame| {
+        let mut bytes = vec![];
+        ParquetWriter::new(&mut bytes).finish(&mut frame).unwrap();
+        write(folder.path(), "a.parquet", &bytes)
+    };
+    let whole = parquet(polars::df!("c" => [Some(0_i64), None, Some(7)]).unwrap());
+    assert_eq!(classes(&whole), [some("0"), None, some("7")]);
+    let error = texts_of(&whole, "c").unwrap_err();
+    assert!(error.contains("found i64, expected strings"), "{error}");
+    let broken = parquet(polars::df!("c" => [Some(1.0_f32), Some(f32::NAN), Some(0.5)]).unwrap());
+    assert_eq!(classes(&broken), [some("1"), None, some("0.5")]);
+    let truth = parquet(polars::df!("c" => [true, false]).unwrap());
+    assert_eq!(classes(&truth), [some("true"), some("false")]);
+}
+
+fn texts_of(corpus: &str, field: &str) -> Result<Vec<Option<String>>, String> {
+    let rows = Corpus::open(corpus, field)
+        .map_err(|e| e.to_string())?
+        .rows();
+    rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
+}
+
 fn texts(corpus: &str) -> Result<Vec<String>, String> {
     let corpus = Corpus::open(corpus, TEXT_FIELD).map_err(|e| e.to_string())?;
     let texts: Result<Vec<_>, _> = corpus.documents().map(|d| d.map(|d| d.text)).collect();

@@ -90,6 +90,7 @@ fn sizes_that_no_machine_has_memory_for_are_refused_before_anything_is_allocated
     );
     for (set, key) in [
         ("bottleneck.keys=100000000000000", "bottleneck.keys"),
+        ("bottleneck.d_key=100000000000000", "bottleneck.d_key"),
         ("data.per_class=100000000000000", "data.per_class"),
     ] {
         let error = ClassIncremental::parse("my.toml", "", &[set.to_owned()]);

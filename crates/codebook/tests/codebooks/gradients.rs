@@ -77,6 +77,7 @@ fn gradients_are_finite_differences_in_every_mode() {
                 k: K,
                 assignment: Assignment::Cosine,
                 combination,
+                layer_norm: false,
                 loss,
                 mse_weight: LAMBDA as f32,
                 commitment: BETA as f32,
@@ -115,4 +116,68 @@ fn gradients_are_finite_differences_in_every_mode() {
             close(&found, &to_input, &format!("{name}: input"));
         }
     }
+}
+
+/// Each half of a row, less its mean, over its standard deviation.
+fn normalized(a: &[f64]) -> Vec<f64> {
+    let of = |part: &[f64]| -> Vec<f64> {
+        let n = part.len() as f64;
+        let mean = part.iter().sum::<f64>() / n;
+        let variance = part.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        let each = part.iter();
+        each.map(|v| (v - mean) / (variance + 1e-5).sqrt())
+            .collect()
+    };
+    a.chunks(D).flat_map(of).collect()
+}
+
+#[test]
+fn with_layer_norm_a_codebook_is_one_of_the_normalized_input() {
+    let (a, c, w) = (
+        normal(N * 2 * D, 1),
+        normal(2 * CODES * D, 2),
+        normal(N * 2 * D, 3),
+    );
+    let a64: Vec<f64> = a.iter().map(|v| f64::from(*v)).collect();
+    let run = |input: &[f32], layer_norm: bool| {
+        let options = CodebookOptions {
+            n_codes: CODES,
+            k: K,
+            layer_norm,
+            loss: CodeLoss::TaskVqvae,
+            ..Default::default()
+        };
+        let codebook = Codebook::new(options, 2, matrix(&c, D)).unwrap();
+        let input = matrix(input, 2 * D).autodiff().require_grad();
+        let codes = matrix(&c, D).autodiff().require_grad();
+        let snapped = codebook.apply_tracked(input.clone(), codes.clone());
+        let task = (snapped.value.clone().sin() * matrix(&w, 2 * D).autodiff()).sum();
+        let mut gradients = (task + snapped.loss.unwrap()).backward();
+        let host = |t: Tensor<2>| -> Vec<f64> { t.into_data().iter::<f64>().collect() };
+        let of_input = host(input.grad_remove(&mut gradients).unwrap());
+        let of_codes = host(codes.grad_remove(&mut gradients).unwrap());
+        let chosen: Vec<_> = snapped.codes.iter().map(|t| t.to_data()).collect();
+        (host(snapped.value.inner()), of_codes, of_input, chosen)
+    };
+    let plain: Vec<f32> = normalized(&a64).iter().map(|v| *v as f32).collect();
+    let (value, of_codes, of_input, chosen) = run(&a, true);
+    let (value_of_plain, codes_of_plain, slopes, chosen_of_plain) = run(&plain, false);
+    assert_eq!(chosen, chosen_of_plain);
+    assert_eq!(value, value_of_plain);
+    // What the input gets has passed through the normalization.
+    let expected = differences(&a64, |a| {
+        let each = normalized(a).into_iter().zip(&slopes);
+        each.map(|(a, slope)| a * slope).sum()
+    });
+    let near = |found: &[f64], expected: &[f64], what: &str| {
+        let largest = expected.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 1e-4 * largest,
+                "{what}: {found}, {expected}"
+            );
+        }
+    };
+    near(&of_codes, &codes_of_plain, "codes");
+    near(&of_input, &expected, "input");
 }

@@ -177,8 +177,10 @@ impl CodebookTrainer {
         let batch = self
             .data
             .training(self.config.seed, step, self.config.batch);
+        // The first step after a period replaces, so that a run that ends with a period ends with
+        // codes that were trained through the whole of it.
         let every = self.config.replace_every;
-        let replaces = every > 0 && step.is_multiple_of(every);
+        let replaces = every > 0 && step > 1 && (step - 1).is_multiple_of(every);
         let found = {
             let functions: Vec<_> = self
                 .codebooks

@@ -73,8 +73,8 @@ impl Widths {
             .default_lr(self.facts.lr_factor * self.fitted_lr(), self.d_sae)
     }
 
-    /// Fitted for Adam (docs/results.md, "Learning rate and start"). At least sparsify's rate,
-    /// which is meant for billions of tokens.
+    /// Fitted for Adam (docs/results.md, "Learning rate and initialization"). At least sparsify's
+    /// rate, which is meant for billions of tokens.
     fn fitted_lr(&self) -> f64 {
         let latents = (self.d_sae * self.layers) as f64;
         let of_sizes = (self.batch_tokens as f64 / (self.width as f64 * latents)).sqrt();

@@ -108,7 +108,7 @@ table! {
     /// Norm of the rows of `W_enc` at the start. In transcoders, the rows of `W_enc` start with
     /// random directions. In other coders, they start with the directions of the rows of `W_dec`.
     /// `matching_pursuit` does not use this key.
-    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "1 for transcoders. `decoder_init_norm` for other coders with `training.decoder_norm = \"free\"` and no `coder.target_l0`. 0.4 otherwise"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
+    encoder_init_norm: f64 = later(|w| w.encoder_init_norm(), "transcoders: 1. Other coders with `training.decoder_norm = \"free\"` and no `coder.target_l0`: the value of `coder.decoder_init_norm`. All others: 0.4"), "more than 0" => |v| *v as f32 > 0.0 && (*v as f32).is_finite();
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
@@ -232,6 +232,7 @@ table! {
     /// corpus. 0: no tables and no report.
     tokens: u64 = fixed(200_000);
     /// Number of strongest [contexts](files.md#featuresexamplesparquet) per latent. Six weaker
-    /// contexts per latent are added (`q75`, `q50` and `q25`).
+    /// contexts per latent are added: two with peaks near each of the 75 %, 50 % and 25 % quantiles
+    /// of the latent's peaks.
     examples_per_feature: usize = fixed(16);
 }

@@ -50,10 +50,10 @@ fn top_level() -> Vec<Key> {
         key(
             "other_model",
             "absent",
-            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as the tokenizer of `model`. This \
-             holds for a model before and after fine-tuning. One set of latents reads and reconstructs `hook_point` in the first model and \
-             `other_hook_point` in the second. The two widths may differ. With two models, a store, a model loss and an evaluation are not \
-             possible. So `evaluation.tokens` must be 0.",
+            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as the tokenizer of `model` (for \
+             example, a model and its fine-tuned version). One set of latents reads and reconstructs `hook_point` in the first model and \
+             `other_hook_point` in the second. The two widths may differ. Not possible with two models: training from a store, a model \
+             loss, and an evaluation (so `evaluation.tokens` must be 0).",
         ),
         key(
             "other_hook_point",

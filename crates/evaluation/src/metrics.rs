@@ -26,8 +26,8 @@ metrics! {
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 {
                 label: "fraction of variance unexplained",
-                source: "sparsify's `fvu` has the mean of each batch instead of the mean of all \
-                         tokens (`fvu_sparsify`)",
+                source: "sparsify's `fvu` is the mean over batches of an FVU that is computed with \
+                         the mean activation of the batch (`fvu_sparsify`)",
             }
             /// 1 − E‖x − x̂‖² / (E‖x‖² − ‖E x‖²) = 1 − `fvu`.
             #[serde(deserialize_with = "nan_if_null")]
@@ -72,9 +72,9 @@ metrics! {
                 label: "without the mean of the error, as in dictionary_learning",
                 source: "dictionary_learning, same name",
             }
-            /// 1 − E‖x − x̂‖² / (E‖x‖² − m²), where m is the mean over batches and dimensions of
-            /// E(x_d²). SAEBench's code has m² in place of ‖E x‖². m² has another unit, so the
-            /// value depends on the scale of the activations.
+            /// 1 − E‖x − x̂‖² / (E‖x‖² − m²). Here m is the mean of x_d² over tokens, dimensions
+            /// and batches. SAEBench's code has m² where ‖E x‖² would be correct. m² is a fourth
+            /// power of the activations, so the value depends on their scale.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             explained_variance_saebench: f64 {
                 label: "SAEBench's explained_variance as coded",

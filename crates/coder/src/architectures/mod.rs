@@ -128,7 +128,8 @@ impl ArchitectureKind {
                 "the largest pre-activations of the whole batch, k per token on average"
             }
             Self::Matryoshka => {
-                "as `batchtopk`, and the first w latents alone also reconstruct, for several w"
+                "as `batchtopk`, but the loss also has the error of the reconstruction from only the first w \
+                 latents, for several w"
             }
             Self::JumpRelu => "pre-activations above a trained threshold per latent",
             Self::Gated => "gates choose the active latents, and magnitudes are their values",

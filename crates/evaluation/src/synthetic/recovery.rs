@@ -96,10 +96,10 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// For hierarchical features: mean over all pairs of a parent and its child. The value
-            /// of a pair is the cosine of the parent's matched decoder row and the child's matched
-            /// decoder row, in the matching of `matched_cosine`. The cosine of the two features
-            /// themselves is about 0. Absent unless every parent and every child is matched.
+            /// For hierarchical features: mean cosine of a parent's decoder row with its child's
+            /// decoder row, over all pairs. The decoder rows are those of the matching of
+            /// `matched_cosine`. The cosine of the two features themselves is about 0. The key is
+            /// present only if every parent and every child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

@@ -43,8 +43,8 @@ table! {
     l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
     /// For `quadratic`: the target number of active latents per token.
     target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
-    /// Width of the window around a threshold, for normalized activations. Only pre-activations in
-    /// this window contribute to the gradient of the threshold.
+    /// Width of the window around a threshold, in units of the normalized activations. Only
+    /// pre-activations in this window contribute to the gradient of the threshold.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;
     /// Start value of all thresholds.
     initial_threshold: f64 = optional("with `coder.target_l0`: the value at which about 2 × `coder.target_l0` latents per token are active in the first batch; otherwise 0.01"), "0 or more" => |v| *v >= 0.0;

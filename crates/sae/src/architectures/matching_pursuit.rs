@@ -14,8 +14,8 @@ table! {
     /// `[coder.matching_pursuit]`: what only `matching_pursuit` has. `coder.k` is the number of
     /// steps, at most 65,536; `lapidary eval --k` uses another.
     PursuitConfig -> ResolvedPursuit, "coder.matching_pursuit";
-    /// A token's pursuit stops when the norm of its residual is below this value, for normalized
-    /// activations. 0: it never stops early.
+    /// A token's pursuit stops when the norm of its residual is below this value. The value is in
+    /// units of the normalized activations. 0: the pursuit never stops early.
     residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// Whether a token's pursuit stops when a step chooses a latent that is already active.
     stop_on_duplicate_support: bool = fixed(false);

@@ -31,19 +31,21 @@ table! {
     ActivationsConfig -> ResolvedActivations, "activations";
     /// Number of activations in the shuffle buffer, from which batches are drawn at random. It is
     /// at least one batch. The buffer is refilled when it is less than half full. With a model loss
-    /// (`training.loss`), there is no such buffer: blocks are read and shuffled in groups of this
-    /// many tokens, rounded down to whole batches. With a store, this is the size of the window of
-    /// the [shuffle](../methods/activations.md#shuffling-a-store).
+    /// (`training.loss`), whole blocks are shuffled instead: the program reads a window of this
+    /// many tokens, rounded down to whole batches, and puts its blocks into a random order. With a
+    /// store, this is the size of the window of the
+    /// [shuffle](../methods/activations.md#shuffling-a-store).
     buffer_tokens: usize = fixed(65_536);
     /// Number of blocks that go through the model at once to refill the buffer. The statistics in
     /// `first_batch.json` are computed on this number of blocks. With a model loss or a store, the
-    /// key has only this second effect.
+    /// key affects only `first_batch.json`.
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
     /// `unit_norm`: activations are multiplied by one factor, so that their mean squared norm is 1.
     /// `mean_centred`: the mean activation is subtracted, then the same is done as for `unit_norm`.
-    /// `none`: activations stay unchanged. The mean activation and the factor are estimated from
-    /// the first full buffer or window (with a model loss, from about 16,384 tokens of the window).
-    /// They are folded into the saved weights.
+    /// `none`: activations stay unchanged. The mean activation and the factor are estimated once,
+    /// before training. They come from the first full buffer. With a store, they come from the
+    /// first window. With a model loss, they come from about 16,384 tokens of the first window.
+    /// Both are folded into the saved weights.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
     /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), that is read instead of running the
@@ -94,8 +96,8 @@ table! {
     /// Number of active latents per token at the start, at least `k`. The number falls linearly to
     /// `k` over `training.k_anneal_steps`. For `topk`, `batchtopk` and `matryoshka`.
     k_start: usize = optional("absent");
-    /// For `topk`: whether the loss also contains, with weight 1/8, the error of the reconstruction
-    /// from the 4k latents with the largest pre-activations.
+    /// For `topk`: whether the loss has a second error term, with weight 1/8. Its reconstruction
+    /// uses the 4 × `k` largest pre-activations of each token.
     multi_topk: bool = fixed(false);
     /// For transcoders: whether a linear map of the input is added to the reconstruction.
     skip_connection: bool = fixed(false);
@@ -112,7 +114,7 @@ table! {
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "0 for `topk`, `batchtopk` and `matryoshka` transcoders with `training.decoder_norm = \"free\"`. 0.1 for `standard` with `\"free\"`, if it is a transcoder or has no `coder.target_l0`. 1 otherwise"
+        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 0 for `topk`, `batchtopk` and `matryoshka` transcoders; 0.1 for `standard` transcoders, and for `standard` without `coder.target_l0`; 1 for all others"
     );
 }
 
@@ -131,7 +133,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`adam`: c × max(a, b) with a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼) and b = 2e-4 / √(latents / 16384). c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 otherwise. In a cross-layer transcoder, `latents` counts the latents of all layers. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
+        "`adam`: c × max(a, b) with a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼) and b = 2e-4 / √(latents / 16384). c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 otherwise. In a cross-layer transcoder, `latents` is the number for all layers together, and `d_sae` is the number per layer. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");
@@ -154,8 +156,9 @@ table! {
     /// the model. `kl`: KL divergence from the model's original predictions, mean over tokens.
     /// `ce`: cross-entropy of the next tokens, mean over tokens. Model losses are possible for
     /// `topk`, `batchtopk`, `standard` and `jumprelu`. The batches of a model loss are whole blocks
-    /// in random order, so `batch_tokens` must be a multiple of `corpus.context`. If tokens are
-    /// left out, a batch is smaller. `activations.store` cannot be used.
+    /// in random order, so `batch_tokens` must be a multiple of `corpus.context`. Tokens that
+    /// `activations.exclude` leaves out are not replaced by others, so a batch may have fewer than
+    /// `batch_tokens` activations. `activations.store` cannot be used.
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
     /// must be above 0 if the coder reconstructs several hook points and one of them is in the
@@ -204,8 +207,9 @@ table! {
     );
     /// Maximum norm of the gradient of all weights together. 0: no limit.
     clip_grad_norm: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
-    /// For `batchtopk` and `matryoshka`: decay of the moving average of each batch's smallest kept
-    /// pre-activation. This average becomes the threshold of the finished coder.
+    /// For `batchtopk` and `matryoshka`: decay of a moving average over batches. Each batch
+    /// contributes the smallest pre-activation that was chosen in it. This average becomes the
+    /// threshold of the finished coder.
     threshold_decay: f64 = later(|w| w.threshold_decay(), "1 − 50 / steps (so that about the last fiftieth of the steps counts), but at least 0 and at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Number of steps between checkpoints. 0: a checkpoint every ten minutes. A last checkpoint is
     /// written at the end of training.
@@ -231,8 +235,8 @@ table! {
     /// Number of tokens on which the tables are computed, from the beginning of the training
     /// corpus. 0: no tables and no report.
     tokens: u64 = fixed(200_000);
-    /// Number of strongest [contexts](files.md#featuresexamplesparquet) per latent. Six weaker
-    /// contexts per latent are added: two with peaks near each of the 75 %, 50 % and 25 % quantiles
-    /// of the latent's peaks.
+    /// Number of strongest [contexts](files.md#featuresexamplesparquet) per latent. A peak
+    /// is the latent's largest activation in a block. Six weaker contexts are added: two have peaks
+    /// near the 75 % quantile of the latent's peaks, two near 50 %, and two near 25 %.
     examples_per_feature: usize = fixed(16);
 }

@@ -52,8 +52,8 @@ fn top_level() -> Vec<Key> {
             "absent",
             "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as the tokenizer of `model` (for \
              example, a model and its fine-tuned version). One set of latents reads and reconstructs `hook_point` in the first model and \
-             `other_hook_point` in the second. The two widths may differ. Not possible with two models: training from a store, a model \
-             loss, and an evaluation (so `evaluation.tokens` must be 0).",
+             `other_hook_point` in the second. The two widths may differ. Such a crosscoder cannot be trained from a store or \
+             with a model loss. It cannot be evaluated, so `evaluation.tokens` must be 0.",
         ),
         key(
             "other_hook_point",

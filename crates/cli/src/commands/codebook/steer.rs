@@ -44,8 +44,8 @@ pub struct Steer {
     /// the layer has several codebooks
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
-    /// Number of the k chosen codes that a set code replaces. The codes with the lowest scores are
-    /// replaced first. Default: all k
+    /// Number of the k chosen codes of a head that are replaced by the codes that are set in this
+    /// head. The codes with the lowest scores are replaced first. Default: all k
     #[arg(long)]
     slots: Option<usize>,
     /// Text that each generated text continues

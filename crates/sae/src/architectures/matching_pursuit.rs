@@ -15,7 +15,7 @@ table! {
     /// steps, at most 65,536; `lapidary eval --k` uses another.
     PursuitConfig -> ResolvedPursuit, "coder.matching_pursuit";
     /// A token's pursuit stops when the norm of its residual is below this value. The value is in
-    /// units of the normalized activations. 0: the pursuit never stops early.
+    /// units of the normalized activations. 0: the norm never stops the pursuit.
     residual_threshold: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// Whether a token's pursuit stops when a step chooses a latent that is already active.
     stop_on_duplicate_support: bool = fixed(false);

@@ -16,7 +16,7 @@ table! {
     /// contains the error of the reconstruction from the first w latents. It also contains the
     /// error of the reconstruction from all latents.
     widths: Vec<usize> = later(|w| prefixes(w.d_sae), "a 16th, an 8th, a quarter and a half of `d_sae`"),
-        "numbers of latents from 1 on, ascending" => |v: &Vec<usize>| v.first().is_some_and(|w| *w > 0) && v.windows(2).all(|w| w[0] < w[1]);
+        "whole numbers, at least 1, strictly ascending" => |v: &Vec<usize>| v.first().is_some_and(|w| *w > 0) && v.windows(2).all(|w| w[0] < w[1]);
 }
 
 pub(crate) struct Matryoshka;

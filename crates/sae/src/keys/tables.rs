@@ -50,8 +50,8 @@ table! {
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
     /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), that is read instead of running the
     /// model on the text. `model`, `[corpus]` and `[activations.exclude]` then have the values of
-    /// the store by default. If the store has only one hook point, `hook_point` has its value by
-    /// default too. If the recipe sets one of these keys, the value must be that of the store.
+    /// the store by default. If the store has only one hook point, it is the default of
+    /// `hook_point`. If the recipe sets one of these keys, the value must be that of the store.
     store: String = optional("absent");
     /// Seed for the order of the activations. Coders that are [trained in one
     /// run](../how-to/several-coders.md) share this seed.
@@ -114,7 +114,7 @@ table! {
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 0 for `topk`, `batchtopk` and `matryoshka` transcoders; 0.1 for `standard` transcoders, and for `standard` without `coder.target_l0`; 1 for all others"
+        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 0 for `topk`, `batchtopk` and `matryoshka` transcoders; 0.1 for `standard` transcoders, and for `standard` without `coder.target_l0`; 1 for `matching_pursuit`, and for other `standard` coders"
     );
 }
 
@@ -133,7 +133,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`adam`: c × max(a, b) with a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼) and b = 2e-4 / √(latents / 16384). c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 otherwise. In a cross-layer transcoder, `latents` is the number for all layers together, and `d_sae` is the number per layer. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3"
+        "`adam`: c × max(a, b) with a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼) and b = 2e-4 / √(latents / 16384). c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 otherwise. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3. In a cross-layer transcoder, `latents` counts the latents of all layers, and `d_sae` is the number per layer"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");
@@ -235,8 +235,8 @@ table! {
     /// Number of tokens on which the tables are computed, from the beginning of the training
     /// corpus. 0: no tables and no report.
     tokens: u64 = fixed(200_000);
-    /// Number of strongest [contexts](files.md#featuresexamplesparquet) per latent. A peak
-    /// is the latent's largest activation in a block. Six weaker contexts are added: two have peaks
-    /// near the 75 % quantile of the latent's peaks, two near 50 %, and two near 25 %.
+    /// Number of [contexts](files.md#featuresexamplesparquet) with the highest peaks, per latent. A
+    /// peak is the latent's largest activation in a block. Six weaker contexts are added: two have
+    /// peaks near the 75 % quantile of the latent's peaks, two near 50 %, and two near 25 %.
     examples_per_feature: usize = fixed(16);
 }

@@ -202,7 +202,7 @@ fn the_tables_of_coders_are_checked_whichever_is_chosen() {
     );
     assert_eq!(
         error("coder.matryoshka.widths = [8, 8]", &[]),
-        "run.toml: `coder.matryoshka.widths`: found [8, 8], expected numbers of latents from 1 on, ascending"
+        "run.toml: `coder.matryoshka.widths`: found [8, 8], expected whole numbers, at least 1, strictly ascending"
     );
     assert!(
         error("coder.matryoshka.widths = 'all'", &[])

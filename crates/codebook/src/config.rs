@@ -96,6 +96,8 @@ pub struct CodebookConfig {
     pub replace_every: u64,
     /// Weight decay of the codes.
     pub code_weight_decay: f32,
+    /// The learning rate of the codes, as a multiple of the model's.
+    pub code_lr_factor: f32,
     /// Steps in all.
     pub steps: u64,
     /// Sequences a step.
@@ -204,6 +206,7 @@ impl CodebookConfig {
             init: r.or("codebook.init", Initialization::Normal)?,
             replace_every: r.or("codebook.replace_every", 100)?,
             code_weight_decay: r.or("codebook.weight_decay", 0.01)? as f32,
+            code_lr_factor: r.or("codebook.lr_factor", 1.0)? as f32,
             steps: r.or("training.steps", 20_000)?,
             batch: r.or("training.batch", 512)?,
             lr: r.or("training.lr", 1e-3)? as f32,
@@ -272,6 +275,7 @@ impl CodebookConfig {
             ("codebook.mse_weight", self.codebook.mse_weight),
             ("codebook.commitment", self.codebook.commitment),
             ("codebook.weight_decay", self.code_weight_decay),
+            ("codebook.lr_factor", self.code_lr_factor),
             ("training.weight_decay", self.weight_decay),
         ];
         for (key, found) in factors {
@@ -428,6 +432,7 @@ impl CodebookConfig {
             ("codebook.init", toml(self.init)),
             ("codebook.replace_every", toml(self.replace_every)),
             ("codebook.weight_decay", short(self.code_weight_decay)),
+            ("codebook.lr_factor", short(self.code_lr_factor)),
             ("training.steps", toml(self.steps)),
             ("training.batch", toml(self.batch)),
             ("training.lr", short(self.lr)),

@@ -262,7 +262,7 @@ impl CodebookTrainer {
             v: std::mem::replace(&mut trained.moments.v, empty()),
         };
         let adam = AdamStep {
-            lr,
+            lr: lr * self.config.code_lr_factor,
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,

@@ -172,3 +172,40 @@ fn state_codes_are_those_of_brute_force() {
         assert_eq!(of_state, best, "state {s}");
     }
 }
+
+#[test]
+fn codes_move_by_their_own_learning_rate() {
+    // How far each number of the codes moves in the first step.
+    let moved = |factor: &str| -> Vec<f32> {
+        let config = config(&[
+            "training.batch=2",
+            "codebook.n_codes=16",
+            "codebook.weight_decay=0",
+            "training.lr=1e-3",
+            "training.warmup_steps=0",
+            factor,
+        ]);
+        let data = Data::TokFsm(machine(&config));
+        let mut trainer = CodebookTrainer::new(&config, data, None, &Device::flex()).unwrap();
+        let codes = |trainer: &CodebookTrainer| {
+            let placed = trainer.codebooks().placed();
+            let all = placed.iter().map(|p| p.codebook.codes().to_data());
+            all.flat_map(|data| data.iter::<f32>().collect::<Vec<_>>())
+                .collect::<Vec<f32>>()
+        };
+        let before = codes(&trainer);
+        trainer.step().unwrap();
+        let after = codes(&trainer);
+        after.iter().zip(before).map(|(a, b)| a - b).collect()
+    };
+    let (own, tenfold) = (
+        moved("codebook.lr_factor=1"),
+        moved("codebook.lr_factor=10"),
+    );
+    // Adam's first step has the size of the learning rate, whatever the gradient.
+    assert!(own.iter().filter(|d| (d.abs() - 1e-3).abs() < 1e-5).count() > own.len() / 10);
+    for (own, tenfold) in own.iter().zip(&tenfold) {
+        assert!((10.0 * own - tenfold).abs() < 1e-5, "{own}, {tenfold}");
+    }
+    assert!(moved("codebook.lr_factor=0").iter().all(|d| *d == 0.0));
+}

@@ -149,26 +149,37 @@ fn a_run_is_trained_resumed_replaced_and_read() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_to_the_same_bits() {
+fn an_interrupted_run_goes_on_and_an_extended_one_has_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     std::fs::write(at.join("tiny.toml"), CONFIG).unwrap();
     succeeds(at, "codebook train tiny.toml --out whole");
-    // As if it was killed after the checkpoint of step 6.
-    succeeds(
-        at,
-        "codebook train tiny.toml --out cut --keep-checkpoint --set training.checkpoint_every=6",
-    );
+    // A run of 6 steps, as if it was killed after its last checkpoint.
+    let cut = "codebook train tiny.toml --out cut --set training.steps=6";
+    succeeds(at, &format!("{cut} --keep-checkpoint"));
     let manifest = at.join("cut/run.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
     let text = text.replace("\"finished\": true", "\"finished\": false");
     std::fs::write(&manifest, text).unwrap();
     refused(
         at,
-        "codebook train tiny.toml --out cut --resume --set training.lr=0.5",
+        &format!("{cut} --resume --set training.lr=0.5"),
         &["training.lr", "0.001 in the run", "0.5 in the config"],
     );
-    succeeds(at, "codebook train tiny.toml --out cut --resume");
+    succeeds(at, &format!("{cut} --resume --keep-checkpoint"));
+    // It goes on to the 8 steps of the config only if it is told to.
+    let longer = "codebook train tiny.toml --out cut";
+    refused(
+        at,
+        &format!("{longer} --resume"),
+        &["training.steps", "6 in the run", "--extend"],
+    );
+    refused(
+        at,
+        "codebook train tiny.toml --out whole --extend",
+        &["no checkpoint to extend", "--keep-checkpoint"],
+    );
+    succeeds(at, &format!("{longer} --extend"));
     for file in [
         "model.safetensors",
         "codebooks.safetensors",

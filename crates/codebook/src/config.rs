@@ -455,9 +455,41 @@ impl CodebookConfig {
             .collect()
     }
 
-    /// The first setting that changes the training and differs: its key, and its value here and
-    /// there.
-    pub fn training_difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+    /// Refuses to go on with the run of this config by another config, which trains otherwise. With
+    /// `extend`, the number of steps may differ. `path` is the file of this config.
+    ///
+    /// # Errors
+    /// The first setting that differs, with its value here and there.
+    pub fn check_same_training(
+        &self,
+        other: &Self,
+        path: &Path,
+        extend: bool,
+    ) -> Result<(), CodebookError> {
+        let is_length = |key: &str| key == "training.steps";
+        let mut differences = self.differences(other);
+        let found = differences.find(|(key, ..)| !(extend && is_length(key)));
+        let Some((key, saved, here)) = found else {
+            return Ok(());
+        };
+        let expected = match is_length(key) {
+            true => {
+                "the same number (--extend goes on to another one, --overwrite replaces the run)"
+            }
+            false => "the run's own config to go on with it (--overwrite replaces the run)",
+        };
+        Err(CodebookError::value(
+            format!("{}: {key}", path.display()),
+            format!("{saved} in the run, {here} in the config"),
+            expected,
+        ))
+    }
+
+    /// The settings that change the training and differ: key, value here and value there.
+    fn differences(
+        &self,
+        other: &Self,
+    ) -> impl Iterator<Item = (&'static str, String, String)> + use<> {
         let free = [
             "training.log_every",
             "training.checkpoint_every",
@@ -466,8 +498,8 @@ impl CodebookConfig {
         ];
         let (here, there) = (self.values(), other.values());
         here.into_iter()
-            .filter(|(key, _)| !free.contains(key))
-            .find_map(|(key, value)| {
+            .filter(move |(key, _)| !free.contains(key))
+            .filter_map(move |(key, value)| {
                 let found = there.iter().find(|(other, _)| *other == key);
                 let found = found.map_or("nothing", |(_, value)| value.as_str());
                 (found != value).then(|| (key, value, found.to_owned()))

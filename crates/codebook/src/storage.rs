@@ -155,11 +155,17 @@ pub fn save_checkpoint(trainer: &CodebookTrainer, folder: &Path) -> Result<(), C
     })
 }
 
-/// Brings a trainer that was started with the same config to the state of a checkpoint.
+/// Brings a trainer that was started with the same config to the state of a checkpoint. With
+/// `extend`, the number of steps may differ.
 ///
 /// # Errors
 /// The checkpoint is damaged, or of another config: the error names the first setting that differs.
-pub fn load_checkpoint(trainer: &mut CodebookTrainer, folder: &Path) -> Result<(), CodebookError> {
+/// The checkpoint has more steps than the trainer is to do.
+pub fn load_checkpoint(
+    trainer: &mut CodebookTrainer,
+    folder: &Path,
+    extend: bool,
+) -> Result<(), CodebookError> {
     let folder = existing(folder, MANIFEST);
     let path = folder.join(MANIFEST);
     let text = read_text(&path)?;
@@ -174,12 +180,11 @@ pub fn load_checkpoint(trainer: &mut CodebookTrainer, folder: &Path) -> Result<(
     )?;
     unseal(&path, &text)?;
     let saved = CodebookConfig::parse(&path.display().to_string(), &manifest.config, &[])?;
-    if let Some((key, saved, here)) = saved.training_difference(trainer.config()) {
-        return Err(CodebookError::value(
-            format!("{}: {key}", path.display()),
-            format!("{saved} in the run, {here} in the config"),
-            "the run's own config to go on with it (--overwrite replaces the run)",
-        ));
+    saved.check_same_training(trainer.config(), &path, extend)?;
+    let steps = trainer.config().steps;
+    if manifest.step > steps {
+        let expected = format!("at least the {} steps of the checkpoint", manifest.step);
+        return Err(CodebookError::value("training.steps", steps, expected));
     }
     let state = folder.join(STATE);
     let found = checksum(&state)?;

@@ -4,6 +4,7 @@ use burn::tensor::Device;
 use lapidary_codebook::{
     ClassIncremental, CodebookConfig, CodebookTrainer, Data, DataOptions, TokFsm,
 };
+use std::path::Path;
 
 fn error(text: &str) -> String {
     CodebookConfig::parse("my.toml", text, &[])
@@ -17,11 +18,16 @@ fn a_config_reads_back() {
     let config = CodebookConfig::parse("my.toml", text, &[]).unwrap();
     let again = CodebookConfig::parse("again", &config.to_toml(), &[]).unwrap();
     assert_eq!(config, again);
-    assert_eq!(config.training_difference(&again), None);
+    let path = Path::new("run/config.toml");
+    config.check_same_training(&again, path, false).unwrap();
     let set = ["codebook.k=3".to_owned(), "training.log_every=7".to_owned()];
     let other = CodebookConfig::parse("other", text, &set).unwrap();
-    let found = config.training_difference(&other);
-    assert_eq!(found, Some(("codebook.k", "2".into(), "3".into())));
+    let error = config.check_same_training(&other, path, false).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("run/config.toml: codebook.k: found 2 in the run, 3 in the config"),
+        "{error}"
+    );
 }
 
 #[test]

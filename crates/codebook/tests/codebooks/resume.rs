@@ -59,7 +59,7 @@ fn a_resumed_training_has_the_bits_of_one_that_never_stopped() {
     save_checkpoint(&whole, &place).unwrap();
     let expected = finish(&mut whole);
     let mut resumed = start(&[]);
-    load_checkpoint(&mut resumed, &place).unwrap();
+    load_checkpoint(&mut resumed, &place, false).unwrap();
     assert_eq!(resumed.step_count(), 6);
     assert_eq!(finish(&mut resumed), expected);
     assert_eq!(state(&resumed), state(&whole));
@@ -73,7 +73,9 @@ fn a_checkpoint_of_another_config_or_a_damaged_one_is_refused() {
     trainer.step().unwrap();
     save_checkpoint(&trainer, &place).unwrap();
     let mut other = start(&["codebook.k=3"]);
-    let error = load_checkpoint(&mut other, &place).unwrap_err().to_string();
+    let error = load_checkpoint(&mut other, &place, false)
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("codebook.k") && error.contains("2 in the run"),
         "{error}"
@@ -82,10 +84,44 @@ fn a_checkpoint_of_another_config_or_a_damaged_one_is_refused() {
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let error = load_checkpoint(&mut start(&[]), &place)
+    let error = load_checkpoint(&mut start(&[]), &place, false)
         .unwrap_err()
         .to_string();
     assert!(error.contains("the file is damaged"), "{error}");
+}
+
+#[test]
+fn a_run_is_extended_to_another_number_of_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("checkpoint");
+    let mut short = start(&["training.steps=6"]);
+    finish(&mut short);
+    save_checkpoint(&short, &place).unwrap();
+    let mut long = start(&[]);
+    let error = load_checkpoint(&mut long, &place, false).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("training.steps: found 6 in the run, 10 in the config")
+            && error.contains("--extend"),
+        "{error}"
+    );
+    // With a constant learning rate, the number of steps changes nothing else.
+    load_checkpoint(&mut long, &place, true).unwrap();
+    finish(&mut long);
+    let mut whole = start(&[]);
+    finish(&mut whole);
+    assert_eq!(state(&long), state(&whole));
+    let mut other = start(&["codebook.k=3"]);
+    let error = load_checkpoint(&mut other, &place, true).unwrap_err();
+    assert!(error.to_string().contains("codebook.k"), "{error}");
+    let mut shorter = start(&["training.steps=5"]);
+    let error = load_checkpoint(&mut shorter, &place, true).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("training.steps: found 5, expected at least the 6 steps"),
+        "{error}"
+    );
 }
 
 #[test]

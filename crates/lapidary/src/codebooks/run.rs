@@ -72,12 +72,20 @@ pub fn train_codebooks(
     let files = files(tokenizer.is_some());
     let mut writer = RunWriter::claim(out, Maker::Codebook, &files)?;
     let place = |writer: &RunWriter, name: &str| writer.folder().join(name);
-    if options.resume && writer.is_finished() {
+    if options.resume && !options.extend && writer.is_finished() {
+        let path = place(&writer, CONFIG);
+        CodebookConfig::load(&path, &[])?.check_same_training(config, &path, false)?;
         return read_json(&place(&writer, METRICS));
     }
-    if options.resume && has_checkpoint(&place(&writer, CHECKPOINT)) {
-        load_checkpoint(&mut trainer, &place(&writer, CHECKPOINT))?;
+    let goes_on = options.resume || options.extend;
+    if goes_on && has_checkpoint(&place(&writer, CHECKPOINT)) {
+        load_checkpoint(&mut trainer, &place(&writer, CHECKPOINT), options.extend)?;
         writer.go_on(files)?;
+    } else if options.extend {
+        bail!(
+            "{}: no checkpoint to extend; `codebook train --keep-checkpoint` keeps that of a finished run",
+            out.display()
+        );
     } else {
         if let Some(found) = writer.existing()
             && !(options.overwrite || options.resume)
@@ -92,7 +100,8 @@ pub fn train_codebooks(
     }
     let text = config.to_toml();
     write_atomically(&place(&writer, CONFIG), text.as_bytes())?;
-    steps(progress, &mut trainer, config, &mut writer)?;
+    let keep = options.keep_checkpoint;
+    steps(progress, &mut trainer, config, &mut writer, keep)?;
     trainer.trainer().save(&writer.folder(), tokenizer, true)?;
     save_codebooks(trainer.codebooks(), &writer.folder())?;
     writer.replace_old()?;
@@ -185,12 +194,13 @@ fn documents(corpus: &str, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
     Ok(tokenizer.encode_batch(texts.iter().map(String::as_str).collect())?)
 }
 
-/// All steps that are left, with log and checkpoints.
+/// All steps that are left, with log and checkpoints; with `keep`, one after the last step too.
 fn steps(
     progress: &dyn Progress,
     trainer: &mut CodebookTrainer,
     config: &CodebookConfig,
     writer: &mut RunWriter,
+    keep: bool,
 ) -> Result<()> {
     let log = open_log(&writer.folder().join(LOG), trainer.step_count())?;
     let (mut log, mut log_path) = (log, writer.folder().join(LOG));
@@ -219,7 +229,7 @@ fn steps(
                 written.with_context(|| format!("{}: cannot be written", log_path.display()))?;
             }
             let stops = progress.must_stop() && report.step < config.steps;
-            if stops || saves {
+            if stops || saves || keep && last_step {
                 save_checkpoint(trainer, &writer.folder().join(CHECKPOINT))?;
                 let before = writer.folder();
                 writer.replace_old()?;

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary codebook train configs/codebook/tokfsm-small.toml --out fsm
   lapidary codebook train configs/codebook/tokfsm-small.toml --set codebook.places=[] --out dense    # the same model without codebooks
-  lapidary codebook train configs/codebook/embedded.toml --out codes --resume    # start the run, or continue it after an interruption")]
+  lapidary codebook train configs/codebook/embedded.toml --out codes --resume    # start the run, or continue it after an interruption
+  lapidary codebook train configs/codebook/tokfsm.toml --out fsm --extend --set training.steps=3000    # end the interrupted run after 3000 steps")]
 pub struct Train {
     /// Config in TOML, such as configs/codebook/tokfsm-small.toml
     config: PathBuf,
@@ -28,10 +29,14 @@ pub struct Train {
     /// finished, do nothing
     #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
+    /// Continue a run from its checkpoint to another number of steps (training.steps). A finished
+    /// run has a checkpoint if it was trained with --keep-checkpoint
+    #[arg(long, conflicts_with = "overwrite")]
+    extend: bool,
     /// Replace the run in the folder --out
     #[arg(long)]
     overwrite: bool,
-    /// Keep the checkpoint of the finished run, which is removed otherwise
+    /// Keep the checkpoint of the finished run, so that --extend can continue the run
     #[arg(long)]
     keep_checkpoint: bool,
     /// Seed of all random numbers; default: `seed` of the config
@@ -49,6 +54,7 @@ impl Train {
         let device = self.device.open()?;
         let options = TrainOptions {
             resume: self.resume,
+            extend: self.extend,
             overwrite: self.overwrite,
             keep_checkpoint: self.keep_checkpoint,
             ..Default::default()

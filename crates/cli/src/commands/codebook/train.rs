@@ -57,7 +57,6 @@ impl Train {
             extend: self.extend,
             overwrite: self.overwrite,
             keep_checkpoint: self.keep_checkpoint,
-            ..Default::default()
         };
         let metrics = train_codebooks(&config, &self.out, options, &device, &Watched)?;
         writeln!(stdout(), "{}", serde_json::to_string_pretty(&metrics)?)?;

@@ -179,7 +179,21 @@ fn an_interrupted_run_goes_on_and_an_extended_one_has_the_same_bits() {
         "codebook train tiny.toml --out whole --extend",
         &["no checkpoint to extend", "--keep-checkpoint"],
     );
+    succeeds(at, "codebook features cut");
     succeeds(at, &format!("{longer} --extend"));
+    // The tables were those of 6 steps; a finished run does not get shorter, and keeps going on.
+    assert!(!at.join("cut/features").exists() && !at.join("cut/report.html").exists());
+    refused(
+        at,
+        &format!("{longer} --extend --set training.steps=7"),
+        &["training.steps", "found 7", "at least 8"],
+    );
+    let again = format!("{longer} --resume --set evaluation.sequences=3");
+    let few: Value = serde_json::from_str(&succeeds(at, &again)).unwrap();
+    let tokens = |metrics: &Value| metrics["tokens"].as_u64().unwrap();
+    succeeds(at, &format!("{longer} --resume"));
+    let all: Value = lapidary_io::read_json(&at.join("cut/metrics.json")).unwrap();
+    assert_eq!(4 * tokens(&few), 3 * tokens(&all));
     for file in [
         "model.safetensors",
         "codebooks.safetensors",

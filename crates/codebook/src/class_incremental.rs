@@ -188,8 +188,7 @@ impl ClassIncremental {
                 d_in, per_class, ..
             } => {
                 if let Some((name, found, expected)) = b.too_large(d_in) {
-                    let key = format!("bottleneck.{name}");
-                    return Err(r.wrong(&key, found, &expected).into());
+                    return Err(r.wrong(&key_of(name), found, &expected).into());
                 }
                 // Inputs as f32, twice, and the keys that training inputs fetch as numbers of 8
                 // bytes.
@@ -274,8 +273,7 @@ impl ClassIncremental {
             }
         }
         if let Some((name, found, expected)) = self.bottleneck.too_large(d_in) {
-            let key = format!("bottleneck.{name}");
-            return Err(CodebookError::value(key, found, expected));
+            return Err(CodebookError::value(key_of(name), found, expected));
         }
         let (train, test) = (&rows.train, &rows.test);
         let matrix = |rows: Vec<f32>| -> Tensor<2> {
@@ -444,4 +442,13 @@ impl Probe {
             }
         }
     }
+}
+
+/// The key of a config for a size of the bottleneck.
+fn key_of(size: &str) -> String {
+    let table = match size {
+        "d_in" | "classes" => "data",
+        _ => "bottleneck",
+    };
+    format!("{table}.{size}")
 }

@@ -91,8 +91,8 @@ pub struct CodebookConfig {
     pub codebook: CodebookOptions,
     /// Where codes start.
     pub init: Initialization,
-    /// Steps between two replacements of codes that were never chosen, the first in the step after
-    /// so many; 0: never.
+    /// Steps between two replacements of codes that were not chosen since the last replacement. The
+    /// first is made in the step after so many. 0: never.
     pub replace_every: u64,
     /// Weight decay of the codes.
     pub code_weight_decay: f32,

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Sequences of one pass.
 const SEQUENCES_AT_ONCE: usize = 16;
+/// Sequences that are generated side by side: their keys and values are all in memory.
+const GENERATED_AT_ONCE: usize = 256;
 
 /// The metrics of a run, as in `metrics.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,18 +137,23 @@ fn transition_accuracy(
     sequences: usize,
 ) -> Result<f64, CodebookError> {
     let bos = [fsm.bos()];
-    let sampling = Sampling {
-        max_tokens: fsm.length(),
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        seed: generator(seed, stream::GENERATION, 0).random(),
-    };
     let functions = codebooks.functions(&[], None);
     let interventions = interventions(&functions);
-    let prompts = vec![&bos[..]; sequences];
-    let texts = generate_batch(model, &prompts, &sampling, &interventions)?;
-    let counts = texts.iter().map(|text| fsm.legal_transitions(text));
-    let (legal, all) = counts.fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
+    let (mut legal, mut all) = (0, 0);
+    for start in (0..sequences).step_by(GENERATED_AT_ONCE) {
+        let sampling = Sampling {
+            max_tokens: fsm.length(),
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            seed: generator(seed, stream::GENERATION, start as u64).random(),
+        };
+        let prompts = vec![&bos[..]; GENERATED_AT_ONCE.min(sequences - start)];
+        for text in generate_batch(model, &prompts, &sampling, &interventions)? {
+            let (of_text, transitions) = fsm.legal_transitions(&text);
+            legal += of_text;
+            all += transitions;
+        }
+    }
     Ok(legal as f64 / all.max(1) as f64)
 }

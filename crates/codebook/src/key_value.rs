@@ -67,6 +67,8 @@ impl KeyValueOptions {
         let numbers = keys.saturating_add(product(&[d_in, self.codebooks, self.d_key]));
         let expected = too_large(numbers)?;
         let sizes = [
+            ("d_in", d_in),
+            ("classes", self.classes),
             ("codebooks", self.codebooks),
             ("d_key", self.d_key),
             ("keys", self.keys),

@@ -42,9 +42,9 @@ pub struct TrainOptions {
     /// finished, do not train. If keys under `[evaluation]` or `[features]` have changed since
     /// then, write metrics and tables again.
     pub resume: bool,
-    /// Continue a finished run to a larger `training.tokens`. The learning rate and other schedules
-    /// then follow the new length. The finished run needs its checkpoint: train it with
-    /// `keep_checkpoint`.
+    /// Continue a finished run to a larger `training.tokens` (codebooks: a run, finished or not, to
+    /// other `training.steps`). The learning rate and other schedules then follow the new length.
+    /// The finished run needs its checkpoint: train it with `keep_checkpoint`.
     pub extend: bool,
     /// Replace the run in the folder. The old run is removed when the new run has its first
     /// checkpoint.

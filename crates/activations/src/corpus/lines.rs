@@ -414,5 +414,5 @@ impl<'de> Visitor<'de> for Field {
     }
 
     answer!(visit_bool: bool => |v| plain("true or false", v), visit_i64: i64 => |v| plain("a number", v),
-        visit_u64: u64 => |v| plain("a number", v), visit_f64: f64 => |v| plain("a number", v));
+        visit_u64: u64 => |v| plain("a number", v), visit_f64: f64 => |v: f64| plain("a number", if v == 0.0 { 0.0 } else { v }));
 }

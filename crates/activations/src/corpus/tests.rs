@@ -176,6 +176,8 @@ fn classes_may_be_numbers_and_texts_may_not() {
     assert!(error.contains("found i64, expected strings"), "{error}");
     let broken = parquet(polars::df!("c" => [Some(1.0_f32), Some(f32::NAN), Some(0.5)]).unwrap());
     assert_eq!(classes(&broken), [some("1"), None, some("0.5")]);
+    let single = parquet(polars::df!("c" => [0.1_f32, -0.0]).unwrap());
+    assert_eq!(classes(&single), [some("0.1"), some("0")]);
     let truth = parquet(polars::df!("c" => [true, false]).unwrap());
     assert_eq!(classes(&truth), [some("true"), some("false")]);
 }

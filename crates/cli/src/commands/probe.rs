@@ -44,7 +44,7 @@ pub struct Probe {
     /// JSON field or Parquet column that holds the text
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// JSON field or Parquet column that holds the class, a string
+    /// JSON field or Parquet column that has the class: a string, a number, or true or false
     #[arg(long, value_name = "NAME", default_value = "label")]
     label_field: String,
     /// Language model; default: the model that the dictionary names

@@ -10,7 +10,8 @@
 //! DIR/codebooks.safetensors  their codes
 //! DIR/metrics.json           metrics on held-out sequences
 //! DIR/metrics.jsonl          the training log, one object per line
-//! DIR/checkpoint/            what `--resume` goes on from, until the run is finished
+//! DIR/checkpoint/            what `--resume` and `--extend` go on from; removed when the run is finished,
+//!                            unless it is to be kept
 //! ```
 
 use crate::error::{Context, Error, Result, bail};
@@ -21,8 +22,8 @@ use burn::tensor::Device;
 use lapidary_activations::{Corpus, TEXT_FIELD};
 use lapidary_codebook::{
     CodebookConfig, CodebookStep, CodebookTrainer, Codebooks, Data, DataOptions, Metrics,
-    ModelOptions, Text, TokFsm, has_checkpoint, load_checkpoint, load_codebooks, save_checkpoint,
-    save_codebooks,
+    ModelOptions, Text, TokFsm, evaluate, has_checkpoint, load_checkpoint, load_codebooks,
+    save_checkpoint, save_codebooks,
 };
 use lapidary_io::write_atomically;
 use lapidary_model::{LanguageModel, Tokenizer};
@@ -41,7 +42,9 @@ const METRICS: &str = "metrics.json";
 ///
 /// # Errors
 /// The config does not fit the model or the data; the folder holds a run and `options` neither
-/// resumes nor overwrites it; a file cannot be read or written; the loss is no longer finite.
+/// resumes, extends nor overwrites it; the run in the folder has another config, or is to be
+/// extended without a checkpoint or to fewer steps than it has; a file cannot be read or written;
+/// the loss is no longer finite.
 pub fn train_codebooks(
     config: &CodebookConfig,
     out: &Path,
@@ -72,14 +75,39 @@ pub fn train_codebooks(
     let files = files(tokenizer.is_some());
     let mut writer = RunWriter::claim(out, Maker::Codebook, &files)?;
     let place = |writer: &RunWriter, name: &str| writer.folder().join(name);
+    let saved_path = place(&writer, CONFIG);
     if options.resume && !options.extend && writer.is_finished() {
-        let path = place(&writer, CONFIG);
-        CodebookConfig::load(&path, &[])?.check_same_training(config, &path, false)?;
-        return read_json(&place(&writer, METRICS));
+        let saved = CodebookConfig::load(&saved_path, &[])?;
+        saved.check_same_training(config, &saved_path, false)?;
+        if saved.evaluation_sequences == config.evaluation_sequences {
+            return read_json(&place(&writer, METRICS));
+        }
+        let run = CodebookRun::open(out, device)?;
+        let (seed, sequences) = (config.seed, config.evaluation_sequences);
+        let metrics = evaluate(&run.model, &run.codebooks, trainer.data(), seed, sequences)?;
+        write_atomically(&saved_path, config.to_toml().as_bytes())?;
+        write_json(&place(&writer, METRICS), &metrics)?;
+        return Ok(metrics);
     }
     let goes_on = options.resume || options.extend;
     if goes_on && has_checkpoint(&place(&writer, CHECKPOINT)) {
-        load_checkpoint(&mut trainer, &place(&writer, CHECKPOINT), options.extend)?;
+        let mut extend = options.extend;
+        if saved_path.exists() {
+            let saved = CodebookConfig::load(&saved_path, &[])?;
+            if writer.is_finished() && config.steps < saved.steps {
+                bail!(
+                    "`training.steps`: found {}, expected at least {}, the steps of the finished run in {}",
+                    config.steps,
+                    saved.steps,
+                    out.display()
+                );
+            }
+            // An extension that was interrupted has written its config already.
+            extend |= saved.steps == config.steps;
+        }
+        load_checkpoint(&mut trainer, &place(&writer, CHECKPOINT), extend)?;
+        // Tables and a report are those of the codes before.
+        writer.keep_only(&files)?;
         writer.go_on(files)?;
     } else if options.extend {
         bail!(
@@ -91,7 +119,7 @@ pub fn train_codebooks(
             && !(options.overwrite || options.resume)
         {
             bail!(
-                "{} holds a run already ({} is there): give --resume to go on with it, --overwrite to replace it, or another --out",
+                "{} holds a run already ({} is there): give --resume to go on with it, --extend to go on to another number of steps, --overwrite to replace it, or another --out",
                 out.display(),
                 found.display()
             );
@@ -100,7 +128,7 @@ pub fn train_codebooks(
     }
     let text = config.to_toml();
     write_atomically(&place(&writer, CONFIG), text.as_bytes())?;
-    let keep = options.keep_checkpoint;
+    let keep = options.keep_checkpoint || options.extend || writer.keeps_checkpoint();
     steps(progress, &mut trainer, config, &mut writer, keep)?;
     trainer.trainer().save(&writer.folder(), tokenizer, true)?;
     save_codebooks(trainer.codebooks(), &writer.folder())?;
@@ -113,7 +141,7 @@ pub fn train_codebooks(
         metrics.loss, metrics.accuracy, metrics.tokens
     ));
     write_json(&place(&writer, METRICS), &metrics)?;
-    writer.finish(options.keep_checkpoint)?;
+    writer.finish(keep)?;
     Ok(metrics)
 }
 

@@ -269,6 +269,11 @@ impl RunWriter {
         }
     }
 
+    /// Whether the checkpoint stays when the run is finished.
+    pub fn keeps_checkpoint(&self) -> bool {
+        self.manifest.keep_checkpoint
+    }
+
     /// Whether everything that the run in the folder was to do is done.
     pub fn is_finished(&self) -> bool {
         self.manifest.finished
@@ -316,6 +321,17 @@ impl RunWriter {
     pub fn go_on(&mut self, files: BTreeSet<String>) -> Result<()> {
         self.manifest.finished = false;
         self.add(files)
+    }
+
+    /// Removes what belongs to the run apart from `files`, such as tables of an earlier state.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn keep_only(&mut self, files: &BTreeSet<String>) -> Result<()> {
+        let others: BTreeSet<String> = self.manifest.files.difference(files).cloned().collect();
+        remove_files(&self.folder, &others)?;
+        self.manifest.files.retain(|file| files.contains(file));
+        self.write_manifest()
     }
 
     /// Adds `files` to what the run in the folder owns.
@@ -414,10 +430,10 @@ fn in_the_way(
     Ok(None)
 }
 
-/// Removes what belongs to a run and nothing else, its manifest last.
-fn remove_owned(folder: &Path, manifest: &Manifest) -> Result<()> {
+/// Removes these files of a run, and folders that are empty then.
+fn remove_files(folder: &Path, files: &BTreeSet<String>) -> Result<()> {
     let failed = |path: &Path, e| IoError::write(path)(e);
-    for file in &manifest.files {
+    for file in files {
         let path = folder.join(file);
         let removed = match path.is_dir() {
             false => fs::remove_file(&path),
@@ -430,8 +446,7 @@ fn remove_owned(folder: &Path, manifest: &Manifest) -> Result<()> {
         }
     }
     // Folders that are empty now, the deepest first.
-    let mut above: Vec<&Path> = manifest
-        .files
+    let mut above: Vec<&Path> = files
         .iter()
         .flat_map(|file| Path::new(file).ancestors().skip(1))
         .filter(|above| !above.as_os_str().is_empty())
@@ -440,6 +455,13 @@ fn remove_owned(folder: &Path, manifest: &Manifest) -> Result<()> {
     for part in above {
         let _ = fs::remove_dir(folder.join(part));
     }
+    Ok(())
+}
+
+/// Removes what belongs to a run and nothing else, its manifest last.
+fn remove_owned(folder: &Path, manifest: &Manifest) -> Result<()> {
+    let failed = |path: &Path, e| IoError::write(path)(e);
+    remove_files(folder, &manifest.files)?;
     match fs::remove_file(folder.join(MANIFEST)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(&folder.join(MANIFEST), e).into()),
         _ => Ok(()),

@@ -180,6 +180,13 @@ fn an_interrupted_run_goes_on_and_an_extended_one_has_the_same_bits() {
         &["no checkpoint to extend", "--keep-checkpoint"],
     );
     succeeds(at, "codebook features cut");
+    // As if the extension was killed before its first checkpoint: it is resumed as it is.
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let unfinished = text.replace("\"finished\": true", "\"finished\": false");
+    std::fs::write(&manifest, unfinished).unwrap();
+    let config = at.join("whole/config.toml");
+    std::fs::copy(config, at.join("cut/config.toml")).unwrap();
+    succeeds(at, &format!("{longer} --resume --keep-checkpoint"));
     succeeds(at, &format!("{longer} --extend"));
     // The tables were those of 6 steps; a finished run does not get shorter, and keeps going on.
     assert!(!at.join("cut/features").exists() && !at.join("cut/report.html").exists());

@@ -179,6 +179,12 @@ fn an_interrupted_run_goes_on_and_an_extended_one_has_the_same_bits() {
         "codebook train tiny.toml --out whole --extend",
         &["no checkpoint to extend", "--keep-checkpoint"],
     );
+    refused(
+        at,
+        "codebook train tiny.toml --out nowhere --extend",
+        &["nowhere: no checkpoint to extend"],
+    );
+    assert!(!at.join("nowhere").exists());
     succeeds(at, "codebook features cut");
     // As if the extension was killed before its first checkpoint: it is resumed as it is.
     let text = std::fs::read_to_string(&manifest).unwrap();

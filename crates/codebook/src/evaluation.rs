@@ -6,6 +6,7 @@ use crate::training::tokens;
 use crate::usage::CodeUsage;
 use crate::{CodebookError, Codebooks, TokFsm};
 use burn::tensor::{Tensor, TensorData, activation};
+use lapidary_io::nan_if_null;
 use lapidary_model::training::TokenBatch;
 use lapidary_model::{LanguageModel, Sampling, generate_batch};
 use rand::Rng;
@@ -20,6 +21,7 @@ const GENERATED_AT_ONCE: usize = 256;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Next-token cross-entropy on held-out sequences, nats per token.
+    #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
     /// Share of held-out tokens that are the likeliest prediction.
     pub accuracy: f64,

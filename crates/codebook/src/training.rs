@@ -13,6 +13,7 @@ use crate::memory::{TRAINED, product, too_large};
 use crate::usage::{CodeUsage, replace_dead};
 use crate::{Codebook, CodebookError, Codebooks, Placed};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use lapidary_io::nan_if_null;
 use lapidary_io::tensors::{TensorWriter, Tensors};
 use lapidary_kernels::{AdamStep, Moments, adam_step};
 use lapidary_model::training::{Inserted, ModelTrainer, Replaced, SmallModel, TokenBatch};
@@ -35,12 +36,15 @@ pub struct CodebookStep {
     /// Tokens trained on.
     pub tokens: u64,
     /// Next-token cross-entropy of the step's batch, nats per token.
+    #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
     /// Weighted squared errors of the codebooks, summed over codebooks, per token.
+    #[serde(deserialize_with = "nan_if_null")]
     pub code_loss: f64,
     /// Learning rate.
     pub lr: f32,
     /// Norm of the model's gradient before clipping.
+    #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f32,
     /// Share of codes that were not chosen since the last replacement; `None` without codebooks.
     pub frac_unused_codes: Option<f64>,

@@ -124,7 +124,7 @@ pub enum ModelError {
     Io(#[from] lapidary_io::IoError),
     #[error(transparent)]
     Settings(#[from] lapidary_io::settings::SettingsError),
-    #[error("pretraining stopped at step {step}: {problem}")]
+    #[error("training of the model stopped at step {step}: {problem}")]
     Pretrain { step: u64, problem: String },
 }
 

@@ -157,16 +157,21 @@ impl ReplacementModel<'_> {
                 }
             }
         }
+        // The first encoder that fails in the changed run, where a hook cannot return an error.
+        let failed = RefCell::new(None);
         let write: Vec<_> = layers
             .iter()
             .map(|layer| {
-                let (layer, written) = (*layer, &written);
+                let (layer, written, failed) = (*layer, &written, &failed);
                 move |value: Tensor<3>| {
                     let mut active = BTreeMap::new();
-                    let read = self.features_of(layer, value.clone(), &mut active);
-                    // A device that fails here also fails when the logits are read.
-                    if read.is_ok() {
-                        self.write_changes(layer, changes, &active, tokens.len(), written);
+                    match self.features_of(layer, value.clone(), &mut active) {
+                        Ok(()) => {
+                            self.write_changes(layer, changes, &active, tokens.len(), written);
+                        }
+                        Err(error) => {
+                            failed.borrow_mut().get_or_insert(error);
+                        }
                     }
                     value
                 }
@@ -195,6 +200,9 @@ impl ReplacementModel<'_> {
             ..plain.clone()
         };
         let after = model.run(batch, &changed)?;
+        if let Some(error) = failed.take() {
+            return Err(error.into());
+        }
         let features_after = self.features(&after)?;
         let first = changes.iter().map(|c| c.layer).min();
         let watched = watch.iter().map(|place| {

@@ -2,8 +2,8 @@
 
 use burn::tensor::Device;
 use lapidary_codebook::{
-    CodebookConfig, CodebookTrainer, Data, DataOptions, TokFsm, load_checkpoint, load_codebooks,
-    save_checkpoint, save_codebooks,
+    CodebookConfig, CodebookStep, CodebookTrainer, Data, DataOptions, TokFsm, load_checkpoint,
+    load_codebooks, save_checkpoint, save_codebooks,
 };
 
 /// A tiny training in which codes are replaced at every fourth step.
@@ -63,6 +63,22 @@ fn a_resumed_training_has_the_bits_of_one_that_never_stopped() {
     assert_eq!(resumed.step_count(), 6);
     assert_eq!(finish(&mut resumed), expected);
     assert_eq!(state(&resumed), state(&whole));
+}
+
+#[test]
+fn a_diverging_run_stops_and_its_log_is_read_back() {
+    let mut trainer = start(&["training.lr=1e38"]);
+    let mut report = trainer.step().unwrap();
+    report.evaluation = Some(trainer.evaluate().unwrap());
+    let line = serde_json::to_string(&report).unwrap();
+    assert!(line.contains("null"), "{line}");
+    let read: CodebookStep = serde_json::from_str(&line).unwrap();
+    assert!(read.loss == report.loss && read.evaluation.unwrap().loss.is_nan());
+    let error = trainer.step().unwrap_err().to_string();
+    assert!(
+        error.contains("training of the model stopped at step 2"),
+        "{error}"
+    );
 }
 
 #[test]

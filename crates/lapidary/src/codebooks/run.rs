@@ -52,6 +52,9 @@ pub fn train_codebooks(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Metrics> {
+    if options.extend && !out.exists() {
+        return Err(nothing_to_extend(out));
+    }
     let stage = Stage::new(progress, "load", 1);
     let trained = match &config.model {
         ModelOptions::Random { .. } => None,
@@ -110,10 +113,7 @@ pub fn train_codebooks(
         writer.keep_only(&files)?;
         writer.go_on(files)?;
     } else if options.extend {
-        bail!(
-            "{}: no checkpoint to extend; `codebook train --keep-checkpoint` keeps that of a finished run",
-            out.display()
-        );
+        return Err(nothing_to_extend(out));
     } else {
         if let Some(found) = writer.existing()
             && !(options.overwrite || options.resume)
@@ -143,6 +143,13 @@ pub fn train_codebooks(
     write_json(&place(&writer, METRICS), &metrics)?;
     writer.finish(keep)?;
     Ok(metrics)
+}
+
+fn nothing_to_extend(out: &Path) -> Error {
+    Error::Invalid(format!(
+        "{}: no checkpoint to extend; `codebook train --keep-checkpoint` keeps that of a finished run",
+        out.display()
+    ))
 }
 
 fn described(codebooks: &Codebooks) -> String {

@@ -141,6 +141,13 @@ fn compare_writes_curves_and_a_page() {
         assert_eq!(sizes[7..10], [Some(3.0), Some(8.0), Some(16.0)]);
         let kept = numbers(&table, "faithfulness");
         assert_eq!((kept[0], kept[9]), (Some(0.0), Some(1.0)));
+        let metric = numbers(&table, "metric");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        for (at, of) in [(9, "on 4 prompts: metric"), (0, ",")] {
+            let expected = format!("{of} {:.3}", metric[at].unwrap());
+            assert!(printed.contains(&expected), "{printed}, {expected}");
+        }
+        assert!(printed.contains("with all heads ablated"), "{printed}");
         curves.push(kept);
         let page = folder.path().join(format!("{ablation}.html"));
         let page = fs::read_to_string(page).unwrap();

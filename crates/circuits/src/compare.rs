@@ -4,8 +4,8 @@ use crate::edge_circuits::{by_score, greedy, heads_of};
 use crate::page::page;
 use crate::ranking::{CIRCUIT_SIZES, auc, circuit_areas, correlation};
 use crate::{
-    Ablation, CircuitError, Graph, HeadEffects, Ranker, Scorer, Task, Truth, edge_faithfulness,
-    faithfulness, prune,
+    Ablation, CircuitError, CircuitMetric, Graph, HeadEffects, Ranker, Scorer, Task, Truth,
+    edge_faithfulness, faithfulness, prune,
 };
 use lapidary_model::LanguageModel;
 use serde::Serialize;
@@ -67,7 +67,8 @@ pub struct CircuitPoint {
     /// Its heads.
     pub heads: usize,
     /// How much of the behaviour it keeps.
-    pub faithfulness: f64,
+    #[serde(flatten)]
+    pub kept: CircuitMetric,
 }
 
 /// How much of the behaviour a circuit has to keep to count in `n_heads`.
@@ -216,10 +217,10 @@ impl<'a> Comparison<'a> {
             false => by_score.clone(),
         };
         let areas = |curve: &[CircuitPoint]| {
-            let faithfulness: Vec<f64> = curve.iter().map(|at| at.faithfulness).collect();
+            let faithfulness: Vec<f64> = curve.iter().map(|at| at.kept.faithfulness).collect();
             circuit_areas(&CIRCUIT_SIZES, &faithfulness)
         };
-        let kept = by_score.iter().find(|at| at.faithfulness >= FAITHFUL);
+        let kept = by_score.iter().find(|at| at.kept.faithfulness >= FAITHFUL);
         Ok(Judgement {
             method: ranker.to_string(),
             task: self.task.name.clone(),
@@ -296,6 +297,7 @@ impl<'a> Comparison<'a> {
             "prompts": self.task.prompts.len(),
             "clean": exact.clean,
             "corrupted": exact.corrupted,
+            "ablated": empty_circuit(judged),
             "ablation": self.ablation.to_string(),
             "layers": graph.layers,
             "heads": graph.heads,
@@ -308,13 +310,22 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn curve(sizes: [usize; SIZES], heads: [usize; SIZES], kept: &[f64]) -> Curve {
+/// The metric with all heads ablated; none if no circuit of the rankings of heads is empty.
+#[must_use]
+pub fn empty_circuit(judged: &[Judgement]) -> Option<f64> {
+    let of_heads = judged.iter().filter(|j| j.level == "node");
+    let mut points = of_heads.flat_map(|j| &j.curve);
+    let empty = points.find(|at| at.size == 0)?;
+    Some(empty.kept.metric)
+}
+
+fn curve(sizes: [usize; SIZES], heads: [usize; SIZES], kept: &[CircuitMetric]) -> Curve {
     let shares = CIRCUIT_SIZES.into_iter().zip(sizes).zip(heads).zip(kept);
     let points = shares.map(|(((share, size), heads), kept)| CircuitPoint {
         share,
         size,
         heads,
-        faithfulness: *kept,
+        kept: *kept,
     });
     points.collect()
 }

@@ -2,9 +2,10 @@
 //! 2025, arXiv 2504.13151), and the exact effect of every edge.
 
 use crate::ablation::AblatedSenders;
+use crate::circuit_metric::circuit_metrics;
 use crate::components::{Streams, sender_value};
 use crate::patching::{patched, receivers_by_point};
-use crate::{Ablation, CircuitError, Components, Graph, PromptBatch, Sender, Task};
+use crate::{Ablation, CircuitError, CircuitMetric, Components, Graph, PromptBatch, Sender, Task};
 use burn::tensor::{Tensor, TensorData};
 use lapidary_model::{HookPoint, Intervention, LanguageModel};
 use std::collections::BTreeSet;
@@ -135,8 +136,8 @@ pub(crate) fn heads_of(graph: &Graph, kept: &[bool]) -> usize {
     heads.collect::<BTreeSet<Sender>>().len()
 }
 
-/// Faithfulness of circuits of edges, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
-/// the clean prompts if receivers read over all edges outside of C what ablated senders write.
+/// What circuits of edges keep of a task's metric on the clean prompts, if receivers read over all
+/// edges outside of the circuit what ablated senders write.
 /// `circuits`: whether an edge belongs to the circuit, by its number.
 ///
 /// # Errors
@@ -147,7 +148,7 @@ pub fn edge_faithfulness(
     task: &Task,
     circuits: &[Vec<bool>],
     ablation: Ablation,
-) -> Result<Vec<f64>, CircuitError> {
+) -> Result<Vec<CircuitMetric>, CircuitError> {
     let (mut none, mut all) = (0.0, 0.0);
     let mut sums = vec![0.0; circuits.len()];
     let batches = PromptBatch::of_task(task, model)?;
@@ -167,18 +168,7 @@ pub fn edge_faithfulness(
             };
         }
     }
-    let span = all - none;
-    // Rounding alone may leave a little.
-    if span.abs() <= 1e-5 * (all.abs() + none.abs()) {
-        return Err(CircuitError::Task {
-            task: task.name.clone(),
-            problem:
-                "its metric is the same with all edges ablated as with none, so no circuit of \
-                      edges can be measured"
-                    .into(),
-        });
-    }
-    Ok(sums.iter().map(|sum| (sum - none) / span).collect())
+    circuit_metrics(task, sums, [none, all], "edges")
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 use crate::ablation::AblatedHeads;
 use crate::attribution::{last_stream, receiver_points};
+use crate::circuit_metric::circuit_metrics;
 use crate::components::{Streams, sender_points, sender_rows, sender_value};
-use crate::{Ablation, CircuitError, Components, Graph, PromptBatch, Task};
+use crate::{Ablation, CircuitError, CircuitMetric, Components, Graph, PromptBatch, Task};
 use burn::tensor::{Int, Tensor, TensorData};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 use std::cell::RefCell;
@@ -202,9 +203,9 @@ pub(crate) fn heads_written(
     Ok(output.freeze(|_| true))
 }
 
-/// Faithfulness of circuits of heads, `(m(C) − m(∅)) / (m(all) − m(∅))`: m is the mean metric on
-/// the clean prompts with all heads outside of the circuit C ablated; MLPs compute with what they
-/// then read. `circuits` are lists of layer and head.
+/// What circuits of heads keep of a task's metric on the clean prompts, with all heads outside of
+/// the circuit ablated; MLPs compute with what they then read. `circuits` are lists of layer and
+/// head.
 ///
 /// # Errors
 /// The task does not fit the model, or its metric is the same with and without all heads.
@@ -214,7 +215,7 @@ pub fn faithfulness(
     task: &Task,
     circuits: &[Vec<(usize, usize)>],
     ablation: Ablation,
-) -> Result<Vec<f64>, CircuitError> {
+) -> Result<Vec<CircuitMetric>, CircuitError> {
     // Whether a head belongs to a circuit. Equal circuits are measured once.
     let mut measured: Vec<Vec<bool>> = [false, true]
         .map(|kept| vec![kept; graph.layers * graph.heads])
@@ -238,18 +239,8 @@ pub fn faithfulness(
             *sum += batch.measure(model, false, &outside)?;
         }
     }
-    let span = sums[1] - sums[0];
-    // Rounding alone may leave a little.
-    if span.abs() <= 1e-5 * (sums[0].abs() + sums[1].abs()) {
-        return Err(CircuitError::Task {
-            task: task.name.clone(),
-            problem: "its metric is the same with all heads ablated as with none, so no circuit \
-                      of heads can be measured"
-                .into(),
-        });
-    }
-    let of_circuit = |number: &usize| (sums[*number] - sums[0]) / span;
-    Ok(numbers.iter().map(of_circuit).collect())
+    let of_circuits = numbers.iter().map(|number| sums[*number]);
+    circuit_metrics(task, of_circuits, [sums[0], sums[1]], "heads")
 }
 
 /// Of interventions that change all heads, one for each layer, those that change the heads that are

@@ -173,10 +173,10 @@ fn circuits_of_all_heads_are_faithful_and_those_of_none_are_not() {
     let without_one = all[1..].to_vec();
     let circuits = [all.clone(), vec![], without_one];
     let found = faithfulness(&model, &graph, &task, &circuits, Ablation::Corrupted).unwrap();
-    assert_eq!(found[..2], [1.0, 0.0]);
+    assert_eq!([0, 1].map(|i| found[i].faithfulness), [1.0, 0.0]);
     let effects = head_effects(&model, &graph, &task).unwrap();
     let none = faithfulness(&model, &graph, &task, &[vec![]], Ablation::Corrupted).unwrap();
-    assert_eq!(none, [0.0]);
+    assert_eq!(none[0], found[1]);
     // Without head 0 of layer 0, the metric falls by that head's effect.
     let without_heads = |b: &Batch| {
         let is_cut = |edge: usize| matches!(graph.edge(edge).0, Sender::Head { .. });
@@ -184,7 +184,13 @@ fn circuits_of_all_heads_are_faithful_and_those_of_none_are_not() {
     };
     let all = batches(&model, &graph, &task);
     let nothing = all.iter().map(without_heads).sum::<f64>() / task.prompts.len() as f64;
-    let lost = (1.0 - found[2]) * (effects.clean - nothing);
+    for (kept, expected) in found.iter().zip([effects.clean, nothing]) {
+        assert!(
+            (kept.metric - expected).abs() < 1e-5,
+            "{kept:?}, {expected}"
+        );
+    }
+    let lost = (1.0 - found[2].faithfulness) * (effects.clean - nothing);
     assert!((lost - effects.effects[0]).abs() < 1e-4);
 }
 

@@ -145,7 +145,10 @@ fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
     for (kept, (layer, head)) in kept.iter().zip(&heads) {
         let ablated = metric(&|pos| vec![means[&pos][*layer].clone().in_heads(&[*head])]);
         let expected = (ablated - none) / (all - none);
-        assert!((kept - expected).abs() < 1e-4, "{kept}, {expected}");
+        assert!(
+            (kept.faithfulness - expected).abs() < 1e-4,
+            "{kept:?}, {expected}"
+        );
         lost.push(all - ablated);
     }
     let circuits: Vec<Vec<bool>> = heads
@@ -161,7 +164,7 @@ fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
     let strongest = (0..lost.len()).max_by(|a, b| lost[*a].abs().total_cmp(&lost[*b].abs()));
     let strongest = strongest.unwrap();
     for (kept_here, lost_here) in kept.iter().zip(&lost) {
-        let found = (1.0 - kept_here) / (1.0 - kept[strongest]);
+        let found = (1.0 - kept_here.faithfulness) / (1.0 - kept[strongest].faithfulness);
         let expected = lost_here / lost[strongest];
         assert!((found - expected).abs() < 1e-3, "{found}, {expected}");
     }
@@ -169,7 +172,8 @@ fn mean_ablation_puts_the_mean_over_corrupted_prompts_in_place() {
     let zero = |at: &HookPoint| Intervention::zero(*at);
     let one = metric(&|_| vec![zero(&at[0]).in_heads(&[0])]);
     let none = metric(&|_| at.iter().map(zero).collect());
-    assert!((kept[0] - (one - none) / (all - none)).abs() < 1e-4);
+    assert!((kept[0].faithfulness - (one - none) / (all - none)).abs() < 1e-4);
+    assert!((kept[0].metric - one / task.prompts.len() as f64).abs() < 1e-4);
 }
 
 /// By plain loops over what is captured.

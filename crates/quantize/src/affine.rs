@@ -8,8 +8,8 @@ pub(crate) struct Affine {
     pub(crate) scale: f32,
     /// A whole number from `low` to `high`.
     pub(crate) zero: f32,
-    /// 1 / `scale`; 0 where that is 0. A scale below 2⁻¹²⁸ has no finite inverse: its integers are
-    /// then the ends of the range, and 0.
+    /// 1 / `scale`; 0 where that is 0. A scale below 2⁻¹²⁸ has no finite inverse: the largest f32
+    /// stands for it, so that 0 keeps the integer of 0.
     inverse: f32,
     low: f32,
     high: f32,
@@ -22,7 +22,7 @@ impl Affine {
         Self {
             scale,
             zero: f32::from(zero),
-            inverse: if scale > 0.0 { scale.recip() } else { 0.0 },
+            inverse: if scale > 0.0 { scale.recip().min(f32::MAX) } else { 0.0 },
             low: f32::from(low),
             high: f32::from(high),
         }
@@ -53,7 +53,6 @@ impl Affine {
     /// The integer of a number.
     #[inline]
     pub(crate) fn code(self, x: f32) -> i8 {
-        // The cast turns the NaN of 0 times infinity into 0.
         ((x * self.inverse).round_ties_even() + self.zero).clamp(self.low, self.high) as i8
     }
 

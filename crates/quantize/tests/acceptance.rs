@@ -99,6 +99,10 @@ fn zeros_come_back_as_zeros() {
         let mixed = [0.0, 5.0, 0.0, 3.0, -1.0];
         let found = back(&mixed, [1, 5], scheme);
         assert_eq!((found[0], found[2]), (0.0, 0.0), "{scheme:?}");
+        // A scale without a finite inverse.
+        let tiny = mixed.map(|x| x * 1e-38);
+        let found = back(&tiny, [1, 5], scheme);
+        assert_eq!((found[0], found[2]), (0.0, 0.0), "{scheme:?}");
     }
 }
 

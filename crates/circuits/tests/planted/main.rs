@@ -93,6 +93,7 @@ fn every_method_that_uses_the_metric_finds_the_two_heads_and_their_edges() {
     let heads = induction::HEADS;
     let circuits = [heads.to_vec(), heads[..1].to_vec(), heads[1..].to_vec()];
     let kept = faithfulness(&model, graph, &task, &circuits, Ablation::Corrupted).unwrap();
+    let kept: Vec<f64> = kept.iter().map(|kept| kept.faithfulness).collect();
     println!("faithfulness {kept:?}");
     assert!(
         (kept[0] - 1.0).abs() < 0.1 && kept[1] < 0.3 && kept[2] < 0.3,
@@ -191,6 +192,7 @@ fn an_edge_of_a_chain_has_the_whole_effect() {
         chain,
     ];
     let found = edge_faithfulness(&model, &graph, &task, &circuits, Ablation::Corrupted).unwrap();
+    let found: Vec<f64> = found.iter().map(|kept| kept.faithfulness).collect();
     assert!(
         (found[0] - 1.0).abs() < 1e-6 && found[1] == 0.0,
         "{found:?}"
@@ -245,6 +247,7 @@ fn methods_find_the_circuit_of_a_trained_model() {
     let graph = Graph::of(&model).unwrap();
     let subsets = trained::subsets(&graph);
     let kept = faithfulness(&model, &graph, &task, &subsets, Ablation::Corrupted).unwrap();
+    let kept: Vec<f64> = kept.iter().map(|kept| kept.faithfulness).collect();
     let faithful = subsets.iter().zip(&kept).filter(|(_, kept)| **kept >= 0.9);
     let best = |a: &(&Vec<_>, &f64), b: &(&Vec<_>, &f64)| {
         b.0.len().cmp(&a.0.len()).then(a.1.total_cmp(b.1))

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use lapidary_circuits::{
     Ablation, Comparison, Graph, Judgement, Level, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task,
-    Truth, tasks,
+    Truth, empty_circuit, tasks,
 };
 use lapidary_features::{RunRow, write_runs};
 use lapidary_io::{check_target, write_atomically};
@@ -207,13 +207,16 @@ impl Compare {
             self.write(&comparison, &judged)?;
         }
         let (graph, exact) = (comparison.graph(), comparison.exact()?);
+        let ablated = empty_circuit(&judged);
+        let ablated = ablated.map(|m| format!(", {m:.3} with all heads ablated"));
         stage.done(format!(
-            "{} heads and {} edges on {} prompts: metric {:.3}, {:.3} on corrupted prompts",
+            "{} heads and {} edges on {} prompts: metric {:.3}, {:.3} on corrupted prompts{}",
             exact.effects.len(),
             graph.edges(),
             task.prompts.len(),
             exact.clean,
-            exact.corrupted
+            exact.corrupted,
+            ablated.unwrap_or_default()
         ));
         write!(stdout(), "{}", shown(&table(&judged)))?;
         writeln!(stdout(), "{}", shown(&self.out.display().to_string()))?;
@@ -482,13 +485,14 @@ fn write_or_remove(path: &Path, rows: &[RunRow]) -> Result<()> {
 
 fn curve_rows(judgement: &Judgement) -> Vec<RunRow> {
     let points = judgement.curve.iter().map(|at| {
-        let cells: [(&str, Value); 6] = [
+        let cells: [(&str, Value); 7] = [
             ("method", json!(judgement.method)),
             ("level", json!(judgement.level)),
             ("share", json!(at.share)),
             ("size", json!(at.size)),
             ("n_heads", json!(at.heads)),
-            ("faithfulness", json!(at.faithfulness)),
+            ("metric", json!(at.kept.metric)),
+            ("faithfulness", json!(at.kept.faithfulness)),
         ];
         cells.map(|(name, value)| (name.to_owned(), value)).to_vec()
     });

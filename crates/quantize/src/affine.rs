@@ -22,7 +22,11 @@ impl Affine {
         Self {
             scale,
             zero: f32::from(zero),
-            inverse: if scale > 0.0 { scale.recip().min(f32::MAX) } else { 0.0 },
+            inverse: if scale > 0.0 {
+                scale.recip().min(f32::MAX)
+            } else {
+                0.0
+            },
             low: f32::from(low),
             high: f32::from(high),
         }

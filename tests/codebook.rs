@@ -179,6 +179,13 @@ fn an_interrupted_run_goes_on_and_an_extended_one_has_the_same_bits() {
         "codebook train tiny.toml --out whole --extend",
         &["no checkpoint to extend", "--keep-checkpoint"],
     );
+    for command in ["generate whole 0", "steer whole --on-topic 0 --set 0.0=1"] {
+        refused(
+            at,
+            &format!("codebook {command} --top-p 2"),
+            &["top-p", "found 2", "from 0 to 1"],
+        );
+    }
     refused(
         at,
         "codebook train tiny.toml --out nowhere --extend",

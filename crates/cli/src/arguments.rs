@@ -9,9 +9,48 @@ use lapidary::{DictionaryOptions, Opened, TextOptions, open_dictionary};
 use lapidary_coder::Dictionary;
 use lapidary_formats::Format;
 use lapidary_kernels::device::{self, DeviceChoice};
-use lapidary_model::{HookPoint, LanguageModel};
+use lapidary_model::{HookPoint, LanguageModel, Sampling};
 use std::path::Path;
 use std::sync::Arc;
+
+/// How text is generated.
+#[derive(Args)]
+pub struct SamplingArguments {
+    /// Maximum number of tokens to add
+    #[arg(long, default_value_t = 60)]
+    tokens: usize,
+    /// Number by which the logits are divided; 0 always chooses the most probable token
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+    /// Draw only from this number of most probable tokens; 0 means all tokens
+    #[arg(long, default_value_t = 40)]
+    top_k: usize,
+    /// Draw only from the smallest set of most probable tokens whose probabilities sum to at least
+    /// this value; 1 means all tokens
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed for drawing the tokens
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingArguments {
+    /// The same for the library.
+    ///
+    /// # Errors
+    /// When a number means nothing.
+    pub fn sampling(&self) -> Result<Sampling> {
+        let sampling = Sampling {
+            max_tokens: self.tokens,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+        };
+        sampling.check()?;
+        Ok(sampling)
+    }
+}
 
 /// Where to compute.
 #[derive(Args)]

@@ -1,6 +1,6 @@
 //! `lapidary generate`.
 
-use crate::arguments::{DeviceArgument, DictionaryArgument};
+use crate::arguments::{DeviceArgument, DictionaryArgument, SamplingArguments};
 use crate::progress::{self, Watched};
 use crate::terminal::{shown, visible};
 use anyhow::{Context, Result, bail};
@@ -10,7 +10,7 @@ use lapidary::dictionary_model::load_model;
 use lapidary::run_folder::RunFolder;
 use lapidary_coder::Dictionary;
 use lapidary_features::{Steer, Steering, read_features};
-use lapidary_model::{HookPoint, Intervention, LanguageModel, Sampling, TensorFile, generate};
+use lapidary_model::{HookPoint, Intervention, LanguageModel, TensorFile, generate};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,19 +31,8 @@ pub struct Generate {
     model: Option<String>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Maximum number of tokens to add
-    #[arg(long, default_value_t = 60)]
-    tokens: usize,
-    /// Number by which the logits are divided; 0 always chooses the most probable token
-    #[arg(long, default_value_t = 0.8)]
-    temperature: f32,
-    /// Draw only from this number of most probable tokens; 0 means all tokens
-    #[arg(long, default_value_t = 40)]
-    top_k: usize,
-    /// Draw only from the smallest set of most probable tokens whose probabilities sum to at least
-    /// this value; 1 means all tokens
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// Steer with latents of this dictionary (a run's folder, or a dictionary of any format). At
     /// the hook point that the dictionary reconstructs, --strength times the decoder row of each
     /// latent is added. With --clamp, the activation of each latent is set instead
@@ -86,21 +75,11 @@ pub struct Generate {
     /// latent never fires in it, 1 means an activation of 1
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     strength: f32,
-    /// Seed for drawing the tokens
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
 }
 
 impl Generate {
     pub fn run(self) -> Result<()> {
-        let sampling = Sampling {
-            max_tokens: self.tokens,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            seed: self.seed,
-        };
-        sampling.check()?;
+        let sampling = self.sampling.sampling()?;
         for (option, value) in [("strength", Some(self.strength)), ("clamp", self.clamp)] {
             if let Some(value) = value.filter(|value| !value.is_finite()) {
                 bail!("--{option}: found {value}, expected a finite number");
@@ -111,7 +90,7 @@ impl Generate {
         let text = tokenizer.encode(&self.prompt)?;
         let prompt: Vec<u32> = tokenizer.bos().into_iter().chain(text.clone()).collect();
         let n_ctx = model.config().n_ctx;
-        if prompt.len().saturating_add(self.tokens) > n_ctx {
+        if prompt.len().saturating_add(sampling.max_tokens) > n_ctx {
             note(&format!(
                 "the model's context has {n_ctx} tokens; for a longer text, the oldest tokens are left out"
             ));

@@ -1,13 +1,13 @@
 //! `lapidary codebook generate`.
 
 use super::edits::{check_once, code_edit, prompt_tokens};
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, SamplingArguments};
 use crate::terminal::shown;
 use anyhow::{Context, Result};
 use clap::Args;
 use lapidary::CodebookRun;
 use lapidary_codebook::interventions;
-use lapidary_model::{Sampling, generate};
+use lapidary_model::generate;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -37,24 +37,15 @@ pub struct Generate {
     /// has several codebooks
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
-    /// Maximum number of tokens to add
-    #[arg(long, default_value_t = 60)]
-    tokens: usize,
-    /// Number by which the logits are divided; 0 always chooses the most probable token
-    #[arg(long, default_value_t = 0.8)]
-    temperature: f32,
-    /// Draw only from this number of most probable tokens; 0 means all tokens
-    #[arg(long, default_value_t = 40)]
-    top_k: usize,
-    /// Seed for drawing the tokens
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     #[command(flatten)]
     device: DeviceArgument,
 }
 
 impl Generate {
     pub fn run(self) -> Result<()> {
+        let sampling = self.sampling.sampling()?;
         let run = CodebookRun::open(&self.run, &self.device.open()?)?;
         let mut edits = vec![];
         for text in &self.set {
@@ -63,13 +54,6 @@ impl Generate {
         }
         check_once(&edits)?;
         let tokens = prompt_tokens(&run, &self.prompt)?;
-        let sampling = Sampling {
-            max_tokens: self.tokens,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            seed: self.seed,
-            ..Default::default()
-        };
         let functions = run.codebooks.functions(&edits, None);
         let interventions = interventions(&functions);
         let new = generate(&run.model, &tokens, &sampling, &interventions, &mut |_| ())?;

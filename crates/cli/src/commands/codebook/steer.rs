@@ -1,7 +1,7 @@
 //! `lapidary codebook steer`.
 
 use super::edits::{check_outside, code_edit, prompt_tokens};
-use crate::arguments::DeviceArgument;
+use crate::arguments::{DeviceArgument, SamplingArguments};
 use crate::progress::Watched;
 use crate::terminal::shown;
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,6 @@ use lapidary::run_folder::write_json;
 use lapidary_codebook::CodeEdit;
 use lapidary_features::{RunRow, read_runs};
 use lapidary_io::check_target;
-use lapidary_model::Sampling;
 use regex::Regex;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
@@ -51,21 +50,12 @@ pub struct Steer {
     /// Text that each generated text continues
     #[arg(long, default_value = "")]
     prompt: String,
-    /// Number of texts without the codes, and number of texts with the codes
+    /// Number of texts without the codes, and number of texts with the codes. The tokens of text n
+    /// (counted from 0) are drawn with --seed plus n
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     generations: u32,
-    /// Maximum number of tokens that are added to the prompt
-    #[arg(long, default_value_t = 60)]
-    tokens: usize,
-    /// Number by which the logits are divided; 0 always chooses the most probable token
-    #[arg(long, default_value_t = 0.8)]
-    temperature: f32,
-    /// Draw only from this number of most probable tokens; 0 means all tokens
-    #[arg(long, default_value_t = 40)]
-    top_k: usize,
-    /// Seed for drawing the tokens of the first text. Text n has this seed plus n
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// Also write the shares and all texts to this JSON file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -79,6 +69,7 @@ impl Steer {
             check_target(out)?;
             check_outside(out, &self.run)?;
         }
+        let sampling = self.sampling.sampling()?;
         let run = CodebookRun::open(&self.run, &self.device.open()?)?;
         let (codes, edits) = self.edits(&run)?;
         let steering = Steering {
@@ -86,13 +77,7 @@ impl Steer {
             edits,
             on_topic: self.on_topic,
             generations: self.generations as usize,
-            sampling: Sampling {
-                max_tokens: self.tokens,
-                temperature: self.temperature,
-                top_k: self.top_k,
-                seed: self.seed,
-                ..Default::default()
-            },
+            sampling,
         };
         if steering.prompt.is_empty() {
             bail!("--prompt: found nothing, expected a text, since the model has no BOS token");

@@ -25,7 +25,7 @@ metrics! {
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     pub struct DecoderCosines by Number::number => Option<f64> {
         in "Directions of the decoder" {
-            /// Largest |cosine| of two rows. It equals `babel[0]`.
+            /// Largest |cosine| of two rows.
             #[serde(deserialize_with = "nan_if_null")]
             coherence: f64 {
                 label: "largest |cosine| of two rows",

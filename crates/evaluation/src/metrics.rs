@@ -85,7 +85,7 @@ metrics! {
             mse: f64 {
                 label: "squared error per token, summed over dimensions",
                 unit: "squared activation",
-                source: "`mse` in `metrics.jsonl`, but over the normalized activations of one batch",
+                source: "the training log `metrics.jsonl` has a value of the same name, computed on the normalized activations of one training batch",
             }
             /// Mean over tokens of ‖x − x̂‖² / (number of counted tokens in the token's batch). The
             /// value is smaller for larger batches.

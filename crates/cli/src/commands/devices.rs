@@ -13,7 +13,7 @@ impl Devices {
     pub fn run(self) -> Result<()> {
         for found in device::list() {
             let note = if found.software {
-                "  (software: right, but slow)"
+                "  (software: correct, but slow)"
             } else {
                 ""
             };

@@ -19,7 +19,7 @@ table! {
     /// ([formulas](../methods/proximal.md)).
     shape: Shape = fixed(Penalty::DEFAULT.shape);
     /// The weight λ in the formula of the penalty. It applies to activations after normalization.
-    /// The penalty is added to ½ ‖y − ŷ‖² of each token. λ rises from 0 over
+    /// The penalty is added to half the squared error of each token. λ rises from 0 over
     /// `training.sparsity_warmup_steps` steps.
     weight: f64 = fixed(Penalty::DEFAULT.weight), "0 or more" => |v| *v >= 0.0;
     /// The second parameter of the penalty: γ of `mcp` (above 1), a of `scad` (above 2), ε of

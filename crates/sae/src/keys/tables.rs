@@ -114,7 +114,7 @@ table! {
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 0 for `topk`, `batchtopk` and `matryoshka` transcoders; 0.1 for `standard` transcoders, and for `standard` without `coder.target_l0`; 1 for `matching_pursuit`, and for other `standard` coders"
+        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 0 for transcoders of `topk`, `batchtopk` and `matryoshka`; 1 for `matching_pursuit`; 0.1 for `standard`, but 1 for a `standard` autoencoder or crosscoder with `coder.target_l0`"
     );
 }
 
@@ -133,7 +133,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`adam`: c × max(a, b) with a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼) and b = 2e-4 / √(latents / 16384). c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 otherwise. `signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3. In a cross-layer transcoder, `latents` counts the latents of all layers, and `d_sae` is the number per layer"
+        "`signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3. `adam`: c × the larger one of a and b. Here a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼), and b = 2e-4 / √(latents / 16384). The factor c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 for all others. For cross-layer transcoders, `latents` is the number of latents of all layers together"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");

@@ -96,10 +96,11 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// For hierarchical features: mean cosine of a parent's decoder row with its child's
-            /// decoder row, over all pairs. The decoder rows are those of the matching of
-            /// `matched_cosine`. The cosine of the two features themselves is about 0. The key is
-            /// present only if every parent and every child is matched.
+            /// Only for the kind `hierarchical`, in which a child feature fires only if its parent
+            /// feature fires: mean, over all children, of the cosine between the decoder row
+            /// matched to the child and the one matched to its parent (as in `matched_cosine`). The
+            /// cosine of the two features themselves is about 0. The key is present only if every
+            /// parent and every child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

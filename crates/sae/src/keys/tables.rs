@@ -133,15 +133,16 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3. `adam`: c × the larger one of a and b. Here a = 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼), and b = 2e-4 / √(latents / 16384). The factor c is 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, and 1 for all others. For cross-layer transcoders, `latents` is the number of latents of all layers together"
+        "`signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3. `adam`: c × 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼), but at least c × 2e-4 / √(latents / 16384). The factor c depends on `coder.architecture`: 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, 1 for the others. For cross-layer transcoders, `latents` is the number of latents of all layers together"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");
     /// Fraction of the steps, at the end of the run, over which the learning rate falls linearly
     /// to 0.
     lr_decay_fraction: f64 = fixed(0.2), "0 to 1" => |v| (0.0..=1.0).contains(v);
-    /// For the loss `local`: whether a coder that diverges restarts with half the learning rate and
-    /// trains for the remaining steps ([rule](../methods/optimizers.md#a-coder-that-diverges)).
+    /// Only if `training.loss` is `local`: whether a coder that diverges restarts with half the
+    /// learning rate and trains for the remaining steps
+    /// ([rule](../methods/optimizers.md#a-coder-that-diverges)).
     restart_if_diverging: bool = fixed(true);
     /// Decay of the moving average of the gradient, for all optimizers.
     adam_beta1: f64 = read(|a, _| a.optimizer.default_decay(), "0.9; `signum` and `muon`: 0.95"), "0 to below 1" => |v| (0.0..1.0).contains(v);
@@ -162,8 +163,9 @@ table! {
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
     /// must be above 0 if the coder reconstructs several hook points and one of them is in the
-    /// residual stream. The reason: a reconstruction spliced into the residual stream hides the
-    /// effect of the earlier reconstructions.
+    /// residual stream. The reason: a reconstruction in the residual stream replaces everything
+    /// that lower layers wrote, so reconstructions in lower layers have no effect on the model
+    /// loss.
     local_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// The penalty of `standard`, a sum over latents. `l1`: activation × decoder norm. `tanh`:
     /// tanh(`tanh_scale` × activation × decoder norm), which is at most 1 per latent.

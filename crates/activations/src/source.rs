@@ -8,7 +8,8 @@ use crate::{
     OtherModel, Sequences, TokenBlock,
 };
 use burn::tensor::{Device, Tensor, TensorData};
-use lapidary_model::{HookPoint, Outgoing, TensorFile, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
+use lapidary_model::{HookPoint, TensorFile};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -340,6 +341,7 @@ impl BatchSource for ActivationStream {
             );
             return Err(ActivationsError::Checkpoint { path, problem });
         }
+        self.buffer.rows = vec![]; // so that memory holds the rows once
         self.buffer.rows = read_rows(&dir.join("buffer.safetensors"), capacity, self.buffer.d())?;
         self.buffer.places = state.places;
         self.buffer.used = state.used;
@@ -495,16 +497,9 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, 
 }
 
 fn write_rows(path: &Path, rows: &[f32], d: usize) -> Result<(), ActivationsError> {
-    let (name, shape) = ("rows".to_string(), vec![rows.len() / d, d]);
-    Ok(write_tensors(
-        path,
-        &[Outgoing {
-            name,
-            shape,
-            values: Values::F32(rows.to_vec()),
-        }],
-        None,
-    )?)
+    let mut file = TensorWriter::default();
+    file.borrowed_f32("rows", &[rows.len() / d, d], rows);
+    Ok(file.write_atomically(path, None)?)
 }
 
 fn read_rows(path: &Path, n: usize, d: usize) -> Result<Vec<f32>, ActivationsError> {

@@ -307,7 +307,7 @@ impl CodebookTrainer {
     }
 
     /// The tensors of a checkpoint.
-    pub fn state(&self) -> TensorWriter {
+    pub fn state(&self) -> TensorWriter<'static> {
         let mut out = TensorWriter::default();
         self.model.write_state(&mut out);
         for (number, (placed, trained)) in self

@@ -50,7 +50,7 @@ pub fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
 /// # Errors
 /// The device cannot return it.
 pub fn write_tensor<const D: usize>(
-    file: &mut TensorWriter,
+    file: &mut TensorWriter<'_>,
     name: &str,
     tensor: &Tensor<D>,
 ) -> Result<(), CoderError> {

@@ -5,14 +5,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::IoError;
-use crate::file::write_synced;
+use crate::file::write_file;
 use crate::header::safetensors_header;
 
 /// What the bytes of a tensor are.
@@ -33,76 +34,141 @@ impl Bytes {
     }
 }
 
-/// Tensors to be written, as bytes.
-#[derive(Default)]
-pub struct TensorWriter {
-    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+/// A tensor on its way into a file.
+struct Outgoing<'a> {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
 }
 
-impl TensorWriter {
+/// Tensors to be written, as bytes.
+#[derive(Default)]
+pub struct TensorWriter<'a> {
+    tensors: Vec<Outgoing<'a>>,
+}
+
+impl<'a> TensorWriter<'a> {
     /// Adds numbers with a shape.
     pub fn f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors
-            .push((name.to_owned(), Dtype::F32, shape.to_vec(), bytes));
+        self.push(name, Dtype::F32, shape, bytes);
+    }
+
+    /// The same without a copy of the numbers.
+    pub fn borrowed_f32(&mut self, name: &str, shape: &[usize], values: &'a [f32]) {
+        match cfg!(target_endian = "little") {
+            true => {
+                let bytes = Cow::Borrowed(bytemuck::cast_slice(values));
+                self.push(name, Dtype::F32, shape, bytes);
+            }
+            false => self.f32(name, shape, values),
+        }
+    }
+
+    /// Adds numbers with a shape as f16, rounded to nearest even.
+    pub fn f16(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let values = values.iter().map(|v| f16::from_f32(*v));
+        let bytes = values.flat_map(f16::to_le_bytes).collect();
+        self.push(name, Dtype::F16, shape, bytes);
     }
 
     /// Adds f64 numbers.
     pub fn f64(&mut self, name: &str, values: &[f64]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors
-            .push((name.to_owned(), Dtype::F64, vec![values.len()], bytes));
+        self.push(name, Dtype::F64, &[values.len()], bytes);
     }
 
     /// Adds whole numbers.
     pub fn u64(&mut self, name: &str, values: &[u64]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors
-            .push((name.to_owned(), Dtype::U64, vec![values.len()], bytes));
+        self.push(name, Dtype::U64, &[values.len()], bytes);
     }
 
     /// Adds small whole numbers with a shape.
     pub fn i32(&mut self, name: &str, shape: &[usize], values: &[i32]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors
-            .push((name.to_owned(), Dtype::I32, shape.to_vec(), bytes));
+        self.push(name, Dtype::I32, shape, bytes);
     }
 
     /// Adds bytes that are whole numbers from −128 to 127, or that mean something else.
     pub fn bytes(&mut self, name: &str, shape: &[usize], kind: Bytes, bytes: &[u8]) {
-        let dtype = kind.dtype();
-        self.tensors
-            .push((name.to_owned(), dtype, shape.to_vec(), bytes.to_vec()));
+        self.push(name, kind.dtype(), shape, Cow::Owned(bytes.to_vec()));
     }
 
     /// Adds whole numbers that may be negative.
     pub fn i64(&mut self, name: &str, values: &[i64]) {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors
-            .push((name.to_owned(), Dtype::I64, vec![values.len()], bytes));
+        self.push(name, Dtype::I64, &[values.len()], bytes);
     }
 
-    /// Writes the file.
+    fn push(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: Cow<'a, [u8]>) {
+        self.tensors.push(Outgoing {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            bytes,
+        });
+    }
+
+    /// Writes the new file `path` in a folder that is not in use yet, and forces it to the disk.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or a shape does not hold its values.
     pub fn write(
         &self,
         path: &Path,
         metadata: Option<HashMap<String, String>>,
     ) -> Result<(), IoError> {
-        let views: Vec<(String, TensorView<'_>)> = self
-            .tensors
-            .iter()
-            .map(|(name, dtype, shape, bytes)| {
-                let view = TensorView::new(*dtype, shape.clone(), bytes)
-                    .expect("shape and bytes were made together");
-                (name.clone(), view)
-            })
-            .collect();
-        let bytes = safetensors::serialize(views, metadata)
-            .map_err(|e| IoError::write(path)(io::Error::other(e.to_string())))?;
-        write_synced(path, &bytes).map_err(IoError::write(path))
+        let written = File::create(path).and_then(|mut file| {
+            self.write_to(&mut file, metadata)?;
+            file.sync_all()
+        });
+        written.map_err(IoError::write(path))
+    }
+
+    /// Writes a file that appears whole or not at all ([`write_file`]).
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_atomically(
+        &self,
+        path: &Path,
+        metadata: Option<HashMap<String, String>>,
+    ) -> Result<(), IoError> {
+        write_file(path, |file| {
+            self.write_to(file, metadata).map_err(IoError::write(path))
+        })
+    }
+
+    /// The bytes of [`safetensors::serialize`], which would need memory for all of them.
+    fn write_to(
+        &self,
+        file: &mut File,
+        metadata: Option<HashMap<String, String>>,
+    ) -> io::Result<()> {
+        let mut tensors: Vec<&Outgoing<'_>> = self.tensors.iter().collect();
+        tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+        let mut end = 0;
+        let located = tensors.iter().map(|tensor| {
+            let start = end;
+            end += tensor.bytes.len();
+            let info = TensorInfo {
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+                data_offsets: (start, end),
+            };
+            (tensor.name.clone(), info)
+        });
+        let header = Metadata::new(metadata, located.collect()).map_err(io::Error::other)?;
+        let mut header = serde_json::to_vec(&header)?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for tensor in tensors {
+            file.write_all(&tensor.bytes)?;
+        }
+        Ok(())
     }
 }
 
@@ -446,4 +512,61 @@ pub fn transpose(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::TensorView;
+
+    /// Of several types and lengths, small tensors beside larger ones, one of them empty.
+    #[test]
+    fn a_file_has_the_bytes_that_the_crate_safetensors_gives_it() {
+        let numbers = [1.5_f32, -2.0, 0.25, 3.0, 7.0, -0.0];
+        let mut writer = TensorWriter::default();
+        writer.borrowed_f32("w", &[2, 3], &numbers);
+        writer.f32("a", &[3], &numbers[..3]);
+        writer.f16("half", &[1], &[0.1]);
+        writer.u64("n", &[5, 6]);
+        writer.i64("z", &[-1]);
+        writer.f64("d", &[0.1]);
+        writer.i32("i", &[0], &[]);
+        writer.bytes("b", &[3], Bytes::Signed, &[1, 255, 3]);
+        let metadata = HashMap::from([("key".to_owned(), "value \u{e9}".to_owned())]);
+        let of = |tensor: &Outgoing<'_>| {
+            let bytes = tensor.bytes.to_vec();
+            (
+                tensor.name.clone(),
+                tensor.dtype,
+                tensor.shape.clone(),
+                bytes,
+            )
+        };
+        let tensors: Vec<_> = writer.tensors.iter().map(of).collect();
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+            (name.as_str(), view)
+        });
+        let expected = safetensors::serialize(views, Some(metadata.clone())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [plain, whole] = ["plain", "whole"].map(|name| folder.path().join(name));
+        writer.write(&plain, Some(metadata.clone())).unwrap();
+        writer.write_atomically(&whole, Some(metadata)).unwrap();
+        assert_eq!(std::fs::read(plain).unwrap(), expected);
+        assert_eq!(std::fs::read(whole).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_shape_that_does_not_hold_its_values_is_refused() {
+        let mut writer = TensorWriter::default();
+        writer.f32("w", &[2, 2], &[1.0, 2.0, 3.0]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let error = writer
+            .write_atomically(&path, None)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("x.safetensors"), "{error}");
+        assert!(!path.exists());
+    }
 }

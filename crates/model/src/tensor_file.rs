@@ -5,12 +5,12 @@
 use crate::encoding::Encoding;
 use crate::{ModelError, found};
 use burn::tensor::{Device, Tensor, TensorData};
-use half::f16;
-use lapidary_io::{safetensors_header, write_atomically};
+use lapidary_io::safetensors_header;
+use lapidary_io::tensors::TensorWriter;
 use lapidary_kernels::MappedFile;
 use rayon::prelude::*;
 use safetensors::SafeTensorError;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, Range};
@@ -446,36 +446,21 @@ pub fn write_tensors(
     tensors: &[Outgoing],
     metadata: Option<(&str, String)>,
 ) -> Result<(), ModelError> {
-    let wrong = |e: SafeTensorError| ModelError::Safetensors {
-        path: path.into(),
-        problem: e.to_string(),
-    };
-    let bytes: Vec<(Dtype, Vec<u8>)> = tensors
-        .iter()
-        .map(|tensor| match &tensor.values {
-            Values::F32(v) => (Dtype::F32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Values::F16(v) => (
-                Dtype::F16,
-                v.iter()
-                    .flat_map(|v| f16::from_f32(*v).to_le_bytes())
-                    .collect(),
-            ),
-            Values::I32(v) => (Dtype::I32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
-        })
-        .collect();
-    let mut views = Vec::with_capacity(tensors.len());
-    for (tensor, (dtype, bytes)) in tensors.iter().zip(&bytes) {
-        views.push((
-            tensor.name.as_str(),
-            TensorView::new(*dtype, tensor.shape.clone(), bytes).map_err(wrong)?,
-        ));
+    let mut file = TensorWriter::default();
+    for Outgoing {
+        name,
+        shape,
+        values,
+    } in tensors
+    {
+        match values {
+            Values::F32(v) => file.borrowed_f32(name, shape, v),
+            Values::F16(v) => file.f16(name, shape, v),
+            Values::I32(v) => file.i32(name, shape, v),
+        }
     }
-    let file = safetensors::serialize(
-        views,
-        metadata.map(|(key, value)| [(key.to_owned(), value)].into()),
-    )
-    .map_err(wrong)?;
-    Ok(write_atomically(path, &file)?)
+    let metadata = metadata.map(|(key, value)| [(key.to_owned(), value)].into());
+    Ok(file.write_atomically(path, metadata)?)
 }
 
 fn describe(error: &SafeTensorError, found: usize) -> String {

@@ -240,7 +240,7 @@ pub(crate) fn save(
     })
 }
 
-fn state(trainer: &Trainer) -> Result<TensorWriter, SaeError> {
+fn state(trainer: &Trainer) -> Result<TensorWriter<'static>, SaeError> {
     let mut state = TensorWriter::default();
     for (name, parameter) in trainer.parameters.iter() {
         match parameter {
@@ -267,7 +267,7 @@ fn state(trainer: &Trainer) -> Result<TensorWriter, SaeError> {
 }
 
 fn write_parameter<const D: usize>(
-    out: &mut TensorWriter,
+    out: &mut TensorWriter<'_>,
     name: WeightKey,
     parameter: &Parameter<D>,
 ) -> Result<(), SaeError> {

@@ -96,9 +96,9 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// Only for the kind `hierarchical`, in which a child feature fires only if its parent
-            /// feature fires: mean, over all children, of the cosine between the decoder row
-            /// matched to the child and the one matched to its parent (as in `matched_cosine`). The
+            /// Only for the kind `hierarchical`, which has parent and child features. The matching
+            /// of `matched_cosine` gives each feature a decoder row. The value is the cosine
+            /// between the decoder rows of a child and of its parent, mean over all children. The
             /// cosine of the two features themselves is about 0. The key is present only if every
             /// parent and every child is matched.
             #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -59,7 +59,7 @@ impl ModelTrainer {
 
     /// Adds weights, moments and the number of steps to a checkpoint's tensors, all under names
     /// that start with `model.`.
-    pub fn write_state(&self, out: &mut TensorWriter) {
+    pub fn write_state(&self, out: &mut TensorWriter<'_>) {
         let mut number = 0;
         let mut weights = self.weights.clone();
         let mut put = |part: &str, number: usize, shape: &[usize], data: TensorData| {

@@ -42,10 +42,10 @@ table! {
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
     /// `unit_norm`: activations are multiplied by one factor, so that their mean squared norm is 1.
     /// `mean_centred`: the mean activation is subtracted, then the same is done as for `unit_norm`.
-    /// `none`: activations stay unchanged. The mean activation and the factor are estimated once,
-    /// before training. They come from the first full buffer. With a store, they come from the
-    /// first window. With a model loss, they come from about 16,384 tokens of the first window.
-    /// Both are folded into the saved weights.
+    /// `none`: activations stay unchanged. The mean activation and the factor are folded into the
+    /// saved weights. They are estimated once, before training, from the first full buffer. With a
+    /// store, they come from the first window. With a model loss, they come from about 16,384
+    /// tokens of the first window.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
     /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), that is read instead of running the
@@ -114,7 +114,7 @@ table! {
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "with `training.decoder_norm = \"unit\"`: 1. With `\"free\"`: 0 for transcoders of `topk`, `batchtopk` and `matryoshka`; 1 for `matching_pursuit`; 0.1 for `standard`, but 1 for a `standard` autoencoder or crosscoder with `coder.target_l0`"
+        "1, apart from these cases with `training.decoder_norm = \"free\"`: 0 for transcoders with the architecture `topk`, `batchtopk` or `matryoshka`; 0.1 for `standard` transcoders, and for `standard` without `coder.target_l0`"
     );
 }
 
@@ -157,9 +157,9 @@ table! {
     /// the model. `kl`: KL divergence from the model's original predictions, mean over tokens.
     /// `ce`: cross-entropy of the next tokens, mean over tokens. Model losses are possible for
     /// `topk`, `batchtopk`, `standard` and `jumprelu`. The batches of a model loss are whole blocks
-    /// in random order, so `batch_tokens` must be a multiple of `corpus.context`. Tokens that
-    /// `activations.exclude` leaves out are not replaced by others, so a batch may have fewer than
-    /// `batch_tokens` activations. `activations.store` cannot be used.
+    /// in random order, so `batch_tokens` must be a multiple of `corpus.context`. A batch may have
+    /// fewer than `batch_tokens` activations, since the tokens that `activations.exclude` leaves
+    /// out are missing. `activations.store` cannot be used.
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
     /// must be above 0 if the coder reconstructs several hook points and one of them is in the

@@ -163,9 +163,9 @@ table! {
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
     /// must be above 0 if the coder reconstructs several hook points and one of them is in the
-    /// residual stream. The reason: a reconstruction in the residual stream replaces everything
-    /// that lower layers wrote, so reconstructions in lower layers have no effect on the model
-    /// loss.
+    /// residual stream. The reason: a reconstruction in the residual stream replaces
+    /// everything that earlier parts of the model wrote there, so reconstructions at earlier hook
+    /// points have no effect on the model loss.
     local_coefficient: f64 = fixed(0.0), "0 or more" => |v| *v >= 0.0;
     /// The penalty of `standard`, a sum over latents. `l1`: activation × decoder norm. `tanh`:
     /// tanh(`tanh_scale` × activation × decoder norm), which is at most 1 per latent.

@@ -114,7 +114,7 @@ table! {
     /// Norm of the rows of `W_dec` at the start.
     decoder_init_norm: f64 = later(
         |w| w.decoder_init_norm(),
-        "1, apart from these cases with `training.decoder_norm = \"free\"`: 0 for transcoders with the architecture `topk`, `batchtopk` or `matryoshka`; 0.1 for `standard` transcoders, and for `standard` without `coder.target_l0`"
+        "1; with `training.decoder_norm = \"free\"`, it depends on the coder ([list](#default-norm-of-decoder-rows))"
     );
 }
 
@@ -133,7 +133,7 @@ table! {
     /// Highest learning rate.
     lr: f64 = later(
         |w| w.lr(),
-        "`signum`: 5e-3 / √(d_sae / 16384). `muon`: 2e-3. `adam`: c × 0.135 × √(batch_tokens / (width × latents)) × min(1, (300 / steps)^¼), but at least c × 2e-4 / √(latents / 16384). The factor c depends on `coder.architecture`: 1.5 for `standard`, `jumprelu`, `gated` and `proximal`, 0.7 for `matching_pursuit`, 1 for the others. For cross-layer transcoders, `latents` is the number of latents of all layers together"
+        "depends on sizes, optimizer and architecture ([formula](#default-learning-rate))"
     ), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the learning rate rises linearly from 0.
     lr_warmup_steps: u64 = later(|w| (w.steps / 20).min(1000), "a twentieth of the steps, at most 1000");

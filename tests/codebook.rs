@@ -189,7 +189,7 @@ fn an_interrupted_run_goes_on_and_an_extended_one_has_the_same_bits() {
     refused(
         at,
         "codebook train tiny.toml --out nowhere --extend",
-        &["nowhere: no checkpoint to extend"],
+        &["nowhere: found no folder", "a run to extend"],
     );
     assert!(!at.join("nowhere").exists());
     succeeds(at, "codebook features cut");

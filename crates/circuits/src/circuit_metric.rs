@@ -3,18 +3,20 @@
 use crate::{CircuitError, Task};
 use serde::Serialize;
 
-/// What is left of a task's metric with everything outside of a circuit ablated.
+/// What is left of a task's metric with everything outside of a circuit C ablated. m(C) is the mean
+/// of the metric over the clean prompts, in its own unit; m(∅) that with everything ablated, and
+/// m(all) that with nothing ablated.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CircuitMetric {
-    /// m(C): the mean of the task's metric over the clean prompts.
+    /// m(C).
     pub metric: f64,
-    /// `(m(C) − m(∅)) / (m(all) − m(∅))`: 1 for a circuit that keeps all of the behaviour, 0 for
-    /// one that keeps no more than an empty circuit.
+    /// `(m(C) − m(∅)) / (m(all) − m(∅))`: 1 if C has the metric of the whole model, 0 if it has that
+    /// of an empty circuit. Other values are possible.
     pub faithfulness: f64,
 }
 
-/// From sums over the prompts: of circuits (`sums`), and of the circuit of nothing and the one of
-/// everything. `parts`: what circuits are made of.
+/// The metrics of circuits from sums of the task's metric over its prompts: `sums` of the circuits,
+/// and those of the empty circuit and of the whole model. `parts`: what circuits are made of.
 pub(crate) fn circuit_metrics(
     task: &Task,
     sums: impl IntoIterator<Item = f64>,

@@ -40,7 +40,10 @@ pub struct Judgement {
     /// The heads of the smallest circuit, of the sizes tried, that keeps at least 0.8 of the
     /// behaviour; `None` if no circuit does.
     pub n_heads: Option<usize>,
-    /// Faithfulness of the circuits of the highest scores, from the smallest to the largest.
+    /// The task's metric with all heads ablated, or with all edges.
+    #[serde(skip)]
+    pub metric_ablated: f64,
+    /// The circuits of the highest scores, from the smallest to the largest.
     #[serde(skip)]
     pub curve: Vec<CircuitPoint>,
     /// Score of each head, layer by layer, or of each edge, by its number.
@@ -84,7 +87,8 @@ pub struct Comparison<'a> {
     true_edges: Option<Vec<bool>>,
 }
 
-type Curve = Vec<CircuitPoint>;
+/// The circuits of a ranking, and the metric of an empty circuit.
+type Curve = (Vec<CircuitPoint>, f64);
 
 /// A ranking and what it is judged by.
 struct Ranking<'r> {
@@ -216,6 +220,7 @@ impl<'a> Comparison<'a> {
             true => curve(&magnitudes)?,
             false => by_score.clone(),
         };
+        let ((by_score, metric_ablated), (by_magnitude, _)) = (by_score, by_magnitude);
         let areas = |curve: &[CircuitPoint]| {
             let faithfulness: Vec<f64> = curve.iter().map(|at| at.kept.faithfulness).collect();
             circuit_areas(&CIRCUIT_SIZES, &faithfulness)
@@ -232,6 +237,7 @@ impl<'a> Comparison<'a> {
             seconds: ranking.seconds,
             peak_bytes: None,
             n_heads: kept.map(|at| at.heads),
+            metric_ablated,
             curve: by_score,
             scores,
         })
@@ -243,7 +249,8 @@ impl<'a> Comparison<'a> {
         let heads: Vec<(usize, usize)> = self.graph().all_heads().collect();
         let sizes = CIRCUIT_SIZES.map(|k| (k * scores.len() as f64) as usize);
         let circuit = |size: &usize| order[..*size].iter().map(|head| heads[*head]).collect();
-        let circuits: Vec<_> = sizes.iter().map(circuit).collect();
+        // An empty circuit behind the others costs no further run.
+        let circuits: Vec<_> = sizes.iter().chain([&0]).map(circuit).collect();
         let (model, graph, task) = (self.model, self.graph(), self.task);
         let kept = faithfulness(model, graph, task, &circuits, self.ablation)?;
         Ok(curve(sizes, sizes, &kept))
@@ -260,11 +267,12 @@ impl<'a> Comparison<'a> {
             prune(graph, &mut kept);
             kept
         };
-        let circuits = CIRCUIT_SIZES.map(circuit);
+        let mut circuits = CIRCUIT_SIZES.map(circuit).to_vec();
+        let heads = std::array::from_fn(|size| heads_of(graph, &circuits[size]));
+        circuits.push(vec![false; graph.edges()]);
         let (model, task) = (self.model, self.task);
         let kept = edge_faithfulness(model, graph, task, &circuits, self.ablation)?;
         let sizes = CIRCUIT_SIZES.map(|k| (k * order.len() as f64) as usize);
-        let heads = circuits.map(|circuit| heads_of(graph, &circuit));
         Ok(curve(sizes, heads, &kept))
     }
 
@@ -297,7 +305,7 @@ impl<'a> Comparison<'a> {
             "prompts": self.task.prompts.len(),
             "clean": exact.clean,
             "corrupted": exact.corrupted,
-            "ablated": empty_circuit(judged),
+            "ablated": judged.iter().find(|j| j.level == "node").map(|j| j.metric_ablated),
             "ablation": self.ablation.to_string(),
             "layers": graph.layers,
             "heads": graph.heads,
@@ -310,15 +318,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// The metric with all heads ablated; none if no circuit of the rankings of heads is empty.
-#[must_use]
-pub fn empty_circuit(judged: &[Judgement]) -> Option<f64> {
-    let of_heads = judged.iter().filter(|j| j.level == "node");
-    let mut points = of_heads.flat_map(|j| &j.curve);
-    let empty = points.find(|at| at.size == 0)?;
-    Some(empty.kept.metric)
-}
-
+/// `kept`: of each size, and last of an empty circuit.
 fn curve(sizes: [usize; SIZES], heads: [usize; SIZES], kept: &[CircuitMetric]) -> Curve {
     let shares = CIRCUIT_SIZES.into_iter().zip(sizes).zip(heads).zip(kept);
     let points = shares.map(|(((share, size), heads), kept)| CircuitPoint {
@@ -327,5 +327,5 @@ fn curve(sizes: [usize; SIZES], heads: [usize; SIZES], kept: &[CircuitMetric]) -
         heads,
         kept: *kept,
     });
-    points.collect()
+    (points.collect(), kept[SIZES].metric)
 }

@@ -47,7 +47,7 @@ pub use acdc::{Acdc, acdc};
 pub use acdc_heads::{AcdcHeads, acdc_heads};
 pub use attribution::{Attribution, Method, attribute};
 pub use circuit_metric::CircuitMetric;
-pub use compare::{CircuitPoint, Comparison, FAITHFUL, Judgement, Level, empty_circuit};
+pub use compare::{CircuitPoint, Comparison, FAITHFUL, Judgement, Level};
 pub use components::{Components, PromptBatch};
 pub use edge_circuits::{edge_effects, edge_faithfulness, prune};
 pub use error::CircuitError;

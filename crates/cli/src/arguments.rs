@@ -35,10 +35,10 @@ pub struct SamplingArguments {
 }
 
 impl SamplingArguments {
-    /// The same for the library.
+    /// The options as the library takes them.
     ///
     /// # Errors
-    /// When a number means nothing.
+    /// A value is outside of its range.
     pub fn sampling(&self) -> Result<Sampling> {
         let sampling = Sampling {
             max_tokens: self.tokens,

@@ -36,7 +36,6 @@ pub struct CodebookStep {
     /// Tokens trained on.
     pub tokens: u64,
     /// Next-token cross-entropy of the step's batch, nats per token.
-    #[serde(deserialize_with = "nan_if_null")]
     pub loss: f64,
     /// Weighted squared errors of the codebooks, summed over codebooks, per token.
     #[serde(deserialize_with = "nan_if_null")]
@@ -44,7 +43,6 @@ pub struct CodebookStep {
     /// Learning rate.
     pub lr: f32,
     /// Norm of the model's gradient before clipping.
-    #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f32,
     /// Share of codes that were not chosen since the last replacement; `None` without codebooks.
     pub frac_unused_codes: Option<f64>,

@@ -6,12 +6,8 @@ use serde::{Deserialize, Deserializer};
 ///
 /// # Errors
 /// Neither a number nor `null`.
-pub fn nan_if_null<'de, D, T>(value: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + From<f32>,
-{
-    Ok(Option::deserialize(value)?.unwrap_or_else(|| f32::NAN.into()))
+pub fn nan_if_null<'de, D: Deserializer<'de>>(value: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or(f64::NAN))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! what it lists.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -34,6 +34,9 @@ impl Bytes {
     }
 }
 
+/// Bytes of a header that safetensors reads, at most.
+const MOST_HEADER: usize = 100_000_000;
+
 /// A tensor on its way into a file.
 struct Outgoing<'a> {
     name: String,
@@ -55,7 +58,7 @@ impl<'a> TensorWriter<'a> {
         self.push(name, Dtype::F32, shape, bytes);
     }
 
-    /// The same without a copy of the numbers.
+    /// Adds numbers with a shape. They are not copied (on big-endian machines, they are).
     pub fn borrowed_f32(&mut self, name: &str, shape: &[usize], values: &'a [f32]) {
         match cfg!(target_endian = "little") {
             true => {
@@ -111,17 +114,19 @@ impl<'a> TensorWriter<'a> {
         });
     }
 
-    /// Writes the new file `path` in a folder that is not in use yet, and forces it to the disk.
+    /// Writes the file `path` in a folder that nobody else uses yet, and forces it to the disk. A
+    /// file of this name is lost; after an error, a part of the new file may be there.
     ///
     /// # Errors
-    /// When it cannot be written, or a shape does not hold its values.
+    /// It cannot be written, or a shape does not hold its values.
     pub fn write(
         &self,
         path: &Path,
         metadata: Option<HashMap<String, String>>,
     ) -> Result<(), IoError> {
+        let (tensors, header) = self.header(path, metadata)?;
         let written = File::create(path).and_then(|mut file| {
-            self.write_to(&mut file, metadata)?;
+            write_all(&mut file, &tensors, &header)?;
             file.sync_all()
         });
         written.map_err(IoError::write(path))
@@ -136,19 +141,47 @@ impl<'a> TensorWriter<'a> {
         path: &Path,
         metadata: Option<HashMap<String, String>>,
     ) -> Result<(), IoError> {
+        let (tensors, header) = self.header(path, metadata)?;
         write_file(path, |file| {
-            self.write_to(file, metadata).map_err(IoError::write(path))
+            write_all(file, &tensors, &header).map_err(IoError::write(path))
         })
     }
 
-    /// The bytes of [`safetensors::serialize`], which would need memory for all of them.
-    fn write_to(
+    /// The tensors in the order of [`safetensors::serialize`], which would need memory for the whole
+    /// file, and the header that it gives them.
+    fn header(
         &self,
-        file: &mut File,
+        path: &Path,
         metadata: Option<HashMap<String, String>>,
-    ) -> io::Result<()> {
+    ) -> Result<(Vec<&Outgoing<'a>>, Vec<u8>), IoError> {
         let mut tensors: Vec<&Outgoing<'_>> = self.tensors.iter().collect();
         tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+        let mut names = BTreeSet::new();
+        for Outgoing {
+            name,
+            dtype,
+            shape,
+            bytes,
+        } in &tensors
+        {
+            let wrong = |found: String, expected: String| {
+                Err(IoError::format(
+                    path,
+                    format!("tensor `{name}`"),
+                    found,
+                    expected,
+                ))
+            };
+            if !names.insert(name) {
+                return wrong("two of this name".into(), "one".into());
+            }
+            let numbers = shape.iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
+            let bits = numbers.and_then(|n| n.checked_mul(dtype.bitsize()));
+            if bits != bytes.len().checked_mul(8) {
+                let found = format!("{} bytes", bytes.len());
+                return wrong(found, format!("those of {dtype:?} {shape:?}"));
+            }
+        }
         let mut end = 0;
         let located = tensors.iter().map(|tensor| {
             let start = end;
@@ -160,16 +193,26 @@ impl<'a> TensorWriter<'a> {
             };
             (tensor.name.clone(), info)
         });
-        let header = Metadata::new(metadata, located.collect()).map_err(io::Error::other)?;
-        let mut header = serde_json::to_vec(&header)?;
+        let located: Vec<_> = located.collect();
+        let header = Metadata::new(metadata, located).map_err(io::Error::other);
+        let header = header.and_then(|header| Ok(serde_json::to_vec(&header)?));
+        let mut header = header.map_err(IoError::write(path))?;
         header.resize(header.len().next_multiple_of(8), b' ');
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for tensor in tensors {
-            file.write_all(&tensor.bytes)?;
+        if header.len() > MOST_HEADER {
+            let found = format!("{} bytes", header.len());
+            let expected = format!("at most {MOST_HEADER}: fewer tensors, or shorter names");
+            return Err(IoError::format(path, "header", found, expected));
         }
-        Ok(())
+        Ok((tensors, header))
     }
+}
+
+fn write_all(file: &mut File, tensors: &[&Outgoing<'_>], header: &[u8]) -> io::Result<()> {
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header)?;
+    tensors
+        .iter()
+        .try_for_each(|tensor| file.write_all(&tensor.bytes))
 }
 
 /// The tensors of a file.
@@ -557,16 +600,30 @@ mod tests {
     }
 
     #[test]
-    fn a_shape_that_does_not_hold_its_values_is_refused() {
+    fn a_shape_that_does_not_hold_its_values_and_a_second_name_are_refused() {
         let mut writer = TensorWriter::default();
         writer.f32("w", &[2, 2], &[1.0, 2.0, 3.0]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
-        let error = writer
-            .write_atomically(&path, None)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("x.safetensors"), "{error}");
-        assert!(!path.exists());
+        let twice = || {
+            let mut writer = TensorWriter::default();
+            writer.u64("w", &[1]);
+            writer.f32("w", &[1], &[1.0]);
+            writer
+        };
+        for (writer, part) in [
+            (writer, "12 bytes, expected those of F32 [2, 2]"),
+            (twice(), "two of this name"),
+        ] {
+            for error in [
+                writer.write(&path, None),
+                writer.write_atomically(&path, None),
+            ] {
+                let error = error.unwrap_err().to_string();
+                let parts = ["x.safetensors", "tensor `w`", part];
+                assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+                assert!(!path.exists());
+            }
+        }
     }
 }

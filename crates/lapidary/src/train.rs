@@ -6,7 +6,7 @@ mod steps;
 
 use crate::device::device_name;
 use crate::dictionary_model::load_model;
-use crate::error::{Context, Result, ensure};
+use crate::error::{Context, Result, bail, ensure};
 use crate::first_batch;
 use crate::opened::{SignedMetrics, measure};
 use crate::progress::{Progress, Stage, count};
@@ -171,6 +171,12 @@ pub fn train(
         false => vec![],
     };
     let files = training_files(&names);
+    if options.extend && !out.exists() {
+        bail!(
+            "{}: found no folder, expected that of a run to extend",
+            out.display()
+        );
+    }
     let mut writer = RunWriter::claim(out, Maker::Train, &files)?;
     let mut common = Common {
         progress,

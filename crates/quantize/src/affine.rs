@@ -8,8 +8,7 @@ pub(crate) struct Affine {
     pub(crate) scale: f32,
     /// A whole number from `low` to `high`.
     pub(crate) zero: f32,
-    /// 1 / `scale`; 0 where that is 0. A scale below 2⁻¹²⁸ has no finite inverse: the largest f32
-    /// stands for it, so that 0 keeps the integer of 0.
+    /// 1 / `scale`, not finite if that is 2⁻¹²⁸ or less; 0 where that is 0.
     inverse: f32,
     low: f32,
     high: f32,
@@ -22,11 +21,7 @@ impl Affine {
         Self {
             scale,
             zero: f32::from(zero),
-            inverse: if scale > 0.0 {
-                scale.recip().min(f32::MAX)
-            } else {
-                0.0
-            },
+            inverse: if scale > 0.0 { scale.recip() } else { 0.0 },
             low: f32::from(low),
             high: f32::from(high),
         }
@@ -57,7 +52,11 @@ impl Affine {
     /// The integer of a number.
     #[inline]
     pub(crate) fn code(self, x: f32) -> i8 {
-        ((x * self.inverse).round_ties_even() + self.zero).clamp(self.low, self.high) as i8
+        let quotient = match self.inverse.is_finite() {
+            true => x * self.inverse,
+            false => x / self.scale,
+        };
+        (quotient.round_ties_even() + self.zero).clamp(self.low, self.high) as i8
     }
 
     /// The number of an integer.

@@ -99,10 +99,26 @@ fn zeros_come_back_as_zeros() {
         let mixed = [0.0, 5.0, 0.0, 3.0, -1.0];
         let found = back(&mixed, [1, 5], scheme);
         assert_eq!((found[0], found[2]), (0.0, 0.0), "{scheme:?}");
-        // A scale without a finite inverse.
-        let tiny = mixed.map(|x| x * 1e-38);
-        let found = back(&tiny, [1, 5], scheme);
-        assert_eq!((found[0], found[2]), (0.0, 0.0), "{scheme:?}");
+    }
+}
+
+/// Scales without a finite inverse, down to the smallest f32.
+#[test]
+fn tiny_numbers_keep_their_bound() {
+    for scheme in schemes() {
+        for exponent in -42..-36 {
+            let values = [0.0, 5.0, 0.0, 3.0, -1.0].map(|x| x * 10.0_f32.powi(exponent));
+            let quantized = QuantizedMatrix::quantize(&values, [1, 5], scheme).unwrap();
+            // The scale and the product are rounded to multiples of the smallest f32.
+            let (scale, least) = (quantized.scales()[0], f32::from_bits(1));
+            for (x, y) in values.iter().zip(quantized.dequantize()) {
+                assert!(
+                    (x - y).abs() <= 0.501 * scale + 130.0 * least,
+                    "{scheme:?}: {x:e} came back as {y:e}, scale {scale:e}"
+                );
+                assert!(*x != 0.0 || y == 0.0, "{scheme:?}: 0 came back as {y:e}");
+            }
+        }
     }
 }
 

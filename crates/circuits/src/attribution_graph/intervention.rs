@@ -79,7 +79,8 @@ impl ReplacementModel<'_> {
     ///
     /// # Errors
     /// The tokens do not fit the model; a layer, a latent or a position does not exist; the
-    /// position is the first one, at which no feature counts; or a feature is changed twice.
+    /// position is the first one, at which no feature counts; a feature is changed twice; or the
+    /// device fails.
     pub fn intervene(
         &self,
         tokens: &[u32],
@@ -199,10 +200,11 @@ impl ReplacementModel<'_> {
             interventions: &interventions,
             ..plain.clone()
         };
-        let after = model.run(batch, &changed)?;
+        let after = model.run(batch, &changed);
         if let Some(error) = failed.take() {
-            return Err(error.into());
+            return Err(error);
         }
+        let after = after?;
         let features_after = self.features(&after)?;
         let first = changes.iter().map(|c| c.layer).min();
         let watched = watch.iter().map(|place| {

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use lapidary_circuits::{
     Ablation, Comparison, Graph, Judgement, Level, MOST_EDGES, PUBLISHED, Ranker, Scorer, Task,
-    Truth, empty_circuit, tasks,
+    Truth, tasks,
 };
 use lapidary_features::{RunRow, write_runs};
 use lapidary_io::{check_target, write_atomically};
@@ -125,7 +125,7 @@ The table has one row per method and level. Level node is a ranking of heads, le
 More files have the name of FILE, with another ending in place of .parquet:
   .scores.parquet  score of each head by each method; only if rankings of heads are evaluated
   .edges.parquet   score of each edge by each method; only if rankings of edges are evaluated
-  .curves.parquet  faithfulness of the circuits of each method
+  .curves.parquet  metric and faithfulness of the circuits of each method
   .html            a page that shows the table, the curves and the scores of heads
 
 docs/methods/circuits.md defines the methods, the columns and the values of --ablation.")]
@@ -207,8 +207,13 @@ impl Compare {
             self.write(&comparison, &judged)?;
         }
         let (graph, exact) = (comparison.graph(), comparison.exact()?);
-        let ablated = empty_circuit(&judged);
-        let ablated = ablated.map(|m| format!(", {m:.3} with all heads ablated"));
+        let ablated = judged.first().map(|j| {
+            let parts = match j.level {
+                "node" => "heads",
+                _ => "edges",
+            };
+            format!(", {:.3} with all {parts} ablated", j.metric_ablated)
+        });
         stage.done(format!(
             "{} heads and {} edges on {} prompts: metric {:.3}, {:.3} on corrupted prompts{}",
             exact.effects.len(),

@@ -53,7 +53,10 @@ pub fn train_codebooks(
     progress: &dyn Progress,
 ) -> Result<Metrics> {
     if options.extend && !out.exists() {
-        return Err(nothing_to_extend(out));
+        bail!(
+            "{}: found no folder, expected that of a run to extend",
+            out.display()
+        );
     }
     let stage = Stage::new(progress, "load", 1);
     let trained = match &config.model {
@@ -113,7 +116,10 @@ pub fn train_codebooks(
         writer.keep_only(&files)?;
         writer.go_on(files)?;
     } else if options.extend {
-        return Err(nothing_to_extend(out));
+        bail!(
+            "{}: no checkpoint to extend; `codebook train --keep-checkpoint` keeps that of a finished run",
+            out.display()
+        );
     } else {
         if let Some(found) = writer.existing()
             && !(options.overwrite || options.resume)
@@ -143,13 +149,6 @@ pub fn train_codebooks(
     write_json(&place(&writer, METRICS), &metrics)?;
     writer.finish(keep)?;
     Ok(metrics)
-}
-
-fn nothing_to_extend(out: &Path) -> Error {
-    Error::Invalid(format!(
-        "{}: no checkpoint to extend; `codebook train --keep-checkpoint` keeps that of a finished run",
-        out.display()
-    ))
 }
 
 fn described(codebooks: &Codebooks) -> String {

@@ -212,7 +212,7 @@ table! {
     /// For `batchtopk` and `matryoshka`: decay of a moving average over batches. Each batch
     /// contributes the smallest pre-activation that was chosen in it. This average becomes the
     /// threshold of the finished coder.
-    threshold_decay: f64 = later(|w| w.threshold_decay(), "1 − 50 / steps (so that about the last fiftieth of the steps counts), but at least 0 and at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
+    threshold_decay: f64 = later(|w| w.threshold_decay(), "1 − 50 / steps, but at least 0 and at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Number of steps between checkpoints. 0: a checkpoint every ten minutes. A last checkpoint is
     /// written at the end of training.
     checkpoint_every_steps: u64 = fixed(0);

@@ -2,7 +2,7 @@
 //! stopping and going on; batch jobs over files; and what each kind of bad input is told.
 
 use crate::training_log::without_clock;
-use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -688,12 +688,10 @@ fn generation_is_steered_by_a_direction_and_says_what_does_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, width: usize| {
         let path = folder.path().join(name);
-        let direction = Outgoing {
-            name: "direction".into(),
-            shape: vec![width],
-            values: Values::F32((0..width).map(|i| (i as f32).sin()).collect()),
-        };
-        write_tensors(&path, &[direction], None).unwrap();
+        let direction: Vec<f32> = (0..width).map(|i| (i as f32).sin()).collect();
+        let mut file = TensorWriter::default();
+        file.f32("direction", &[width], &direction);
+        file.write(&path, None).unwrap();
         path.to_str().unwrap().to_owned()
     };
     let (fits, wide) = (

@@ -40,5 +40,5 @@ pub use language_model::{Gradients, LanguageModel};
 pub use roles::Simplify;
 pub use rotary::{Rope, RopeScaling};
 pub use run::{BackwardRules, Edit, HookedRun, Intervention, RunOutput, Start};
-pub use tensor_file::{Outgoing, TensorFile, Values, write_tensors};
+pub use tensor_file::TensorFile;
 pub use tokenizer::{TextStream, TokenPlace, Tokenizer};

@@ -6,7 +6,6 @@ use crate::encoding::Encoding;
 use crate::{ModelError, found};
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_io::safetensors_header;
-use lapidary_io::tensors::TensorWriter;
 use lapidary_kernels::MappedFile;
 use rayon::prelude::*;
 use safetensors::SafeTensorError;
@@ -413,54 +412,6 @@ fn rows_from(values: &[f32], rows: usize, from: impl Fn(usize) -> usize) -> Vec<
         ordered.extend_from_slice(&values[row * width..(row + 1) * width]);
     }
     ordered
-}
-
-/// A tensor on its way into a file.
-pub struct Outgoing {
-    /// Its name.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Its values.
-    pub values: Values,
-}
-
-/// A tensor's values, in the dtype that the file gets.
-pub enum Values {
-    /// F32.
-    F32(Vec<f32>),
-    /// F16, rounded to nearest even.
-    F16(Vec<f32>),
-    /// I32.
-    I32(Vec<i32>),
-}
-
-/// Writes a safetensors file under a temporary name, then gives it its own. One entry of metadata
-/// at most: the order of several is random, and a file's bytes should depend on nothing but its
-/// content.
-///
-/// # Errors
-/// When the file cannot be written, or a shape does not hold its values.
-pub fn write_tensors(
-    path: &Path,
-    tensors: &[Outgoing],
-    metadata: Option<(&str, String)>,
-) -> Result<(), ModelError> {
-    let mut file = TensorWriter::default();
-    for Outgoing {
-        name,
-        shape,
-        values,
-    } in tensors
-    {
-        match values {
-            Values::F32(v) => file.borrowed_f32(name, shape, v),
-            Values::F16(v) => file.f16(name, shape, v),
-            Values::I32(v) => file.i32(name, shape, v),
-        }
-    }
-    let metadata = metadata.map(|(key, value)| [(key.to_owned(), value)].into());
-    Ok(file.write_atomically(path, metadata)?)
 }
 
 fn describe(error: &SafeTensorError, found: usize) -> String {

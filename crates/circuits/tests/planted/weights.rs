@@ -1,7 +1,8 @@
 //! Weights of attention set by hand, and the models that consist of them.
 
 use burn::tensor::Device;
-use lapidary_model::{LanguageModel, Outgoing, Tokenizer, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
+use lapidary_model::{LanguageModel, Tokenizer};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -103,13 +104,9 @@ pub fn model(
         let json = tokenizer.to_json().unwrap();
         std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
     }
-    let mut tensors = vec![];
+    let mut file = TensorWriter::default();
     let mut add = |name: String, shape: &[usize], values: Vec<f32>| {
-        tensors.push(Outgoing {
-            name,
-            shape: shape.to_vec(),
-            values: Values::F32(values),
-        });
+        file.f32(&name, shape, &values);
     };
     add("wte.weight".into(), &[shape.vocabulary, d], embeddings);
     add("wpe.weight".into(), &[shape.positions, d], positions);
@@ -141,6 +138,7 @@ pub fn model(
     }
     add("ln_f.weight".into(), &[d], vec![1.0; d]);
     add("ln_f.bias".into(), &[d], vec![0.0; d]);
-    write_tensors(&folder.path().join("model.safetensors"), &tensors, None).unwrap();
+    let path = folder.path().join("model.safetensors");
+    file.write(&path, None).unwrap();
     LanguageModel::load(folder.path().to_str().unwrap(), &Device::flex()).unwrap()
 }

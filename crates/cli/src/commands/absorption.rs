@@ -12,7 +12,7 @@ use lapidary_evaluation::probing::{
     Absorption as Found, AbsorptionConfig, Rows, absorption_of, first_letter_task, represent,
 };
 use lapidary_io::check_target;
-use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -125,35 +125,27 @@ impl Absorption {
 /// Activations of all words, and for each letter the probe's direction, its words and what becomes
 /// of it there.
 fn write_data(path: &Path, activations: &Rows, found: &Found) -> Result<()> {
-    let tensor = |name: String, shape: Vec<usize>, values| Outgoing {
-        name,
-        shape,
-        values,
-    };
-    let mut tensors = vec![tensor(
-        "activations".into(),
-        vec![activations.len(), activations.columns()],
-        Values::F32(dense(activations)?),
-    )];
+    let mut file = TensorWriter::default();
+    let shape = [activations.len(), activations.columns()];
+    file.f32("activations", &shape, &dense(activations)?);
     for l in &found.details {
         let (e, letter) = (&l.evidence, l.letter);
-        let f32s =
-            |values: &mut dyn Iterator<Item = f64>| Values::F32(values.map(|v| v as f32).collect());
-        let n = vec![e.words.len()];
-        let words = Values::I32(e.words.iter().map(|w| *w as i32).collect());
-        let fraction = f32s(&mut e.absorbed.iter().map(|a| a.fraction));
-        let full = Values::I32(e.absorbed.iter().map(|a| i32::from(a.full)).collect());
-        let direction = f32s(&mut e.direction.iter().copied());
-        tensors.push(tensor(
-            format!("{letter}.direction"),
-            vec![e.direction.len()],
-            direction,
-        ));
-        tensors.push(tensor(format!("{letter}.words"), n.clone(), words));
-        tensors.push(tensor(format!("{letter}.fraction"), n.clone(), fraction));
-        tensors.push(tensor(format!("{letter}.full"), n, full));
+        let n = [e.words.len()];
+        let f32s = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+        let fraction: Vec<f64> = e.absorbed.iter().map(|a| a.fraction).collect();
+        let full: Vec<i32> = e.absorbed.iter().map(|a| i32::from(a.full)).collect();
+        let words: Vec<i32> = e.words.iter().map(|w| *w as i32).collect();
+        let direction = f32s(&e.direction);
+        file.f32(
+            &format!("{letter}.direction"),
+            &[direction.len()],
+            &direction,
+        );
+        file.i32(&format!("{letter}.words"), &n, &words);
+        file.f32(&format!("{letter}.fraction"), &n, &f32s(&fraction));
+        file.i32(&format!("{letter}.full"), &n, &full);
     }
-    Ok(write_tensors(path, &tensors, None)?)
+    Ok(file.write_atomically(path, None)?)
 }
 
 fn table(found: &Found) -> String {

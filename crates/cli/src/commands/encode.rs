@@ -8,7 +8,8 @@ use lapidary_activations::Store;
 use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::HostCodes;
 use lapidary_io::check_target;
-use lapidary_model::{Outgoing, TensorFile, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
+use lapidary_model::TensorFile;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -101,24 +102,12 @@ impl Encode {
         }
         let HostCodes { values, indices, k } = HostCodes::joined(parts);
         let active = indices.iter().filter(|i| **i >= 0).count();
-        let tensors = [
-            Outgoing {
-                name: "values".into(),
-                shape: vec![n, k],
-                values: Values::F32(values),
-            },
-            Outgoing {
-                name: "indices".into(),
-                shape: vec![n, k],
-                values: Values::I32(indices),
-            },
-            Outgoing {
-                name: "reconstruction".into(),
-                shape: vec![n, dictionary.coder.d_out()],
-                values: Values::F32(reconstruction),
-            },
-        ];
-        write_tensors(&self.out, &tensors, None)?;
+        let mut file = TensorWriter::default();
+        file.borrowed_f32("values", &[n, k], &values);
+        file.i32("indices", &[n, k], &indices);
+        let shape = [n, dictionary.coder.d_out()];
+        file.borrowed_f32("reconstruction", &shape, &reconstruction);
+        file.write_atomically(&self.out, None)?;
         writeln!(
             stdout(),
             "{n} rows, {:.2} active latents per row",

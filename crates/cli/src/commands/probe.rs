@@ -15,7 +15,7 @@ use lapidary_evaluation::probing::{
     ProbeConfig, ProbeResult, Reading, Represented, Rows, Task, represent, sparse_probing,
 };
 use lapidary_io::check_target;
-use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
@@ -188,7 +188,7 @@ impl Probe {
 
 /// Dense samples and classes, and which of them each class was probed on, for a notebook.
 fn write_data(path: &Path, task: &Task, results: &[ProbeResult]) -> Result<()> {
-    let mut tensors = Vec::new();
+    let mut file = TensorWriter::default();
     let parts = [
         ("train", &task.train, &task.train_classes),
         ("test", &task.test, &task.test_classes),
@@ -198,28 +198,21 @@ fn write_data(path: &Path, task: &Task, results: &[ProbeResult]) -> Result<()> {
             ("activations", &part.activations),
             ("latents", &part.latents),
         ] {
-            tensors.push(Outgoing {
-                name: format!("{name}.{kind}"),
-                shape: vec![rows.len(), rows.columns()],
-                values: Values::F32(dense(rows).with_context(|| path.display().to_string())?),
-            });
+            let values = dense(rows).with_context(|| path.display().to_string())?;
+            let shape = [rows.len(), rows.columns()];
+            file.f32(&format!("{name}.{kind}"), &shape, &values);
         }
-        tensors.push(Outgoing {
-            name: format!("{name}.classes"),
-            shape: vec![classes.len()],
-            values: Values::I32(classes.iter().map(|c| *c as i32).collect()),
-        });
+        let classes: Vec<i32> = classes.iter().map(|c| *c as i32).collect();
+        file.i32(&format!("{name}.classes"), &[classes.len()], &classes);
     }
     for (class, result) in results.iter().enumerate() {
         for (part, samples) in ["train", "test"].into_iter().zip(&result.samples) {
-            tensors.push(Outgoing {
-                name: format!("{part}.samples.{class}"),
-                shape: vec![samples.len()],
-                values: Values::I32(samples.iter().map(|i| *i as i32).collect()),
-            });
+            let samples: Vec<i32> = samples.iter().map(|i| *i as i32).collect();
+            let name = format!("{part}.samples.{class}");
+            file.i32(&name, &[samples.len()], &samples);
         }
     }
-    Ok(write_tensors(path, &tensors, None)?)
+    Ok(file.write_atomically(path, None)?)
 }
 
 /// Largest matrix that is written densely: 4 GiB.

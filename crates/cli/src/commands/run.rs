@@ -5,7 +5,8 @@ use crate::once::each_once;
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args};
 use lapidary_io::check_target;
-use lapidary_model::{HookPoint, HookedRun, Outgoing, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
+use lapidary_model::{HookPoint, HookedRun};
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -64,22 +65,17 @@ impl Run {
             ..Default::default()
         };
         let output = model.run(model.tokens(&[&self.tokens])?, &run)?;
-        let mut tensors = vec![];
+        let (mut file, mut written) = (TensorWriter::default(), String::new());
         for (hook, value) in output.captured {
             let [_, pos, width] = value.dims();
-            let values = Values::F32(value.into_data().iter::<f32>().collect());
-            tensors.push(Outgoing {
-                name: hook.to_string(),
-                shape: vec![pos, width],
-                values,
-            });
+            let values: Vec<f32> = value.into_data().iter::<f32>().collect();
+            file.f32(&hook.to_string(), &[pos, width], &values);
+            written += &format!("{hook}  {:?}\n", [pos, width]);
         }
         let about = serde_json::json!({ "model": model.name(), "tokens": self.tokens });
-        let metadata = Some(("lapidary", about.to_string()));
-        write_tensors(&self.out, &tensors, metadata)?;
-        for tensor in &tensors {
-            writeln!(stdout(), "{}  {:?}", tensor.name, tensor.shape)?;
-        }
+        let metadata = [("lapidary".to_owned(), about.to_string())].into();
+        file.write_atomically(&self.out, Some(metadata))?;
+        write!(stdout(), "{written}")?;
         Ok(())
     }
 }

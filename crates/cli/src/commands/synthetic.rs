@@ -17,7 +17,7 @@ use lapidary_evaluation::synthetic::{
 use lapidary_formats::saelens;
 use lapidary_io::check_target;
 use lapidary_io::settings::SettingsError;
-use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
 use lapidary_sae::{Recipe, TrainingRun};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -180,22 +180,13 @@ fn write_data(path: &Path, features: &Features, sample: &Sample) -> Result<()> {
             values[row * most + place] = *size;
         }
     }
-    let tensor = |name: &str, shape: Vec<usize>, values| Outgoing {
-        name: name.into(),
-        shape,
-        values,
-    };
-    let tensors = [
-        tensor(
-            "directions",
-            vec![features.directions().len(), d],
-            Values::F32(directions),
-        ),
-        tensor("activations", vec![rows, d], Values::F32(sample.x.clone())),
-        tensor("feature_values", vec![rows, most], Values::F32(values)),
-        tensor("feature_indices", vec![rows, most], Values::I32(indices)),
-    ];
-    Ok(write_tensors(path, &tensors, None)?)
+    let mut file = TensorWriter::default();
+    let n = features.directions().len();
+    file.borrowed_f32("directions", &[n, d], &directions);
+    file.borrowed_f32("activations", &[rows, d], &sample.x);
+    file.borrowed_f32("feature_values", &[rows, most], &values);
+    file.i32("feature_indices", &[rows, most], &indices);
+    Ok(file.write_atomically(path, None)?)
 }
 
 /// A recipe with a table `synthetic`: that, and what it says about the coder and its training.

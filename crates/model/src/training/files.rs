@@ -3,7 +3,7 @@
 use super::{ModelTrainer, ParamMoments};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Param;
-use crate::{ModelError, Outgoing, Values, family, write_tensors};
+use crate::{ModelError, family};
 use burn::tensor::{Tensor, TensorData};
 use lapidary_io::tensors::{TensorWriter, Tensors};
 use lapidary_io::write_atomically;
@@ -23,27 +23,21 @@ impl ModelTrainer {
         exact: bool,
     ) -> Result<(), ModelError> {
         std::fs::create_dir_all(folder).map_err(ModelError::write(folder))?;
-        let tensors: Vec<Outgoing> = family::llama::write_weights(&self.config, &self.weights)
-            .into_iter()
-            .map(|(name, tensor)| {
-                // Norms' weights travel as one-row matrices.
-                let shape = match tensor.dims() {
-                    [1, n] => vec![n],
-                    dims => dims.to_vec(),
-                };
-                let values = tensor.into_data().iter::<f32>().collect();
-                Outgoing {
-                    name,
-                    shape,
-                    values: match exact {
-                        true => Values::F32(values),
-                        false => Values::F16(values),
-                    },
-                }
-            })
-            .collect();
-        let metadata = Some(("format", "pt".to_owned()));
-        write_tensors(&folder.join("model.safetensors"), &tensors, metadata)?;
+        let mut file = TensorWriter::default();
+        for (name, tensor) in family::llama::write_weights(&self.config, &self.weights) {
+            // Norms' weights travel as one-row matrices.
+            let shape = match tensor.dims() {
+                [1, n] => vec![n],
+                dims => dims.to_vec(),
+            };
+            let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+            match exact {
+                true => file.f32(&name, &shape, &values),
+                false => file.f16(&name, &shape, &values),
+            }
+        }
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        file.write_atomically(&folder.join("model.safetensors"), Some(metadata))?;
         let mut config = family::llama::write_config(&self.config);
         if exact {
             config["torch_dtype"] = "float32".into();

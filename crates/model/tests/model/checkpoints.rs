@@ -4,9 +4,8 @@
 
 use crate::fixtures::{at, close, expected, model, model_folder};
 use burn::tensor::Device;
-use lapidary_model::{
-    HookPoint, HookedRun, LanguageModel, Outgoing, Simplify, TensorFile, Values, write_tensors,
-};
+use lapidary_io::tensors::TensorWriter;
+use lapidary_model::{HookPoint, HookedRun, LanguageModel, Simplify, TensorFile};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -371,16 +370,9 @@ fn a_folder_that_lacks_what_is_needed_says_what_lies_there() {
 fn a_tensor_file_tells_f64_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.safetensors");
-    write_tensors(
-        &path,
-        &[Outgoing {
-            name: "x".into(),
-            shape: vec![1],
-            values: Values::F32(vec![1.5]),
-        }],
-        None,
-    )
-    .unwrap();
+    let mut written = TensorWriter::default();
+    written.f32("x", &[1], &[1.5]);
+    written.write(&path, None).unwrap();
     assert!(TensorFile::open(&path).unwrap().read("x").is_ok());
     let value = 1.0e-3_f64.to_le_bytes();
     let view = TensorView::new(Dtype::F64, vec![1], &value).unwrap();

@@ -12,7 +12,7 @@ use lapidary_features::{
 };
 use lapidary_formats::{Format, QuantizedDictionary, save_all};
 use lapidary_io::StagedFolder;
-use lapidary_model::{Outgoing, Values, write_tensors};
+use lapidary_io::tensors::TensorWriter;
 use lapidary_quantize::{Bits, Calibration, Granularity};
 use lapidary_sae::{Recipe, TrainingRun};
 use polars::prelude::{Column, DataFrame, ParquetWriter};
@@ -236,14 +236,14 @@ pub(crate) fn configured(name: &str, path: &Path) {
                 "hook_point_in": "blocks.3.hook_resid_post", "hook_point_out": "blocks.3.hook_resid_post"}"#;
             fs::write(path.join("hyperparams.json"), config).expect("a file");
             fs::create_dir(path.join("checkpoints")).expect("a folder");
-            let tensors = [
-                outgoing("encoder.weight", &[LATENTS, D], 1),
-                outgoing("encoder.bias", &[LATENTS], 2),
-                outgoing("decoder.weight", &[D, LATENTS], 3),
-                outgoing("decoder.bias", &[D], 4),
-            ];
-            write_tensors(&path.join("checkpoints/final.safetensors"), &tensors, None)
-                .expect("tensors");
+            let tensors = tensors([
+                ("encoder.weight", &[LATENTS, D]),
+                ("encoder.bias", &[LATENTS]),
+                ("decoder.weight", &[D, LATENTS]),
+                ("decoder.bias", &[D]),
+            ]);
+            let written = tensors.write(&path.join("checkpoints/final.safetensors"), None);
+            written.expect("tensors");
         }
         _ => {
             let config = r#"{"sae_type": "sae", "d_model": 4, "expansion_factor": 1.5, "act_fn": "topk", "top_k": 2, "use_decoder_bias": true,
@@ -251,28 +251,27 @@ pub(crate) fn configured(name: &str, path: &Path) {
                 "hook_point_in": "blocks.3.hook_resid_post", "hook_point_out": "blocks.3.hook_resid_post"}"#;
             fs::write(path.join("config.json"), config).expect("a file");
             let norm = "dataset_average_activation_norm.blocks.3.hook_resid_post";
-            let tensors = [
-                outgoing("W_E", &[D, LATENTS], 1),
-                outgoing("b_E", &[LATENTS], 2),
-                outgoing("W_D", &[LATENTS, D], 3),
-                outgoing("b_D", &[D], 4),
-                Outgoing {
-                    name: norm.into(),
-                    shape: vec![],
-                    values: Values::F32(vec![4.0]),
-                },
-            ];
-            write_tensors(&path.join("sae_weights.safetensors"), &tensors, None).expect("tensors");
+            let mut tensors = tensors([
+                ("W_E", &[D, LATENTS]),
+                ("b_E", &[LATENTS]),
+                ("W_D", &[LATENTS, D]),
+                ("b_D", &[D]),
+            ]);
+            tensors.f32(norm, &[], &[4.0]);
+            let written = tensors.write(&path.join("sae_weights.safetensors"), None);
+            written.expect("tensors");
         }
     }
 }
 
-fn outgoing(name: &str, shape: &[usize], seed: usize) -> Outgoing {
-    Outgoing {
-        name: name.into(),
-        shape: shape.into(),
-        values: Values::F32(numbers(shape.iter().product(), seed)),
+/// Tensors with their shapes; each has other numbers.
+fn tensors(shapes: [(&str, &[usize]); 4]) -> TensorWriter<'static> {
+    let mut out = TensorWriter::default();
+    for (number, (name, shape)) in shapes.into_iter().enumerate() {
+        let values = numbers(shape.iter().product(), number + 1);
+        out.f32(name, shape, &values);
     }
+    out
 }
 
 /// `features.parquet` and `examples.parquet` of few latents, and `texts.parquet`, a corpus.

@@ -45,7 +45,8 @@ pub trait BatchSource {
     /// When the folder cannot be written to.
     fn save(&self, dir: &Path) -> Result<(), ActivationsError>;
 
-    /// Goes on from what [`Self::save`] wrote. After an error, the source is not to be used any more.
+    /// Goes on from what [`Self::save`] wrote. After an error, the source is not to be used any
+    /// more.
     ///
     /// # Errors
     /// When the folder holds another source's state, or a damaged one.

@@ -10,8 +10,8 @@ use serde::Serialize;
 pub struct CircuitMetric {
     /// m(C).
     pub metric: f64,
-    /// `(m(C) − m(∅)) / (m(all) − m(∅))`: 1 if C has the metric of the whole model, 0 if it has that
-    /// of an empty circuit. Other values are possible.
+    /// `(m(C) − m(∅)) / (m(all) − m(∅))`: 1 if C has the metric of the whole model, 0 if it has
+    /// that of an empty circuit. Other values are possible.
     pub faithfulness: f64,
 }
 

@@ -147,8 +147,8 @@ impl<'a> TensorWriter<'a> {
         })
     }
 
-    /// The tensors in the order of [`safetensors::serialize`], which would need memory for the whole
-    /// file, and the header that it gives them.
+    /// The tensors in the order of [`safetensors::serialize`], which would need memory for the
+    /// whole file, and the header that it gives them.
     fn header(
         &self,
         path: &Path,

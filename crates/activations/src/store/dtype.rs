@@ -219,7 +219,7 @@ mod tests {
     }
 
     /// The formula that stores were written with from the start: these bytes are on disks. Rows
-    /// whose scale has no finite inverse got the ends of the range; now they are rounded like others.
+    /// whose scale has no finite inverse got the ends of the range. Now they are rounded, too.
     #[test]
     fn int8_bytes_are_those_of_older_stores() {
         let d = 8;

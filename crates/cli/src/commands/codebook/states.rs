@@ -27,7 +27,7 @@ pub struct States {
     sequences: u32,
     /// Minimum recall: of the codes with at least this recall for a state, the code with the
     /// highest precision is chosen
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.3)]
     recall: f64,
     /// Number of random pairs of states whose codes are replaced; 0 means none. States can be
     /// replaced only if codebook.k is 1. Default: 50, or 0 for another k

@@ -168,6 +168,18 @@ fn compare_writes_curves_and_a_page() {
     for (level, is_there) in [("edge", true), ("node", false)] {
         let output = compare("again", &["--methods", "relp", "--level", level]);
         assert!(output.status.success(), "{output:?}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        let parts = if is_there { "edges" } else { "heads" };
+        let expected = format!("with all {parts} ablated");
+        assert!(printed.contains(&expected), "{printed}, {expected}");
+        // Ablated by the outputs on corrupted prompts, no edge is left of the clean prompt.
+        if let Some((_, rest)) = printed.split_once("metric ").filter(|_| is_there) {
+            let numbers: Vec<&str> = rest
+                .split([',', ' '])
+                .filter(|w| w.parse::<f64>().is_ok())
+                .collect();
+            assert_eq!(numbers[1], numbers[2], "{printed}");
+        }
         assert_eq!(edges.exists(), is_there, "{level}");
         let scores = folder.path().join("again.scores.parquet");
         assert_eq!(scores.exists(), !is_there, "{level}");

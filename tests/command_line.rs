@@ -245,6 +245,11 @@ fn a_killed_run_resumes_to_the_same_bits() {
     let longer = ["--extend", "--set", "training.tokens=20480", "--set", &path];
     let error = fails(small_train(&other, &quick).args(longer));
     assert!(error.contains("has changed"), "{error}");
+    // Nothing is made where there is no run to extend.
+    let nowhere = folder.path().join("nowhere");
+    let error = fails(small_train(&nowhere, &quick).arg("--extend"));
+    assert!(error.contains("found no folder"), "{error}");
+    assert!(!nowhere.exists());
     // Another recipe cannot go on from this checkpoint.
     let error = fails(small_train(&cut, &quick).args(["--resume", "--set", "coder.k=8"]));
     assert!(error.contains("coder.k"), "{error}");

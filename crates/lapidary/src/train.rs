@@ -6,7 +6,7 @@ mod steps;
 
 use crate::device::device_name;
 use crate::dictionary_model::load_model;
-use crate::error::{Context, Result, bail, ensure};
+use crate::error::{Context, Result, ensure};
 use crate::first_batch;
 use crate::opened::{SignedMetrics, measure};
 use crate::progress::{Progress, Stage, count};
@@ -51,6 +51,18 @@ pub struct TrainOptions {
     pub overwrite: bool,
     /// Keep the checkpoint of the finished run, so that `extend` can continue the run.
     pub keep_checkpoint: bool,
+}
+
+impl TrainOptions {
+    /// Refuses to extend a run in a folder that does not exist, before anything is loaded.
+    pub(crate) fn check(self, out: &Path) -> Result<()> {
+        ensure!(
+            !self.extend || out.exists(),
+            "{}: found no folder, expected that of a run to extend",
+            out.display()
+        );
+        Ok(())
+    }
 }
 
 /// What all coders of a run have in common, and where it goes.
@@ -104,6 +116,7 @@ pub fn train(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<PathBuf> {
+    options.check(out)?;
     note_evaluation_text(progress, &recipes[0]);
     let stage = Stage::new(progress, "load", 1);
     let model = load_model(progress, &recipes[0].config.model, device).context(NAMED_BY_RECIPE)?;
@@ -171,12 +184,6 @@ pub fn train(
         false => vec![],
     };
     let files = training_files(&names);
-    if options.extend && !out.exists() {
-        bail!(
-            "{}: found no folder, expected that of a run to extend",
-            out.display()
-        );
-    }
     let mut writer = RunWriter::claim(out, Maker::Train, &files)?;
     let mut common = Common {
         progress,

@@ -52,12 +52,7 @@ pub fn train_codebooks(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Metrics> {
-    if options.extend && !out.exists() {
-        bail!(
-            "{}: found no folder, expected that of a run to extend",
-            out.display()
-        );
-    }
+    options.check(out)?;
     let stage = Stage::new(progress, "load", 1);
     let trained = match &config.model {
         ModelOptions::Random { .. } => None,

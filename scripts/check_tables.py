@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Reads features.parquet and examples.parquet with polars, pandas (pyarrow) and DuckDB.
+"""Reads the feature tables with polars, pandas (pyarrow) and DuckDB.
 
-Checks that all three agree on row counts, sums and list lengths, and that the tables are
-consistent.
+Checks that all three agree on row counts, sums and list lengths, that the tables are consistent,
+and how much of a file a query for one latent reads.
 
 Example: scripts/check_tables.py out/features
 """
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
@@ -15,19 +16,39 @@ from pathlib import Path
 import duckdb
 import pandas
 import polars
+import pyarrow.parquet
 
-FEATURES = {
-    "sums": ["feature_id", "firing_count", "firing_density", "mean_activation", "max_activation", "std_activation",
-             "quantile_25", "quantile_50", "quantile_75", "quantile_90", "quantile_99", "decoder_norm", "dead"],
-    "numbers": ["relative_decoder_norms", "promoted_token_ids", "promoted_logits", "suppressed_token_ids", "suppressed_logits", "top_token_ids",
-                "top_token_counts", "top_token_mean_activations"],
-    "texts": ["promoted_tokens", "suppressed_tokens", "top_tokens"],
+# Columns of numbers, of lists of numbers, of lists of texts, and of lists of structs with their
+# fields.
+TABLES = {
+    "features": {
+        "sums": ["feature_id", "firing_count", "firing_density", "mean_activation", "max_activation", "std_activation",
+                 "quantile_25", "quantile_50", "quantile_75", "quantile_90", "quantile_99", "mean_position", "decoder_norm", "dead"],
+        "numbers": ["relative_decoder_norms"],
+        "texts": [],
+        "structs": {
+            "promoted": ["id", "logit"],
+            "suppressed": ["id", "logit"],
+            "top_tokens": ["id", "count", "mean_activation", "lift"],
+        },
+    },
+    "examples": {
+        "sums": ["feature_id", "rank", "max_activation", "peak_index", "document", "position"],
+        "numbers": ["token_ids", "activations"],
+        "texts": ["tokens"],
+        "structs": {},
+    },
+    "histograms": {"sums": ["feature_id", "lower", "upper", "count"], "numbers": [], "texts": [], "structs": {}},
+    "coactivations": {
+        "sums": ["feature_id", "partner_id", "count", "count_error", "jaccard", "phi"],
+        "numbers": [],
+        "texts": [],
+        "structs": {},
+    },
 }
-EXAMPLES = {
-    "sums": ["feature_id", "rank", "max_activation", "peak_index", "document", "position"],
-    "numbers": ["token_ids", "activations"],
-    "texts": ["tokens"],
-}
+# Largest share of a file that a query for one latent may read, if the file is not so small that its
+# footer is a large part.
+MOST_READ, SMALL = 0.05, 1_000_000
 
 
 def by_polars(path, columns):
@@ -40,6 +61,11 @@ def by_polars(path, columns):
     for name in columns["texts"]:
         figures[f"entries of {name}"] = table[name].list.len().sum()
         figures[f"bytes of {name}"] = table[name].explode().str.len_bytes().sum() or 0
+    for name, fields in columns["structs"].items():
+        cells = table.select(name).explode(name).drop_nulls().unnest(name)
+        figures[f"bytes of {name}"] = cells["token"].str.len_bytes().sum() or 0
+        for field in fields:
+            figures[f"sum of {name}.{field}"] = cells[field].cast(polars.Float64).sum() or 0.0
     return figures
 
 
@@ -53,6 +79,11 @@ def by_pandas(path, columns):
     for name in columns["texts"]:
         figures[f"entries of {name}"] = sum(len(cell) for cell in table[name])
         figures[f"bytes of {name}"] = sum(len(text.encode()) for cell in table[name] for text in cell)
+    for name, fields in columns["structs"].items():
+        cells = [token for cell in table[name] for token in cell]
+        figures[f"bytes of {name}"] = sum(len(token["token"].encode()) for token in cells)
+        for field in fields:
+            figures[f"sum of {name}.{field}"] = math.fsum(float(token[field]) for token in cells)
     return figures
 
 
@@ -65,6 +96,10 @@ def by_duckdb(path, columns):
         texts.append(f"sum(coalesce(list_sum(list_transform({name}, text -> strlen(text))), 0))")
     names = [f"sum of {name}" for name in columns["sums"] + columns["numbers"]]
     names += [f"{what} of {name}" for name in columns["texts"] for what in ("entries", "bytes")]
+    for name, fields in columns["structs"].items():
+        names += [f"bytes of {name}"] + [f"sum of {name}.{field}" for field in fields]
+        texts.append(f"sum(coalesce(list_sum(list_transform({name}, text -> strlen(text.token))), 0))")
+        texts += [f"sum(coalesce(list_sum(list_transform({name}, text -> text.{field}::DOUBLE)), 0))" for field in fields]
     # DuckDB writes a lambda in two ways; the default depends on its version.
     query = f"SELECT count(*), {', '.join(sums + lists + texts)} FROM read_parquet(?)"
     try:
@@ -87,9 +122,30 @@ def compare(path, columns):
     return wrong
 
 
-def consistency(features_path, examples_path):
+def share_read(path):
+    """Share of the file that a query for its middle latent reads: the footer, and the row groups that may have it."""
+    footer, size = pyarrow.parquet.read_metadata(path), path.stat().st_size
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    ranges = [(group.column(0).statistics.min, group.column(0).statistics.max) for group in groups]
+    wanted = ranges[len(ranges) // 2][0]
+    chosen = [group for group, (low, high) in zip(groups, ranges) if low <= wanted <= high]
+    columns = [group.column(number).total_compressed_size for group in chosen for number in range(group.num_columns)]
+    return (footer.serialized_size + sum(columns)) / size
+
+
+def metadata(path, table):
+    """Checks what the file says of itself."""
+    found = json.loads(polars.read_parquet_metadata(path).get("lapidary", "{}"))
+    expected = {"table": table, "schema_version": 2}
+    wrong = [f"{path}: metadata: {key} is {found.get(key)!r}, expected {value!r}" for key, value in expected.items() if found.get(key) != value]
+    if not found.get("provenance"):
+        wrong.append(f"{path}: metadata: no provenance")
+    return wrong
+
+
+def consistency(folder):
     """Checks the tables themselves, whichever library reads them."""
-    features, examples = polars.read_parquet(features_path), polars.read_parquet(examples_path)
+    features, examples, histograms, pairs = (polars.read_parquet(folder / f"{name}.parquet") for name in TABLES)
     alive = features.filter(~polars.col("dead"))
     joined = examples.join(features, on="feature_id", how="left", suffix="_of_feature")
     peak = polars.col("activations").list.get(polars.col("peak_index"))
@@ -110,19 +166,39 @@ def consistency(features_path, examples_path):
             .select((polars.col("max_activation") == polars.col("max_activation_of_feature")).all())
             .item()
         ),
+        "histograms count every firing": histograms.group_by("feature_id").agg(polars.col("count").sum()).join(
+            alive.select("feature_id", "firing_count"), on="feature_id", how="full").select(
+            (polars.col("count") == polars.col("firing_count")).all()).item(),
+        "activations lie in the range of the histogram": histograms.group_by("feature_id").agg(
+            polars.col("lower").max().alias("low"), polars.col("upper").max().alias("high")).join(alive, on="feature_id").select(
+            ((polars.col("low") <= polars.col("max_activation")) & (polars.col("max_activation") < polars.col("high"))).all()).item(),
+        "every pair is there from both sides": pairs.select("feature_id", "partner_id").rows().__len__() == pairs.join(
+            pairs, left_on=["feature_id", "partner_id"], right_on=["partner_id", "feature_id"], how="semi").height,
+        "both latents of a pair fire at least as often as together": pairs.join(features, on="feature_id").select(
+            (polars.col("count") <= polars.col("firing_count")).all()).item(),
+        "top tokens are sorted by activation mass": features.select("feature_id", "top_tokens").explode("top_tokens").drop_nulls().unnest(
+            "top_tokens").with_columns(mass=polars.col("count") * polars.col("mean_activation")).group_by("feature_id", maintain_order=True).agg(
+            (polars.col("mass").diff().drop_nulls() <= 1e-4 * polars.col("mass").max()).all()).get_column("mass").all(),
     }
-    return [f"{features_path.parent}: it does not hold that {what}" for what, holds in checks.items() if not holds]
+    return [f"{folder}: it does not hold that {what}" for what, holds in checks.items() if not holds]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with features.parquet and examples.parquet")
+    parser.add_argument("folder", type=Path, help="folder with the tables")
     folder = parser.parse_args().folder
-    features, examples = folder / "features.parquet", folder / "examples.parquet"
-    for path in (features, examples):
+    wrong = []
+    for name, columns in TABLES.items():
+        path = folder / f"{name}.parquet"
         if not path.is_file():
-            sys.exit(f"{path}: no such file; expected a folder with features.parquet and examples.parquet")
-    wrong = compare(features, FEATURES) + compare(examples, EXAMPLES) + consistency(features, examples)
+            sys.exit(f"{path}: no such file; expected a folder with {', '.join(f'{name}.parquet' for name in TABLES)}")
+        wrong += compare(path, columns) + metadata(path, name)
+        share = share_read(path)
+        print(f"{path}: a query for one latent reads {100 * share:.1f} % of the file")
+        small = path.stat().st_size < SMALL or name == "features"  # which has one row per latent
+        if share > MOST_READ and not small:
+            wrong.append(f"{path}: a query for one latent reads {share:.3f} of the file, expected at most {MOST_READ}")
+    wrong += consistency(folder)
     if wrong:
         sys.exit("\n".join(wrong))
     print("the tables agree and are consistent")

@@ -8,7 +8,7 @@ use lapidary_activations::{
 };
 use lapidary_coder::{Architecture, Dictionary, Provenance, Sites, SparseCoder, Weights};
 use lapidary_features::{
-    Band, ExampleRow, FeatureRow, FiringToken, LogitToken, write_examples, write_features,
+    Band, ExampleRow, FeatureRow, FiringToken, LogitToken, TableSource, write_examples, write_features,
 };
 use lapidary_formats::{Format, QuantizedDictionary, save_all};
 use lapidary_io::StagedFolder;
@@ -303,6 +303,7 @@ pub(crate) fn tables(path: &Path) {
         max_activation: 2.0,
         std_activation: 0.5,
         quantiles: [0.25, 0.5, 1.0, 1.5, 2.0],
+        mean_position: Some(12.5),
         decoder_norm: 1.0,
         relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: Some(0.5),
@@ -313,10 +314,14 @@ pub(crate) fn tables(path: &Path) {
             id: 7,
             count: 4,
             mean_activation: 1.5,
+            lift: Some(3.0),
         }],
+        peak_token: None,
         dead: false,
+        code: None,
     };
-    write_features(&path.join("features.parquet"), &[feature(0), feature(1)]).expect("a table");
+    let source = TableSource::default();
+    write_features(&path.join("features.parquet"), &[feature(0), feature(1)], &source).expect("a table");
     let example = |rank| ExampleRow {
         feature_id: 0,
         rank,
@@ -329,5 +334,5 @@ pub(crate) fn tables(path: &Path) {
         document: 3,
         position: 9,
     };
-    write_examples(&path.join("examples.parquet"), &[example(0), example(1)]).expect("a table");
+    write_examples(&path.join("examples.parquet"), &[example(0), example(1)], &source).expect("a table");
 }

@@ -154,7 +154,8 @@ pub fn names(hooks: &[HookPoint]) -> String {
 /// at the last of them (of a cross-layer transcoder the sum of what it writes at all, since each
 /// adds to the stream), for hook points in the residual stream's space: the row (less its mean,
 /// where the final norm takes the mean away) times the final norm's weight times the unembedding,
-/// the norm's scale left out. Elsewhere the lists stay empty. `parts` are the widths of all hook
+/// the norm's scale left out. Elsewhere the lists stay empty. Only tokens that are `shown` are
+/// listed. `parts` are the widths of all hook
 /// points that it writes at, of two models both's.
 ///
 /// # Errors
@@ -165,6 +166,7 @@ pub fn summarize_decoder(
     hooks: &[HookPoint],
     parts: &[usize],
     top: usize,
+    shown: &dyn Fn(u32) -> bool,
 ) -> Result<DecoderSummary, FeaturesError> {
     let coder = dictionary.coder.clone().to_device(model.device());
     let (w_enc, w_dec) = (coder.w_enc(), coder.w_dec()); // [d_sae, d_in], [d_sae, d_out]
@@ -211,7 +213,7 @@ pub fn summarize_decoder(
     if !writes_to_residual {
         return Ok(summary);
     }
-    (summary.promoted, summary.suppressed) = logit_effects(model, w_dec, top);
+    (summary.promoted, summary.suppressed) = logit_effects(model, w_dec, top, shown);
     Ok(summary)
 }
 
@@ -219,13 +221,15 @@ pub fn summarize_decoder(
 pub type TokenLogits = Vec<Vec<(u32, f32)>>;
 
 /// What directions in the residual stream `[n, d_model]` do to the logits by themselves: for each
-/// the `top` tokens whose logits it raises most, and those whose logits it lowers most, most
-/// extreme first. A logit is direction (less its mean, where the final norm takes the mean away)
-/// times the final norm's weight times the unembedding, the norm's scale left out.
+/// the `top` tokens, of those that are `shown`, whose logits it raises most, and those whose logits
+/// it lowers most, most extreme first. A logit is direction (less its mean, where the final norm
+/// takes the mean away) times the final norm's weight times the unembedding, the norm's scale left
+/// out.
 pub fn logit_effects(
     model: &LanguageModel,
     directions: Tensor<2>,
     top: usize,
+    shown: &dyn Fn(u32) -> bool,
 ) -> (TokenLogits, TokenLogits) {
     let seen = match model.config().norm {
         Norm::Layer => directions.clone() - directions.mean_dim(1),
@@ -234,6 +238,7 @@ pub fn logit_effects(
     let directions = seen * model.final_norm_weight().unsqueeze(); // [n, d_model]
     let unembedding = model.unembedding(); // [d_model, d_vocab]
     let (n, d_vocab) = (directions.dims()[0], model.config().d_vocab);
+    let shown: Vec<u32> = (0..d_vocab as u32).filter(|token| shown(*token)).collect();
     let (mut promoted, mut suppressed) = (vec![], vec![]);
     for start in (0..n).step_by(LATENTS) {
         let some = directions.clone().narrow(0, start, LATENTS.min(n - start));
@@ -241,7 +246,11 @@ pub fn logit_effects(
         let logits: Vec<f32> = logits.iter::<f32>().collect();
         let ends: Vec<_> = logits
             .par_chunks_exact(d_vocab)
-            .map(|row| (extreme(row, top, 1.0), extreme(row, top, -1.0)))
+            .map(|row| {
+                let ends = [1.0, -1.0].map(|sign| extreme(row, &shown, top, sign));
+                let [up, down] = ends;
+                (up, down)
+            })
             .collect();
         for (up, down) in ends {
             promoted.push(up);
@@ -277,14 +286,14 @@ fn relative_norms(w_dec: &Tensor<2>, parts: &[usize]) -> Vec<Vec<f32>> {
     rows.chunks_exact(d_out.max(1)).map(of_row).collect()
 }
 
-/// The `n` largest of `sign * row` with their places, most extreme first, ties to the lower place.
-fn extreme(row: &[f32], n: usize, sign: f32) -> Vec<(u32, f32)> {
+/// The `n` largest of `sign * row` at some `places`, most extreme first, ties to the lower place.
+fn extreme(row: &[f32], places: &[u32], n: usize, sign: f32) -> Vec<(u32, f32)> {
     let order = |a: &u32, b: &u32| {
         (sign * row[*b as usize])
             .total_cmp(&(sign * row[*a as usize]))
             .then(a.cmp(b))
     };
-    let mut places: Vec<u32> = (0..row.len() as u32).collect();
+    let mut places = places.to_vec();
     let n = n.min(places.len());
     if n < places.len() && n > 0 {
         places.select_nth_unstable_by(n - 1, order);
@@ -329,7 +338,7 @@ mod tests {
             provenance: Provenance::default(),
         };
         let hook = "blocks.0.hook_resid_post".parse().unwrap();
-        let found = summarize_decoder(&model, &dictionary, &[hook], &[d], 4).unwrap();
+        let found = summarize_decoder(&model, &dictionary, &[hook], &[d], 4, &|_| true).unwrap();
         for lists in [&found.promoted, &found.suppressed] {
             for ((i, a), (j, b)) in lists[0].iter().zip(&lists[1]) {
                 assert!(i == j && (a - b).abs() < 1e-4, "{lists:?}");
@@ -340,8 +349,10 @@ mod tests {
     #[test]
     fn extremes_come_in_order_and_ties_go_to_the_lower_place() {
         let row = [1.0, 3.0, -2.0, 3.0, 0.0];
-        assert_eq!(extreme(&row, 3, 1.0), [(1, 3.0), (3, 3.0), (0, 1.0)]);
-        assert_eq!(extreme(&row, 2, -1.0), [(2, -2.0), (4, 0.0)]);
-        assert_eq!(extreme(&row, 9, 1.0).len(), 5);
+        let all = [0, 1, 2, 3, 4];
+        assert_eq!(extreme(&row, &all, 3, 1.0), [(1, 3.0), (3, 3.0), (0, 1.0)]);
+        assert_eq!(extreme(&row, &all, 2, -1.0), [(2, -2.0), (4, 0.0)]);
+        assert_eq!(extreme(&row, &all, 9, 1.0).len(), 5);
+        assert_eq!(extreme(&row, &[0, 3], 1, -1.0), [(0, 1.0)]);
     }
 }

@@ -20,14 +20,15 @@ pub use collect::{Collector, logit_effects, names, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
 pub use statistics::{
-    Band, BlockView, Context, FeatureStatistics, LatentStatistics, QUANTILES, StatisticsConfig,
-    StatisticsSummary, TokenCount,
+    Band, BlockView, Coactivation, Context, FeatureStatistics, HistogramBin, LatentStatistics,
+    QUANTILES, StatisticsConfig, StatisticsSummary, TokenCount,
 };
 pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow,
-    TableDescription, describe_table, example_rows, feature_rows, read_examples, read_features,
-    read_runs, write_examples, write_features, write_latents, write_runs,
+    TableDescription, TableSource, Token, describe_table, example_rows, feature_rows,
+    read_examples, read_features, read_runs, write_coactivations, write_examples, write_features,
+    write_histograms, write_latents, write_runs,
 };
 
 /// The Rust parts of the tutorial on hooks, run as doc tests.

@@ -6,19 +6,27 @@
 //! by all cores at once, each latent's in their order of arrival: the result is the same to the
 //! last bit for any number of threads.
 
+mod coactivation;
 mod contexts;
+mod histogram;
 mod moments;
 mod top_tokens;
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 
+pub use coactivation::Coactivation;
 pub use contexts::{Band, Context};
+pub use histogram::HistogramBin;
 pub use moments::QUANTILES;
 pub use top_tokens::TokenCount;
 
 use crate::FeaturesError;
+use coactivation::{PartnerScratch, Partners, strongest};
 use contexts::{BlockFirings, ContextLimits, Contexts};
-use moments::{Moments, hash};
+use moments::Moments;
+pub(crate) use moments::hash;
 use top_tokens::{TallyScratch, TopTokens};
 
 /// What to keep for every latent.
@@ -34,21 +42,26 @@ pub struct StatisticsConfig {
     pub tokens_before: usize,
     /// Tokens of a context after its peak.
     pub tokens_after: usize,
-    /// Number of most frequent firing tokens to report.
+    /// Number of firing tokens to report.
     pub top_tokens: usize,
     /// Distinct firing tokens that are always counted exactly; memory for up to twice as many.
     pub token_capacity: usize,
     /// Activations kept for the quantiles; a latent that fired at most as often has exact
-    /// quantiles.
-    pub reservoir: usize,
-    /// Seed of the choices in the reservoir and in the sample of contexts.
+    /// quantiles, another has them from its histogram.
+    pub kept_activations: usize,
+    /// Number of partners to report for each latent, those with the highest phi coefficient; 0
+    /// counts no pairs.
+    pub partners: usize,
+    /// Partners of a latent that are always counted exactly; memory for up to twice as many.
+    pub partner_capacity: usize,
+    /// Seed of the sample of contexts.
     pub seed: u64,
 }
 
 impl StatisticsConfig {
     /// The defaults for `d_sae` latents: 16 strongest contexts and 2 a weaker band, each of 16
-    /// tokens, the peak, and 8 tokens; 10 top tokens; quantiles from at most 1024 activations;
-    /// seed 0.
+    /// tokens, the peak, and 8 tokens; 10 top tokens; exact quantiles up to 1024 activations; 10
+    /// partners, counted in at most 128 MiB; seed 0.
     pub fn new(d_sae: usize) -> Self {
         StatisticsConfig {
             d_sae,
@@ -58,7 +71,9 @@ impl StatisticsConfig {
             tokens_after: 8,
             top_tokens: 10,
             token_capacity: 128,
-            reservoir: 1024,
+            kept_activations: 1024,
+            partners: 10,
+            partner_capacity: ((1 << 23) / d_sae.max(1)).max(64),
             seed: 0,
         }
     }
@@ -96,9 +111,14 @@ pub struct LatentStatistics {
     pub std_activation: f32,
     /// [`QUANTILES`] of the activation over the tokens on which it fired, linearly interpolated.
     pub quantiles: [f32; 5],
-    /// False if the quantiles come from a sample ([`StatisticsConfig::reservoir`]).
+    /// False if the quantiles come from the histogram: then each is at most 1/64 of its value away
+    /// from an order statistic next to it ([`StatisticsConfig::kept_activations`]).
     pub quantiles_exact: bool,
-    /// The tokens on which it fired most often, most frequent first.
+    /// Number of tokens by activation, ascending.
+    pub histogram: Vec<HistogramBin>,
+    /// Mean position in the document of the tokens on which it fired (0 if none).
+    pub mean_position: f64,
+    /// Tokens by the sum of its activations on them, largest first.
     pub top_tokens: Vec<TokenCount>,
     /// The most that a count in `top_tokens` can lack; 0 means exact.
     pub top_token_error: u64,
@@ -111,8 +131,13 @@ pub struct LatentStatistics {
 pub struct StatisticsSummary {
     /// Number of counted tokens.
     pub tokens: u64,
-    /// One entry a latent.
+    /// One entry per latent.
     pub latents: Vec<LatentStatistics>, // [d_sae]
+    /// Pairs of latents that fire together, by the lower number, then by the higher one: for each
+    /// latent its partners with the highest phi coefficient.
+    pub coactivations: Vec<Coactivation>,
+    /// How often each token was counted.
+    pub token_counts: HashMap<u32, u64>,
 }
 
 /// The accumulator: give it every block once, then call [`finish`](FeatureStatistics::finish).
@@ -141,6 +166,7 @@ pub struct StatisticsSummary {
 pub struct FeatureStatistics {
     config: StatisticsConfig,
     tokens: u64,
+    token_counts: HashMap<u32, u64>,
     latents: Vec<Latent>,
     pending: Pending,
     grouped: Vec<(u32, f32)>, // (slot, activation), by latent; kept for its memory
@@ -149,8 +175,10 @@ pub struct FeatureStatistics {
 #[derive(Debug, Clone, Default)]
 struct Latent {
     moments: Moments,
+    position_sum: u64,
     tokens: TopTokens,
     contexts: Contexts,
+    partners: Partners,
 }
 
 /// Blocks that have been observed and not yet taken in. A slot is the place of a token in the
@@ -162,6 +190,7 @@ struct Pending {
     tokens: Vec<u32>,            // [slots]
     document: Vec<u32>,          // [slots]
     position: Vec<u32>,          // [slots]
+    first_code: Vec<u32>,        // [slots], where the codes of each begin
     codes: Vec<(u32, u32, f32)>, // (latent, slot, activation)
 }
 
@@ -176,6 +205,7 @@ struct Scratch {
     by_token: Vec<(u32, f32)>,
     by_place: Vec<(u32, f32)>,
     tallies: TallyScratch,
+    partners: PartnerScratch,
 }
 
 impl FeatureStatistics {
@@ -183,6 +213,7 @@ impl FeatureStatistics {
     pub fn new(config: StatisticsConfig) -> Self {
         FeatureStatistics {
             tokens: 0,
+            token_counts: HashMap::new(),
             latents: vec![Latent::default(); config.d_sae],
             pending: Pending::default(),
             grouped: Vec::new(),
@@ -219,6 +250,9 @@ impl FeatureStatistics {
         let codes_before = self.pending.codes.len();
         let first_slot = self.pending.tokens.len();
         for (row, &active) in block.active.iter().enumerate() {
+            self.pending
+                .first_code
+                .push(self.pending.codes.len() as u32);
             if !active {
                 continue;
             }
@@ -238,12 +272,16 @@ impl FeatureStatistics {
                     }
                     found => {
                         self.pending.codes.truncate(codes_before);
+                        self.pending.first_code.truncate(first_slot);
                         return Err(self.bad_code(found, index, value));
                     }
                 }
             }
         }
-        self.tokens += block.active.iter().filter(|&&active| active).count() as u64;
+        for (token, _) in block.tokens.iter().zip(block.active).filter(|(_, a)| **a) {
+            self.tokens += 1;
+            *self.token_counts.entry(*token).or_default() += 1;
+        }
         self.pending
             .block_of
             .resize(first_slot + n, self.pending.blocks.len() as u32);
@@ -283,16 +321,25 @@ impl FeatureStatistics {
         let FeatureStatistics {
             config,
             tokens,
-            latents,
+            token_counts,
+            mut latents,
             ..
         } = self;
+        let partners: Vec<Partners> = latents
+            .iter_mut()
+            .map(|latent| std::mem::take(&mut latent.partners))
+            .collect();
+        let firings: Vec<u64> = latents.iter().map(|l| l.moments.count()).collect();
+        let coactivations = strongest(&partners, &firings, tokens, config.partners);
         let latents = latents
             .into_par_iter()
             .map(|latent| {
                 let Latent {
                     moments,
+                    position_sum,
                     tokens: top_tokens,
                     contexts,
+                    ..
                 } = latent;
                 LatentStatistics {
                     firing_count: moments.count(),
@@ -305,14 +352,21 @@ impl FeatureStatistics {
                     max_activation: moments.max(),
                     std_activation: moments.std() as f32,
                     quantiles_exact: moments.quantiles_exact(),
-                    quantiles: moments.quantiles(),
+                    histogram: moments.histogram(),
+                    mean_position: position_sum as f64 / moments.count().max(1) as f64,
                     top_token_error: top_tokens.missed_at_most(),
-                    top_tokens: top_tokens.most_frequent(config.top_tokens),
+                    top_tokens: top_tokens.strongest(config.top_tokens),
+                    quantiles: moments.quantiles(),
                     contexts: contexts.finish(config.examples_per_band),
                 }
             })
             .collect();
-        StatisticsSummary { tokens, latents }
+        StatisticsSummary {
+            tokens,
+            latents,
+            coactivations,
+            token_counts,
+        }
     }
 
     /// Sorts the pending codes by latent (a counting sort, so in order of arrival within each) and
@@ -342,6 +396,7 @@ impl FeatureStatistics {
                 let codes = &grouped[start[id]..start[id + 1]];
                 if !codes.is_empty() {
                     latent.take_in(
+                        id as u32,
                         codes,
                         pending,
                         config,
@@ -357,14 +412,24 @@ impl FeatureStatistics {
 impl Latent {
     fn take_in(
         &mut self,
+        id: u32,
         codes: &[(u32, f32)],
         pending: &Pending,
         config: &StatisticsConfig,
         stream: u64,
         scratch: &mut Scratch,
     ) {
-        for &(_, value) in codes {
-            self.moments.add(value, config.reservoir, stream);
+        for &(slot, value) in codes {
+            self.moments.add(value, config.kept_activations);
+            self.position_sum += u64::from(pending.position[slot as usize]);
+        }
+        if config.partners > 0 {
+            for &(slot, _) in codes {
+                let active = pending.row(slot).iter().map(|&(latent, ..)| latent);
+                scratch.partners.count(id, active, config.d_sae);
+            }
+            self.partners
+                .add(&mut scratch.partners, config.partner_capacity);
         }
 
         scratch.by_token.clear();
@@ -409,12 +474,20 @@ impl Latent {
 }
 
 impl Pending {
+    /// The codes of a slot.
+    fn row(&self, slot: u32) -> &[(u32, u32, f32)] {
+        let start = self.first_code[slot as usize] as usize;
+        let end = self.first_code.get(slot as usize + 1);
+        &self.codes[start..end.map_or(self.codes.len(), |end| *end as usize)]
+    }
+
     fn clear(&mut self) {
         self.blocks.clear();
         self.block_of.clear();
         self.tokens.clear();
         self.document.clear();
         self.position.clear();
+        self.first_code.clear();
         self.codes.clear();
     }
 }

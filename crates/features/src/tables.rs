@@ -1,23 +1,27 @@
-//! `features.parquet`, one row per latent, `examples.parquet`, one row per context, and
-//! `runs.parquet`, one row per coder of a run of several: what notebooks read.
+//! The tables that notebooks read: `features.parquet`, one row per latent, `examples.parquet`, one
+//! row per context, `histograms.parquet`, one row per latent and bin, `coactivations.parquet`, one
+//! row per pair of latents, and `runs.parquet`, one row per coder of a run of several.
 //!
-//! All are plain Parquet with Zstandard pages; lists hold no nulls. The reference of the columns of
-//! the first two is the documentation of [`FeatureRow`] and [`ExampleRow`], whose fields are the
-//! columns.
+//! All are plain Parquet with Zstandard pages; lists hold no nulls. Rows are sorted by latent in
+//! small row groups, so that a reader of one latent skips nearly all of a file. The file's metadata
+//! say what made it ([`TableSource`]). The reference of the columns is docs/reference/tables.md.
 
+mod measures;
 mod read;
 mod runs;
+mod version_1;
 mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use measures::{write_coactivations, write_histograms};
 pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
 pub use runs::{RunRow, write_runs};
-pub use write::{write_examples, write_features, write_latents};
+pub use write::{TableSource, write_examples, write_features, write_latents};
 
 use crate::FeaturesError;
-use crate::statistics::{Band, StatisticsSummary};
+use crate::statistics::{Band, LatentStatistics, StatisticsSummary, TokenCount};
 
 /// What the weights alone say about each latent; computed where the model is known.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,6 +52,8 @@ pub struct LogitToken {
 }
 
 /// A token on which a latent fires.
+///
+/// The tokens of a latent are sorted by activation mass, `count` times `mean_activation`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FiringToken {
     /// Its text.
@@ -58,6 +64,18 @@ pub struct FiringToken {
     pub count: u64,
     /// The mean activation there.
     pub mean_activation: f32,
+    /// Share of the latent's firings that are on this token, over the token's share of the text;
+    /// absent in tables of earlier versions.
+    pub lift: Option<f32>,
+}
+
+/// A token of the vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its text.
+    pub text: Arc<str>,
+    /// Its id.
+    pub id: u32,
 }
 
 /// Which code of which codebook a row is about.
@@ -73,11 +91,9 @@ pub struct CodePlace {
 
 /// One row of `features.parquet`: a latent, or a code of a codebook.
 ///
-/// The token fields are stored as lists: `promoted_tokens`, `promoted_token_ids`,
-/// `promoted_logits`; `suppressed_tokens`, `suppressed_token_ids`, `suppressed_logits`;
-/// `top_tokens`, `top_token_ids`, `top_token_counts`, `top_token_mean_activations`. The quantiles
-/// are `quantile_25`, `_50`, `_75`, `_90`, `_99`. Activation figures are over the tokens on which
-/// the latent fired, and 0 for a latent that never did.
+/// The quantiles are `quantile_25`, `_50`, `_75`, `_90`, `_99`. Activation figures are over the
+/// tokens on which the latent fired, and 0 for a latent that never did. A field that is absent in
+/// tables of earlier versions is an option.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureRow {
     /// Number of the latent in its dictionary (u32).
@@ -95,9 +111,11 @@ pub struct FeatureRow {
     pub max_activation: f32,
     /// Population standard deviation of the activation (f32).
     pub std_activation: f32,
-    /// Quantiles .25 .5 .75 .9 .99 of the activation (f32 each): exact up to 1024 firings, else of
-    /// a sample of 1024.
+    /// Quantiles .25 .5 .75 .9 .99 of the activation (f32 each): exact up to 1024 firings, else
+    /// within 1/64.
     pub quantiles: [f32; 5],
+    /// Mean position in the document of the tokens on which it fired (f64).
+    pub mean_position: Option<f64>,
     /// Norm of the decoder row (f32).
     pub decoder_norm: f32,
     /// Norm of the decoder row at each hook point that it writes at, as the model makes activations
@@ -106,12 +124,15 @@ pub struct FeatureRow {
     pub relative_decoder_norms: Vec<f32>,
     /// Cosine between encoder and decoder row (f32, null where it has no meaning).
     pub encoder_decoder_cosine: Option<f32>,
-    /// Tokens whose logits it raises most, highest first (lists).
+    /// Tokens whose logits it raises most, highest first (list of structs).
     pub promoted: Vec<LogitToken>,
-    /// Tokens whose logits it lowers most, lowest first (lists).
+    /// Tokens whose logits it lowers most, lowest first (list of structs).
     pub suppressed: Vec<LogitToken>,
-    /// Tokens on which it fired most often (lists).
+    /// Tokens with the largest sums of its activations (list of structs).
     pub top_tokens: Vec<FiringToken>,
+    /// The token on which most of its strongest contexts peak (`peak_token`, string, and
+    /// `peak_token_id`, u32); null if it never fired.
+    pub peak_token: Option<Token>,
     /// True if it never fired (bool).
     pub dead: bool,
     /// Of a code: which it is. The columns `layer`, `head` and `code` are there if every row has
@@ -200,6 +221,7 @@ pub fn feature_rows(
             max_activation: latent.max_activation,
             std_activation: latent.std_activation,
             quantiles: latent.quantiles,
+            mean_position: Some(latent.mean_position),
             decoder_norm: decoder.decoder_norm[id],
             relative_decoder_norms: decoder
                 .relative_decoder_norms
@@ -220,12 +242,37 @@ pub fn feature_rows(
                     id: top.token,
                     count: top.count,
                     mean_activation: top.mean_activation,
+                    lift: Some(lift(summary, latent, top)),
                 })
                 .collect(),
+            peak_token: peak_token(latent).map(|id| Token {
+                text: texts.of(id),
+                id,
+            }),
             dead: latent.firing_count == 0,
             code: None,
         });
     Ok(rows.collect())
+}
+
+/// How much more often a latent fires on a token than it would by the token's share of the text.
+fn lift(summary: &StatisticsSummary, latent: &LatentStatistics, top: &TokenCount) -> f32 {
+    let counted = summary.token_counts.get(&top.token).copied().unwrap_or(1);
+    let share = counted as f64 / summary.tokens.max(1) as f64;
+    (top.count as f64 / latent.firing_count.max(1) as f64 / share) as f32
+}
+
+/// The most frequent token at the peaks of the strongest contexts; ties: that of the stronger one.
+fn peak_token(latent: &LatentStatistics) -> Option<u32> {
+    let top = latent.contexts.iter().filter(|c| c.band == Band::Top);
+    let peaks: Vec<u32> = top.map(|c| c.tokens[c.peak_index]).collect();
+    let count = |token: u32| peaks.iter().filter(|peak| **peak == token).count();
+    // `max_by_key` takes the last of equals.
+    peaks
+        .iter()
+        .rev()
+        .copied()
+        .max_by_key(|token| count(*token))
 }
 
 /// The contexts of all latents as rows, by latent, band and rank; `texts` gives the texts of the

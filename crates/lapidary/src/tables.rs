@@ -4,8 +4,9 @@ use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary, Sites};
 use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
 use lapidary_features::{
-    Collector, Curve, FeaturesError, Report, StatisticsConfig, example_rows, feature_rows, names,
-    summarize_decoder, write_examples, write_features, write_report,
+    Collector, Curve, FeaturesError, Report, StatisticsConfig, TableSource, example_rows,
+    feature_rows, names, summarize_decoder, write_coactivations, write_examples, write_features,
+    write_histograms, write_report,
 };
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
@@ -114,7 +115,11 @@ impl<'a> Tables<'a> {
         for hook in &written {
             parts.push(lens.width(*hook)?);
         }
-        let decoder = summarize_decoder(lens, dictionary, &written, &parts, top_tokens)?;
+        // A piece of a character that the text never has is a token that was never trained.
+        let shown = |token: u32| {
+            summary.token_counts.contains_key(&token) || !text(token).contains('\u{fffd}')
+        };
+        let decoder = summarize_decoder(lens, dictionary, &written, &parts, top_tokens, &shown)?;
         // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any
         // other coder at all.
         let places: Vec<String> = match dictionary.sites() {
@@ -126,11 +131,16 @@ impl<'a> Tables<'a> {
         let tables = folder.features();
         std::fs::create_dir_all(&tables)
             .with_context(|| format!("{}: cannot be made", tables.display()))?;
-        write_features(&tables.join("features.parquet"), &features)?;
-        write_examples(&tables.join("examples.parquet"), &examples)?;
+        let source = TableSource {
+            provenance: provenance(dictionary, summary.tokens, log),
+        };
+        write_features(&tables.join("features.parquet"), &features, &source)?;
+        write_examples(&tables.join("examples.parquet"), &examples, &source)?;
+        write_histograms(&tables.join("histograms.parquet"), &summary, &source)?;
+        write_coactivations(&tables.join("coactivations.parquet"), &summary, &source)?;
         let report = Report {
             title: format!("{} · {hook}", model.name()),
-            provenance: provenance(dictionary, summary.tokens, log),
+            provenance: source.provenance,
             metrics: metrics.map(figures).unwrap_or_default(),
             curves: curves(log),
             features: &features,

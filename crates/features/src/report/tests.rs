@@ -38,6 +38,7 @@ fn feature(id: u32) -> FeatureRow {
         max_activation: 7.5,
         std_activation: 0.5,
         quantiles: [0.5, 1.0, 2.0, 3.0, f32::NAN],
+        mean_position: Some(10.0),
         decoder_norm: 1.0,
         relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: None,
@@ -49,8 +50,10 @@ fn feature(id: u32) -> FeatureRow {
                 id: at,
                 count: 5,
                 mean_activation: 1.0,
+                lift: Some(2.0),
             })
             .collect(),
+        peak_token: None,
         dead: false,
         code: None,
     }

@@ -2,9 +2,10 @@
 //! it fires.
 //!
 //! Mean and standard deviation come from sums in f64, shifted by the first activation so that
-//! nothing cancels. Quantiles come from a reservoir (Vitter 1985, algorithm R): exact while the
-//! latent has fired at most as often as the reservoir is large, otherwise from a uniform sample
-//! whose choices are a hash of (seed, latent, firing number).
+//! nothing cancels. Quantiles are exact while the latent has fired at most as often as activations
+//! are kept, and come from a histogram of fine bins afterwards.
+
+use super::histogram::{Histogram, HistogramBin};
 
 /// The quantiles that are reported, in this order.
 pub const QUANTILES: [f64; 5] = [0.25, 0.5, 0.75, 0.9, 0.99];
@@ -16,12 +17,13 @@ pub(super) struct Moments {
     sum: f64,         // of (value - shift)
     sum_squares: f64, // of (value - shift)²
     max: f32,
-    reservoir: Vec<f32>,
+    kept: Vec<f32>, // all activations, or none if they are too many
+    histogram: Histogram,
 }
 
 impl Moments {
     #[inline]
-    pub(super) fn add(&mut self, value: f32, capacity: usize, stream: u64) {
+    pub(super) fn add(&mut self, value: f32, capacity: usize) {
         if self.count == 0 {
             self.shift = f64::from(value);
             self.max = value;
@@ -31,16 +33,11 @@ impl Moments {
         self.sum += shifted;
         self.sum_squares += shifted * shifted;
         self.max = self.max.max(value);
-        if self.reservoir.len() < capacity {
-            self.reservoir.push(value);
-        } else {
-            let draw = below(hash(stream, self.count), self.count);
-            if let Some(slot) = usize::try_from(draw)
-                .ok()
-                .and_then(|slot| self.reservoir.get_mut(slot))
-            {
-                *slot = value;
-            }
+        self.histogram.add(value);
+        if self.count <= capacity as u64 {
+            self.kept.push(value);
+        } else if !self.kept.is_empty() {
+            self.kept = Vec::new();
         }
     }
 
@@ -72,14 +69,22 @@ impl Moments {
     }
 
     pub(super) fn quantiles_exact(&self) -> bool {
-        self.count == self.reservoir.len() as u64
+        self.count == self.kept.len() as u64
     }
 
-    /// [`QUANTILES`], linearly interpolated between order statistics (numpy's default); 0 if it
-    /// never fired.
+    /// Number of tokens by activation.
+    pub(super) fn histogram(&self) -> Vec<HistogramBin> {
+        self.histogram.bins()
+    }
+
+    /// [`QUANTILES`], linearly interpolated between order statistics (numpy's default) if they are
+    /// exact; 0 if it never fired.
     pub(super) fn quantiles(mut self) -> [f32; 5] {
-        self.reservoir.sort_unstable_by(f32::total_cmp);
-        QUANTILES.map(|q| quantile_of_sorted(&self.reservoir, q))
+        if !self.quantiles_exact() {
+            return QUANTILES.map(|q| self.histogram.quantile(q).min(self.max));
+        }
+        self.kept.sort_unstable_by(f32::total_cmp);
+        QUANTILES.map(|q| quantile_of_sorted(&self.kept, q))
     }
 }
 
@@ -99,17 +104,11 @@ pub(super) fn quantile_of_sorted(sorted: &[f32], q: f64) -> f32 {
 
 /// SplitMix64's finalizer over two words: the only source of chance in this crate.
 #[inline]
-pub(super) fn hash(stream: u64, counter: u64) -> u64 {
+pub(crate) fn hash(stream: u64, counter: u64) -> u64 {
     let mut z = stream ^ counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-/// Maps a hash to `0..n` (Lemire's multiply-and-shift).
-#[inline]
-fn below(hash: u64, n: u64) -> u64 {
-    ((u128::from(hash) * u128::from(n)) >> 64) as u64
 }
 
 #[cfg(test)]
@@ -130,22 +129,36 @@ mod tests {
     fn a_large_offset_does_not_spoil_the_standard_deviation() {
         let mut moments = Moments::default();
         for i in 0..1000u32 {
-            moments.add(10_000.0 + (i % 2) as f32, 16, 7);
+            moments.add(10_000.0 + (i % 2) as f32, 16);
         }
         assert!((moments.std() - 0.5).abs() < 1e-9);
         assert!((moments.mean() - 10_000.5).abs() < 1e-9);
     }
 
     #[test]
-    fn the_reservoir_samples_early_and_late_firings_alike() {
+    fn quantiles_of_many_activations_are_within_a_sixty_fourth() {
         let mut moments = Moments::default();
         for i in 0..100_000u32 {
-            moments.add(i as f32 / 100_000.0 + 1e-6, 1024, 99);
+            moments.add((i * 7919 % 100_000) as f32 / 100_000.0 + 1e-6, 1024);
         }
         assert!(!moments.quantiles_exact());
         for (got, want) in moments.quantiles().into_iter().zip(QUANTILES) {
-            // Standard error of a sample quantile of 1024 uniform draws: at most 0.0157.
-            assert!((f64::from(got) - want).abs() < 0.05, "{want}: {got}");
+            assert!(
+                (f64::from(got) / want - 1.0).abs() < 1.0 / 64.0,
+                "{want}: {got}"
+            );
         }
+    }
+
+    #[test]
+    fn quantiles_of_few_activations_are_exact() {
+        let mut moments = Moments::default();
+        for value in [8.0, 1.0, 4.0, 2.0] {
+            moments.add(value, 4);
+        }
+        assert!(moments.quantiles_exact());
+        assert_eq!(moments.clone().quantiles(), [1.75, 3.0, 5.0, 6.8, 7.88]);
+        moments.add(1.0, 4);
+        assert!(!moments.quantiles_exact());
     }
 }

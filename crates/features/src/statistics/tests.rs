@@ -118,7 +118,7 @@ fn every_figure_equals_brute_force_over_dense_activations() {
     let config = StatisticsConfig {
         tokens_before: 6,
         tokens_after: 3,
-        reservoir: 100_000,
+        kept_activations: 100_000,
         ..StatisticsConfig::new(D_SAE)
     };
     let summary = text.observe(config.clone());
@@ -186,7 +186,8 @@ fn every_figure_equals_brute_force_over_dense_activations() {
             .into_iter()
             .map(|(t, (n, sum))| (t, n, sum / n as f64))
             .collect();
-        expected.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        let sum = |t: &(u32, u64, f64)| (t.1 as f64 * t.2 * 8.0).round(); // multiples of 1/8
+        expected.sort_by(|a, b| sum(b).total_cmp(&sum(a)).then(a.0.cmp(&b.0)));
         expected.truncate(10);
         assert_eq!(got.top_token_error, 0);
         assert_eq!(got.top_tokens.len(), expected.len());
@@ -222,6 +223,84 @@ fn every_figure_equals_brute_force_over_dense_activations() {
             assert_eq!(context.position, (block % 3 * CONTEXT + place) as u32);
         }
     }
+}
+
+#[test]
+fn histograms_positions_and_pairs_equal_brute_force() {
+    let text = Text::random(100, 4);
+    let summary = text.observe(StatisticsConfig {
+        partners: D_SAE,
+        ..StatisticsConfig::new(D_SAE)
+    });
+    // Each latent's activations on all counted tokens, in order.
+    let dense: Vec<Vec<f32>> = (0..D_SAE)
+        .map(|latent| {
+            let of_block = |block| text.dense(block, latent);
+            (0..text.blocks.len()).flat_map(of_block).collect()
+        })
+        .collect();
+    let positions: Vec<u32> = text
+        .blocks
+        .iter()
+        .flat_map(|b| b.position.clone())
+        .collect();
+    for (got, dense) in summary.latents.iter().zip(&dense) {
+        for bin in &got.histogram {
+            let inside = dense.iter().filter(|v| bin.lower <= **v && **v < bin.upper);
+            assert_eq!(bin.count, inside.count() as u64);
+        }
+        let all: u64 = got.histogram.iter().map(|bin| bin.count).sum();
+        assert_eq!(all, got.firing_count);
+        let fires = dense.iter().zip(&positions).filter(|(v, _)| **v > 0.0);
+        let mean = fires.map(|(_, p)| f64::from(*p)).sum::<f64>() / all.max(1) as f64;
+        assert!((got.mean_position - mean).abs() < 1e-9);
+    }
+    let count =
+        |of: &dyn Fn(usize) -> bool| (0..positions.len()).filter(|at| of(*at)).count() as f64;
+    let n = summary.tokens as f64;
+    let mut expected = vec![];
+    for a in 0..D_SAE {
+        for b in a + 1..D_SAE {
+            let n_a = count(&|at| dense[a][at] > 0.0);
+            let n_b = count(&|at| dense[b][at] > 0.0);
+            let both = count(&|at| dense[a][at] > 0.0 && dense[b][at] > 0.0);
+            let phi = (n * both - n_a * n_b) / (n_a * n_b * (n - n_a) * (n - n_b)).sqrt();
+            if phi > 0.0 {
+                expected.push((
+                    a as u32,
+                    b as u32,
+                    both as u64,
+                    both / (n_a + n_b - both),
+                    phi,
+                ));
+            }
+        }
+    }
+    assert!(expected.len() > 100 && summary.coactivations.len() == expected.len());
+    for (got, (a, b, both, jaccard, phi)) in summary.coactivations.iter().zip(expected) {
+        assert_eq!((got.a, got.b, got.count, got.count_error), (a, b, both, 0));
+        assert!((got.jaccard - jaccard).abs() < 1e-12 && (got.phi - phi).abs() < 1e-9);
+    }
+    let few = text.observe(StatisticsConfig {
+        partners: 2,
+        ..StatisticsConfig::new(D_SAE)
+    });
+    // The two strongest partners of each latent, found by sorting all pairs.
+    let mut strongest = std::collections::BTreeSet::new();
+    for latent in 0..D_SAE as u32 {
+        let of_latent = summary
+            .coactivations
+            .iter()
+            .filter(|p| p.a == latent || p.b == latent);
+        let mut pairs: Vec<&Coactivation> = of_latent.collect();
+        pairs.sort_by(|x, y| y.phi.total_cmp(&x.phi).then((x.a, x.b).cmp(&(y.a, y.b))));
+        strongest.extend(pairs.iter().take(2).map(|pair| (pair.a, pair.b)));
+    }
+    let got = few.coactivations.iter().map(|pair| (pair.a, pair.b));
+    assert_eq!(
+        got.collect::<Vec<_>>(),
+        strongest.into_iter().collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -276,27 +355,32 @@ fn weaker_bands_show_other_blocks_near_their_quartile() {
 }
 
 #[test]
-fn a_sampled_quantile_says_so_and_is_near() {
+fn a_quantile_from_the_histogram_says_so_and_is_near() {
     let text = Text::random(400, 11);
     let exact = text.observe(StatisticsConfig {
-        reservoir: 100_000,
+        kept_activations: 100_000,
         ..StatisticsConfig::new(D_SAE)
     });
-    let sampled = text.observe(StatisticsConfig {
-        reservoir: 256,
+    let binned = text.observe(StatisticsConfig {
+        kept_activations: 256,
         ..StatisticsConfig::new(D_SAE)
     });
-    for (exact, sampled) in exact.latents.iter().zip(&sampled.latents) {
-        assert_eq!(sampled.quantiles_exact, sampled.firing_count <= 256);
-        if sampled.quantiles_exact {
-            assert_eq!(exact.quantiles, sampled.quantiles);
+    for (exact, binned) in exact.latents.iter().zip(&binned.latents) {
+        assert_eq!(binned.quantiles_exact, binned.firing_count <= 256);
+        if binned.quantiles_exact {
+            assert_eq!(exact.quantiles, binned.quantiles);
         } else {
-            // Activations are uniform in 0..8; a median of 256 draws strays by 0.25.
-            assert!((exact.quantiles[1] - sampled.quantiles[1]).abs() < 1.0);
+            // Activations are multiples of 1/8, so a quantile may also fall between two of them.
+            for (exact, binned) in exact.quantiles.into_iter().zip(binned.quantiles) {
+                assert!(
+                    (exact - binned).abs() <= exact / 64.0 + 0.125,
+                    "{exact} {binned}"
+                );
+            }
         }
         assert_eq!(
             (exact.mean_activation, exact.firing_count),
-            (sampled.mean_activation, sampled.firing_count)
+            (binned.mean_activation, binned.firing_count)
         );
     }
 }
@@ -305,7 +389,7 @@ fn a_sampled_quantile_says_so_and_is_near() {
 fn the_number_of_threads_changes_nothing() {
     let text = Text::random(60, 8);
     let config = StatisticsConfig {
-        reservoir: 16,
+        kept_activations: 16,
         token_capacity: 8,
         ..StatisticsConfig::new(D_SAE)
     };
@@ -322,8 +406,8 @@ fn the_number_of_threads_changes_nothing() {
         ..config.clone()
     };
     assert_ne!(
-        text.observe(other_seed).latents[0].quantiles,
-        on(1).latents[0].quantiles
+        text.observe(other_seed).latents[0].contexts,
+        on(1).latents[0].contexts
     );
 }
 

@@ -1,4 +1,4 @@
-//! The tokens on which one latent fires most often, in bounded memory.
+//! The tokens on which one latent fires most, in bounded memory.
 //!
 //! Counts are exact while at most `capacity` distinct tokens have made the latent fire. Beyond
 //! twice that many the rarest are forgotten (ties: the higher token id goes), so later counts are
@@ -76,10 +76,11 @@ impl TopTokens {
         self.missed_at_most
     }
 
-    /// The `n` most frequent tokens; ties: the lower token id first.
-    pub(super) fn most_frequent(mut self, n: usize) -> Vec<TokenCount> {
+    /// The `n` tokens with the largest sums of activations; ties: the lower token id first. Counts
+    /// alone would put frequent words first that barely activate the latent.
+    pub(super) fn strongest(mut self, n: usize) -> Vec<TokenCount> {
         self.tallies
-            .sort_unstable_by(|a, b| b.count.cmp(&a.count).then(a.token.cmp(&b.token)));
+            .sort_unstable_by(|a, b| b.sum.total_cmp(&a.sum).then(a.token.cmp(&b.token)));
         self.tallies.truncate(n);
         self.tallies
             .iter()
@@ -123,13 +124,13 @@ mod tests {
             bounded.add(&mut firings, 16, &mut scratch);
         }
         assert_eq!(exact.missed_at_most(), 0);
-        for got in exact.most_frequent(100) {
+        for got in exact.strongest(100) {
             assert_eq!(got.count, truth[&got.token]);
             assert_eq!(got.mean_activation, 2.0);
         }
         let slack = bounded.missed_at_most();
         assert!(slack > 0);
-        let top = bounded.most_frequent(3);
+        let top = bounded.strongest(3);
         assert_eq!(
             top.iter().map(|t| t.token).collect::<Vec<_>>(),
             vec![0, 1, 2]
@@ -145,10 +146,19 @@ mod tests {
         let mut firings = [(9, 1.0), (4, 1.0), (7, 1.0), (4, 3.0), (9, 1.0)];
         counter.add(&mut firings, 8, &mut TallyScratch::default());
         let got: Vec<(u32, u64, f32)> = counter
-            .most_frequent(2)
+            .strongest(2)
             .iter()
             .map(|t| (t.token, t.count, t.mean_activation))
             .collect();
         assert_eq!(got, vec![(4, 2, 2.0), (9, 2, 1.0)]);
+    }
+
+    #[test]
+    fn tokens_are_ordered_by_the_sum_of_activations() {
+        let mut counter = TopTokens::default();
+        let mut firings = [(1, 0.5), (1, 0.5), (1, 0.5), (2, 9.0)];
+        counter.add(&mut firings, 8, &mut TallyScratch::default());
+        let got: Vec<u32> = counter.strongest(2).iter().map(|t| t.token).collect();
+        assert_eq!(got, [2, 1]);
     }
 }

@@ -12,7 +12,7 @@ use lapidary_io::without_panic;
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow};
+use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, Token};
 use crate::FeaturesError;
 use crate::statistics::Band;
 
@@ -22,12 +22,6 @@ pub(super) const QUANTILE_COLUMNS: [&str; 5] = [
     "quantile_75",
     "quantile_90",
     "quantile_99",
-];
-pub(super) const PROMOTED: [&str; 3] = ["promoted_tokens", "promoted_token_ids", "promoted_logits"];
-pub(super) const SUPPRESSED: [&str; 3] = [
-    "suppressed_tokens",
-    "suppressed_token_ids",
-    "suppressed_logits",
 ];
 pub(super) const CODE_COLUMNS: [&str; 3] = ["layer", "head", "code"];
 
@@ -102,7 +96,8 @@ fn decoded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T, 
 
 /// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and
 /// `relative_decoder_norms` may be absent, and of a dictionary's latents `layer`, `head` and `code`
-/// are.
+/// are. Tables of schema version 1, which have parallel lists in place of lists of structs, are
+/// read too.
 ///
 /// # Errors
 /// If the file cannot be read or is not such a table; the error names the file, the column and what
@@ -132,9 +127,19 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         Err(_) => None,
     };
     let cosines = table.optional_numbers::<Float32Type>("encoder_decoder_cosine")?;
-    let mut promoted = table.logit_tokens(PROMOTED, &mut texts)?;
-    let mut suppressed = table.logit_tokens(SUPPRESSED, &mut texts)?;
-    let mut top_tokens = table.firing_tokens(&mut texts)?;
+    let positions = table.optional_numbers::<Float64Type>("mean_position")?;
+    let (mut promoted, mut suppressed, mut top_tokens) = match table.data.column("promoted") {
+        Ok(_) => (
+            table.logit_tokens("promoted", &mut texts)?,
+            table.logit_tokens("suppressed", &mut texts)?,
+            table.firing_tokens("top_tokens", &mut texts)?,
+        ),
+        Err(_) => super::version_1::token_lists(&table, &mut texts)?,
+    };
+    let mut peaks = table
+        .optional_strings("peak_token", &mut texts)?
+        .into_iter();
+    let peak_ids = table.optional_numbers::<UInt32Type>("peak_token_id")?;
     let dead = table.flags("dead")?;
     let [layers, heads, codes] =
         CODE_COLUMNS.map(|name| table.optional_numbers::<UInt32Type>(name));
@@ -155,6 +160,7 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         max_activation: maxima[row],
         std_activation: deviations[row],
         quantiles: quantiles[row],
+        mean_position: positions[row],
         decoder_norm: norms[row],
         relative_decoder_norms: relative
             .as_ref()
@@ -163,6 +169,11 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         promoted: std::mem::take(&mut promoted[row]),
         suppressed: std::mem::take(&mut suppressed[row]),
         top_tokens: std::mem::take(&mut top_tokens[row]),
+        peak_token: peaks
+            .next()
+            .flatten()
+            .zip(peak_ids[row])
+            .map(|(text, id)| Token { text, id }),
         dead: dead[row],
         code: code(row),
     });
@@ -236,26 +247,26 @@ pub fn read_examples(path: &Path) -> Result<Vec<ExampleRow>, FeaturesError> {
     Ok(rows)
 }
 
-struct Table<'a> {
+pub(super) struct Table<'a> {
     path: &'a Path,
     data: DataFrame,
 }
 
 /// A list column: all values, and which of them belong to each row.
-struct Lists<T> {
+pub(super) struct Lists<T> {
     values: Vec<T>,
-    rows: Vec<Range<usize>>,
+    pub(super) rows: Vec<Range<usize>>,
 }
 
 impl<T> Lists<T> {
-    fn row(&self, row: usize) -> &[T] {
+    pub(super) fn row(&self, row: usize) -> &[T] {
         &self.values[self.rows[row].clone()]
     }
 }
 
 /// Each distinct text, stored once.
 #[derive(Default)]
-struct Interned(HashMap<String, Arc<str>>);
+pub(super) struct Interned(HashMap<String, Arc<str>>);
 
 impl Interned {
     fn of(&mut self, text: &str) -> Arc<str> {
@@ -297,7 +308,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn same_length(
+    pub(super) fn same_length(
         &self,
         column: &'static str,
         row: usize,
@@ -458,7 +469,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn lists<T: PolarsNumericType>(
+    pub(super) fn lists<T: PolarsNumericType>(
         &self,
         name: &'static str,
     ) -> Result<Lists<T::Native>, FeaturesError> {
@@ -466,7 +477,7 @@ impl<'a> Table<'a> {
         self.lists_of(name, values.len(), numbers_of::<T>(&values), rows)
     }
 
-    fn string_lists(
+    pub(super) fn string_lists(
         &self,
         name: &'static str,
         texts: &mut Interned,
@@ -475,90 +486,145 @@ impl<'a> Table<'a> {
         self.lists_of(name, values.len(), strings_of(&values, texts), rows)
     }
 
-    fn logit_tokens(
+    /// A column of lists of structs, none of them null: the structs of all rows, and each row's
+    /// share of them.
+    fn struct_list(
         &self,
-        [text_column, id_column, logit_column]: [&'static str; 3],
-        texts: &mut Interned,
-    ) -> Result<Vec<Vec<LogitToken>>, FeaturesError> {
-        let tokens = self.string_lists(text_column, texts)?;
-        let ids = self.lists::<UInt32Type>(id_column)?;
-        let logits = self.lists::<Float32Type>(logit_column)?;
-        let mut rows = Vec::with_capacity(tokens.rows.len());
-        for row in 0..tokens.rows.len() {
-            let length = tokens.rows[row].len();
-            self.same_length(id_column, row, ids.rows[row].len(), text_column, length)?;
-            self.same_length(
-                logit_column,
-                row,
-                logits.rows[row].len(),
-                text_column,
-                length,
-            )?;
-            let cells = tokens
-                .row(row)
-                .iter()
-                .zip(ids.row(row))
-                .zip(logits.row(row));
-            rows.push(
-                cells
-                    .map(|((text, &id), &logit)| LogitToken {
-                        text: Arc::clone(text),
-                        id,
-                        logit,
-                    })
-                    .collect(),
-            );
-        }
-        Ok(rows)
+        name: &'static str,
+        fields: &[(&str, DataType)],
+    ) -> Result<(StructChunked, Vec<Range<usize>>), FeaturesError> {
+        let fields = fields
+            .iter()
+            .map(|(name, dtype)| Field::new((*name).into(), dtype.clone()));
+        let (values, rows) = self.list(name, DataType::Struct(fields.collect()))?;
+        let structs = values.struct_().map_err(|_| self.damaged(name))?;
+        Ok((structs.clone(), rows))
     }
 
-    fn firing_tokens(&self, texts: &mut Interned) -> Result<Vec<Vec<FiringToken>>, FeaturesError> {
-        let tokens = self.string_lists("top_tokens", texts)?;
-        let ids = self.lists::<UInt32Type>("top_token_ids")?;
-        let counts = self.lists::<UInt64Type>("top_token_counts")?;
-        let means = self.lists::<Float32Type>("top_token_mean_activations")?;
-        let mut rows = Vec::with_capacity(tokens.rows.len());
-        for row in 0..tokens.rows.len() {
-            let length = tokens.rows[row].len();
-            self.same_length(
-                "top_token_ids",
-                row,
-                ids.rows[row].len(),
-                "top_tokens",
-                length,
-            )?;
-            self.same_length(
-                "top_token_counts",
-                row,
-                counts.rows[row].len(),
-                "top_tokens",
-                length,
-            )?;
-            self.same_length(
-                "top_token_mean_activations",
-                row,
-                means.rows[row].len(),
-                "top_tokens",
-                length,
-            )?;
-            let cells = tokens
-                .row(row)
-                .iter()
-                .zip(ids.row(row))
-                .zip(counts.row(row))
-                .zip(means.row(row));
-            rows.push(
-                cells
-                    .map(|(((text, &id), &count), &mean_activation)| FiringToken {
-                        text: Arc::clone(text),
-                        id,
-                        count,
-                        mean_activation,
-                    })
-                    .collect(),
-            );
+    /// A field of structs, of which only `lift` may be null.
+    fn field<T: PolarsNumericType>(
+        &self,
+        column: &'static str,
+        structs: &StructChunked,
+        field: &str,
+    ) -> Result<Vec<Option<T::Native>>, FeaturesError> {
+        let series = structs
+            .field_by_name(field)
+            .map_err(|_| self.damaged(column))?;
+        let values = series.unpack::<T>().map_err(|_| self.damaged(column))?;
+        if values.len() != structs.len() {
+            return Err(self.damaged(column));
         }
-        Ok(rows)
+        Ok(values.iter().collect())
+    }
+
+    fn whole_field<T: PolarsNumericType>(
+        &self,
+        column: &'static str,
+        structs: &StructChunked,
+        field: &str,
+    ) -> Result<Vec<T::Native>, FeaturesError> {
+        let values = self.field::<T>(column, structs, field)?;
+        let values: Option<Vec<T::Native>> = values.into_iter().collect();
+        values.ok_or_else(|| self.null_field(column, field))
+    }
+
+    fn texts_of_field(
+        &self,
+        column: &'static str,
+        structs: &StructChunked,
+        field: &str,
+        texts: &mut Interned,
+    ) -> Result<Vec<Arc<str>>, FeaturesError> {
+        let series = structs
+            .field_by_name(field)
+            .map_err(|_| self.damaged(column))?;
+        let values = strings_of(&series, texts);
+        match values.len() == structs.len() {
+            true => Ok(values),
+            false => Err(self.null_field(column, field)),
+        }
+    }
+
+    fn null_field(&self, column: &'static str, field: &str) -> FeaturesError {
+        FeaturesError::Parquet {
+            path: self.path.into(),
+            reason: format!("column `{column}` has a null in the field `{field}`, expected none"),
+        }
+    }
+
+    fn logit_tokens(
+        &self,
+        name: &'static str,
+        texts: &mut Interned,
+    ) -> Result<Vec<Vec<LogitToken>>, FeaturesError> {
+        let fields = [
+            ("token", DataType::String),
+            ("id", DataType::UInt32),
+            ("logit", DataType::Float32),
+        ];
+        let (structs, rows) = self.struct_list(name, &fields)?;
+        let tokens = self.texts_of_field(name, &structs, "token", texts)?;
+        let ids = self.whole_field::<UInt32Type>(name, &structs, "id")?;
+        let logits = self.whole_field::<Float32Type>(name, &structs, "logit")?;
+        let cell = |at: usize| LogitToken {
+            text: Arc::clone(&tokens[at]),
+            id: ids[at],
+            logit: logits[at],
+        };
+        Ok(rows
+            .into_iter()
+            .map(|row| row.map(cell).collect())
+            .collect())
+    }
+
+    fn firing_tokens(
+        &self,
+        name: &'static str,
+        texts: &mut Interned,
+    ) -> Result<Vec<Vec<FiringToken>>, FeaturesError> {
+        let fields = [
+            ("token", DataType::String),
+            ("id", DataType::UInt32),
+            ("count", DataType::UInt64),
+            ("mean_activation", DataType::Float32),
+            ("lift", DataType::Float32),
+        ];
+        let (structs, rows) = self.struct_list(name, &fields)?;
+        let tokens = self.texts_of_field(name, &structs, "token", texts)?;
+        let ids = self.whole_field::<UInt32Type>(name, &structs, "id")?;
+        let counts = self.whole_field::<UInt64Type>(name, &structs, "count")?;
+        let means = self.whole_field::<Float32Type>(name, &structs, "mean_activation")?;
+        let lifts = self.field::<Float32Type>(name, &structs, "lift")?;
+        let cell = |at: usize| FiringToken {
+            text: Arc::clone(&tokens[at]),
+            id: ids[at],
+            count: counts[at],
+            mean_activation: means[at],
+            lift: lifts[at],
+        };
+        Ok(rows
+            .into_iter()
+            .map(|row| row.map(cell).collect())
+            .collect())
+    }
+
+    /// A column of texts that may be null or absent.
+    fn optional_strings(
+        &self,
+        name: &'static str,
+        texts: &mut Interned,
+    ) -> Result<Vec<Option<Arc<str>>>, FeaturesError> {
+        if self.data.column(name).is_err() {
+            return Ok(vec![None; self.data.height()]);
+        }
+        let column = self.column(name, &DataType::String)?;
+        let strings = column.as_materialized_series().str();
+        let cells = strings.map_or(Vec::new(), |strings| {
+            let cells = strings.iter().map(|text| text.map(|text| texts.of(text)));
+            cells.collect()
+        });
+        self.of_height(name, cells)
     }
 }
 

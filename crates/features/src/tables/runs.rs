@@ -31,7 +31,7 @@ pub fn write_runs(path: &Path, rows: &[RunRow]) -> Result<(), FeaturesError> {
         };
         column(name, rows.iter().map(cell).collect())
     });
-    write_table(path, rows.len(), columns.collect())
+    write_table(path, rows.len(), columns.collect(), None)
 }
 
 fn column(name: &str, cells: Vec<Value>) -> Column {

@@ -61,8 +61,9 @@ fn written(folder: &Path) -> (Vec<FeatureRow>, Vec<ExampleRow>) {
     let examples = example_rows(&summary(), &|tokens| {
         tokens.iter().map(|t| text_of(*t)).collect()
     });
-    write_features(&folder.join("features.parquet"), &features).unwrap();
-    write_examples(&folder.join("examples.parquet"), &examples).unwrap();
+    let source = TableSource::default();
+    write_features(&folder.join("features.parquet"), &features, &source).unwrap();
+    write_examples(&folder.join("examples.parquet"), &examples, &source).unwrap();
     (features, examples)
 }
 
@@ -130,9 +131,10 @@ fn tables_come_back_as_they_were_written() {
 fn empty_tables_and_absent_cosines_come_back_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("features.parquet");
-    write_features(&path, &[]).unwrap();
+    let source = TableSource::default();
+    write_features(&path, &[], &source).unwrap();
     assert_eq!(read_features(&path).unwrap(), vec![]);
-    write_examples(&path, &[]).unwrap();
+    write_examples(&path, &[], &source).unwrap();
     assert_eq!(read_examples(&path).unwrap(), vec![]);
 
     let without = DecoderSummary {
@@ -140,7 +142,7 @@ fn empty_tables_and_absent_cosines_come_back_too() {
         ..decoder(6)
     };
     let features = feature_rows(&summary(), &without, &["hook_embed".into()], &text_of).unwrap();
-    write_features(&path, &features).unwrap();
+    write_features(&path, &features, &source).unwrap();
     assert_eq!(read_features(&path).unwrap(), features);
     spoil(&path, |table| {
         *table = table.drop("encoder_decoder_cosine").unwrap()
@@ -166,16 +168,126 @@ fn columns_have_the_documented_types() {
         types("features.parquet"),
         "feature_id u32, hook_point str, firing_density f64, firing_count u64, mean_activation f32, max_activation f32, \
          std_activation f32, quantile_25 f32, quantile_50 f32, quantile_75 f32, quantile_90 f32, quantile_99 f32, \
-         decoder_norm f32, relative_decoder_norms list[f32], encoder_decoder_cosine f32, promoted_tokens list[str], promoted_token_ids list[u32], \
-         promoted_logits list[f32], suppressed_tokens list[str], suppressed_token_ids list[u32], \
-         suppressed_logits list[f32], top_tokens list[str], top_token_ids list[u32], top_token_counts list[u64], \
-         top_token_mean_activations list[f32], dead bool"
+         mean_position f64, decoder_norm f32, relative_decoder_norms list[f32], encoder_decoder_cosine f32, \
+         promoted list[struct[3]], suppressed list[struct[3]], top_tokens list[struct[5]], peak_token str, \
+         peak_token_id u32, dead bool"
     );
     assert_eq!(
         types("examples.parquet"),
         "feature_id u32, rank u32, band str, max_activation f32, tokens list[str], token_ids list[u32], \
          activations list[f32], peak_index u32, document u32, position u32"
     );
+}
+
+/// A table as earlier versions wrote it.
+#[test]
+fn tables_of_schema_version_1_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut rows, _) = written(folder.path());
+    let path = folder.path().join("features.parquet");
+    let lists = |cells: Vec<Series>, name: &str| Series::new(name.into(), cells).into_column();
+    spoil(&path, |table| {
+        for name in [
+            "promoted",
+            "suppressed",
+            "top_tokens",
+            "mean_position",
+            "peak_token",
+        ] {
+            *table = table.drop(name).unwrap();
+        }
+        *table = table.drop("peak_token_id").unwrap();
+        let texts = |of: &dyn Fn(&FeatureRow) -> Vec<String>| -> Vec<Series> {
+            rows.iter()
+                .map(|row| Series::new("".into(), of(row)))
+                .collect()
+        };
+        let logits = |row: &FeatureRow, promoted| match promoted {
+            true => row.promoted.clone(),
+            false => row.suppressed.clone(),
+        };
+        let mut columns = vec![];
+        for (kind, promoted) in [("promoted", true), ("suppressed", false)] {
+            let of = |row: &FeatureRow| logits(row, promoted);
+            let names = texts(&|row| of(row).iter().map(|t| t.text.to_string()).collect());
+            columns.push(lists(names, &format!("{kind}_tokens")));
+            let ids = rows
+                .iter()
+                .map(|row| of(row).iter().map(|t| t.id).collect::<Vec<u32>>());
+            let ids = ids.map(|ids| Series::new("".into(), ids)).collect();
+            columns.push(lists(ids, &format!("{kind}_token_ids")));
+            let all = rows
+                .iter()
+                .map(|row| of(row).iter().map(|t| t.logit).collect::<Vec<f32>>());
+            let all = all.map(|logits| Series::new("".into(), logits)).collect();
+            columns.push(lists(all, &format!("{kind}_logits")));
+        }
+        let names = texts(&|row| row.top_tokens.iter().map(|t| t.text.to_string()).collect());
+        columns.push(lists(names, "top_tokens"));
+        let ids = rows
+            .iter()
+            .map(|row| row.top_tokens.iter().map(|t| t.id).collect::<Vec<u32>>());
+        let ids = ids.map(|ids| Series::new("".into(), ids)).collect();
+        columns.push(lists(ids, "top_token_ids"));
+        let counts = rows
+            .iter()
+            .map(|row| row.top_tokens.iter().map(|t| t.count));
+        let counts = counts.map(|counts| Series::new("".into(), counts.collect::<Vec<u64>>()));
+        columns.push(lists(counts.collect(), "top_token_counts"));
+        let means = rows
+            .iter()
+            .map(|row| row.top_tokens.iter().map(|t| t.mean_activation));
+        let means = means.map(|means| Series::new("".into(), means.collect::<Vec<f32>>()));
+        columns.push(lists(means.collect(), "top_token_mean_activations"));
+        for column in columns {
+            let _ = table.with_column(column).unwrap();
+        }
+    });
+    for row in &mut rows {
+        (row.mean_position, row.peak_token) = (None, None);
+        row.top_tokens
+            .iter_mut()
+            .for_each(|token| token.lift = None);
+    }
+    assert_eq!(read_features(&path).unwrap(), rows);
+}
+
+#[test]
+fn a_latent_has_its_lift_and_the_usual_token_at_its_peaks() {
+    let mut statistics = FeatureStatistics::new(StatisticsConfig::new(1));
+    for block_index in 0..4u64 {
+        // The latent fires weakly on each token 1, and strongly on token 2, in one block on 3.
+        let strong = if block_index == 0 { 3 } else { 2 };
+        let block = BlockView {
+            tokens: &[1, 1, 1, strong],
+            document: &[0; 4],
+            position: &[0, 1, 2, 3],
+            block_index,
+            active: &[true; 4],
+        };
+        let peak = if block_index == 0 { 99.0 } else { 9.0 };
+        statistics
+            .observe_block(block, &[1.0, 1.0, 0.0, peak], &[0; 4], 1)
+            .unwrap();
+    }
+    let decoder = DecoderSummary {
+        decoder_norm: vec![1.0],
+        promoted: vec![vec![]],
+        suppressed: vec![vec![]],
+        ..DecoderSummary::default()
+    };
+    let hooks = ["hook_embed".to_owned()];
+    let rows = feature_rows(&statistics.finish(), &decoder, &hooks, &|t| t.to_string()).unwrap();
+    let token = Token {
+        text: "2".into(),
+        id: 2,
+    };
+    assert_eq!(rows[0].peak_token, Some(token));
+    let top: Vec<(u32, u64)> = rows[0].top_tokens.iter().map(|t| (t.id, t.count)).collect();
+    assert_eq!(top, [(3, 1), (2, 3), (1, 8)], "by activation mass");
+    // 8 of 12 firings are on token 1, which is 12 of 16 tokens.
+    let lift = rows[0].top_tokens[2].lift.unwrap();
+    assert!((lift - (8.0 / 12.0) / (12.0 / 16.0)).abs() < 1e-6);
 }
 
 #[test]
@@ -228,18 +340,13 @@ fn what_is_wrong_with_a_table_is_named_by_file_column_and_row() {
     );
     assert_eq!(
         feature_error(&|table| {
-            let cells = table.column("suppressed_logits").unwrap().clone();
+            let cells = table.column("top_tokens").unwrap().clone();
             let _ = table
-                .with_column(
-                    cells
-                        .slice(0, 6)
-                        .reverse()
-                        .with_name("promoted_logits".into()),
-                )
+                .with_column(cells.with_name("promoted".into()))
                 .unwrap();
         }),
         format!(
-            "{}: column `promoted_logits`, row 0: found 5 entries, expected 0, as `promoted_tokens` has",
+            "{}: column `promoted` has type list[struct[5]], expected list[struct[3]]",
             place(&features)
         )
     );

@@ -6,15 +6,57 @@ use std::path::Path;
 use lapidary_evaluation::{LatentColumn, LatentFigures};
 use polars::prelude::*;
 
-use super::{CodePlace, ExampleRow, FeatureRow, LogitToken};
+use polars_arrow::offset::Offsets;
+use polars_parquet::write::KeyValue;
+use serde_json::json;
+
+use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken};
 use crate::FeaturesError;
 use lapidary_io::write_file;
+
+/// Version of the tables; 1 had parallel lists in place of lists of structs, and no metadata.
+const SCHEMA_VERSION: u32 = 2;
+
+/// What made a table: the metadata of the file, under the key `lapidary`, as JSON.
+#[derive(Debug, Clone, Default)]
+pub struct TableSource {
+    /// Where the dictionary and the statistics come from, as (what, value).
+    pub provenance: Vec<(String, String)>,
+}
+
+impl TableSource {
+    fn metadata(&self, table: &str) -> Vec<KeyValue> {
+        let rows = self.provenance.iter();
+        let provenance: serde_json::Map<_, _> = rows
+            .map(|(what, value)| (what.clone(), value.as_str().into()))
+            .collect();
+        let value = json!({
+            "table": table,
+            "schema_version": SCHEMA_VERSION,
+            "lapidary_version": env!("CARGO_PKG_VERSION"),
+            "provenance": provenance,
+        });
+        vec![KeyValue::new("lapidary".to_owned(), value.to_string())]
+    }
+}
 
 /// Writes `features.parquet`; the file appears whole or not at all.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_features(path: &Path, rows: &[FeatureRow]) -> Result<(), FeaturesError> {
+pub fn write_features(
+    path: &Path,
+    rows: &[FeatureRow],
+    source: &TableSource,
+) -> Result<(), FeaturesError> {
+    let columns = feature_columns(rows).map_err(|source| FeaturesError::WriteTable {
+        path: path.into(),
+        source,
+    })?;
+    write_table(path, rows.len(), columns, Some(("features", source)))
+}
+
+fn feature_columns(rows: &[FeatureRow]) -> PolarsResult<Vec<Column>> {
     fn column<T>(rows: &[FeatureRow], cell: impl Fn(&FeatureRow) -> T) -> Vec<T> {
         rows.iter().map(cell).collect()
     }
@@ -52,6 +94,10 @@ pub fn write_features(path: &Path, rows: &[FeatureRow]) -> Result<(), FeaturesEr
         ));
     }
     columns.push(Column::new(
+        "mean_position".into(),
+        column(rows, |row| row.mean_position),
+    ));
+    columns.push(Column::new(
         "decoder_norm".into(),
         column(rows, |row| row.decoder_norm),
     ));
@@ -61,25 +107,19 @@ pub fn write_features(path: &Path, rows: &[FeatureRow]) -> Result<(), FeaturesEr
         |row| row.relative_decoder_norms.iter().copied(),
     ));
     columns.push(Column::new("encoder_decoder_cosine".into(), cosines));
-    columns.extend(logit_columns(rows, super::read::PROMOTED, |row| {
-        &row.promoted
-    }));
-    columns.extend(logit_columns(rows, super::read::SUPPRESSED, |row| {
-        &row.suppressed
-    }));
-    columns.push(string_lists("top_tokens", rows, |row| {
-        row.top_tokens.iter().map(|token| &*token.text)
-    }));
-    columns.push(lists::<UInt32Type, _, _>("top_token_ids", rows, |row| {
-        row.top_tokens.iter().map(|token| token.id)
-    }));
-    columns.push(lists::<UInt64Type, _, _>("top_token_counts", rows, |row| {
-        row.top_tokens.iter().map(|token| token.count)
-    }));
-    columns.push(lists::<Float32Type, _, _>(
-        "top_token_mean_activations",
-        rows,
-        |row| row.top_tokens.iter().map(|token| token.mean_activation),
+    columns.push(logit_tokens("promoted", rows, |row| &row.promoted)?);
+    columns.push(logit_tokens("suppressed", rows, |row| &row.suppressed)?);
+    columns.push(firing_tokens("top_tokens", rows)?);
+    let peaks = || rows.iter().map(|row| row.peak_token.as_ref());
+    let texts = peaks().map(|token| token.map(|token| &*token.text));
+    columns.push(Column::new(
+        "peak_token".into(),
+        texts.collect::<Vec<Option<&str>>>(),
+    ));
+    let ids = peaks().map(|token| token.map(|token| token.id));
+    columns.push(Column::new(
+        "peak_token_id".into(),
+        ids.collect::<Vec<Option<u32>>>(),
     ));
     columns.push(Column::new("dead".into(), column(rows, |row| row.dead)));
     let codes: Option<Vec<CodePlace>> = rows.iter().map(|row| row.code).collect();
@@ -90,14 +130,18 @@ pub fn write_features(path: &Path, rows: &[FeatureRow]) -> Result<(), FeaturesEr
         columns.push(Column::new(head.into(), of(|place| place.head)));
         columns.push(Column::new(code.into(), of(|place| place.code)));
     }
-    write_table(path, rows.len(), columns)
+    Ok(columns)
 }
 
 /// Writes `examples.parquet`; the file appears whole or not at all.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_examples(path: &Path, rows: &[ExampleRow]) -> Result<(), FeaturesError> {
+pub fn write_examples(
+    path: &Path,
+    rows: &[ExampleRow],
+    source: &TableSource,
+) -> Result<(), FeaturesError> {
     fn column<T>(rows: &[ExampleRow], cell: impl Fn(&ExampleRow) -> T) -> Vec<T> {
         rows.iter().map(cell).collect()
     }
@@ -116,7 +160,7 @@ pub fn write_examples(path: &Path, rows: &[ExampleRow]) -> Result<(), FeaturesEr
         Column::new("document".into(), column(rows, |row| row.document)),
         Column::new("position".into(), column(rows, |row| row.position)),
     ];
-    write_table(path, rows.len(), columns)
+    write_table(path, rows.len(), columns, Some(("examples", source)))
 }
 
 /// Writes the metrics of each latent, one row each; the file appears whole or not at all. What
@@ -143,19 +187,67 @@ pub fn write_latents(path: &Path, figures: &LatentFigures) -> Result<(), Feature
             }
         }
     }));
-    write_table(path, rows, columns)
+    write_table(path, rows, columns, None)
 }
 
-fn logit_columns(
+/// A column of lists of tokens with their logits.
+fn logit_tokens(
+    name: &str,
     rows: &[FeatureRow],
-    [text, id, logit]: [&'static str; 3],
-    of: impl Fn(&FeatureRow) -> &Vec<LogitToken> + Copy,
-) -> [Column; 3] {
-    [
-        string_lists(text, rows, |row| of(row).iter().map(|token| &*token.text)),
-        lists::<UInt32Type, _, _>(id, rows, |row| of(row).iter().map(|token| token.id)),
-        lists::<Float32Type, _, _>(logit, rows, |row| of(row).iter().map(|token| token.logit)),
-    ]
+    of: impl Fn(&FeatureRow) -> &Vec<LogitToken>,
+) -> PolarsResult<Column> {
+    let all: Vec<&LogitToken> = rows.iter().flat_map(&of).collect();
+    let fields = [
+        Series::new(
+            "token".into(),
+            all.iter().map(|t| &*t.text).collect::<Vec<&str>>(),
+        ),
+        Series::new("id".into(), all.iter().map(|t| t.id).collect::<Vec<u32>>()),
+        Series::new(
+            "logit".into(),
+            all.iter().map(|t| t.logit).collect::<Vec<f32>>(),
+        ),
+    ];
+    struct_lists(name, rows.iter().map(|row| of(row).len()), &fields)
+}
+
+/// A column of lists of tokens with how a latent fires on them.
+fn firing_tokens(name: &str, rows: &[FeatureRow]) -> PolarsResult<Column> {
+    let all: Vec<&FiringToken> = rows.iter().flat_map(|row| &row.top_tokens).collect();
+    let numbers = |of: fn(&FiringToken) -> f32| all.iter().map(|t| of(t)).collect::<Vec<f32>>();
+    let fields = [
+        Series::new(
+            "token".into(),
+            all.iter().map(|t| &*t.text).collect::<Vec<&str>>(),
+        ),
+        Series::new("id".into(), all.iter().map(|t| t.id).collect::<Vec<u32>>()),
+        Series::new(
+            "count".into(),
+            all.iter().map(|t| t.count).collect::<Vec<u64>>(),
+        ),
+        Series::new("mean_activation".into(), numbers(|t| t.mean_activation)),
+        Series::new(
+            "lift".into(),
+            all.iter().map(|t| t.lift).collect::<Vec<Option<f32>>>(),
+        ),
+    ];
+    struct_lists(name, rows.iter().map(|row| row.top_tokens.len()), &fields)
+}
+
+/// A column of lists of structs: the fields of all structs, and the length of each row's list.
+fn struct_lists(
+    name: &str,
+    lengths: impl Iterator<Item = usize>,
+    fields: &[Series],
+) -> PolarsResult<Column> {
+    let height = fields.first().map_or(0, |field| field.len());
+    let structs = StructChunked::from_series(name.into(), height, fields.iter())?;
+    let structs = structs.into_series().rechunk();
+    let offsets = Offsets::<i64>::try_from_lengths(lengths)?;
+    let values = structs.chunks()[0].clone();
+    let dtype = LargeListArray::default_datatype(values.dtype().clone());
+    let lists = LargeListArray::new(dtype, offsets.into(), values, None);
+    Ok(ListChunked::with_chunk(name.into(), lists).into_column())
 }
 
 fn string_lists<'a, R, I: Iterator<Item = &'a str>>(
@@ -190,29 +282,38 @@ fn lists<'a, T: PolarsNumericType, R, I: Iterator<Item = T::Native>>(
     builder.finish().into_column()
 }
 
-/// Rows of one row group: readers take row groups in parallel, or one after the other.
-const ROW_GROUP: usize = 1 << 16;
+/// Rows of the largest and of the smallest row group.
+const ROW_GROUP: [usize; 2] = [1 << 16, 256];
 
+/// Number of row groups of a table that is neither small nor very large: a reader that wants one
+/// latent reads about a 40th of the rows, and the footer, which grows with their number, no more.
+const ROW_GROUPS: usize = 40;
+
+/// Writes a table; `source` is the table's name and what made it.
 pub(super) fn write_table(
     path: &Path,
     height: usize,
     columns: Vec<Column>,
+    source: Option<(&str, &TableSource)>,
 ) -> Result<(), FeaturesError> {
     let table_error = |source| FeaturesError::WriteTable {
         path: path.into(),
         source,
     };
     let table = DataFrame::new(height, columns).map_err(table_error)?;
+    let metadata = source.map_or_else(Vec::new, |(name, source)| source.metadata(name));
     write_file(path, |file| {
-        write_parquet(file, &table).map_err(table_error)
+        write_parquet(file, &table, metadata).map_err(table_error)
     })
 }
 
-fn write_parquet(file: &mut File, table: &DataFrame) -> PolarsResult<()> {
+fn write_parquet(file: &mut File, table: &DataFrame, metadata: Vec<KeyValue>) -> PolarsResult<()> {
     let writer = ParquetWriter::new(file).with_compression(ParquetCompression::Zstd(None));
     let mut writer = writer.batched(table.schema())?;
-    for start in (0..table.height()).step_by(ROW_GROUP) {
-        writer.write_batch(&table.slice(start as i64, ROW_GROUP))?;
+    let [most, least] = ROW_GROUP;
+    let rows = table.height().div_ceil(ROW_GROUPS).clamp(least, most);
+    for start in (0..table.height()).step_by(rows) {
+        writer.write_batch(&table.slice(start as i64, rows))?;
     }
     // `finish` would store the Arrow schema too, in which polars calls every string a string view;
     // pandas cannot read lists of those. The Parquet types alone say all that is needed.
@@ -220,6 +321,6 @@ fn write_parquet(file: &mut File, table: &DataFrame) -> PolarsResult<()> {
         .get_writer()
         .lock()
         .expect("no thread that held the writer panicked")
-        .end(Some(Vec::new()));
+        .end(Some(metadata));
     footer.map(drop)
 }

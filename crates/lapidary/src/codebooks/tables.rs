@@ -8,8 +8,8 @@ use burn::tensor::Tensor;
 use lapidary_codebook::{CodebookStep, Metrics, Observed, Placed};
 use lapidary_features::{
     BlockView, CodePlace, Curve, DecoderSummary, ExampleRow, FeatureRow, FeatureStatistics, Report,
-    StatisticsConfig, example_rows, feature_rows, logit_effects, write_examples, write_features,
-    write_report,
+    StatisticsConfig, TableSource, example_rows, feature_rows, logit_effects, write_examples,
+    write_features, write_report,
 };
 use lapidary_model::{BlockHook, HookPoint, LanguageModel};
 
@@ -33,6 +33,7 @@ pub fn write_code_tables(
     let stage = Stage::new(progress, "features", text.blocks.len() as u64);
     let config = |placed: &Placed| StatisticsConfig {
         examples_per_feature: examples_per_code,
+        partners: 0, // k codes of one codebook fire on every token
         ..StatisticsConfig::new(placed.codebook.groups() * placed.codebook.options().n_codes)
     };
     let placed = run.codebooks.placed();
@@ -97,11 +98,14 @@ pub fn write_code_tables(
     let tables = folder.features();
     std::fs::create_dir_all(&tables)
         .with_context(|| format!("{}: cannot be made", tables.display()))?;
-    write_features(&tables.join("features.parquet"), &features)?;
-    write_examples(&tables.join("examples.parquet"), &examples)?;
+    let source = TableSource {
+        provenance: provenance(run, tokens),
+    };
+    write_features(&tables.join("features.parquet"), &features, &source)?;
+    write_examples(&tables.join("examples.parquet"), &examples, &source)?;
     let report = Report {
         title: format!("{} · codes", run.model.name()),
-        provenance: provenance(run, tokens),
+        provenance: source.provenance,
         metrics,
         curves: curves(run),
         features: &features,
@@ -159,7 +163,7 @@ fn code_directions(model: &LanguageModel, placed: &Placed, top: usize) -> Decode
         }
         _ => codes.clone(),
     };
-    let (promoted, suppressed) = logit_effects(model, directions, top);
+    let (promoted, suppressed) = logit_effects(model, directions, top, &|_| true);
     DecoderSummary {
         decoder_norm: norms.iter::<f32>().collect(),
         relative_decoder_norms: vec![vec![1.0]; n],

@@ -166,6 +166,8 @@ pub fn table_files() -> BTreeSet<String> {
     [
         "features/features.parquet",
         "features/examples.parquet",
+        "features/histograms.parquet",
+        "features/coactivations.parquet",
         "report.html",
     ]
     .map(str::to_owned)

@@ -237,7 +237,7 @@ table! {
     /// Number of tokens on which the tables are computed, from the beginning of the training
     /// corpus. 0: no tables and no report.
     tokens: u64 = fixed(200_000);
-    /// Number of [contexts](files.md#featuresexamplesparquet) with the highest peaks, per latent. A
+    /// Number of [contexts](tables.md#examplesparquet) with the highest peaks, per latent. A
     /// peak is the latent's largest activation in a block. Six weaker contexts are added: two have
     /// peaks near the 75 % quantile of the latent's peaks, two near 50 %, and two near 25 %.
     examples_per_feature: usize = fixed(16);

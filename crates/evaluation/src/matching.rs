@@ -3,23 +3,24 @@
 use ordered_float::OrderedFloat;
 use pathfinding::prelude::{Matrix, kuhn_munkres};
 
-/// For each row of `gain` `[n, m]`, its column in the matching with the largest sum of gains.
+/// For each of `n` rows, its column of `m` in the matching with the largest sum of gains;
+/// `gain((row, column))` is the gain of a pair.
 ///
 /// n ≤ m, and no column is given twice. It takes about n² m steps.
 ///
 /// # Panics
 /// There are more rows than columns, or a gain is not finite.
 #[must_use]
-pub fn best_matching(gain: &[Vec<f64>]) -> Vec<usize> {
-    let n = gain.len();
-    let m = gain.first().map_or(0, Vec::len);
+pub fn best_matching(n: usize, m: usize, gain: impl Fn((usize, usize)) -> f64) -> Vec<usize> {
     assert!(n <= m || n == 0, "more rows than columns");
-    let finite = gain.iter().flatten().all(|g| g.is_finite());
-    assert!(finite, "a gain that is not finite"); // `kuhn_munkres` might not end
     if n == 0 {
         return Vec::new();
     }
-    let gain = Matrix::from_fn(n, m, |(i, j)| OrderedFloat(gain[i][j]));
+    let gain = Matrix::from_fn(n, m, |place| {
+        let gain = gain(place);
+        assert!(gain.is_finite(), "a gain that is not finite"); // `kuhn_munkres` might not end
+        OrderedFloat(gain)
+    });
     kuhn_munkres(&gain).1
 }
 
@@ -46,7 +47,7 @@ mod tests {
                 .chunks(m)
                 .map(|row| row.iter().map(|v| f64::from(*v)).collect())
                 .collect();
-            let found = best_matching(&gain);
+            let found = best_matching(n, m, |(i, j)| gain[i][j]);
             let mut sorted = found.clone();
             sorted.sort_unstable();
             sorted.dedup();
@@ -54,6 +55,6 @@ mod tests {
             let sum: f64 = found.iter().enumerate().map(|(i, j)| gain[i][*j]).sum();
             assert!((sum - most(&gain, 0, 0)).abs() < 1e-9);
         }
-        assert!(best_matching(&[]).is_empty());
+        assert!(best_matching(0, 0, |_| 0.0).is_empty());
     }
 }

@@ -10,8 +10,13 @@
 //! - [`write_report`] makes `report.html`.
 
 mod collect;
+pub mod comparison;
 mod error;
+pub mod labels;
+pub mod measures;
 mod report;
+pub mod selection;
+mod sparse_rows;
 mod statistics;
 mod steering;
 mod tables;
@@ -19,6 +24,7 @@ mod tables;
 pub use collect::{Collector, logit_effects, names, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
+pub use sparse_rows::SparseRows;
 pub use statistics::{
     Band, BlockView, Coactivation, Context, FeatureStatistics, HistogramBin, LatentStatistics,
     QUANTILES, StatisticsConfig, StatisticsSummary, TokenCount,

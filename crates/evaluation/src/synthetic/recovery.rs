@@ -255,17 +255,13 @@ fn matched(gain: &[f32], n: usize, m: usize) -> (f64, Vec<Option<usize>>) {
     let value = |i: usize, j: usize| f64::from(gain[i * m + j]);
     let mut latent_of = vec![None; n];
     if n <= m {
-        let gain: Vec<Vec<f64>> = (0..n)
-            .map(|i| (0..m).map(|j| value(i, j)).collect())
-            .collect();
-        for (i, j) in best_matching(&gain).into_iter().enumerate() {
+        let best = best_matching(n, m, |(i, j)| value(i, j));
+        for (i, j) in best.into_iter().enumerate() {
             latent_of[i] = Some(j);
         }
     } else {
-        let gain: Vec<Vec<f64>> = (0..m)
-            .map(|j| (0..n).map(|i| value(i, j)).collect())
-            .collect();
-        for (j, i) in best_matching(&gain).into_iter().enumerate() {
+        let best = best_matching(m, n, |(j, i)| value(i, j));
+        for (j, i) in best.into_iter().enumerate() {
             latent_of[i] = Some(j);
         }
     }

@@ -200,6 +200,12 @@ def first_rows_store(folder, manifest, rows, scratch):
     return out
 
 
+def digest(rows):
+    """Sums that tell one set of rows from another, rounded: their last digits depend on threads."""
+    chunks = [chunk.double() for chunk in rows.split(65536)]
+    return [f"{sum(float(part(chunk)) for chunk in chunks):.8e}" for part in (torch.sum, torch.norm)]
+
+
 class HeldOut:
     """Held-out rows, and the metrics of a dictionary on them. `targets` are what it reconstructs."""
 
@@ -554,15 +560,47 @@ def entries(arguments, store, hooks):
     }
 
 
+class Kept:
+    """Results of earlier trainings, one JSON object a line: what was trained, and its result."""
+
+    def __init__(self, path, data):
+        self.path, self.data, self.results = path, data, {}
+        if path is None or not path.exists():
+            return
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                self.results[json.dumps(entry["trained"], sort_keys=True)] = entry["result"]
+            except (ValueError, KeyError, TypeError) as error:
+                fail(f"--keep {path}: line {number} is not a kept result: {error!r}")
+
+    def key(self, settings):
+        return {**self.data, **settings}
+
+    def find(self, settings):
+        return self.results.get(json.dumps(self.key(settings), sort_keys=True))
+
+    def add(self, settings, result):
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"trained": self.key(settings), "result": result}) + "\n")
+
+
 class Comparison:
     """Trains entries and collects their results."""
 
-    def __init__(self, arguments, rows, targets, heldout):
+    def __init__(self, arguments, rows, targets, heldout, kept):
         self.arguments, self.rows, self.targets, self.heldout = arguments, rows, targets, heldout
-        self.runs, self.table, self.failed = [], [], False
+        self.runs, self.table, self.failed, self.kept = [], [], False, kept
 
-    def run(self, tool, words, train, seed, lr=None):
-        """One training; None if it failed."""
+    def run(self, tool, version, words, train, seed, lr=None):
+        """One training, or its kept result; None if it failed."""
+        key = {"tool": tool, "version": version, "words": words, "seed": seed, "lr": lr}
+        result = self.kept.find(key) if tool != "lapidary" else None
+        if result is not None:
+            self.runs.append(result)
+            print(f"{tool}, {result['settings']}, lr {result['lr']:.3g}, seed {seed}: kept", file=sys.stderr)
+            return result
         run = Run(self.arguments, self.rows, self.targets, self.heldout, seed, lr)
         torch.manual_seed(seed)
         try:
@@ -575,6 +613,8 @@ class Comparison:
             return None
         result = {"tool": tool, "settings": ", ".join(filter(None, [words, run.notes])), "seed": seed, "lr": run.lr, **result}
         self.runs.append(result)
+        if tool != "lapidary":
+            self.kept.add(key, result)
         line = f"{tool}, {result['settings']}, lr {run.lr:.3g}, seed {seed}: FVU {result['fvu']:.4f}, L0 {result['l0']:.1f}"
         print(f"{line}, {result['seconds']:.1f} s", file=sys.stderr)
         return result
@@ -597,14 +637,14 @@ class Comparison:
 
     def compare(self, tool, version, words, train):
         seeds = self.arguments.seeds
-        default = [self.run(tool, words, train, seed) for seed in seeds]
+        default = [self.run(tool, version, words, train, seed) for seed in seeds]
         self.row(tool, version, "", default)
         if not self.arguments.tune or tool == "lapidary" or default[0] is None:
             return
         base = default[0]["lr"]
         tried = {0: default[0]}  # by the power of 2
         for power in (-1, 1, 2, 3):
-            tried[power] = self.run(tool, words, train, seeds[0], base * 2**power)
+            tried[power] = self.run(tool, version, words, train, seeds[0], base * 2**power)
             if self.arguments.architecture in PENALIZED:
                 self.row(tool, version, f" ({2.0**power:g} x default)", [tried[power]])
         if self.arguments.architecture in PENALIZED:
@@ -617,9 +657,9 @@ class Comparison:
             if best() not in (min(tried), max(tried)):
                 break
             power = best() - 1 if best() == min(tried) else best() + 1
-            tried[power] = self.run(tool, words, train, seeds[0], base * 2**power)
+            tried[power] = self.run(tool, version, words, train, seeds[0], base * 2**power)
         power = best()
-        others = default[1:] if power == 0 else [self.run(tool, words, train, seed, base * 2**power) for seed in seeds[1:]]
+        others = default[1:] if power == 0 else [self.run(tool, version, words, train, seed, base * 2**power) for seed in seeds[1:]]
         grid = f"{2.0 ** min(tried):g} to {2.0 ** max(tried):g}"
         edge = ", at the end of the grid" if power in (min(tried), max(tried)) else ""
         self.row(tool, version, f" (tuned: {2.0**power:g} x default, best of {grid}{edge})", [tried[power], *others])
@@ -723,6 +763,7 @@ def parse():
     parser.add_argument("--target-fvu", type=float, default=0.1, help="FVU of the column `to FVU` (default: %(default)s)")
     parser.add_argument("--model", help="the model in Lapidary's recipe (default: the store's)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads of each tool (default: all)")
+    parser.add_argument("--keep", type=Path, metavar="FILE.jsonl", help="keeps results of peers here, and uses those that are there")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="writes table and all runs as JSON too")
     arguments = parser.parse_args()
 
@@ -762,7 +803,9 @@ def main():
     targets = rows if hooks[1] == hook else read_rows(arguments.store, manifest, hooks[1], needed)
     heldout = HeldOut(*(read_rows(arguments.heldout, held, name) for name in hooks))
 
-    comparison = Comparison(arguments, rows, targets, heldout)
+    data = {name: getattr(arguments, name) for name in ("architecture", "d_sae", "k", "steps", "batch_tokens", "target_fvu")}
+    data.update(hook_points=hooks, rows=[len(rows), len(heldout.x)], stores=[digest(rows), digest(heldout.x)])
+    comparison = Comparison(arguments, rows, targets, heldout, Kept(arguments.keep, data))
     with tempfile.TemporaryDirectory() as scratch:
         store = arguments.store
         if "lapidary" in arguments.tools:

@@ -2,14 +2,14 @@
 //! with the unembedding for what each latent writes.
 
 use crate::{
-    BlockView, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
+    BlockView, CodeReader, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
     StatisticsSummary,
 };
 use burn::tensor::Tensor;
-use lapidary_activations::{ActivationsError, OtherModel, TokenBlock, harvest_all};
+use lapidary_activations::{ActivationsError, OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::{BATCH_BLOCKS, EvaluatedBatch, HostCodes};
-use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm};
+use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm, Tokenizer};
 use rayon::prelude::*;
 
 /// Latents whose logits are computed at once.
@@ -18,10 +18,7 @@ const LATENTS: usize = 512;
 /// Statistics of a dictionary's latents over blocks of text: what an evaluation of the same blocks
 /// has computed is taken over, and model and encoder run on the rest.
 pub struct Collector<'a> {
-    model: &'a LanguageModel,
-    coder: &'a dyn Coder,
-    hooks: Vec<HookPoint>,
-    other: Option<&'a OtherModel>,
+    reader: CodeReader<'a>,
     blocks: &'a [TokenBlock],
     /// Blocks that are in the statistics.
     done: usize,
@@ -42,37 +39,12 @@ impl<'a> Collector<'a> {
         blocks: &'a [TokenBlock],
         config: StatisticsConfig,
     ) -> Result<Self, FeaturesError> {
-        let widths = hooks.iter().map(|hook| model.width(*hook));
-        let mut widths: Vec<usize> = widths
-            .collect::<Result<_, _>>()
-            .map_err(ActivationsError::from)?;
-        if let Some(other) = other {
-            other.check_tokens(model)?;
-            for hook in &other.hook_points {
-                let width = other.model.width(*hook);
-                widths.push(width.map_err(ActivationsError::from)?);
-            }
-        }
-        let width = widths.iter().sum::<usize>();
-        if width != coder.d_in() {
-            return Err(FeaturesError::Input {
-                field: "dictionary",
-                found: format!("latents on activations of width {}", coder.d_in()),
-                expected: format!(
-                    "{width}, the width of {} in model `{}`",
-                    names(&hooks),
-                    model.name()
-                ),
-            });
-        }
+        let statistics = FeatureStatistics::new(config);
         Ok(Self {
-            model,
-            coder,
-            hooks,
-            other,
+            reader: CodeReader::new(model, coder, hooks, other)?,
             blocks,
             done: 0,
-            statistics: FeatureStatistics::new(config),
+            statistics,
         })
     }
 
@@ -99,12 +71,7 @@ impl<'a> Collector<'a> {
     ) -> Result<StatisticsSummary, FeaturesError> {
         while self.done < self.blocks.len() {
             let blocks = self.next_blocks();
-            let mut rows = harvest_all(self.model, &self.hooks, blocks)?;
-            if let Some(other) = self.other {
-                rows.extend(harvest_all(&other.model, &other.hook_points, blocks)?);
-            }
-            let rows = Tensor::cat(rows, 1);
-            self.observe(&HostCodes::read(self.coder.encode(rows)))?;
+            self.observe(&self.reader.read(blocks)?)?;
             on_progress(self.done);
         }
         Ok(self.statistics.finish())
@@ -122,7 +89,7 @@ impl<'a> Collector<'a> {
         for (i, block) in blocks.iter().enumerate() {
             let n = block.tokens.len();
             let (document, position): (Vec<u32>, Vec<u32>) = block.places().into_iter().unzip();
-            let special = |token: &u32| self.model.is_special(*token);
+            let special = |token: &u32| self.reader.model().is_special(*token);
             let active: Vec<bool> = block.tokens.iter().map(|t| !special(t)).collect();
             let view = BlockView {
                 tokens: &block.tokens,
@@ -215,6 +182,12 @@ pub fn summarize_decoder(
     }
     (summary.promoted, summary.suppressed) = logit_effects(model, w_dec, top, shown);
     Ok(summary)
+}
+
+/// Which tokens may be listed as promoted or suppressed: all but pieces of characters that the text
+/// never `has`, which were never trained.
+pub fn shown_tokens(tokenizer: &Tokenizer, has: impl Fn(u32) -> bool) -> impl Fn(u32) -> bool {
+    move |token| has(token) || !tokenizer.token_text(token).contains('\u{fffd}')
 }
 
 /// Tokens and logits, one list for each direction.

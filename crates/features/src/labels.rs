@@ -10,6 +10,7 @@
 mod chance;
 mod examples;
 mod label_judge;
+mod labelling;
 mod ngrams;
 mod pmi;
 mod prompts;
@@ -20,6 +21,7 @@ pub use examples::{
     ExampleConfig, Examples, ExamplesOrTooFew, Split, TooFewWindows, WINDOW, Window,
 };
 pub use label_judge::{LabelPlace, TokenLabel};
+pub use labelling::{LABEL_WORDS, LabelMethod, LatentLabel, label_latents};
 pub use ngrams::{CandidateSet, CorpusCounts, LabelContext, MAX_NGRAM, Ngram};
 pub use pmi::{PmiConfig, PmiLabel, pmi_labels, top_token_label};
 pub use prompts::{

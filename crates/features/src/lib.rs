@@ -9,6 +9,7 @@
 //! - [`Steering`] changes what a model does by a latent;
 //! - [`write_report`] makes `report.html`.
 
+mod code_reader;
 mod collect;
 pub mod comparison;
 mod error;
@@ -20,8 +21,10 @@ mod sparse_rows;
 mod statistics;
 mod steering;
 mod tables;
+mod text_codes;
 
-pub use collect::{Collector, logit_effects, names, summarize_decoder};
+pub use code_reader::CodeReader;
+pub use collect::{Collector, logit_effects, names, shown_tokens, summarize_decoder};
 pub use error::FeaturesError;
 pub use report::{Curve, Report, write_report};
 pub use sparse_rows::SparseRows;
@@ -31,11 +34,13 @@ pub use statistics::{
 };
 pub use steering::{Steer, Steering};
 pub use tables::{
-    CodePlace, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow,
-    TableDescription, TableSource, Token, describe_table, example_rows, feature_rows,
-    read_examples, read_features, read_runs, write_coactivations, write_examples, write_features,
-    write_histograms, write_latents, write_runs,
+    CodePlace, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LabelRow, LogitToken, PairRow,
+    RankedRow, RunRow, TableDescription, TableSource, Token, describe_table, example_rows,
+    feature_rows, read_examples, read_features, read_labels, read_runs, write_coactivations,
+    write_examples, write_features, write_histograms, write_labels, write_latents, write_pairs,
+    write_ranking, write_runs,
 };
+pub use text_codes::TextCodes;
 
 /// The Rust parts of the tutorial on hooks, run as doc tests.
 #[cfg(doctest)]

@@ -88,6 +88,21 @@ impl MeanCodes {
         Ok(())
     }
 
+    /// Adds a passage of so many tokens, given by the mean of its codes.
+    ///
+    /// # Errors
+    /// As [`MeanCodes::add_token`].
+    pub fn add_passage(&mut self, mean: &[(u32, f32)], tokens: u64) -> Result<(), FeaturesError> {
+        let (indices, values): (Vec<u32>, Vec<f32>) = mean.iter().copied().unzip();
+        let mut passage = MeanCodes::new(self.d_sae);
+        passage.add_token(&indices, &values)?;
+        for (index, value) in passage.sums {
+            *self.sums.entry(index).or_default() += value * tokens as f64;
+        }
+        self.tokens += tokens;
+        Ok(())
+    }
+
     /// The document's embedding: all zeros for a document without tokens.
     pub fn finish(self) -> Embedding {
         let tokens = self.tokens as f64;

@@ -6,7 +6,9 @@
 //! small row groups, so that a reader of one latent skips nearly all of a file. The file's metadata
 //! say what made it ([`TableSource`]). The reference of the columns is docs/reference/tables.md.
 
+mod labels;
 mod measures;
+mod pairs;
 mod read;
 mod runs;
 mod version_1;
@@ -15,7 +17,9 @@ mod write;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use labels::{LabelRow, read_labels, write_labels};
 pub use measures::{write_coactivations, write_histograms};
+pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};
 pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
 pub use runs::{RunRow, write_runs};
 pub use write::{TableSource, write_examples, write_features, write_latents};

@@ -18,19 +18,23 @@
 
 mod class_incremental;
 pub mod codebooks;
+mod comparison;
 mod course;
 pub mod device;
 mod dictionary_folder;
 pub mod dictionary_model;
 mod error;
+mod firing;
 pub mod first_batch;
 mod labelled;
+mod labelling;
 mod opened;
 mod progress;
 mod quantize_dictionary;
 mod quantize_effect;
 mod recipes;
 pub mod run_folder;
+mod selection;
 pub mod summary;
 mod tables;
 mod texts;
@@ -51,9 +55,12 @@ pub use lapidary_sae as sae;
 
 pub use class_incremental::run_class_incremental;
 pub use codebooks::{CodebookRun, train_codebooks};
+pub use comparison::{CompareOptions, Comparison, ComparisonSummary, compare};
 pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
+pub use firing::{Firing, FiringToken, fire};
 pub use labelled::{LabelledPassages, LabelledTexts, Passage};
+pub use labelling::{LabelOptions, Labelled, label};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,
@@ -62,5 +69,6 @@ pub use progress::{Progress, Silent, StageDisplay, count};
 pub use quantize_dictionary::{Cosines, QuantizationReport, QuantizeOptions, quantize_dictionary};
 pub use quantize_effect::Effect;
 pub use recipes::{NamedRecipe, Sweep, read_all};
+pub use selection::{SelectOptions, Selection, select};
 pub use tables::{Tables, reconstructs, widths};
 pub use train::{TrainOptions, train};

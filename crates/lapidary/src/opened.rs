@@ -7,13 +7,14 @@ use burn::tensor::Device;
 use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TEXT_FIELD, TokenBlock};
 use lapidary_coder::Dictionary;
 use lapidary_evaluation::{Evaluation, Evaluator, Hooks, Metrics};
+use lapidary_features::{CodeReader, names};
 use lapidary_formats::{Format, saelens};
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::Recipe;
 use serde::Serialize;
 
-use crate::dictionary_model;
-use crate::error::{Result, bail};
+use crate::dictionary_model::{self, corpus_of};
+use crate::error::{Context, Result, bail};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
 use crate::tables::Tables;
@@ -108,6 +109,72 @@ impl Opened {
         )
     }
 
+    /// The codes of this dictionary on blocks of text. `second` is [`Opened::second`].
+    ///
+    /// # Errors
+    /// The dictionary does not fit the model.
+    pub fn reader<'a>(&'a self, second: Option<&'a OtherModel>) -> Result<CodeReader<'a>> {
+        let [hooks, _] = Hooks::sources_of_both(&self.dictionary)?;
+        Ok(CodeReader::new(
+            &self.model,
+            &self.dictionary.coder,
+            hooks,
+            second,
+        )?)
+    }
+
+    /// Blocks of `corpus`, or of the text that the dictionary was trained on if none is given.
+    ///
+    /// # Errors
+    /// As [`read_blocks`]; or no text is given, and the dictionary does not name one.
+    pub fn read_text(
+        &self,
+        corpus: Option<&str>,
+        text: &TextOptions,
+        tokens: u64,
+        progress: &dyn Progress,
+    ) -> Result<Vec<TokenBlock>> {
+        let named = || self.dictionary.provenance.corpus.as_deref();
+        let name = corpus
+            .or_else(named)
+            .context("the dictionary does not say which text to read: give --corpus")?;
+        self.blocks(name, text, tokens, progress)
+            .map_err(corpus_of(&self.path, corpus.is_some()))
+    }
+
+    /// The hook point of a dictionary that reads only one.
+    ///
+    /// # Errors
+    /// It reads several, or does not say which.
+    pub fn only_hook(&self) -> Result<HookPoint> {
+        match Hooks::sources(&self.dictionary)?[..] {
+            [hook] => Ok(hook),
+            ref several => bail!(
+                "found a dictionary that reads {}, expected one that reads one hook point",
+                names(several)
+            ),
+        }
+    }
+
+    /// How a text is cut into blocks, if as in training.
+    pub(crate) fn block_config(&self, corpus: &str, text: &TextOptions) -> BlockConfig {
+        let (context, bos) = self.context();
+        let recipe = self.recipe();
+        let recipe = recipe.as_ref().map(|recipe| &recipe.corpus);
+        BlockConfig {
+            corpus: corpus.into(),
+            text_field: text
+                .text_field
+                .clone()
+                .or_else(|| recipe.map(|corpus| corpus.text_field.clone()))
+                .unwrap_or_else(|| TEXT_FIELD.to_owned()),
+            context,
+            prepend_bos: bos.is_some(),
+            attend_across_documents: text.attend_across_documents
+                || recipe.is_some_and(|corpus| corpus.attend_across_documents),
+        }
+    }
+
     /// Blocks of a text, cut as those of the training were.
     ///
     /// # Errors
@@ -119,21 +186,7 @@ impl Opened {
         tokens: u64,
         progress: &dyn Progress,
     ) -> Result<Vec<TokenBlock>> {
-        let (context, bos) = self.context();
-        let recipe = self.recipe();
-        let recipe = recipe.as_ref().map(|recipe| &recipe.corpus);
-        let config = BlockConfig {
-            corpus: corpus.into(),
-            text_field: text
-                .text_field
-                .clone()
-                .or_else(|| recipe.map(|corpus| corpus.text_field.clone()))
-                .unwrap_or_else(|| TEXT_FIELD.to_owned()),
-            context,
-            prepend_bos: bos.is_some(),
-            attend_across_documents: text.attend_across_documents
-                || recipe.is_some_and(|corpus| corpus.attend_across_documents),
-        };
+        let config = self.block_config(corpus, text);
         read_blocks(progress, &self.model, &config, tokens)
     }
 }

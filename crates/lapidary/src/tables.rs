@@ -5,8 +5,8 @@ use lapidary_coder::{Coder, Dictionary, Sites};
 use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
 use lapidary_features::{
     Collector, Curve, FeaturesError, Report, StatisticsConfig, TableSource, example_rows,
-    feature_rows, names, summarize_decoder, write_coactivations, write_examples, write_features,
-    write_histograms, write_report,
+    feature_rows, names, shown_tokens, summarize_decoder, write_coactivations, write_examples,
+    write_features, write_histograms, write_report,
 };
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
@@ -115,10 +115,7 @@ impl<'a> Tables<'a> {
         for hook in &written {
             parts.push(lens.width(*hook)?);
         }
-        // A piece of a character that the text never has is a token that was never trained.
-        let shown = |token: u32| {
-            summary.token_counts.contains_key(&token) || !text(token).contains('\u{fffd}')
-        };
+        let shown = shown_tokens(tokenizer, |t| summary.token_counts.contains_key(&t));
         let decoder = summarize_decoder(lens, dictionary, &written, &parts, top_tokens, &shown)?;
         // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any
         // other coder at all.
@@ -155,6 +152,13 @@ impl<'a> Tables<'a> {
             summary.tokens
         ));
         Ok(())
+    }
+}
+
+/// What made a table of a dictionary on `tokens` tokens of a text.
+pub(crate) fn source_of_text(dictionary: &Dictionary, tokens: u64) -> TableSource {
+    TableSource {
+        provenance: provenance(dictionary, tokens, &[]),
     }
 }
 

@@ -2,10 +2,9 @@
 
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use lapidary::Tables;
-use lapidary::dictionary_model::corpus_of;
 use lapidary::run_folder::{Maker, RunFolder, RunWriter, table_files};
 use std::path::PathBuf;
 
@@ -51,12 +50,6 @@ impl Features {
             self.from
                 .open_with_model(&self.dictionary, self.model.as_deref(), &device)?;
         let recipe = opened.recipe();
-        let given = self.corpus.is_some();
-        let corpus = self
-            .corpus
-            .or_else(|| opened.dictionary.provenance.corpus.clone());
-        let corpus =
-            corpus.context("the dictionary does not say which text to read: give --corpus")?;
         let tokens = self
             .tokens
             .or_else(|| {
@@ -87,9 +80,8 @@ impl Features {
         };
         opened.model.check_head()?;
         let mut writer = RunWriter::claim(&folder.path, Maker::Features, &table_files())?;
-        let blocks = opened
-            .blocks(&corpus, &self.text.options(), tokens, &Watched)
-            .map_err(corpus_of(&self.dictionary, given))?;
+        let corpus = self.corpus.as_deref();
+        let blocks = opened.read_text(corpus, &self.text.options(), tokens, &Watched)?;
         writer.add(table_files())?;
         let models = (&*opened.model, other.as_ref());
         let tables = Tables::new(models, &opened.dictionary, &blocks, examples)?;

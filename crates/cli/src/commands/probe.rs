@@ -10,7 +10,6 @@ use clap::Args;
 use lapidary::run_folder::write_json;
 use lapidary::{LabelledPassages, LabelledTexts, Opened, Passage};
 use lapidary_coder::Coder;
-use lapidary_evaluation::Hooks;
 use lapidary_evaluation::probing::{
     ProbeConfig, ProbeResult, Reading, Represented, Rows, Task, represent, sparse_probing,
 };
@@ -170,13 +169,7 @@ impl Probe {
             .map(|(tokens, _)| (tokens, Reading::Mean))
             .collect();
         let stage = Stage::new("represent", texts.len() as u64);
-        let hook = match Hooks::sources(&opened.dictionary)?[..] {
-            [hook] => hook,
-            ref several => bail!(
-                "found a dictionary that reads {}, expected one that reads one hook point",
-                lapidary_features::names(several)
-            ),
-        };
+        let hook = opened.only_hook()?;
         let (context, _) = opened.context();
         let represented = represent(&opened.model, coder, hook, &texts, context, &mut |n| {
             stage.at(n as u64, format!("{n} texts"));

@@ -3,6 +3,8 @@
 
 use lapidary_evaluation::best_matching;
 
+use serde::Serialize;
+
 use crate::FeaturesError;
 
 use super::auction::auction;
@@ -177,7 +179,7 @@ fn complete<S: Similarity + ?Sized>(
 }
 
 /// What the matches of the latents of A look like together.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MatchingSummary {
     /// Counted latents of A.
     pub latents: usize,
@@ -204,7 +206,7 @@ pub struct MatchingSummary {
 }
 
 /// The matches and the same for a null.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MatchingReport {
     /// The similarities as they are.
     pub observed: MatchingSummary,

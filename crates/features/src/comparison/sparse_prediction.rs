@@ -8,6 +8,8 @@
 
 use rayon::prelude::*;
 
+use serde::Serialize;
+
 use crate::FeaturesError;
 
 use super::correlation::Correlations;
@@ -55,7 +57,7 @@ pub struct UnitPrediction {
 }
 
 /// All predictions for one λ together.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PredictionPoint {
     /// The penalty λ.
     pub lambda: f64,
@@ -68,7 +70,7 @@ pub struct PredictionPoint {
 }
 
 /// Error against sparsity over all units of B.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PredictionCurve {
     /// One entry per λ.
     pub points: Vec<PredictionPoint>,

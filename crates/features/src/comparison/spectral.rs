@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+use serde::Serialize;
+
 use crate::FeaturesError;
 
 use super::eigen::leading_eigenpairs;
@@ -152,7 +154,7 @@ impl SpectralConfig {
 }
 
 /// How many units of each model a cluster has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ClusterSize {
     /// Units of A.
     pub a: usize,
@@ -161,7 +163,7 @@ pub struct ClusterSize {
 }
 
 /// Clusters of the units of two models.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Clustering {
     /// The cluster of each unit of A; `None` for a unit that correlates with no other.
     pub cluster_a: Vec<Option<u32>>,

@@ -1,12 +1,14 @@
 //! Which latents of a dictionary come back in dictionaries that were trained with other seeds
 //! (after Li et al. 2015, "Convergent Learning").
 
+use serde::Serialize;
+
 use crate::FeaturesError;
 
 use super::matching::Bipartite;
 
 /// How well one latent of the first dictionary comes back.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LatentStability {
     /// Mean similarity to its matches over all other dictionaries. No match counts as 0.
     pub mean_similarity: f64,
@@ -15,7 +17,7 @@ pub struct LatentStability {
 }
 
 /// How well the latents of the first dictionary come back.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StabilitySummary {
     /// One entry per latent of the first dictionary.
     pub latents: Vec<LatentStability>, // [d_sae]

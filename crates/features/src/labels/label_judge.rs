@@ -19,16 +19,29 @@ pub enum LabelPlace {
 /// A label made of tokens: one n-gram, or several of which any will do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLabel {
-    ngrams: Vec<Ngram>,
-    place: LabelPlace,
+    ngrams: Vec<(Ngram, LabelPlace)>,
 }
 
 impl TokenLabel {
     /// A label of one n-gram.
     pub fn ngram(ngram: Ngram, place: LabelPlace) -> Self {
         TokenLabel {
-            ngrams: vec![ngram],
-            place,
+            ngrams: vec![(ngram, place)],
+        }
+    }
+
+    /// A label of several n-grams, each with its place.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn any_ngram(ngrams: Vec<(Ngram, LabelPlace)>) -> Result<Self, FeaturesError> {
+        match ngrams.is_empty() {
+            true => Err(FeaturesError::Input {
+                field: "label",
+                found: "no tokens".into(),
+                expected: "at least one".into(),
+            }),
+            false => Ok(TokenLabel { ngrams }),
         }
     }
 
@@ -38,23 +51,14 @@ impl TokenLabel {
     /// # Errors
     /// When the set is empty.
     pub fn any_of(tokens: &[u32], place: LabelPlace) -> Result<Self, FeaturesError> {
-        if tokens.is_empty() {
-            return Err(FeaturesError::Input {
-                field: "label",
-                found: "no tokens".into(),
-                expected: "at least one".into(),
-            });
-        }
-        Ok(TokenLabel {
-            ngrams: tokens.iter().copied().map(Ngram::unigram).collect(),
-            place,
-        })
+        let ngrams = tokens.iter().copied().map(Ngram::unigram);
+        Self::any_ngram(ngrams.map(|ngram| (ngram, place)).collect())
     }
 
     /// Detection: whether the window contains the n-gram, or any token of the set. The place has no
     /// effect. An n-gram that starts before the window is not seen.
     pub fn detects(&self, window: &Window<'_>) -> bool {
-        self.ngrams.iter().any(|ngram| {
+        self.ngrams.iter().any(|(ngram, _)| {
             let ngram = ngram.tokens();
             window
                 .tokens
@@ -68,7 +72,7 @@ impl TokenLabel {
         let tokens = window.tokens;
         let marked = marks.iter().zip(0..tokens.len()).filter(|(mark, _)| **mark);
         marked.map(|(_, at)| at).any(|at| {
-            self.ngrams.iter().any(|ngram| match self.place {
+            self.ngrams.iter().any(|(ngram, place)| match place {
                 LabelPlace::Firing => tokens[..=at].ends_with(ngram.tokens()),
                 LabelPlace::Before => tokens[..at].ends_with(ngram.tokens()),
                 LabelPlace::After => tokens[at + 1..].starts_with(ngram.tokens()),

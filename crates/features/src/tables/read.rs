@@ -280,7 +280,7 @@ impl Interned {
 }
 
 impl<'a> Table<'a> {
-    fn open(path: &'a Path) -> Result<Self, FeaturesError> {
+    pub(super) fn open(path: &'a Path) -> Result<Self, FeaturesError> {
         let file = open(path)?;
         let data = decoded(path, || {
             let mut reader = ParquetReader::new(file).set_rechunk(true);
@@ -361,7 +361,7 @@ impl<'a> Table<'a> {
         Ok(column.as_materialized_series())
     }
 
-    fn numbers<T: PolarsNumericType>(
+    pub(super) fn numbers<T: PolarsNumericType>(
         &self,
         name: &'static str,
     ) -> Result<Vec<T::Native>, FeaturesError> {
@@ -369,7 +369,7 @@ impl<'a> Table<'a> {
         self.of_height(name, numbers_of::<T>(series))
     }
 
-    fn optional_numbers<T: PolarsNumericType>(
+    pub(super) fn optional_numbers<T: PolarsNumericType>(
         &self,
         name: &'static str,
     ) -> Result<Vec<Option<T::Native>>, FeaturesError> {
@@ -392,7 +392,7 @@ impl<'a> Table<'a> {
         self.of_height(name, flags)
     }
 
-    fn strings(
+    pub(super) fn strings(
         &self,
         name: &'static str,
         texts: &mut Interned,

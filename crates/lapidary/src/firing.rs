@@ -1,0 +1,121 @@
+//! Which latents fire where in a text that someone types.
+
+use std::collections::HashMap;
+
+use lapidary_activations::{Segment, TokenBlock};
+use lapidary_features::{read_features, read_labels};
+use serde::Serialize;
+
+use crate::error::{Result, bail};
+use crate::opened::Opened;
+use crate::run_folder::RunFolder;
+
+/// A latent that fires on a token.
+#[derive(Debug, Clone, Serialize)]
+pub struct Firing {
+    /// The latent.
+    pub feature_id: u32,
+    /// Its activation.
+    pub activation: f32,
+    /// What it is about: its label, else the usual token at its peaks, if tables say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+}
+
+/// A token of a text with the latents that fire on it.
+#[derive(Debug, Clone, Serialize)]
+pub struct FiringToken {
+    /// Its place in the text, in tokens.
+    pub position: usize,
+    /// Its text.
+    pub token: String,
+    /// Its id.
+    pub id: u32,
+    /// The latents, the strongest first.
+    pub latents: Vec<Firing>,
+}
+
+/// The latents that fire on each token of `text`, at most `top` per token, those in `only` if it is
+/// not empty. A text that is longer than the context is read in pieces.
+///
+/// # Errors
+/// The text has no token, the model fails, or a table beside the dictionary is damaged.
+pub fn fire(opened: &Opened, text: &str, top: usize, only: &[u32]) -> Result<Vec<FiringToken>> {
+    let second = opened.second()?;
+    let reader = opened.reader(second.as_ref())?;
+    let d_sae = reader.d_sae();
+    if let Some(latent) = only.iter().find(|latent| **latent as usize >= d_sae) {
+        bail!("found latent {latent}, expected one below {d_sae}");
+    }
+    let tokenizer = opened.model.tokenizer()?;
+    let tokens = tokenizer.encode(text)?;
+    if tokens.is_empty() {
+        bail!("the text has no token");
+    }
+    let about = about(opened.folder.as_ref())?;
+    let texts = tokenizer.texts(&tokens);
+    let (context, bos) = opened.context();
+    let bos: Vec<u32> = bos.into_iter().collect();
+    let room = context.saturating_sub(bos.len()).max(1);
+    let mut found = vec![];
+    for piece in tokens.chunks(room) {
+        let block = TokenBlock {
+            tokens: [&bos, piece].concat(),
+            segments: vec![Segment {
+                start: 0,
+                bos: !bos.is_empty(),
+                document: 0,
+                offset: found.len() as u32,
+            }],
+            attend_across_documents: false,
+        };
+        let codes = reader.read(&[block])?;
+        for (at, &id) in piece.iter().enumerate() {
+            let row = (bos.len() + at) * codes.k..(bos.len() + at + 1) * codes.k;
+            let entries = codes.values[row.clone()].iter().zip(&codes.indices[row]);
+            let active = entries.filter(|(value, index)| **value > 0.0 && **index >= 0);
+            let wanted =
+                active.filter(|(_, index)| only.is_empty() || only.contains(&(**index as u32)));
+            let mut latents: Vec<(u32, f32)> = wanted
+                .map(|(value, index)| (*index as u32, *value))
+                .collect();
+            latents.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            latents.truncate(top);
+            let firing = |(feature_id, activation)| Firing {
+                feature_id,
+                activation,
+                about: about.get(&feature_id).cloned(),
+            };
+            found.push(FiringToken {
+                position: found.len(),
+                token: texts.get(found.len()).cloned().unwrap_or_default(),
+                id,
+                latents: latents.into_iter().map(firing).collect(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// What the tables of a run say that its latents are about.
+fn about(folder: Option<&RunFolder>) -> Result<HashMap<u32, String>> {
+    let mut about = HashMap::new();
+    let Some(tables) = folder.map(RunFolder::features) else {
+        return Ok(about);
+    };
+    let features = tables.join("features.parquet");
+    if features.is_file() {
+        for row in read_features(&features)? {
+            if let Some(token) = row.peak_token {
+                about.insert(row.feature_id, format!("{:?}", token.text));
+            }
+        }
+    }
+    let labels = tables.join("labels.parquet");
+    if labels.is_file() {
+        for row in read_labels(&labels)? {
+            about.insert(row.feature_id, format!("{:?}", row.label));
+        }
+    }
+    Ok(about)
+}

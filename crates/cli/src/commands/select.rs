@@ -102,7 +102,7 @@ impl Select {
             write_atomically(path, ids.as_bytes())?;
         }
         let number = chosen.clone().count();
-        let least = chosen.last().map_or(f64::NAN, |row| row.score);
+        let least = chosen.map(|row| row.score).fold(f64::INFINITY, f64::min);
         writeln!(
             stdout(),
             "{number} of {} documents selected, with scores of {least:.4} or more ({} examples)",

@@ -19,6 +19,9 @@ const CONTEXTS: usize = 15;
 /// Most n-grams, or tokens, of a label: what a latent responds to is seldom one word.
 pub const LABEL_WORDS: usize = 3;
 
+/// Fewest contexts for which a further n-gram is added to a label.
+const LEAST_CONTEXTS: usize = 2;
+
 /// How a label is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LabelMethod {
@@ -97,6 +100,10 @@ pub fn label_latents(
     for (_, places) in documents.iter().filter(|(document, _)| trains(*document)) {
         counts.observe(&text.tokens[places.clone()]);
     }
+    let all = PmiConfig {
+        labels: usize::MAX,
+        ..pmi.clone()
+    };
     let mut labels = vec![];
     for method in methods {
         let of_latent = |latent: &usize| -> Result<Option<LatentLabel>, FeaturesError> {
@@ -106,7 +113,10 @@ pub fn label_latents(
                 return Ok(None);
             }
             let ngrams: Vec<(Ngram, LabelPlace)> = match method {
-                LabelMethod::Pmi => best_ngrams(&pmi_labels(&contexts, &counts, pmi)?),
+                LabelMethod::Pmi => {
+                    let labels = pmi_labels(&contexts, &counts, &all)?;
+                    best_ngrams(&labels, &contexts, MAX_NGRAM)
+                }
                 LabelMethod::TopToken => top_token_label(&contexts)?
                     .map(|(token, _)| (Ngram::unigram(token), LabelPlace::Firing))
                     .into_iter()
@@ -134,17 +144,27 @@ pub fn label_latents(
     Ok(labels)
 }
 
-/// The best n-grams, without those that contain a better one, which says the same.
-fn best_ngrams(labels: &[PmiLabel]) -> Vec<(Ngram, LabelPlace)> {
-    let mut best: Vec<(Ngram, LabelPlace)> = vec![];
+/// The best n-grams, each of which is in contexts that the better ones are not in: what a latent
+/// responds to is seldom one word, but a latent on one word should have no other.
+fn best_ngrams(
+    labels: &[PmiLabel],
+    contexts: &[LabelContext<'_>],
+    max_n: usize,
+) -> Vec<(Ngram, LabelPlace)> {
+    let mut left: Vec<&LabelContext<'_>> = contexts.iter().collect();
+    let mut best = vec![];
     for label in labels {
-        let tokens = label.ngram.tokens();
-        let contains = |other: &Ngram| {
-            let other = other.tokens();
-            tokens.windows(other.len()).any(|part| part == other)
+        let has = |context: &&LabelContext<'_>| {
+            let mut candidates = context.candidates(max_n);
+            candidates.any(|(ngram, _)| ngram == label.ngram)
         };
-        if best.len() < LABEL_WORDS && !best.iter().any(|(other, _)| contains(other)) {
+        let explains = left.iter().filter(|context| has(context)).count();
+        if best.is_empty() || explains >= LEAST_CONTEXTS {
             best.push((label.ngram, label.place));
+            left.retain(|context| !has(context));
+        }
+        if best.len() == LABEL_WORDS || left.len() < LEAST_CONTEXTS {
+            break;
         }
     }
     best

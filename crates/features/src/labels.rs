@@ -4,11 +4,15 @@
 //!   [`top_token_label`] is the baseline;
 //! - [`Examples`] chooses the windows on which a label is tested, [`detection`] and [`fuzzing`]
 //!   test it;
+//! - [`label_latents`] does this for all latents of a text;
 //! - [`TokenLabel`] predicts from a label made of tokens, [`explanation_prompt`] and its neighbours
-//!   ask a language model.
+//!   ask a language model, which an [`Endpoint`] reaches; [`explain_latents`] is the whole job.
 
 mod chance;
+mod endpoint;
 mod examples;
+mod explanation;
+mod job;
 mod label_judge;
 mod labelling;
 mod ngrams;
@@ -17,8 +21,14 @@ mod prompts;
 mod replies;
 mod scoring;
 
+pub use endpoint::{Endpoint, EndpointConfig, Reply};
 pub use examples::{
     ExampleConfig, Examples, ExamplesOrTooFew, Split, TooFewWindows, WINDOW, Window,
+};
+pub use explanation::LatentTexts;
+pub use job::{
+    Estimate, Explained, JobConfig, Journal, LabelTask, Prices, RequestKind, Totals, Usage,
+    estimate, explain_latents,
 };
 pub use label_judge::{LabelPlace, TokenLabel};
 pub use labelling::{LABEL_WORDS, LabelMethod, LatentLabel, label_latents};

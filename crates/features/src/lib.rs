@@ -13,6 +13,7 @@ mod code_reader;
 mod collect;
 pub mod comparison;
 mod error;
+pub mod exports;
 pub mod labels;
 pub mod measures;
 mod report;
@@ -36,9 +37,9 @@ pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LabelRow, LogitToken, PairRow,
     RankedRow, RunRow, TableDescription, TableSource, Token, describe_table, example_rows,
-    feature_rows, read_examples, read_features, read_labels, read_runs, write_coactivations,
-    write_examples, write_features, write_histograms, write_labels, write_latents, write_pairs,
-    write_ranking, write_runs,
+    feature_rows, read_examples, read_features, read_histograms, read_labels, read_runs,
+    write_coactivations, write_examples, write_features, write_histograms, write_labels,
+    write_latents, write_pairs, write_ranking, write_runs,
 };
 pub use text_codes::TextCodes;
 

@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use labels::{LabelRow, read_labels, write_labels};
-pub use measures::{write_coactivations, write_histograms};
+pub use measures::{read_histograms, write_coactivations, write_histograms};
 pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};
 pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
 pub use runs::{RunRow, write_runs};

@@ -24,10 +24,12 @@ pub mod device;
 mod dictionary_folder;
 pub mod dictionary_model;
 mod error;
+mod export;
 mod firing;
 pub mod first_batch;
 mod labelled;
 mod labelling;
+pub mod measures;
 mod opened;
 mod progress;
 mod quantize_dictionary;
@@ -58,9 +60,10 @@ pub use codebooks::{CodebookRun, train_codebooks};
 pub use comparison::{CompareOptions, Comparison, ComparisonSummary, compare};
 pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
+pub use export::{Viewer, export};
 pub use firing::{Firing, FiringToken, fire};
 pub use labelled::{LabelledPassages, LabelledTexts, Passage};
-pub use labelling::{LabelOptions, Labelled, label};
+pub use labelling::{LabelOptions, LabelWriter, Labelled, label};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,

@@ -2,12 +2,15 @@
 
 use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use lapidary::{LabelOptions, label};
-use lapidary_features::labels::{Confusion, ExampleConfig, LabelMethod, PmiConfig};
+use lapidary::{LabelOptions, LabelWriter, label};
+use lapidary_features::labels::{
+    Confusion, EndpointConfig, ExampleConfig, JobConfig, LabelMethod, PmiConfig, Prices,
+};
 use lapidary_features::write_labels;
 use lapidary_io::check_target;
+use std::fmt;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
@@ -16,12 +19,16 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary label out --out labels.parquet
   lapidary label out --method pmi,top-token,lens --tokens 500000 --out labels.parquet
+  lapidary label out --method llm --endpoint http://127.0.0.1:8000/v1 --endpoint-model NAME --sample 200 --out labels.parquet
 
 Labels are made from one half of the documents:
   pmi        up to 3 n-grams (of 1 to 3 tokens) that end at the peaks of the strongest contexts, or one token before, and that are
              rare elsewhere: those with the highest log p(d | contexts) - lambda log p(d)
   top-token  the token at most of these peaks, a baseline
   lens       the 3 tokens whose logits the decoder row raises most
+  llm        a sentence of a language model behind an OpenAI-compatible HTTP endpoint, which sees 40 windows. It also judges its own
+             labels. Requests: one for the label and up to 40 for the scores per latent. Each finished request is kept in a file
+             beside the output (its name with .requests.jsonl), and the same command goes on after an interruption
 
 They are scored on windows of 32 tokens from the other half: up to 50 windows in which the latent fires, from its whole range of
 activations, and 50 in which it does not. Detection: does a window that has the label contain a firing? Fuzzing: some tokens of a
@@ -38,7 +45,7 @@ pub struct Label {
     from: DictionaryArgument,
     /// Methods, separated by commas
     #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "pmi", value_parser = method)]
-    method: Vec<LabelMethod>,
+    method: Vec<Method>,
     /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
@@ -60,6 +67,34 @@ pub struct Label {
     /// Seed for the choice of windows
     #[arg(long, default_value_t = 22)]
     seed: u64,
+    /// With llm: address of the endpoint, such as http://127.0.0.1:8000/v1
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// With llm: name of the model at the endpoint
+    #[arg(long, value_name = "NAME")]
+    endpoint_model: Option<String>,
+    /// With llm: environment variable that holds the key of the endpoint, if it needs one
+    #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
+    key_variable: String,
+    /// With llm: number of latents to label, drawn at random
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    sample: usize,
+    /// With llm: label these latents, separated by commas, instead of a sample
+    #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
+    latent: Vec<u32>,
+    /// With llm: maximum number of requests at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// With llm: maximum number of requests per minute
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute: Option<u32>,
+    /// With llm: prices per million tokens to the model and from it, such as 0.15,0.6, for the
+    /// estimate
+    #[arg(long, value_delimiter = ',', num_args = 1, value_name = "IN,OUT")]
+    prices: Vec<f64>,
+    /// With llm: print the estimate of requests and tokens, and send nothing
+    #[arg(long)]
+    estimate: bool,
     /// Parquet file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -71,13 +106,18 @@ impl Label {
     pub fn run(self) -> Result<()> {
         check_target(&self.out)?;
         crate::once::each_once("--method", &self.method)?;
+        let writer = self.writer()?;
         let device = self.device.open()?;
         let model = self.model.as_deref();
         let opened = self
             .from
             .open_with_model(&self.dictionary, model, &device)?;
+        let methods = self.method.iter().filter_map(|method| match method {
+            Method::Tokens(method) => Some(*method),
+            Method::Model => None,
+        });
         let options = LabelOptions {
-            methods: self.method,
+            methods: methods.collect(),
             corpus: self.corpus,
             text: self.text.options(),
             tokens: self.tokens,
@@ -90,8 +130,12 @@ impl Label {
                 seed: self.seed,
                 ..ExampleConfig::default()
             },
+            writer,
         };
         let labelled = label(&opened, &options, &Watched)?;
+        if self.estimate {
+            return Ok(());
+        }
         write_labels(&self.out, &labelled.rows, &labelled.source)?;
         let accuracy = |counts: &Confusion| match counts.balanced_accuracy() {
             Some(accuracy) => format!("{accuracy:.3}"),
@@ -110,14 +154,75 @@ impl Label {
             writeln!(
                 stdout(),
                 "{:<10} {detection:>9} {fuzzing:>9} {scored:>9}",
-                method.name()
+                method
             )?;
         }
         Ok(())
     }
 }
 
-fn method(name: &str) -> Result<LabelMethod, String> {
+/// How labels are made.
+#[derive(Clone, Copy, PartialEq)]
+enum Method {
+    Tokens(LabelMethod),
+    Model,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Tokens(method) => method.name(),
+            Method::Model => "llm",
+        })
+    }
+}
+
+fn method(name: &str) -> Result<Method, String> {
+    if name == "llm" {
+        return Ok(Method::Model);
+    }
     let names = LabelMethod::ALL.map(LabelMethod::name).join(", ");
-    LabelMethod::of_name(name).ok_or_else(|| format!("found {name}, expected one of {names}"))
+    let method = LabelMethod::of_name(name).map(Method::Tokens);
+    method.ok_or_else(|| format!("found {name}, expected one of {names}, llm"))
+}
+
+impl Label {
+    /// The language model that writes labels, if one is asked for.
+    fn writer(&self) -> Result<Option<LabelWriter>> {
+        if !self.method.contains(&Method::Model) {
+            if self.endpoint.is_some() || self.estimate {
+                bail!("--endpoint and --estimate are for --method llm");
+            }
+            return Ok(None);
+        }
+        let (Some(url), Some(name)) = (&self.endpoint, &self.endpoint_model) else {
+            bail!("--method llm needs --endpoint and --endpoint-model");
+        };
+        let prices = match self.prices[..] {
+            [] => None,
+            [prompt, completion] => Some(Prices { prompt, completion }),
+            _ => bail!(
+                "--prices: found {} numbers, expected two",
+                self.prices.len()
+            ),
+        };
+        let mut journal = self.out.clone().into_os_string();
+        journal.push(".requests.jsonl");
+        Ok(Some(LabelWriter {
+            endpoint: EndpointConfig {
+                key_variable: Some(self.key_variable.clone()),
+                max_requests_per_minute: self.requests_per_minute,
+                ..EndpointConfig::new(url, name)
+            },
+            latents: self.latent.clone(),
+            sample: self.sample,
+            job: JobConfig {
+                parallel: self.parallel.into(),
+                seed: self.seed,
+            },
+            journal: journal.into(),
+            prices,
+            only_estimate: self.estimate,
+        }))
+    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
+use super::read::Table;
 use super::write::{TableSource, write_table};
 use crate::FeaturesError;
 use crate::statistics::{Coactivation, HistogramBin, StatisticsSummary};
@@ -33,6 +34,34 @@ pub fn write_histograms(
         Column::new("count".into(), counts),
     ];
     write_table(path, rows.len(), columns, Some(("histograms", source)))
+}
+
+/// Reads `histograms.parquet`: the bins of each of `latents` latents.
+///
+/// # Errors
+/// If the file cannot be read or is not such a table, or a latent is not below `latents`.
+pub fn read_histograms(
+    path: &Path,
+    latents: usize,
+) -> Result<Vec<Vec<HistogramBin>>, FeaturesError> {
+    let table = Table::open(path)?;
+    let ids = table.numbers::<UInt32Type>("feature_id")?;
+    let lower = table.numbers::<Float32Type>("lower")?;
+    let upper = table.numbers::<Float32Type>("upper")?;
+    let counts = table.numbers::<UInt64Type>("count")?;
+    let mut bins = vec![vec![]; latents];
+    for (row, id) in ids.into_iter().enumerate() {
+        let Some(bins) = bins.get_mut(id as usize) else {
+            let expected = format!("below {latents}, the number of latents");
+            return Err(table.cell("feature_id", row, id, expected));
+        };
+        bins.push(HistogramBin {
+            lower: lower[row],
+            upper: upper[row],
+            count: counts[row],
+        });
+    }
+    Ok(bins)
 }
 
 /// Writes `coactivations.parquet`; the file appears whole or not at all. Each pair is there twice,
@@ -137,5 +166,16 @@ mod tests {
         assert_eq!(number("upper", 1), AnyValue::Float32(2.25));
         assert_eq!(number("count", 4), AnyValue::UInt64(1));
         assert_eq!(describe_table(&path).unwrap().columns.len(), 4);
+        let read = read_histograms(&path, 3).unwrap();
+        let written = summary
+            .latents
+            .iter()
+            .map(|latent| latent.histogram.clone());
+        assert_eq!(read, written.collect::<Vec<_>>());
+        let error = read_histograms(&path, 2).unwrap_err().to_string();
+        assert!(
+            error.contains("column `feature_id`, row 3: found 2, expected below 2"),
+            "{error}"
+        );
     }
 }

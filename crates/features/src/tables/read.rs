@@ -292,7 +292,7 @@ impl<'a> Table<'a> {
         Ok(Table { path, data })
     }
 
-    fn cell(
+    pub(super) fn cell(
         &self,
         column: &'static str,
         row: usize,

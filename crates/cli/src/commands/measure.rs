@@ -1,0 +1,300 @@
+//! `lapidary measure`.
+
+use crate::arguments::{DeviceArgument, DictionaryArgument};
+use crate::progress::Watched;
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use lapidary::measures::{LabelledCodes, core_features, overlap};
+use lapidary::run_folder::write_json;
+use lapidary::{LabelledTexts, Opened};
+use lapidary_features::measures::{CoreConfig, CoreDenominator, LatentInformationConfig};
+use lapidary_io::check_target;
+use serde::Serialize;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+/// Measure codes: information about classes, separation of classes, codes as hashes, chance overlap,
+/// core features
+#[derive(Args)]
+pub struct Measure {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Subcommand)]
+enum Kind {
+    Information(Information),
+    Gdv(Gdv),
+    Hash(Hash),
+    Sdr(Sdr),
+    Core(Core),
+}
+
+impl Measure {
+    pub fn run(self) -> Result<()> {
+        match self.kind {
+            Kind::Information(command) => command.run(),
+            Kind::Gdv(command) => command.run(),
+            Kind::Hash(command) => command.run(),
+            Kind::Sdr(command) => command.run(),
+            Kind::Core(command) => command.run(),
+        }
+    }
+}
+
+/// A dictionary and texts with classes.
+#[derive(Args)]
+struct OnTexts {
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
+    #[arg(value_name = "DIR")]
+    dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
+    /// Language model; default: the model that the dictionary names
+    #[arg(long)]
+    model: Option<String>,
+    /// Texts with classes, as JSON Lines or Parquet: `embedded`, a file, a folder, or hf:OWNER/NAME
+    /// (a dataset on the Hugging Face hub)
+    #[arg(long, value_name = "TEXTS")]
+    texts: String,
+    /// JSON field or Parquet column that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_field: String,
+    /// JSON field or Parquet column that has the class: a string, a number, or true or false
+    #[arg(long, value_name = "NAME", default_value = "label")]
+    label_field: String,
+    /// Number of classes; those with the most texts are chosen
+    #[arg(long, default_value_t = 5)]
+    classes: usize,
+    /// Maximum number of passages per text. A passage has at most as many tokens as the
+    /// dictionary's context, and is represented by the mean over its tokens
+    #[arg(long, default_value_t = 1)]
+    passages: usize,
+    /// Maximum number of passages per class
+    #[arg(long, default_value_t = 1000)]
+    samples: usize,
+    /// Seed for all random choices
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+#[derive(Args)]
+struct Output {
+    /// Also write the JSON to this file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Output {
+    fn check(&self) -> Result<()> {
+        if let Some(path) = &self.out {
+            check_target(path)?;
+        }
+        Ok(())
+    }
+
+    fn print(&self, found: &impl Serialize) -> Result<()> {
+        if let Some(path) = &self.out {
+            write_json(path, found)?;
+        }
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(found)?)?;
+        Ok(())
+    }
+}
+
+impl OnTexts {
+    fn read(&self) -> Result<(Opened, LabelledCodes)> {
+        self.output.check()?;
+        let device = self.device.open()?;
+        let model = self.model.as_deref();
+        let opened = self
+            .from
+            .open_with_model(&self.dictionary, model, &device)?;
+        let texts = LabelledTexts {
+            source: self.texts.clone(),
+            text_field: self.text_field.clone(),
+            label_field: self.label_field.clone(),
+            classes: self.classes,
+            passages: self.passages,
+            samples: self.samples,
+            test_share: 0.5, // both halves are used
+            seed: self.seed,
+        };
+        let codes = LabelledCodes::read(&opened, &texts, &Watched)?;
+        Ok((opened, codes))
+    }
+}
+
+/// Mutual information of each latent and the class of a text
+#[derive(Args)]
+#[command(after_help = "Example:
+  lapidary measure information out --texts embedded --label-field president --passages 20
+
+For each latent: I(bin of its mean activation in a passage; class of the text) in bits. Bin 0: the latent does not fire. Positive means
+are in bins with equal numbers of distinct values. `by_chance` is the mean of the same for permuted classes. An estimate from few
+passages is too high; compare it with `by_chance`.")]
+struct Information {
+    #[command(flatten)]
+    on: OnTexts,
+    /// Number of bins for positive means; 1 only asks whether the latent fires
+    #[arg(long, default_value_t = 4)]
+    bins: usize,
+    /// Number of permutations of the classes
+    #[arg(long, default_value_t = 20)]
+    permutations: usize,
+    /// Number of latents to print, the most informative ones
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    top: usize,
+}
+
+impl Information {
+    fn run(self) -> Result<()> {
+        let (_, codes) = self.on.read()?;
+        let config = LatentInformationConfig {
+            bins: self.bins,
+            permutations: self.permutations,
+            seed: self.on.seed,
+        };
+        self.on.output.print(&codes.information(&config, self.top)?)
+    }
+}
+
+/// Generalized discrimination value: separation of classes in activations and in codes
+#[derive(Args)]
+#[command(after_help = "Example:
+  lapidary measure gdv out --texts embedded --label-field president --passages 20
+
+0: no separation. `bound`: the value of perfect separation for classes of equal size, -1 for two classes. `ratio` = gdv / bound.")]
+struct Gdv {
+    #[command(flatten)]
+    on: OnTexts,
+}
+
+impl Gdv {
+    fn run(self) -> Result<()> {
+        let (_, codes) = self.on.read()?;
+        self.on.output.print(&codes.discrimination()?)
+    }
+}
+
+/// Codes as hashes: how much the active latents alone tell about a text
+#[derive(Args)]
+#[command(after_help = "Example:
+  lapidary measure hash out --texts embedded --label-field president --passages 20
+
+The hash of a passage: its k latents with the largest mean activations.")]
+struct Hash {
+    #[command(flatten)]
+    on: OnTexts,
+    /// Number of latents per hash
+    #[arg(short, default_value_t = 32)]
+    k: usize,
+    /// Number of nearest neighbours
+    #[arg(long, default_value_t = 5)]
+    neighbours: usize,
+    /// Number of pairs of passages for the correlation with activations
+    #[arg(long, default_value_t = 10_000)]
+    pairs: usize,
+}
+
+impl Hash {
+    fn run(self) -> Result<()> {
+        let (_, codes) = self.on.read()?;
+        let found = codes.hashes(self.k, self.neighbours, self.pairs, self.on.seed)?;
+        self.on.output.print(&found)
+    }
+}
+
+/// Chance overlap of sparse codes, and how many codes a union can hold
+#[derive(Args)]
+#[command(after_help = "Example:
+  lapidary measure sdr --d-sae 4096 -k 32 --level 1e-6
+
+For random codes with k of d_sae latents active. `smallest_theta`: the smallest overlap of two codes that chance reaches with a
+probability below --level. `largest_union`: how many codes can be joined before a random code passes as a member of the union (at least
+theta of its latents are in the union) with a probability above --level.")]
+struct Sdr {
+    /// Number of latents
+    #[arg(long)]
+    d_sae: u64,
+    /// Number of active latents
+    #[arg(short)]
+    k: u64,
+    /// Number of latents that a member shares with the union; default: k
+    #[arg(long)]
+    theta: Option<u64>,
+    /// Probability
+    #[arg(long, default_value_t = 1e-6)]
+    level: f64,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Sdr {
+    fn run(self) -> Result<()> {
+        self.output.check()?;
+        self.output
+            .print(&overlap(self.d_sae, self.k, self.theta, self.level)?)
+    }
+}
+
+/// Core features of a text, and the model's perplexity if it has only these
+#[derive(Args)]
+#[command(after_help = "Example:
+  lapidary measure core out --text \"The war is over, and the armies of both nations return to their homes.\"
+
+Core of a token: its latents with activations of at least the (1 - alpha) quantile of its positive activations. Core of the text: the
+share beta of the latents in any token's core that are in the most of them. `perplexity_core`: the reconstruction from the core alone
+replaces the activations; `perplexity_reconstructed`: that from all latents.")]
+struct Core {
+    /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
+    /// Hugging Face hub
+    #[arg(value_name = "DIR")]
+    dictionary: PathBuf,
+    #[command(flatten)]
+    from: DictionaryArgument,
+    /// Language model; default: the model that the dictionary names
+    #[arg(long)]
+    model: Option<String>,
+    /// Text, of at most one context
+    #[arg(long)]
+    text: String,
+    /// Share of a token's positive activations that are in its core
+    #[arg(long, default_value_t = 0.4)]
+    alpha: f64,
+    /// Share of latents that are in the text's core
+    #[arg(long, default_value_t = 0.2)]
+    beta: f64,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl Core {
+    fn run(self) -> Result<()> {
+        self.output.check()?;
+        for (name, share) in [("--alpha", self.alpha), ("--beta", self.beta)] {
+            if !(share > 0.0 && share <= 1.0) {
+                bail!("{name}: found {share}, expected more than 0 and at most 1");
+            }
+        }
+        let device = self.device.open()?;
+        let model = self.model.as_deref();
+        let opened = self
+            .from
+            .open_with_model(&self.dictionary, model, &device)?;
+        let config = CoreConfig {
+            alpha: self.alpha,
+            beta: self.beta,
+            denominator: CoreDenominator::InTokenCores,
+        };
+        self.output
+            .print(&core_features(&opened, &self.text, &config)?)
+    }
+}

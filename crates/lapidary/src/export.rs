@@ -1,0 +1,173 @@
+//! A run's feature tables as files for other viewers.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use lapidary_coder::{Coder, host};
+use lapidary_evaluation::Hooks;
+use lapidary_features::comparison::{DecoderCosines, Similarity};
+use lapidary_features::exports::{
+    DictionaryExport, ExportNames, FeatureExplanation, write_neuronpedia, write_sae_dashboard,
+};
+use lapidary_features::{
+    FeaturesError, names, read_examples, read_features, read_histograms, read_labels,
+};
+use lapidary_io::StagedFolder;
+
+use crate::error::{Result, bail};
+use crate::opened::{DictionaryOptions, open_dictionary};
+use crate::progress::{Progress, Stage};
+use crate::run_folder::RunFolder;
+use burn::tensor::Device;
+
+/// Similar latents of each latent.
+const SIMILAR: usize = 10;
+
+/// For which viewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Viewer {
+    /// Neuronpedia's import folder.
+    Neuronpedia,
+    /// The batches of SAEDashboard.
+    SaeDashboard,
+}
+
+/// Writes the feature tables of a run for another viewer, into a new folder. Names that are empty
+/// are filled in from the dictionary.
+///
+/// # Errors
+/// The run has no tables, the dictionary reads several hook points or none in a layer, a name is
+/// not allowed, or a file cannot be written.
+pub fn export(
+    run: &Path,
+    from: DictionaryOptions,
+    viewer: Viewer,
+    mut given: ExportNames,
+    out: &Path,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let dictionary = open_dictionary(run, from, device)?;
+    let tables = RunFolder::new(run).features();
+    let features = tables.join("features.parquet");
+    if !features.is_file() {
+        bail!(
+            "{}: not found; `lapidary features {}` writes it",
+            features.display(),
+            run.display()
+        );
+    }
+    let hooks = Hooks::sources(&dictionary)?;
+    let [hook] = hooks[..] else {
+        bail!(
+            "found a dictionary that reads {}, expected one hook point",
+            names(&hooks)
+        );
+    };
+    let Some(layer) = hook.layer() else {
+        bail!("found the hook point {hook}, expected one in a layer");
+    };
+    given.layer = layer as u32;
+    given.hook_name = hook.to_string();
+    let provenance = &dictionary.provenance;
+    if given.model_id.is_empty() {
+        let name = provenance.model_name.clone().unwrap_or_default();
+        let id = name.rsplit('/').next().unwrap_or_default().to_lowercase();
+        given.model_id = id;
+    }
+    if given.dataset.is_none() {
+        given.dataset = provenance.corpus.clone();
+    }
+    let stage = Stage::new(progress, "read", 1);
+    let features = read_features(&features)?;
+    let examples = read_examples(&tables.join("examples.parquet"))?;
+    let histograms = tables.join("histograms.parquet");
+    let histograms = match histograms.is_file() {
+        true => read_histograms(&histograms, features.len())?,
+        false => vec![],
+    };
+    let labels = tables.join("labels.parquet");
+    let labels = match labels.is_file() {
+        true => read_labels(&labels)?,
+        false => vec![],
+    };
+    let d_sae = dictionary.coder.d_sae();
+    if features.len() != d_sae {
+        bail!(
+            "{}: has {} latents, expected {d_sae} as the dictionary",
+            tables.display(),
+            features.len()
+        );
+    }
+    stage.done(format!(
+        "{d_sae} latents, {} contexts, {} labels",
+        examples.len(),
+        labels.len()
+    ));
+    let rows = host(&dictionary.coder.w_dec())?;
+    let cosines = DecoderCosines::new(&rows, &rows, dictionary.coder.d_out())?;
+    let similar: Vec<Vec<(u32, f32)>> = cosines
+        .top(SIMILAR + 1)
+        .into_iter()
+        .enumerate()
+        .map(|(latent, near)| {
+            let others = near.into_iter().filter(|n| n.latent as usize != latent);
+            let others = others.map(|n| (n.latent, n.similarity as f32));
+            others.take(SIMILAR).collect()
+        })
+        .collect();
+    // One label per latent: that of a language model before others, then the best by detection.
+    let mut best: HashMap<u32, &lapidary_features::LabelRow> = HashMap::new();
+    for label in &labels {
+        let rank =
+            |l: &lapidary_features::LabelRow| (&*l.method == "llm", l.detection.unwrap_or(0.0));
+        let kept = best.entry(label.feature_id).or_insert(label);
+        if rank(label) > rank(kept) {
+            *kept = label;
+        }
+    }
+    let mut explanations: Vec<FeatureExplanation> = best
+        .into_values()
+        .map(|label| FeatureExplanation {
+            feature_id: label.feature_id,
+            // A label of white space alone is shown as code writes it.
+            text: match label.label.trim() {
+                "" => format!("{:?}", label.label),
+                _ => label.label.clone(),
+            },
+            type_name: None,
+            model_name: None,
+        })
+        .collect();
+    explanations.sort_by_key(|explanation| explanation.feature_id);
+    let all = DictionaryExport {
+        names: &given,
+        features: &features,
+        examples: &examples,
+        histograms: &histograms,
+        similar: &similar,
+        explanations: &explanations,
+    };
+    let staged = StagedFolder::begin(out)?;
+    let stage = Stage::new(progress, "export", 1);
+    let mut files = 0;
+    let mut write = |path: &str, bytes: &[u8]| -> std::result::Result<(), FeaturesError> {
+        let path = staged.path().join(path);
+        let failed = |source| FeaturesError::Write {
+            path: path.clone(),
+            source,
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        files += 1;
+        std::fs::write(&path, bytes).map_err(failed)
+    };
+    match viewer {
+        Viewer::Neuronpedia => write_neuronpedia(&all, &mut write)?,
+        Viewer::SaeDashboard => write_sae_dashboard(&all, &mut write)?,
+    }
+    staged.commit()?;
+    stage.done(format!("{files} files in {}", out.display()));
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod analysis;
 #[path = "support/changed_model.rs"]
 mod changed_model;
 mod circuit;

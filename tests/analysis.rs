@@ -1,0 +1,544 @@
+//! What a user asks about trained latents: where they fire, what they are called, whether another
+//! dictionary has them, which texts have them, and how other viewers get them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use polars::prelude::*;
+use serde_json::{Value, json};
+
+fn lapidary(arguments: &[&str]) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
+    command.args(arguments).current_dir(root);
+    command
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fails(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{command:?} succeeded");
+    assert!(!errors.contains("panicked"), "{command:?}\n{errors}");
+    errors
+}
+
+/// Two small runs with tables that differ in their seed only, made once.
+struct Runs {
+    folder: tempfile::TempDir,
+}
+
+impl Runs {
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+static RUNS: LazyLock<Runs> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    for seed in ["0", "1"] {
+        let mut train = lapidary(&["train", "configs/quickstart.toml", "--device", "cpu"]);
+        let settings = [
+            "training.tokens=65536",
+            "coder.d_sae=256",
+            "coder.k=8",
+            "activations.buffer_tokens=16384",
+            "evaluation.tokens=4096",
+            "features.tokens=16384",
+        ];
+        train.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        train.args(["--set", &format!("seed={seed}"), "--out"]);
+        succeeds(train.arg(folder.path().join(format!("run{seed}"))));
+    }
+    Runs { folder }
+});
+
+fn table(path: &Path) -> DataFrame {
+    let file = fs::File::open(path).unwrap();
+    ParquetReader::new(file).finish().unwrap()
+}
+
+fn numbers(table: &DataFrame, column: &str) -> Vec<u32> {
+    table
+        .column(column)
+        .unwrap()
+        .u32()
+        .unwrap()
+        .iter()
+        .flatten()
+        .collect()
+}
+
+fn floats(table: &DataFrame, column: &str) -> Vec<Option<f64>> {
+    table
+        .column(column)
+        .unwrap()
+        .f64()
+        .unwrap()
+        .iter()
+        .collect()
+}
+
+fn texts(table: &DataFrame, column: &str) -> Vec<String> {
+    let column = table.column(column).unwrap();
+    column
+        .str()
+        .unwrap()
+        .iter()
+        .flatten()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn fire_says_which_latents_fire_on_which_tokens() {
+    let run = RUNS.at("run0");
+    let text = "The people of the United States";
+    let mut fire = lapidary(&["fire", "--device", "cpu", "--text", text, "--json"]);
+    let found: Value = serde_json::from_str(&succeeds(fire.arg(&run))).unwrap();
+    let tokens = found.as_array().unwrap();
+    let joined: String = tokens
+        .iter()
+        .map(|t| t["token"].as_str().unwrap())
+        .collect();
+    assert_eq!(joined, text);
+    for token in tokens {
+        let latents = token["latents"].as_array().unwrap();
+        assert!(!latents.is_empty() && latents.len() <= 5);
+        let values: Vec<f64> = latents
+            .iter()
+            .map(|l| l["activation"].as_f64().unwrap())
+            .collect();
+        assert!(values.is_sorted_by(|a, b| a >= b) && values[values.len() - 1] > 0.0);
+    }
+    assert!(
+        tokens[1]["latents"][0]["about"].is_string(),
+        "the peak token of the tables"
+    );
+
+    // The codes are those of `encode`, the first row of which is BOS.
+    let x = RUNS.at("x.safetensors");
+    let hook = "blocks.2.hook_resid_post";
+    let mut capture = lapidary(&["run", "--device", "cpu", "--text", text, "--capture", hook]);
+    succeeds(capture.arg("--out").arg(&x));
+    let out = RUNS.at("codes.safetensors");
+    let mut encode = lapidary(&["encode", "--device", "cpu", "--dictionary"]);
+    succeeds(
+        encode
+            .arg(&run)
+            .arg("--activations")
+            .arg(&x)
+            .arg("--out")
+            .arg(&out),
+    );
+    let bytes = fs::read(&out).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let indices = file.tensor("indices").unwrap();
+    let k = indices.shape()[1];
+    let first = |row: usize| {
+        let bytes = &indices.data()[4 * row * k..][..4];
+        i64::from(i32::from_le_bytes(bytes.try_into().unwrap()))
+    };
+    for (row, token) in tokens.iter().enumerate() {
+        assert_eq!(
+            token["latents"][0]["feature_id"].as_i64().unwrap(),
+            first(row + 1)
+        );
+    }
+
+    let mut only = lapidary(&["fire", "--device", "cpu", "--text", text, "--latent", "256"]);
+    let error = fails(only.arg(&run));
+    assert!(
+        error.contains("found latent 256, expected one below 256"),
+        "{error}"
+    );
+    let mut none = lapidary(&["fire", "--device", "cpu", "--text", ""]);
+    assert!(fails(none.arg(&run)).contains("no token"));
+}
+
+#[test]
+fn a_dictionary_compared_with_itself_matches_latent_by_latent() {
+    let run = RUNS.at("run0");
+    let out = RUNS.at("self.parquet");
+    let mut compare = lapidary(&["compare", "--device", "cpu", "--tokens", "8192"]);
+    let printed = succeeds(compare.arg(&run).arg(&run).arg("--out").arg(&out));
+    assert!(
+        printed.contains("correlation, shuffled, greedy"),
+        "{printed}"
+    );
+    let pairs = table(&out);
+    let methods = texts(&pairs, "method");
+    let (a, b) = (numbers(&pairs, "feature_a"), numbers(&pairs, "feature_b"));
+    let cosines = floats(&pairs, "cosine");
+    for row in (0..pairs.height()).filter(|row| methods[*row].ends_with("cosine")) {
+        assert_eq!(a[row], b[row]);
+        assert!((cosines[row].unwrap() - 1.0).abs() < 1e-6);
+    }
+    let count = |method: &str| methods.iter().filter(|found| *found == method).count();
+    for method in [
+        "greedy-cosine",
+        "bipartite-cosine",
+        "greedy-correlation",
+        "bipartite-correlation",
+    ] {
+        assert_eq!(count(method), 256, "{method}");
+    }
+    let summary: Value =
+        serde_json::from_slice(&fs::read(out.with_extension("json")).unwrap()).unwrap();
+    let mean = |of: &str| {
+        summary["correlation"][of]["bipartite_mean"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(mean("observed") > 0.999 && mean("null") < 0.3, "{summary}");
+
+    let error = fails(lapidary(&["compare", "--out", "x.json", "a", "b"]).arg("c"));
+    assert!(error.contains("pairs.parquet"), "{error}");
+}
+
+#[test]
+fn other_seeds_share_some_latents_and_three_dictionaries_have_a_stability() {
+    let out = RUNS.at("pairs.parquet");
+    let mut compare = lapidary(&["compare", "--device", "cpu", "--by", "cosine"]);
+    compare
+        .arg(RUNS.at("run0"))
+        .arg(RUNS.at("run1"))
+        .arg(RUNS.at("run0"));
+    let printed = succeeds(compare.arg("--out").arg(&out));
+    assert!(printed.contains("in all 2 others"), "{printed}");
+    let pairs = table(&out);
+    assert!(floats(&pairs, "correlation").iter().all(Option::is_none));
+    let summary: Value =
+        serde_json::from_slice(&fs::read(out.with_extension("json")).unwrap()).unwrap();
+    let shares = &summary["stability"]["share_per_dictionary"];
+    assert!(
+        shares[0].as_f64().unwrap() < 1.0 && shares[1].as_f64().unwrap() == 1.0,
+        "{shares}"
+    );
+
+    let out = RUNS.at("more.parquet");
+    let mut compare = lapidary(&["compare", "--device", "cpu", "--by", "correlation"]);
+    compare.args(["--prediction", "--clusters", "4", "--tokens", "8192"]);
+    compare.arg(RUNS.at("run0")).arg(RUNS.at("run1"));
+    let printed = succeeds(compare.arg("--out").arg(&out));
+    assert!(
+        printed.contains("4 clusters") && printed.contains("of the variance"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn labels_have_scores_on_other_documents() {
+    let out = RUNS.at("labels.parquet");
+    let mut label = lapidary(&["label", "--device", "cpu", "--tokens", "65536"]);
+    label
+        .args(["--method", "pmi,top-token,lens", "--out"])
+        .arg(&out);
+    let printed = succeeds(label.arg(RUNS.at("run0")));
+    assert!(
+        printed.contains("detection") && printed.contains("top-token"),
+        "{printed}"
+    );
+    let labels = table(&out);
+    assert!(numbers(&labels, "feature_id").is_sorted());
+    let scored: Vec<f64> = floats(&labels, "detection").into_iter().flatten().collect();
+    assert!(scored.len() > 100 && scored.iter().all(|score| (0.0..=1.0).contains(score)));
+    let mean = scored.iter().sum::<f64>() / scored.len() as f64;
+    assert!(mean > 0.5, "better than chance: {mean}");
+
+    let one = RUNS.at("one.txt");
+    fs::write(&one, "The people of the United States. ".repeat(100)).unwrap();
+    let mut label = lapidary(&["label", "--device", "cpu", "--corpus"]);
+    label.arg(&one).arg("--out").arg(&out);
+    let error = fails(label.arg(RUNS.at("run0")));
+    assert!(error.contains("one document"), "{error}");
+}
+
+/// An endpoint that explains every latent alike and finds a firing in every window; it counts its
+/// requests and ends with the test program.
+fn endpoint() -> (String, &'static AtomicUsize) {
+    static REQUESTS: AtomicUsize = AtomicUsize::new(0);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            REQUESTS.fetch_add(1, Ordering::SeqCst);
+            let mut request = Vec::new();
+            let mut chunk = [0; 4096];
+            loop {
+                let read = stream.read(&mut chunk).unwrap();
+                request.extend_from_slice(&chunk[..read]);
+                let text = String::from_utf8_lossy(&request).to_lowercase();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                    continue;
+                };
+                let length = head.split("content-length: ").nth(1).unwrap();
+                let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+                if read == 0 || body.len() >= length {
+                    break;
+                }
+            }
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            let body: Value = serde_json::from_str(body).unwrap();
+            let last = body["messages"].as_array().unwrap().last().unwrap();
+            let asked = last["content"].as_str().unwrap();
+            // The last message of a test says how many windows it has.
+            let exactly = asked.split("a list of exactly ").nth(1);
+            let windows = exactly.map(|rest| rest.split('.').next().unwrap().parse().unwrap());
+            let reply = match windows {
+                Some(windows) => format!("[{}]", vec!["1"; windows].join(", ")),
+                None => "[EXPLANATION]: words about people".to_owned(),
+            };
+            let answer = json!({
+                "choices": [{"message": {"role": "assistant", "content": reply}}],
+                "usage": {"prompt_tokens": 10, "completion_tokens": 3},
+            })
+            .to_string();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
+                answer.len()
+            )
+            .unwrap();
+        }
+    });
+    (address, &REQUESTS)
+}
+
+#[test]
+fn a_language_model_labels_latents_once() {
+    let (url, requests) = endpoint();
+    let out = RUNS.at("written.parquet");
+    let command = |more: &[&str]| {
+        let mut label = lapidary(&[
+            "label", "--device", "cpu", "--tokens", "65536", "--sample", "2",
+        ]);
+        label.args([
+            "--method",
+            "llm",
+            "--endpoint",
+            &url,
+            "--endpoint-model",
+            "stub",
+        ]);
+        label.env_remove("OPENAI_API_KEY").args(more);
+        label.arg("--out").arg(&out).arg(RUNS.at("run0"));
+        label
+    };
+    let output = command(&["--estimate", "--prices", "1,2"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("costs about"),
+        "{said}"
+    );
+    assert!(
+        !out.exists() && requests.load(Ordering::SeqCst) == 0,
+        "an estimate sends nothing"
+    );
+
+    let printed = succeeds(&mut command(&[]));
+    assert!(printed.contains("llm"), "{printed}");
+    let labels = table(&out);
+    assert_eq!(texts(&labels, "label"), ["words about people"; 2]);
+    assert_eq!(
+        floats(&labels, "detection"),
+        [Some(0.5); 2],
+        "it always says yes"
+    );
+    let sent = requests.load(Ordering::SeqCst);
+    assert!(sent >= 2 * 21, "{sent}");
+    succeeds(&mut command(&[]));
+    assert_eq!(
+        requests.load(Ordering::SeqCst),
+        sent,
+        "finished requests are kept"
+    );
+
+    let mut without = lapidary(&["label", "--method", "llm", "--out"]);
+    let error = fails(without.arg(&out).arg(RUNS.at("run0")));
+    assert!(error.contains("--method llm needs --endpoint"), "{error}");
+}
+
+#[test]
+fn select_ranks_the_documents_that_resemble_the_examples() {
+    let topic = [
+        "The war with the enemy and the armies of the nation in the field of battle.",
+        "Our army and navy fought the battles of the war, and the enemy retreated.",
+        "The treaty of peace ended the war between the armies of both nations.",
+    ];
+    let other = [
+        "The revenue of the Treasury and the tariff duties on imports of the fiscal year.",
+        "Appropriations for the public debt, the currency and the national banks.",
+        "The post office received more letters, and its receipts exceed its expenses.",
+        "Public lands were sold to settlers, and schools were built for their children.",
+        "The canal and the railroad carry the products of the farms to the markets.",
+    ];
+    let line = |text: &str| json!({ "text": text }).to_string();
+    let pool: Vec<String> = other.iter().chain(&topic).map(|text| line(text)).collect();
+    let (pool_file, examples) = (RUNS.at("pool.jsonl"), RUNS.at("examples.jsonl"));
+    // A document without a text keeps its number and has no row.
+    fs::write(&pool_file, format!("{}\n{}\n", line(""), pool.join("\n"))).unwrap();
+    fs::write(&examples, line(topic[2])).unwrap();
+    let (out, ids) = (RUNS.at("ranked.parquet"), RUNS.at("ids.txt"));
+    let select = |top: &str| {
+        let mut select = lapidary(&["select", "--device", "cpu", "--top", top, "--dictionary"]);
+        select
+            .arg(RUNS.at("run0"))
+            .arg("--pool")
+            .arg(&pool_file)
+            .arg("--examples")
+            .arg(&examples);
+        select.arg("--out").arg(&out).arg("--ids").arg(&ids);
+        select
+    };
+    let printed = succeeds(&mut select("2"));
+    assert!(
+        printed.starts_with("2 of 8 documents selected"),
+        "{printed}"
+    );
+    let ranked = table(&out);
+    assert_eq!(numbers(&ranked, "rank"), [0, 1, 2, 3, 4, 5, 6, 7]);
+    // The example itself is the last document of the pool.
+    assert_eq!(numbers(&ranked, "document")[0], 8, "{ranked}");
+    let scores: Vec<f64> = floats(&ranked, "score").into_iter().flatten().collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    assert!(
+        (scores[0] - 1.0).abs() < 1e-6 && scores[1] < 0.9,
+        "{scores:?}"
+    );
+    assert_eq!(fs::read_to_string(&ids).unwrap().lines().count(), 2);
+
+    for top in ["0%", "101%", "9", "some"] {
+        assert!(!fails(&mut select(top)).is_empty(), "{top}");
+    }
+    fs::write(&examples, "").unwrap();
+    let error = fails(&mut select("2"));
+    assert!(error.contains("examples.jsonl"), "{error}");
+}
+
+#[test]
+fn measures_print_json() {
+    let measured = |arguments: &[&str], run: bool| -> Value {
+        let mut measure = lapidary(&["measure"]);
+        measure.args(arguments);
+        if run {
+            measure.args(["--device", "cpu"]).arg(RUNS.at("run0"));
+        }
+        serde_json::from_str(&succeeds(&mut measure)).unwrap()
+    };
+    let texts = [
+        "--texts",
+        "embedded",
+        "--label-field",
+        "president",
+        "--classes",
+        "3",
+        "--samples",
+        "30",
+    ];
+    let on = |kind: &'static str, more: &[&'static str]| {
+        let arguments = [&[kind][..], &texts, &["--passages", "20"], more].concat();
+        measured(&arguments, true)
+    };
+    let found = on("information", &["--top", "3", "--permutations", "5"]);
+    let bits = |at: usize, of: &str| found["latents"][at][of].as_f64().unwrap();
+    assert!(bits(0, "information") >= bits(1, "information"));
+    assert!(
+        bits(0, "information") > 2.0 * bits(0, "by_chance"),
+        "{found}"
+    );
+    assert!(bits(0, "information") <= found["label_entropy"].as_f64().unwrap());
+
+    let found = on("gdv", &[]);
+    let ratio = found["activations"]["ratio"].as_f64().unwrap();
+    assert!(ratio > 0.0 && ratio < 1.0, "{found}");
+
+    let found = on("hash", &["-k", "16"]);
+    let accuracy = found["knn_accuracy"].as_f64().unwrap();
+    assert!(accuracy > 1.0 / 3.0, "{found}");
+
+    // Ahmad and Hawkins 2016: n = 1024, w = 20, unions of 20 patterns.
+    let found = measured(
+        &["sdr", "--d-sae", "1024", "-k", "20", "--level", "1.9e-10"],
+        false,
+    );
+    assert_eq!(found["largest_union"], 20, "{found}");
+
+    let text = "The people of the United States and the armies of the enemy met in battle.";
+    let found = measured(&["core", "--text", text, "--beta", "0.3"], true);
+    let of = |name: &str| found[name].as_f64().unwrap();
+    assert!(
+        of("perplexity_core") > of("perplexity_reconstructed") && of("perplexity") > 1.0,
+        "{found}"
+    );
+    let all = measured(
+        &["core", "--text", text, "--alpha", "1", "--beta", "1"],
+        true,
+    );
+    let of = |name: &str| all[name].as_f64().unwrap();
+    let gap = of("perplexity_core") / of("perplexity_reconstructed") - 1.0;
+    assert!(
+        gap.abs() < 1e-5,
+        "with all latents the core is the reconstruction: {all}"
+    );
+}
+
+#[test]
+fn exports_have_the_files_that_viewers_read() {
+    let export = |viewer: &str, out: &Path| {
+        let mut export = lapidary(&[
+            "export",
+            "--device",
+            "cpu",
+            "--to",
+            viewer,
+            "--source-set",
+            "res-256",
+        ]);
+        export.args([
+            "--creator-id",
+            "u1",
+            "--creator-name",
+            "Lab",
+            "--release",
+            "r1",
+            "--out",
+        ]);
+        export.arg(out).arg(RUNS.at("run0"));
+        export
+    };
+    let out = RUNS.at("neuronpedia");
+    succeeds(&mut export("neuronpedia", &out));
+    let folder = out.join("embedded/2-res-256");
+    let source: Value =
+        serde_json::from_slice(&fs::read(folder.join("source.jsonl")).unwrap()).unwrap();
+    assert_eq!(
+        (&source["id"], &source["setName"]),
+        (&json!("2-res-256"), &json!("res-256"))
+    );
+    assert!(folder.join("features/batch-0.jsonl.gz").is_file());
+    assert!(folder.join("activations/batch-0.jsonl.gz").is_file());
+    let error = fails(&mut export("neuronpedia", &out));
+    assert!(error.contains("expected a new or empty folder"), "{error}");
+
+    let out = RUNS.at("dashboard");
+    succeeds(&mut export("sae-dashboard", &out));
+    let batch: Value =
+        serde_json::from_slice(&fs::read(out.join("batch-0.json")).unwrap()).unwrap();
+    assert_eq!(batch["features"].as_array().unwrap().len(), 256);
+}

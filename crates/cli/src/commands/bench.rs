@@ -5,6 +5,7 @@ use crate::arguments::DeviceArgument;
 use crate::commands::bench_codebook::CodebookBench;
 use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_pursuit::PursuitBench;
+use crate::commands::bench_statistics::StatisticsBench;
 use crate::commands::bench_store;
 use crate::commands::peers::Peers;
 use crate::commands::timing::{Findings, Rounds, Sizes};
@@ -24,6 +25,7 @@ use std::time::Duration;
   lapidary bench --device cuda --config G1 --json
   lapidary bench --config M1 --vs-peers      # compare matching pursuit with TopK, SAELens and overcomplete
   lapidary bench --config K1                 # assign codes of a codebook; compare with the TopK encoder
+  lapidary bench --config F1                 # gather statistics of latents; compare with the TopK encoder
   lapidary bench --store /data               # write and read a store of activations on that disk; compare with dd
   lapidary bench --model FOLDER --vs-peers   # activations and logits of a language model; compare with transformers")]
 pub struct Bench {
@@ -83,6 +85,9 @@ enum Config {
     /// codebook assignment beside the TopK encoder: d_in 768, 10,000 codes, k 8, 2,048 activations
     #[value(name = "K1")]
     K1,
+    /// statistics of latents beside the TopK encoder: the sizes of C1, 50 million codes
+    #[value(name = "F1")]
+    F1,
     /// d_in 64, d_sae 512, k 8, 128 tokens per step (to try the command)
     #[value(name = "tiny")]
     Tiny,
@@ -97,7 +102,7 @@ enum Config {
 impl Config {
     const fn sizes(self) -> Sizes {
         let (d_in, d_sae, k, batch_tokens) = match self {
-            Self::C1 => (768, 24_576, 32, 2048),
+            Self::C1 | Self::F1 => (768, 24_576, 32, 2048),
             Self::G1 => (768, 24_576, 32, 8192),
             Self::G2 => (4096, 131_072, 64, 8192),
             Self::M1 => (512, 8192, 32, 2048),
@@ -133,6 +138,17 @@ impl Bench {
             return bench.run(&device);
         }
         let sizes = self.config.sizes();
+        if matches!(self.config, Config::F1) {
+            ensure!(
+                !self.vs_peers,
+                "--vs-peers: found F1, expected C1, G1, G2 or M1: no other tool gathers these statistics"
+            );
+            let bench = StatisticsBench {
+                sizes,
+                json: self.json,
+            };
+            return bench.run(&device);
+        }
         if matches!(self.config, Config::M1 | Config::TinyPursuit) {
             let bench = PursuitBench {
                 sizes,

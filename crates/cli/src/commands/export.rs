@@ -26,7 +26,8 @@ pub struct Export {
     /// Viewer
     #[arg(long, value_name = "VIEWER")]
     to: To,
-    /// Name of the source set, that is, of the dictionaries of all layers: letters, digits, - _ and .
+    /// Name of the source set, that is, of the dictionaries of all layers: letters, digits, - _ and
+    /// .
     #[arg(long, value_name = "NAME")]
     source_set: String,
     /// What the source set is, in a few words; default: its name

@@ -13,8 +13,8 @@ use serde::Serialize;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-/// Measure codes: information about classes, separation of classes, codes as hashes, chance overlap,
-/// core features
+/// Measure codes: information about classes, separation of classes, codes as hashes, chance
+/// overlap, core features
 #[derive(Args)]
 pub struct Measure {
     #[command(subcommand)]

@@ -5,6 +5,7 @@ pub mod bench;
 mod bench_codebook;
 mod bench_model;
 mod bench_pursuit;
+mod bench_statistics;
 mod bench_store;
 pub mod circuit;
 pub mod codebook;

@@ -95,7 +95,7 @@ mod tests {
     fn contexts_and_windows_are_of_different_documents() {
         // Each token is its document's number, and every eighth one makes the latent fire.
         let tokens: Vec<(u32, u32)> = (0..64 * 128).map(|at| (at / 128, at / 128)).collect();
-        let fires = |at: usize| at / 32 % 2 == 0 && at.is_multiple_of(8);
+        let fires = |at: usize| (at / 32).is_multiple_of(2) && at.is_multiple_of(8);
         let codes: Vec<Vec<(u32, f32)>> = (0..tokens.len())
             .map(|at| if fires(at) { vec![(0, 1.0)] } else { vec![] })
             .collect();

@@ -2,8 +2,8 @@
 //! with the unembedding for what each latent writes.
 
 use crate::{
-    BlockView, CodeReader, DecoderSummary, FeatureStatistics, FeaturesError, StatisticsConfig,
-    StatisticsSummary,
+    BlockView, CodeReader, CodesWriter, DecoderSummary, FeatureStatistics, FeaturesError,
+    StatisticsConfig, StatisticsSummary,
 };
 use burn::tensor::Tensor;
 use lapidary_activations::{ActivationsError, OtherModel, TokenBlock};
@@ -55,7 +55,7 @@ impl<'a> Collector<'a> {
     /// When a code is not finite.
     pub fn take(&mut self, batch: &EvaluatedBatch<'_>) -> Result<(), FeaturesError> {
         match &batch.codes {
-            Some(codes) if batch.blocks == self.next_blocks() => self.observe(codes),
+            Some(codes) if batch.blocks == self.next_blocks() => self.observe(codes, None),
             _ => Ok(()),
         }
     }
@@ -66,12 +66,25 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// When the model fails, or a code is not finite.
     pub fn finish(
+        self,
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<StatisticsSummary, FeaturesError> {
+        self.finish_with(None, on_progress)
+    }
+
+    /// The same, with the codes of these blocks written too.
+    ///
+    /// # Errors
+    /// As [`Collector::finish`], or when the codes cannot be written.
+    pub fn finish_with(
         mut self,
+        mut writer: Option<&mut CodesWriter<'_>>,
         on_progress: &mut dyn FnMut(usize),
     ) -> Result<StatisticsSummary, FeaturesError> {
         while self.done < self.blocks.len() {
             let blocks = self.next_blocks();
-            self.observe(&self.reader.read(blocks)?)?;
+            let codes = self.reader.read(blocks)?;
+            self.observe(&codes, writer.as_deref_mut())?;
             on_progress(self.done);
         }
         Ok(self.statistics.finish())
@@ -84,7 +97,11 @@ impl<'a> Collector<'a> {
     }
 
     /// Takes in the codes of the next blocks.
-    fn observe(&mut self, codes: &HostCodes) -> Result<(), FeaturesError> {
+    fn observe(
+        &mut self,
+        codes: &HostCodes,
+        mut writer: Option<&mut CodesWriter<'_>>,
+    ) -> Result<(), FeaturesError> {
         let blocks = self.next_blocks();
         for (i, block) in blocks.iter().enumerate() {
             let n = block.tokens.len();
@@ -99,12 +116,12 @@ impl<'a> Collector<'a> {
                 active: &active,
             };
             let range = i * n * codes.k..(i + 1) * n * codes.k;
-            self.statistics.observe_block(
-                view,
-                &codes.values[range.clone()],
-                &codes.indices[range],
-                codes.k,
-            )?;
+            let (values, indices) = (&codes.values[range.clone()], &codes.indices[range]);
+            self.statistics
+                .observe_block(view, values, indices, codes.k)?;
+            if let Some(writer) = &mut writer {
+                writer.add(&view, values, indices, codes.k)?;
+            }
         }
         self.done += blocks.len();
         Ok(())

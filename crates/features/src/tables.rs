@@ -6,6 +6,7 @@
 //! small row groups, so that a reader of one latent skips nearly all of a file. The file's metadata
 //! say what made it ([`TableSource`]). The reference of the columns is docs/reference/tables.md.
 
+mod codes;
 mod labels;
 mod measures;
 mod pairs;
@@ -17,6 +18,7 @@ mod write;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use codes::{CodesWriter, write_codes};
 pub use labels::{LabelRow, read_labels, write_labels};
 pub use measures::{read_histograms, write_coactivations, write_histograms};
 pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};

@@ -5,8 +5,8 @@ use lapidary_coder::{Coder, Dictionary, Sites};
 use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
 use lapidary_features::{
     Collector, Curve, FeaturesError, Report, StatisticsConfig, TableSource, example_rows,
-    feature_rows, names, shown_tokens, summarize_decoder, write_coactivations, write_examples,
-    write_features, write_histograms, write_report,
+    feature_rows, names, shown_tokens, summarize_decoder, write_coactivations, write_codes,
+    write_examples, write_features, write_histograms, write_report,
 };
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
@@ -25,6 +25,7 @@ pub struct Tables<'a> {
     blocks: usize,
     top_tokens: usize,
     collector: Collector<'a>,
+    codes: bool,
     /// What went wrong while an evaluation was taken over.
     failed: Option<FeaturesError>,
 }
@@ -56,8 +57,18 @@ impl<'a> Tables<'a> {
             blocks: blocks.len(),
             top_tokens,
             collector,
+            codes: false,
             failed: None,
         })
+    }
+
+    /// The same, with the codes of every token too.
+    #[must_use]
+    pub fn with_codes(self) -> Self {
+        Self {
+            codes: true,
+            ..self
+        }
     }
 
     /// Takes over what an evaluation of the dictionary on the same blocks has computed. What goes
@@ -87,6 +98,7 @@ impl<'a> Tables<'a> {
             blocks,
             top_tokens,
             collector,
+            codes,
             failed,
         } = self;
         if let Some(failed) = failed {
@@ -99,9 +111,21 @@ impl<'a> Tables<'a> {
         };
         let tokenizer = model.tokenizer()?;
         let text = |token: u32| tokenizer.token_text(token);
-        let summary = collector.finish(&mut |done| {
-            stage.at(done as u64, format!("{done} blocks"));
-        })?;
+        let mut on_progress = |done: usize| stage.at(done as u64, format!("{done} blocks"));
+        let tables = folder.features();
+        std::fs::create_dir_all(&tables)
+            .with_context(|| format!("{}: cannot be made", tables.display()))?;
+        let summary = match codes {
+            true => {
+                let mut source = source_of_text(dictionary, 0);
+                source.provenance.retain(|(what, _)| what != STATISTICS); // not known yet
+                let path = tables.join("codes.parquet");
+                write_codes(&path, &text, &source, |writer| {
+                    collector.finish_with(Some(writer), &mut on_progress)
+                })?
+            }
+            false => collector.finish(&mut on_progress)?,
+        };
         // Of two models what a latent does to the second one's logits.
         let (lens, written) = match other {
             Some(other) => (&*other.model, others),
@@ -125,9 +149,6 @@ impl<'a> Tables<'a> {
         };
         let features = feature_rows(&summary, &decoder, &places, &text)?;
         let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
-        let tables = folder.features();
-        std::fs::create_dir_all(&tables)
-            .with_context(|| format!("{}: cannot be made", tables.display()))?;
         let source = TableSource {
             provenance: provenance(dictionary, summary.tokens, log),
         };
@@ -154,6 +175,9 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 }
+
+/// On how many tokens statistics were gathered, in the provenance.
+const STATISTICS: &str = "Statistics";
 
 /// What made a table of a dictionary on `tokens` tokens of a text.
 pub(crate) fn source_of_text(dictionary: &Dictionary, tokens: u64) -> TableSource {
@@ -209,7 +233,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64, log: &[StepReport]) -> Vec<(
     for trouble in recipe.iter().flat_map(|recipe| troubles(recipe, log)) {
         row("Warning", Some(trouble));
     }
-    row("Statistics", Some(format!("{tokens} tokens")));
+    row(STATISTICS, Some(format!("{tokens} tokens")));
     row(
         "Made by",
         Some(format!("lapidary {}", env!("CARGO_PKG_VERSION"))),

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(after_help = "Examples:
   lapidary features out
+  lapidary features out --codes --tokens 1000000
   lapidary features my-dictionary --model ./smollm2 --corpus text.jsonl --tokens 500000 --out my-features")]
 pub struct Features {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
@@ -36,6 +37,10 @@ pub struct Features {
     /// `features.examples_per_feature` of the dictionary's recipe, else 16
     #[arg(long)]
     examples: Option<usize>,
+    /// Also write features/codes.parquet: the active latents of every token. It has 8 bytes per
+    /// active latent and token before compression
+    #[arg(long)]
+    codes: bool,
     /// Folder for features/ and report.html; default: DIR
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -84,7 +89,10 @@ impl Features {
         let blocks = opened.read_text(corpus, &self.text.options(), tokens, &Watched)?;
         writer.add(table_files())?;
         let models = (&*opened.model, other.as_ref());
-        let tables = Tables::new(models, &opened.dictionary, &blocks, examples)?;
+        let mut tables = Tables::new(models, &opened.dictionary, &blocks, examples)?;
+        if self.codes {
+            tables = tables.with_codes();
+        }
         Ok(tables.write(&Watched, &folder, metrics.as_ref(), &log)?)
     }
 }

@@ -1,9 +1,11 @@
 //! Rows to Parquet columns.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use lapidary_evaluation::{LatentColumn, LatentFigures};
+use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::*;
 
 use polars_arrow::offset::Offsets;
@@ -25,7 +27,7 @@ pub struct TableSource {
 }
 
 impl TableSource {
-    fn metadata(&self, table: &str) -> Vec<KeyValue> {
+    pub(super) fn metadata(&self, table: &str) -> Vec<KeyValue> {
         let rows = self.provenance.iter();
         let provenance: serde_json::Map<_, _> = rows
             .map(|(what, value)| (what.clone(), value.as_str().into()))
@@ -262,7 +264,7 @@ fn string_lists<'a, R, I: Iterator<Item = &'a str>>(
     builder.finish().into_column()
 }
 
-fn lists<'a, T: PolarsNumericType, R, I: Iterator<Item = T::Native>>(
+pub(super) fn lists<'a, T: PolarsNumericType, R, I: Iterator<Item = T::Native>>(
     name: &str,
     rows: &'a [R],
     list: impl Fn(&'a R) -> I,
@@ -315,8 +317,16 @@ fn write_parquet(file: &mut File, table: &DataFrame, metadata: Vec<KeyValue>) ->
     for start in (0..table.height()).step_by(rows) {
         writer.write_batch(&table.slice(start as i64, rows))?;
     }
-    // `finish` would store the Arrow schema too, in which polars calls every string a string view;
-    // pandas cannot read lists of those. The Parquet types alone say all that is needed.
+    end_with_metadata(&writer, metadata)
+}
+
+/// Writes the footer. polars' own `finish` would store the Arrow schema too, in which every string
+/// is a string view; pandas cannot read lists of those. The Parquet types alone say all that is
+/// needed.
+pub(super) fn end_with_metadata<W: Write>(
+    writer: &BatchedWriter<W>,
+    metadata: Vec<KeyValue>,
+) -> PolarsResult<()> {
     let footer = writer
         .get_writer()
         .lock()

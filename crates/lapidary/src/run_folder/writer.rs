@@ -168,6 +168,7 @@ pub fn table_files() -> BTreeSet<String> {
         "features/examples.parquet",
         "features/histograms.parquet",
         "features/coactivations.parquet",
+        "features/codes.parquet",
         "report.html",
     ]
     .map(str::to_owned)

@@ -122,9 +122,10 @@ fn fire_says_which_latents_fire_on_which_tokens() {
             .collect();
         assert!(values.is_sorted_by(|a, b| a >= b) && values[values.len() - 1] > 0.0);
     }
+    let about = tokens[1]["latents"][0]["about"].as_str().unwrap();
     assert!(
-        tokens[1]["latents"][0]["about"].is_string(),
-        "the peak token of the tables"
+        !about.starts_with('"'),
+        "the peak token of the tables as it is: {about}"
     );
 
     // The codes are those of `encode`, the first row of which is BOS.
@@ -157,6 +158,51 @@ fn fire_says_which_latents_fire_on_which_tokens() {
         );
     }
 
+    // Of several labels the one that is detected best is shown, wherever it stands.
+    let labelled = RUNS.at("labelled");
+    let copy = Command::new("cp")
+        .arg("-r")
+        .arg(&run)
+        .arg(&labelled)
+        .status()
+        .unwrap();
+    assert!(copy.success());
+    let mut label = lapidary(&["label", "--device", "cpu", "--tokens", "65536"]);
+    label.args(["--method", "pmi,top-token,lens", "--out"]);
+    succeeds(label.arg(labelled.join("labels.parquet")).arg(&labelled));
+    let labels = table(&labelled.join("labels.parquet"));
+    let latent = tokens[1]["latents"][0]["feature_id"].as_u64().unwrap() as u32;
+    let (ids, names) = (numbers(&labels, "feature_id"), texts(&labels, "label"));
+    let scores = floats(&labels, "detection");
+    let own = (0..labels.height()).filter(|row| ids[*row] == latent);
+    let best = own.max_by(|a, b| {
+        scores[*a]
+            .unwrap_or(0.0)
+            .total_cmp(&scores[*b].unwrap_or(0.0))
+    });
+    let mut fire = lapidary(&["fire", "--device", "cpu", "--text", text, "--json"]);
+    let found: Value = serde_json::from_str(&succeeds(fire.arg(&labelled))).unwrap();
+    let shown = found[1]["latents"][0]["about"].as_str().unwrap();
+    let score = |label: &str| {
+        let mut rows = (0..labels.height()).filter(|row| ids[*row] == latent);
+        rows.find(|row| names[*row] == label)
+            .and_then(|row| scores[row])
+    };
+    assert_eq!(score(shown), scores[best.unwrap()], "{shown}");
+    // The tables can be made again beside the labels, and say of which text they are.
+    let mut features = lapidary(&["features", "--device", "cpu", "--tokens", "4096", "--codes"]);
+    succeeds(
+        features
+            .arg("--corpus")
+            .arg("embedded:heldout")
+            .arg(&labelled),
+    );
+    assert!(labelled.join("labels.parquet").is_file());
+    assert!(table(&labelled.join("features/codes.parquet")).height() > 4000);
+    let bytes = fs::read(labelled.join("features/features.parquet")).unwrap();
+    let said = b"\"Text\":\"embedded:heldout\"";
+    assert!(bytes.windows(said.len()).any(|window| window == said));
+
     let mut only = lapidary(&["fire", "--device", "cpu", "--text", text, "--latent", "256"]);
     let error = fails(only.arg(&run));
     assert!(
@@ -186,13 +232,15 @@ fn a_dictionary_compared_with_itself_matches_latent_by_latent() {
         assert!((cosines[row].unwrap() - 1.0).abs() < 1e-6);
     }
     let count = |method: &str| methods.iter().filter(|found| *found == method).count();
-    for method in [
-        "greedy-cosine",
-        "bipartite-cosine",
-        "greedy-correlation",
-        "bipartite-correlation",
-    ] {
-        assert_eq!(count(method), 256, "{method}");
+    assert_eq!(count("greedy-cosine"), 256);
+    assert_eq!(count("bipartite-cosine"), 256);
+    // A latent that never fires on the text has no partner by correlation.
+    let varying = count("greedy-correlation");
+    assert!((200..256).contains(&varying), "{varying}");
+    let correlations = floats(&pairs, "correlation");
+    for row in (0..pairs.height()).filter(|row| methods[*row].ends_with("correlation")) {
+        assert_eq!(a[row], b[row]);
+        assert!(correlations[row].unwrap() > 0.999);
     }
     let summary: Value =
         serde_json::from_slice(&fs::read(out.with_extension("json")).unwrap()).unwrap();
@@ -203,6 +251,12 @@ fn a_dictionary_compared_with_itself_matches_latent_by_latent() {
     };
     assert!(mean("observed") > 0.999 && mean("null") < 0.3, "{summary}");
 
+    let mut three = lapidary(&["compare", "--device", "cpu", "--by", "correlation", "--out"]);
+    let error = fails(three.arg(&out).args([&run, &run, &run]));
+    assert!(
+        error.contains("found 3 dictionaries, expected 2"),
+        "{error}"
+    );
     let error = fails(lapidary(&["compare", "--out", "x.json", "a", "b"]).arg("c"));
     assert!(error.contains("pairs.parquet"), "{error}");
 }
@@ -257,12 +311,19 @@ fn labels_have_scores_on_other_documents() {
     let mean = scored.iter().sum::<f64>() / scored.len() as f64;
     assert!(mean > 0.5, "better than chance: {mean}");
 
+    let mut bad = lapidary(&["label", "--device", "cpu", "--lambda", "nan", "--out"]);
+    let error = fails(bad.arg(&out).arg(RUNS.at("run0")));
+    assert!(
+        error.contains("lambda") && !error.contains("codes "),
+        "refused first: {error}"
+    );
+
     let one = RUNS.at("one.txt");
     fs::write(&one, "The people of the United States. ".repeat(100)).unwrap();
     let mut label = lapidary(&["label", "--device", "cpu", "--corpus"]);
     label.arg(&one).arg("--out").arg(&out);
     let error = fails(label.arg(RUNS.at("run0")));
-    assert!(error.contains("one document"), "{error}");
+    assert!(error.contains("the text has 1 document;"), "{error}");
 }
 
 /// An endpoint that explains every latent alike and finds a firing in every window; it counts its
@@ -341,7 +402,7 @@ fn a_language_model_labels_latents_once() {
     let output = command(&["--estimate", "--prices", "1,2"])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.contains("costs about"),
         "{said}"
@@ -368,6 +429,39 @@ fn a_language_model_labels_latents_once() {
         sent,
         "finished requests are kept"
     );
+
+    // An endpoint that answers nonsense keeps nothing, and does not cost the other labels.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nonsense = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 65536]);
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhtml";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let both = RUNS.at("both.parquet");
+    let mut label = lapidary(&[
+        "label", "--device", "cpu", "--tokens", "65536", "--sample", "1",
+    ]);
+    label.args([
+        "--method",
+        "pmi,llm",
+        "--endpoint",
+        &nonsense,
+        "--endpoint-model",
+        "stub",
+    ]);
+    label.env_remove("OPENAI_API_KEY").arg("--out").arg(&both);
+    let error = fails(label.arg(RUNS.at("run0")));
+    assert!(error.contains("stub gave no label for 1 latent"), "{error}");
+    assert!(
+        table(&both).height() > 100,
+        "the labels by tokens are there"
+    );
+    let kept = fs::read_to_string(RUNS.at("both.parquet.requests.jsonl")).unwrap();
+    assert!(kept.is_empty(), "{kept}");
 
     let mut without = lapidary(&["label", "--method", "llm", "--out"]);
     let error = fails(without.arg(&out).arg(RUNS.at("run0")));
@@ -423,7 +517,9 @@ fn select_ranks_the_documents_that_resemble_the_examples() {
     );
     assert_eq!(fs::read_to_string(&ids).unwrap().lines().count(), 2);
 
-    for top in ["0%", "101%", "9", "some"] {
+    let printed = succeeds(&mut select("9"));
+    assert!(printed.starts_with("8 of 8 documents"), "{printed}");
+    for top in ["0%", "101%", "0", "some"] {
         assert!(!fails(&mut select(top)).is_empty(), "{top}");
     }
     fs::write(&examples, "").unwrap();

@@ -94,9 +94,7 @@ pub enum ActivationsError {
         of: usize,
         problems: String,
     },
-    #[error(
-        "models `{first}` and `{other}` do not have the same tokens, which a crosscoder of both needs: found {problem}"
-    )]
+    #[error("models `{first}` and `{other}` do not have the same tokens: found {problem}")]
     Tokenizers {
         first: String,
         other: String,

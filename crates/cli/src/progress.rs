@@ -150,7 +150,7 @@ impl Stage {
     }
 
     pub fn at(&self, position: u64, message: impl Into<String>) {
-        let message = message.into();
+        let message = visible(&message.into()).into_owned();
         let mut last = self.last_line.borrow_mut();
         if last.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
             *last = Some(Instant::now());
@@ -162,7 +162,11 @@ impl Stage {
 
     /// How far it is, for a log.
     fn print_line(&self, position: u64, message: &str) {
-        let length = self.bar.length().unwrap_or(0).max(1);
+        // How long it is may not be known.
+        let Some(length) = self.bar.length().filter(|length| *length > 0) else {
+            say!("{:>10} {message}", self.name);
+            return;
+        };
         let share = position as f64 / length as f64;
         let left = self.seconds() * (1.0 / share.max(1e-9) - 1.0);
         let left = match share > 0.0 {

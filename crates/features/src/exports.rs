@@ -114,7 +114,11 @@ impl ExportNames {
         }
     }
 
-    fn check(&self) -> Result<(), FeaturesError> {
+    /// Checks the names, as both writers do before their first file.
+    ///
+    /// # Errors
+    /// A name is empty that must not be, or has characters that are not allowed.
+    pub fn check(&self) -> Result<(), FeaturesError> {
         for (field, name) in [
             ("names.model_id", Some(&self.model_id)),
             ("names.source_set", Some(&self.source_set)),

@@ -387,6 +387,12 @@ impl FeatureStatistics {
             *at += 1;
         }
 
+        let fired: Vec<u64> = self
+            .latents
+            .iter()
+            .zip(start.windows(2))
+            .map(|(latent, codes)| latent.moments.count() + (codes[1] - codes[0]) as u64)
+            .collect();
         let (config, pending, grouped) = (&self.config, &self.pending, &self.grouped);
         self.latents
             .par_iter_mut()
@@ -396,7 +402,7 @@ impl FeatureStatistics {
                 let codes = &grouped[start[id]..start[id + 1]];
                 if !codes.is_empty() {
                     latent.take_in(
-                        id as u32,
+                        (id as u32, &fired),
                         codes,
                         pending,
                         config,
@@ -412,7 +418,7 @@ impl FeatureStatistics {
 impl Latent {
     fn take_in(
         &mut self,
-        id: u32,
+        (id, fired): (u32, &[u64]),
         codes: &[(u32, f32)],
         pending: &Pending,
         config: &StatisticsConfig,
@@ -429,7 +435,7 @@ impl Latent {
                 scratch.partners.count(id, active, config.d_sae);
             }
             self.partners
-                .add(&mut scratch.partners, config.partner_capacity);
+                .add(&mut scratch.partners, config.partner_capacity, fired);
         }
 
         scratch.by_token.clear();

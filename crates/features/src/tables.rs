@@ -22,7 +22,9 @@ pub use codes::{CodesWriter, write_codes};
 pub use labels::{LabelRow, read_labels, write_labels};
 pub use measures::{read_histograms, write_coactivations, write_histograms};
 pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};
-pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
+pub use read::{
+    TableDescription, describe_table, read_examples, read_features, read_runs, read_source,
+};
 pub use runs::{RunRow, write_runs};
 pub use write::{TableSource, write_examples, write_features, write_latents};
 

@@ -23,8 +23,7 @@ use crate::opened::{DictionaryOptions, Opened, TextOptions, open_dictionary};
 use crate::progress::{Progress, Stage};
 use crate::tables::source_of_text;
 
-/// What the same latent is: a cosine of decoder rows of at least this (SAE stability is usually
-/// given at it).
+/// Two latents with decoder rows of at least this cosine count as the same.
 const SAME_LATENT: f64 = 0.7;
 
 /// Neighbours of a latent in the graph that is clustered.
@@ -37,6 +36,8 @@ pub struct CompareOptions {
     pub from: DictionaryOptions,
     /// Compare decoder rows.
     pub cosine: bool,
+    /// Do without that if decoder rows have different widths.
+    pub cosine_if_possible: bool,
     /// Compare activations on a text.
     pub correlation: bool,
     /// The model of the first dictionary, and of the second one; by default those that they name.
@@ -116,26 +117,40 @@ pub fn compare(
             dictionaries.len()
         );
     };
+    if dictionaries.len() > 2 && !options.cosine {
+        bail!(
+            "found {} dictionaries, expected 2: activations are compared in pairs, only decoder rows over several",
+            dictionaries.len()
+        );
+    }
+    let width = first.coder.d_out();
+    let widths_differ = dictionaries.iter().any(|d| d.coder.d_out() != width);
+    let cosine = options.cosine && !(widths_differ && options.cosine_if_possible);
+    if options.cosine && !cosine {
+        progress.say(
+            "note",
+            "decoder rows have different widths: only activations are compared",
+        );
+    }
     let config = BipartiteConfig::default();
     let mut pairs = Pairs::default();
 
-    let decoders: Vec<Vec<f32>> = match options.cosine {
+    let decoders: Vec<Vec<f32>> = match cosine {
         true => {
             let rows = dictionaries.iter().map(|d| host(&d.coder.w_dec()));
             rows.collect::<Result<_, _>>()?
         }
         false => vec![],
     };
-    let width = first.coder.d_out();
     let mut matchings = vec![];
     let mut cosines = None;
     for (number, other) in dictionaries.iter().enumerate().skip(1) {
-        if !options.cosine {
+        if !cosine {
             break;
         }
         if other.coder.d_out() != width {
             bail!(
-                "{}: decoder rows have width {}, expected {width} as in {} (--by correlation compares activations only)",
+                "{}: decoder rows have width {}, expected {width} as in {} (--by correlation compares activations)",
                 places[number].display(),
                 other.coder.d_out(),
                 places[0].display()
@@ -217,9 +232,28 @@ pub fn compare(
     let across = found.as_ref().map(|found| &found.across);
     Ok(Comparison {
         pairs: pairs.rows(cosines.as_ref(), across),
-        source: source_of_text(first, summary.tokens.unwrap_or(0)),
+        source: source_of_comparison(first, options, &summary),
         summary,
     })
+}
+
+/// What made the table: the first dictionary, the names of all, and the text.
+fn source_of_comparison(
+    first: &Dictionary,
+    options: &CompareOptions,
+    summary: &ComparisonSummary,
+) -> TableSource {
+    let mut source = source_of_text(first, summary.tokens.unwrap_or(0));
+    let names = summary.dictionaries.join(", ");
+    source.provenance.push(("Dictionaries".to_owned(), names));
+    let text = options
+        .corpus
+        .as_deref()
+        .or(first.provenance.corpus.as_deref());
+    match text.filter(|_| summary.tokens.is_some()) {
+        Some(text) => source.on_text(text),
+        None => source,
+    }
 }
 
 /// The pairs of all methods.
@@ -248,11 +282,16 @@ impl Pairs {
                 feature_a: a,
                 feature_b: b,
                 cosine: cosines.map(|cosines| cosines.cosine(i, j)),
-                correlation: across.map(|across| across.correlation(i, j)),
+                correlation: across
+                    .filter(|across| across.varies_a(i) && across.varies_b(j))
+                    .map(|across| across.correlation(i, j)),
                 method,
             }
         };
-        self.0.iter().map(row).collect()
+        let rows = self.0.iter().map(row);
+        // A latent that is constant on the text has no counterpart by correlation.
+        let known = |row: &PairRow| row.correlation.is_some() || row.method.ends_with("cosine");
+        rows.filter(known).collect()
     }
 }
 

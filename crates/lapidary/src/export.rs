@@ -1,6 +1,5 @@
 //! A run's feature tables as files for other viewers.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use lapidary_coder::{Coder, host};
@@ -10,11 +9,12 @@ use lapidary_features::exports::{
     DictionaryExport, ExportNames, FeatureExplanation, write_neuronpedia, write_sae_dashboard,
 };
 use lapidary_features::{
-    FeaturesError, names, read_examples, read_features, read_histograms, read_labels,
+    FeaturesError, names, read_examples, read_features, read_histograms, read_source,
 };
 use lapidary_io::StagedFolder;
 
 use crate::error::{Result, bail};
+use crate::labelling::{best_labels, labels_of_run};
 use crate::opened::{DictionaryOptions, open_dictionary};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
@@ -76,8 +76,10 @@ pub fn export(
         given.model_id = id;
     }
     if given.dataset.is_none() {
-        given.dataset = provenance.corpus.clone();
+        // The text of the statistics, which may be another one than that of the training.
+        given.dataset = read_source(&features)?.text();
     }
+    given.check()?;
     let stage = Stage::new(progress, "read", 1);
     let features = read_features(&features)?;
     let examples = read_examples(&tables.join("examples.parquet"))?;
@@ -86,11 +88,7 @@ pub fn export(
         true => read_histograms(&histograms, features.len())?,
         false => vec![],
     };
-    let labels = tables.join("labels.parquet");
-    let labels = match labels.is_file() {
-        true => read_labels(&labels)?,
-        false => vec![],
-    };
+    let labels = labels_of_run(&RunFolder::new(run))?;
     let d_sae = dictionary.coder.d_sae();
     if features.len() != d_sae {
         bail!(
@@ -116,17 +114,7 @@ pub fn export(
             others.take(SIMILAR).collect()
         })
         .collect();
-    // One label per latent: that of a language model before others, then the best by detection.
-    let mut best: HashMap<u32, &lapidary_features::LabelRow> = HashMap::new();
-    for label in &labels {
-        let rank =
-            |l: &lapidary_features::LabelRow| (&*l.method == "llm", l.detection.unwrap_or(0.0));
-        let kept = best.entry(label.feature_id).or_insert(label);
-        if rank(label) > rank(kept) {
-            *kept = label;
-        }
-    }
-    let mut explanations: Vec<FeatureExplanation> = best
+    let mut explanations: Vec<FeatureExplanation> = best_labels(&labels)
         .into_values()
         .map(|label| FeatureExplanation {
             feature_id: label.feature_id,

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use lapidary_activations::{Segment, TokenBlock};
-use lapidary_features::{read_features, read_labels};
+use lapidary_features::read_features;
 use serde::Serialize;
 
 use crate::error::{Result, bail};
+use crate::labelling::{best_labels, labels_of_run};
 use crate::opened::Opened;
 use crate::run_folder::RunFolder;
 
@@ -100,22 +101,21 @@ pub fn fire(opened: &Opened, text: &str, top: usize, only: &[u32]) -> Result<Vec
 /// What the tables of a run say that its latents are about.
 fn about(folder: Option<&RunFolder>) -> Result<HashMap<u32, String>> {
     let mut about = HashMap::new();
-    let Some(tables) = folder.map(RunFolder::features) else {
+    let Some(run) = folder else {
         return Ok(about);
     };
+    let tables = run.features();
     let features = tables.join("features.parquet");
     if features.is_file() {
         for row in read_features(&features)? {
             if let Some(token) = row.peak_token {
-                about.insert(row.feature_id, format!("{:?}", token.text));
+                about.insert(row.feature_id, token.text.to_string());
             }
         }
     }
-    let labels = tables.join("labels.parquet");
-    if labels.is_file() {
-        for row in read_labels(&labels)? {
-            about.insert(row.feature_id, format!("{:?}", row.label));
-        }
+    let labels = labels_of_run(run)?;
+    for (latent, label) in best_labels(&labels) {
+        about.insert(latent, label.label.clone());
     }
     Ok(about)
 }

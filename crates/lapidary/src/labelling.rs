@@ -1,22 +1,22 @@
 //! Labels of a dictionary's latents, with their scores.
 
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
 
 use lapidary_coder::Coder;
 use lapidary_evaluation::Hooks;
 use lapidary_features::labels::{
-    Confusion, Endpoint, EndpointConfig, Estimate, ExampleConfig, JobConfig, Journal, LABEL_WORDS,
-    LabelMethod, LabelTask, LatentLabel, LatentTexts, PmiConfig, Prices, estimate, explain_latents,
+    Confusion, ExampleConfig, LABEL_WORDS, LabelMethod, LatentLabel, PmiConfig, Split,
     label_latents,
 };
-use lapidary_features::{LabelRow, TableSource, TextCodes, shown_tokens, summarize_decoder};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+use lapidary_features::{
+    LabelRow, TableSource, TextCodes, read_labels, shown_tokens, summarize_decoder,
+};
 
 use crate::error::{Error, Result, bail};
+use crate::label_writer::{LabelWriter, WRITTEN, write_labels};
 use crate::opened::{Opened, TextOptions};
-use crate::progress::{Progress, Stage};
+use crate::progress::{Progress, Stage, count};
+use crate::run_folder::RunFolder;
 use crate::tables::source_of_text;
 
 /// How [`label`] works.
@@ -38,30 +38,8 @@ pub struct LabelOptions {
     pub writer: Option<LabelWriter>,
 }
 
-/// A language model behind an endpoint that writes labels and judges them.
-#[derive(Debug, Clone)]
-pub struct LabelWriter {
-    /// Where it is.
-    pub endpoint: EndpointConfig,
-    /// The latents to label; if empty, a random sample of those that have enough windows.
-    pub latents: Vec<u32>,
-    /// Size of the sample.
-    pub sample: usize,
-    /// Requests in flight, and the order of windows.
-    pub job: JobConfig,
-    /// The file that keeps finished requests.
-    pub journal: PathBuf,
-    /// Prices, for the estimate.
-    pub prices: Option<Prices>,
-    /// Only make the estimate.
-    pub only_estimate: bool,
-}
-
-/// The name of labels that a language model wrote.
-const WRITTEN: &str = "llm";
-
 /// The labels of a dictionary.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Labelled {
     /// One row per method and latent, by method, then by latent.
     pub rows: Vec<LabelRow>,
@@ -69,8 +47,33 @@ pub struct Labelled {
     pub source: TableSource,
     /// For each method the pooled counts of detection and of fuzzing over all scored latents.
     pub pooled: Vec<(&'static str, [Confusion; 2], usize)>,
-    /// What a language model would cost, or has cost.
-    pub estimate: Option<Estimate>,
+    /// What a language model was expected to cost, in words.
+    pub estimate: Option<String>,
+    /// Why labels of the language model are missing.
+    pub failed: Option<Error>,
+}
+
+/// Labels beside a run, if there are any.
+pub(crate) fn labels_of_run(run: &RunFolder) -> Result<Vec<LabelRow>> {
+    let path = run.path.join("labels.parquet");
+    match path.is_file() {
+        true => Ok(read_labels(&path)?),
+        false => Ok(vec![]),
+    }
+}
+
+/// The label of each latent that is shown where there is room for one: that of a language model,
+/// else the one that is detected best.
+pub(crate) fn best_labels(labels: &[LabelRow]) -> HashMap<u32, &LabelRow> {
+    let rank = |label: &LabelRow| (&*label.method == WRITTEN, label.detection.unwrap_or(0.0));
+    let mut best: HashMap<u32, &LabelRow> = HashMap::new();
+    for label in labels {
+        let kept = best.entry(label.feature_id).or_insert(label);
+        if rank(label) > rank(kept) {
+            *kept = label;
+        }
+    }
+    best
 }
 
 /// Labels all latents of a dictionary that fire in the training half of a text, and scores the
@@ -79,6 +82,11 @@ pub struct Labelled {
 /// # Errors
 /// The text cannot be read, the model fails, or the text is too short.
 pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -> Result<Labelled> {
+    options.pmi.check()?;
+    let d_sae = opened.dictionary.coder.d_sae();
+    if let Some(writer) = &options.writer {
+        writer.check(d_sae)?;
+    }
     let second = opened.second()?;
     let reader = opened.reader(second.as_ref())?;
     let corpus = options.corpus.as_deref();
@@ -88,9 +96,14 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
         stage.at(done as u64, format!("{done} blocks"));
     })?;
     stage.done(format!("{} tokens", text.tokens.len()));
-    if text.stretches().len() < 2 {
+    let halves = [Split::Train, Split::Test].map(|half| {
+        let of_half = |document: &u32| Split::of_document(u64::from(*document)) == half;
+        text.documents.iter().any(of_half)
+    });
+    if halves != [true; 2] {
+        let documents = count(text.stretches().len() as u64, "document");
         bail!(
-            "the text has one document; labels are made from one half of the documents and scored on the other: give more --tokens, or a --corpus with several documents"
+            "the text has {documents}; labels are made from one half of the documents and scored on the other, and one of the two has none: give more --tokens, or a --corpus with more documents"
         );
     }
     let tokenizer = opened.model.tokenizer()?;
@@ -99,23 +112,21 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
             let hooks = Hooks::targets(&opened.dictionary)?;
             let widths = hooks.iter().map(|hook| opened.model.width(*hook));
             let widths: Vec<usize> = widths.collect::<Result<_, _>>()?;
-            let shown = shown_tokens(tokenizer, |token| text.tokens.contains(&token));
+            let seen: HashSet<u32> = text.tokens.iter().copied().collect();
+            let shown = shown_tokens(tokenizer, |token| seen.contains(&token));
             let model = &opened.model;
             let dictionary = &opened.dictionary;
             summarize_decoder(model, dictionary, &hooks, &widths, LABEL_WORDS, &shown)?.promoted
         }
         false => vec![],
     };
-    let d_sae = opened.dictionary.coder.d_sae();
-    let stage = Stage::new(progress, "labels", 1);
-    let labels = label_latents(
-        &text,
-        &options.methods,
-        &promoted,
-        &options.pmi,
-        &options.examples,
-    )?;
-    stage.done(format!("{} labels of {d_sae} latents", labels.len()));
+    let mut labels = vec![];
+    if !options.methods.is_empty() {
+        let stage = Stage::new(progress, "labels", 1);
+        let (methods, pmi) = (&options.methods, &options.pmi);
+        labels = label_latents(&text, methods, &promoted, pmi, &options.examples)?;
+        stage.done(format!("{} labels of {d_sae} latents", labels.len()));
+    }
     let words = |label: &LatentLabel| {
         let words = label.ngrams.iter();
         let words = words.map(|(ngram, _)| tokenizer.texts(ngram.tokens()).concat());
@@ -142,134 +153,27 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
             fuzzing: label.scores.and_then(|s| s[1].balanced_accuracy()),
         })
         .collect();
-    let mut expected = None;
+    let (mut expected, mut failed) = (None, None);
     if let Some(writer) = &options.writer {
-        let (written, scores, estimate) = write_labels(opened, &text, writer, options, progress)?;
-        if !writer.only_estimate {
-            pooled.push((
-                WRITTEN,
-                scores,
-                written.iter().filter(|r| r.detection.is_some()).count(),
-            ));
+        match write_labels(opened, &text, writer, &options.examples, progress) {
+            Ok(written) => {
+                if !writer.only_estimate {
+                    let scored = written.rows.iter().filter(|row| row.detection.is_some());
+                    pooled.push((WRITTEN, written.scores, scored.count()));
+                }
+                rows.extend(written.rows);
+                expected = Some(written.estimate);
+            }
+            // What the other methods found is not lost with it.
+            Err(error) => failed = Some(error),
         }
-        rows.extend(written);
-        expected = Some(estimate);
     }
     Ok(Labelled {
         rows,
-        source: source_of_text(&opened.dictionary, text.tokens.len() as u64),
+        source: source_of_text(&opened.dictionary, text.tokens.len() as u64)
+            .on_text(opened.text_name(corpus)?),
         pooled,
         estimate: expected,
+        failed,
     })
-}
-
-/// Labels of a language model, their pooled scores, and the estimate of requests.
-fn write_labels(
-    opened: &Opened,
-    text: &TextCodes,
-    writer: &LabelWriter,
-    options: &LabelOptions,
-    progress: &dyn Progress,
-) -> Result<(Vec<LabelRow>, [Confusion; 2], Estimate)> {
-    let endpoint = Endpoint::new(writer.endpoint.clone())?;
-    let tokenizer = opened.model.tokenizer()?;
-    let texts = |tokens: &[u32]| tokenizer.texts(tokens);
-    let d_sae = text.d_sae();
-    if let Some(latent) = writer.latents.iter().find(|l| **l as usize >= d_sae) {
-        bail!("found latent {latent}, expected one below {d_sae}");
-    }
-    let mut order: Vec<usize> = (0..d_sae).collect();
-    let most = match writer.latents.is_empty() {
-        true => {
-            order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.examples.seed));
-            writer.sample
-        }
-        false => {
-            order = writer
-                .latents
-                .iter()
-                .map(|latent| *latent as usize)
-                .collect();
-            usize::MAX
-        }
-    };
-    let mut chosen = vec![];
-    for latent in order {
-        if chosen.len() >= most {
-            break;
-        }
-        match LatentTexts::choose(text, latent, &options.examples, &texts)? {
-            Some(found) => chosen.push((latent, found)),
-            None if !writer.latents.is_empty() => progress.say(
-                "note",
-                &format!("latent {latent} has too few windows in the text, and gets no label"),
-            ),
-            None => {}
-        }
-    }
-    chosen.sort_by_key(|(latent, _)| *latent);
-    let tasks: Vec<LabelTask<'_>> = chosen.iter().map(|(_, texts)| texts.task()).collect();
-    let max_tokens = writer.endpoint.max_tokens;
-    let expected = estimate(&tasks, max_tokens, writer.prices.as_ref())?;
-    let cost = expected
-        .cost
-        .map_or(String::new(), |cost| format!(", costs about {cost:.2}"));
-    progress.say(
-        "estimate",
-        &format!(
-            "{} latents: {} requests, about {} tokens to {} and at most {} from it{cost}",
-            tasks.len(),
-            expected.usage.requests,
-            expected.usage.prompt_tokens,
-            writer.endpoint.model,
-            expected.usage.completion_tokens,
-        ),
-    );
-    let (mut rows, mut scores) = (vec![], [Confusion::default(); 2]);
-    if writer.only_estimate {
-        return Ok((rows, scores, expected));
-    }
-    let mut journal = Journal::open(&writer.journal)?;
-    let stage = Stage::new(progress, "label", tasks.len() as u64);
-    progress.training(true);
-    let stop = || progress.must_stop();
-    let totals = explain_latents(
-        &endpoint,
-        &tasks,
-        &mut journal,
-        &writer.job,
-        &stop,
-        &mut |found| {
-            stage.at(
-                rows.len() as u64 + 1,
-                found.label.clone().unwrap_or_default(),
-            );
-            scores[0].add(&found.detection);
-            scores[1].add(&found.fuzzing);
-            rows.extend(found.label.map(|label| LabelRow {
-                feature_id: found.latent as u32,
-                label,
-                method: WRITTEN.into(),
-                detection: found.detection.balanced_accuracy(),
-                fuzzing: found.fuzzing.balanced_accuracy(),
-            }));
-            Ok(())
-        },
-    );
-    progress.training(false);
-    let totals = totals?;
-    if totals.stopped {
-        return Err(Error::Interrupted(format!(
-            "interrupted: finished requests are in {}; the same command goes on",
-            writer.journal.display()
-        )));
-    }
-    let malformed = totals.detection.malformed + totals.fuzzing.malformed;
-    stage.done(format!(
-        "{} labels, {} requests and {} tokens sent now, {malformed} malformed predictions",
-        rows.len(),
-        totals.sent.requests,
-        totals.sent.prompt_tokens + totals.sent.completion_tokens,
-    ));
-    Ok((rows, scores, expected))
 }

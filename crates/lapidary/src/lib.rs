@@ -27,6 +27,7 @@ mod error;
 mod export;
 mod firing;
 pub mod first_batch;
+mod label_writer;
 mod labelled;
 mod labelling;
 pub mod measures;
@@ -62,8 +63,9 @@ pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
 pub use export::{Viewer, export};
 pub use firing::{Firing, FiringToken, fire};
+pub use label_writer::LabelWriter;
 pub use labelled::{LabelledPassages, LabelledTexts, Passage};
-pub use labelling::{LabelOptions, LabelWriter, Labelled, label};
+pub use labelling::{LabelOptions, Labelled, label};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,

@@ -123,6 +123,17 @@ impl Opened {
         )?)
     }
 
+    /// The name of the text that [`Opened::read_text`] reads.
+    ///
+    /// # Errors
+    /// No text is given, and the dictionary does not name one.
+    pub(crate) fn text_name<'a>(&'a self, corpus: Option<&'a str>) -> Result<&'a str> {
+        let named = || self.dictionary.provenance.corpus.as_deref();
+        corpus
+            .or_else(named)
+            .context("the dictionary does not say which text to read: give --corpus")
+    }
+
     /// Blocks of `corpus`, or of the text that the dictionary was trained on if none is given.
     ///
     /// # Errors
@@ -134,10 +145,7 @@ impl Opened {
         tokens: u64,
         progress: &dyn Progress,
     ) -> Result<Vec<TokenBlock>> {
-        let named = || self.dictionary.provenance.corpus.as_deref();
-        let name = corpus
-            .or_else(named)
-            .context("the dictionary does not say which text to read: give --corpus")?;
+        let name = self.text_name(corpus)?;
         self.blocks(name, text, tokens, progress)
             .map_err(corpus_of(&self.path, corpus.is_some()))
     }

@@ -45,8 +45,7 @@ pub struct Selection {
 /// Ranks the documents of a pool by the similarity of their mean codes to those of the examples.
 ///
 /// # Errors
-/// A text cannot be read or has no document, the model fails, or more documents are to be chosen
-/// than there are.
+/// A text cannot be read or has no document, or the model fails.
 pub fn select(
     opened: &Opened,
     options: &SelectOptions,
@@ -72,7 +71,17 @@ pub fn select(
         documents.push(number);
         ranking.score(&document);
     })?;
-    let chosen = ranking.select(options.top)?.len();
+    if documents.is_empty() {
+        bail!("{}: found no document, expected at least one", options.pool);
+    }
+    let chosen = match options.top {
+        TopShare::Count(n) if n > documents.len() => {
+            let found = count(documents.len() as u64, "document");
+            progress.say("note", &format!("the pool has {found}: all are selected"));
+            documents.len()
+        }
+        top => ranking.select(top)?.len(),
+    };
     let row = |(rank, place): (usize, usize)| RankedRow {
         document: documents[place],
         score: ranking.scores()[place],
@@ -82,7 +91,8 @@ pub fn select(
     Ok(Selection {
         rows: ranking.ranked().into_iter().enumerate().map(row).collect(),
         examples: examples.len(),
-        source: source_of_text(&opened.dictionary, tokens),
+        source: source_of_text(&opened.dictionary, tokens)
+            .on_text(&format!("{}, examples: {}", options.pool, options.examples)),
     })
 }
 

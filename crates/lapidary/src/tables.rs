@@ -26,6 +26,7 @@ pub struct Tables<'a> {
     top_tokens: usize,
     collector: Collector<'a>,
     codes: bool,
+    text: Option<String>,
     /// What went wrong while an evaluation was taken over.
     failed: Option<FeaturesError>,
 }
@@ -58,8 +59,18 @@ impl<'a> Tables<'a> {
             top_tokens,
             collector,
             codes: false,
+            text: None,
             failed: None,
         })
+    }
+
+    /// The same, which say that the blocks are of a text of this name.
+    #[must_use]
+    pub fn of_text(self, name: &str) -> Self {
+        Self {
+            text: Some(name.to_owned()),
+            ..self
+        }
     }
 
     /// The same, with the codes of every token too.
@@ -99,6 +110,7 @@ impl<'a> Tables<'a> {
             top_tokens,
             collector,
             codes,
+            text: name,
             failed,
         } = self;
         if let Some(failed) = failed {
@@ -149,9 +161,12 @@ impl<'a> Tables<'a> {
         };
         let features = feature_rows(&summary, &decoder, &places, &text)?;
         let examples = example_rows(&summary, &|tokens| tokenizer.texts(tokens));
-        let source = TableSource {
+        let mut source = TableSource {
             provenance: provenance(dictionary, summary.tokens, log),
         };
+        if let Some(name) = &name {
+            source = source.on_text(name);
+        }
         write_features(&tables.join("features.parquet"), &features, &source)?;
         write_examples(&tables.join("examples.parquet"), &examples, &source)?;
         write_histograms(&tables.join("histograms.parquet"), &summary, &source)?;

@@ -414,6 +414,7 @@ fn describe(
             blocks.of(&config.corpus.path, config.features.tokens)?,
             config.features.examples_per_feature,
         )
+        .map(|tables| tables.of_text(&config.corpus.path))
     };
     let mut tables = (config.features.tokens > 0).then(tables);
     let metrics = match config.evaluation.tokens {

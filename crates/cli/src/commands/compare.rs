@@ -34,7 +34,7 @@ pub struct Compare {
     dictionaries: Vec<PathBuf>,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Similarity of latents; default: both if the decoder rows have the same width
+    /// Similarity of latents; default: both, or correlation if decoder rows have different widths
     #[arg(long, value_name = "WHAT")]
     by: Option<By>,
     /// Language model of A, and of B if --model-b is not given; default: the models that the
@@ -101,6 +101,7 @@ impl Compare {
         let options = CompareOptions {
             from: self.from.options(),
             cosine: by != By::Correlation,
+            cosine_if_possible: self.by.is_none(),
             correlation: by != By::Cosine,
             models: [self.model.clone(), self.model_b.or(self.model)],
             corpus: self.corpus,

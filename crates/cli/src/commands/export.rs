@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
   lapidary export out --to neuronpedia --source-set res-4k --creator-id USER --creator-name \"Our Lab\" --release our-release --out np
   lapidary export out --to sae-dashboard --source-set res-4k --creator-id USER --creator-name \"Our Lab\" --release our-release --out batches
 
-The run needs feature tables (`lapidary features`). With features/labels.parquet in the run's folder, the export has explanations too.
+The run needs feature tables (`lapidary features`). With DIR/labels.parquet (`lapidary label`), the export has explanations too.
 For Neuronpedia, the folder to import is OUT/MODEL_ID/LAYER-SOURCE_SET. The user --creator-id must exist there.")]
 pub struct Export {
     /// Folder of the run
@@ -34,8 +34,8 @@ pub struct Export {
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
     /// Viewer's id of the model; default: the name of the model, without the part before /
-    #[arg(long, value_name = "ID", default_value = "")]
-    model_id: String,
+    #[arg(long, value_name = "ID")]
+    model_id: Option<String>,
     /// What tells this dictionary from others of the same set and layer
     #[arg(long, value_name = "NAME")]
     suffix: Option<String>,
@@ -79,7 +79,7 @@ impl Export {
         let device = self.device.open()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let names = ExportNames {
-            model_id: self.model_id,
+            model_id: self.model_id.unwrap_or_default(),
             source_set_description: self.description.unwrap_or_else(|| self.source_set.clone()),
             source_set: self.source_set,
             suffix: self.suffix,

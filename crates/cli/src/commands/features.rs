@@ -90,6 +90,10 @@ impl Features {
         writer.add(table_files())?;
         let models = (&*opened.model, other.as_ref());
         let mut tables = Tables::new(models, &opened.dictionary, &blocks, examples)?;
+        let trained_on = opened.dictionary.provenance.corpus.as_deref();
+        if let Some(name) = corpus.or(trained_on) {
+            tables = tables.of_text(name);
+        }
         if self.codes {
             tables = tables.with_codes();
         }

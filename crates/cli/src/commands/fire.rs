@@ -15,8 +15,8 @@ use std::path::PathBuf;
   lapidary fire out --text \"The war is over.\"
   lapidary fire out --text \"The war is over.\" --latent 1457,3790 --json
 
-Behind each latent are its activation and what it is about, if the run's folder has feature tables: its label in
-features/labels.parquet, else the usual token at its peaks.")]
+Behind each latent are its activation and what it is about, if the run's folder says so: its label in DIR/labels.parquet (see `lapidary
+label`), else the usual token at its peaks in the feature tables.")]
 pub struct Fire {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -31,8 +31,8 @@ pub struct Fire {
     #[arg(long)]
     text: String,
     /// Maximum number of latents per token, those with the largest activations
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    top: usize,
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
     /// Only these latents, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     latent: Vec<u32>,
@@ -50,7 +50,7 @@ impl Fire {
         let opened = self
             .from
             .open_with_model(&self.dictionary, model, &device)?;
-        let tokens = fire(&opened, &self.text, self.top, &self.latent)?;
+        let tokens = fire(&opened, &self.text, self.top as usize, &self.latent)?;
         match self.json {
             true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&tokens)?)?,
             false => write!(stdout(), "{}", shown(&table(&tokens)))?,
@@ -76,7 +76,7 @@ fn table(tokens: &[FiringToken]) -> String {
             let about = latent
                 .about
                 .as_ref()
-                .map_or(String::new(), |about| format!(" {about}"));
+                .map_or(String::new(), |about| format!(" {about:?}"));
             format!("{}: {:.2}{about}", latent.feature_id, latent.activation)
         });
         let latents: Vec<String> = latents.collect();

@@ -61,7 +61,7 @@ pub struct Label {
     /// Weight of the frequency of an n-gram in the method pmi; 0 prefers frequent n-grams
     #[arg(long, default_value_t = 0.2)]
     lambda: f64,
-    /// Fewest occurrences of an n-gram in the text for it to be a label
+    /// Fewest occurrences of an n-gram, in the half of the documents that labels are made from
     #[arg(long, default_value_t = 3, value_name = "N")]
     min_count: u64,
     /// Seed for the choice of windows
@@ -76,9 +76,9 @@ pub struct Label {
     /// With llm: environment variable that holds the key of the endpoint, if it needs one
     #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
     key_variable: String,
-    /// With llm: number of latents to label, drawn at random
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    sample: usize,
+    /// With llm: number of latents to label, drawn at random; default: 100
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "latent")]
+    sample: Option<u32>,
     /// With llm: label these latents, separated by commas, instead of a sample
     #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     latent: Vec<u32>,
@@ -134,9 +134,15 @@ impl Label {
         };
         let labelled = label(&opened, &options, &Watched)?;
         if self.estimate {
+            if let Some(failed) = labelled.failed {
+                return Err(failed.into());
+            }
+            writeln!(stdout(), "{}", labelled.estimate.unwrap_or_default())?;
             return Ok(());
         }
-        write_labels(&self.out, &labelled.rows, &labelled.source)?;
+        if !labelled.rows.is_empty() || labelled.failed.is_none() {
+            write_labels(&self.out, &labelled.rows, &labelled.source)?;
+        }
         let accuracy = |counts: &Confusion| match counts.balanced_accuracy() {
             Some(accuracy) => format!("{accuracy:.3}"),
             None => "-".to_owned(),
@@ -157,7 +163,7 @@ impl Label {
                 method
             )?;
         }
-        Ok(())
+        labelled.failed.map_or(Ok(()), |failed| Err(failed.into()))
     }
 }
 
@@ -190,11 +196,20 @@ impl Label {
     /// The language model that writes labels, if one is asked for.
     fn writer(&self) -> Result<Option<LabelWriter>> {
         if !self.method.contains(&Method::Model) {
-            if self.endpoint.is_some() || self.estimate {
-                bail!("--endpoint and --estimate are for --method llm");
+            let given = [
+                ("--endpoint", self.endpoint.is_some()),
+                ("--endpoint-model", self.endpoint_model.is_some()),
+                ("--latent", !self.latent.is_empty()),
+                ("--sample", self.sample.is_some()),
+                ("--prices", !self.prices.is_empty()),
+                ("--estimate", self.estimate),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                bail!("{option} is for --method llm");
             }
             return Ok(None);
         }
+        crate::once::each_once("--latent", &self.latent)?;
         let (Some(url), Some(name)) = (&self.endpoint, &self.endpoint_model) else {
             bail!("--method llm needs --endpoint and --endpoint-model");
         };
@@ -215,7 +230,7 @@ impl Label {
                 ..EndpointConfig::new(url, name)
             },
             latents: self.latent.clone(),
-            sample: self.sample,
+            sample: self.sample.unwrap_or(100) as usize,
             job: JobConfig {
                 parallel: self.parallel.into(),
                 seed: self.seed,

@@ -65,15 +65,15 @@ struct OnTexts {
     #[arg(long, value_name = "NAME", default_value = "label")]
     label_field: String,
     /// Number of classes; those with the most texts are chosen
-    #[arg(long, default_value_t = 5)]
-    classes: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
+    classes: u32,
     /// Maximum number of passages per text. A passage has at most as many tokens as the
     /// dictionary's context, and is represented by the mean over its tokens
-    #[arg(long, default_value_t = 1)]
-    passages: usize,
-    /// Maximum number of passages per class
-    #[arg(long, default_value_t = 1000)]
-    samples: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    passages: u32,
+    /// Maximum number of passages per class in each half of its texts
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    samples: u32,
     /// Seed for all random choices
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -119,9 +119,9 @@ impl OnTexts {
             source: self.texts.clone(),
             text_field: self.text_field.clone(),
             label_field: self.label_field.clone(),
-            classes: self.classes,
-            passages: self.passages,
-            samples: self.samples,
+            classes: self.classes as usize,
+            passages: self.passages as usize,
+            samples: self.samples as usize,
             test_share: 0.5, // both halves are used
             seed: self.seed,
         };
@@ -192,20 +192,21 @@ struct Hash {
     #[command(flatten)]
     on: OnTexts,
     /// Number of latents per hash
-    #[arg(short, default_value_t = 32)]
-    k: usize,
+    #[arg(short, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
     /// Number of nearest neighbours
-    #[arg(long, default_value_t = 5)]
-    neighbours: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    neighbours: u32,
     /// Number of pairs of passages for the correlation with activations
-    #[arg(long, default_value_t = 10_000)]
-    pairs: usize,
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=10_000_000))]
+    pairs: u32,
 }
 
 impl Hash {
     fn run(self) -> Result<()> {
         let (_, codes) = self.on.read()?;
-        let found = codes.hashes(self.k, self.neighbours, self.pairs, self.on.seed)?;
+        let [k, neighbours, pairs] = [self.k, self.neighbours, self.pairs].map(|n| n as usize);
+        let found = codes.hashes(k, neighbours, pairs, self.on.seed)?;
         self.on.output.print(&found)
     }
 }

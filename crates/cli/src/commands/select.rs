@@ -2,7 +2,7 @@
 
 use crate::arguments::{DeviceArgument, DictionaryArgument};
 use crate::progress::Watched;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use lapidary::{SelectOptions, TextOptions, select};
 use lapidary_features::selection::{Similarity, TopShare};
@@ -72,6 +72,9 @@ impl Select {
     pub fn run(self) -> Result<()> {
         for path in [Some(&self.out), self.ids.as_ref()].into_iter().flatten() {
             check_target(path)?;
+        }
+        if self.ids.as_ref() == Some(&self.out) {
+            bail!("--ids: found the file of --out, expected another one");
         }
         let device = self.device.open()?;
         let model = self.model.as_deref();

@@ -195,7 +195,7 @@ pub struct MatchingSummary {
     pub gap: f64,
     /// Share of the counted latents with a many-to-one match of at least [`THRESHOLDS`].
     pub semi_shares: [f64; 3],
-    /// Share of the counted latents with a one-to-one match of at least [`THRESHOLDS`].
+    /// Share of the matched latents whose one-to-one match is at least [`THRESHOLDS`].
     pub bipartite_shares: [f64; 3],
     /// Similarities of the many-to-one matches, greatest first.
     pub semi_sorted: Vec<f64>, // [latents], empty if B is empty
@@ -267,7 +267,7 @@ fn summarize(
         sorted
     };
     let (semi_sorted, bipartite_sorted) = (of(&best), of(&bipartite.pairs));
-    let shares = |sorted: &[f64]| {
+    let shares = |sorted: &[f64], latents: usize| {
         THRESHOLDS.map(|least| {
             let reached = sorted.iter().filter(|&&value| value >= least).count();
             if latents == 0 {
@@ -289,8 +289,8 @@ fn summarize(
         semi_mean: mean(&semi_sorted),
         bipartite_mean: mean(&bipartite_sorted),
         gap: mean(&losses),
-        semi_shares: shares(&semi_sorted),
-        bipartite_shares: shares(&bipartite_sorted),
+        semi_shares: shares(&semi_sorted, latents),
+        bipartite_shares: shares(&bipartite_sorted, bipartite_sorted.len()),
         semi_sorted,
         bipartite_sorted,
         shortfall: bipartite.shortfall,

@@ -175,7 +175,7 @@ impl Endpoint {
     }
 
     /// A digest of the address and of all that a request for these messages sends but the key, as
-    /// 32 hexadecimal digits.
+    /// 16 hexadecimal digits.
     pub fn digest(&self, messages: &[Message]) -> String {
         let body = request_body(&self.config, messages);
         digest(&[self.uri.to_string().as_bytes(), b"\n", &body])

@@ -126,8 +126,9 @@ struct Finished {
 ///
 /// Every finished request is in the journal at once. A job that is run again with its journal takes
 /// from there what it would ask for again, and reports the same as one that was not interrupted. A
-/// reply that is malformed is final, too. `stop` is asked at least every 100 ms; after it, or after
-/// an error, no request is begun and those in flight are broken off.
+/// text that is no valid prediction is final, too; an answer without a text is not kept. `stop` is
+/// asked at least every 100 ms; after it, or after an error, no request is begun and those in
+/// flight are broken off.
 ///
 /// # Errors
 /// When a task's lists do not fit together or a latent does not fire in one of its contexts, the
@@ -246,7 +247,10 @@ fn settle(
     };
     if finished.is_new {
         totals.sent.add_reply(&reply);
-        journal.append(finished.key, &reply)?;
+        // Without a text there is nothing to keep: the next run may find a working endpoint.
+        if reply.text.is_some() {
+            journal.append(finished.key, &reply)?;
+        }
     }
     progress.finish(finished.place, &reply)
 }

@@ -58,6 +58,30 @@ struct Weight {
     before: f64,
 }
 
+impl PmiConfig {
+    /// Checks the parameters.
+    ///
+    /// # Errors
+    /// When lambda is negative or not finite, or the minimum count is 0.
+    pub fn check(&self) -> Result<(), FeaturesError> {
+        if !(self.lambda.is_finite() && self.lambda >= 0.0) {
+            return Err(FeaturesError::Input {
+                field: "lambda",
+                found: self.lambda.to_string(),
+                expected: "a finite number, at least 0".into(),
+            });
+        }
+        if self.min_count == 0 {
+            return Err(FeaturesError::Input {
+                field: "min_count",
+                found: "0".into(),
+                expected: "at least 1, since p(d) = 0 has no logarithm".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// The best labels of one latent, the best first; none for a latent without contexts.
 ///
 /// Candidates are the n-grams that end at a context's peak or one token before it. For n contexts,
@@ -77,20 +101,7 @@ pub fn pmi_labels(
     counts: &CorpusCounts,
     config: &PmiConfig,
 ) -> Result<Vec<PmiLabel>, FeaturesError> {
-    if !(config.lambda.is_finite() && config.lambda >= 0.0) {
-        return Err(FeaturesError::Input {
-            field: "lambda",
-            found: config.lambda.to_string(),
-            expected: "a finite number, at least 0".into(),
-        });
-    }
-    if config.min_count == 0 {
-        return Err(FeaturesError::Input {
-            field: "min_count",
-            found: "0".into(),
-            expected: "at least 1, since p(d) = 0 has no logarithm".into(),
-        });
-    }
+    config.check()?;
     let mut weights = BTreeMap::<Ngram, Weight>::new();
     let mut total = 0.0;
     for context in contexts {

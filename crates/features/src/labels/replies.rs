@@ -41,6 +41,11 @@ pub fn parse_explanation(reply: &str) -> Option<String> {
         }
         None => reply,
     };
+    // Control characters would act on whatever terminal shows the label.
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let mut line = String::new();
     for word in text.split_whitespace() {
         if !line.is_empty() {
@@ -56,6 +61,16 @@ pub fn parse_explanation(reply: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_of_a_reply_reach_no_label() {
+        let reply = "[EXPLANATION]: \u{1b}[31mred\u{7} words\u{1b}]0;title\u{7}";
+        let label = parse_explanation(reply).unwrap();
+        assert!(
+            label.contains("red") && !label.contains(char::is_control),
+            "{label:?}"
+        );
+    }
 
     #[test]
     fn predictions_are_read_through_text_and_code_fences() {

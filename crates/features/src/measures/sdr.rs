@@ -9,6 +9,10 @@ use super::log_gamma::{ln_choose, ln_sum};
 use super::unfit;
 use crate::FeaturesError;
 
+/// The largest dictionary, and the largest code, whose chances are computed.
+const MOST_LATENTS: u64 = 1 << 32;
+const MOST_ACTIVE: u64 = 1 << 20;
+
 /// ln of the number of codes with `a` of `n` bits on that share exactly `b` bits with a given code
 /// of `x` bits: ln[C(x, b) C(n − x, a − b)]; minus infinity if there is none.
 ///
@@ -150,6 +154,9 @@ impl CodeChance {
             return Err(unfit("k", 0, "at least one active latent"));
         }
         at_most("k", k, "d_sae", d_sae)?;
+        // Beyond, differences of logarithms of factorials lose their digits.
+        at_most("d_sae", d_sae, "the largest size", MOST_LATENTS)?;
+        at_most("k", k, "the largest code", MOST_ACTIVE)?;
         Ok(CodeChance { d_sae, k })
     }
 

@@ -12,7 +12,9 @@ use lapidary_io::without_panic;
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, Token};
+use super::{
+    CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, TableSource, Token,
+};
 use crate::FeaturesError;
 use crate::statistics::Band;
 
@@ -49,6 +51,28 @@ pub fn describe_table(path: &Path) -> Result<TableDescription, FeaturesError> {
     Ok(TableDescription {
         rows,
         columns: columns.collect(),
+    })
+}
+
+/// Reads what made a table; nothing for a table of schema version 1.
+///
+/// # Errors
+/// If the file cannot be read or is no Parquet table.
+pub fn read_source(path: &Path) -> Result<TableSource, FeaturesError> {
+    let mut reader = ParquetReader::new(open(path)?);
+    let metadata = decoded(path, || Ok(reader.get_metadata()?.clone()))?;
+    let rows = metadata.key_value_metadata.iter().flatten();
+    let value = rows
+        .filter(|row| row.key == "lapidary")
+        .find_map(|row| row.value.as_deref());
+    let value: Value = value.map_or(Value::Null, |text| {
+        serde_json::from_str(text).unwrap_or_default()
+    });
+    let provenance = value["provenance"].as_object().into_iter().flatten();
+    let provenance =
+        provenance.filter_map(|(what, value)| Some((what.clone(), value.as_str()?.to_owned())));
+    Ok(TableSource {
+        provenance: provenance.collect(),
     })
 }
 

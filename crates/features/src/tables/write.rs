@@ -26,7 +26,24 @@ pub struct TableSource {
     pub provenance: Vec<(String, String)>,
 }
 
+/// What the provenance calls the text on which latents were counted.
+const TEXT: &str = "Text";
+
 impl TableSource {
+    /// The same, on a text.
+    #[must_use]
+    pub fn on_text(mut self, text: &str) -> Self {
+        self.provenance.push((TEXT.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// The text on which latents were counted, if it is known.
+    pub fn text(&self) -> Option<String> {
+        let mut rows = self.provenance.iter();
+        rows.find(|(what, _)| what == TEXT)
+            .map(|(_, text)| text.clone())
+    }
+
     pub(super) fn metadata(&self, table: &str) -> Vec<KeyValue> {
         let rows = self.provenance.iter();
         let provenance: serde_json::Map<_, _> = rows

@@ -264,7 +264,11 @@ fn the_summary_counts_shares_at_the_thresholds_and_only_counted_latents() {
     assert_eq!((all.latents, all.matched), (4, 3));
     assert_eq!(all.bipartite_sorted, [0.9, 0.7, 0.5]);
     assert_eq!(all.semi_sorted, [0.9, 0.7, 0.5, 0.4]);
-    assert_eq!(all.bipartite_shares, [0.75, 0.5, 0.25]);
+    assert_eq!(
+        all.bipartite_shares,
+        [1.0, 2.0 / 3.0, 1.0 / 3.0],
+        "of the matched ones"
+    );
     assert_eq!(all.gap, 0.0);
     let counted = [true, true, true, false];
     let some = match_latents(&matrix, None, Some(&counted), &EXACT)

@@ -1,6 +1,20 @@
 //! The published figures, exact fractions of small cases, and simulation.
 
 use super::*;
+
+#[test]
+fn sizes_beyond_exact_arithmetic_are_refused_at_once() {
+    for (d_sae, k) in [
+        (u64::MAX, 32),
+        (u64::MAX, u64::MAX / 2),
+        (200_000_000, 100_000_000),
+    ] {
+        assert!(CodeChance::new(d_sae, k).is_err(), "{d_sae} {k}");
+    }
+    let largest = CodeChance::new(1 << 32, 64).unwrap();
+    assert_eq!(largest.smallest_theta(1e-6).unwrap(), Some(1)); // 64² / 2³² = 9.5e-7
+}
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

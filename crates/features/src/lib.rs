@@ -18,6 +18,7 @@ pub mod labels;
 pub mod measures;
 mod report;
 pub mod selection;
+mod shared_page;
 mod sparse_rows;
 mod statistics;
 mod steering;

@@ -37,10 +37,11 @@ pub use statistics::{
 pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, CodesWriter, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LabelRow,
-    LogitToken, PairRow, RankedRow, RunRow, TableDescription, TableSource, Token, describe_table,
-    example_rows, feature_rows, read_examples, read_features, read_histograms, read_labels,
-    read_runs, write_coactivations, write_codes, write_examples, write_features, write_histograms,
-    write_labels, write_latents, write_pairs, write_ranking, write_runs,
+    LogitToken, PairRow, PartnerRow, RankedRow, RunRow, TableDescription, TableSource, Token,
+    describe_table, example_rows, feature_rows, read_examples, read_examples_of, read_features,
+    read_histograms, read_labels, read_runs, write_coactivations, write_codes, write_examples,
+    write_features, write_histograms, write_labels, write_latents, write_pairs, write_ranking,
+    write_runs,
 };
 pub use text_codes::TextCodes;
 

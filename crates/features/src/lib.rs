@@ -7,7 +7,7 @@
 //! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`,
 //!   written and read here;
 //! - [`Steering`] changes what a model does by a latent;
-//! - [`write_report`] makes `report.html`.
+//! - [`write_report`] makes `report.html`; [`serve`] is what a server of the same answers from.
 
 mod code_reader;
 mod collect;
@@ -18,6 +18,7 @@ pub mod labels;
 pub mod measures;
 mod report;
 pub mod selection;
+pub mod serve;
 mod shared_page;
 mod sparse_rows;
 mod statistics;

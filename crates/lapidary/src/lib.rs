@@ -19,6 +19,7 @@
 mod class_incremental;
 pub mod codebooks;
 mod comparison;
+mod continuation;
 mod course;
 pub mod device;
 mod dictionary_folder;
@@ -58,10 +59,11 @@ pub use lapidary_sae as sae;
 pub use class_incremental::run_class_incremental;
 pub use codebooks::{CodebookRun, train_codebooks};
 pub use comparison::{CompareOptions, Comparison, ComparisonSummary, compare};
+pub use continuation::{Prompt, highest_activations, steer_by};
 pub use dictionary_folder::check_replacement;
 pub use error::{Error, Result};
 pub use export::{Viewer, export};
-pub use firing::{Firing, FiringToken, fire};
+pub use firing::{Firing, FiringToken, fire, fire_with};
 pub use labelled::{LabelledPassages, LabelledTexts, Passage};
 pub use labelling::{LabelOptions, LabelWriter, Labelled, label};
 pub use opened::{

@@ -38,6 +38,7 @@ mod quantize_effect;
 mod recipes;
 pub mod run_folder;
 mod selection;
+mod serve;
 pub mod summary;
 mod tables;
 mod texts;
@@ -75,5 +76,6 @@ pub use quantize_dictionary::{Cosines, QuantizationReport, QuantizeOptions, quan
 pub use quantize_effect::Effect;
 pub use recipes::{NamedRecipe, Sweep, read_all};
 pub use selection::{SelectOptions, Selection, select};
+pub use serve::{ServeOptions, Server};
 pub use tables::{Tables, reconstructs, widths};
 pub use train::{TrainOptions, train};

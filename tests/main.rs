@@ -19,6 +19,7 @@ mod hub_misbehaving;
 mod inspect;
 mod quantize;
 mod safety;
+mod serve;
 mod several_coders;
 #[path = "support/training_log.rs"]
 mod training_log;

@@ -7,7 +7,7 @@
 //! - [`FeatureRow`], [`ExampleRow`]: one row of `features.parquet` and of `examples.parquet`,
 //!   written and read here;
 //! - [`Steering`] changes what a model does by a latent;
-//! - [`write_report`] makes `report.html`.
+//! - [`write_report`] makes `report.html`; [`serve`] is what a server of the same answers from.
 
 mod code_reader;
 mod collect;
@@ -18,6 +18,8 @@ pub mod labels;
 pub mod measures;
 mod report;
 pub mod selection;
+pub mod serve;
+mod shared_page;
 mod sparse_rows;
 mod statistics;
 mod steering;
@@ -36,10 +38,11 @@ pub use statistics::{
 pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, CodesWriter, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LabelRow,
-    LogitToken, PairRow, RankedRow, RunRow, TableDescription, TableSource, Token, describe_table,
-    example_rows, feature_rows, read_examples, read_features, read_histograms, read_labels,
-    read_runs, read_source, write_coactivations, write_codes, write_examples, write_features,
-    write_histograms, write_labels, write_latents, write_pairs, write_ranking, write_runs,
+    LogitToken, PairRow, PartnerRow, RankedRow, RunRow, TableDescription, TableSource, Token,
+    WRITTEN, describe_table, example_rows, feature_rows, read_examples, read_examples_of,
+    read_features, read_histograms, read_labels, read_runs, read_source, write_coactivations,
+    write_codes, write_examples, write_features, write_histograms, write_labels, write_latents,
+    write_pairs, write_ranking, write_runs,
 };
 pub use text_codes::TextCodes;
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use crate::FeaturesError;
+use crate::shared_page::with_shared_parts;
 use crate::tables::{ExampleRow, FeatureRow};
 use lapidary_io::write_file;
 
@@ -82,7 +83,8 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesErro
         // open a comment.
         .replace('<', "\\u003c");
     // Split before anything is put in, so that a title `{{data}}` stays a title.
-    let (head, body, end) = template();
+    let template = with_shared_parts(TEMPLATE);
+    let (head, body, end) = parts(&template);
     let title = escape_html(&report.title);
     write_file(path, |file| {
         let mut page = std::io::BufWriter::new(file);
@@ -96,8 +98,8 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesErro
 }
 
 /// The template before the title, between title and data, and after the data.
-fn template() -> (&'static str, &'static str, &'static str) {
-    let (head, rest) = TEMPLATE
+fn parts(template: &str) -> (&str, &str, &str) {
+    let (head, rest) = template
         .split_once("<title>{{title}}</title>")
         .expect("the template has a title");
     let (body, end) = rest

@@ -8,6 +8,7 @@
 
 mod codes;
 mod labels;
+mod latent_rows;
 mod measures;
 mod pairs;
 mod read;
@@ -19,12 +20,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use codes::{CodesWriter, write_codes};
-pub use labels::{LabelRow, read_labels, write_labels};
+pub use labels::{LabelRow, WRITTEN, read_labels, write_labels};
+pub use latent_rows::{
+    PartnerRow, for_each_context, read_examples_of, read_histogram_of, read_partners_of,
+    read_source,
+};
 pub use measures::{read_histograms, write_coactivations, write_histograms};
 pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};
-pub use read::{
-    TableDescription, describe_table, read_examples, read_features, read_runs, read_source,
-};
+pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
 pub use runs::{RunRow, write_runs};
 pub use write::{TableSource, write_examples, write_features, write_latents};
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lapidary_activations::{Segment, TokenBlock};
+use lapidary_activations::{OtherModel, Segment, TokenBlock};
 use lapidary_features::read_features;
 use serde::Serialize;
 
@@ -43,7 +43,24 @@ pub struct FiringToken {
 /// The text has no token, the model fails, or a table beside the dictionary is damaged.
 pub fn fire(opened: &Opened, text: &str, top: usize, only: &[u32]) -> Result<Vec<FiringToken>> {
     let second = opened.second()?;
-    let reader = opened.reader(second.as_ref())?;
+    let about = about(opened.folder.as_ref())?;
+    let about = |latent: u32| about.get(&latent).cloned();
+    fire_with(opened, second.as_ref(), text, (top, only), &about)
+}
+
+/// The same for who has the second model of a crosscoder ([`Opened::second`]), and knows what each
+/// latent is about. `(top, only)` are as there.
+///
+/// # Errors
+/// The text has no token, or the model fails.
+pub fn fire_with(
+    opened: &Opened,
+    second: Option<&OtherModel>,
+    text: &str,
+    (top, only): (usize, &[u32]),
+    about: &dyn Fn(u32) -> Option<String>,
+) -> Result<Vec<FiringToken>> {
+    let reader = opened.reader(second)?;
     let d_sae = reader.d_sae();
     if let Some(latent) = only.iter().find(|latent| **latent as usize >= d_sae) {
         bail!("found latent {latent}, expected one below {d_sae}");
@@ -53,7 +70,6 @@ pub fn fire(opened: &Opened, text: &str, top: usize, only: &[u32]) -> Result<Vec
     if tokens.is_empty() {
         bail!("the text has no token");
     }
-    let about = about(opened.folder.as_ref())?;
     let texts = tokenizer.texts(&tokens);
     let (context, bos) = opened.context();
     let bos: Vec<u32> = bos.into_iter().collect();
@@ -85,7 +101,7 @@ pub fn fire(opened: &Opened, text: &str, top: usize, only: &[u32]) -> Result<Vec
             let firing = |(feature_id, activation)| Firing {
                 feature_id,
                 activation,
-                about: about.get(&feature_id).cloned(),
+                about: about(feature_id),
             };
             found.push(FiringToken {
                 position: found.len(),

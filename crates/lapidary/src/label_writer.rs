@@ -6,7 +6,7 @@ use lapidary_features::labels::{
     Confusion, Endpoint, EndpointConfig, Estimate, ExampleConfig, JobConfig, Journal, LabelTask,
     LatentTexts, Prices, estimate, explain_latents,
 };
-use lapidary_features::{LabelRow, TextCodes};
+use lapidary_features::{LabelRow, TextCodes, WRITTEN};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -33,9 +33,6 @@ pub struct LabelWriter {
     /// Only make the estimate.
     pub only_estimate: bool,
 }
-
-/// The name of labels that a language model wrote.
-pub(crate) const WRITTEN: &str = "llm";
 
 impl LabelWriter {
     /// Checks all that can be checked before the text is read.

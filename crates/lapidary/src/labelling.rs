@@ -9,11 +9,11 @@ use lapidary_features::labels::{
     label_latents,
 };
 use lapidary_features::{
-    LabelRow, TableSource, TextCodes, read_labels, shown_tokens, summarize_decoder,
+    LabelRow, TableSource, TextCodes, WRITTEN, read_labels, shown_tokens, summarize_decoder,
 };
 
 use crate::error::{Error, Result, bail};
-use crate::label_writer::{LabelWriter, WRITTEN, write_labels};
+use crate::label_writer::{LabelWriter, write_labels};
 use crate::opened::{Opened, TextOptions};
 use crate::progress::{Progress, Stage, count};
 use crate::run_folder::RunFolder;
@@ -65,11 +65,10 @@ pub(crate) fn labels_of_run(run: &RunFolder) -> Result<Vec<LabelRow>> {
 /// The label of each latent that is shown where there is room for one: that of a language model,
 /// else the one that is detected best.
 pub(crate) fn best_labels(labels: &[LabelRow]) -> HashMap<u32, &LabelRow> {
-    let rank = |label: &LabelRow| (&*label.method == WRITTEN, label.detection.unwrap_or(0.0));
     let mut best: HashMap<u32, &LabelRow> = HashMap::new();
     for label in labels {
         let kept = best.entry(label.feature_id).or_insert(label);
-        if rank(label) > rank(kept) {
+        if label.better_than(kept).is_gt() {
             *kept = label;
         }
     }

@@ -64,9 +64,23 @@ impl Opened {
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        let dictionary = open_dictionary(path, how, device)?;
+        Self::with_dictionary(dictionary, path, model, device, progress)
+    }
+
+    /// The same for who has the dictionary at `path` already.
+    ///
+    /// # Errors
+    /// The model cannot be read, or does not fit.
+    pub fn with_dictionary(
+        dictionary: Dictionary,
+        path: &Path,
+        model: Option<&str>,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let folder = RunFolder::new(path);
         let in_run = saelens::exists(&folder.dictionary());
-        let dictionary = open_dictionary(path, how, device)?;
         let model = dictionary_model::load(progress, &dictionary, path, model, device)?;
         Ok(Self {
             dictionary,

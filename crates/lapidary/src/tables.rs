@@ -272,7 +272,7 @@ pub fn widths(coder: &dyn Coder) -> String {
 }
 
 /// The metrics of the report, each with its value and what it means.
-fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
+pub(crate) fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
     let shown = m.named(&Metrics::REPORT);
     let row = |(metric, value): (&Metric, Option<f64>)| {
         let meaning = metric.report_label.unwrap_or(metric.label);

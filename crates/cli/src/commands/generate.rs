@@ -3,16 +3,16 @@
 use crate::arguments::{DeviceArgument, DictionaryArgument, SamplingArguments};
 use crate::progress::{self, Watched};
 use crate::terminal::{shown, visible};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor};
 use clap::Args;
 use lapidary::dictionary_model::load_model;
-use lapidary::run_folder::RunFolder;
+use lapidary::{Prompt, highest_activations, steer_by};
 use lapidary_coder::Dictionary;
-use lapidary_features::{Steer, Steering, read_features};
-use lapidary_model::{HookPoint, Intervention, LanguageModel, TensorFile, generate};
+use lapidary_features::{Steer, Steering};
+use lapidary_model::{HookPoint, Intervention, LanguageModel, TensorFile};
 use std::io::{Write, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Continue a text
@@ -86,11 +86,9 @@ impl Generate {
             }
         }
         let (model, dictionary) = self.open(&self.device.open()?)?;
-        let tokenizer = model.tokenizer()?;
-        let text = tokenizer.encode(&self.prompt)?;
-        let prompt: Vec<u32> = tokenizer.bos().into_iter().chain(text.clone()).collect();
-        let n_ctx = model.config().n_ctx;
-        if prompt.len().saturating_add(sampling.max_tokens) > n_ctx {
+        let prompt = Prompt::new(&model, &self.prompt)?;
+        if prompt.outgrows(&model, sampling.max_tokens) {
+            let n_ctx = model.config().n_ctx;
             note(&format!(
                 "the model's context has {n_ctx} tokens; for a longer text, the oldest tokens are left out"
             ));
@@ -101,15 +99,13 @@ impl Generate {
         let mut out = stdout();
         write!(out, "{}", shown(&self.prompt))?;
         let mut written = Ok(());
-        let mut stream = tokenizer.stream(&text);
-        generate(&model, &prompt, &sampling, &steering, &mut |token| {
-            let new = stream.push(token);
-            if written.is_ok() && !new.is_empty() {
-                written = write!(out, "{}", shown(&new)).and_then(|()| out.flush());
+        prompt.continued(&model, &sampling, &steering, &mut |new| {
+            if written.is_ok() {
+                written = write!(out, "{}", shown(new)).and_then(|()| out.flush());
             }
         })?;
         written?;
-        writeln!(out, "{}", shown(&stream.finish()))?;
+        writeln!(out)?;
         Ok(())
     }
 
@@ -139,22 +135,20 @@ impl Generate {
         };
         let steer = |latent: &usize| -> Result<Steering> {
             let unit = highest.as_ref().and_then(|highest| highest.get(*latent));
-            let steer = match (self.clamp, unit) {
-                (Some(value), _) => Steer::Clamp(value),
-                (None, None) => Steer::Add(self.strength),
-                (None, Some(highest)) if *highest > 0.0 => {
-                    note(&format!(
-                        "latent {latent}: {} times its highest activation, {highest:.2}",
-                        self.strength
-                    ));
-                    Steer::Add(self.strength * highest)
-                }
-                (None, Some(_)) => {
-                    note(&format!(
-                        "latent {latent} never fired on the run's tables: --strength counts in units of activation"
-                    ));
-                    Steer::Add(self.strength)
-                }
+            let unit = unit.copied();
+            match unit {
+                Some(highest) if highest > 0.0 => note(&format!(
+                    "latent {latent}: {} times its highest activation, {highest:.2}",
+                    self.strength
+                )),
+                Some(_) => note(&format!(
+                    "latent {latent} never fired on the run's tables: --strength counts in units of activation"
+                )),
+                None => {}
+            }
+            let steer = match self.clamp {
+                Some(value) => Steer::Clamp(value),
+                None => steer_by(self.strength, unit),
             };
             Ok(Steering::new(dictionary, *latent, steer)?)
         };
@@ -184,23 +178,4 @@ impl Generate {
 /// Says on standard error what a user should know of texts that others wrote.
 fn note(text: &str) {
     progress::note(visible(text));
-}
-
-/// The highest activation of each latent, where the dictionary lies in a run with feature tables.
-fn highest_activations(dictionary: &Path) -> Result<Option<Vec<f32>>> {
-    // `.` has a parent only as an absolute path.
-    let whole = std::path::absolute(dictionary).unwrap_or_else(|_| dictionary.to_path_buf());
-    let parent = whole.parent().unwrap_or(&whole);
-    let runs = [dictionary, parent].map(|folder| RunFolder::new(folder).features());
-    let tables = runs.map(|features| features.join("features.parquet"));
-    let Some(table) = tables.iter().find(|table| table.is_file()) else {
-        return Ok(None);
-    };
-    let rows = read_features(table).with_context(|| {
-        format!(
-            "{}: the unit of --strength is read from it",
-            table.display()
-        )
-    })?;
-    Ok(Some(rows.iter().map(|row| row.max_activation).collect()))
 }

@@ -31,6 +31,7 @@ pub mod probe;
 pub mod quantize;
 pub mod run;
 pub mod select;
+pub mod serve;
 mod step_parts;
 pub mod synthetic;
 pub mod template;

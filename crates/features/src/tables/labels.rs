@@ -1,5 +1,6 @@
 //! `labels.parquet`: what a latent responds to, in words or tokens.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +23,19 @@ pub struct LabelRow {
     pub detection: Option<f64>,
     /// Balanced accuracy of fuzzing on held-out windows (f64); null if it was not scored.
     pub fuzzing: Option<f64>,
+}
+
+/// The name of the method of labels that a language model wrote.
+pub const WRITTEN: &str = "llm";
+
+impl LabelRow {
+    /// Which of two labels of a latent is shown where there is room for one: that of a language
+    /// model, else the one that is detected best. The greater one is.
+    pub fn better_than(&self, other: &Self) -> Ordering {
+        let rank = |label: &Self| (&*label.method == WRITTEN, label.detection.unwrap_or(-1.0));
+        let ((a, x), (b, y)) = (rank(self), rank(other));
+        a.cmp(&b).then(x.total_cmp(&y))
+    }
 }
 
 /// Writes `labels.parquet`, sorted by latent; the file appears whole or not at all.

@@ -12,9 +12,7 @@ use lapidary_io::without_panic;
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::{
-    CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, TableSource, Token,
-};
+use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken, RunRow, Token};
 use crate::FeaturesError;
 use crate::statistics::Band;
 
@@ -54,28 +52,6 @@ pub fn describe_table(path: &Path) -> Result<TableDescription, FeaturesError> {
     })
 }
 
-/// Reads what made a table; nothing for a table of schema version 1.
-///
-/// # Errors
-/// If the file cannot be read or is no Parquet table.
-pub fn read_source(path: &Path) -> Result<TableSource, FeaturesError> {
-    let mut reader = ParquetReader::new(open(path)?);
-    let metadata = decoded(path, || Ok(reader.get_metadata()?.clone()))?;
-    let rows = metadata.key_value_metadata.iter().flatten();
-    let value = rows
-        .filter(|row| row.key == "lapidary")
-        .find_map(|row| row.value.as_deref());
-    let value: Value = value.map_or(Value::Null, |text| {
-        serde_json::from_str(text).unwrap_or_default()
-    });
-    let provenance = value["provenance"].as_object().into_iter().flatten();
-    let provenance =
-        provenance.filter_map(|(what, value)| Some((what.clone(), value.as_str()?.to_owned())));
-    Ok(TableSource {
-        provenance: provenance.collect(),
-    })
-}
-
 /// Reads `runs.parquet`, or any other small table of numbers, texts and booleans; cells of other
 /// types are text.
 ///
@@ -101,7 +77,7 @@ pub fn read_runs(path: &Path) -> Result<Vec<RunRow>, FeaturesError> {
     Ok(rows.collect())
 }
 
-fn open(path: &Path) -> Result<File, FeaturesError> {
+pub(super) fn open(path: &Path) -> Result<File, FeaturesError> {
     File::open(path).map_err(|source| FeaturesError::Read {
         path: path.into(),
         source,
@@ -109,7 +85,10 @@ fn open(path: &Path) -> Result<File, FeaturesError> {
 }
 
 /// What the decoder returns: polars answers some damaged files with a panic.
-fn decoded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T, FeaturesError> {
+pub(super) fn decoded<T>(
+    path: &Path,
+    read: impl FnOnce() -> PolarsResult<T>,
+) -> Result<T, FeaturesError> {
     without_panic(read)
         .and_then(|read| read.map_err(|error| error.to_string()))
         .map_err(|reason| FeaturesError::Parquet {
@@ -210,70 +189,12 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
 /// If the file cannot be read or is not such a table; the error names the file, the column and what
 /// is wrong with it.
 pub fn read_examples(path: &Path) -> Result<Vec<ExampleRow>, FeaturesError> {
-    let table = Table::open(path)?;
-    let mut texts = Interned::default();
-    let ids = table.numbers::<UInt32Type>("feature_id")?;
-    let ranks = table.numbers::<UInt32Type>("rank")?;
-    let bands = table.strings("band", &mut texts)?;
-    let maxima = table.numbers::<Float32Type>("max_activation")?;
-    let tokens = table.string_lists("tokens", &mut texts)?;
-    let token_ids = table.lists::<UInt32Type>("token_ids")?;
-    let activations = table.lists::<Float32Type>("activations")?;
-    let peaks = table.numbers::<UInt32Type>("peak_index")?;
-    let documents = table.numbers::<UInt32Type>("document")?;
-    let positions = table.numbers::<UInt32Type>("position")?;
-    let mut rows = Vec::with_capacity(ids.len());
-    for row in 0..ids.len() {
-        let window = tokens.rows[row].len();
-        table.same_length(
-            "token_ids",
-            row,
-            token_ids.rows[row].len(),
-            "tokens",
-            window,
-        )?;
-        table.same_length(
-            "activations",
-            row,
-            activations.rows[row].len(),
-            "tokens",
-            window,
-        )?;
-        if peaks[row] as usize >= window {
-            return Err(table.cell(
-                "peak_index",
-                row,
-                peaks[row],
-                format!("below {window}, the number of tokens"),
-            ));
-        }
-        let band = Band::from_name(&bands[row]).ok_or_else(|| {
-            table.cell(
-                "band",
-                row,
-                format!("`{}`", bands[row]),
-                "top, q75, q50 or q25".into(),
-            )
-        })?;
-        rows.push(ExampleRow {
-            feature_id: ids[row],
-            rank: ranks[row],
-            band,
-            max_activation: maxima[row],
-            tokens: tokens.row(row).to_vec(),
-            token_ids: token_ids.row(row).to_vec(),
-            activations: activations.row(row).to_vec(),
-            peak_index: peaks[row],
-            document: documents[row],
-            position: positions[row],
-        });
-    }
-    Ok(rows)
+    Table::open(path)?.examples()
 }
 
 pub(super) struct Table<'a> {
-    path: &'a Path,
-    data: DataFrame,
+    pub(super) path: &'a Path,
+    pub(super) data: DataFrame,
 }
 
 /// A list column: all values, and which of them belong to each row.
@@ -314,6 +235,68 @@ impl<'a> Table<'a> {
             reader.finish()
         })?;
         Ok(Table { path, data })
+    }
+
+    /// The contexts that the table has.
+    pub(super) fn examples(&self) -> Result<Vec<ExampleRow>, FeaturesError> {
+        let mut texts = Interned::default();
+        let ids = self.numbers::<UInt32Type>("feature_id")?;
+        let ranks = self.numbers::<UInt32Type>("rank")?;
+        let bands = self.strings("band", &mut texts)?;
+        let maxima = self.numbers::<Float32Type>("max_activation")?;
+        let tokens = self.string_lists("tokens", &mut texts)?;
+        let token_ids = self.lists::<UInt32Type>("token_ids")?;
+        let activations = self.lists::<Float32Type>("activations")?;
+        let peaks = self.numbers::<UInt32Type>("peak_index")?;
+        let documents = self.numbers::<UInt32Type>("document")?;
+        let positions = self.numbers::<UInt32Type>("position")?;
+        let mut rows = Vec::with_capacity(ids.len());
+        for row in 0..ids.len() {
+            let window = tokens.rows[row].len();
+            self.same_length(
+                "token_ids",
+                row,
+                token_ids.rows[row].len(),
+                "tokens",
+                window,
+            )?;
+            self.same_length(
+                "activations",
+                row,
+                activations.rows[row].len(),
+                "tokens",
+                window,
+            )?;
+            if peaks[row] as usize >= window {
+                return Err(self.cell(
+                    "peak_index",
+                    row,
+                    peaks[row],
+                    format!("below {window}, the number of tokens"),
+                ));
+            }
+            let band = Band::from_name(&bands[row]).ok_or_else(|| {
+                self.cell(
+                    "band",
+                    row,
+                    format!("`{}`", bands[row]),
+                    "top, q75, q50 or q25".into(),
+                )
+            })?;
+            rows.push(ExampleRow {
+                feature_id: ids[row],
+                rank: ranks[row],
+                band,
+                max_activation: maxima[row],
+                tokens: tokens.row(row).to_vec(),
+                token_ids: token_ids.row(row).to_vec(),
+                activations: activations.row(row).to_vec(),
+                peak_index: peaks[row],
+                document: documents[row],
+                position: positions[row],
+            });
+        }
+        Ok(rows)
     }
 
     pub(super) fn cell(
@@ -426,7 +409,7 @@ impl<'a> Table<'a> {
     }
 
     /// A list column's values in one series, and each row's share of it.
-    fn list(
+    pub(super) fn list(
         &self,
         name: &'static str,
         inner: DataType,
@@ -486,7 +469,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn damaged(&self, name: &'static str) -> FeaturesError {
+    pub(super) fn damaged(&self, name: &'static str) -> FeaturesError {
         FeaturesError::Parquet {
             path: self.path.into(),
             reason: format!("column `{name}` is damaged"),

@@ -10,7 +10,7 @@ use polars::prelude::*;
 
 use polars_arrow::offset::Offsets;
 use polars_parquet::write::KeyValue;
-use serde_json::json;
+use serde::{Serialize, Serializer};
 
 use super::{CodePlace, ExampleRow, FeatureRow, FiringToken, LogitToken};
 use crate::FeaturesError;
@@ -45,18 +45,29 @@ impl TableSource {
     }
 
     pub(super) fn metadata(&self, table: &str) -> Vec<KeyValue> {
-        let rows = self.provenance.iter();
-        let provenance: serde_json::Map<_, _> = rows
-            .map(|(what, value)| (what.clone(), value.as_str().into()))
-            .collect();
-        let value = json!({
-            "table": table,
-            "schema_version": SCHEMA_VERSION,
-            "lapidary_version": env!("CARGO_PKG_VERSION"),
-            "provenance": provenance,
-        });
-        vec![KeyValue::new("lapidary".to_owned(), value.to_string())]
+        let value = FileMetadata {
+            table,
+            schema_version: SCHEMA_VERSION,
+            lapidary_version: env!("CARGO_PKG_VERSION"),
+            provenance: &self.provenance,
+        };
+        let value = serde_json::to_string(&value).unwrap_or_default();
+        vec![KeyValue::new("lapidary".to_owned(), value)]
     }
+}
+
+#[derive(Serialize)]
+struct FileMetadata<'a> {
+    table: &'a str,
+    schema_version: u32,
+    lapidary_version: &'a str,
+    #[serde(serialize_with = "in_order")]
+    provenance: &'a [(String, String)],
+}
+
+/// As an object whose entries keep their order.
+fn in_order<S: Serializer>(rows: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(rows.iter().map(|(what, value)| (what, value)))
 }
 
 /// Writes `features.parquet`; the file appears whole or not at all.

@@ -2,8 +2,8 @@
 //!
 //! For each latent the partners with a higher number are counted. Counts are exact while a latent
 //! has at most `capacity` such partners. Beyond twice that many those with the lowest phi, as it
-//! looks then, are forgotten: what was counted of them is lost, and a pair that becomes strong later
-//! may lack it. The most that any count can lack is kept.
+//! looks then, are forgotten: what was counted of them is lost, and a pair that becomes strong
+//! later may lack it. The most that any count can lack is kept.
 
 /// A pair of latents, and on how many tokens both fired.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,8 +4,9 @@ use super::*;
 use crate::exports::tests::{dead, example, export, feature, histogram, names, written};
 use crate::statistics::Band;
 
-/// Keys of a batch, of a feature and of an activation, with a letter for the type: `s`tring,
-/// `i`nteger, `f`loat, `?` string or null, `S`, `I`, `F` lists of them, `l`ist of objects.
+/// Keys of a batch, of a feature and of an activation, with a letter for the type: s for a string,
+/// i for an integer, f for a float, ? for a string or null, S, I and F for lists of them, l for a
+/// list of objects.
 const BATCH: &[(&str, char)] = &[
     ("model_id", 's'),
     ("layer", 'i'),

@@ -72,7 +72,8 @@ pub struct Estimate {
 /// more.
 ///
 /// # Errors
-/// As [`super::label_latents`] for its tasks, or when a price is not a number of 0 or more.
+/// As [`explain_latents`](super::explain_latents) for its tasks, or when a price is not a number of
+/// 0 or more.
 pub fn estimate(
     tasks: &[LabelTask<'_>],
     max_tokens: u32,

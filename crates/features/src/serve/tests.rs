@@ -97,7 +97,8 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-fn open(folder: &Path) -> FeatureIndex {
+/// The index of a folder, whose contexts have not been read.
+fn opened(folder: &Path) -> FeatureIndex {
     let labels = crate::read_labels(&folder.join("labels.parquet"));
     FeatureIndex::open(folder, labels.unwrap_or_default()).unwrap()
 }
@@ -116,7 +117,7 @@ fn ids(index: &FeatureIndex, query: &Query) -> Vec<u32> {
 }
 
 fn open(folder: &Path) -> FeatureIndex {
-    let index = open(folder);
+    let index = opened(folder);
     index.read_context_texts();
     assert_eq!(index.contexts_missing(), None);
     index
@@ -165,7 +166,7 @@ fn labels_numbers_and_contexts_are_found() {
 #[test]
 fn before_the_contexts_are_read_tokens_are_searched() {
     let folder = folder();
-    let index = open(folder.path());
+    let index = opened(folder.path());
     assert!(
         index
             .contexts_missing()
@@ -239,7 +240,7 @@ fn a_damaged_table_is_an_error_and_the_rest_is_served() {
     let path = folder.path().join("examples.parquet");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-    let index = open(folder.path());
+    let index = opened(folder.path());
     index.read_context_texts();
     assert!(
         index

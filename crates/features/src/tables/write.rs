@@ -342,8 +342,19 @@ fn write_parquet(file: &mut File, table: &DataFrame, metadata: Vec<KeyValue>) ->
     let mut writer = writer.batched(table.schema())?;
     let [most, least] = ROW_GROUP;
     let rows = table.height().div_ceil(ROW_GROUPS).clamp(least, most);
-    for start in (0..table.height()).step_by(rows) {
-        writer.write_batch(&table.slice(start as i64, rows))?;
+    // A latent's rows stay in one group, if they are not very many.
+    let first = table.columns().first();
+    let ids = first.and_then(|column| column.u32().ok());
+    let ids: Vec<Option<u32>> = ids.map_or(vec![], |ids| ids.iter().collect());
+    let goes_on = |row: usize| ids.get(row).is_some_and(|id| *id == ids[row - 1]);
+    let mut start = 0;
+    while start < table.height() {
+        let mut end = (start + rows).min(table.height());
+        while end < table.height() && end < start + 2 * rows && goes_on(end) {
+            end += 1;
+        }
+        writer.write_batch(&table.slice(start as i64, end - start))?;
+        start = end;
     }
     end_with_metadata(&writer, metadata)
 }

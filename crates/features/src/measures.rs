@@ -7,13 +7,11 @@
 //! - [`CodeChance`] and the functions beside it: what overlap of codes is chance;
 //! - [`knn_accuracy`], [`kmeans_accuracy`], [`redundancy_ratio`], [`overlap_spearman`]: codes as
 //!   hashes;
-//! - [`text_core`]: the core features of a text;
-//! - [`feature_shares`]: the share of a representation's variance that each known feature takes.
+//! - [`text_core`]: the core features of a text.
 
 mod adaptive_bins;
 mod binary_codes;
 mod core_features;
-mod feature_shares;
 mod gdv;
 mod hash_codes;
 mod information;
@@ -32,7 +30,6 @@ pub use core_features::{
     CoreChange, CoreConfig, CoreDenominator, CoreLatent, TextCore, core_stability, text_core,
     token_core,
 };
-pub use feature_shares::{FeatureShares, feature_shares};
 pub use gdv::{Gdv, gdv};
 pub use hash_codes::{
     input_cosines, knn_accuracy, overlap_spearman, redundancy_ratio, sample_pairs,

@@ -7,10 +7,9 @@ use lapidary_activations::TokenBlock;
 use lapidary_coder::{Coder, Dictionary, host};
 use lapidary_evaluation::HostCodes;
 use lapidary_features::comparison::{
-    Affinity, Bipartite, BipartiteConfig, Clustering, CodeCorrelation, Correlations,
-    DecoderCosines, MatchingReport, PredictionConfig, PredictionCurve, Similarity, SpectralConfig,
-    StabilitySummary, bipartite_match, cluster_units, match_latents, predict_units, semi_match,
-    stability,
+    Affinity, BipartiteConfig, Clustering, CodeCorrelation, Correlations, DecoderCosines,
+    MatchingReport, PredictionConfig, PredictionCurve, Similarity, SpectralConfig,
+    StabilitySummary, bipartite_match, cluster_units, match_latents, predict_units, stability,
 };
 use lapidary_features::{CodeReader, PairRow, SparseRows, TableSource};
 use rand::SeedableRng;
@@ -158,15 +157,20 @@ pub fn compare(
         }
         let stage = Stage::new(progress, "cosines", 1);
         let found = DecoderCosines::new(&decoders[0], &decoders[number], width)?;
-        matchings.push(bipartite_match(&found, &config)?);
+        match number {
+            1 => {
+                let report = match_latents(&found, None, None, &config)?;
+                pairs.add(["greedy-cosine", "bipartite-cosine"], &report);
+                matchings.push(report.bipartite.clone());
+                cosines = Some((found, report));
+            }
+            _ => matchings.push(bipartite_match(&found, &config)?),
+        }
         stage.done(format!(
             "decoder rows of {} and {}",
             places[0].display(),
             places[number].display()
         ));
-        if number == 1 {
-            cosines = Some(found);
-        }
     }
     let mut summary = ComparisonSummary {
         dictionaries: places
@@ -185,10 +189,8 @@ pub fn compare(
     if dictionaries.len() > 2 && !matchings.is_empty() {
         summary.stability = Some(stability(first.coder.d_sae(), &matchings, SAME_LATENT)?);
     }
-    if let (Some(cosines), Some(matching)) = (&cosines, matchings.first()) {
-        summary.cosine = Some(match_latents(cosines, None, None, &config)?);
-        pairs.add(["greedy-cosine", "bipartite-cosine"], cosines, matching);
-    }
+    let (cosines, report) = cosines.unzip();
+    summary.cosine = report;
     let found = match options.correlation {
         true => Some(correlate(
             places,
@@ -205,13 +207,9 @@ pub fn compare(
             .collect();
         let null = Some(&found.null as &dyn Similarity);
         summary.tokens = Some(found.across.tokens());
-        summary.correlation = Some(match_latents(&found.across, null, Some(&counted), &config)?);
-        let matching = bipartite_match(&found.across, &config)?;
-        pairs.add(
-            ["greedy-correlation", "bipartite-correlation"],
-            &found.across,
-            &matching,
-        );
+        let report = match_latents(&found.across, null, Some(&counted), &config)?;
+        pairs.add(["greedy-correlation", "bipartite-correlation"], &report);
+        summary.correlation = Some(report);
         if let Some(within) = &found.within {
             let config = PredictionConfig::default();
             if options.prediction {
@@ -262,9 +260,8 @@ struct Pairs(Vec<(u32, u32, &'static str)>);
 
 impl Pairs {
     /// The many-to-one and the one-to-one matches of a similarity.
-    fn add(&mut self, names: [&'static str; 2], similarity: &dyn Similarity, matching: &Bipartite) {
-        let greedy = semi_match(similarity);
-        let all = [&greedy, &matching.pairs];
+    fn add(&mut self, names: [&'static str; 2], report: &MatchingReport) {
+        let all = [&report.greedy, &report.bipartite.pairs];
         for (name, pairs) in names.into_iter().zip(all) {
             self.0
                 .extend(pairs.iter().map(|pair| (pair.a, pair.b, name)));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lapidary_activations::{OtherModel, Segment, TokenBlock};
+use lapidary_activations::OtherModel;
 use lapidary_features::read_features;
 use serde::Serialize;
 
@@ -72,23 +72,14 @@ pub fn fire_with(
     }
     let texts = tokenizer.texts(&tokens);
     let (context, bos) = opened.context();
-    let bos: Vec<u32> = bos.into_iter().collect();
-    let room = context.saturating_sub(bos.len()).max(1);
+    let room = context.saturating_sub(bos.iter().count()).max(1);
     let mut found = vec![];
     for piece in tokens.chunks(room) {
-        let block = TokenBlock {
-            tokens: [&bos, piece].concat(),
-            segments: vec![Segment {
-                start: 0,
-                bos: !bos.is_empty(),
-                document: 0,
-                offset: found.len() as u32,
-            }],
-            attend_across_documents: false,
-        };
+        let block = opened.block_of(piece, found.len());
+        let first = block.tokens.len() - piece.len();
         let codes = reader.read(&[block])?;
         for (at, &id) in piece.iter().enumerate() {
-            let row = (bos.len() + at) * codes.k..(bos.len() + at + 1) * codes.k;
+            let row = (first + at) * codes.k..(first + at + 1) * codes.k;
             let entries = codes.values[row.clone()].iter().zip(&codes.indices[row]);
             let active = entries.filter(|(value, index)| **value > 0.0 && **index >= 0);
             let wanted =

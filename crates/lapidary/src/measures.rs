@@ -1,7 +1,6 @@
 //! Measures of a dictionary's codes on labelled texts, and the core features of a text.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use lapidary_activations::{Segment, TokenBlock};
 use lapidary_coder::Coder;
 use lapidary_evaluation::HostCodes;
 use lapidary_evaluation::probing::{Reading, Represented, Rows, represent};
@@ -104,13 +103,7 @@ impl LabelledCodes {
     /// A class has a single passage.
     pub fn discrimination(&self) -> Result<Discrimination> {
         let of = |rows: &Rows, width: usize| -> Result<DiscriminationValue> {
-            let mut dense = vec![0.0; rows.len() * width];
-            for (row, values) in dense.chunks_exact_mut(width.max(1)).enumerate() {
-                for (column, value) in rows.row(row) {
-                    values[*column as usize] = *value;
-                }
-            }
-            let found = gdv(&dense, width, &self.labels)?;
+            let found = gdv(&dense(rows, width), width, &self.labels)?;
             Ok(DiscriminationValue {
                 gdv: found.value,
                 bound: found.bound,
@@ -133,14 +126,9 @@ impl LabelledCodes {
     pub fn hashes(&self, k: usize, neighbours: usize, pairs: usize, seed: u64) -> Result<Hashes> {
         let rows = Padded::largest(&self.represented.latents, k);
         let codes = SupportCodes::from_rows(&rows.rows(self.d_sae)?);
-        let mut dense = vec![0.0; self.len() * self.d_in];
-        for (row, values) in dense.chunks_exact_mut(self.d_in.max(1)).enumerate() {
-            for (column, value) in self.represented.activations.row(row) {
-                values[*column as usize] = *value;
-            }
-        }
+        let activations = dense(&self.represented.activations, self.d_in);
         let drawn = sample_pairs(self.len(), pairs, seed)?;
-        let cosines = input_cosines(&dense, self.d_in, &drawn)?;
+        let cosines = input_cosines(&activations, self.d_in, &drawn)?;
         let config = KMeansConfig {
             seed,
             ..KMeansConfig::default()
@@ -157,6 +145,17 @@ impl LabelledCodes {
             overlap_spearman: overlap_spearman(&codes, &drawn, &cosines)?,
         })
     }
+}
+
+/// Sparse rows as a matrix `[rows, width]`.
+fn dense(rows: &Rows, width: usize) -> Vec<f32> {
+    let mut dense = vec![0.0; rows.len() * width];
+    for (row, values) in dense.chunks_exact_mut(width.max(1)).enumerate() {
+        for (column, value) in rows.row(row) {
+            values[*column as usize] = *value;
+        }
+    }
+    dense
 }
 
 /// Sparse rows as codes with the same number of entries each.
@@ -373,18 +372,10 @@ pub fn core_features(opened: &Opened, text: &str, config: &CoreConfig) -> Result
             context - bos.len()
         );
     }
-    let block = TokenBlock {
-        tokens: tokens.clone(),
-        segments: vec![Segment {
-            start: 0,
-            bos: !bos.is_empty(),
-            document: 0,
-            offset: 0,
-        }],
-        attend_across_documents: false,
-    };
     let second = opened.second()?;
-    let HostCodes { values, indices, k } = opened.reader(second.as_ref())?.read(&[block])?;
+    let HostCodes { values, indices, k } = opened
+        .reader(second.as_ref())?
+        .read(&[opened.block_of(&own, 0)])?;
     let first = bos.len() * k;
     let coder = &opened.dictionary.coder;
     let rows = SparseRows::new(&values[first..], &indices[first..], k, coder.d_sae())?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use lapidary_activations::{BlockConfig, BlockStream, OtherModel, TEXT_FIELD, TokenBlock};
+use lapidary_activations::{BlockConfig, BlockStream, OtherModel, Segment, TEXT_FIELD, TokenBlock};
 use lapidary_coder::Dictionary;
 use lapidary_evaluation::{Evaluation, Evaluator, Hooks, Metrics};
 use lapidary_features::{CodeReader, names};
@@ -162,6 +162,22 @@ impl Opened {
         let name = self.text_name(corpus)?;
         self.blocks(name, text, tokens, progress)
             .map_err(corpus_of(&self.path, corpus.is_some()))
+    }
+
+    /// A block of tokens of one text, BOS first where the training had it; `offset` tokens of the
+    /// text come before it.
+    pub(crate) fn block_of(&self, tokens: &[u32], offset: usize) -> TokenBlock {
+        let bos: Vec<u32> = self.context().1.into_iter().collect();
+        TokenBlock {
+            tokens: [&bos, tokens].concat(),
+            segments: vec![Segment {
+                start: 0,
+                bos: !bos.is_empty(),
+                document: 0,
+                offset: offset as u32,
+            }],
+            attend_across_documents: false,
+        }
     }
 
     /// The hook point of a dictionary that reads only one.

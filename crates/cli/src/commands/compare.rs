@@ -130,7 +130,7 @@ fn print(summary: &ComparisonSummary) -> Result<()> {
         "", "latents", "mean", ">= 0.5", ">= 0.7", ">= 0.9"
     )?;
     for (name, report) in reports {
-        let Some(MatchingReport { observed, null }) = report else {
+        let Some(MatchingReport { observed, null, .. }) = report else {
             continue;
         };
         for (what, found) in [

@@ -212,6 +212,12 @@ pub struct MatchingReport {
     pub observed: MatchingSummary,
     /// The similarities after the tokens of one side were shuffled.
     pub null: Option<MatchingSummary>,
+    /// The many-to-one matches of all latents of A.
+    #[serde(skip)]
+    pub greedy: Vec<Pair>,
+    /// The one-to-one matches of all latents.
+    #[serde(skip)]
+    pub bipartite: Bipartite,
 }
 
 /// Matches the latents of A to those of B in both ways and summarizes.
@@ -244,29 +250,36 @@ pub fn match_latents(
             expected: format!("{d_a} latents"),
         });
     }
-    let summary = |similarity| summarize(similarity, counted, config);
+    let summary = |similarity: &dyn Similarity| {
+        let bipartite = bipartite_match(similarity, config)?;
+        let greedy = semi_match(similarity);
+        let summary = summarize(d_a, &greedy, &bipartite, counted);
+        Ok::<_, FeaturesError>((summary, greedy, bipartite))
+    };
+    let (observed, greedy, bipartite) = summary(similarity)?;
     Ok(MatchingReport {
-        observed: summary(similarity)?,
-        null: null.map(summary).transpose()?,
+        observed,
+        null: null.map(summary).transpose()?.map(|null| null.0),
+        greedy,
+        bipartite,
     })
 }
 
 fn summarize(
-    similarity: &dyn Similarity,
+    d_a: usize,
+    best: &[Pair],
+    bipartite: &Bipartite,
     counted: Option<&[bool]>,
-    config: &BipartiteConfig,
-) -> Result<MatchingSummary, FeaturesError> {
+) -> MatchingSummary {
     let counts = |a: usize| counted.is_none_or(|counted| counted[a]);
-    let latents = (0..similarity.d_a()).filter(|&a| counts(a)).count();
-    let best = semi_match(similarity);
-    let bipartite = bipartite_match(similarity, config)?;
+    let latents = (0..d_a).filter(|&a| counts(a)).count();
     let of = |pairs: &[Pair]| -> Vec<f64> {
         let pairs = pairs.iter().filter(|pair| counts(pair.a as usize));
         let mut sorted: Vec<f64> = pairs.map(|pair| pair.similarity).collect();
         sorted.sort_by(|x, y| y.total_cmp(x));
         sorted
     };
-    let (semi_sorted, bipartite_sorted) = (of(&best), of(&bipartite.pairs));
+    let (semi_sorted, bipartite_sorted) = (of(best), of(&bipartite.pairs));
     let shares = |sorted: &[f64], latents: usize| {
         THRESHOLDS.map(|least| {
             let reached = sorted.iter().filter(|&&value| value >= least).count();
@@ -283,7 +296,7 @@ fn summarize(
         .filter(|pair| counts(pair.a as usize))
         .map(|pair| best[pair.a as usize].similarity - pair.similarity)
         .collect();
-    Ok(MatchingSummary {
+    MatchingSummary {
         latents,
         matched: bipartite_sorted.len(),
         semi_mean: mean(&semi_sorted),
@@ -294,7 +307,7 @@ fn summarize(
         semi_sorted,
         bipartite_sorted,
         shortfall: bipartite.shortfall,
-    })
+    }
 }
 
 /// The mean; 0 of nothing.

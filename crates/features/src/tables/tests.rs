@@ -151,6 +151,24 @@ fn empty_tables_and_absent_cosines_come_back_too() {
 }
 
 #[test]
+fn a_row_group_ends_between_latents() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, examples) = written(folder.path());
+    // 7 latents with 100 contexts each: 256 rows would end within the third one.
+    let row = |at: u32| ExampleRow {
+        feature_id: at / 100,
+        ..examples[0].clone()
+    };
+    let rows: Vec<ExampleRow> = (0..700).map(row).collect();
+    let path = folder.path().join("examples.parquet");
+    write_examples(&path, &rows, &TableSource::default()).unwrap();
+    let mut reader = ParquetReader::new(std::fs::File::open(&path).unwrap());
+    let groups = reader.get_metadata().unwrap().row_groups.clone();
+    let rows: Vec<usize> = groups.iter().map(|group| group.num_rows()).collect();
+    assert_eq!(rows, [300, 300, 100]);
+}
+
+#[test]
 fn columns_have_the_documented_types() {
     let folder = tempfile::tempdir().unwrap();
     written(folder.path());

@@ -26,9 +26,10 @@ Labels are made from one half of the documents:
              rare elsewhere: those with the highest log p(d | contexts) - lambda log p(d)
   top-token  the token at most of these peaks, a baseline
   lens       the 3 tokens whose logits the decoder row raises most
-  llm        a sentence of a language model behind an OpenAI-compatible HTTP endpoint, which sees 40 windows. It also judges its own
-             labels. Requests: one for the label and up to 40 for the scores per latent. Each finished request is kept in a file
-             beside the output (its name with .requests.jsonl), and the same command goes on after an interruption
+  llm        a sentence that a language model writes. The model is reached by an OpenAI-compatible HTTP endpoint. It sees 40 windows
+             per latent, and later judges whether its label fits other windows. One request per latent is for the label, up to 40
+             are for the scores. Finished requests are kept in a file beside the output (its name with .requests.jsonl). After an
+             interruption, the same command sends only the missing requests
 
 They are scored on windows of 32 tokens from the other half: up to 50 windows in which the latent fires, from its whole range of
 activations, and 50 in which it does not. Detection: does a window that has the label contain a firing? Fuzzing: some tokens of a

@@ -43,7 +43,7 @@ const RELATIVE_ROUNDING: f64 = 1e-12;
 /// let correlations = correlation.finish();
 /// assert!((correlations.correlation(0, 1) - 1.0).abs() < 1e-12);
 /// assert_eq!(correlations.correlation(1, 1), 0.0); // latent 1 of A never fires
-/// # Ok::<(), comparison::FeaturesError>(())
+/// # Ok::<(), lapidary_features::FeaturesError>(())
 /// ```
 #[derive(Debug)]
 pub struct CodeCorrelation {

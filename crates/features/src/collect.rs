@@ -9,11 +9,9 @@ use burn::tensor::Tensor;
 use lapidary_activations::{ActivationsError, OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary};
 use lapidary_evaluation::{BATCH_BLOCKS, EvaluatedBatch, HostCodes};
-use lapidary_model::{BlockHook, HookPoint, LanguageModel, Norm, Tokenizer};
-use rayon::prelude::*;
+use lapidary_model::{BlockHook, HookPoint, LanguageModel};
 
-/// Latents whose logits are computed at once.
-const LATENTS: usize = 512;
+use crate::lens::{LogitEffect, logit_effects};
 
 /// Statistics of a dictionary's latents over blocks of text: what an evaluation of the same blocks
 /// has computed is taken over, and model and encoder run on the rest.
@@ -166,6 +164,7 @@ pub fn summarize_decoder(
         decoder_norm: host(norm(&w_dec)),
         relative_decoder_norms: relative_norms(&w_dec, parts),
         encoder_decoder_cosine: cosine.map(host),
+        logit_kurtosis: vec![None; d_sae],
         promoted: vec![vec![]; d_sae],
         suppressed: vec![vec![]; d_sae],
     };
@@ -197,57 +196,10 @@ pub fn summarize_decoder(
     if !writes_to_residual {
         return Ok(summary);
     }
-    (summary.promoted, summary.suppressed) = logit_effects(model, w_dec, top, shown);
+    let effects = logit_effects(model, w_dec, top, shown);
+    summary.logit_kurtosis = effects.iter().map(|e| Some(e.kurtosis)).collect();
+    (summary.promoted, summary.suppressed) = effects.into_iter().map(LogitEffect::ends).unzip();
     Ok(summary)
-}
-
-/// Which tokens may be listed as promoted or suppressed: all but pieces of characters that the text
-/// never `has`, which were never trained.
-pub fn shown_tokens(tokenizer: &Tokenizer, has: impl Fn(u32) -> bool) -> impl Fn(u32) -> bool {
-    move |token| has(token) || !tokenizer.token_text(token).contains('\u{fffd}')
-}
-
-/// Tokens and logits, one list for each direction.
-pub type TokenLogits = Vec<Vec<(u32, f32)>>;
-
-/// What directions in the residual stream `[n, d_model]` do to the logits by themselves: for each
-/// the `top` tokens, of those that are `shown`, whose logits it raises most, and those whose logits
-/// it lowers most, most extreme first. A logit is direction (less its mean, where the final norm
-/// takes the mean away) times the final norm's weight times the unembedding, the norm's scale left
-/// out.
-pub fn logit_effects(
-    model: &LanguageModel,
-    directions: Tensor<2>,
-    top: usize,
-    shown: &dyn Fn(u32) -> bool,
-) -> (TokenLogits, TokenLogits) {
-    let seen = match model.config().norm {
-        Norm::Layer => directions.clone() - directions.mean_dim(1),
-        Norm::Rms => directions,
-    };
-    let directions = seen * model.final_norm_weight().unsqueeze(); // [n, d_model]
-    let unembedding = model.unembedding(); // [d_model, d_vocab]
-    let (n, d_vocab) = (directions.dims()[0], model.config().d_vocab);
-    let shown: Vec<u32> = (0..d_vocab as u32).filter(|token| shown(*token)).collect();
-    let (mut promoted, mut suppressed) = (vec![], vec![]);
-    for start in (0..n).step_by(LATENTS) {
-        let some = directions.clone().narrow(0, start, LATENTS.min(n - start));
-        let logits = some.matmul(unembedding.clone()).into_data(); // [some, d_vocab]
-        let logits: Vec<f32> = logits.iter::<f32>().collect();
-        let ends: Vec<_> = logits
-            .par_chunks_exact(d_vocab)
-            .map(|row| {
-                let ends = [1.0, -1.0].map(|sign| extreme(row, &shown, top, sign));
-                let [up, down] = ends;
-                (up, down)
-            })
-            .collect();
-        for (up, down) in ends {
-            promoted.push(up);
-            suppressed.push(down);
-        }
-    }
-    (promoted, suppressed)
 }
 
 /// Of each row of `w_dec` `[d_sae, d_out]` its norm in each of the `parts`, which stand side by
@@ -274,23 +226,6 @@ fn relative_norms(w_dec: &Tensor<2>, parts: &[usize]) -> Vec<Vec<f32>> {
         norms.iter().map(share).collect()
     };
     rows.chunks_exact(d_out.max(1)).map(of_row).collect()
-}
-
-/// The `n` largest of `sign * row` at some `places`, most extreme first, ties to the lower place.
-fn extreme(row: &[f32], places: &[u32], n: usize, sign: f32) -> Vec<(u32, f32)> {
-    let order = |a: &u32, b: &u32| {
-        (sign * row[*b as usize])
-            .total_cmp(&(sign * row[*a as usize]))
-            .then(a.cmp(b))
-    };
-    let mut places = places.to_vec();
-    let n = n.min(places.len());
-    if n < places.len() && n > 0 {
-        places.select_nth_unstable_by(n - 1, order);
-    }
-    places.truncate(n);
-    places.sort_unstable_by(order);
-    places.into_iter().map(|i| (i, row[i as usize])).collect()
 }
 
 #[cfg(test)]
@@ -334,15 +269,5 @@ mod tests {
                 assert!(i == j && (a - b).abs() < 1e-4, "{lists:?}");
             }
         }
-    }
-
-    #[test]
-    fn extremes_come_in_order_and_ties_go_to_the_lower_place() {
-        let row = [1.0, 3.0, -2.0, 3.0, 0.0];
-        let all = [0, 1, 2, 3, 4];
-        assert_eq!(extreme(&row, &all, 3, 1.0), [(1, 3.0), (3, 3.0), (0, 1.0)]);
-        assert_eq!(extreme(&row, &all, 2, -1.0), [(2, -2.0), (4, 0.0)]);
-        assert_eq!(extreme(&row, &all, 9, 1.0).len(), 5);
-        assert_eq!(extreme(&row, &[0, 3], 1, -1.0), [(0, 1.0)]);
     }
 }

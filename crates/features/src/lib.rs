@@ -9,12 +9,14 @@
 //! - [`Steering`] changes what a model does by a latent;
 //! - [`write_report`] makes `report.html`; [`serve`] is what a server of the same answers from.
 
+mod clamping;
 mod code_reader;
 mod collect;
 pub mod comparison;
 mod error;
 pub mod exports;
 pub mod labels;
+mod lens;
 pub mod measures;
 mod report;
 pub mod selection;
@@ -26,9 +28,11 @@ mod steering;
 mod tables;
 mod text_codes;
 
+pub use clamping::{ClampedRuns, clamping_score, mean_shift};
 pub use code_reader::CodeReader;
-pub use collect::{Collector, logit_effects, names, shown_tokens, summarize_decoder};
+pub use collect::{Collector, names, summarize_decoder};
 pub use error::FeaturesError;
+pub use lens::{LogitEffect, logit_effects, shown_tokens};
 pub use report::{Curve, Report, write_report};
 pub use sparse_rows::SparseRows;
 pub use statistics::{
@@ -38,11 +42,11 @@ pub use statistics::{
 pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, CodesWriter, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LabelRow,
-    LogitToken, PairRow, PartnerRow, RankedRow, RunRow, TableDescription, TableSource, Token,
-    WRITTEN, describe_table, example_rows, feature_rows, read_examples, read_examples_of,
+    LogitToken, NeuronRow, PairRow, PartnerRow, RankedRow, RunRow, TableDescription, TableSource,
+    Token, WRITTEN, describe_table, example_rows, feature_rows, read_examples, read_examples_of,
     read_features, read_histograms, read_labels, read_runs, read_source, write_coactivations,
     write_codes, write_examples, write_features, write_histograms, write_labels, write_latents,
-    write_pairs, write_ranking, write_runs,
+    write_neurons, write_pairs, write_ranking, write_runs,
 };
 pub use text_codes::TextCodes;
 

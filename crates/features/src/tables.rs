@@ -10,6 +10,7 @@ mod codes;
 mod labels;
 mod latent_rows;
 mod measures;
+mod neurons;
 mod pairs;
 mod read;
 mod runs;
@@ -26,6 +27,7 @@ pub use latent_rows::{
     read_source,
 };
 pub use measures::{read_histograms, write_coactivations, write_histograms};
+pub use neurons::{NeuronRow, write_neurons};
 pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};
 pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};
 pub use runs::{RunRow, write_runs};
@@ -44,6 +46,9 @@ pub struct DecoderSummary {
     pub relative_decoder_norms: Vec<Vec<f32>>, // [d_sae][hook points]
     /// Cosine between each latent's encoder and decoder row, where both live in the same space.
     pub encoder_decoder_cosine: Option<Vec<f32>>, // [d_sae]
+    /// Excess kurtosis, over all tokens, of what the decoder row does to the logits; none where the
+    /// row is not in the space of the residual stream.
+    pub logit_kurtosis: Vec<Option<f32>>, // [d_sae]
     /// The tokens whose logits the decoder row raises most, as (token, logit), highest first.
     pub promoted: Vec<Vec<(u32, f32)>>, // [d_sae][any]
     /// The tokens whose logits it lowers most, lowest first.
@@ -135,6 +140,10 @@ pub struct FeatureRow {
     pub relative_decoder_norms: Vec<f32>,
     /// Cosine between encoder and decoder row (f32, null where it has no meaning).
     pub encoder_decoder_cosine: Option<f32>,
+    /// Excess kurtosis, over all tokens, of what the decoder row does to the logits: large if it
+    /// moves a few tokens far more than the rest (f32, null where the row is not in the space of
+    /// the residual stream).
+    pub logit_kurtosis: Option<f32>,
     /// Tokens whose logits it raises most, highest first (list of structs).
     pub promoted: Vec<LogitToken>,
     /// Tokens whose logits it lowers most, lowest first (list of structs).
@@ -197,6 +206,7 @@ pub fn feature_rows(
                 .as_ref()
                 .map_or(latents, Vec::len),
         ),
+        ("decoder.logit_kurtosis", decoder.logit_kurtosis.len()),
         ("decoder.promoted", decoder.promoted.len()),
         ("decoder.suppressed", decoder.suppressed.len()),
     ] {
@@ -243,6 +253,7 @@ pub fn feature_rows(
                 .encoder_decoder_cosine
                 .as_ref()
                 .map(|cosine| cosine[id]),
+            logit_kurtosis: decoder.logit_kurtosis[id],
             promoted: texts.logit_tokens(&decoder.promoted[id]),
             suppressed: texts.logit_tokens(&decoder.suppressed[id]),
             top_tokens: latent

@@ -135,6 +135,7 @@ pub(crate) fn write_labels(
                 method: WRITTEN.into(),
                 detection: found.detection.balanced_accuracy(),
                 fuzzing: found.fuzzing.balanced_accuracy(),
+                clamping: None, // a sentence has no tokens to look for
             }));
             Ok(())
         },

@@ -12,6 +12,7 @@ use lapidary_features::{
     LabelRow, TableSource, TextCodes, WRITTEN, read_labels, shown_tokens, summarize_decoder,
 };
 
+use crate::clamping::{ClampOptions, clamping_scores};
 use crate::error::{Error, Result, bail};
 use crate::label_writer::{LabelWriter, write_labels};
 use crate::opened::{Opened, TextOptions};
@@ -34,6 +35,8 @@ pub struct LabelOptions {
     pub pmi: PmiConfig,
     /// On which windows labels are scored.
     pub examples: ExampleConfig,
+    /// Which labels are scored by clamping.
+    pub clamp: ClampOptions,
     /// A language model that writes labels too.
     pub writer: Option<LabelWriter>,
 }
@@ -45,12 +48,29 @@ pub struct Labelled {
     pub rows: Vec<LabelRow>,
     /// What made them.
     pub source: TableSource,
-    /// For each method the pooled counts of detection and of fuzzing over all scored latents.
-    pub pooled: Vec<(&'static str, [Confusion; 2], usize)>,
+    /// The scores of each method over all latents.
+    pub pooled: Vec<MethodScores>,
     /// What a language model was expected to cost, in words.
     pub estimate: Option<String>,
     /// Why labels of the language model are missing.
     pub failed: Option<Error>,
+}
+
+/// The scores of a method's labels over all latents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MethodScores {
+    /// The method's name.
+    pub method: &'static str,
+    /// Counts of detection over all scored latents.
+    pub detection: Confusion,
+    /// Counts of fuzzing over them.
+    pub fuzzing: Confusion,
+    /// Number of these latents.
+    pub scored: usize,
+    /// Mean clamping score; none if no label has one.
+    pub clamping: Option<f64>,
+    /// Number of latents with a clamping score.
+    pub clamped: usize,
 }
 
 /// Labels beside a run, if there are any.
@@ -131,17 +151,33 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
         let words = words.map(|(ngram, _)| tokenizer.texts(ngram.tokens()).concat());
         words.collect::<Vec<_>>().join(" | ")
     };
+    let clamping = clamping_scores(opened, &text, &labels, &options.clamp, progress)?;
     let pooled = options.methods.iter().map(|method| {
         let of_method = labels.iter().filter(|label| label.method == *method);
-        let scored: Vec<[Confusion; 2]> = of_method.filter_map(|label| label.scores).collect();
-        let mut sums = [Confusion::default(); 2];
-        for scores in &scored {
-            sums[0].add(&scores[0]);
-            sums[1].add(&scores[1]);
+        let mut pooled = MethodScores {
+            method: method.name(),
+            detection: Confusion::default(),
+            fuzzing: Confusion::default(),
+            scored: 0,
+            clamping: None,
+            clamped: 0,
+        };
+        let mut clamped = 0.0;
+        for label in of_method {
+            if let Some([detection, fuzzing]) = &label.scores {
+                pooled.detection.add(detection);
+                pooled.fuzzing.add(fuzzing);
+                pooled.scored += 1;
+            }
+            if let Some(score) = clamping.get(&(*method, label.latent)) {
+                clamped += score;
+                pooled.clamped += 1;
+            }
         }
-        (method.name(), sums, scored.len())
+        pooled.clamping = (pooled.clamped > 0).then(|| clamped / pooled.clamped as f64);
+        pooled
     });
-    let mut pooled: Vec<_> = pooled.collect();
+    let mut pooled: Vec<MethodScores> = pooled.collect();
     let mut rows: Vec<LabelRow> = labels
         .iter()
         .map(|label| LabelRow {
@@ -150,6 +186,7 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
             method: label.method.name().into(),
             detection: label.scores.and_then(|s| s[0].balanced_accuracy()),
             fuzzing: label.scores.and_then(|s| s[1].balanced_accuracy()),
+            clamping: clamping.get(&(label.method, label.latent)).copied(),
         })
         .collect();
     let (mut expected, mut failed) = (None, None);
@@ -158,7 +195,15 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
             Ok(written) => {
                 if !writer.only_estimate {
                     let scored = written.rows.iter().filter(|row| row.detection.is_some());
-                    pooled.push((WRITTEN, written.scores, scored.count()));
+                    let [detection, fuzzing] = written.scores;
+                    pooled.push(MethodScores {
+                        method: WRITTEN,
+                        detection,
+                        fuzzing,
+                        scored: scored.count(),
+                        clamping: None,
+                        clamped: 0,
+                    });
                 }
                 rows.extend(written.rows);
                 expected = Some(written.estimate);

@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod clamping;
 mod class_incremental;
 pub mod codebooks;
 mod comparison;
@@ -32,6 +33,7 @@ mod label_writer;
 mod labelled;
 mod labelling;
 pub mod measures;
+mod neurons;
 mod opened;
 mod progress;
 mod quantize_dictionary;
@@ -58,6 +60,7 @@ pub use lapidary_model as model;
 pub use lapidary_quantize as quantize;
 pub use lapidary_sae as sae;
 
+pub use clamping::ClampOptions;
 pub use class_incremental::run_class_incremental;
 pub use codebooks::{CodebookRun, train_codebooks};
 pub use comparison::{CompareOptions, Comparison, ComparisonSummary, compare};
@@ -68,7 +71,8 @@ pub use export::{Viewer, export};
 pub use firing::{Firing, FiringToken, fire, fire_with};
 pub use label_writer::LabelWriter;
 pub use labelled::{LabelledPassages, LabelledTexts, Passage};
-pub use labelling::{LabelOptions, Labelled, label};
+pub use labelling::{LabelOptions, Labelled, MethodScores, label};
+pub use neurons::{NeuronOptions, NeuronWeights, Neurons, decode_neurons};
 pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,

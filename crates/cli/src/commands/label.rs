@@ -4,7 +4,7 @@ use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
 use anyhow::{Result, bail};
 use clap::Args;
-use lapidary::{LabelOptions, LabelWriter, label};
+use lapidary::{ClampOptions, LabelOptions, LabelWriter, label};
 use lapidary_features::labels::{
     Confusion, EndpointConfig, ExampleConfig, JobConfig, LabelMethod, PmiConfig, Prices,
 };
@@ -36,7 +36,10 @@ activations, and 50 in which it does not. Detection: does a window that has the 
 window are marked; are they those on which the latent fires? Both are balanced accuracies: 0.5 is chance. A latent with fewer than
 10 windows of a kind has no scores.
 
-Columns of the output: feature_id, label (n-grams separated by |), method, detection, fuzzing.")]
+Clamping: the model runs on 8 windows with the latent clamped at its largest activation. Do the label's tokens become more probable
+than the tokens of other latents' labels? 0.5 is chance. Labels by llm have no such score.
+
+Columns of the output: feature_id, label (n-grams separated by |), method, detection, fuzzing, clamping.")]
 pub struct Label {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -68,6 +71,9 @@ pub struct Label {
     /// Seed for the choice of windows
     #[arg(long, default_value_t = 22)]
     seed: u64,
+    /// Number of latents whose labels are also scored by clamping, drawn at random; 0 for none
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    clamp: usize,
     /// With llm: address of the endpoint, such as http://127.0.0.1:8000/v1
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
@@ -131,6 +137,11 @@ impl Label {
                 seed: self.seed,
                 ..ExampleConfig::default()
             },
+            clamp: ClampOptions {
+                latents: if self.estimate { 0 } else { self.clamp },
+                seed: self.seed,
+                ..ClampOptions::default()
+            },
             writer,
         };
         let labelled = label(&opened, &options, &Watched)?;
@@ -148,21 +159,17 @@ impl Label {
             Some(accuracy) => format!("{accuracy:.3}"),
             None => "-".to_owned(),
         };
-        writeln!(
-            stdout(),
-            "{:<10} {:>9} {:>9} {:>9}",
-            "method",
-            "detection",
-            "fuzzing",
-            "scored"
-        )?;
-        for (method, [detection, fuzzing], scored) in &labelled.pooled {
-            let (detection, fuzzing) = (accuracy(detection), accuracy(fuzzing));
-            writeln!(
-                stdout(),
-                "{:<10} {detection:>9} {fuzzing:>9} {scored:>9}",
-                method
-            )?;
+        let [detection, fuzzing, scored] = ["detection", "fuzzing", "scored"];
+        let line = format!("{:<10} {detection:>9} {fuzzing:>9} {scored:>9}", "method");
+        writeln!(stdout(), "{line} {:>9} {:>9}", "clamping", "clamped")?;
+        for scores in &labelled.pooled {
+            let (detection, fuzzing) = (accuracy(&scores.detection), accuracy(&scores.fuzzing));
+            let clamping = scores
+                .clamping
+                .map_or("-".to_owned(), |s| format!("{s:.3}"));
+            let (method, scored, clamped) = (scores.method, scores.scored, scores.clamped);
+            let line = format!("{method:<10} {detection:>9} {fuzzing:>9} {scored:>9}");
+            writeln!(stdout(), "{line} {clamping:>9} {clamped:>9}")?;
         }
         labelled.failed.map_or(Ok(()), |failed| Err(failed.into()))
     }

@@ -25,6 +25,7 @@ pub mod harvest;
 pub mod inspect;
 pub mod label;
 pub mod measure;
+pub mod neurons;
 mod peers;
 pub mod pretrain;
 pub mod probe;

@@ -65,6 +65,7 @@ pub(super) fn feature(feature_id: u32) -> FeatureRow {
         decoder_norm: 1.0,
         relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: None,
+        logit_kurtosis: None,
         promoted: vec![token(" cat", 1.5), token("</div>", 0.5)],
         suppressed: vec![token("\n", -1.25)],
         top_tokens: vec![],

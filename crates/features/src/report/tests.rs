@@ -42,6 +42,7 @@ fn feature(id: u32) -> FeatureRow {
         decoder_norm: 1.0,
         relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: None,
+        logit_kurtosis: None,
         promoted: logits(1.0),
         suppressed: logits(-1.0),
         top_tokens: (0..10)

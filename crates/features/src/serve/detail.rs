@@ -59,6 +59,7 @@ pub struct LatentDetail<'a> {
     mean_position: Option<f64>,
     decoder_norm: f32,
     encoder_decoder_cosine: Option<f32>,
+    logit_kurtosis: Option<f32>,
     labels: Vec<Label<'a>>,
     peak: Option<&'a str>,
     top_tokens: Vec<Firing<'a>>,
@@ -77,6 +78,7 @@ struct Label<'a> {
     method: &'a str,
     detection: Option<f64>,
     fuzzing: Option<f64>,
+    clamping: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -230,6 +232,7 @@ impl<'a> LatentDetail<'a> {
             mean_position: row.mean_position,
             decoder_norm: row.decoder_norm,
             encoder_decoder_cosine: row.encoder_decoder_cosine,
+            logit_kurtosis: row.logit_kurtosis,
             labels: vec![],
             peak: row.peak_token.as_ref().map(|token| &*token.text),
             top_tokens: firing.collect(),
@@ -250,6 +253,7 @@ impl<'a> Label<'a> {
             method: &row.method,
             detection: row.detection,
             fuzzing: row.fuzzing,
+            clamping: row.clamping,
         }
     }
 }

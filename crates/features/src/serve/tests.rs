@@ -32,6 +32,7 @@ fn feature(feature_id: u32, tokens: &[(&str, u64, f32)], promoted: &[&str]) -> F
         decoder_norm: 1.0,
         relative_decoder_norms: vec![],
         encoder_decoder_cosine: None,
+        logit_kurtosis: None,
         promoted: promoted.collect(),
         suppressed: vec![],
         top_tokens: top_tokens.collect(),
@@ -66,6 +67,7 @@ fn label(feature_id: u32, label: &str, detection: Option<f64>) -> LabelRow {
         method: "pmi".into(),
         detection,
         fuzzing: None,
+        clamping: None,
     }
 }
 

@@ -23,6 +23,9 @@ pub struct LabelRow {
     pub detection: Option<f64>,
     /// Balanced accuracy of fuzzing on held-out windows (f64); null if it was not scored.
     pub fuzzing: Option<f64>,
+    /// Share of other labels whose tokens gain less than this label's if the latent is clamped at
+    /// its largest activation (f64); null if it was not scored.
+    pub clamping: Option<f64>,
 }
 
 /// The name of the method of labels that a language model wrote.
@@ -61,6 +64,7 @@ pub fn write_labels(
         Column::new("method".into(), texts(|row| &row.method)),
         Column::new("detection".into(), scores(|row| row.detection)),
         Column::new("fuzzing".into(), scores(|row| row.fuzzing)),
+        Column::new("clamping".into(), scores(|row| row.clamping)),
     ];
     write_table(path, rows.len(), columns, Some(("labels", source)))
 }
@@ -78,12 +82,14 @@ pub fn read_labels(path: &Path) -> Result<Vec<LabelRow>, FeaturesError> {
     let methods = table.strings("method", &mut texts)?;
     let detection = table.optional_numbers::<Float64Type>("detection")?;
     let fuzzing = table.optional_numbers::<Float64Type>("fuzzing")?;
+    let clamping = table.optional_numbers::<Float64Type>("clamping")?;
     let row = |at: usize| LabelRow {
         feature_id: ids[at],
         label: labels[at].to_string(),
         method: Arc::clone(&methods[at]),
         detection: detection[at],
         fuzzing: fuzzing[at],
+        clamping: clamping[at],
     };
     Ok((0..ids.len()).map(row).collect())
 }
@@ -102,6 +108,7 @@ mod tests {
             method: method.into(),
             detection,
             fuzzing: detection.map(|d: f64| d / 2.0),
+            clamping: detection.map(|d: f64| d / 4.0),
         };
         let rows = [
             row(2, "pmi", Some(0.75)),

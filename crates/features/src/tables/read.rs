@@ -130,6 +130,7 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         Err(_) => None,
     };
     let cosines = table.optional_numbers::<Float32Type>("encoder_decoder_cosine")?;
+    let kurtoses = table.optional_numbers::<Float32Type>("logit_kurtosis")?;
     let positions = table.optional_numbers::<Float64Type>("mean_position")?;
     let (mut promoted, mut suppressed, mut top_tokens) = match table.data.column("promoted") {
         Ok(_) => (
@@ -169,6 +170,7 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
             .as_ref()
             .map_or_else(Vec::new, |lists| lists.row(row).to_vec()),
         encoder_decoder_cosine: cosines[row],
+        logit_kurtosis: kurtoses[row],
         promoted: std::mem::take(&mut promoted[row]),
         suppressed: std::mem::take(&mut suppressed[row]),
         top_tokens: std::mem::take(&mut top_tokens[row]),

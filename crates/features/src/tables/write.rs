@@ -137,6 +137,10 @@ fn feature_columns(rows: &[FeatureRow]) -> PolarsResult<Vec<Column>> {
         |row| row.relative_decoder_norms.iter().copied(),
     ));
     columns.push(Column::new("encoder_decoder_cosine".into(), cosines));
+    columns.push(Column::new(
+        "logit_kurtosis".into(),
+        column(rows, |row| row.logit_kurtosis),
+    ));
     columns.push(logit_tokens("promoted", rows, |row| &row.promoted)?);
     columns.push(logit_tokens("suppressed", rows, |row| &row.suppressed)?);
     columns.push(firing_tokens("top_tokens", rows)?);
@@ -221,10 +225,10 @@ pub fn write_latents(path: &Path, figures: &LatentFigures) -> Result<(), Feature
 }
 
 /// A column of lists of tokens with their logits.
-fn logit_tokens(
+pub(super) fn logit_tokens<R>(
     name: &str,
-    rows: &[FeatureRow],
-    of: impl Fn(&FeatureRow) -> &Vec<LogitToken>,
+    rows: &[R],
+    of: impl Fn(&R) -> &Vec<LogitToken>,
 ) -> PolarsResult<Column> {
     let all: Vec<&LogitToken> = rows.iter().flat_map(&of).collect();
     let fields = [

@@ -7,9 +7,9 @@ use crate::run_folder::{RunFolder, read_json};
 use burn::tensor::Tensor;
 use lapidary_codebook::{CodebookStep, Metrics, Observed, Placed};
 use lapidary_features::{
-    BlockView, CodePlace, Curve, DecoderSummary, ExampleRow, FeatureRow, FeatureStatistics, Report,
-    StatisticsConfig, TableSource, example_rows, feature_rows, logit_effects, write_examples,
-    write_features, write_report,
+    BlockView, CodePlace, Curve, DecoderSummary, ExampleRow, FeatureRow, FeatureStatistics,
+    LogitEffect, Report, StatisticsConfig, TableSource, example_rows, feature_rows, logit_effects,
+    write_examples, write_features, write_report,
 };
 use lapidary_model::{BlockHook, HookPoint, LanguageModel};
 
@@ -163,11 +163,14 @@ fn code_directions(model: &LanguageModel, placed: &Placed, top: usize) -> Decode
         }
         _ => codes.clone(),
     };
-    let (promoted, suppressed) = logit_effects(model, directions, top, &|_| true);
+    let effects = logit_effects(model, directions, top, &|_| true);
+    let logit_kurtosis = effects.iter().map(|e| Some(e.kurtosis)).collect();
+    let (promoted, suppressed) = effects.into_iter().map(LogitEffect::ends).unzip();
     DecoderSummary {
         decoder_norm: norms.iter::<f32>().collect(),
         relative_decoder_norms: vec![vec![1.0]; n],
         encoder_decoder_cosine: None,
+        logit_kurtosis,
         promoted,
         suppressed,
     }

@@ -25,6 +25,7 @@ fn tables() -> tempfile::TempDir {
         decoder_norm: 1.0,
         relative_decoder_norms: vec![],
         encoder_decoder_cosine: None,
+        logit_kurtosis: None,
         promoted: vec![],
         suppressed: vec![],
         top_tokens: vec![FiringToken {

@@ -1,282 +1,420 @@
 #!/usr/bin/env python3
-"""Uses report.html and the page of `lapidary serve` in a browser without a window, as a reader would.
+"""Uses report.html and the page of `lapidary serve` in headless Chromium, as a reader would.
 
-    scripts/check_page.py --lapidary target/debug/lapidary --run out [--chromium chromium] [--out FOLDER]
+    scripts/check_page.py --lapidary target/debug/lapidary out [--chromium PROGRAM] [--pictures FOLDER]
 
-Needs Chromium, and Python's package websocket-client. Both pages are opened at a width of 1280 and of 390
-pixels. The script searches, sorts, scrolls, opens a latent, types a text and steers. It fails if the page's console has an error,
-if something is wider than the window, or if what is shown is not what was asked for. With --out, pictures are left in FOLDER.
-`--url` checks a server that runs already in place of starting one.
+`out` is the folder of a run with dictionary, tables and report.html. It is only read. Needs the
+package playwright (in requirements.txt) and Chromium; nothing is downloaded.
+
+Each page is opened 1280 and 390 pixels wide, light and dark. Then the same is done, in light only,
+with the latents of the run repeated up to 100,000. The script searches, sorts, scrolls, opens
+latents, types a text and steers. It fails if a page shows something else than what was asked for,
+if anything is wider than the window, if numbers in a chart overlap, or if the console has a warning
+or an error. With --pictures, it writes a PNG file of each state.
 """
 
 import argparse
-import base64
 import json
-import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 
-import websocket
+import numpy
+import polars
+from playwright.sync_api import Error, Page, Playwright, expect, sync_playwright
+from safetensors.numpy import load_file, save_file
 
 SIZES = [(1280, 900), (390, 844)]
+SCHEMES = ["light", "dark"]
+MANY = 100_000
+# The texts of a chart that cover one another.
+OVERLAPS = """svgs => svgs.flatMap(svg => {
+    const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+    return texts.flatMap(([a, p], at) => texts.slice(at + 1).filter(([b, q]) =>
+        Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1 && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1
+    ).map(([b]) => `${a} / ${b}`));
+})"""
+# Seconds in which anything must be shown; CI has two cores and runs a debug build.
+PATIENCE = 60
+# The word is in the embedded text, and so in labels, tokens and contexts of the quickstart.
+WORD = "war"
+MARKUP = "<b>Mexico</b>"
+TEXT = f"The {WORD} with {MARKUP} is over, and the people of the United States are at peace."
 
 
-class Browser:
-    """Chromium, spoken to over its DevTools protocol."""
-
-    def __init__(self, program):
-        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0"]
-        options += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={self.profile.name}"]
-        self.process = subprocess.Popen([program, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port_file = pathlib.Path(self.profile.name) / "DevToolsActivePort"
-        wait(lambda: port_file.exists() and port_file.read_text().count("\n") >= 1, "Chromium's port", 60)
-        port = port_file.read_text().split("\n")[0]
-        pages = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list"))
-        page = next(page for page in pages if page["type"] == "page")
-        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], suppress_origin=True, timeout=120)
-        self.number = 0
-        self.errors = []
-        for domain in ["Page", "Runtime", "Log"]:
-            self.call(f"{domain}.enable")
-
-    def call(self, method, **parameters):
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.number:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']}")
-                return message["result"]
-            self.note(message)
-
-    def note(self, message):
-        """Keeps what the console has of errors."""
-        parameters = message.get("params", {})
-        if message.get("method") == "Runtime.exceptionThrown":
-            details = parameters["exceptionDetails"]
-            self.errors.append(details.get("exception", {}).get("description") or details["text"])
-        elif message.get("method") == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert"):
-            self.errors.append(" ".join(str(a.get("value", a.get("description"))) for a in parameters["args"]))
-        elif message.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.errors.append(parameters["entry"]["text"] + " " + parameters["entry"].get("url", ""))
-
-    def js(self, expression):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in answer:
-            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
-        return answer["result"].get("value")
-
-    def until(self, expression, seconds=60):
-        wait(lambda: self.js(expression), expression, seconds)
-
-    def open(self, url, width, height, scheme="light"):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 800)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete'")
-
-    def key(self, key):
-        for kind in ["keyDown", "keyUp"]:
-            text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
-
-    def type(self, text):
-        self.call("Input.insertText", text=text)
-
-    def picture(self, path, whole=False):
-        if path is None:
-            return
-        clip = {}
-        if whole:
-            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            height = min(size["height"], 6000)
-            clip = {"captureBeyondViewport": True, "clip": {"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1}}
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"]))
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
-        self.profile.cleanup()
-
-
-def wait(is_done, what, seconds):
-    end = time.monotonic() + seconds
-    while not is_done():
-        if time.monotonic() > end:
-            raise SystemExit(f"check_page: waited {seconds} s for {what}")
-        time.sleep(0.05)
-
-
-def expect(found, what):
-    if not found:
+def demand(holds, what):
+    if not holds:
         raise SystemExit(f"check_page: expected {what}")
 
 
-def fits(browser, width, what):
-    """Nothing may be wider than the window."""
-    found = browser.js("document.documentElement.scrollWidth")
-    expect(found <= width, f"{what} to fit in {width} pixels, found {found}")
+def spaced(number):
+    """The number as the pages write it: thousands are separated by thin spaces."""
+    return f"{number:,}".replace(",", "\u2009")
 
 
-SELECTED = "(Number(/feature=(\\d+)/.exec(location.hash)?.[1] ?? -1))"
-FIRST_ROW = "(document.querySelector('.row:not(.waiting) .id')?.textContent)"
-HEADING = "(document.querySelector('#detail h2')?.textContent ?? '')"
+# ---- the same run with 100,000 latents
 
 
-def search(browser, text):
-    browser.js("document.getElementById('search').focus(); document.getElementById('search').select()")
-    browser.type(text)
+def enlarge_tables(source, target):
+    """Repeats the rows of all latents, with new numbers, in row groups such as Lapidary writes."""
+    target.mkdir()
+    latents = polars.read_parquet(source / "features.parquet").height
+    for name in ["features", "examples", "histograms", "coactivations"]:
+        table = polars.read_parquet(source / f"{name}.parquet")
+        ids = [column for column in ("feature_id", "partner_id") if column in table.columns]
+        copies = [
+            table.with_columns((polars.col(ids) + first).cast(polars.UInt32)) for first in range(0, MANY, latents)
+        ]
+        table = polars.concat(copies).filter(polars.all_horizontal(polars.col(ids) < MANY))
+        rows = max(256, min(65_536, table.height // 40))
+        metadata = polars.read_parquet_metadata(source / f"{name}.parquet")
+        path = target / f"{name}.parquet"
+        table.write_parquet(path, row_group_size=rows, metadata={"lapidary": metadata["lapidary"]})
 
 
-def check_report(browser, path, folder):
-    for width, height in SIZES:
-        browser.open(path.resolve().as_uri(), width, height)
-        browser.until(f"{HEADING}.startsWith('Feature ')")
-        fits(browser, width, "report.html")
-        browser.picture(folder and folder / f"report-{width}.png")
-        all_found = browser.js("document.getElementById('found').textContent")
-        search(browser, "war")
-        browser.until(f"document.getElementById('found').textContent !== {json.dumps(all_found)}")
-        expect(browser.js("document.querySelectorAll('.row').length") > 0, "rows for `war` in report.html")
-        browser.js("document.getElementById('list').focus()")
-        browser.key("j")
-        browser.until(f"{SELECTED} >= 0")
-        expect(browser.js("document.querySelectorAll('.context .t').length") > 20, "contexts in report.html")
-        browser.js("document.getElementById('features').scrollIntoView()")
-        browser.picture(folder and folder / f"report-feature-{width}.png")
+def enlarge_dictionary(source, target):
+    """Repeats the latents of a dictionary in SAELens's layout."""
+    target.mkdir()
+    weights = load_file(source / "sae_weights.safetensors")
+    latents, width = weights["W_dec"].shape
+    of = numpy.arange(MANY) % latents
+    axes = {name: [axis for axis, size in enumerate(w.shape) if size == latents] for name, w in weights.items()}
+    demand(latents != width and all(len(found) < 2 for found in axes.values()), "weights with one axis of latents")
+    for name, found in axes.items():
+        for axis in found:
+            weights[name] = numpy.ascontiguousarray(weights[name].take(of, axis=axis))
+    save_file(weights, target / "sae_weights.safetensors")
+    config = json.loads((source / "cfg.json").read_text())
+    config["d_sae"] = MANY
+    (target / "cfg.json").write_text(json.dumps(config))
 
 
-def check_served(browser, url, folder):
-    for width, height in SIZES:
-        print(f"  {width} pixels", flush=True)
-        browser.open(url, width, height)
-        browser.until(f"{HEADING}.startsWith('Feature ') && document.querySelectorAll('#detail .fires').length > 0")
-        fits(browser, width, "the served page")
-        browser.picture(folder and folder / f"serve-{width}.png")
+def enlarge_report(source, target):
+    """Repeats the latents in the data of the page, one context each: real reports are as large."""
+    before, data, after = re.split(r'(?<=id="data">)(.*?)(?=</script)', source.read_text(), maxsplit=1, flags=re.DOTALL)
+    data = json.loads(data)
+    features = data["features"]
+    latents = len(features["id"])
+    of = [at % latents for at in range(MANY)]
+    for name, column in features.items():
+        if isinstance(column, list) and len(column) == latents:
+            features[name] = [column[at] for at in of]
+    features["id"] = list(range(MANY))
+    data["contexts"] = [data["contexts"][at][:1] for at in of]
+    target.write_text(before + json.dumps(data, separators=(",", ":")) + after)
 
-        # The list is loaded where it is scrolled to.
-        browser.js("const list = document.getElementById('list'); list.scrollTop = list.scrollHeight / 2; undefined")
-        browser.until("document.querySelectorAll('.row').length > 5 && !document.querySelector('.row.waiting')")
-        browser.js("document.getElementById('list').scrollTop = 0; undefined")
-        browser.until(f"{FIRST_ROW} === '0' || {FIRST_ROW} === '1'")
 
-        # A search, and the keys.
-        browser.key("/")
-        expect(browser.js("document.activeElement.id") == "search", "/ to lead to the search")
-        all_found = browser.js("document.getElementById('found').textContent")
-        started = time.monotonic()
-        browser.type("war")
-        browser.until(f"document.getElementById('found').textContent !== {json.dumps(all_found)}")
-        print(f"    search: {1000 * (time.monotonic() - started):.0f} ms")
-        browser.key("Enter")
-        browser.until(f"String({SELECTED}) === {FIRST_ROW} && {HEADING} === 'Feature ' + {FIRST_ROW}")
-        first = browser.js(SELECTED)
-        expect("war" in browser.js("document.getElementById('detail').textContent").lower(), "a latent about `war`")
-        browser.js("document.getElementById('list').focus()")
-        browser.key("j")
-        browser.until(f"{SELECTED} !== {first} && {HEADING} === 'Feature ' + {SELECTED}")
-        browser.key("k")
-        browser.until(f"{SELECTED} === {first} && {HEADING} === 'Feature {first}'")
-        browser.js("document.getElementById('features').scrollIntoView(); undefined")
-        browser.picture(folder and folder / f"serve-search-{width}.png")
-        browser.picture(folder and folder / f"serve-feature-{width}.png", whole=True)
-        fits(browser, width, "a latent")
+# ---- what the pages have in common
 
-        # Another order.
-        browser.js("const sort = document.getElementById('sort'); sort.value = 'max_activation'; sort.dispatchEvent(new Event('change')); undefined")
-        browser.until(f"{FIRST_ROW} !== '{first}'")
-        search(browser, "no such token anywhere")
-        browser.until("document.querySelector('.empty') !== null")
-        browser.key("Escape")
-        browser.until("document.querySelectorAll('.row').length > 5")
 
-        # A link.
-        browser.js("location.hash = '#feature=3'")
-        browser.until(f"{HEADING} === 'Feature 3'")
-        browser.js("location.hash = '#feature=4294967295'")
-        browser.until("document.querySelector('#detail .problem') !== null")
-        expected = "the server responded with a status of 404"
-        browser.errors = [error for error in browser.errors if expected not in error]
-        browser.js("location.hash = '#feature=3'")
-        browser.until(f"{HEADING} === 'Feature 3' && document.querySelector('#detail .problem') === null")
+class Reader:
+    """One page at one size, with what is done on both pages."""
 
-        # About the dictionary.
-        browser.js("document.getElementById('about').open = true; scrollTo(0, 0); undefined")
-        browser.until("document.querySelectorAll('#histogram .bar-rect').length > 3")
-        browser.picture(folder and folder / f"serve-about-{width}.png")
-        fits(browser, width, "the description")
-        browser.js("document.getElementById('about').open = false; undefined")
+    def __init__(self, page: Page, name: str, pictures: Path | None):
+        self.page = page
+        self.name = name
+        self.pictures = pictures
+        self.width = page.viewport_size["width"]
+        self.errors = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: message.type in ("error", "warning", "assert") and self.errors.append(message.text))
+        self.search = page.locator("#search")
+        self.found = page.locator("#found")
+        self.list = page.locator("#list")
+        self.rows = page.locator(".row:not(.waiting)")
+        self.chosen = page.locator(".row.on .id")
+        self.heading = page.locator("#detail h2")
+        self.detail = page.locator("#detail")
 
-        if browser.js("document.getElementById('text-form').hidden"):
-            print("    no model: texts and steering are not checked")
-            continue
-        # A text, with markup that must stay text.
-        browser.js("document.getElementById('text').focus()")
-        browser.type("The war with <b>Mexico</b> is over, and the people of the United States are at peace.")
-        browser.key("Enter")
-        browser.until("document.querySelectorAll('#text-result .t').length > 10")
-        expect("<b>Mexico</b>" in browser.js("document.querySelector('#text-result .text').textContent"), "markup to stay text")
-        expect(browser.js("document.querySelector('#text-result b b') === null"), "no markup in tokens")
-        browser.js("[...document.querySelectorAll('#text-result .t')].find((t) => t.textContent === 'war').click()")
-        browser.until(f"document.querySelectorAll('#text-result .link-chip.on').length > 0 && {HEADING} === 'Feature ' + {SELECTED}")
-        browser.js("scrollTo(0, 0); undefined")
-        browser.picture(folder and folder / f"serve-text-{width}.png")
-        fits(browser, width, "a text")
+    def open(self, url):
+        """Opens a latent's link and waits until it is drawn."""
+        self.page.goto("about:blank")
+        self.page.goto(url)
+        expect(self.heading).to_have_text(re.compile("^Feature "))
+        expect(self.page.locator("#detail .fires")).to_be_visible()
 
-        # Steering.
-        browser.js("document.querySelector('.steer form').requestSubmit()")
-        browser.until("document.querySelectorAll('.outcomes .text').length === 2", 300)
-        browser.js("document.querySelector('.steer').scrollIntoView(); undefined")
-        browser.picture(folder and folder / f"serve-steer-{width}.png")
-        fits(browser, width, "steering")
+    def looks_right(self, state, whole=False):
+        """Nothing may be wider than the window or cover other text; no error may be in the console."""
+        widest = self.page.locator("html").evaluate("html => html.scrollWidth")
+        demand(widest <= self.width, f"{self.name}, {state}: a width of at most {self.width} pixels, found {widest}")
+        overlaps = self.page.locator("svg").evaluate_all(OVERLAPS)
+        demand(not overlaps, f"{self.name}, {state}: texts of charts side by side, found {overlaps}")
+        demand(not self.errors, f"{self.name}, {state}: no errors in the console, found {self.errors}")
+        if self.pictures:
+            self.page.screenshot(path=self.pictures / f"{self.name}-{state}.png", full_page=whole)
 
-        browser.open(f"{url}#feature=3", width, height, "dark")
-        browser.until(f"{HEADING} === 'Feature 3' && document.querySelectorAll('#detail .fires').length > 0")
-        expect(browser.js("document.documentElement.dataset.theme") == "dark", "the dark theme")
-        browser.picture(folder and folder / f"serve-dark-{width}.png")
+    def ids(self):
+        return [int(text) for text in self.rows.locator(".id").all_inner_texts()]
+
+    def starts_with(self, latent):
+        expect(self.rows.locator(".id").first).to_have_text(str(latent))
+
+    def shows(self, latent):
+        """The latent is the one in the address, in the list, and beside it."""
+        expect(self.heading).to_have_text(f"Feature {latent}")
+        expect(self.page).to_have_url(re.compile(f"#feature={latent}$"))
+        expect(self.chosen).to_have_text(str(latent))
+
+    def clear_search(self):
+        self.search.press("Escape")
+        expect(self.search).to_have_value("")
+        expect(self.list).to_be_focused()
+
+    def follow_link(self, latent):
+        self.page.locator("html").evaluate("(_, latent) => { location.hash = `#feature=${latent}` }", latent)
+
+
+def check_theme(reader, scheme):
+    """The page follows the system, and its button switches."""
+    other = {"light": "dark", "dark": "light"}[scheme]
+    root, button = reader.page.locator("html"), reader.page.locator("#theme")
+
+    def grey():
+        colour = reader.page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    for wanted in [scheme, other, scheme]:
+        expect(root).to_have_attribute("data-theme", wanted)
+        demand((grey() > 128) == (wanted == "light"), f"{reader.name}: a {wanted} page, found a background of grey {grey():.0f}")
+        button.click()
+    expect(root).to_have_attribute("data-theme", other)
+    button.click()
+
+
+def check_search(reader, latents, latest):
+    """A word, a number, a word that nothing has; with the keys that lead to and from the search."""
+    reader.page.locator("#hide-dead").uncheck()
+    expect(reader.found).to_have_text(f"{spaced(latents)} features")
+    reader.list.focus()
+    reader.page.keyboard.press("/")
+    expect(reader.search).to_be_focused()
+    started = time.monotonic()
+    reader.page.keyboard.type(WORD)
+    expect(reader.found).to_have_text(re.compile(f"^[\\d\u2009]+ of {spaced(latents)} features$"))
+    print(f"  {reader.name}: {reader.found.inner_text()} for `{WORD}`, {1000 * (time.monotonic() - started):.0f} ms", flush=True)
+    first = reader.ids()[0]
+    reader.page.keyboard.press("Enter")
+    reader.shows(first)
+    expect(reader.detail).to_contain_text(re.compile(WORD, re.IGNORECASE))
+    reader.list.focus()
+    second = reader.ids()[1]
+    reader.page.keyboard.press("j")
+    reader.shows(second)
+    reader.page.keyboard.press("k")
+    reader.shows(first)
+    reader.looks_right("search")
+    reader.search.fill("no such token anywhere")
+    expect(reader.page.locator(".empty")).to_have_text("Nothing matches.")
+    reader.search.fill(str(latest))
+    reader.starts_with(latest)
+    reader.rows.first.click()
+    reader.shows(latest)
+    reader.clear_search()
+    expect(reader.found).to_have_text(f"{spaced(latents)} features")
+
+
+def check_orders(reader, features, names):
+    """Each order begins with a latent that the tables have first, too."""
+    for value, (column, descending) in names.items():
+        reader.page.locator("#sort").select_option(value)
+        best = features.filter(polars.col(column) == (features[column].max() if descending else features[column].min()))
+        reader.starts_with(best["feature_id"].min())
+    reader.page.locator("#sort").select_option("id")
+    reader.starts_with(0)
+
+
+def check_list(reader, latents):
+    """The list is drawn where it is scrolled to, and nowhere else."""
+    expect(reader.list).to_have_js_property("scrollTop", 0)
+    reader.list.evaluate("list => { list.scrollTop = list.scrollHeight }")
+    expect(reader.rows.locator(".id").last).to_have_text(str(latents - 1))
+    expect(reader.page.locator(".row.waiting")).to_have_count(0)
+    seen = reader.rows.count()
+    reader.rows.last.click()
+    reader.shows(latents - 1)
+    reader.list.evaluate("list => { list.scrollTop = 0 }")
+    reader.starts_with(0)
+    for rows in [seen, reader.rows.count()]:
+        demand(5 < rows < 60, f"{reader.name}: only the rows that can be seen, found {rows}")
+
+
+def check_histogram(reader):
+    """A bar of the histogram of firing rates lists its latents."""
+    bars = reader.page.locator("#histogram .bar-group")
+    expect(bars.nth(3)).to_be_attached()
+    all_found = reader.found.inner_text()
+    heights = [float(bar.locator(".bar-rect").get_attribute("height")) for bar in bars.all()]
+    highest = bars.nth(heights.index(max(heights)))
+    wanted = highest.locator("title").text_content().split(" ")[0]
+    highest.locator(".bar-hit").click()
+    expect(reader.found).to_have_text(re.compile(f"^{wanted} of "))
+    reader.page.locator("#range").click()
+    expect(reader.found).to_have_text(all_found)
+
+
+# ---- the two pages
+
+
+def check_report(reader, path, latents, features):
+    url = path.resolve().as_uri()
+    reader.open(url)
+    expect(reader.page.locator("#curves .card").first).to_be_visible()
+    reader.looks_right("top")
+    check_search(reader, latents, latents - 1)
+    check_list(reader, latents)
+    check_orders(reader, features, {"frequent": ("firing_count", True), "rare": ("firing_count", False), "max": ("max_activation", True)})
+    check_histogram(reader)
+    reader.follow_link(3)
+    reader.shows(3)
+    demand(reader.page.locator(".context .t").count() > 20, f"{reader.name}: contexts of latent 3")
+    reader.open(f"{url}#feature={latents - 2}")
+    reader.shows(latents - 2)
+    reader.looks_right("latent", whole=True)
+
+
+def check_served(reader, url, latents, features):
+    page = reader.page
+    reader.open(url)
+    reader.looks_right("top")
+    # Contexts are read in the background; until then, the search says that it lacks them.
+    deadline = time.monotonic() + PATIENCE
+    while page.request.get(f"{url}api/dictionary").json()["contexts_missing"]:
+        demand(time.monotonic() < deadline, f"{reader.name}: contexts read within {PATIENCE} s")
+        time.sleep(0.1)
+    check_search(reader, latents, latents - 1)
+    check_list(reader, latents)
+    check_orders(reader, features, {"density": ("firing_count", True), "rarest": ("firing_count", False), "max_activation": ("max_activation", True)})
+
+    reader.follow_link(3)
+    reader.shows(3)
+    # A latent that there is not. The browser itself writes its status to the console.
+    reader.follow_link(2**32 - 1)
+    expect(page.locator("#detail .problem")).to_be_visible()
+    demand(reader.errors and all("status of 404" in error for error in reader.errors), f"{reader.name}: one answer 404, found {reader.errors}")
+    reader.errors.clear()
+    reader.open(f"{url}#feature={latents - 2}")
+    reader.shows(latents - 2)
+    demand(page.locator(".context .t").count() > 20, f"{reader.name}: contexts of latent {latents - 2}")
+    related = page.locator(".related").first
+    partner = int(re.search(r"\d+$", related.get_attribute("href"))[0])
+    related.click()
+    reader.shows(partner)
+    reader.looks_right("latent", whole=True)
+
+    about = page.locator("#about summary")
+    about.click()
+    check_histogram(reader)
+    about.scroll_into_view_if_needed()
+    reader.looks_right("about")
+    about.click()
+    check_text(reader)
+    check_steering(reader)
+
+
+def check_text(reader):
+    """Typed text: its tokens, with markup that must stay text; a token's strongest latent is opened."""
+    page = reader.page
+    page.locator("#text").fill(TEXT)
+    page.locator("#text").press("Enter")
+    tokens = page.locator("#text-result .text .t")
+    expect(page.locator("#text-result .text")).to_have_text(TEXT)
+    expect(page.locator("#text-result .text b")).to_have_count(0)
+    demand(tokens.count() > 10, f"{reader.name}: more than 10 tokens, found {tokens.count()}")
+    token = tokens.get_by_text(WORD, exact=True)
+    strongest = int(re.search(r"  (\d+): ", token.get_attribute("title"))[1])
+    token.click()
+    expect(reader.heading).to_have_text(f"Feature {strongest}")
+    expect(page.locator("#text-result .link-chip.on").first).to_contain_text(str(strongest))
+    expect(page.locator("#text-result")).to_contain_text(f"shaded by feature {strongest}")
+    expect(token).to_have_css("background-color", re.compile(r"rgba\(.*0\.\d+\)"))
+    page.locator("#text").scroll_into_view_if_needed()
+    reader.looks_right("text")
+
+
+def check_steering(reader):
+    """Two continuations; without strength, they are the same."""
+    page = reader.page
+    texts = page.locator(".outcomes .text")
+    for strength, same in [("3", False), ("0", True)]:
+        page.get_by_label("Strength").fill(strength)
+        page.get_by_label("Tokens").fill("12")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+        expect(texts).to_have_count(2)
+        steered, plain = texts.all_inner_texts()
+        demand(len(plain) > len("My fellow citizens"), f"{reader.name}: a continuation, found {plain!r}")
+        demand((steered == plain) == same, f"{reader.name}: strength {strength}: texts that {'agree' if same else 'differ'}, found {steered!r} and {plain!r}")
+    page.locator(".steer").scroll_into_view_if_needed()
+    reader.looks_right("steer")
+
+
+@contextmanager
+def served(lapidary, folder):
+    """The address of `lapidary serve`, which ends afterwards."""
+    command = [lapidary, "-q", "serve", folder, "--device", "cpu"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = server.stdout.readline().strip()
+        demand(url.startswith("http://127.0.0.1:"), f"an address on the first line, found {url!r}")
+        yield url
+        demand(server.poll() is None, "a server that still runs")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def check_run(playwright: Playwright, arguments, folder, name, schemes):
+    """Both pages of a run, at each size, in each colour scheme."""
+    features = polars.read_parquet(folder / "features" / "features.parquet")
+    latents = features.height
+    options = {"executable_path": arguments.chromium, "args": ["--disable-gpu", "--no-sandbox"]}
+    with served(arguments.lapidary, folder) as url, playwright.chromium.launch(**options) as browser:
+        for (width, height), scheme in [(size, scheme) for size in SIZES for scheme in schemes]:
+            phone = width < 800
+            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, is_mobile=phone, has_touch=phone, reduced_motion="reduce")
+            context.set_default_timeout(1000 * PATIENCE)
+            for which, check, address in [("report", check_report, folder / "report.html"), ("serve", check_served, url)]:
+                reader = Reader(context.new_page(), f"{which}-{name}-{width}-{scheme}", arguments.pictures)
+                check(reader, address, latents, features)
+                check_theme(reader, scheme)
+                reader.looks_right("end")
+                reader.page.close()
+            context.close()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lapidary", type=pathlib.Path)
-    parser.add_argument("--run", type=pathlib.Path, help="folder of a run with feature tables")
-    parser.add_argument("--url", help="address of a server that runs already")
-    parser.add_argument("--chromium", default="chromium")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for pictures")
+    parser.add_argument("run", type=Path, help="folder of a run with dictionary, tables and report.html")
+    parser.add_argument("--lapidary", type=Path, required=True, help="the program")
+    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"),
+                        help="the browser's program; default: chromium on the path, else google-chrome")
+    parser.add_argument("--pictures", type=Path, help="folder for PNG files")
     arguments = parser.parse_args()
-    if not arguments.url and not (arguments.lapidary and arguments.run):
-        parser.error("give --lapidary and --run, or --url")
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    server, browser = None, Browser(arguments.chromium)
-    try:
-        if arguments.run and (arguments.run / "report.html").exists():
-            print("report.html", flush=True)
-            check_report(browser, arguments.run / "report.html", arguments.out)
-        url = arguments.url
-        if not url:
-            command = [arguments.lapidary.resolve(), "-q", "serve", arguments.run, "--device", "cpu"]
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            url = server.stdout.readline().strip()
-            expect(url.startswith("http://127.0.0.1:"), "an address on the first line")
-        print(f"the served page, {url}", flush=True)
-        check_served(browser, url, arguments.out)
-    finally:
-        browser.close()
-        if server:
-            server.terminate()
-            server.wait(30)
-    if browser.errors:
-        sys.exit("check_page: errors in the console:\n  " + "\n  ".join(browser.errors))
-    print("check_page: both pages do what they should")
+    demand(arguments.chromium, "chromium or google-chrome on the path, or --chromium PROGRAM")
+    arguments.lapidary = arguments.lapidary.resolve()
+    if arguments.pictures:
+        arguments.pictures.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=1000 * PATIENCE)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        check_run(playwright, arguments, arguments.run, "run", SCHEMES)
+        print(f"check_page: the run is right, {time.monotonic() - started:.0f} s", flush=True)
+        large = Path(scratch)
+        enlarge_tables(arguments.run / "features", large / "features")
+        enlarge_dictionary(arguments.run / "dictionary", large / "dictionary")
+        enlarge_report(arguments.run / "report.html", large / "report.html")
+        print(f"check_page: made {MANY} latents, {time.monotonic() - started:.0f} s", flush=True)
+        check_run(playwright, arguments, large, "large", SCHEMES[:1])
+    print(f"check_page: both pages do what they should, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (AssertionError, Error) as error:
+        sys.exit(f"check_page: {error}")

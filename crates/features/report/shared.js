@@ -89,8 +89,10 @@ function drawDensity(card, bins, first, width10, pick) {
     bars.push([from, group]);
     svg.append(group);
   });
-  for (let power = Math.ceil(first * width10); power <= 0; power++)
+  for (let power = Math.ceil(first * width10); power <= 0; power++) {
+    if (power === first * width10 && x(power + 1) - x(power) < 90) continue; // it would cover the next one
     svg.append(h("text", { x: x(power), y: H - 8, "text-anchor": power === 0 ? "end" : power === first * width10 ? "start" : "middle", style: "font-size:12px" }, power === 0 ? (W > 700 ? "every token" : "all") : "1 in " + (10 ** -power >= 1e6 ? count(10 ** (-power - 6)) + " M" : W < 700 && power <= -3 ? count(10 ** (-power - 3)) + " k" : count(10 ** -power))));
+  }
   card.replaceChildren(svg);
   return bars;
 }
@@ -125,7 +127,7 @@ function shadedText(tokens, activations, scale, peak, made) {
     if (blank && place > 0) text.append(blank);
     const shade = value > 0 ? 0.08 + 0.72 * Math.min(1, value / (scale || 1)) : 0;
     const style = shade ? `background:rgba(var(--gold),${shade.toFixed(3)})` : null;
-    const element = h("span", { class: "t" + (shade > 0.5 ? " strong" : "") + (place === peak ? " top" : ""), style, title: `${JSON.stringify(token)}  ${value > 0 ? number(value) : "0"}` }, tokenNodes(blank ? token.slice(1) : token, false));
+    const element = h("span", { class: "t" + (shade > 0.6 ? " strong" : "") + (place === peak ? " top" : ""), style, title: `${JSON.stringify(token)}  ${value > 0 ? number(value) : "0"}` }, tokenNodes(blank ? token.slice(1) : token, false));
     if (made) made(element, place);
     text.append(element);
   });

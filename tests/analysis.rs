@@ -202,9 +202,21 @@ fn fire_says_which_latents_fire_on_which_tokens() {
     );
     assert!(labelled.join("labels.parquet").is_file());
     assert!(table(&labelled.join("features/codes.parquet")).height() > 4000);
-    let bytes = fs::read(labelled.join("features/features.parquet")).unwrap();
-    let said = b"\"Text\":\"embedded:heldout\"";
-    assert!(bytes.windows(said.len()).any(|window| window == said));
+    for name in [
+        "features",
+        "examples",
+        "histograms",
+        "coactivations",
+        "codes",
+    ] {
+        let file = labelled.join(format!("features/{name}.parquet"));
+        let bytes = fs::read(file).unwrap();
+        let said = b"\"Text\":\"embedded:heldout\"";
+        assert!(
+            bytes.windows(said.len()).any(|window| window == said),
+            "{name}"
+        );
+    }
 
     let mut only = lapidary(&["fire", "--device", "cpu", "--text", text, "--latent", "256"]);
     let error = fails(only.arg(&run));
@@ -683,8 +695,8 @@ fn labels_are_scored_by_clamping() {
     assert!(floats(&table(&out), "clamping").iter().all(Option::is_none));
 }
 
-/// A model, in `folder`, in which the output weights of one neuron of layer 1 promote the token with
-/// the largest unembedding, which no other token can beat. Returns this token.
+/// A model, in `folder`, in which the output weights of one neuron of layer 1 promote the token
+/// with the largest unembedding, which no other token can beat. Returns this token.
 fn plant(folder: &Path, neuron: usize, factor: f32) -> u32 {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/repeats");
     for name in ["config.json", "tokenizer.json"] {

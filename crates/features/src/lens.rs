@@ -138,7 +138,7 @@ mod tests {
         assert!(effects[1].probability > effects[0].probability);
         assert!(effects[1].probability > 0.99, "{}", effects[1].probability);
         let [weak, strong] = [effects[0].kurtosis, effects[1].kurtosis];
-        assert!(weak > 1.0 && (weak - strong).abs() < 1e-3 * weak);
+        assert!((weak - strong).abs() < 1e-4, "{weak} {strong}");
     }
 
     /// More directions than fit into memory at once, against one dense product.

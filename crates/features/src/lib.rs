@@ -41,12 +41,13 @@ pub use statistics::{
 };
 pub use steering::{Steer, Steering};
 pub use tables::{
-    CodePlace, CodesWriter, DecoderSummary, ExampleRow, FeatureRow, FiringToken, LabelRow,
-    LogitToken, NeuronRow, PairRow, PartnerRow, RankedRow, RunRow, TableDescription, TableSource,
-    Token, WRITTEN, describe_table, example_rows, feature_rows, read_examples, read_examples_of,
-    read_features, read_histograms, read_labels, read_runs, read_source, write_coactivations,
-    write_codes, write_examples, write_features, write_histograms, write_labels, write_latents,
-    write_neurons, write_pairs, write_ranking, write_runs,
+    CodePlace, CodesWriter, DecoderSummary, DocumentRow, ExampleRow, FeatureRow, FiringToken,
+    LabelRow, LogitToken, NeuronRow, PairRow, PartnerRow, RankedRow, RunRow, TableDescription,
+    TableSource, Token, WRITTEN, describe_table, document_rows, example_rows, feature_rows,
+    read_examples, read_examples_of, read_features, read_histograms, read_labels, read_runs,
+    read_source, write_coactivations, write_codes, write_documents, write_examples, write_features,
+    write_histograms, write_labels, write_latents, write_neurons, write_pairs, write_ranking,
+    write_runs,
 };
 pub use text_codes::TextCodes;
 

@@ -7,6 +7,7 @@
 //! say what made it ([`TableSource`]). The reference of the columns is docs/reference/tables.md.
 
 mod codes;
+mod documents;
 mod labels;
 mod latent_rows;
 mod measures;
@@ -21,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use codes::{CodesWriter, write_codes};
+pub use documents::{DocumentRow, document_rows, write_documents};
 pub use labels::{LabelRow, WRITTEN, read_labels, write_labels};
 pub use latent_rows::{
     PartnerRow, for_each_context, read_examples_of, read_histogram_of, read_partners_of,

@@ -4,9 +4,9 @@ use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary, Sites};
 use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
 use lapidary_features::{
-    Collector, Curve, FeaturesError, Report, StatisticsConfig, TableSource, example_rows,
-    feature_rows, names, shown_tokens, summarize_decoder, write_coactivations, write_codes,
-    write_examples, write_features, write_histograms, write_report,
+    Collector, Curve, FeaturesError, Report, StatisticsConfig, TableSource, document_rows,
+    example_rows, feature_rows, names, shown_tokens, summarize_decoder, write_coactivations,
+    write_codes, write_documents, write_examples, write_features, write_histograms, write_report,
 };
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
@@ -22,11 +22,12 @@ pub struct Tables<'a> {
     other: Option<&'a OtherModel>,
     dictionary: &'a Dictionary,
     hooks: [Vec<HookPoint>; 2],
-    blocks: usize,
+    blocks: &'a [TokenBlock],
     top_tokens: usize,
     collector: Collector<'a>,
     codes: bool,
     text: Option<String>,
+    ids: Vec<Option<String>>,
     /// What went wrong while an evaluation was taken over.
     failed: Option<FeaturesError>,
 }
@@ -55,20 +56,23 @@ impl<'a> Tables<'a> {
             other,
             dictionary,
             hooks,
-            blocks: blocks.len(),
+            blocks,
             top_tokens,
             collector,
             codes: false,
             text: None,
+            ids: vec![],
             failed: None,
         })
     }
 
-    /// The same, which say that the blocks are of a text of this name.
+    /// The same, which say that the blocks are of a text of this name, and what its documents are
+    /// called: by their numbers, as from [`document_ids`](crate::document_ids).
     #[must_use]
-    pub fn of_text(self, name: &str) -> Self {
+    pub fn of_text(self, name: &str, ids: Vec<Option<String>>) -> Self {
         Self {
             text: Some(name.to_owned()),
+            ids,
             ..self
         }
     }
@@ -111,12 +115,13 @@ impl<'a> Tables<'a> {
             collector,
             codes,
             text: name,
+            ids,
             failed,
         } = self;
         if let Some(failed) = failed {
             return Err(failed.into());
         }
-        let stage = Stage::new(progress, "features", blocks as u64);
+        let stage = Stage::new(progress, "features", blocks.len() as u64);
         let hook = match others.is_empty() {
             true => names(&hooks),
             false => dictionary.sites().read().join(", "),
@@ -131,6 +136,9 @@ impl<'a> Tables<'a> {
             true => {
                 let mut source = source_of_text(dictionary, 0);
                 source.provenance.retain(|(what, _)| what != STATISTICS); // not known yet
+                if let Some(name) = &name {
+                    source = source.on_text(name);
+                }
                 let path = tables.join("codes.parquet");
                 write_codes(&path, &text, &source, |writer| {
                     collector.finish_with(Some(writer), &mut on_progress)
@@ -171,6 +179,9 @@ impl<'a> Tables<'a> {
         write_examples(&tables.join("examples.parquet"), &examples, &source)?;
         write_histograms(&tables.join("histograms.parquet"), &summary, &source)?;
         write_coactivations(&tables.join("coactivations.parquet"), &summary, &source)?;
+        let counts = |token: u32| !model.is_special(token);
+        let documents = document_rows(blocks, &counts, &ids, &|tokens| tokenizer.texts(tokens));
+        write_documents(&tables.join("documents.parquet"), &documents, &source)?;
         let report = Report {
             title: format!("{} · {hook}", model.name()),
             provenance: source.provenance,

@@ -6,6 +6,7 @@ mod steps;
 
 use crate::device::device_name;
 use crate::dictionary_model::load_model;
+use crate::document_ids::document_ids;
 use crate::error::{Context, Result, ensure};
 use crate::first_batch;
 use crate::opened::{SignedMetrics, measure};
@@ -407,14 +408,17 @@ fn describe(
     blocks: &FirstBlocks,
 ) -> Result<Option<Metrics>> {
     let (folder, model) = (&common.folders[number], &common.model);
-    let tables = || {
-        Tables::new(
-            (model, common.other.as_ref()),
+    let tables = || -> Result<Tables<'_>> {
+        let corpus = &config.corpus.path;
+        let blocks = blocks.of(corpus, config.features.tokens)?;
+        let models = (&**model, common.other.as_ref());
+        let tables = Tables::new(
+            models,
             dictionary,
-            blocks.of(&config.corpus.path, config.features.tokens)?,
+            blocks,
             config.features.examples_per_feature,
-        )
-        .map(|tables| tables.of_text(&config.corpus.path))
+        )?;
+        Ok(tables.of_text(corpus, document_ids(corpus, None, blocks)?))
     };
     let mut tables = (config.features.tokens > 0).then(tables);
     let metrics = match config.evaluation.tokens {

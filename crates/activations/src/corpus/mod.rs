@@ -110,10 +110,23 @@ impl Corpus {
     /// # Errors
     /// As [`Self::open`].
     pub fn labels(source: &str, field: &str) -> Result<Self, ActivationsError> {
+        let advice = "name the one with the class with --label-field (in a config of dkvb: data.label_field)";
+        Self::of_field(source, field, advice)
+    }
+
+    /// As [`Self::labels`], but the rows are the documents' own ids.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn ids(source: &str, field: &str) -> Result<Self, ActivationsError> {
+        Self::of_field(source, field, "name the one with the id with --id-field")
+    }
+
+    fn of_field(source: &str, field: &str, advice: &'static str) -> Result<Self, ActivationsError> {
         let mut corpus = Self::open(source, field)?;
         corpus.field = SourceField {
             name: field.into(),
-            advice: "name the one with the class with --label-field (in a config of dkvb: data.label_field)",
+            advice,
             takes_numbers: true,
         };
         for source in &mut corpus.sources {

@@ -4,8 +4,8 @@ use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
 use anyhow::{Result, bail};
 use clap::Args;
-use lapidary::Tables;
 use lapidary::run_folder::{Maker, RunFolder, RunWriter, table_files};
+use lapidary::{Tables, document_ids};
 use std::path::PathBuf;
 
 /// Write the feature tables and the report of a dictionary
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary features out
   lapidary features out --codes --tokens 1000000
+  lapidary features out --corpus articles.parquet --id-field url --out features-of-articles
   lapidary features my-dictionary --model ./smollm2 --corpus text.jsonl --tokens 500000 --out my-features")]
 pub struct Features {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
@@ -41,6 +42,10 @@ pub struct Features {
     /// active latent and token before compression
     #[arg(long)]
     codes: bool,
+    /// JSON field or Parquet column with the documents' own ids, for features/documents.parquet;
+    /// default: `title` for the embedded text, else none
+    #[arg(long, value_name = "NAME")]
+    id_field: Option<String>,
     /// Folder for features/ and report.html; default: DIR
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -92,7 +97,8 @@ impl Features {
         let mut tables = Tables::new(models, &opened.dictionary, &blocks, examples)?;
         let trained_on = opened.dictionary.provenance.corpus.as_deref();
         if let Some(name) = corpus.or(trained_on) {
-            tables = tables.of_text(name);
+            let ids = document_ids(name, self.id_field.as_deref(), &blocks)?;
+            tables = tables.of_text(name, ids);
         }
         if self.codes {
             tables = tables.with_codes();

@@ -168,6 +168,7 @@ pub fn table_files() -> BTreeSet<String> {
         "features/examples.parquet",
         "features/histograms.parquet",
         "features/coactivations.parquet",
+        "features/documents.parquet",
         "features/codes.parquet",
         "report.html",
     ]

@@ -35,6 +35,7 @@ pub mod select;
 pub mod serve;
 mod step_parts;
 pub mod synthetic;
+mod synthetic_spread;
 pub mod template;
 mod timing;
 pub mod train;

@@ -1,6 +1,7 @@
 //! `lapidary synthetic`.
 
 use super::figures::sections;
+use super::synthetic_spread as spread;
 use crate::arguments::DeviceArgument;
 use crate::progress::Stage;
 use anyhow::Result;
@@ -12,7 +13,7 @@ use lapidary_activations::NormalizationKind;
 use lapidary_coder::Dictionary;
 use lapidary_coder::Sites;
 use lapidary_evaluation::synthetic::{
-    Sample, Synthetic as Features, SyntheticConfig, SyntheticSource, recovery,
+    Recovery, Sample, Synthetic as Features, SyntheticConfig, SyntheticSource, recovery,
 };
 use lapidary_formats::saelens;
 use lapidary_io::check_target;
@@ -31,11 +32,12 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Examples:
   lapidary synthetic configs/synthetic/topk.toml
   lapidary synthetic configs/synthetic/topk.toml --set synthetic.kind=correlated --set coder.k=8
+  lapidary synthetic configs/synthetic/synth_sae_bench.toml --seeds 5
   lapidary synthetic configs/synthetic/topk.toml --out out --data data.safetensors
   lapidary synthetic configs/synthetic/topk.toml --dictionary trained-elsewhere
 
 Keys of the recipe:
-  [synthetic]          the features: independent, correlated or hierarchical
+  [synthetic]          the features: independent, correlated, hierarchical or synth_sae_bench
   [coder], [training]  the same keys as for `lapidary train`
   seed                 seed of all random numbers
 
@@ -50,10 +52,15 @@ pub struct Synthetic {
     /// Measure this dictionary (of any format) instead of training one
     #[arg(long, value_name = "DIR")]
     dictionary: Option<PathBuf>,
+    /// Number of coders to train. They differ in their initial weights and batches. With several,
+    /// means over the coders are printed, with their standard errors
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "dictionary")]
+    seeds: u16,
     /// Number of rows (synthetic activations) that the metrics are computed on
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rows: u32,
-    /// Folder for dictionary/ and recovery.json; without --out, nothing is written
+    /// Folder for recovery.json, dictionary/, and with several seeds also seed1/dictionary/ and so
+    /// on; without --out, nothing is written
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Also write the directions of the features, and the rows that the metrics are computed on, to
@@ -77,56 +84,87 @@ impl Synthetic {
         if let Some(path) = &self.data {
             check_target(path)?;
         }
+        let seeds = u64::from(self.seeds);
         let mut writer = match &self.out {
-            Some(folder) => Some(RunWriter::claim(folder, Maker::Synthetic, &files())?),
+            Some(folder) => Some(RunWriter::claim(folder, Maker::Synthetic, &files(seeds))?),
             None => None,
         };
+        let stage = Stage::new("features", 1);
         let features = Features::new(config, &mut ChaCha8Rng::seed_from_u64(seed))?;
-        let dictionary = match &self.dictionary {
-            Some(folder) => open_dictionary(folder, DictionaryOptions::default(), &device)?,
-            None => train(&features, run, &device)?,
-        };
-
+        stage.done(format!("{} directions", features.directions().len()));
         // Not the rows of the training, nor the numbers that made the directions.
         let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(2));
         let sample = features.sample(self.rows as usize, &mut rng);
-        let stage = Stage::new("measure", sample.features.len() as u64);
-        let coder = dictionary.coder.clone().to_device(&device);
-        let found = recovery(&features, &sample, &coder, &mut |rows| {
-            stage.at(rows as u64, format!("{rows} rows"));
-        })?;
-        stage.done(format!(
-            "MCC {:.4}, F1 {:.4} of {} features, {} latents",
-            found.mcc, found.f1_score, found.n_features, found.d_sae
-        ));
+        let mut all: Vec<Recovery> = vec![];
+        for number in 0..seeds {
+            let dictionary = match &self.dictionary {
+                Some(folder) => open_dictionary(folder, DictionaryOptions::default(), &device)?,
+                None => {
+                    let mut run = run.clone();
+                    run.seed = seed.wrapping_add(SEED_STEP * number);
+                    train(&features, run, &device)?
+                }
+            };
+            let stage = Stage::new("measure", sample.features.len() as u64);
+            let coder = dictionary.coder.clone().to_device(&device);
+            let found = recovery(&features, &sample, &coder, &mut |rows| {
+                stage.at(rows as u64, format!("{rows} rows"));
+            })?;
+            stage.done(format!(
+                "MCC {:.4}, F1 {:.4} of {} features, {} latents",
+                found.mcc, found.f1_score, found.n_features, found.d_sae
+            ));
+            if let (Some(folder), Some(writer)) = (&self.out, &mut writer) {
+                if number == 0 {
+                    writer.add(files(seeds))?;
+                }
+                if self.dictionary.is_none() {
+                    saelens::save(&dictionary, &folder.join(dictionary_of(number)))?;
+                }
+            }
+            all.push(found);
+        }
         if let Some(path) = &self.data {
             write_data(path, &features, &sample)?;
         }
-        if let (Some(folder), Some(writer)) = (&self.out, &mut writer) {
-            writer.add(files())?;
-            if self.dictionary.is_none() {
-                saelens::save(&dictionary, &folder.join("dictionary"))?;
-            }
-            write_json(&folder.join("recovery.json"), &found)?;
+        let result = match &all[..] {
+            [one] => serde_json::to_value(one)?,
+            several => spread::json(several)?,
+        };
+        if let Some(folder) = &self.out {
+            write_json(&folder.join("recovery.json"), &result)?;
         }
         if self.json {
-            writeln!(stdout(), "{}", serde_json::to_string_pretty(&found)?)?;
+            writeln!(stdout(), "{}", serde_json::to_string_pretty(&result)?)?;
         } else {
-            write!(stdout(), "{}", sections(found.values()))?;
+            let text = match &all[..] {
+                [one] => sections(one.values()),
+                several => spread::table(several),
+            };
+            write!(stdout(), "{text}")?;
         }
         Ok(())
     }
 }
 
+/// Between the seeds of two coders, so that the numbers that are drawn from each differ.
+const SEED_STEP: u64 = 1000;
+
+/// The folder of the dictionary of a seed, counted from 0.
+fn dictionary_of(number: u64) -> String {
+    match number {
+        0 => "dictionary".to_owned(),
+        number => format!("seed{number}/dictionary"),
+    }
+}
+
 /// What goes into `--out`.
-fn files() -> BTreeSet<String> {
-    [
-        "dictionary/cfg.json",
-        "dictionary/sae_weights.safetensors",
-        "recovery.json",
-    ]
-    .map(str::to_owned)
-    .into()
+fn files(seeds: u64) -> BTreeSet<String> {
+    let dictionaries = (0..seeds).flat_map(|number| {
+        let parts = ["cfg.json", "sae_weights.safetensors"];
+        parts.map(|part| format!("{}/{part}", dictionary_of(number)))
+    });
+    dictionaries.chain(["recovery.json".to_owned()]).collect()
 }
 
 fn train(features: &Features, run: Recipe, device: &Device) -> Result<Dictionary> {

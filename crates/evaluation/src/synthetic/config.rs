@@ -3,6 +3,7 @@
 use lapidary_io::settings::{Reader, SettingsError};
 use serde::Serialize;
 
+use super::benchmark::Benchmark;
 use crate::error::EvaluationError;
 
 /// Largest `n_features * d_in`: 1 GiB of directions in f64.
@@ -47,6 +48,8 @@ pub enum Kind {
     },
     /// Children that fire only with their parent.
     Hierarchical(Tree),
+    /// The benchmark of Chanin and Garriga-Alonso 2026, which has its own rates and magnitudes.
+    SynthSaeBench(Benchmark),
 }
 
 /// The hierarchical toy of Costa et al. 2025 ("From Flat to Hierarchical"): each row has one root,
@@ -115,7 +118,12 @@ impl SyntheticConfig {
         let mut r = Reader::new(file, text, set)?;
         let kind = r.one_of(
             "synthetic.kind",
-            &["independent", "correlated", "hierarchical"],
+            &[
+                "independent",
+                "correlated",
+                "hierarchical",
+                "synth_sae_bench",
+            ],
             "independent",
         )?;
         // All keys are read, so that a mistake in one shows.
@@ -133,9 +141,11 @@ impl SyntheticConfig {
             child_cosine: r.or("synthetic.child_cosine", 0.0)?,
             root_cosine: r.or("synthetic.root_cosine", 0.0)?,
         };
+        let (preset_features, preset_d_in, benchmark) = Benchmark::read(&mut r)?;
         let kind = match kind.as_str() {
             "correlated" => Kind::Correlated { group, correlation },
             "hierarchical" => Kind::Hierarchical(tree),
+            "synth_sae_bench" => Kind::SynthSaeBench(benchmark),
             _ => Kind::Independent,
         };
         let given = r.optional("synthetic.n_features")?;
@@ -158,10 +168,12 @@ impl SyntheticConfig {
                 }
                 tree.len()
             }
+            Kind::SynthSaeBench(_) => given.unwrap_or(preset_features),
             _ => given.unwrap_or(128),
         };
         let d_in = match kind {
             Kind::Hierarchical(_) => n_features,
+            Kind::SynthSaeBench(_) => preset_d_in,
             _ => 64,
         };
         let d_in = r.or("synthetic.d_in", d_in)?;
@@ -244,6 +256,9 @@ impl SyntheticConfig {
             }
             return Ok(());
         }
+        if let Kind::SynthSaeBench(benchmark) = self.kind {
+            return benchmark.check(n, MOST_NUMBERS);
+        }
         if self.orthonormal && n > d {
             return Err(refuse(
                 "synthetic.orthonormal",
@@ -273,7 +288,7 @@ impl SyntheticConfig {
         Ok(())
     }
 
-    /// Share of rows in which each feature fires, outside a hierarchy.
+    /// Share of rows in which each feature fires, if it is independent or correlated.
     pub(crate) fn densities(&self) -> Vec<f64> {
         let weight = |i: usize| ((i + 1) as f64).powf(-self.density_skew);
         let mean = (0..self.n_features).map(weight).sum::<f64>() / self.n_features as f64;
@@ -283,7 +298,11 @@ impl SyntheticConfig {
     }
 }
 
-fn refuse(key: &'static str, found: impl ToString, expected: impl ToString) -> EvaluationError {
+pub(super) fn refuse(
+    key: &'static str,
+    found: impl ToString,
+    expected: impl ToString,
+) -> EvaluationError {
     EvaluationError::Settings(SettingsError::Value {
         place: "recipe".to_owned(),
         key: key.to_owned(),

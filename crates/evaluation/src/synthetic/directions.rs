@@ -1,15 +1,23 @@
-//! Directions of features: random, orthonormal, or with given cosines among siblings.
+//! Directions of features: random, orthonormal, nearly orthogonal, or with given cosines among
+//! siblings.
 
 use rand_chacha::ChaCha8Rng;
 
+use super::benchmark;
 use super::config::{Kind, SyntheticConfig};
 use super::normal;
 
 /// `[n_features, d_in]`, rows of norm 1.
 pub(crate) fn directions(config: &SyntheticConfig, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
     let (n, d) = (config.n_features, config.d_in);
-    let Kind::Hierarchical(tree) = config.kind else {
-        return rows(n, d, config.orthonormal, rng);
+    let tree = match &config.kind {
+        Kind::Hierarchical(tree) => tree,
+        Kind::SynthSaeBench(config) => {
+            let rows = benchmark::directions(n, d, config, rng);
+            let wide = |row: &[f32]| row.iter().copied().map(f64::from).collect();
+            return rows.chunks(d).map(wide).collect();
+        }
+        _ => return rows(n, d, config.orthonormal, rng),
     };
     let q = rows(n, d, true, rng);
     let mut f = q.clone();

@@ -1,9 +1,11 @@
 //! Which features fire in a row.
 
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::benchmark::{Generator, Row};
 use super::config::{Kind, SyntheticConfig, Tree};
+use super::normal;
 
 /// How features fire.
 #[derive(Clone, Debug)]
@@ -16,10 +18,12 @@ pub(crate) enum Firing {
         shares: f64,
     },
     Tree(Tree),
+    SynthSaeBench(Box<Generator>),
 }
 
 impl Firing {
-    pub(crate) fn new(config: &SyntheticConfig) -> Self {
+    /// What is random about how features fire is drawn from `rng`.
+    pub(crate) fn new(config: &SyntheticConfig, rng: &mut ChaCha8Rng) -> Self {
         let grouped = |group, correlation: f64| Self::Grouped {
             densities: config.densities(),
             group,
@@ -29,6 +33,10 @@ impl Firing {
             Kind::Independent => grouped(1, 0.0),
             Kind::Correlated { group, correlation } => grouped(group, correlation),
             Kind::Hierarchical(tree) => Self::Tree(tree),
+            Kind::SynthSaeBench(benchmark) => {
+                let generator = Generator::new(config.n_features, &benchmark, rng);
+                Self::SynthSaeBench(Box::new(generator))
+            }
         }
     }
 
@@ -45,11 +53,27 @@ impl Firing {
                 }
                 densities
             }
+            Self::SynthSaeBench(generator) => {
+                generator.densities(&mut ChaCha8Rng::seed_from_u64(0))
+            }
         }
     }
 
-    /// Calls `fire` with each feature that fires in one row, ascending.
-    pub(crate) fn draw(&self, rng: &mut ChaCha8Rng, mut fire: impl FnMut(usize, &mut ChaCha8Rng)) {
+    /// Calls `add` with each feature that fires in one row, ascending, and how strongly. `row` is
+    /// room to work in.
+    pub(crate) fn draw(
+        &self,
+        config: &SyntheticConfig,
+        row: &mut Row,
+        rng: &mut ChaCha8Rng,
+        mut add: impl FnMut(usize, f64),
+    ) {
+        let mut fire = |i: usize, rng: &mut ChaCha8Rng| {
+            let size = config.magnitude + config.magnitude_std * normal(rng);
+            if size > 0.0 {
+                add(i, size);
+            }
+        };
         match self {
             Self::Grouped {
                 densities,
@@ -86,6 +110,12 @@ impl Firing {
                         let first = tree.len() - tree.singles;
                         fire(first + (single as usize).min(tree.singles - 1), rng);
                     }
+                }
+            }
+            Self::SynthSaeBench(generator) => {
+                generator.draw(row, rng);
+                for (i, size) in &row.fired {
+                    add(*i as usize, f64::from(*size));
                 }
             }
         }

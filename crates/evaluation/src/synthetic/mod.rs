@@ -2,20 +2,24 @@
 //! themselves, together, or one only with another. What a coder makes of them can be compared with
 //! the truth.
 
+mod benchmark;
 mod config;
 mod directions;
 mod firing;
 mod recovery;
 mod source;
 
+pub use benchmark::Benchmark;
 pub use config::{Kind, SyntheticConfig, Tree};
 pub use recovery::{Recovery, recovery};
 pub use source::SyntheticSource;
 
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::error::EvaluationError;
+use benchmark::Row;
 use firing::Firing;
 
 /// A standard normal number (Box, Muller 1958).
@@ -30,6 +34,8 @@ pub struct Synthetic {
     config: SyntheticConfig,
     /// `[n_features, d_in]`, rows of norm 1.
     directions: Vec<Vec<f64>>,
+    /// Added to every row.
+    bias: Vec<f64>,
     firing: Firing,
 }
 
@@ -43,16 +49,22 @@ pub struct Sample {
 }
 
 impl Synthetic {
-    /// The features of a configuration, their directions drawn from `rng`.
+    /// The features of a configuration; their directions, and what else is random about them, are
+    /// drawn from `rng`.
     ///
     /// # Errors
     /// The configuration contradicts itself.
     pub fn new(config: SyntheticConfig, rng: &mut ChaCha8Rng) -> Result<Self, EvaluationError> {
         config.check()?;
         let directions = directions::directions(&config, rng);
+        let bias = match &config.kind {
+            Kind::SynthSaeBench(benchmark) => benchmark::bias(config.d_in, benchmark, rng),
+            _ => vec![0.0; config.d_in],
+        };
         Ok(Self {
-            firing: Firing::new(&config),
+            firing: Firing::new(&config, rng),
             directions,
+            bias,
             config,
         })
     }
@@ -69,49 +81,68 @@ impl Synthetic {
         &self.directions
     }
 
-    /// Share of rows in which each feature fires.
+    /// Share of rows in which each feature fires. For the kind `synth_sae_bench` it is an estimate
+    /// with a relative standard error of about 4 percent, because of the correlations.
     #[must_use]
     pub fn densities(&self) -> Vec<f64> {
         self.firing.densities()
     }
 
-    /// Pairs of a parent and its child; none but in a hierarchy.
+    /// Pairs of a parent and its child; none where features are independent or correlated.
     #[must_use]
     pub fn families(&self) -> Vec<(usize, usize)> {
-        match self.config.kind {
-            Kind::Hierarchical(tree) => tree.families(),
-            _ => Vec::new(),
+        match &self.firing {
+            Firing::Tree(tree) => tree.families(),
+            Firing::SynthSaeBench(generator) => generator.families(),
+            Firing::Grouped { .. } => Vec::new(),
         }
     }
 
-    /// `rows` activations.
+    /// `rows` activations, in parallel where the kind is `synth_sae_bench`. They are the same for
+    /// any number of threads.
     pub fn sample(&self, rows: usize, rng: &mut ChaCha8Rng) -> Sample {
         let d = self.config.d_in;
-        let mut sample = Sample {
-            x: Vec::with_capacity(rows * d),
-            features: Vec::with_capacity(rows),
+        let mut x = vec![0.0; rows * d];
+        let features = if let Firing::SynthSaeBench(_) = self.firing {
+            // Each row has its own random numbers, whoever draws it.
+            let seeds: Vec<[u8; 32]> = (0..rows).map(|_| rng.random()).collect();
+            x.par_chunks_mut(d)
+                .zip(seeds)
+                .map_init(Default::default, |work, (x, seed)| {
+                    self.row(x, work, &mut ChaCha8Rng::from_seed(seed))
+                })
+                .collect()
+        } else {
+            let mut work = Default::default();
+            x.chunks_mut(d)
+                .map(|x| self.row(x, &mut work, rng))
+                .collect()
         };
-        let mut row = vec![0.0; d];
-        for _ in 0..rows {
-            row.fill(0.0);
-            let mut features = Vec::new();
-            self.firing.draw(rng, |i, rng| {
-                let size = self.config.magnitude + self.config.magnitude_std * normal(rng);
-                if size > 0.0 {
-                    row.iter_mut()
-                        .zip(&self.directions[i])
-                        .for_each(|(r, v)| *r += size * v);
-                    features.push((i as u32, size as f32));
-                }
-            });
-            if self.config.noise > 0.0 {
-                row.iter_mut()
-                    .for_each(|r| *r += self.config.noise * normal(rng));
-            }
-            sample.x.extend(row.iter().map(|v| *v as f32));
-            sample.features.push(features);
+        Sample { x, features }
+    }
+
+    /// Writes one activation to `x` and returns its features.
+    fn row(
+        &self,
+        x: &mut [f32],
+        (row, sum): &mut (Row, Vec<f64>),
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<(u32, f32)> {
+        sum.clone_from(&self.bias);
+        let mut features = Vec::new();
+        self.firing.draw(&self.config, row, rng, |i, size| {
+            let direction = &self.directions[i];
+            sum.iter_mut()
+                .zip(direction)
+                .for_each(|(r, v)| *r += size * v);
+            features.push((i as u32, size as f32));
+        });
+        if self.config.noise > 0.0 {
+            sum.iter_mut()
+                .for_each(|r| *r += self.config.noise * normal(rng));
         }
-        sample
+        x.iter_mut().zip(sum).for_each(|(x, r)| *x = *r as f32);
+        features
     }
 }
 

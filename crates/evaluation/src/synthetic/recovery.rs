@@ -96,7 +96,8 @@ metrics! {
             /// Fraction of variance unexplained: Σ‖x − x̂‖² / Σ‖x − E x‖².
             #[serde(deserialize_with = "nan_if_null")]
             fvu: f64 { label: "fraction of variance unexplained" }
-            /// Only for the kind `hierarchical`, which has parent and child features. The matching
+            /// Only for the kinds `hierarchical` and `synth_sae_bench`, which have parent and child
+            /// features. The matching
             /// of `matched_cosine` gives each feature a decoder row. The value is the cosine
             /// between the decoder rows of a child and of its parent, mean over all children. The
             /// cosine of the two features themselves is about 0. The key is present only if every
@@ -457,6 +458,37 @@ mod tests {
         let geometry = Geometry::new(&[0.2, 0.9, 0.5], 3, 1);
         assert_eq!(geometry.latent_of, [None, Some(0), None]);
         assert!((geometry.mcc - 0.9).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_true_directions_in_another_order_and_with_other_signs_have_an_mcc_of_1() {
+        let device = Device::flex();
+        let text = "synthetic = { kind = 'synth_sae_bench', preset = '1k', orthogonal_steps = 20 }";
+        let config = SyntheticConfig::parse("toy", text, &[]).unwrap();
+        let synthetic = Synthetic::new(config, &mut ChaCha8Rng::seed_from_u64(0)).unwrap();
+        let sample = synthetic.sample(100, &mut ChaCha8Rng::seed_from_u64(1));
+        let (n, d) = (synthetic.directions().len(), synthetic.d_in());
+        let mut shuffled = Vec::with_capacity(n * d);
+        for j in 0..n {
+            // 7 and 1024 have no common factor: each feature comes once.
+            let sign = if j % 3 == 0 { -1.0 } else { 1.0 };
+            let direction = &synthetic.directions()[(7 * j + 5) % n];
+            shuffled.extend(direction.iter().map(|v| (sign * v) as f32));
+        }
+        let matrix = Tensor::<2>::from_data(TensorData::new(shuffled, [n, d]), &device);
+        let coder = SparseCoder {
+            architecture: Architecture::Standard,
+            apply_b_dec_to_input: false,
+            weights: Weights::new([
+                ("w_enc", matrix.clone().transpose().into()),
+                ("b_enc", Tensor::<1>::zeros([n], &device).into()),
+                ("w_dec", matrix.into()),
+                ("b_dec", Tensor::<1>::zeros([d], &device).into()),
+            ]),
+        };
+        let found = recovery(&synthetic, &sample, &coder, &mut |_| ()).unwrap();
+        assert!((found.mcc - 1.0).abs() < 1e-5, "{}", found.mcc);
+        assert!((found.uniqueness - 1.0).abs() < 1e-12);
     }
 
     #[test]

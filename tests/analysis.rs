@@ -15,21 +15,21 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-fn lapidary(arguments: &[&str]) -> Command {
+pub(crate) fn lapidary(arguments: &[&str]) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapidary"));
     command.args(arguments).current_dir(root);
     command
 }
 
-fn succeeds(command: &mut Command) -> String {
+pub(crate) fn succeeds(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}\n{errors}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn fails(command: &mut Command) -> String {
+pub(crate) fn fails(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{command:?} succeeded");
@@ -38,17 +38,17 @@ fn fails(command: &mut Command) -> String {
 }
 
 /// Two small runs with tables that differ in their seed only, made once.
-struct Runs {
+pub(crate) struct Runs {
     folder: tempfile::TempDir,
 }
 
 impl Runs {
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }
 
-static RUNS: LazyLock<Runs> = LazyLock::new(|| {
+pub(crate) static RUNS: LazyLock<Runs> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     for seed in ["0", "1"] {
         let mut train = lapidary(&["train", "configs/quickstart.toml", "--device", "cpu"]);

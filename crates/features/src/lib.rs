@@ -18,6 +18,7 @@ pub mod exports;
 pub mod labels;
 mod lens;
 pub mod measures;
+pub mod plots;
 mod report;
 pub mod selection;
 pub mod serve;

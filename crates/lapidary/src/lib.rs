@@ -36,11 +36,13 @@ mod labelling;
 pub mod measures;
 mod neurons;
 mod opened;
+mod plotting;
 mod progress;
 mod quantize_dictionary;
 mod quantize_effect;
 mod recipes;
 pub mod run_folder;
+mod sae_probes;
 mod selection;
 mod serve;
 pub mod summary;
@@ -79,10 +81,12 @@ pub use opened::{
     DictionaryOptions, Opened, SignedMetrics, TextOptions, measure, open_dictionary,
     open_transcoders, read_blocks,
 };
+pub use plotting::{COLUMNS, CURVES, Plot, plot};
 pub use progress::{Progress, Silent, StageDisplay, count};
 pub use quantize_dictionary::{Cosines, QuantizationReport, QuantizeOptions, quantize_dictionary};
 pub use quantize_effect::Effect;
 pub use recipes::{NamedRecipe, Sweep, read_all};
+pub use sae_probes::{SaeProbesOptions, probe_data_sets};
 pub use selection::{SelectOptions, Selection, select};
 pub use serve::{ServeOptions, Server};
 pub use tables::{Tables, reconstructs, widths};

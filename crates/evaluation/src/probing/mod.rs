@@ -6,6 +6,7 @@ mod absorption;
 mod first_letter;
 mod logistic;
 mod rows;
+pub mod sae_probes;
 mod shares;
 mod sparse;
 mod texts;

@@ -1,0 +1,145 @@
+//! `lapidary plot`.
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use lapidary::{Plot as What, plot};
+use lapidary_features::plots::{FigureOptions, Theme};
+use lapidary_io::{check_target, write_atomically};
+use std::path::PathBuf;
+
+/// Draw a figure of runs, as SVG or PNG
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lapidary plot out --out density.svg
+  lapidary plot out --kind training --curves fvu,dead --out training.png
+  lapidary plot sweep --kind frontier --metric ce_loss_score --out frontier.svg
+  lapidary plot out --kind latent --latent 1958 --out latent.svg
+  lapidary plot out --kind scatter --column logit_kurtosis --theme dark --out scatter.png
+
+The ending of --out chooses the format: .svg or .png. A folder of runs, such as that of a sweep, stands for all its runs.")]
+pub struct Plot {
+    /// Folders of runs
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// What to draw
+    #[arg(long, value_name = "KIND", default_value = "density")]
+    kind: Kind,
+    /// With training: quantities to draw, separated by commas: fvu, l0, loss, dead, lr, grad_norm
+    #[arg(
+        long,
+        value_name = "NAME,NAME…",
+        value_delimiter = ',',
+        default_value = "fvu,l0,loss,dead"
+    )]
+    curves: Vec<String>,
+    /// With training: training steps on the x axis, in place of tokens
+    #[arg(long)]
+    steps: bool,
+    /// With training and latent: a logarithmic x axis
+    #[arg(long)]
+    log_x: bool,
+    /// With frontier: metric on the y axis, with the name that `lapidary eval` prints
+    #[arg(long, value_name = "NAME", default_value = "fvu")]
+    metric: String,
+    /// With latent: number of the latent
+    #[arg(long, value_name = "ID")]
+    latent: Option<u32>,
+    /// With scatter: column on the y axis: encoder_decoder_cosine, mean_activation, max_activation,
+    /// logit_kurtosis or mean_position
+    #[arg(long, value_name = "NAME", default_value = "encoder_decoder_cosine")]
+    column: String,
+    /// File to write, .svg or .png
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Title above the figure
+    #[arg(long)]
+    title: Option<String>,
+    /// Width, in CSS pixels
+    #[arg(long, value_name = "N")]
+    width: Option<u32>,
+    /// Height, in CSS pixels
+    #[arg(long, value_name = "N")]
+    height: Option<u32>,
+    /// Pixels of a PNG per CSS pixel [default: 2]
+    #[arg(long, value_name = "X")]
+    scale: Option<f64>,
+    /// Colours
+    #[arg(long, value_name = "THEME", default_value = "light")]
+    theme: Colours,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Kind {
+    /// Histogram of the latents' firing densities (needs features.parquet)
+    Density,
+    /// Curves of the training log (needs metrics.jsonl)
+    Training,
+    /// L0 against a metric, one point per run (needs metrics.json)
+    Frontier,
+    /// Histogram of one latent's activations (needs histograms.parquet)
+    Latent,
+    /// Firing density against another column of features.parquet, one dot per latent
+    Scatter,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Colours {
+    /// Dark on white
+    Light,
+    /// Light on black
+    Dark,
+}
+
+impl Plot {
+    pub fn run(self) -> Result<()> {
+        check_target(&self.out)?;
+        let ending = self.out.extension().and_then(|ending| ending.to_str());
+        let png = match ending.map(str::to_ascii_lowercase).as_deref() {
+            Some("png") => true,
+            Some("svg") => false,
+            _ => bail!(
+                "--out: found {}, expected a file that ends in .svg or .png",
+                self.out.display()
+            ),
+        };
+        if let (false, Some(scale)) = (png, self.scale) {
+            bail!("--scale: found {scale} for an SVG, which has no pixels, expected it with .png");
+        }
+        if self.latent.is_some() != (self.kind == Kind::Latent) {
+            bail!("--kind latent and --latent go together");
+        }
+        let what = match self.kind {
+            Kind::Density => What::Density,
+            Kind::Training => What::Training {
+                curves: self.curves,
+                steps: self.steps,
+                log_x: self.log_x,
+            },
+            Kind::Frontier => What::Frontier {
+                metric: self.metric,
+            },
+            Kind::Latent => What::Latent {
+                latent: self.latent.unwrap_or_default(),
+                log_x: self.log_x,
+            },
+            Kind::Scatter => What::Scatter {
+                column: self.column,
+            },
+        };
+        let options = FigureOptions {
+            title: self.title,
+            width: self.width,
+            height: self.height,
+            theme: match self.theme {
+                Colours::Light => Theme::Light,
+                Colours::Dark => Theme::Dark,
+            },
+        };
+        let figure = plot(&self.runs, &what, &options)?;
+        let bytes = match png {
+            true => figure.png(self.scale.unwrap_or(2.0))?,
+            false => figure.svg().into_bytes(),
+        };
+        Ok(write_atomically(&self.out, &bytes)?)
+    }
+}

@@ -1,11 +1,14 @@
 //! Approximate correlations of atoms with rows, and among each other.
 
 use rayon::prelude::*;
+use std::any::Any;
 use std::sync::OnceLock;
 
 use crate::forward_pass::product::{Matrix, product};
 use crate::host::{Level, prefetch_far, widest_vectors};
 use crate::norms::{Norms, norms, rounding};
+#[cfg(target_arch = "x86_64")]
+use crate::{host::with_tile, integers::Tile};
 
 use super::Pursuing;
 use super::row::Scores;
@@ -121,21 +124,34 @@ pub(super) struct Asked<'a> {
     pub signed: bool,
 }
 
-/// Room for a row in 16 bits.
+/// Room for a row in integers, of whatever type: the first and the second.
 #[derive(Default)]
-pub(super) struct Sharp {
-    pub first: Vec<i8>,
-    pub second: Vec<i8>,
+pub(super) struct Sharp(Option<Box<dyn Any + Send>>);
+
+impl Sharp {
+    #[cfg(target_arch = "x86_64")]
+    pub fn columns<C: Copy + Default + Send + 'static>(&mut self, width: usize) -> [&mut [C]; 2] {
+        let held = self
+            .0
+            .take()
+            .and_then(|held| held.downcast::<[Vec<C>; 2]>().ok());
+        let held: &mut Box<dyn Any + Send> = self.0.insert(held.unwrap_or_default());
+        let columns: &mut [Vec<C>; 2] = held.downcast_mut().expect("just put there");
+        columns.each_mut().map(|column| {
+            column.resize(width, C::default());
+            &mut column[..]
+        })
+    }
 }
 
 /// The best approximation that there is for `n` rows; None if atoms are beyond any bound.
 pub(super) fn of<'a>(all: &Pursuing<'a>, n: usize) -> Option<Box<dyn Approximate + 'a>> {
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512(has) = all.level
-        && super::int8::serves(n, all.d)
-    {
+    if super::integers::serves(n, all.d) {
         let kept = &all.state.pursuit;
-        return usable(super::int8::InUse::of(has, all.atoms, all.d, kept)?);
+        with_tile!(all.level, |tile| {
+            return usable(super::integers::InUse::of(tile, all.atoms, all.d, kept)?);
+        });
     }
     let _ = (all.state, n);
     usable(Floats::new(all.atoms, all.d)?)
@@ -391,21 +407,20 @@ pub(super) fn subtract(
 
 /// A place of the largest correlation; None where nothing is above `f32::NEG_INFINITY`.
 pub(super) fn top(level: Level, scores: &[f32], highest: &[f32], signed: bool) -> Option<u32> {
-    #[cfg(target_arch = "x86_64")]
-    let (place, most) = match level {
-        // SAFETY: the processor has these instructions, as the level proves.
-        Level::Avx512(_) => unsafe { wide::largest(highest) },
-        _ => largest(highest),
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = level;
-    #[cfg(not(target_arch = "x86_64"))]
-    let (place, most) = largest(highest);
+    let (place, most) = largest_at(level, highest);
     let (block, lane) = (place / LANES * BLOCK, place % LANES);
     let counted = counted(signed);
     let mut places = (block + lane..scores.len().min(block + BLOCK)).step_by(LANES);
     let place = places.find(|at| f32::from_bits(scores[*at].to_bits() & counted) == most);
     place.map(|place| place as u32)
+}
+
+/// [`largest`], with the instructions of a level.
+fn largest_at(level: Level, numbers: &[f32]) -> (usize, f32) {
+    #[cfg(target_arch = "x86_64")]
+    with_tile!(level, |tile| return wide::largest(tile, numbers));
+    let _ = level;
+    largest(numbers)
 }
 
 /// The largest number and its place.
@@ -434,20 +449,16 @@ pub(super) fn reaching(
     let counted = counted(signed);
     found.clear();
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512(_) = level {
-        // SAFETY: the processor has these instructions, as the level proves.
-        unsafe {
-            wide::reaching(
-                scores,
-                highest,
-                counted,
-                (bounds, reach),
-                [any, limit],
-                found,
-            )
-        };
-        return;
-    }
+    with_tile!(level, |tile| return tile.run(wide::Reaching {
+        scores,
+        highest,
+        counted,
+        bounds,
+        reach,
+        limits: [any, limit],
+        found,
+    }));
+    let _ = level;
     for (block, (scores, highest)) in scores
         .chunks(BLOCK)
         .zip(highest.as_chunks::<LANES>().0)
@@ -485,82 +496,117 @@ fn reaching_of(
 /// A vector of lanes at a time.
 #[cfg(target_arch = "x86_64")]
 mod wide {
+    use super::{BLOCK, Bounds, LANES, Reach, reaching_of};
+    use crate::integers::{Job, Tile};
+
     const _: () = assert!(BLOCK == 64); // the bits of a u64
 
-    use super::{BLOCK, Bounds, LANES, Reach, reaching_of};
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn largest(numbers: &[f32]) -> (usize, f32) {
-        let (vectors, _) = numbers.as_chunks::<LANES>();
-        // SAFETY: LANES numbers lie there.
-        let load = |numbers: &[f32; LANES]| unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
-        let mut most = _mm512_set1_ps(f32::NEG_INFINITY);
-        for numbers in vectors {
-            most = _mm512_max_ps(load(numbers), most);
-        }
-        let most = _mm512_reduce_max_ps(most);
-        for (vector, numbers) in vectors.iter().enumerate() {
-            let same = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(load(numbers), _mm512_set1_ps(most));
-            if same != 0 {
-                return (vector * LANES + same.trailing_zeros() as usize, most);
-            }
-        }
-        (0, f32::NEG_INFINITY)
+    pub(super) fn largest<T: Tile>(tile: T, numbers: &[f32]) -> (usize, f32) {
+        let mut found = (0, f32::NEG_INFINITY);
+        tile.run(Largest {
+            numbers,
+            found: &mut found,
+        });
+        found
     }
 
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn reaching(
-        scores: &[f32],
-        highest: &[f32],
-        counted: u32,
-        (bounds, reach): (&Bounds, Reach),
-        [any, limit]: [f32; 2],
-        found: &mut Vec<u32>,
-    ) {
-        // SAFETY: LANES numbers lie there.
-        let load = |numbers: &[f32; LANES]| unsafe { _mm512_loadu_ps(numbers.as_ptr()) };
-        let (whole, rest) = scores.as_chunks::<BLOCK>();
-        let blocks = &highest.as_chunks::<LANES>().0[..whole.len()];
-        let (all, kept) = (_mm512_set1_ps, _mm512_set1_epi32(counted as i32));
-        // Few of the tests below come out the same way twice, so none of them is a branch.
-        for (group, (whole, blocks)) in whole.chunks(64).zip(blocks.chunks(64)).enumerate() {
-            let mut reached = 0u64;
-            for (block, highest) in blocks.iter().enumerate() {
-                let any = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(load(highest), all(any));
-                reached |= u64::from(any != 0) << block;
+    /// The largest number and its place.
+    struct Largest<'a> {
+        /// A multiple of [`LANES`].
+        numbers: &'a [f32],
+        found: &'a mut (usize, f32),
+    }
+
+    impl<T: Tile> Job<T> for Largest<'_> {
+        #[inline(always)]
+        fn run(self, tile: T) {
+            let vectors = self.numbers.chunks_exact(T::LANES);
+            let mut most = tile.all_floats(f32::NEG_INFINITY);
+            for numbers in vectors.clone() {
+                most = tile.larger(tile.load_floats(numbers), most);
             }
-            let (mut hits, mut count) = ([(0u32, 0u64); 64], 0);
-            while reached != 0 {
-                let block = reached.trailing_zeros();
-                let (vectors, _) = whole[block as usize].as_chunks::<LANES>();
-                let mut hit = 0u64;
-                for (vector, scores) in vectors.iter().enumerate() {
-                    let size = _mm512_and_si512(_mm512_castps_si512(load(scores)), kept);
-                    let here =
-                        _mm512_cmp_ps_mask::<_CMP_GE_OQ>(_mm512_castsi512_ps(size), all(any));
-                    hit |= u64::from(here) << (vector * LANES);
-                }
-                hits[count % 64] = (64 * group as u32 + block, hit);
-                count += 1;
-                reached &= reached - 1;
-            }
-            for &(block, mut hit) in &hits[..count] {
-                while hit != 0 {
-                    found.push(block * BLOCK as u32 + hit.trailing_zeros());
-                    hit &= hit - 1;
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            tile.store_floats(most, &mut lanes);
+            let most = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            for (vector, numbers) in vectors.enumerate() {
+                // No number is larger, so what is not less is the same.
+                let same = tile.not_less(tile.load_floats(numbers), tile.all_floats(most));
+                if same != 0 {
+                    let place = vector * T::LANES + same.trailing_zeros() as usize;
+                    *self.found = (place, most);
+                    return;
                 }
             }
         }
-        let mut len = 0;
-        for at in 0..found.len() {
-            let atom = found[at];
-            let size = f32::from_bits(scores[atom as usize].to_bits() & counted);
-            found[len] = atom;
-            len += usize::from(size + reach.of(bounds.of(atom)) >= limit);
+    }
+
+    /// See [`super::reaching`].
+    pub(super) struct Reaching<'a> {
+        pub scores: &'a [f32],
+        pub highest: &'a [f32],
+        pub counted: u32,
+        pub bounds: &'a Bounds,
+        pub reach: Reach,
+        /// What any atom must reach without its bound, and with it.
+        pub limits: [f32; 2],
+        pub found: &'a mut Vec<u32>,
+    }
+
+    impl<T: Tile> Job<T> for Reaching<'_> {
+        #[inline(always)]
+        fn run(self, tile: T) {
+            let Self {
+                scores,
+                highest,
+                counted,
+                bounds,
+                reach,
+                limits: [any, limit],
+                found,
+            } = self;
+            let (whole, rest) = scores.as_chunks::<BLOCK>();
+            let blocks = &highest.as_chunks::<LANES>().0[..whole.len()];
+            let least = tile.all_floats(any);
+            // Few of the tests below come out the same way twice, so none of them is a branch.
+            for (group, (whole, blocks)) in whole.chunks(64).zip(blocks.chunks(64)).enumerate() {
+                let mut reached = 0u64;
+                for (block, highest) in blocks.iter().enumerate() {
+                    let mut any = 0;
+                    for vector in highest.chunks_exact(T::LANES) {
+                        any |= tile.not_less(tile.load_floats(vector), least);
+                    }
+                    reached |= u64::from(any != 0) << block;
+                }
+                let (mut hits, mut count) = ([(0u32, 0u64); 64], 0);
+                while reached != 0 {
+                    let block = reached.trailing_zeros();
+                    let mut hit = 0u64;
+                    let vectors = whole[block as usize].chunks_exact(T::LANES);
+                    for (vector, scores) in vectors.enumerate() {
+                        let sizes = tile.bits(tile.load_floats(scores), counted);
+                        hit |= u64::from(tile.not_less(sizes, least)) << (vector * T::LANES);
+                    }
+                    hits[count % 64] = (64 * group as u32 + block, hit);
+                    count += 1;
+                    reached &= reached - 1;
+                }
+                for &(block, mut hit) in &hits[..count] {
+                    while hit != 0 {
+                        found.push(block * BLOCK as u32 + hit.trailing_zeros());
+                        hit &= hit - 1;
+                    }
+                }
+            }
+            let mut len = 0;
+            for at in 0..found.len() {
+                let atom = found[at];
+                let size = f32::from_bits(scores[atom as usize].to_bits() & counted);
+                found[len] = atom;
+                len += usize::from(size + reach.of(bounds.of(atom)) >= limit);
+            }
+            found.truncate(len);
+            let first = whole.len() * BLOCK;
+            reaching_of(first, rest, counted, (bounds, reach), limit, found);
         }
-        found.truncate(len);
-        let first = whole.len() * BLOCK;
-        reaching_of(first, rest, counted, (bounds, reach), limit, found);
     }
 }

@@ -10,7 +10,11 @@
 mod approximate;
 mod gradient;
 #[cfg(target_arch = "x86_64")]
-mod int8;
+mod gram;
+#[cfg(target_arch = "x86_64")]
+mod integers;
+#[cfg(target_arch = "x86_64")]
+mod kept;
 mod refit;
 mod row;
 
@@ -26,7 +30,7 @@ use crate::host::{
 };
 use approximate::{Approximate, Gram, Sharp, maxima, subtract, top};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use int8::Kept;
+pub(crate) use kept::Kept;
 use row::{Running, Scores, Search};
 
 /// Largest Gram matrix, in numbers.

@@ -11,10 +11,10 @@ use crate::{encode_topk::cpu::Guesses, matching_pursuit::Kept};
 /// share what it holds, also between threads. Only time depends on it: a new handle, or one that
 /// was used with other weights of any sizes, gives the same results.
 ///
-/// A TopK encoder leaves a few numbers. A pursuit leaves its atoms in 8 bits and their Gram matrix
-/// of up to 128 MiB. In a process, at most two handles hold a pursuit's at any time: when a third
-/// gets its own, the one that got it first loses it. The last clone of a handle frees what is left.
-/// Nothing is left behind without AVX-512 or on a GPU.
+/// A TopK encoder leaves a few numbers. A pursuit leaves its atoms in integers, and their Gram
+/// matrix of up to 128 MiB. In a process, at most two handles hold a pursuit's at any time: when a
+/// third gets its own, the one that got it first loses it. The last clone of a handle frees what is
+/// left. Nothing is left behind without AVX2 or on a GPU.
 #[derive(Clone, Default)]
 pub struct EncoderState {
     #[cfg(target_arch = "x86_64")]

@@ -85,85 +85,132 @@ pub(crate) fn prefetch_far<T>(memory: &[T]) {
 }
 
 /// Proof that the processor has AVX-512 with byte and word operations (BW), 256-bit vectors (VL)
-/// and VNNI: [`Level::detected`] alone makes one.
+/// and VNNI: [`Level::available`] alone makes one.
 #[cfg(target_arch = "x86_64")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
-/// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avx2`, `portable`) asks for less
-/// than the processor has, to compare; all give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Proof that the processor has AVX2 and AVX-VNNI: [`Level::available`] alone makes one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AvxVnni(());
+
+/// Proof that the processor has AVX2: [`Level::available`] alone makes one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+/// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avxvnni`, `avx2`, `portable`)
+/// asks for less than the processor has, to compare; all give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// What every processor of the platform has.
     Portable,
     /// AVX2.
-    Avx2,
-    /// AVX-512, and AVX2 too.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// AVX-VNNI, and AVX2 too.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(AvxVnni),
+    /// AVX-512 with VNNI, and AVX2 too.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
 }
 
+/// The names of all levels, the lowest first.
+const NAMES: [&str; 4] = ["portable", "avx2", "avxvnni", "avx512"];
+
 impl Level {
-    /// The processor's level, or a lower one if `LAPIDARY_CPU` asks for it.
+    /// The processor's highest level, or the highest that is not above what `LAPIDARY_CPU` asks
+    /// for.
     pub fn here() -> Self {
         static HERE: OnceLock<Level> = OnceLock::new();
-        *HERE.get_or_init(|| match std::env::var("LAPIDARY_CPU").as_deref() {
-            Ok("portable") => Self::Portable,
-            Ok("avx2") => Self::Avx2.min(Self::detected()),
-            _ => Self::detected(),
-        })
+        *HERE.get_or_init(|| Self::up_to(std::env::var("LAPIDARY_CPU").ok().as_deref()))
     }
 
-    /// The processor's level.
-    pub fn detected() -> Self {
+    /// The processor's highest level up to the one of this name, or of all.
+    fn up_to(name: Option<&str>) -> Self {
+        let most = NAMES.iter().position(|known| Some(*known) == name);
+        let most = most.unwrap_or(NAMES.len());
+        let levels = Self::available().into_iter();
+        let last = levels.take_while(|level| level.place() <= most).last();
+        last.unwrap_or(Self::Portable)
+    }
+
+    /// Its place among [`NAMES`].
+    fn place(self) -> usize {
+        match self {
+            Self::Portable => 0,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => 1,
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(_) => 2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 3,
+        }
+    }
+
+    /// All levels that the processor has, the lowest first.
+    pub fn available() -> Vec<Self> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+        let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
-            let vnni = is_x86_feature_detected!("avx512f")
+            all.push(Self::Avx2(Avx2(())));
+            if is_x86_feature_detected!("avxvnni") {
+                all.push(Self::AvxVnni(AvxVnni(())));
+            }
+            if is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vnni");
-            return match vnni {
-                true => Self::Avx512(Avx512(())),
-                false => Self::Avx2,
-            };
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Self::Avx512(Avx512(())));
+            }
         }
-        Self::Portable
-    }
-
-    /// All levels that the processor has.
-    #[cfg(test)]
-    pub fn available() -> Vec<Self> {
-        let mut all = vec![Self::Portable, Self::Avx2, Self::detected()];
-        all.retain(|level| *level <= Self::detected());
-        all.dedup();
         all
     }
 }
+
+/// What to do with the [`Tile`](crate::integers::Tile) of a level; nothing, where it has none.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_tile {
+    ($level:expr, |$tile:ident| $with:expr) => {
+        match $level {
+            crate::host::Level::Portable => {}
+            crate::host::Level::Avx2($tile) => $with,
+            crate::host::Level::AvxVnni($tile) => $with,
+            crate::host::Level::Avx512($tile) => $with,
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use with_tile;
 
 /// Declares a function whose loops are compiled twice, for AVX2 and for the baseline, and picks at
 /// run time. Neither version contracts a multiplication and an addition into one rounding, so both
 /// give the same bits.
 macro_rules! widest_vectors {
-    ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$attr:meta])* $vis:vis fn $name:ident $(<$of:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$attr])*
         #[inline]
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$of: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn lanes($($arg: $ty),*) $(-> $ret)? $body
+            fn lanes $(<$of: $bound>)? ($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    lanes($($arg),*)
+                fn avx2 $(<$of: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
+                    lanes $(::<$of>)? ($($arg),*)
                 }
-                if crate::host::Level::here() >= crate::host::Level::Avx2 {
+                if crate::host::Level::here() != crate::host::Level::Portable {
                     // SAFETY: the processor has AVX2, as was detected; the function needs nothing
                     // else.
-                    return unsafe { avx2($($arg),*) };
+                    return unsafe { avx2 $(::<$of>)? ($($arg),*) };
                 }
             }
-            lanes($($arg),*)
+            lanes $(::<$of>)? ($($arg),*)
         }
     };
 }
@@ -193,5 +240,25 @@ widest_vectors! {
         }
         let rest: f32 = x_rest.iter().zip(w_rest).map(|(x, w)| x * w).sum();
         sums[0] + rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_the_highest_that_the_processor_has_up_to_the_one_asked_for() {
+        let available = Level::available();
+        assert_eq!(available[0], Level::Portable);
+        assert!(available.is_sorted_by_key(|level| level.place()));
+        assert_eq!(Level::up_to(Some("portable")), Level::Portable);
+        assert_eq!(Level::up_to(None), available[available.len() - 1]);
+        for (most, name) in NAMES.iter().enumerate() {
+            let level = Level::up_to(Some(name));
+            assert!(level.place() <= most && available.contains(&level));
+            let missed = |other: &&Level| (level.place() + 1..=most).contains(&other.place());
+            assert_eq!(available.iter().find(missed), None, "{name}");
+        }
     }
 }

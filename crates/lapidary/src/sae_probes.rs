@@ -9,8 +9,8 @@ use lapidary_evaluation::probing::sae_probes::{
     k_sparse_probes,
 };
 use lapidary_evaluation::probing::{Reading, Represented, Rows, represent};
-use lapidary_io::{Checksum, IoError};
 use lapidary_io::tensors::{TensorWriter, Tensors};
+use lapidary_io::{Checksum, IoError};
 use lapidary_kernels::MappedFile;
 
 use crate::error::{Context, Result, bail};
@@ -166,7 +166,10 @@ fn key(opened: &Opened, prompts: &[String], most: usize) -> Result<u64> {
         hash.update(prompt.as_bytes());
         hash.update(&[0]);
     }
-    for weights in [opened.dictionary.coder.w_enc(), opened.dictionary.coder.w_dec()] {
+    for weights in [
+        opened.dictionary.coder.w_enc(),
+        opened.dictionary.coder.w_dec(),
+    ] {
         for number in host(&weights)? {
             hash.update(&number.to_le_bytes());
         }
@@ -179,7 +182,9 @@ fn write(path: &Path, represented: &Represented, key: u64) -> Result<()> {
     let (n, d) = (x.len(), x.columns());
     let mut activations = vec![0.0f32; n * d];
     for (row, values) in activations.chunks_exact_mut(d.max(1)).enumerate() {
-        x.row(row).iter().for_each(|(j, v)| values[*j as usize] = *v);
+        x.row(row)
+            .iter()
+            .for_each(|(j, v)| values[*j as usize] = *v);
     }
     let k = (0..n).map(|row| latents.row(row).len()).max();
     let k = k.unwrap_or(0).max(1);
@@ -208,7 +213,10 @@ fn read(path: &Path, opened: &Opened, n: usize, key: u64) -> Result<Represented>
             path.display()
         );
     }
-    let (d, d_sae) = (opened.dictionary.coder.d_in(), opened.dictionary.coder.d_sae());
+    let (d, d_sae) = (
+        opened.dictionary.coder.d_in(),
+        opened.dictionary.coder.d_sae(),
+    );
     let activations = tensors.f32("activations", &[n, d])?;
     let k = match tensors.shape("latent_values").as_deref() {
         Some([_, k]) => *k,

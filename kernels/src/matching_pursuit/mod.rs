@@ -58,9 +58,9 @@ pub struct Pursued {
 /// any more (largest value not above 0) has done.
 ///
 /// On the CPU the choice is exact with respect to f32 values: correlations of all atoms, updated by
-/// rows of the atoms' Gram matrix in 16 bits or made anew, in 8 bits where the processor multiplies
-/// those, only rule atoms out, by a proven bound. Refits happen on the host, whatever device holds
-/// the tensors. The next call with these atoms and this `state` is faster.
+/// rows of the atoms' Gram matrix in 16 bits or made anew, in integers where the processor
+/// multiplies those fast, only rule atoms out, by a proven bound. Refits happen on the host,
+/// whatever device holds the tensors. The next call with these atoms and this `state` is faster.
 ///
 /// # Panics
 ///

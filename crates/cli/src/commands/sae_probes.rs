@@ -181,8 +181,11 @@ fn row(probe: &ProbeFigures) -> RunRow {
 /// Means over data sets, one line per kind of probe.
 fn table(figures: &[ProbeFigures]) -> Result<String> {
     let means = summarize(figures)?;
-    let (sets, seeds) = means.first().map_or((0, 0), |mean| (mean.datasets, mean.seeds));
-    let mut text = format!("{sets} data sets, {seeds} seeds: mean, ± standard error over data sets");
+    let (sets, seeds) = means
+        .first()
+        .map_or((0, 0), |mean| (mean.datasets, mean.seeds));
+    let mut text =
+        format!("{sets} data sets, {seeds} seeds: mean, ± standard error over data sets");
     if seeds > 1 {
         text += ", (standard deviation over seeds)";
     }
@@ -200,7 +203,8 @@ fn table(figures: &[ProbeFigures]) -> Result<String> {
             _ => mean.setting.to_owned(),
         };
         let (auc, accuracy) = (spread(&mean.test_auc), spread(&mean.test_acc));
-        text += format!("  {method:<8} {k:>6}  {setting:<16} {auc:>23} {accuracy:>23}\n").trim_end();
+        text +=
+            format!("  {method:<8} {k:>6}  {setting:<16} {auc:>23} {accuracy:>23}\n").trim_end();
         text.push('\n');
     }
     Ok(text)

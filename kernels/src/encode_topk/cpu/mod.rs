@@ -4,8 +4,9 @@
 //! the exact score has one definition, it is the same bits on every processor, with any number of
 //! threads.
 //!
-//! Approximations come from 8-bit integers where the processor has AVX-512 with VNNI ([`int8`]),
-//! otherwise from a dense f32 product ([`float`]).
+//! Approximations come from integers where the processor multiplies them fast ([`integers`]): of 8
+//! bits with AVX-512's or AVX-VNNI's instructions, of up to 16 bits with AVX2's. Otherwise they
+//! come from a dense f32 product ([`float`]).
 
 pub(crate) mod above;
 mod bounds;
@@ -14,7 +15,7 @@ mod float;
 #[cfg(target_arch = "x86_64")]
 mod guess;
 #[cfg(target_arch = "x86_64")]
-mod int8;
+mod integers;
 mod row;
 mod scored;
 
@@ -26,7 +27,7 @@ use super::EncodeTopK;
 use crate::EncoderState;
 use crate::host::{Level, contiguous, dims2, float_tensor, floats, int_tensor};
 #[cfg(target_arch = "x86_64")]
-use crate::norms::norms;
+use crate::{host::with_tile, integers::Tile, norms::norms};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use guess::Guesses;
 use row::{Best, Row};
@@ -103,13 +104,15 @@ fn topk_at(
         return best;
     }
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512(has) = level
-        && int8::serves(n, d)
-    {
-        let integers = int8::Latents::new(has, encoder);
-        let screen = |x: &[f32], rows: &mut [Best]| screen_integers(&integers, x, encoder, rows);
-        guessing(screen, x, encoder, &state.guesses, &mut best, k);
-        return best;
+    if integers::serves(n, d) {
+        let guesses = &state.guesses;
+        with_tile!(level, |tile| {
+            let integers = integers::Latents::new(tile, encoder);
+            let screen =
+                |x: &[f32], rows: &mut [Best]| screen_integers(&integers, x, encoder, rows);
+            guessing(screen, x, encoder, guesses, &mut best, k);
+            return best;
+        });
     }
     let _ = state; // Approximations in f32 rule out nearly as much without a guess.
     let mut rows = Vec::new();
@@ -130,7 +133,7 @@ const MOST_ROWS: usize = 1024;
 const FEWEST_LATENTS: usize = 384;
 
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(FEWEST_LATENTS.is_multiple_of(int8::SET));
+const _: () = assert!(FEWEST_LATENTS.is_multiple_of(integers::SET));
 
 /// Rows whose results say what to expect of the rest, where nothing is expected yet.
 #[cfg(target_arch = "x86_64")]
@@ -210,10 +213,10 @@ fn guessing(
     }
 }
 
-/// [`int8::Latents::screen`] with all threads.
+/// [`integers::Latents::screen`] with all threads.
 #[cfg(target_arch = "x86_64")]
-fn screen_integers<R: Row>(
-    integers: &int8::Latents,
+fn screen_integers<T: Tile, R: Row>(
+    integers: &integers::Latents<T>,
     x: &[f32],
     encoder: Encoder<'_>,
     rows: &mut [R],
@@ -233,12 +236,11 @@ fn rows_a_task(n: usize, most: usize) -> usize {
 /// Offers each row the exact scores of all latents that approximate ones do not rule out.
 fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R]) {
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512(has) = level
-        && int8::serves(rows.len(), encoder.d)
-    {
-        let integers = int8::Latents::new(has, encoder);
-        screen_integers(&integers, x, encoder, rows);
-        return;
+    if integers::serves(rows.len(), encoder.d) {
+        with_tile!(level, |tile| {
+            let integers = integers::Latents::new(tile, encoder);
+            return screen_integers(&integers, x, encoder, rows);
+        });
     }
     let _ = level;
     let floats = float::Latents::new(encoder);

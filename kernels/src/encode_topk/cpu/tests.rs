@@ -2,6 +2,8 @@
 //! mislead it.
 
 use super::*;
+#[cfg(target_arch = "x86_64")]
+use crate::integers::{EightBits, Format, SixteenBits};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -258,36 +260,128 @@ fn rows_that_do_not_resemble_those_before() {
 }
 
 #[test]
+fn a_few_dimensions_that_dominate_and_rows_of_a_hundred_times_the_norm() {
+    for (seed, size) in (50..).zip([30.0, 100.0]) {
+        let mut case = Case::draw(seed, [150, 96, 1300, 16]);
+        for x in case.x.chunks_exact_mut(96) {
+            [5, 40, 77].iter().for_each(|at| x[*at] *= size);
+        }
+        case.holds("dominant dimensions");
+        for x in case.x.chunks_exact_mut(96).step_by(13) {
+            x.iter_mut().for_each(|x| *x *= 100.0);
+        }
+        case.holds("rows like those of a first token");
+    }
+}
+
+/// What is missing of a vector that is rounded to integers, second ones too.
+#[cfg(target_arch = "x86_64")]
+fn missing<F: Format>(v: &[f32]) -> Vec<f32> {
+    let (mut integers, mut second) = (
+        vec![F::Column::default(); v.len()],
+        vec![F::Column::default(); v.len()],
+    );
+    let scale = F::column(v, &mut integers, &mut second).unwrap().scale;
+    let number = |q: F::Column| -> i32 { q.into() };
+    integers
+        .into_iter()
+        .zip(second)
+        .zip(v)
+        .map(|((q, part), v)| v - scale * (number(q) as f32 + number(part) as f32 / 254.0))
+        .collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
 fn weights_along_what_rounding_takes_from_the_input() {
-    // Weights that 8 bits hold exactly, along what two roundings to 8 bits leave of the input:
-    // approximations miss all of it. The bias makes the latent's score the best by a hair; an
-    // earlier set of latents has the second best.
+    // Weights along what roundings leave of the input, which are alike, so that integers hold them
+    // nearly exactly: approximations miss all of it. The bias makes the latent's score the best by
+    // a hair; an earlier set of latents has the second best. Then the same the other way round.
     for seed in 0..8 {
         let [n, d, latents] = [64, 32, 400];
-        let mut case = Case::draw(20 + seed, [n, d, latents, 1]);
-        let first = case.x[..d].to_vec();
-        case.x = first.repeat(n);
-        let largest = first.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let missing = |v: f32| {
-            let scaled = v * (127.0 / largest);
-            let left = scaled - scaled.round_ties_even();
-            left - (left * 254.0).round_ties_even() / 254.0
-        };
-        case.w_enc.fill(0.0);
-        case.b_enc.fill(-1e9);
-        let [second, best] = [5, 300];
-        for (at, v) in first.iter().enumerate() {
-            case.w_enc[best * d + at] = 127.0f32.copysign(missing(*v));
-            case.w_enc[second * d + at] = if at % 2 == 0 { 127.0 } else { -127.0 };
+        let drawn = Case::draw(20 + seed, [1, d, 1, 1]);
+        let first = drawn.x[..d].to_vec();
+        for missing in [missing::<EightBits>(&first), missing::<SixteenBits>(&first)] {
+            let along: Vec<f32> = missing.iter().map(|m| 127.0f32.copysign(*m)).collect();
+            let evenly = |at: usize| [127.0, -127.0][at % 2];
+            for turned in [false, true] {
+                let mut case = Case::draw(20 + seed, [n, d, latents, 1]);
+                let [second, best] = [5, 300];
+                case.w_enc.fill(0.0);
+                case.b_enc.fill(-1e9);
+                let x = if turned { along.clone() } else { first.clone() };
+                case.x = x.repeat(n);
+                let row = case.w_enc[best * d..][..d].iter_mut();
+                let w = if turned { &first } else { &along };
+                row.zip(w).for_each(|(row, w)| *row = *w);
+                for at in 0..d {
+                    case.w_enc[second * d + at] = evenly(at);
+                }
+                let dot = |latent: usize| exact::score(&x, &case.w_enc[latent * d..][..d], 0.0);
+                case.b_enc[second] = 0.0;
+                case.b_enc[best] = dot(second) - dot(best);
+                while dot(best) + case.b_enc[best] <= dot(second) {
+                    case.b_enc[best] = case.b_enc[best].next_up();
+                }
+                assert_eq!(case.expected()[0].latent(), best as i32);
+                case.holds("weights along the rest");
+            }
         }
-        let dot = |latent: usize| exact::score(&first, &case.w_enc[latent * d..][..d], 0.0);
-        case.b_enc[second] = 0.0;
-        case.b_enc[best] = dot(second) - dot(best);
-        while dot(best) + case.b_enc[best] <= dot(second) {
-            case.b_enc[best] = case.b_enc[best].next_up();
+    }
+}
+
+/// A row whose floor is one latent's exact score.
+struct Wanting {
+    floor: f32,
+    latent: u32,
+    offered: bool,
+}
+
+impl Row for Wanting {
+    fn floor(&self) -> f32 {
+        self.floor
+    }
+    fn take(&mut self, score: f32, latent: u32) {
+        if latent == self.latent {
+            assert_eq!(score, self.floor);
+            self.offered = true;
         }
-        assert_eq!(case.expected()[0].latent(), best as i32);
-        case.holds("weights along the rest");
+    }
+    fn give_up(&mut self) {
+        unreachable!("all numbers are small");
+    }
+    fn afresh(&self) -> Self {
+        Self { ..*self }
+    }
+    fn take_over(&mut self, other: Self) {
+        self.offered |= other.offered;
+    }
+}
+
+#[test]
+fn no_score_is_above_its_bound() {
+    for (seed, [n, d, latents, _]) in (60..).zip(SHAPES).filter(|(_, shape)| shape[0] >= 64) {
+        let mut case = Case::draw(seed, [n, d, latents, 1]);
+        case.x[3 % d] *= 50.0;
+        case.w_enc[5 % d] *= 50.0;
+        for level in Level::available() {
+            for shift in [1, 311] {
+                let mut rows: Vec<Wanting> = (0..n)
+                    .map(|row| {
+                        let latent = (row * 7919 + shift) % latents;
+                        let (x, w) = (&case.x[row * d..][..d], &case.w_enc[latent * d..][..d]);
+                        Wanting {
+                            floor: exact::score(x, w, case.b_enc[latent]),
+                            latent: latent as u32,
+                            offered: false,
+                        }
+                    })
+                    .collect();
+                screen(level, &case.x, case.encoder(), &mut rows);
+                let missed = rows.iter().position(|row| !row.offered);
+                assert_eq!(missed, None, "{level:?}, {n} rows, {d} wide");
+            }
+        }
     }
 }
 
@@ -309,9 +403,11 @@ fn few_latents_are_scored_exactly() {
     let case = Case::draw(13, [256, 768, 8192, 32]);
     for level in Level::available() {
         let most = match level {
-            Level::Portable | Level::Avx2 => 300,
+            Level::Portable => 300,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(_) => 420,
+            Level::Avx2(_) => 300,
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni(_) | Level::Avx512(_) => 420,
         };
         let found = case.scored(level);
         println!("{level:?}: {found} latents scored a row");
@@ -404,5 +500,27 @@ fn what_a_call_left_leaves_fewer_latents_to_score() {
     for factor in [0.01, 1e4] {
         case.w_enc.iter_mut().for_each(|w| *w *= factor);
         run(&case, &guesses);
+    }
+}
+
+/// `cargo test -p lapidary-kernels --lib -- --ignored --nocapture levels_in_turn`
+#[test]
+#[ignore = "a measurement"]
+fn levels_in_turn() {
+    let case = Case::draw(1, [2048, 768, 24_576, 32]);
+    let mut times = vec![vec![]; Level::available().len()];
+    for _ in 0..7 {
+        for (times, level) in times.iter_mut().zip(Level::available()) {
+            let start = std::time::Instant::now();
+            topk_at(level, &case.x, case.encoder(), case.k, &case.state);
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    for (times, level) in times.iter_mut().zip(Level::available()) {
+        times.sort_by(f64::total_cmp);
+        println!(
+            "{level:?}: median {:.0} ms, best {:.0} ms",
+            times[3], times[0]
+        );
     }
 }

@@ -10,7 +10,12 @@
 mod approximate;
 mod gradient;
 #[cfg(target_arch = "x86_64")]
-mod int8;
+mod gram;
+#[cfg(target_arch = "x86_64")]
+mod integers;
+#[cfg(target_arch = "x86_64")]
+mod kept;
+mod maxima;
 mod refit;
 mod row;
 
@@ -24,9 +29,10 @@ use crate::host::{
     Level, contiguous, contiguous_i32, dims2, float_tensor, floats, indices, int_tensor,
     prefetch_far,
 };
-use approximate::{Approximate, Gram, Sharp, maxima, subtract, top};
+use approximate::{Approximate, Gram, Sharp};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use int8::Kept;
+pub(crate) use kept::Kept;
+use maxima::{maxima, subtract, top};
 use row::{Running, Scores, Search};
 
 /// Largest Gram matrix, in numbers.

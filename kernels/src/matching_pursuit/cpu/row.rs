@@ -2,7 +2,8 @@
 //! correlations.
 
 use super::Pursuing;
-use super::approximate::{Approximate, Asked, Reach, Sharp, reaching};
+use super::approximate::{Approximate, Asked, Reach, Sharp};
+use super::maxima::reaching;
 use super::refit::refit;
 use crate::host::{dot, prefetch_far, widest_vectors};
 use crate::norms::{SUMS, norms, rounding};
@@ -43,7 +44,7 @@ impl Drift {
 pub(super) struct Scores<'a> {
     pub known: &'a dyn Approximate,
     pub scores: &'a [f32], // [F]
-    /// See [`maxima`](super::approximate::maxima).
+    /// See [`maxima`](super::maxima::maxima).
     pub highest: &'a [f32],
     /// The place of the largest.
     pub top: Option<u32>,

@@ -67,7 +67,7 @@ pub(crate) static RUNS: LazyLock<Runs> = LazyLock::new(|| {
     Runs { folder }
 });
 
-fn table(path: &Path) -> DataFrame {
+pub(crate) fn table(path: &Path) -> DataFrame {
     let file = fs::File::open(path).unwrap();
     ParquetReader::new(file).finish().unwrap()
 }
@@ -93,7 +93,7 @@ fn floats(table: &DataFrame, column: &str) -> Vec<Option<f64>> {
         .collect()
 }
 
-fn texts(table: &DataFrame, column: &str) -> Vec<String> {
+pub(crate) fn texts(table: &DataFrame, column: &str) -> Vec<String> {
     let column = table.column(column).unwrap();
     column
         .str()

@@ -20,14 +20,26 @@ fn every_kind_of_figure_is_drawn_as_svg_and_png() {
     let latent = found[0]["latents"][0]["latent"].to_string();
     for options in [
         &["--kind", "density"][..],
-        &["--kind", "training", "--curves", "fvu,dead", "--steps", "--log-x"],
+        &[
+            "--kind", "training", "--curves", "fvu,dead", "--steps", "--log-x",
+        ],
         &["--kind", "frontier", "--metric", "ce_loss_score"],
         &["--kind", "latent", "--latent", &latent],
-        &["--kind", "scatter", "--column", "logit_kurtosis", "--theme", "dark"],
+        &[
+            "--kind",
+            "scatter",
+            "--column",
+            "logit_kurtosis",
+            "--theme",
+            "dark",
+        ],
     ] {
         let svg = drawn(&run, options, &folder.path().join("figure.svg"));
         let text = String::from_utf8(svg.clone()).unwrap();
-        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{options:?}");
+        assert!(
+            text.starts_with("<svg") && text.trim_end().ends_with("</svg>"),
+            "{options:?}"
+        );
         assert!(text.contains("<text"), "{options:?}");
         let again = drawn(&run, options, &folder.path().join("again.svg"));
         assert_eq!(svg, again, "{options:?}");
@@ -47,10 +59,22 @@ fn what_cannot_be_drawn_is_named() {
     let svg = folder.path().join("figure.svg");
     for (options, expected) in [
         (&["--kind", "latent"][..], "--latent"),
-        (&["--kind", "latent", "--latent", "256"], "--latent: found 256, expected 0 to 255"),
-        (&["--kind", "training", "--curves", "fuv"], "found fuv, expected one of fvu, l0"),
-        (&["--kind", "frontier", "--metric", "nothing"], "found nothing, expected one of"),
-        (&["--kind", "scatter", "--column", "x"], "found x, expected one of"),
+        (
+            &["--kind", "latent", "--latent", "256"],
+            "--latent: found 256, expected 0 to 255",
+        ),
+        (
+            &["--kind", "training", "--curves", "fuv"],
+            "found fuv, expected one of fvu, l0",
+        ),
+        (
+            &["--kind", "frontier", "--metric", "nothing"],
+            "found nothing, expected one of",
+        ),
+        (
+            &["--kind", "scatter", "--column", "x"],
+            "found x, expected one of",
+        ),
         (&["--width", "10"], "width: found 10"),
         (&["--scale", "3"], "--scale"),
     ] {
@@ -60,7 +84,11 @@ fn what_cannot_be_drawn_is_named() {
         assert!(!svg.exists(), "{options:?}");
     }
     let mut plot = lapidary(&["plot"]);
-    let error = fails(plot.arg(&run).arg("--out").arg(folder.path().join("figure.pdf")));
+    let error = fails(
+        plot.arg(&run)
+            .arg("--out")
+            .arg(folder.path().join("figure.pdf")),
+    );
     assert!(error.contains(".svg or .png"), "{error}");
     let mut plot = lapidary(&["plot"]);
     let error = fails(plot.arg(folder.path()).arg("--out").arg(&svg));

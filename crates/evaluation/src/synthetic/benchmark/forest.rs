@@ -11,8 +11,8 @@ use super::config::Benchmark;
 /// Features that are drawn together outside a group of siblings.
 const WIDTH: usize = 64;
 
-/// Trees whose features are numbered breadth first: roots come first, then their children, parent by
-/// parent, then the children of those. Features in no tree come last.
+/// Trees whose features are numbered breadth first: roots come first, then their children, parent
+/// by parent, then the children of those. Features in no tree come last.
 #[derive(Clone, Debug)]
 pub(super) struct Forest {
     n_features: usize,
@@ -23,7 +23,8 @@ pub(super) struct Forest {
 }
 
 impl Forest {
-    /// Trees among `n_features` features. Which parents have exclusive children is drawn from `rng`.
+    /// Trees among `n_features` features. Which parents have exclusive children is drawn from
+    /// `rng`.
     pub(super) fn new(n_features: usize, config: &Benchmark, rng: &mut ChaCha8Rng) -> Self {
         let roots = config.roots.min(n_features);
         let (mut parents, mut level) = (0usize, roots);

@@ -787,8 +787,11 @@ fn neurons_of_layers_that_are_not_there_are_refused() {
     let mut neurons = lapidary(&["neurons", "--device", "cpu", "--weights", "gate"]);
     neurons.args(["--model", "tests/fixtures/models/gpt2", "--out"]);
     let error = fails(neurons.arg(&out));
+    assert!(error.contains("found an MLP without a gate"), "{error}");
+    let mut neurons = lapidary(&["neurons", "--device", "cpu", "--clamp", "0"]);
+    let error = fails(neurons.args(["--corpus", "x.txt", "--out"]).arg(&out));
     assert!(
-        error.contains("gate") || error.contains("tokenizer"),
+        error.contains("--corpus: found x.txt with --clamp 0"),
         "{error}"
     );
 }

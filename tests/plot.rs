@@ -61,19 +61,24 @@ fn what_cannot_be_drawn_is_named() {
         (&["--kind", "latent"][..], "--latent"),
         (
             &["--kind", "latent", "--latent", "256"],
-            "--latent: found 256, expected 0 to 255",
+            "--latent: found 256, expected one below 256",
         ),
         (
             &["--kind", "training", "--curves", "fuv"],
-            "found fuv, expected one of fvu, l0",
+            "--curves: found fuv, expected one of fvu, l0",
         ),
         (
             &["--kind", "frontier", "--metric", "nothing"],
-            "found nothing, expected one of",
+            "--metric: found nothing, expected one of",
         ),
         (
             &["--kind", "scatter", "--column", "x"],
-            "found x, expected one of",
+            "--column: found x, expected one of",
+        ),
+        (&["--metric", "mse"], "--metric is for --kind frontier"),
+        (
+            &["--kind", "scatter", "--log-x"],
+            "--log-x is for --kind training or latent",
         ),
         (&["--width", "10"], "width: found 10"),
         (&["--scale", "3"], "--scale"),

@@ -52,7 +52,7 @@ fn probes_of_latents_tell_two_words_apart_and_the_cache_is_used() {
         succeeds(probe.arg(RUNS.at("run0")).args(more).arg("--out").arg(&out))
     };
     let printed = probe(&["--seeds", "2"]);
-    assert!(printed.starts_with("1 data sets, 2 seeds"), "{printed}");
+    assert!(printed.starts_with("1 data set, 2 seeds"), "{printed}");
     let rows = table(&out);
     assert_eq!(texts(&rows, "method"), ["sae", "sae", "logreg"].repeat(2));
     let numbers = |name: &str| -> Vec<i64> {
@@ -73,6 +73,30 @@ fn probes_of_latents_tell_two_words_apart_and_the_cache_is_used() {
         // Eight latents, and the whole activation, tell the last words apart.
         assert!(auc(row).unwrap() > 0.99, "{rows}");
     }
+    // Few rows: the sizes that leave 100 of the 240 rows for testing.
+    let mut few = lapidary(&[
+        "sae-probes",
+        "--device",
+        "cpu",
+        "--k",
+        "4",
+        "--setting",
+        "scarcity",
+    ]);
+    few.arg("--data")
+        .arg(folder.path())
+        .arg("--cache")
+        .arg(&cache)
+        .arg("--out")
+        .arg(&out);
+    succeeds(few.arg(RUNS.at("run0")).arg("--no-baseline"));
+    let sizes: Vec<i64> = {
+        let rows = table(&out);
+        let column = rows.column("num_train").unwrap().i64().unwrap().clone();
+        column.iter().flatten().collect()
+    };
+    assert_eq!(sizes, [2, 3, 4, 5, 7, 10, 14, 20, 28, 38, 53, 74, 103]);
+    let printed = probe(&["--seeds", "2"]);
     // The same again, from the cache alone.
     let kept = cache.join("1_words.safetensors");
     let before = fs::metadata(&kept).unwrap().modified().unwrap();
@@ -99,7 +123,10 @@ fn what_is_wrong_with_the_data_is_named() {
     data(folder.path());
     for (options, expected) in [
         (&["--only", "3_nothing"][..], "3_nothing"),
-        (&["--only", "2_numbers"], "2_numbers"), // its file is not there
+        (
+            &["--only", "2_numbers"],
+            "2_numbers: found a data set with numbers",
+        ),
         (&["--k", "0"], "--k: found 0, expected 1 to 256"),
         (
             &["--max-tokens", "1"],

@@ -54,7 +54,9 @@ pub(crate) fn norms(v: &[f32]) -> Option<Norms> {
     }
     // Scaled, so that no square over- or underflows.
     let scale = largest.max(SMALLEST);
-    Some(Norms::from_squares(scale, squares(v, 1.0 / scale), 0.0))
+    let mut norms = Norms::from_squares(scale, squares(v, 1.0 / scale), 0.0);
+    norms.approximate += f32::MIN_POSITIVE; // a subnormal norm may have been rounded down
+    Some(norms)
 }
 
 /// Lanes of a sum of squares.

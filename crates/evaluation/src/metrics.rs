@@ -73,8 +73,9 @@ metrics! {
                 source: "dictionary_learning, same name",
             }
             /// 1 − E‖x − x̂‖² / (E‖x‖² − m²). Here m is the mean of x_d² over tokens, dimensions
-            /// and batches. SAEBench's code has m² where ‖E x‖² would be correct. m² is a fourth
-            /// power of the activations, so the value depends on their scale.
+            /// and batches. SAEBench's code has m² where ‖E x‖² would be correct. m already has
+            /// the squares of the activations, so m² grows with their fourth power. So the value
+            /// depends on the scale of the activations.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             explained_variance_saebench: f64 {
                 label: "SAEBench's explained_variance as coded",

@@ -198,7 +198,8 @@ pub fn summarize_decoder(
     }
     let effects = logit_effects(model, w_dec, top, shown);
     summary.logit_kurtosis = effects.iter().map(|e| Some(e.kurtosis)).collect();
-    (summary.promoted, summary.suppressed) = effects.into_iter().map(LogitEffect::ends).unzip();
+    (summary.promoted, summary.suppressed) =
+        effects.into_iter().map(LogitEffect::into_tokens).unzip();
     Ok(summary)
 }
 

@@ -25,7 +25,7 @@ pub struct LogitEffect {
 
 impl LogitEffect {
     /// The promoted and the suppressed tokens.
-    pub fn ends(self) -> (Vec<(u32, f32)>, Vec<(u32, f32)>) {
+    pub fn into_tokens(self) -> (Vec<(u32, f32)>, Vec<(u32, f32)>) {
         (self.promoted, self.suppressed)
     }
 }
@@ -33,7 +33,7 @@ impl LogitEffect {
 /// Which tokens may be listed as promoted or suppressed: all but pieces of characters that the text
 /// never `has`, which were never trained.
 pub fn shown_tokens(tokenizer: &Tokenizer, has: impl Fn(u32) -> bool) -> impl Fn(u32) -> bool {
-    move |token| has(token) || !tokenizer.token_text(token).contains('\u{fffd}')
+    move |token| has(token) || tokenizer.has_whole_characters(token)
 }
 
 /// What directions in the residual stream `[n, d_model]` do to the logits by themselves, with the
@@ -166,6 +166,22 @@ mod tests {
             let expected = f64::from(logits[effects[at].promoted[0].0 as usize]).exp() / sum;
             assert!((f64::from(effects[at].probability) - expected).abs() < 1e-4 * expected);
         }
+    }
+
+    #[test]
+    fn pieces_of_characters_are_shown_only_if_the_text_has_them() {
+        let model = LanguageModel::load("embedded", &Device::flex()).unwrap();
+        let tokenizer = model.tokenizer().unwrap();
+        let all = 0..model.config().d_vocab as u32;
+        let broken = |token: &u32| tokenizer.token_text(*token).starts_with("<0x");
+        let pieces: Vec<u32> = all.clone().filter(broken).collect();
+        assert!(!pieces.is_empty());
+        let hidden = |has: &[u32]| -> Vec<u32> {
+            let shown = shown_tokens(tokenizer, |token| has.contains(&token));
+            all.clone().filter(|token| !shown(*token)).collect()
+        };
+        assert_eq!(hidden(&[]), pieces);
+        assert_eq!(hidden(&pieces[..1]), pieces[1..]);
     }
 
     #[test]

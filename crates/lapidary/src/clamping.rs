@@ -90,6 +90,13 @@ pub(crate) fn clamping_scores(
         progress.say("note", why);
         return Ok(scores);
     }
+    if let Err(error) = opened.model.check_head() {
+        progress.say(
+            "note",
+            &format!("labels are not scored by clamping: {error}"),
+        );
+        return Ok(scores);
+    }
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut of_method: HashMap<LabelMethod, Vec<&LatentLabel>> = HashMap::new();
     let mut of_latent: HashMap<u32, Vec<&LatentLabel>> = HashMap::new();

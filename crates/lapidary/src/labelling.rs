@@ -52,7 +52,7 @@ pub struct Labelled {
     pub pooled: Vec<MethodScores>,
     /// What a language model was expected to cost, in words.
     pub estimate: Option<String>,
-    /// Why labels of the language model are missing.
+    /// Why labels of the language model, or clamping scores, are missing.
     pub failed: Option<Error>,
 }
 
@@ -151,7 +151,13 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
         let words = words.map(|(ngram, _)| tokenizer.texts(ngram.tokens()).concat());
         words.collect::<Vec<_>>().join(" | ")
     };
-    let clamping = clamping_scores(opened, &text, &labels, &options.clamp, progress)?;
+    let (mut expected, mut failed) = (None, None);
+    let clamping = clamping_scores(opened, &text, &labels, &options.clamp, progress);
+    // What was found before is not lost with it.
+    let clamping = clamping.unwrap_or_else(|error| {
+        failed = Some(error);
+        HashMap::new()
+    });
     let pooled = options.methods.iter().map(|method| {
         let of_method = labels.iter().filter(|label| label.method == *method);
         let mut pooled = MethodScores {
@@ -189,7 +195,6 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
             clamping: clamping.get(&(label.method, label.latent)).copied(),
         })
         .collect();
-    let (mut expected, mut failed) = (None, None);
     if let Some(writer) = &options.writer {
         match write_labels(opened, &text, writer, &options.examples, progress) {
             Ok(written) => {
@@ -209,7 +214,7 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
                 expected = Some(written.estimate);
             }
             // What the other methods found is not lost with it.
-            Err(error) => failed = Some(error),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
     Ok(Labelled {

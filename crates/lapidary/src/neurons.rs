@@ -1,6 +1,6 @@
 //! What each MLP neuron's weights do to the logits, checked by clamping neurons.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
@@ -124,14 +124,22 @@ pub fn decode_neurons(
     }
     layers.sort_unstable();
     layers.dedup();
+    if let Some(first) = layers.first() {
+        options.weights.of(model, *first)?; // fails before any work if there are none
+    }
     let tokenizer = model.tokenizer()?;
-    let (windows, seen) = match options.clamp.latents {
-        0 => (vec![], HashSet::new()),
+    let windows = match options.clamp.latents {
+        0 => vec![],
         _ => windows(model, options, progress)?,
     };
-    let shown = shown_tokens(tokenizer, |token| seen.contains(&token));
-    let token = |&(id, logit): &(u32, f32)| LogitToken {
-        text: tokenizer.texts(&[id]).concat().into(),
+    let shown = shown_tokens(tokenizer, |_| false);
+    let mut texts: HashMap<u32, Arc<str>> = HashMap::new();
+    let mut token = |&(id, logit): &(u32, f32)| LogitToken {
+        text: Arc::clone(
+            texts
+                .entry(id)
+                .or_insert_with(|| tokenizer.token_text(id).into()),
+        ),
         id,
         logit,
     };
@@ -140,17 +148,17 @@ pub fn decode_neurons(
     for (done, layer) in layers.iter().enumerate() {
         let weights = options.weights.of(model, *layer)?;
         let effects = logit_effects(model, weights, options.top.max(1), &shown);
-        let row = |(neuron, effect): (usize, LogitEffect)| NeuronRow {
+        let mut row = |(neuron, effect): (usize, LogitEffect)| NeuronRow {
             layer: *layer as u32,
             neuron: neuron as u32,
             weights: options.weights.name(),
             probability: effect.probability,
             logit_kurtosis: effect.kurtosis,
-            promoted: effect.promoted.iter().map(token).collect(),
-            suppressed: effect.suppressed.iter().map(token).collect(),
+            promoted: effect.promoted.iter().map(&mut token).collect(),
+            suppressed: effect.suppressed.iter().map(&mut token).collect(),
             clamping: None,
         };
-        rows.extend(effects.into_iter().enumerate().map(row));
+        rows.extend(effects.into_iter().enumerate().map(&mut row));
         stage.at(done as u64 + 1, format!("layer {layer}"));
     }
     stage.done(count(rows.len() as u64, "neuron"));
@@ -174,13 +182,12 @@ pub fn decode_neurons(
     })
 }
 
-/// Windows of text, each of which begins with BOS if the model has one; and all tokens of the text
-/// that was read.
+/// Windows of text, each of which begins with BOS if the model has one.
 fn windows(
     model: &Arc<LanguageModel>,
     options: &NeuronOptions,
     progress: &dyn Progress,
-) -> Result<(Vec<Vec<u32>>, HashSet<u32>)> {
+) -> Result<Vec<Vec<u32>>> {
     let bos = model.config().bos;
     let context = WINDOW + usize::from(bos.is_some());
     let config = BlockConfig {
@@ -196,8 +203,6 @@ fn windows(
     };
     let tokens = options.clamp.windows as u64 * BLOCKS * context as u64;
     let blocks = read_blocks(progress, model, &config, tokens)?;
-    let seen = blocks.iter().flat_map(|block| block.tokens.iter().copied());
-    let seen: HashSet<u32> = seen.collect();
     // A window is a piece of one document.
     let whole = |block: &&TokenBlock| block.segments.len() == 1 && block.tokens.len() == context;
     let mut windows: Vec<Vec<u32>> = blocks
@@ -213,7 +218,7 @@ fn windows(
     }
     windows.shuffle(&mut ChaCha8Rng::seed_from_u64(options.clamp.seed));
     windows.truncate(options.clamp.windows);
-    Ok((windows, seen))
+    Ok(windows)
 }
 
 /// Clamps some neurons and gives them their scores.

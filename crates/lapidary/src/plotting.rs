@@ -98,7 +98,8 @@ pub const COLUMNS: [Quantity; 5] = [
 fn runs(paths: &[PathBuf]) -> Result<Vec<RunFolder>> {
     let is_run = |path: &Path| {
         let folder = RunFolder::new(path);
-        saelens::exists(&folder.dictionary()) || folder.features().is_dir()
+        let trained = saelens::exists(&folder.dictionary()) || folder.metrics_log().is_file();
+        trained || folder.features().is_dir()
     };
     let mut runs = vec![];
     for path in paths {
@@ -112,7 +113,7 @@ fn runs(paths: &[PathBuf]) -> Result<Vec<RunFolder>> {
         inside.sort();
         if inside.is_empty() {
             bail!(
-                "{}: found no run, expected a folder with dictionary/ or features/, or a folder of such folders",
+                "{}: found no run, expected a folder with dictionary/, features/ or metrics.jsonl, or a folder of such folders",
                 path.display()
             );
         }
@@ -169,7 +170,7 @@ pub fn plot(paths: &[PathBuf], plot: &Plot, options: &FigureOptions) -> Result<F
             let run = only(&runs)?;
             let rows = features(run)?;
             if *id as usize >= rows.len() {
-                bail!("--latent: found {id}, expected 0 to {}", rows.len() - 1);
+                bail!("--latent: found {id}, expected one below {}", rows.len());
             }
             let path = run.features().join("histograms.parquet");
             let bins = &read_histograms(&path, rows.len())?[*id as usize];
@@ -190,7 +191,7 @@ pub fn plot(paths: &[PathBuf], plot: &Plot, options: &FigureOptions) -> Result<F
         }
         Plot::Scatter { column } => {
             let rows = features(only(&runs)?)?;
-            let (_, label, value) = of_name(&COLUMNS, |c| c.0, column)?;
+            let (_, label, value) = of_name("--column", &COLUMNS, |c| c.0, column)?;
             let x: Vec<f64> = rows.iter().map(|row| row.firing_density).collect();
             let y = rows.iter().map(|row| value(row).unwrap_or(f64::NAN));
             let data = Scatter {
@@ -207,12 +208,20 @@ pub fn plot(paths: &[PathBuf], plot: &Plot, options: &FigureOptions) -> Result<F
 }
 
 /// The entry of that name.
-fn of_name<'a, T>(all: &'a [T], name: impl Fn(&T) -> &str, wanted: &str) -> Result<&'a T> {
+fn of_name<'a, T>(
+    option: &str,
+    all: &'a [T],
+    name: impl Fn(&T) -> &str,
+    wanted: &str,
+) -> Result<&'a T> {
     match all.iter().find(|entry| name(entry) == wanted) {
         Some(entry) => Ok(entry),
         None => {
             let names: Vec<&str> = all.iter().map(&name).collect();
-            bail!("found {wanted}, expected one of {}", names.join(", "))
+            bail!(
+                "{option}: found {wanted}, expected one of {}",
+                names.join(", ")
+            )
         }
     }
 }
@@ -221,7 +230,10 @@ fn of_name<'a, T>(all: &'a [T], name: impl Fn(&T) -> &str, wanted: &str) -> Resu
 fn only(runs: &[RunFolder]) -> Result<&RunFolder> {
     match runs {
         [run] => Ok(run),
-        several => bail!("found {} runs, expected one", several.len()),
+        several => bail!(
+            "found {} runs, expected one: a figure of latents is of one run",
+            several.len()
+        ),
     }
 }
 
@@ -256,11 +268,17 @@ fn draw_training(
             true => step.step as f64,
             false => step.tokens as f64,
         });
-        logs.push((x.collect::<Vec<f64>>(), log, d_sae(run)?));
+        let x: Vec<f64> = x.collect();
+        // Only the share of dead latents needs it, and it takes reading the dictionary.
+        let d_sae = match curves.iter().any(|curve| curve == "dead") {
+            true => d_sae(run)?,
+            false => f64::NAN,
+        };
+        logs.push((x, log, d_sae));
     }
     let mut panels = vec![];
     for curve in curves {
-        let (_, label, value) = of_name(&CURVES, |c| c.0, curve)?;
+        let (_, label, value) = of_name("--curves", &CURVES, |c| c.0, curve)?;
         let of_run = |(_, log, d_sae): &(Vec<f64>, Vec<StepReport>, f64)| -> Vec<f64> {
             log.iter().map(|step| value(step, *d_sae)).collect()
         };
@@ -307,7 +325,7 @@ fn draw_frontier(
 ) -> Result<Figure> {
     let (wanted, _) = {
         let all: Vec<(&str, ())> = Metrics::METRICS.iter().map(|m| (m.name, ())).collect();
-        *of_name(&all, |m| m.0, metric)?
+        *of_name("--metric", &all, |m| m.0, metric)?
     };
     let mut points = vec![];
     for run in runs {
@@ -318,10 +336,11 @@ fn draw_frontier(
             );
         };
         let value = |name: &str| metrics.named(&[name]).next().and_then(|(_, value)| value);
-        let [l0, value] = ["l0", wanted].map(value);
-        let (Some(l0), Some(value)) = (l0, value) else {
-            bail!("{}: has no {wanted}", run.metrics().display());
+        let known = |name: &str| {
+            let path = run.metrics();
+            value(name).with_context(|| format!("{}: has no {name}", path.display()))
         };
+        let (l0, value) = (known("l0")?, known(wanted)?);
         let folder = run.dictionary();
         let dictionary = open_dictionary(&folder, DictionaryOptions::default(), &Device::flex())?;
         let trained = dictionary.provenance.training_architecture.as_deref();

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lapidary_coder::{Coder, host};
+use lapidary_coder::{Coder, Weight, host};
 use lapidary_evaluation::probing::sae_probes::{
-    DataSet, DataSets, KSparseConfig, ProbeFigures, RegType, Setting, Solver, baseline_probe,
-    k_sparse_probes,
+    DataSet, DataSets, KSparseConfig, Kind, ProbeFigures, RegType, Setting, baseline_probe,
+    k_sparse_probes, usable_train_sizes,
 };
 use lapidary_evaluation::probing::{Reading, Represented, Rows, represent};
 use lapidary_io::tensors::{TensorWriter, Tensors};
@@ -30,8 +30,6 @@ pub struct SaeProbesOptions {
     pub ks: Option<Vec<usize>>,
     /// Penalty of probes of latents.
     pub reg_type: RegType,
-    /// Where the search for weights ends.
-    pub solver: Solver,
     /// Seeds of the rows.
     pub seeds: Vec<u32>,
     /// Whether the whole activation is probed too.
@@ -43,62 +41,92 @@ pub struct SaeProbesOptions {
 }
 
 /// Probes the latents of a dictionary, and the activations, at the last token of each prompt.
+/// `keep` hears all probes so far after each data set.
 ///
 /// # Errors
-/// The data cannot be read, the model fails, or a data set has too few rows.
+/// The data cannot be read, the model fails, a data set has too few rows, or `keep` fails.
 pub fn probe_data_sets(
     opened: &Opened,
     options: &SaeProbesOptions,
     progress: &dyn Progress,
+    keep: &mut dyn FnMut(&[ProbeFigures]) -> Result<()>,
 ) -> Result<Vec<ProbeFigures>> {
     let all = DataSets::open(&options.data)?;
     let chosen: Vec<&DataSet> = match options.only.is_empty() {
         true => all.binary(),
-        false => options
-            .only
-            .iter()
-            .map(|name| all.find(name))
-            .collect::<Result<_, _>>()?,
+        false => {
+            let named = options.only.iter().map(|name| all.find(name));
+            named.collect::<Result<_, _>>()?
+        }
     };
-    if let Some(cache) = &options.cache {
-        std::fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
+    if let Some(other) = chosen.iter().find(|d| d.kind != Kind::Binary) {
+        bail!(
+            "{}: found a data set with {}, expected one with two classes",
+            other.name,
+            match other.kind {
+                Kind::Continuous => "numbers",
+                _ => "several classes",
+            }
+        );
     }
+    let cache = match &options.cache {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            Some((folder.as_path(), hash_of(opened)?))
+        }
+        None => None,
+    };
     let stage = Stage::new(progress, "data sets", chosen.len() as u64);
     let mut figures = vec![];
     for (done, data_set) in chosen.iter().enumerate() {
-        let name = &data_set.name;
-        let samples = data_set.read()?;
-        let labels = samples.labels()?;
-        let represented = represented(opened, name, &samples.prompts, options, progress)?;
-        for seed in &options.seeds {
-            for setting in &options.settings {
-                let config = KSparseConfig {
-                    setting: *setting,
-                    ks: options.ks.clone(),
-                    reg_type: options.reg_type,
-                    solver: options.solver,
-                    seed: *seed,
-                    ..KSparseConfig::default()
-                };
-                // The package flips labels for probes of the activation alone.
-                if !matches!(setting, Setting::LabelNoise { .. }) {
-                    figures.extend(k_sparse_probes(
-                        name,
-                        &represented.latents,
-                        &labels,
-                        &config,
-                    )?);
-                }
-                if options.baseline {
-                    let (setting, solver) = (*setting, options.solver);
-                    let x = &represented.activations;
-                    figures.push(baseline_probe(name, x, &labels, setting, solver, *seed)?);
-                }
-            }
-        }
-        stage.at(done as u64 + 1, name.clone());
+        let of_set = probe(opened, data_set, options, cache.as_ref(), progress);
+        figures.extend(of_set.with_context(|| data_set.name.clone())?);
+        keep(&figures)?;
+        stage.at(done as u64 + 1, data_set.name.clone());
     }
     stage.done(count(figures.len() as u64, "probe"));
+    Ok(figures)
+}
+
+/// The probes of one data set, for every seed and setting.
+fn probe(
+    opened: &Opened,
+    data_set: &DataSet,
+    options: &SaeProbesOptions,
+    cache: Option<&(&Path, Checksum)>,
+    progress: &dyn Progress,
+) -> Result<Vec<ProbeFigures>> {
+    let name = &data_set.name;
+    let samples = data_set.read()?;
+    let labels = samples.labels()?;
+    let sizes = usable_train_sizes(labels.len());
+    let represented = represented(opened, name, &samples.prompts, options, cache, progress)?;
+    let mut figures = vec![];
+    for seed in &options.seeds {
+        for setting in &options.settings {
+            // As in the package, sizes that leave too few rows to test on are left out.
+            if matches!(setting, Setting::Scarcity { num_train } if !sizes.contains(num_train)) {
+                continue;
+            }
+            let config = KSparseConfig {
+                setting: *setting,
+                ks: options.ks.clone(),
+                reg_type: options.reg_type,
+                seed: *seed,
+                ..KSparseConfig::default()
+            };
+            // The package flips labels for probes of the activation alone.
+            if !matches!(setting, Setting::LabelNoise { .. }) {
+                let latents = &represented.latents;
+                figures.extend(k_sparse_probes(name, latents, &labels, &config)?);
+            }
+            if options.baseline {
+                let x = &represented.activations;
+                let solver = config.solver;
+                figures.push(baseline_probe(name, x, &labels, *setting, solver, *seed)?);
+            }
+        }
+    }
     Ok(figures)
 }
 
@@ -108,21 +136,27 @@ fn represented(
     name: &str,
     prompts: &[String],
     options: &SaeProbesOptions,
+    cache: Option<&(&Path, Checksum)>,
     progress: &dyn Progress,
 ) -> Result<Represented> {
     let (_, bos) = opened.context();
     let most = options.max_tokens.min(opened.model.config().n_ctx);
     let room = most.saturating_sub(usize::from(bos.is_some()));
     if room == 0 {
-        bail!("--max-tokens: found {most}, expected at least 2 (BOS and one more)");
+        let least = 1 + usize::from(bos.is_some());
+        bail!("--max-tokens: found {most}, expected at least {least}, BOS counted");
     }
-    let key = key(opened, prompts, most)?;
-    let kept = options
-        .cache
-        .as_ref()
-        .map(|folder| folder.join(format!("{name}.safetensors")));
-    if let Some(path) = kept.as_ref().filter(|path| path.exists()) {
-        return read(path, opened, prompts.len(), key);
+    let kept = cache.map(|(folder, of_coder)| {
+        let mut key = of_coder.clone();
+        key.update(&most.to_le_bytes());
+        for prompt in prompts {
+            key.update(prompt.as_bytes());
+            key.update(&[0]);
+        }
+        (folder.join(format!("{name}.safetensors")), key.finish())
+    });
+    if let Some((path, key)) = kept.as_ref().filter(|(path, _)| path.exists()) {
+        return read(path, opened, prompts.len(), *key);
     }
     let tokenizer = opened.model.tokenizer()?;
     let mut texts = Vec::with_capacity(prompts.len());
@@ -146,35 +180,37 @@ fn represented(
         stage.at(n as u64, format!("{name}, {n} prompts"));
     })?;
     stage.done(format!("{name}, {}", count(texts.len() as u64, "prompt")));
-    if let Some(path) = &kept {
-        write(path, &represented, key)?;
+    if let Some((path, key)) = &kept {
+        write(path, &represented, *key)?;
     }
     Ok(represented)
 }
 
-/// A number that differs for what would give other activations or latents.
-fn key(opened: &Opened, prompts: &[String], most: usize) -> Result<u64> {
+/// A checksum of what activations and latents depend on beside the prompts: the coder with all its
+/// weights, the hook point, BOS, and the model, of which some weights stand for all.
+fn hash_of(opened: &Opened) -> Result<Checksum> {
     let mut hash = Checksum::default();
-    let of_run = format!(
-        "{} {} {most} {:?}",
-        opened.model.name(),
-        opened.only_hook()?,
-        opened.context().1
-    );
-    hash.update(of_run.as_bytes());
-    for prompt in prompts {
-        hash.update(prompt.as_bytes());
-        hash.update(&[0]);
-    }
-    for weights in [
-        opened.dictionary.coder.w_enc(),
-        opened.dictionary.coder.w_dec(),
-    ] {
-        for number in host(&weights)? {
-            hash.update(&number.to_le_bytes());
+    let (model, hook) = (&opened.model, opened.only_hook()?);
+    let said = format!("{} {hook} {:?}", model.name(), opened.context().1);
+    hash.update(said.as_bytes());
+    let some = [model.w_out(0), model.final_norm_weight().unsqueeze()];
+    for layer in opened.dictionary.coder.layers() {
+        let (architecture, shifted) = (&layer.architecture, layer.apply_b_dec_to_input);
+        hash.update(format!("{architecture:?} {shifted}").as_bytes());
+        for (name, weight) in layer.weights.iter() {
+            hash.update(name.as_bytes());
+            let numbers = match weight {
+                Weight::Matrix(matrix) => host(matrix)?,
+                Weight::Vector(vector) => host(vector)?,
+            };
+            numbers.iter().for_each(|v| hash.update(&v.to_le_bytes()));
         }
     }
-    Ok(hash.finish())
+    for weights in some {
+        let numbers = host(&weights)?;
+        numbers.iter().for_each(|v| hash.update(&v.to_le_bytes()));
+    }
+    Ok(hash)
 }
 
 fn write(path: &Path, represented: &Represented, key: u64) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::{Format, PARTS, Quantized, SHIFT};
 use crate::host::widest_vectors;
-use crate::norms::{LARGEST, Norms, SMALLEST, largest};
+use crate::norms::{LARGEST, Norms, SMALLEST, largest, norms};
 
 /// Rows are unsigned, 128 added, as the instructions want them.
 pub(crate) struct EightBits;
@@ -53,8 +53,7 @@ fn quantize(v: &[f32], round: impl FnOnce(f32) -> [f32; 3]) -> Option<Quantized>
         return None;
     }
     if largest < SMALLEST {
-        let all = largest * (v.len() as f32).sqrt() * 1.01;
-        return Some(Quantized::nothing(all));
+        return Some(Quantized::nothing(norms(v)?.whole()));
     }
     let scale = largest / 127.0;
     let [approximate, error, second] = round(127.0 / largest);

@@ -110,10 +110,12 @@ pub(crate) fn sums_of<T: Tile, const P: usize>(
     steps: usize,
     start: [T::Sums; P],
 ) -> T::Rows<[T::Sums; P]> {
+    let () = T::FITS;
     let depth = T::Format::DEPTH;
     let width = steps * depth;
     assert!(rows.len() >= T::ROWS * width && panels.len() >= P * T::LANES * width);
     let mut sums = T::rows(start);
+    assert_eq!(sums.as_ref().len(), T::ROWS);
     for step in 0..steps {
         // SAFETY: each panel's step lies within the panels, and each row's within the rows, as
         // asserted.
@@ -142,6 +144,7 @@ pub(crate) fn products<T: Tile, const N: usize>(
     row: &[Row<T>],
     columns: [&[Column<T>]; N],
 ) -> [i32; N] {
+    let () = T::FITS;
     let together = T::LANES * T::Format::DEPTH;
     let whole = row.len() / together * together;
     assert!(columns.iter().all(|column| column.len() == row.len()));

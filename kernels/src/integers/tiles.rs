@@ -24,6 +24,14 @@ pub(crate) trait Tile: Copy + Send + Sync + 'static {
     const BLOCK: usize = Self::LANES * Self::PANELS;
     /// Rows of a tile.
     const ROWS: usize;
+    /// What unsafe code here relies on: a vector has a 32-bit sum in each lane, and one lane of
+    /// rows or columns is as wide.
+    const FITS: () = assert!(
+        size_of::<Self::Sums>() == 4 * Self::LANES
+            && Self::LANES <= 16
+            && Self::Format::DEPTH * size_of::<<Self::Format as Format>::Row>() == 4
+            && Self::Format::DEPTH * size_of::<<Self::Format as Format>::Column>() == 4
+    );
 
     /// Has the job compiled for these instructions.
     fn run<J: Job<Self>>(self, job: J);

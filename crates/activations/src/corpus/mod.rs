@@ -124,6 +124,19 @@ impl Corpus {
 
     fn of_field(source: &str, field: &str, advice: &'static str) -> Result<Self, ActivationsError> {
         let mut corpus = Self::open(source, field)?;
+        let plain = corpus.sources.iter().find_map(|source| match source {
+            Source::File(path, Format::Text(_)) => Some(path.clone()),
+            Source::Hub(_, file, Format::Text(_)) => Some(file.into()),
+            _ => None,
+        });
+        if let Some(path) = plain {
+            return Err(ActivationsError::Corpus {
+                path,
+                problem: format!(
+                    "found plain text, which has no field `{field}`, expected JSON or Parquet"
+                ),
+            });
+        }
         corpus.field = SourceField {
             name: field.into(),
             advice,

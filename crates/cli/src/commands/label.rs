@@ -71,9 +71,10 @@ pub struct Label {
     /// Seed for the choice of windows
     #[arg(long, default_value_t = 22)]
     seed: u64,
-    /// Number of latents whose labels are also scored by clamping, drawn at random; 0 for none
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    clamp: usize,
+    /// Number of latents whose labels are also scored by clamping, drawn at random; 0 for none;
+    /// default: 100. Not for llm
+    #[arg(long, value_name = "N")]
+    clamp: Option<usize>,
     /// With llm: address of the endpoint, such as http://127.0.0.1:8000/v1
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
@@ -113,6 +114,12 @@ impl Label {
     pub fn run(self) -> Result<()> {
         check_target(&self.out)?;
         crate::once::each_once("--method", &self.method)?;
+        let of_tokens = self.method.iter().any(|method| *method != Method::Model);
+        if let (Some(clamp), false) = (self.clamp, of_tokens) {
+            bail!(
+                "--clamp: found {clamp} for labels by llm only, which have no tokens to look for"
+            );
+        }
         let writer = self.writer()?;
         let device = self.device.open()?;
         let model = self.model.as_deref();
@@ -138,7 +145,10 @@ impl Label {
                 ..ExampleConfig::default()
             },
             clamp: ClampOptions {
-                latents: if self.estimate { 0 } else { self.clamp },
+                latents: match (self.estimate, self.clamp) {
+                    (true, _) => 0,
+                    (false, given) => given.unwrap_or(ClampOptions::default().latents),
+                },
                 seed: self.seed,
                 ..ClampOptions::default()
             },

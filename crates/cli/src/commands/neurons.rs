@@ -3,7 +3,7 @@
 use crate::arguments::{DeviceArgument, ModelArgument};
 use crate::once::each_once;
 use crate::progress::Watched;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use lapidary::{ClampOptions, NeuronOptions, NeuronWeights, TextOptions, decode_neurons};
 use lapidary_features::write_neurons;
@@ -45,9 +45,9 @@ pub struct Neurons {
     #[arg(long, default_value_t = 100, value_name = "N")]
     clamp: usize,
     /// Text to clamp neurons on: `embedded`, a file, a folder, or hf:OWNER/NAME (a dataset on the
-    /// Hugging Face hub)
-    #[arg(long, default_value = "embedded")]
-    corpus: String,
+    /// Hugging Face hub); default: `embedded`
+    #[arg(long)]
+    corpus: Option<String>,
     /// JSON field or Parquet column that holds the text; default: text
     #[arg(long, value_name = "NAME")]
     text_field: Option<String>,
@@ -75,6 +75,9 @@ impl Neurons {
     pub fn run(self) -> Result<()> {
         each_once("--layers", &self.layers)?;
         check_target(&self.out)?;
+        if let (0, Some(corpus)) = (self.clamp, &self.corpus) {
+            bail!("--corpus: found {corpus} with --clamp 0, which needs no text");
+        }
         let model = self.model.load(&self.device.open()?)?;
         let options = NeuronOptions {
             weights: match self.weights {
@@ -89,7 +92,7 @@ impl Neurons {
                 seed: self.seed,
                 ..ClampOptions::default()
             },
-            corpus: self.corpus,
+            corpus: self.corpus.unwrap_or_else(|| "embedded".to_owned()),
             text: TextOptions {
                 text_field: self.text_field,
                 ..TextOptions::default()

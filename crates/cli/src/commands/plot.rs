@@ -1,5 +1,6 @@
 //! `lapidary plot`.
 
+use crate::once::each_once;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use lapidary::{Plot as What, plot};
@@ -38,16 +39,16 @@ pub struct Plot {
     /// With training and latent: a logarithmic x axis
     #[arg(long)]
     log_x: bool,
-    /// With frontier: metric on the y axis, with the name that `lapidary eval` prints
-    #[arg(long, value_name = "NAME", default_value = "fvu")]
-    metric: String,
+    /// With frontier: metric on the y axis, with the name that `lapidary eval` prints; default: fvu
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
     /// With latent: number of the latent
     #[arg(long, value_name = "ID")]
     latent: Option<u32>,
-    /// With scatter: column on the y axis: encoder_decoder_cosine, mean_activation, max_activation,
-    /// logit_kurtosis or mean_position
-    #[arg(long, value_name = "NAME", default_value = "encoder_decoder_cosine")]
-    column: String,
+    /// With scatter: column on the y axis: encoder_decoder_cosine (the default), mean_activation,
+    /// max_activation, logit_kurtosis or mean_position
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
     /// File to write, .svg or .png
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -105,25 +106,46 @@ impl Plot {
         if let (false, Some(scale)) = (png, self.scale) {
             bail!("--scale: found {scale} for an SVG, which has no pixels, expected it with .png");
         }
-        if self.latent.is_some() != (self.kind == Kind::Latent) {
-            bail!("--kind latent and --latent go together");
+        each_once("--curves", &self.curves)?;
+        let given = [
+            ("--curves", !self.curves.is_empty(), &[Kind::Training][..]),
+            ("--steps", self.steps, &[Kind::Training]),
+            ("--log-x", self.log_x, &[Kind::Training, Kind::Latent]),
+            ("--metric", self.metric.is_some(), &[Kind::Frontier]),
+            ("--latent", self.latent.is_some(), &[Kind::Latent]),
+            ("--column", self.column.is_some(), &[Kind::Scatter]),
+        ];
+        for (option, given, kinds) in given {
+            if given && !kinds.contains(&self.kind) {
+                let names = kinds.iter().filter_map(|kind| kind.to_possible_value());
+                let names: Vec<String> = names.map(|name| name.get_name().to_owned()).collect();
+                bail!("{option} is for --kind {}", names.join(" or "));
+            }
         }
         let what = match self.kind {
             Kind::Density => What::Density,
             Kind::Training => What::Training {
-                curves: self.curves,
+                curves: match self.curves.is_empty() {
+                    true => ["fvu", "l0", "loss", "dead"].map(str::to_owned).into(),
+                    false => self.curves,
+                },
                 steps: self.steps,
                 log_x: self.log_x,
             },
             Kind::Frontier => What::Frontier {
-                metric: self.metric,
+                metric: self.metric.unwrap_or_else(|| "fvu".to_owned()),
             },
-            Kind::Latent => What::Latent {
-                latent: self.latent.unwrap_or_default(),
-                log_x: self.log_x,
+            Kind::Latent => match self.latent {
+                Some(latent) => What::Latent {
+                    latent,
+                    log_x: self.log_x,
+                },
+                None => bail!("--kind latent needs --latent"),
             },
             Kind::Scatter => What::Scatter {
-                column: self.column,
+                column: self
+                    .column
+                    .unwrap_or_else(|| "encoder_decoder_cosine".to_owned()),
             },
         };
         let options = FigureOptions {

@@ -5,11 +5,11 @@ use crate::once::each_once;
 use crate::progress::Watched;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use lapidary::{SaeProbesOptions, probe_data_sets};
+use lapidary::{SaeProbesOptions, count, probe_data_sets};
 use lapidary_coder::Coder;
 use lapidary_evaluation::probing::sae_probes::{
-    ProbeFigures, ProbeOf, RegType, Setting, Solver, Spread, class_fractions, flipped_fractions,
-    summarize, train_sizes,
+    ProbeFigures, ProbeOf, RegType, Setting, Spread, class_fractions, flipped_fractions, summarize,
+    train_sizes,
 };
 use lapidary_features::{RunRow, write_runs};
 use lapidary_io::check_target;
@@ -27,8 +27,8 @@ use std::path::PathBuf;
 The data sets come with the package (pip install sae-probes); --data is its folder sae_probes. They are not part of Lapidary. A prompt
 is represented by the activation at its last token, and by the latents there. The rows for training and testing, the choice of the k
 latents, the penalties and the figures are those of the package, seed by seed: seed 42 is the package's. Test AUCs of probes of latents
-agree with the package's within 0.001. For a table of all 113 data sets, the model reads up to 5,000 prompts of each: with --cache, an
-interrupted command goes on where it was.
+agree with the package's within 0.001. For a table of all 113 data sets, the model reads up to 5,000 prompts of each. --cache keeps what
+it computes for the next time. --out is written after each data set.
 
 Columns of the output: dataset, setting, method (sae: k latents; logreg: the whole activation), k, reg_type, seed, num_train, num_test,
 frac, ratio, test_auc, test_acc, test_f1, val_auc, c.")]
@@ -55,9 +55,9 @@ pub struct SaeProbes {
     /// 16 and 128
     #[arg(long, value_name = "K,K…", value_delimiter = ',')]
     k: Vec<usize>,
-    /// Penalty of the weights of probes of latents
-    #[arg(long, value_name = "PENALTY", default_value = "l1")]
-    reg: Penalty,
+    /// Penalty of the weights of probes of latents; default: l1
+    #[arg(long, value_name = "PENALTY")]
+    reg: Option<Penalty>,
     /// Number of seeds: 42, 43 and so on. With several, the spread over seeds is printed
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     seeds: u16,
@@ -120,8 +120,15 @@ impl SaeProbes {
                 .map(|corrupt_frac| Setting::LabelNoise { corrupt_frac })
                 .collect(),
         };
-        if self.no_baseline && matches!(self.setting, Rule::LabelNoise) {
-            bail!("--no-baseline: labels are flipped for probes of the whole activation only");
+        if matches!(self.setting, Rule::LabelNoise) {
+            let given = [
+                ("--no-baseline", self.no_baseline),
+                ("--k", !self.k.is_empty()),
+                ("--reg", self.reg.is_some()),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                bail!("{option}: --setting label-noise has probes of the whole activation only");
+            }
         }
         let device = self.device.open()?;
         let opened = self
@@ -137,20 +144,22 @@ impl SaeProbes {
             settings,
             ks: (!self.k.is_empty()).then_some(self.k),
             reg_type: match self.reg {
-                Penalty::L1 => RegType::L1,
-                Penalty::L2 => RegType::L2,
+                None | Some(Penalty::L1) => RegType::L1,
+                Some(Penalty::L2) => RegType::L2,
             },
-            solver: Solver::default(),
             seeds: (0..u32::from(self.seeds)).map(|seed| 42 + seed).collect(),
             baseline: !self.no_baseline,
             max_tokens: self.max_tokens,
             cache: self.cache,
         };
-        let figures = probe_data_sets(&opened, &options, &Watched)?;
-        if let Some(path) = &self.out {
-            let rows: Vec<RunRow> = figures.iter().map(row).collect();
-            write_runs(path, &rows)?;
-        }
+        let out = self.out;
+        let figures = probe_data_sets(&opened, &options, &Watched, &mut |probes| {
+            if let Some(path) = &out {
+                let rows: Vec<RunRow> = probes.iter().map(row).collect();
+                write_runs(path, &rows)?;
+            }
+            Ok(())
+        })?;
         write!(stdout(), "{}", table(&figures)?)?;
         Ok(())
     }

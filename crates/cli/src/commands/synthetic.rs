@@ -95,7 +95,11 @@ impl Synthetic {
         // Not the rows of the training, nor the numbers that made the directions.
         let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(2));
         let sample = features.sample(self.rows as usize, &mut rng);
+        if let Some(path) = &self.data {
+            write_data(path, &features, &sample)?;
+        }
         let mut all: Vec<Recovery> = vec![];
+        let mut result = serde_json::Value::Null;
         for number in 0..seeds {
             let dictionary = match &self.dictionary {
                 Some(folder) => open_dictionary(folder, DictionaryOptions::default(), &device)?,
@@ -123,16 +127,13 @@ impl Synthetic {
                 }
             }
             all.push(found);
-        }
-        if let Some(path) = &self.data {
-            write_data(path, &features, &sample)?;
-        }
-        let result = match &all[..] {
-            [one] => serde_json::to_value(one)?,
-            several => spread::json(several)?,
-        };
-        if let Some(folder) = &self.out {
-            write_json(&folder.join("recovery.json"), &result)?;
+            result = match &all[..] {
+                [one] => serde_json::to_value(one)?,
+                several => spread::json(several)?,
+            };
+            if let Some(folder) = &self.out {
+                write_json(&folder.join("recovery.json"), &result)?;
+            }
         }
         if self.json {
             writeln!(stdout(), "{}", serde_json::to_string_pretty(&result)?)?;

@@ -1,6 +1,7 @@
 //! Texts of different lengths as a model and a coder see them: packed into blocks, each text a
 //! sequence of its own.
 
+use burn::tensor::{Int, Tensor};
 use lapidary_activations::{Segment, TokenBlock, harvest};
 use lapidary_coder::{Coder, host, host_int};
 use lapidary_model::{HookPoint, LanguageModel};
@@ -60,10 +61,8 @@ pub fn represent(
     let mut sums = Latents::new(coder.d_sae());
     for packed in pack(texts, context)?.chunks(BLOCKS) {
         let blocks: Vec<TokenBlock> = packed.iter().map(|p| p.block.clone()).collect();
-        let x = harvest(model, hook, &blocks)?;
-        let codes = coder.encode(x.clone());
-        let k = codes.values.dims()[1];
-        let (x, values, indices) = (host(&x)?, host(&codes.values)?, host_int(&codes.indices)?);
+        let mut rows: Vec<i32> = Vec::new(); // of the harvested tokens, those that are read
+        let mut counts = Vec::new(); // of each text
         for (b, packed) in packed.iter().enumerate() {
             for (text, start) in &packed.texts {
                 let (tokens, reading) = &texts[*text];
@@ -71,29 +70,41 @@ pub fn represent(
                     Reading::Mean => !special.contains(&tokens[*i]),
                     Reading::At(place) => i == place,
                 };
-                let places: Vec<usize> = (0..tokens.len()).filter(read).collect();
-                if places.is_empty() {
+                let before = rows.len();
+                let places = (0..tokens.len()).filter(read);
+                rows.extend(places.map(|place| (b * context + start + place) as i32));
+                if rows.len() == before {
                     return Err(EvaluationError::input(
                         "text to be read",
                         format!("text {text} with special tokens alone"),
                         "others",
                     ));
                 }
-                let share = 1.0 / places.len() as f32;
-                let mut mean = vec![0.0f32; width];
-                for place in &places {
-                    let row = b * context + start + place;
-                    mean.iter_mut()
-                        .zip(&x[row * width..])
-                        .for_each(|(m, v)| *m += share * v);
-                    let of = row * k..(row + 1) * k;
-                    for (value, index) in values[of.clone()].iter().zip(&indices[of]) {
-                        sums.add(*index as usize, share * value);
-                    }
-                }
-                represented.activations.push((0..).zip(mean));
-                represented.latents.push(sums.take());
+                counts.push(rows.len() - before);
             }
+        }
+        let x = harvest(model, hook, &blocks)?;
+        let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &x.device());
+        let x = x.select(0, rows); // what no text is read at is not encoded
+        let codes = coder.encode(x.clone());
+        let k = codes.values.dims()[1];
+        let (x, values, indices) = (host(&x)?, host(&codes.values)?, host_int(&codes.indices)?);
+        let mut row = 0;
+        for count in counts {
+            let share = 1.0 / count as f32;
+            let mut mean = vec![0.0f32; width];
+            for row in row..row + count {
+                mean.iter_mut()
+                    .zip(&x[row * width..])
+                    .for_each(|(m, v)| *m += share * v);
+                let of = row * k..(row + 1) * k;
+                for (value, index) in values[of.clone()].iter().zip(&indices[of]) {
+                    sums.add(*index as usize, share * value);
+                }
+            }
+            row += count;
+            represented.activations.push((0..).zip(mean));
+            represented.latents.push(sums.take());
         }
         on_progress(represented.latents.len());
     }

@@ -165,7 +165,7 @@ fn code_directions(model: &LanguageModel, placed: &Placed, top: usize) -> Decode
     };
     let effects = logit_effects(model, directions, top, &|_| true);
     let logit_kurtosis = effects.iter().map(|e| Some(e.kurtosis)).collect();
-    let (promoted, suppressed) = effects.into_iter().map(LogitEffect::ends).unzip();
+    let (promoted, suppressed) = effects.into_iter().map(LogitEffect::into_tokens).unzip();
     DecoderSummary {
         decoder_norm: norms.iter::<f32>().collect(),
         relative_decoder_norms: vec![vec![1.0]; n],

@@ -100,6 +100,11 @@ impl Tokenizer {
         })
     }
 
+    /// Whether a token stands for whole characters, and not for a part of one alone.
+    pub fn has_whole_characters(&self, token: u32) -> bool {
+        std::str::from_utf8(&self.piece(token)).is_ok()
+    }
+
     /// A stretch of tokens, one text each, that reads as the text does when they are put together.
     /// A character of several tokens stands at the last of them; after a token that begins or ends
     /// a sequence a text begins, without the space that tokenizers put before it.

@@ -338,8 +338,10 @@ impl<T: Tile> Block<'_, T> {
             let mut found = [0u32; P];
             let mut any = 0;
             for p in 0..P {
-                let scale = tile.multiply(scale[p], latent_scale);
-                let upper = tile.multiply_add(tile.floats(sums[p]), scale, most);
+                // In this order: the product of two scales may be subnormal, and a sum times the
+                // rounding of that is more than the slack.
+                let product = tile.multiply(tile.floats(sums[p]), scale[p]);
+                let upper = tile.multiply_add(product, latent_scale, most);
                 found[p] = tile.not_less(upper, floor[p]);
                 any |= found[p];
             }
@@ -354,8 +356,8 @@ impl<T: Tile> Block<'_, T> {
                     let most = tile.all_floats(always);
                     let most = tile.multiply_add(norm, tile.all_floats(per_norm), most);
                     let most = tile.multiply_add(error, tile.all_floats(per_error), most);
-                    let scale = tile.multiply(scale[p], latent_scale);
-                    let upper = tile.multiply_add(tile.floats(sums[p]), scale, most);
+                    let product = tile.multiply(tile.floats(sums[p]), scale[p]);
+                    let upper = tile.multiply_add(product, latent_scale, most);
                     let found = found[p] & tile.not_less(upper, floor[p]);
                     let row = row + p * T::LANES;
                     self.hits.push(tile, row, place + l, found, sums[p]);
@@ -381,9 +383,9 @@ impl<T: Tile> Block<'_, T> {
                 [&inputs.second[row * width..][..width]],
             );
             let second = second + inputs.second_offset[row];
-            let scale = inputs.scale[row] * all.scales[latent];
             let bounds = &all.bounds;
-            let upper = (sum as f32 + second as f32 / PARTS) * scale
+            let sum = sum as f32 + second as f32 / PARTS;
+            let upper = sum * inputs.scale[row] * all.scales[latent]
                 + bounds.bias[latent]
                 + bounds.slack[latent]
                 + inputs.norm[row] * bounds.per_norm[latent]

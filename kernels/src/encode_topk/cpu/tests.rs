@@ -208,6 +208,40 @@ fn norms_from_the_smallest_to_the_largest() {
     case.holds("denormal products");
 }
 
+/// Where the product of two scales is subnormal, and a sum of products of 16-bit integers is large.
+#[test]
+fn scales_whose_product_is_subnormal() {
+    let (n, d, latents) = (64, 16, 192);
+    let mut case = Case::draw(23, [n, d, latents, 1]);
+    case.b_enc.fill(0.0);
+    case.x.fill(3e-19);
+    for (latent, w) in case.w_enc.chunks_exact_mut(d).enumerate() {
+        w.fill(match latent {
+            0..96 => 1e-19,
+            100 => 3e-19,
+            _ => 0.0,
+        });
+    }
+    case.holds("subnormal products of scales");
+    // And norms that are subnormal themselves, of inputs against large weights.
+    let two = |v: &mut [f32], size: f32| {
+        v.fill(0.0);
+        v[..2].fill(size);
+    };
+    case.x
+        .chunks_exact_mut(d)
+        .for_each(|x| two(x, f32::from_bits(1)));
+    for (latent, w) in case.w_enc.chunks_exact_mut(d).enumerate() {
+        let size = match latent {
+            0..96 => 0.9e15,
+            100 => 1e15,
+            _ => 0.0,
+        };
+        two(w, size);
+    }
+    case.holds("subnormal norms");
+}
+
 #[test]
 fn one_number_that_dwarfs_its_row() {
     let mut case = Case::draw(10, [80, 64, 2000, 24]);

@@ -54,8 +54,8 @@ pub(super) trait Approximate: Sync {
 /// Norms of atoms and of what the approximation misses of them.
 #[derive(Default)]
 pub(super) struct Bounds {
-    approximate: Vec<f32>, // [F]
-    error: Vec<f32>,       // [F]
+    pub approximate: Vec<f32>, // [F]
+    error: Vec<f32>,           // [F]
     /// The largest of each.
     pub most: Norms,
 }

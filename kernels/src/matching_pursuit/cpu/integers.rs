@@ -96,8 +96,11 @@ impl<T: Tile> Integers<T> {
             .par_chunks_exact(d)
             .zip(self.rows.par_chunks_exact(width))
             .zip(&self.scales)
-            .map(|((atom, row), scale)| {
+            .zip(&self.bounds.approximate)
+            .map(|(((atom, row), scale), approximate)| {
+                // `exact − q · scale` is rounded too, by parts of the number.
                 square_missing::<T::Format>(atom, row, *scale).sqrt() * SUMS
+                    + 2.0 * f32::EPSILON * approximate
             })
             .collect();
         let mean = errors.iter().sum::<f32>() / latents as f32;
@@ -248,8 +251,10 @@ impl<T: Tile> AllScores<'_, T> {
                     .zip(scores.chunks_exact_mut(padded));
                 for ((sums, row_scale), scores) in each {
                     for p in 0..P {
-                        let scale = tile.multiply(scales[p], tile.all_floats(*row_scale));
-                        let score = tile.multiply(tile.floats(sums[p]), scale);
+                        // In this order: the product of the scales may be subnormal.
+                        let sum = tile.floats(sums[p]);
+                        let score = tile.multiply(sum, tile.all_floats(*row_scale));
+                        let score = tile.multiply(score, scales[p]);
                         tile.store_floats(score, &mut scores[first + p * T::LANES..]);
                     }
                 }
@@ -354,7 +359,9 @@ impl<T: Tile> Approximate for InUse<T> {
     }
 
     fn fetch(&self, atom: u32) {
-        prefetch(self.integers.row(atom));
+        if T::Format::SECOND {
+            prefetch(self.integers.row(atom)); // for the second look, which there is not else
+        }
     }
 
     fn miss(&self, atom: u32, change: f32, exact: &[f32], missing: &mut [f32]) -> f32 {
@@ -422,7 +429,7 @@ impl<T: Tile> Job<T> for Sharpen<'_, T> {
             let [first, second] = products(tile, integers.row(atom), columns);
             let first = (first + first_offset) as f32;
             let second = (second + second_offset) as f32;
-            let score = (first + second / PARTS) * (known.scale * integers.scales[atom as usize]);
+            let score = (first + second / PARTS) * known.scale * integers.scales[atom as usize];
             let reach = Reach {
                 missing: known.second_error,
                 ..asked.reach

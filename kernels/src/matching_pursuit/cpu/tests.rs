@@ -158,6 +158,18 @@ fn sizes_from_the_smallest_to_the_largest() {
     case.holds("atoms that are no numbers");
 }
 
+/// Where the product of the scales of row and atom is subnormal.
+#[test]
+fn scales_whose_product_is_subnormal() {
+    let d = 16;
+    let mut case = Case::draw(23, [32, d, 2, 1]);
+    case.x.fill(1e-23);
+    for (atom, size) in case.atoms.chunks_exact_mut(d).zip([0.3e-14, 0.9e-14]) {
+        atom.fill(size);
+    }
+    case.holds("subnormal products of scales");
+}
+
 #[test]
 fn one_number_that_dwarfs_its_row() {
     let mut case = Case::draw(7, [40, 64, 400, 8]);

@@ -193,8 +193,8 @@ fn table(figures: &[ProbeFigures]) -> Result<String> {
     let (sets, seeds) = means
         .first()
         .map_or((0, 0), |mean| (mean.datasets, mean.seeds));
-    let mut text =
-        format!("{sets} data sets, {seeds} seeds: mean, ± standard error over data sets");
+    let (sets, of_seeds) = (count(sets as u64, "data set"), count(seeds as u64, "seed"));
+    let mut text = format!("{sets}, {of_seeds}: mean, ± standard error over data sets");
     if seeds > 1 {
         text += ", (standard deviation over seeds)";
     }

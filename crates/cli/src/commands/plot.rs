@@ -25,13 +25,9 @@ pub struct Plot {
     /// What to draw
     #[arg(long, value_name = "KIND", default_value = "density")]
     kind: Kind,
-    /// With training: quantities to draw, separated by commas: fvu, l0, loss, dead, lr, grad_norm
-    #[arg(
-        long,
-        value_name = "NAME,NAME…",
-        value_delimiter = ',',
-        default_value = "fvu,l0,loss,dead"
-    )]
+    /// With training: quantities to draw, separated by commas: fvu, l0, loss, dead, lr, grad_norm;
+    /// default: fvu,l0,loss,dead
+    #[arg(long, value_name = "NAME,NAME…", value_delimiter = ',')]
     curves: Vec<String>,
     /// With training: training steps on the x axis, in place of tokens
     #[arg(long)]

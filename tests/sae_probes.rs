@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use polars::prelude::*;
-
 use crate::analysis::{RUNS, fails, lapidary, succeeds, table, texts};
 
 fn packed(path: &Path, text: &str) {

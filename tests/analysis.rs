@@ -795,3 +795,20 @@ fn neurons_of_layers_that_are_not_there_are_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn an_evaluation_is_a_row_of_a_table() {
+    let (run, folder) = (RUNS.at("run0"), tempfile::tempdir().unwrap());
+    let out = folder.path().join("evaluation.parquet");
+    let mut eval = lapidary(&["eval", "--device", "cpu", "--tokens", "4096", "--json"]);
+    let printed = succeeds(eval.arg(&run).arg("--out").arg(&out));
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let row = table(&out);
+    assert_eq!(row.height(), 1);
+    assert_eq!(texts(&row, "corpus"), ["embedded:heldout"]);
+    for name in ["fvu", "l0", "ce_loss_score"] {
+        let found = row.column(name).unwrap().get(0).unwrap();
+        let found = found.try_extract::<f64>().unwrap();
+        assert_eq!(found, printed[name].as_f64().unwrap(), "{name}");
+    }
+}

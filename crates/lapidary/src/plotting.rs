@@ -349,8 +349,19 @@ fn draw_frontier(
             true => format!("{name} transcoder"),
             false => name.to_owned(),
         };
-        points.push((architecture, l0, value));
+        let at = dictionary.sites().read().join(", ");
+        points.push((architecture, at, l0, value));
     }
+    // Coders of different activations are not of one frontier.
+    let one_place = points.windows(2).all(|two| two[0].1 == two[1].1);
+    let points = points.into_iter().map(|(architecture, at, l0, value)| {
+        let group = match one_place {
+            true => architecture,
+            false => format!("{architecture}, {at}"),
+        };
+        (group, l0, value)
+    });
+    let points: Vec<(String, f64, f64)> = points.collect();
     let points: Vec<FrontierPoint<'_>> = points
         .iter()
         .zip(names)

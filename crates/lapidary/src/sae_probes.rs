@@ -122,12 +122,23 @@ fn probe(
             }
             if options.baseline {
                 let x = &represented.activations;
-                let solver = config.solver;
-                figures.push(baseline_probe(name, x, &labels, *setting, solver, *seed)?);
+                let (setting, solver) = (of_baseline(*setting), config.solver);
+                figures.push(baseline_probe(name, x, &labels, setting, solver, *seed)?);
             }
         }
     }
     Ok(figures)
+}
+
+/// The setting as the package has it for baselines: their shares are exact twentieths, those of
+/// latents carry the rounding of a division.
+fn of_baseline(setting: Setting) -> Setting {
+    match setting {
+        Setting::Imbalance { frac } => Setting::Imbalance {
+            frac: (frac * 20.0).round() / 20.0,
+        },
+        other => other,
+    }
 }
 
 /// Activations and latents of the prompts of a data set, from the cache if they are there.

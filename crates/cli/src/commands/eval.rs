@@ -9,8 +9,9 @@ use lapidary::dictionary_model::corpus_of;
 use lapidary::run_folder::write_json;
 use lapidary::{SignedMetrics, measure};
 use lapidary_evaluation::Evaluation;
-use lapidary_features::write_latents;
+use lapidary_features::{RunRow, write_latents, write_runs};
 use lapidary_io::check_target;
+use serde_json::json;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -21,6 +22,7 @@ use std::time::SystemTime;
   lapidary eval out
   lapidary eval out --json | jq .ce_loss_score
   lapidary eval out --latents latents.parquet
+  lapidary eval out --out evaluation.parquet
   lapidary eval my-dictionary --model ./smollm2 --corpus heldout.jsonl --tokens 100000")]
 pub struct Eval {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
@@ -45,7 +47,8 @@ pub struct Eval {
     /// k of the dictionary
     #[arg(long)]
     k: Option<usize>,
-    /// Also write the metrics to this JSON file
+    /// Also write the metrics to this file: as JSON, or as a table with one row if the name ends in
+    /// .parquet
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Print the metrics as JSON instead of a table
@@ -105,7 +108,10 @@ impl Eval {
             lapidary_version: env!("CARGO_PKG_VERSION"),
         };
         if let Some(path) = self.out {
-            write_json(&path, &signed)?;
+            match path.extension().is_some_and(|e| e == "parquet") {
+                true => write_runs(&path, &[row(&signed)])?,
+                false => write_json(&path, &signed)?,
+            }
         }
         if let Some(path) = self.latents {
             write_latents(&path, &latents)?;
@@ -117,4 +123,19 @@ impl Eval {
         }
         Ok(())
     }
+}
+
+/// The metrics as a row of a table, what they are of first.
+fn row(signed: &SignedMetrics<'_>) -> RunRow {
+    let said = [
+        ("dictionary", json!(signed.dictionary)),
+        ("model", json!(signed.model)),
+        ("corpus", json!(signed.corpus)),
+        ("date", json!(signed.date)),
+        ("lapidary_version", json!(signed.lapidary_version)),
+    ];
+    let metrics = signed.metrics.values();
+    let metrics = metrics.map(|(metric, value)| (metric.name, json!(value)));
+    let cells = said.into_iter().chain(metrics);
+    cells.map(|(name, cell)| (name.to_owned(), cell)).collect()
 }

@@ -3,6 +3,7 @@
 //! takes (Lampinen et al. 2024).
 
 mod absorption;
+mod descent;
 mod first_letter;
 mod logistic;
 mod rows;

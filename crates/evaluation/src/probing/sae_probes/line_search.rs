@@ -223,26 +223,98 @@ impl LineSearch {
 mod tests {
     use super::*;
 
-    /// Moré and Thuente's first test function: the step found meets both conditions.
+    /// The steps that scipy 1.17.1 tries (`scipy.optimize._dcsrch`, the same constants) on two of
+    /// Moré and Thuente's test functions.
     #[test]
-    fn the_step_meets_both_conditions_from_any_first_step() {
-        let loss = |a: f64| -a / (a * a + 2.0);
-        let slope = |a: f64| (a * a - 2.0) / (a * a + 2.0).powi(2);
-        for first in [1e-3, 0.1, 1.0, 10.0, 1e3] {
-            let mut search = LineSearch::new(loss(0.0), slope(0.0), first);
-            let (mut step, mut tries) = (first, 1);
+    fn steps_are_those_of_scipy() {
+        type Function = fn(f64) -> f64;
+        let first: (Function, Function) = (
+            |a| -a / (a * a + 2.0),
+            |a| (a * a - 2.0) / (a * a + 2.0).powi(2),
+        );
+        let second: (Function, Function) = (
+            |a| (a + 0.004).powi(5) - 2.0 * (a + 0.004).powi(4),
+            |a| 5.0 * (a + 0.004).powi(4) - 8.0 * (a + 0.004).powi(3),
+        );
+        let expected: [((Function, Function), &[f64]); 8] = [
+            (first, &[0.001, 0.005, 0.021, 0.085, 0.341]),
+            (first, &[1.0]),
+            (first, &[1000.0, 332.835370947, 110.783827648, 36.887606964]),
+            (second, &FROM_SMALL),
+            (second, &FROM_TENTH),
+            (second, &FROM_ONE),
+            (second, &FROM_TEN),
+            (second, &FROM_LARGE),
+        ];
+        for ((loss, slope), steps) in expected {
+            let mut search = LineSearch::new(loss(0.0), slope(0.0), steps[0]);
+            let mut tried = vec![steps[0]];
+            let mut step = steps[0];
             while let Next::Try(next) = search.next(step, loss(step), slope(step)) {
-                (step, tries) = (next, tries + 1);
-                assert!(tries < 30);
+                step = next;
+                tried.push(step);
+                assert!(tried.len() <= steps.len(), "{tried:?} {steps:?}");
             }
-            assert!(
-                loss(step) <= loss(0.0) + 1e-3 * step * slope(0.0),
-                "{first}: {step}"
-            );
-            assert!(
-                slope(step).abs() <= 0.9 * slope(0.0).abs(),
-                "{first}: {step}"
-            );
+            assert_eq!(tried.len(), steps.len());
+            for (a, b) in tried.iter().zip(steps) {
+                assert!((a - b).abs() < 1e-8 * b, "{tried:?} {steps:?}");
+            }
         }
     }
+
+    const FROM_SMALL: [f64; 11] = [
+        0.001,
+        0.005,
+        0.021,
+        0.085,
+        0.341,
+        1.365,
+        5.461,
+        2.10702476688,
+        1.55169263448,
+        1.5975830449,
+        1.5975830449,
+    ];
+
+    const FROM_TENTH: [f64; 7] = [
+        0.1,
+        0.5,
+        2.1,
+        1.13223751877,
+        1.60240852668,
+        1.58473828343,
+        1.60240852668,
+    ];
+
+    const FROM_ONE: [f64; 7] = [
+        1.0,
+        5.0,
+        1.81144835905,
+        1.25865274702,
+        1.59157673186,
+        1.59612959892,
+        1.59612959892,
+    ];
+
+    const FROM_TEN: [f64; 6] = [
+        10.0,
+        2.30698995804,
+        0.687286712788,
+        1.56614135362,
+        1.61237380594,
+        1.61237380594,
+    ];
+
+    const FROM_LARGE: [f64; 10] = [
+        1000.0,
+        222.295654846,
+        49.4728164904,
+        11.0693521447,
+        2.54336855603,
+        0.720115341559,
+        1.62965131667,
+        1.35122297979,
+        1.59504027603,
+        1.59504027603,
+    ];
 }

@@ -19,6 +19,8 @@ mod splits;
 mod summary;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_rows;
 
 pub use data_sets::{DataSet, DataSets, Kind, Samples};
 pub use k_sparse::{

@@ -17,7 +17,7 @@ fn every_kind_of_figure_is_drawn_as_svg_and_png() {
     // A latent that fires: the first one of a text.
     let mut fire = lapidary(&["fire", "--device", "cpu", "--text", "The people", "--json"]);
     let found: serde_json::Value = serde_json::from_str(&succeeds(fire.arg(&run))).unwrap();
-    let latent = found[0]["latents"][0]["latent"].to_string();
+    let latent = found[0]["latents"][0]["feature_id"].to_string();
     for options in [
         &["--kind", "density"][..],
         &[

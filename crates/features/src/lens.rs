@@ -8,13 +8,16 @@ use rayon::prelude::*;
 /// Most logits that are in memory at once.
 const LOGITS: usize = 1 << 24;
 
+/// Tokens with their logits.
+pub type TokenLogits = Vec<(u32, f32)>;
+
 /// What a direction does to the logits by itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogitEffect {
     /// The tokens whose logits it raises most, with these logits, highest first.
-    pub promoted: Vec<(u32, f32)>,
+    pub promoted: TokenLogits,
     /// Those whose logits it lowers most, lowest first.
-    pub suppressed: Vec<(u32, f32)>,
+    pub suppressed: TokenLogits,
     /// The probability of the first promoted token: the softmax over all tokens of the logits as
     /// they are. It grows with the norm of the direction.
     pub probability: f32,
@@ -25,7 +28,7 @@ pub struct LogitEffect {
 
 impl LogitEffect {
     /// The promoted and the suppressed tokens.
-    pub fn into_tokens(self) -> (Vec<(u32, f32)>, Vec<(u32, f32)>) {
+    pub fn into_tokens(self) -> (TokenLogits, TokenLogits) {
         (self.promoted, self.suppressed)
     }
 }

@@ -33,7 +33,7 @@ pub use clamping::{ClampedRuns, clamping_score, mean_shift};
 pub use code_reader::CodeReader;
 pub use collect::{Collector, names, summarize_decoder};
 pub use error::FeaturesError;
-pub use lens::{LogitEffect, logit_effects, shown_tokens};
+pub use lens::{LogitEffect, TokenLogits, logit_effects, shown_tokens};
 pub use report::{Curve, Report, write_report};
 pub use sparse_rows::SparseRows;
 pub use statistics::{

@@ -480,7 +480,7 @@ mod tests {
             architecture: Architecture::Standard,
             apply_b_dec_to_input: false,
             weights: Weights::new([
-                ("w_enc", matrix.clone().transpose().into()),
+                ("w_enc", matrix.clone().into()),
                 ("b_enc", Tensor::<1>::zeros([n], &device).into()),
                 ("w_dec", matrix.into()),
                 ("b_dec", Tensor::<1>::zeros([d], &device).into()),

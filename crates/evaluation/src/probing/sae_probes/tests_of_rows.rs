@@ -1,5 +1,5 @@
-//! Splits and folds against the rows that sae-probes 0.4.2, with numpy 2.4.6 and scikit-learn
-//! 1.9.1, draws.
+//! Splits and folds against the rows that sae-probes 0.4.2 draws, with numpy 2.4.6 and
+//! scikit-learn 1.9.1.
 
 use super::folds::folds;
 use super::*;

@@ -177,7 +177,7 @@ fn active_exclusive_siblings_win_equally_often() {
 }
 
 #[test]
-fn a_childs_magnitude_follows_its_parents() {
+fn the_magnitude_of_a_child_follows_its_parent() {
     let text = "n_features = 21, roots = 1, branching = 4, depth = 2, p_max = 0.9, p_min = 0.4, magnitude_std_spread = 0";
     let still = "magnitude_std_mean = 0";
     // With the same numbers, once without and once with the parent's share.

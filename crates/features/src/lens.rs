@@ -133,7 +133,10 @@ mod tests {
         // What the norm's weight does to the direction is undone.
         let row = model.unembedding().transpose().narrow(0, token, 1); // [1, d_model]
         let row = row / model.final_norm_weight().unsqueeze();
-        let rows = Tensor::cat(vec![row.clone() * 0.5, row.clone() * 400.0, row * -400.0], 0);
+        let rows = Tensor::cat(
+            vec![row.clone() * 0.5, row.clone() * 400.0, row * -400.0],
+            0,
+        );
         let effects = logit_effects(&model, rows, 4, &|_| true);
         assert_eq!(effects[0].promoted[0].0, token as u32);
         assert_eq!(effects[1].promoted[0].0, token as u32);

@@ -6,8 +6,9 @@
 
 The command probes some of the package's data sets and keeps activations and latents (--cache). The
 package gets the same numbers, and probes k latents with its own functions, for both penalties and
-for two of its settings. Rows, the choice of latents and the solvers must then be the same. The
-package needs to be installed (scripts/setup_python.sh installs it).
+for two of its settings. Rows and solvers must be the same, and the chosen latents too, except for
+latents with equal scores. There, the package probes ours. The package needs to be installed
+(scripts/setup_python.sh installs it).
 """
 
 import argparse
@@ -61,11 +62,36 @@ def ours(arguments, data, setting, reg, cache, out):
     return polars.read_parquet(out)
 
 
+class Ranking:
+    """Stands in for the package's ranking of latents: it puts our latents first, if they are as good as its own.
+
+    The package ranks in f32, and sorts latents with equal scores as it comes. So latents that only one side chose must
+    have the score of the last one that was chosen, up to rounding.
+    """
+
+    def __init__(self, evals):
+        self.package, self.ours, self.worse, self.others = evals.get_sorted_indices, [], [], 0
+        evals.get_sorted_indices = self
+
+    def __call__(self, x, y, normalize):
+        theirs = self.package(x, y, normalize).tolist()
+        x, y = (normalize(x) if normalize else x).double(), torch.as_tensor(y)
+        score = (x[y == 1].mean(0) - x[y == 0].mean(0)).abs()
+        for k in range(1, len(self.ours) + 1):
+            last = min(score[theirs[k - 1]], score[self.ours[k - 1]])
+            different = set(self.ours[:k]) ^ set(theirs[:k])
+            self.others += len(different) // 2
+            self.worse += [latent for latent in different if abs(score[latent] - last) > 1e-5 * last]
+        rest = set(self.ours)
+        return torch.tensor(self.ours + [latent for latent in theirs if latent not in rest])
+
+
 def theirs(evals, name, table, setting, reg, cache, scratch, **options):
-    """The package's figures by k."""
-    with tempfile.TemporaryDirectory(dir=scratch) as results, contextlib.redirect_stdout(io.StringIO()):
-        evals.run_sae_eval(sae=table, dataset=name, hook_name=HOOK, reg_type=reg, setting=setting, model_name=MODEL,
-                           model_cache_path=cache, device="cpu", ks=KS[setting], results_path=results, seed=42, **options)  # fmt: skip
+    """The package's test AUCs by k."""
+    with tempfile.TemporaryDirectory(dir=scratch) as results:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            evals.run_sae_eval(sae=table, dataset=name, hook_name=HOOK, reg_type=reg, setting=setting, model_name=MODEL,
+                               model_cache_path=cache, device="cpu", ks=KS[setting], results_path=results, seed=42, **options)  # fmt: skip
         found = [figure for file in Path(results).rglob("*.json") for figure in json.loads(file.read_text())]
     return {figure["k"]: figure["test_auc"] for figure in found}
 
@@ -73,6 +99,7 @@ def theirs(evals, name, table, setting, reg, cache, scratch, **options):
 def check(arguments, scratch):
     folder = Path(importlib.util.find_spec("sae_probes").submodule_search_locations[0])
     evals = importlib.import_module("sae_probes.run_sae_evals")
+    ranking = Ranking(evals)
     failed, worst, compared = False, 0.0, 0
     cache = scratch / "cache"
     tables = {}
@@ -85,20 +112,22 @@ def check(arguments, scratch):
                     activations = torch.from_numpy(tensors["activations"])
                     values = tensors["latent_values"]
                     indices = tensors["latent_indices"].reshape(values.shape)
-                    d_sae = max(int(indices.max()), 1)  # the number of latents pads the rows
-                    latents = np.zeros((len(values), d_sae + 1), np.float32)
+                    # Short rows are padded with the number of latents: a column of zeros, which no
+                    # one chooses.
+                    latents = np.zeros((len(values), int(indices.max()) + 1), np.float32)
                     latents[np.arange(len(values))[:, None], indices] = values
-                    tables[name] = Table(activations, torch.from_numpy(latents[:, :d_sae]))
+                    tables[name] = Table(activations, torch.from_numpy(latents))
                     own = scratch / f"model_activations_{MODEL}"
                     own.mkdir(exist_ok=True)
                     torch.save(activations, own / f"{name}_{HOOK}.pt")
                 sizes = [None] if setting == "normal" else SIZES
                 for size in sizes:
                     options = {} if size is None else {"num_train": size}
-                    expected = theirs(evals, name, tables[name], setting, reg, scratch, scratch, **options)
                     rows = found.filter(polars.col("dataset") == name)
                     if size is not None:
                         rows = rows.filter(polars.col("num_train") == size)
+                    ranking.ours = json.loads(rows.sort("k")["indices"][-1])
+                    expected = theirs(evals, name, tables[name], setting, reg, scratch, scratch, **options)
                     for k, auc in rows.select("k", "test_auc").iter_rows():
                         difference = abs(auc - expected[k])
                         worst, compared = max(worst, difference), compared + 1
@@ -109,8 +138,10 @@ def check(arguments, scratch):
                               f"{'   MISMATCH' if bad else ''}")  # fmt: skip
     if not compared:
         sys.exit("check_sae_probes: compared nothing")
-    print(f"{compared} test AUCs compared, largest difference {worst:.6f}")
-    return failed
+    print(f"{compared} test AUCs compared, largest difference {worst:.6f}; {ranking.others} latents chosen in place of equally good ones")
+    if ranking.worse:
+        print(f"latents chosen that are not as good as the package's: {sorted(set(ranking.worse))}")
+    return failed or bool(ranking.worse)
 
 
 def main():

@@ -26,12 +26,12 @@ use std::path::PathBuf;
 
 The data sets come with the package (pip install sae-probes); --data is its folder sae_probes. They are not part of Lapidary. A prompt
 is represented by the activation at its last token, and by the latents there. The rows for training and testing, the choice of the k
-latents, the penalties and the figures are those of the package, seed by seed: seed 42 is the package's. Test AUCs of probes of latents
-agree with the package's within 0.001. For a table of all 113 data sets, the model reads up to 5,000 prompts of each. --cache keeps what
+latents, the penalties and the figures are those of the package, seed by seed: seed 42 is the package's. Test AUCs of probes of the same
+latents agree with the package's within 0.001. Where latents are equally good, the package may choose another one. For a table of all 113 data sets, the model reads up to 5,000 prompts of each. --cache keeps what
 it computes for the next time. --out is written after each data set.
 
 Columns of the output: dataset, setting, method (sae: k latents; logreg: the whole activation), k, reg_type, seed, num_train, num_test,
-frac, ratio, test_auc, test_acc, test_f1, val_auc, c.")]
+frac, ratio, test_auc, test_acc, test_f1, val_auc, c, indices (the latents, as a JSON list).")]
 pub struct SaeProbes {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -167,7 +167,11 @@ impl SaeProbes {
 
 /// A probe as a row of the table.
 fn row(probe: &ProbeFigures) -> RunRow {
-    let cells: [(&str, Value); 15] = [
+    let chosen = match probe.indices.is_empty() {
+        true => Value::Null,
+        false => json!(probe.indices),
+    };
+    let cells: [(&str, Value); 16] = [
         ("dataset", json!(probe.dataset)),
         ("setting", json!(probe.setting)),
         ("method", json!(probe.method)),
@@ -183,6 +187,7 @@ fn row(probe: &ProbeFigures) -> RunRow {
         ("test_f1", json!(probe.metrics.test_f1)),
         ("val_auc", json!(probe.metrics.val_auc)),
         ("c", json!(probe.metrics.c)),
+        ("indices", chosen),
     ];
     cells.map(|(name, cell)| (name.to_owned(), cell)).into()
 }

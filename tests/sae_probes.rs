@@ -50,7 +50,10 @@ fn probes_of_latents_tell_two_words_apart_and_the_cache_is_used() {
         succeeds(probe.arg(RUNS.at("run0")).args(more).arg("--out").arg(&out))
     };
     let printed = probe(&["--seeds", "2"]);
-    assert!(printed.starts_with("1 data set, 2 seeds"), "{printed}");
+    assert!(
+        printed.starts_with("2 seeds: mean over data sets"),
+        "{printed}"
+    );
     let rows = table(&out);
     assert_eq!(texts(&rows, "method"), ["sae", "sae", "logreg"].repeat(2));
     let numbers = |name: &str| -> Vec<i64> {

@@ -127,27 +127,43 @@ impl<'a> ClampedRuns<'a> {
 }
 
 /// Mean shift of some tokens; none if there are no tokens.
-pub fn mean_shift(shifts: &[f32], tokens: &[u32]) -> Option<f64> {
+fn mean_shift(shifts: &[f32], tokens: &[u32]) -> Option<f64> {
     let sum: f64 = tokens.iter().map(|t| f64::from(shifts[*t as usize])).sum();
     (!tokens.is_empty()).then(|| sum / tokens.len() as f64)
 }
 
-/// The clamping score of a label: the share of the `others` (tokens of other labels) whose tokens
-/// shift less than the label's `own`, ties counted half. 0.5 is chance, 1 means that no other label
-/// fits as well. None if one of them has no tokens at all.
-pub fn clamping_score(shifts: &[f32], own: &[u32], others: &[Vec<u32>]) -> Option<f64> {
-    let own = mean_shift(shifts, own)?;
-    let others: Vec<f64> = others
-        .iter()
-        .filter_map(|tokens| mean_shift(shifts, tokens))
-        .collect();
-    let below = others.iter().map(|other| match own.total_cmp(other) {
-        std::cmp::Ordering::Greater => 1.0,
-        std::cmp::Ordering::Equal => 0.5,
-        std::cmp::Ordering::Less => 0.0,
-    });
-    let below: f64 = below.sum();
-    (!others.is_empty()).then(|| below / others.len() as f64)
+/// Labels that a label is compared with.
+pub struct OtherLabels {
+    /// Whose label it is, and its tokens.
+    labels: Vec<(usize, Vec<u32>)>,
+    most: usize,
+}
+
+impl OtherLabels {
+    /// At most `most` of these labels, each with whose it is. One more than `most` may be given,
+    /// since a label is not compared with itself.
+    pub fn new(labels: Vec<(usize, Vec<u32>)>, most: usize) -> Self {
+        Self { labels, most }
+    }
+
+    /// The clamping score of the label of `whose`, whose tokens are `own`: the share of the other
+    /// labels whose tokens shift less, ties counted half. 0.5 is chance, 1 means that no other
+    /// label fits as well. None if it or all others have no tokens.
+    pub fn clamping_score(&self, shifts: &[f32], whose: usize, own: &[u32]) -> Option<f64> {
+        let own = mean_shift(shifts, own)?;
+        let others = self.labels.iter().filter(|(other, _)| *other != whose);
+        let others = others.take(self.most);
+        let others: Vec<f64> = others
+            .filter_map(|(_, tokens)| mean_shift(shifts, tokens))
+            .collect();
+        let below = others.iter().map(|other| match own.total_cmp(other) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.5,
+            std::cmp::Ordering::Less => 0.0,
+        });
+        let below: f64 = below.sum();
+        (!others.is_empty()).then(|| below / others.len() as f64)
+    }
 }
 
 #[cfg(test)]
@@ -182,8 +198,9 @@ mod tests {
         let shifts = runs
             .shifts(Intervention::add(at, direction(&model, 17, 8.0)))
             .unwrap();
-        let others: Vec<Vec<u32>> = (100..200).map(|token| vec![token]).collect();
-        assert_eq!(clamping_score(&shifts, &[17], &others), Some(1.0));
+        let others = (100..200).map(|token| (token as usize, vec![token]));
+        let others = OtherLabels::new(others.collect(), 100);
+        assert_eq!(others.clamping_score(&shifts, 17, &[17]), Some(1.0));
     }
 
     #[test]
@@ -226,12 +243,19 @@ mod tests {
     fn the_score_counts_labels_that_fit_worse() {
         let shifts = [0.5, -1.0, 2.0, 0.5];
         let others = [vec![0], vec![1], vec![2], vec![3], vec![1, 2], vec![]];
+        let others = OtherLabels::new(others.into_iter().enumerate().collect(), 6);
         // Mean shift of the own label 0.5: above -1, equal to 0.5 three times (0, 3, mean of 1 and
         // 2), below 2.
         let expected = (1.0 + 3.0 * 0.5) / 5.0;
-        assert_eq!(clamping_score(&shifts, &[0], &others), Some(expected));
-        assert_eq!(clamping_score(&shifts, &[], &others), None);
-        assert_eq!(clamping_score(&shifts, &[0], &[vec![]]), None);
+        assert_eq!(others.clamping_score(&shifts, 9, &[0]), Some(expected));
+        // Without the label itself, and with the first two of the others alone.
+        let expected = (1.0 + 2.0 * 0.5) / 4.0;
+        assert_eq!(others.clamping_score(&shifts, 0, &[0]), Some(expected));
+        let two = OtherLabels::new(vec![(0, vec![0]), (1, vec![1]), (2, vec![2])], 2);
+        assert_eq!(two.clamping_score(&shifts, 0, &[0]), Some(0.5));
+        assert_eq!(others.clamping_score(&shifts, 9, &[]), None);
+        let none = OtherLabels::new(vec![(1, vec![])], 1);
+        assert_eq!(none.clamping_score(&shifts, 0, &[0]), None);
         let model = LanguageModel::load("embedded", &Device::flex()).unwrap();
         let error = ClampedRuns::new(&model, &[vec![3]], 1, "hook_embed".parse().unwrap());
         assert!(error.err().unwrap().to_string().contains("windows"));

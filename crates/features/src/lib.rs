@@ -29,7 +29,7 @@ mod steering;
 mod tables;
 mod text_codes;
 
-pub use clamping::{ClampedRuns, clamping_score, mean_shift};
+pub use clamping::{ClampedRuns, OtherLabels};
 pub use code_reader::CodeReader;
 pub use collect::{Collector, names, summarize_decoder};
 pub use error::FeaturesError;

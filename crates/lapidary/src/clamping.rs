@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use lapidary_evaluation::Hooks;
 use lapidary_features::labels::{LabelMethod, LatentLabel, Split, WINDOW};
-use lapidary_features::{ClampedRuns, Steer, Steering, TextCodes, clamping_score};
+use lapidary_features::{ClampedRuns, OtherLabels, Steer, Steering, TextCodes};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -109,14 +109,15 @@ pub(crate) fn clamping_scores(
     latents.shuffle(&mut rng);
     latents.truncate(options.latents);
     // One more than is needed: a latent's own label may be among them.
-    let others: HashMap<LabelMethod, Vec<(u32, Vec<u32>)>> = LabelMethod::ALL
+    let others: HashMap<LabelMethod, OtherLabels> = LabelMethod::ALL
         .into_iter()
         .filter_map(|method| Some((method, of_method.remove(&method)?)))
         .map(|(method, mut labels)| {
             labels.shuffle(&mut rng);
             labels.truncate(options.others + 1);
-            let tokens = labels.iter().map(|label| (label.latent, tokens_of(label)));
-            (method, tokens.collect())
+            let labels = labels.iter();
+            let tokens = labels.map(|label| (label.latent as usize, tokens_of(label)));
+            (method, OtherLabels::new(tokens.collect(), options.others))
         })
         .collect();
     let in_test_half = |document: u32| Split::of_document(u64::from(document)) == Split::Test;
@@ -139,13 +140,8 @@ pub(crate) fn clamping_scores(
         let steering = Steering::new(dictionary, *latent as usize, steer)?;
         let shifts = runs.shifts(steering.intervention())?;
         for label in &of_latent[latent] {
-            let others = others.get(&label.method).into_iter().flatten();
-            let others = others.filter(|(other, _)| other != latent);
-            let others: Vec<Vec<u32>> = others
-                .take(options.others)
-                .map(|(_, tokens)| tokens.clone())
-                .collect();
-            if let Some(score) = clamping_score(&shifts, &tokens_of(label), &others) {
+            let (others, own) = (&others[&label.method], tokens_of(label));
+            if let Some(score) = others.clamping_score(&shifts, *latent as usize, &own) {
                 scores.insert((label.method, *latent), score);
             }
         }

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use lapidary_activations::{BlockConfig, TEXT_FIELD, TokenBlock};
 use lapidary_features::labels::WINDOW;
 use lapidary_features::{
-    ClampedRuns, LogitEffect, LogitToken, NeuronRow, TableSource, clamping_score, logit_effects,
+    ClampedRuns, LogitEffect, LogitToken, NeuronRow, OtherLabels, TableSource, logit_effects,
     shown_tokens,
 };
 use lapidary_model::{BlockHook, HookPoint, Intervention, LanguageModel};
@@ -236,11 +236,11 @@ fn clamp(
     chosen.truncate(options.clamp.latents);
     chosen.sort_unstable(); // by layer, so that what comes before a layer is computed once
     let first = |row: &NeuronRow| row.promoted.first().map(|token| token.id);
-    let others: Vec<(usize, Vec<u32>)> = {
+    let others = {
         let all: Vec<usize> = (0..rows.len()).collect();
         let some = all.choose_multiple(&mut rng, options.clamp.others + 1);
         let some = some.map(|row| (*row, first(&rows[*row]).into_iter().collect()));
-        some.collect()
+        OtherLabels::new(some.collect(), options.clamp.others)
     };
     let stage = Stage::new(progress, "clamp", chosen.len() as u64);
     let mut done = 0;
@@ -260,13 +260,8 @@ fn clamp(
                 x.slice_assign([0..batch, 0..pos, neuron..neuron + 1], value)
             };
             let shifts = runs.shifts(Intervention::function(at, &set))?;
-            let others = others.iter().filter(|(other, _)| other != place);
-            let others: Vec<Vec<u32>> = others
-                .take(options.clamp.others)
-                .map(|(_, tokens)| tokens.clone())
-                .collect();
             let own: Vec<u32> = first(&rows[*place]).into_iter().collect();
-            rows[*place].clamping = clamping_score(&shifts, &own, &others);
+            rows[*place].clamping = others.clamping_score(&shifts, *place, &own);
             done += 1;
             stage.at(done, format!("layer {layer}"));
         }

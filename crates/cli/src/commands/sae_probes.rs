@@ -195,15 +195,13 @@ fn row(probe: &ProbeFigures) -> RunRow {
 /// Means over data sets, one line per kind of probe.
 fn table(figures: &[ProbeFigures]) -> Result<String> {
     let means = summarize(figures)?;
-    let (sets, seeds) = means
-        .first()
-        .map_or((0, 0), |mean| (mean.datasets, mean.seeds));
-    let (sets, of_seeds) = (count(sets as u64, "data set"), count(seeds as u64, "seed"));
-    let mut text = format!("{sets}, {of_seeds}: mean, ± standard error over data sets");
+    let seeds = means.first().map_or(0, |mean| mean.seeds);
+    let of_seeds = count(seeds as u64, "seed");
+    let mut text = format!("{of_seeds}: mean over data sets, ± standard error over them");
     if seeds > 1 {
         text += ", (standard deviation over seeds)";
     }
-    text += "\n  method        k  setting                 test AUC             accuracy\n";
+    text += "\n  method        k  setting            sets                test AUC                accuracy\n";
     for mean in &means {
         let method = match mean.method {
             ProbeOf::Sae => "sae",
@@ -217,8 +215,8 @@ fn table(figures: &[ProbeFigures]) -> Result<String> {
             _ => mean.setting.to_owned(),
         };
         let (auc, accuracy) = (spread(&mean.test_auc), spread(&mean.test_acc));
-        text +=
-            format!("  {method:<8} {k:>6}  {setting:<16} {auc:>23} {accuracy:>23}\n").trim_end();
+        let line = format!("  {method:<8} {k:>6}  {setting:<16} {:>6}", mean.datasets);
+        text += format!("{line} {auc:>23} {accuracy:>23}").trim_end();
         text.push('\n');
     }
     Ok(text)

@@ -1,8 +1,8 @@
 //! Approximate scores from integers, with the instructions of a [`Tile`]. Each row and each latent
 //! has its own scale; sums of products are exact in i32. The epilogue compares every score's upper
-//! bound with its row's floor while it is still in registers, so no score is ever stored. Of 8 bits
-//! the few that it does not rule out are looked at again with eight more bits of the input, whose
-//! error nearly vanishes from the bound. What is then left is scored exactly, set by set, while the
+//! bound with its row's floor while it is still in registers, so no score is ever stored. With 8
+//! bits, the few latents that are left get a second, tighter bound: eight more bits of the input
+//! take most of its rounding error away. What is then left is scored exactly, set by set, while the
 //! set's weights are in cache.
 
 use super::Encoder;

@@ -539,7 +539,7 @@ fn what_a_call_left_leaves_fewer_latents_to_score() {
 
 /// `cargo test -p lapidary-kernels --lib -- --ignored --nocapture levels_in_turn`
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: docs/performance.md says how it is run"]
 fn levels_in_turn() {
     let case = Case::draw(1, [2048, 768, 24_576, 32]);
     let mut times = vec![vec![]; Level::available().len()];

@@ -343,7 +343,7 @@ mod tests {
 
     /// With the installed package: SAE_PROBES=…/site-packages/sae_probes cargo test -- --ignored
     #[test]
-    #[ignore = "needs the Python package sae-probes"]
+    #[ignore = "needs the Python package sae-probes, which .ci/run has"]
     fn the_package_has_113_balanced_binary_data_sets() {
         let folder = std::env::var_os("SAE_PROBES").expect("SAE_PROBES names the folder");
         let sets = DataSets::open(Path::new(&folder)).unwrap();

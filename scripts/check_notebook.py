@@ -7,7 +7,7 @@ RUN needs the feature tables with codes.parquet, and labels.parquet:
 
     lapidary quickstart --out RUN
     lapidary features RUN --codes
-    lapidary label RUN --out RUN/labels.parquet
+    lapidary label RUN
 
 The script fails if a cell raises an exception or a warning, if a text cell has a broken link or is
 too wide, or if the stored outputs are incomplete, too large or contain an absolute path. With

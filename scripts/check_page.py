@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Uses report.html and the page of `lapidary serve` in headless Chromium, as a reader would.
+"""Uses report.html, the page of `lapidary serve` and that of `lapidary compare` in headless Chromium,
+as a reader would.
 
-    scripts/check_page.py --lapidary target/debug/lapidary out [--chromium PROGRAM] [--pictures FOLDER]
+    scripts/check_page.py --lapidary target/debug/lapidary out seed1 [--chromium PROGRAM] [--pictures FOLDER]
 
-`out` is the folder of a run with dictionary, tables and report.html. It is only read. Needs the
-package playwright (in requirements.txt) and Chromium; nothing is downloaded.
+`out` is the folder of a run with dictionary, tables, labels.parquet and report.html, and `seed1` that
+of another run, with dictionary and tables. They are only read. Needs the package playwright (in
+requirements.txt) and Chromium; nothing is downloaded.
 
 Each page is opened 1280 and 390 pixels wide, light and dark. Then the same is done, in light only,
 with the latents of the run repeated up to 100,000. The script searches, sorts, scrolls, opens
@@ -106,6 +108,29 @@ def enlarge_report(source, target):
             features[name] = [column[at] for at in of]
     features["id"] = list(range(MANY))
     data["contexts"] = [data["contexts"][at][:1] for at in of]
+    target.write_text(before + json.dumps(data, separators=(",", ":")) + after)
+
+
+def enlarge_comparison(source, target):
+    """Repeats the latents and pairs in the data of the page of a comparison, one context each."""
+    before, data, after = re.split(r'(?<=id="data">)(.*?)(?=</script)', source.read_text(), maxsplit=1, flags=re.DOTALL)
+    data = json.loads(data)
+    latents = data["dictionaries"][0]["latents"]
+    for dictionary in data["dictionaries"]:
+        demand(dictionary["latents"] == latents, f"{latents} latents in each dictionary, found {dictionary['latents']}")
+        dictionary["latents"] = MANY
+    of = [at % latents for at in range(MANY)]
+    for side in data["sides"]:
+        for name, column in side.items():
+            side[name] = [column[at][:1] if name == "contexts" else column[at] for at in of]
+    pairs, copies = data["pairs"], range(MANY // latents)
+    for matching in data["matchings"]:
+        matching["latents"] *= len(copies)
+        matching["counts"] = [count * len(copies) for count in matching["counts"]]
+    for name in ["method", "cosine", "correlation"]:
+        pairs[name] = pairs[name] * len(copies)
+    for name in ["a", "b"]:
+        pairs[name] = [latent + copy * latents for copy in copies for latent in pairs[name]]
     target.write_text(before + json.dumps(data, separators=(",", ":")) + after)
 
 
@@ -260,6 +285,32 @@ def check_histogram(reader):
 # ---- the two pages
 
 
+def check_parts(reader, features, labels):
+    """A latent has its labels with their scores, a histogram, and links to other latents."""
+    page = reader.page
+    latent = labels.filter(polars.col("clamping").is_not_null())["feature_id"][0]
+    reader.follow_link(latent)
+    reader.shows(latent)
+    for label in labels.filter(polars.col("feature_id") == latent).iter_rows(named=True):
+        line = page.locator(".label-line", has_text=label["method"])
+        expect(line).to_contain_text("detection")
+        expect(line).to_contain_text("clamping")
+        expect(line.locator(".name")).to_contain_text(label["label"].strip().split(" | ")[0].strip())
+    expect(page.locator(".activation-chart .bar-rect").first).to_be_attached()
+    lists = page.locator("#detail .columns").last.locator("h3")
+    expect(lists).to_have_text(["Fires together with", "Similar decoder row"])
+    nearest = features.filter(polars.col("feature_id") == latent)["nearest"][0][0]["feature_id"]
+    link = page.locator("#detail .columns").last.locator(".up").last.locator(".related").first
+    expect(link).to_have_attribute("href", f"#feature={nearest}")
+    link.click()
+    reader.shows(nearest)
+    # The latent with the best label is first.
+    page.locator("#sort").select_option("label")
+    best = labels.filter(polars.col("detection") == labels["detection"].max())["feature_id"].min()
+    reader.starts_with(best)
+    page.locator("#sort").select_option("id")
+
+
 def check_report(reader, path, latents, features):
     url = path.resolve().as_uri()
     reader.open(url)
@@ -272,6 +323,7 @@ def check_report(reader, path, latents, features):
     reader.follow_link(3)
     reader.shows(3)
     demand(reader.page.locator(".context .t").count() > 20, f"{reader.name}: contexts of latent 3")
+    check_parts(reader, features, polars.read_parquet(path.parent / "labels.parquet"))
     reader.open(f"{url}#feature={latents - 2}")
     reader.shows(latents - 2)
     reader.looks_right("latent", whole=True)
@@ -314,6 +366,54 @@ def check_served(reader, url, latents, features):
     about.click()
     check_text(reader)
     check_steering(reader)
+
+
+def check_comparison(reader, path, pairs):
+    """The page of a comparison: its orders, a bar, the search, and a link to a pair with both latents."""
+    page = reader.page
+    url = path.resolve().as_uri()
+    heading, first = page.locator("#detail h2").first, reader.rows.first
+    page.goto(url)
+    expect(heading).to_be_visible()
+    expect(page.locator("#matchings")).to_contain_text("shuffled")
+    reader.looks_right("top")
+    page.locator("#hide-dead").uncheck()
+    for kind, by in [("bipartite", "cosine"), ("greedy", "correlation")]:
+        page.locator("#method").select_option(label=f"{by}, {kind}")
+        of_method = pairs.filter(polars.col("method") == f"{kind}-{by}")
+        expect(reader.found).to_have_text(f"{spaced(of_method.height)} pairs")
+        for order, best in [("most", of_method[by].max()), ("least", of_method[by].min())]:
+            page.locator("#sort").select_option(order)
+            shown = float(first.locator(".figure.own").evaluate("figure => figure.lastChild.textContent").replace("\u2212", "-"))
+            demand(abs(shown - best) < 0.01, f"{reader.name}: {by} {best:.3f} first, found {shown}")
+    all_found = reader.found.inner_text()
+    page.locator("#histogram-method button", has_text=f"{by}, {kind}").click()
+    bars = page.locator("#histogram .bar-group:has(.bar-rect)")
+    heights = [float(bar.locator(".bar-rect").first.get_attribute("height")) for bar in bars.all()]
+    highest = bars.nth(heights.index(max(heights)))
+    wanted = re.match(r"[\d\u2009]+", highest.get_attribute("aria-label"))[0]
+    highest.locator(".bar-hit").click()
+    expect(reader.found).to_have_text(f"{wanted} of {all_found}")
+    page.locator("#range").click()
+    expect(reader.found).to_have_text(all_found)
+    # A pair whose link is opened, and found again by its number.
+    pair = of_method.row(of_method.height // 2, named=True)
+    a, b = pair["feature_a"], pair["feature_b"]
+    page.goto("about:blank")
+    page.goto(f"{url}#pair={a}-{b}")
+    expect(heading).to_have_text(f"a{a} and b{b}")
+    demand(page.locator("#detail .context .t").count() > 20, f"{reader.name}: contexts of both latents")
+    reader.looks_right("pair", whole=True)
+    started = time.monotonic()
+    reader.search.fill(f"a{a}")
+    expect(first.locator(".id").first).to_have_text(f"a{a}")
+    print(f"  {reader.name}: {reader.found.inner_text()} for a{a}, {1000 * (time.monotonic() - started):.0f} ms", flush=True)
+    reader.clear_search()
+    reader.list.evaluate("list => { list.scrollTop = list.scrollHeight }")
+    demand(5 < reader.rows.count() < 60, f"{reader.name}: only the rows that can be seen, found {reader.rows.count()}")
+    last = reader.rows.last.locator(".id").all_inner_texts()
+    reader.rows.last.click()
+    expect(heading).to_have_text(f"{last[0]} and {last[1]}")
 
 
 def check_text(reader):
@@ -368,19 +468,25 @@ def served(lapidary, folder):
         server.wait(30)
 
 
-def check_run(playwright: Playwright, arguments, folder, name, schemes):
-    """Both pages of a run, at each size, in each colour scheme."""
+def check_run(playwright: Playwright, arguments, folder, compared, name, schemes):
+    """The pages of a run and of its comparison, at each size, in each colour scheme."""
     features = polars.read_parquet(folder / "features" / "features.parquet")
     latents = features.height
+    pairs = polars.read_parquet(compared.with_suffix(".parquet"))
     options = {"executable_path": arguments.chromium, "args": ["--disable-gpu", "--no-sandbox"]}
     with served(arguments.lapidary, folder) as url, playwright.chromium.launch(**options) as browser:
+        pages = [
+            ("report", lambda reader: check_report(reader, folder / "report.html", latents, features)),
+            ("serve", lambda reader: check_served(reader, url, latents, features)),
+            ("compare", lambda reader: check_comparison(reader, compared, pairs)),
+        ]
         for (width, height), scheme in [(size, scheme) for size in SIZES for scheme in schemes]:
             phone = width < 800
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, is_mobile=phone, has_touch=phone, reduced_motion="reduce")
             context.set_default_timeout(1000 * PATIENCE)
-            for which, check, address in [("report", check_report, folder / "report.html"), ("serve", check_served, url)]:
+            for which, check in pages:
                 reader = Reader(context.new_page(), f"{which}-{name}-{width}-{scheme}", arguments.pictures)
-                check(reader, address, latents, features)
+                check(reader)
                 check_theme(reader, scheme)
                 reader.looks_right("end")
                 reader.page.close()
@@ -389,7 +495,8 @@ def check_run(playwright: Playwright, arguments, folder, name, schemes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run with dictionary, tables and report.html")
+    parser.add_argument("run", type=Path, help="folder of a run with dictionary, tables, labels.parquet and report.html")
+    parser.add_argument("other", type=Path, help="folder of another run, with which it is compared")
     parser.add_argument("--lapidary", type=Path, required=True, help="the program")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"),
                         help="the browser's program; default: chromium on the path, else google-chrome")
@@ -402,15 +509,26 @@ def main():
     expect.set_options(timeout=1000 * PATIENCE)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        check_run(playwright, arguments, arguments.run, "run", SCHEMES)
+        compared = Path(scratch) / "pairs.html"
+        command = [arguments.lapidary, "-q", "compare", arguments.run, arguments.other, "--tokens", "20000", "--device", "cpu"]
+        subprocess.run([*command, "--out", compared.with_suffix(".parquet")], check=True, stdout=subprocess.DEVNULL)
+        check_run(playwright, arguments, arguments.run, compared, "run", SCHEMES)
         print(f"check_page: the run is right, {time.monotonic() - started:.0f} s", flush=True)
-        large = Path(scratch)
+        large = Path(scratch) / "large"
+        large.mkdir()
         enlarge_tables(arguments.run / "features", large / "features")
         enlarge_dictionary(arguments.run / "dictionary", large / "dictionary")
         enlarge_report(arguments.run / "report.html", large / "report.html")
+        shutil.copy(arguments.run / "labels.parquet", large / "labels.parquet")
+        enlarge_comparison(compared, large / "pairs.html")
+        pairs = polars.read_parquet(compared.with_suffix(".parquet"))
+        latents = polars.read_parquet(arguments.run / "features" / "features.parquet").height
+        ids = ["feature_a", "feature_b"]
+        copies = [pairs.with_columns((polars.col(ids) + first).cast(polars.UInt32)) for first in range(0, MANY - latents + 1, latents)]
+        polars.concat(copies).write_parquet(large / "pairs.parquet")
         print(f"check_page: made {MANY} latents, {time.monotonic() - started:.0f} s", flush=True)
-        check_run(playwright, arguments, large, "large", SCHEMES[:1])
-    print(f"check_page: both pages do what they should, {time.monotonic() - started:.0f} s")
+        check_run(playwright, arguments, large, large / "pairs.html", "large", SCHEMES[:1])
+    print(f"check_page: all pages do what they should, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

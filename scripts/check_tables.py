@@ -27,6 +27,7 @@ TABLES = {
         "numbers": ["relative_decoder_norms"],
         "texts": [],
         "structs": {
+            "nearest": ["feature_id", "cosine"],
             "promoted": ["id", "logit"],
             "suppressed": ["id", "logit"],
             "top_tokens": ["id", "count", "mean_activation", "lift"],
@@ -179,6 +180,10 @@ def consistency(folder):
             pairs, left_on=["feature_id", "partner_id"], right_on=["partner_id", "feature_id"], how="semi").height,
         "both latents of a pair fire at least as often as together": pairs.join(features, on="feature_id").select(
             (polars.col("count") <= polars.col("firing_count")).all()).item(),
+        "the nearest latents are others, sorted by cosine": features.select(own="feature_id", nearest="nearest").explode("nearest").drop_nulls(
+            ).unnest("nearest").group_by("own", maintain_order=True).agg(
+            (polars.col("cosine").diff().drop_nulls() <= 0).all() & (polars.col("feature_id") != polars.col("own")).all()
+            & (polars.col("feature_id").n_unique() == 10)).get_column("cosine").all(),
         "top tokens are sorted by activation mass": features.select("feature_id", "top_tokens").explode("top_tokens").drop_nulls().unnest(
             "top_tokens").with_columns(mass=polars.col("count") * polars.col("mean_activation")).group_by("feature_id", maintain_order=True).agg(
             (polars.col("mass").diff().drop_nulls() <= 1e-4 * polars.col("mass").max()).all()).get_column("mass").all(),

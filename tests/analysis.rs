@@ -161,13 +161,7 @@ fn fire_says_which_latents_fire_on_which_tokens() {
 
     // Of several labels the one that is detected best is shown, wherever it stands.
     let labelled = RUNS.at("labelled");
-    let copy = Command::new("cp")
-        .arg("-r")
-        .arg(&run)
-        .arg(&labelled)
-        .status()
-        .unwrap();
-    assert!(copy.success());
+    copy_run("run0", &labelled);
     let mut label = lapidary(&["label", "--device", "cpu", "--tokens", "65536"]);
     label.args(["--method", "pmi,top-token,lens", "--out"]);
     succeeds(label.arg(labelled.join("labels.parquet")).arg(&labelled));
@@ -303,6 +297,26 @@ fn other_seeds_share_some_latents_and_three_dictionaries_have_a_stability() {
         printed.contains("4 clusters") && printed.contains("of the variance"),
         "{printed}"
     );
+    // The page shows the same pairs, with what the tables of the runs say of both latents.
+    let page = data_in(&out.with_extension("html"));
+    assert_eq!(
+        page["pairs"]["a"].as_array().unwrap().len(),
+        table(&out).height()
+    );
+    assert_eq!(page["clusters"].as_array().unwrap().len(), 4);
+    for side in page["sides"].as_array().unwrap() {
+        assert_eq!(side["density"].as_array().unwrap().len(), 256);
+    }
+    let matchings = page["matchings"].as_array().unwrap();
+    let latents = |kind: &str| {
+        let mut found = matchings.iter().filter(|m| m["kind"] == kind);
+        let observed = found.find(|m| m["shuffled"] == false).unwrap();
+        let counts = observed["counts"].as_array().unwrap().iter();
+        let sum: u64 = counts.map(|n| n.as_u64().unwrap()).sum();
+        assert_eq!(Some(sum), observed["latents"].as_u64());
+        sum
+    };
+    assert!(latents("greedy") > 200 && latents("bipartite") > 200);
 }
 
 #[test]
@@ -337,6 +351,78 @@ fn labels_have_scores_on_other_documents() {
     label.arg(&one).arg("--out").arg(&out);
     let error = fails(label.arg(RUNS.at("run0")));
     assert!(error.contains("the text has 1 document;"), "{error}");
+}
+
+/// Copies the folder of a run.
+fn copy_run(name: &str, to: &Path) {
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-r").arg(RUNS.at(name)).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+/// The data in a page.
+fn data_in(page: &Path) -> Value {
+    let page = fs::read_to_string(page).unwrap();
+    let (_, data) = page.split_once("id=\"data\">").unwrap();
+    serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap()
+}
+
+#[test]
+fn labels_are_added_to_those_of_the_run_and_shown_in_its_report() {
+    let run = RUNS.at("with_labels");
+    copy_run("run0", &run);
+    let report = run.join("report.html");
+    let labels_in_report = || data_in(&report)["features"]["labels"].clone();
+    assert_eq!(labels_in_report(), json!([]));
+    let label = |method: &str| {
+        let mut label = lapidary(&["label", "--device", "cpu", "--tokens", "16384"]);
+        label.args(["--clamp", "0", "--method", method]).arg(&run);
+        label
+    };
+    succeeds(&mut label("top-token"));
+    succeeds(&mut label("lens"));
+    let labels = table(&run.join("labels.parquet"));
+    let methods = texts(&labels, "method");
+    let count = |method: &str| methods.iter().filter(|found| *found == method).count();
+    assert!(count("lens") > 100 && count("lens") == count("top-token"));
+    let ids = numbers(&labels, "feature_id");
+    let shown = labels_in_report();
+    let of_first = shown[ids[0] as usize].as_array().unwrap();
+    let shown_methods = of_first.iter().map(|label| label[1].as_str().unwrap());
+    let mut shown_methods: Vec<&str> = shown_methods.collect();
+    shown_methods.sort_unstable();
+    assert_eq!(shown_methods, ["lens", "top-token"]);
+    // The page has what the tables say of other latents and of activations.
+    let features = data_in(&report)["features"].clone();
+    let nearest = features["nearest"][ids[0] as usize].as_array().unwrap();
+    assert!(nearest.len() == 8 && nearest[0][1].as_f64() >= nearest[7][1].as_f64());
+    let fired = features["count"].as_array().unwrap().iter();
+    for (fired, bins) in fired.zip(features["histogram"].as_array().unwrap()) {
+        let bins = bins.as_array().unwrap().iter().skip(1);
+        let sum: u64 = bins.map(|bin| bin.as_u64().unwrap()).sum();
+        assert_eq!(Some(sum), fired.as_u64());
+    }
+
+    // Labels of another dictionary are neither shown nor mixed in.
+    let other = RUNS.at("of_run1.parquet");
+    let mut of_other = lapidary(&["label", "--device", "cpu", "--tokens", "16384"]);
+    of_other.args(["--clamp", "0", "--method", "lens", "--out"]);
+    succeeds(of_other.arg(&other).arg(RUNS.at("run1")));
+    fs::copy(&other, run.join("labels.parquet")).unwrap();
+    let error = fails(&mut label("lens"));
+    assert!(
+        error.contains("labels of another dictionary (Seed: found 1, expected 0)"),
+        "{error}"
+    );
+    let output = lapidary(&["report"]).arg(&run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("is left out"), "{said}");
+    assert_eq!(labels_in_report(), json!([]));
+
+    let empty = RUNS.at("no_tables");
+    fs::create_dir_all(&empty).unwrap();
+    let error = fails(lapidary(&["report"]).arg(&empty));
+    assert!(error.contains("found no features/features.parquet"), "{error}");
 }
 
 /// An endpoint that explains every latent alike and finds a firing in every window; it counts its

@@ -136,3 +136,45 @@ function shadedText(tokens, activations, scale, peak, made) {
 function contextRow(text, peak, doc, position) {
   return h("div", { class: "context" }, h("span", { class: "peak num" }, number(peak)), text, h("span", { class: "place num", title: `document ${doc}, token ${position}` }, `${doc}\u2009:\u2009${position}`));
 }
+
+// ---- windows of tokens: numbers in a table of texts, of so many base-64 digits each
+const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+const digitOf = Object.fromEntries([...ALPHABET].map((c, i) => [c, i]));
+function decodeTokens(text, tokens, digits) {
+  const out = [];
+  for (let at = 0; at < text.length; at += digits) {
+    let place = 0;
+    for (let digit = 0; digit < digits; digit++) place = place * 64 + digitOf[text[at + digit]];
+    out.push(tokens[place]);
+  }
+  return out;
+}
+
+// ---- labels and other latents; what a latent is about: its label, else the usual token at its peaks
+const aboutNodes = (it) => it.label !== null ? h("span", { class: "short", title: it.label }, tokenNodes(it.label.trim(), false)) : it.peak !== null ? chip(it.peak) : h("span", { class: "mark" }, "no firing");
+function relatedList(title, hint, items, figure) {
+  const most = items.length ? Math.max(...items.map((it) => Math.abs(figure(it)))) : 1;
+  return h("div", { class: "up" }, h("h3", { title: hint }, title), items.length ? items.map((it) => h("a", { class: "token-row related", href: "#feature=" + it.id }, h("span", { class: "who" }, h("b", { class: "num" }, String(it.id)), aboutNodes(it)),
+    h("span", { class: "track" }, h("i", { style: `width:${(100 * Math.max(0, figure(it)) / (most || 1)).toFixed(1)}%` })), h("span", { class: "figure num" }, number(figure(it))))) : h("p", { class: "note" }, "none"));
+}
+// How many tokens have which activation; the axis is logarithmic, as the bins are.
+function activationChart(bins) {
+  const W = Math.max(280, byId("detail").clientWidth), H = 120, bottom = 18, low = Math.log2(bins[0][0]), high = Math.log2(bins[bins.length - 1][1]);
+  if (!Number.isFinite(low) || !(high > low)) return null;
+  const x = (value) => (Math.log2(value) - low) / (high - low) * W, most = bins.reduce((a, bin) => Math.max(a, bin[2]), 1);
+  const svg = h("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Histogram of the activation" }, h("line", { class: "grid-line", x1: 0, x2: W, y1: H - bottom + .5, y2: H - bottom + .5 }));
+  for (const [from, to, n] of bins) {
+    const height = Math.max(1.5, n / most * (H - bottom - 4));
+    svg.append(h("g", { class: "bar-group" }, h("title", {}, `${count(n)} tokens with an activation of ${number(from)} to ${number(to)}`), h("rect", { class: "bar-rect", x: x(from) + 1, y: H - bottom - height, width: Math.max(1, x(to) - x(from) - 2), height, rx: 1.5 })));
+  }
+  // Powers of two that are far enough apart to be read.
+  const step = Math.max(1, Math.ceil((high - low) / (W / 64)));
+  for (let power = Math.ceil(low); power <= high; power += step) svg.append(h("text", { x: x(2 ** power), y: H - 3, "text-anchor": x(2 ** power) < 30 ? "start" : x(2 ** power) > W - 30 ? "end" : "middle", style: "font-size:12px" }, number(2 ** power)));
+  return h("div", { class: "activation-chart" }, h("h3", {}, "Tokens by activation, logarithmic"), svg);
+}
+function labelLines(labels) {
+  const score = (name, value) => value === null ? null : `${name} ${number(value, 2)}`;
+  return labels.map((label) => h("div", { class: "label-line" }, h("span", { class: "name" }, tokenNodes(label.label.trim(), false)),
+    h("span", { class: "note num", title: "Scores of the label on other documents; 0.5 is chance" }, [score("detection", label.detection), score("fuzzing", label.fuzzing), score("clamping", label.clamping), label.method].filter(Boolean).join(" \u00b7 "))));
+}
+const relatedLists = (coactive, similar) => [coactive ? relatedList("Fires together with", "Correlation (phi) of the two firings", coactive, (it) => it.phi) : null, similar ? relatedList("Similar decoder row", "Cosine of the decoder rows", similar, (it) => it.cosine) : null].filter(Boolean);

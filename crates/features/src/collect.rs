@@ -12,6 +12,10 @@ use lapidary_evaluation::{BATCH_BLOCKS, EvaluatedBatch, HostCodes};
 use lapidary_model::{BlockHook, HookPoint, LanguageModel};
 
 use crate::lens::{LogitEffect, logit_effects};
+use crate::nearest::nearest_latents;
+
+/// Nearest latents of each latent that are kept.
+const NEAREST: usize = 10;
 
 /// Statistics of a dictionary's latents over blocks of text: what an evaluation of the same blocks
 /// has computed is taken over, and model and encoder run on the rest.
@@ -165,6 +169,7 @@ pub fn summarize_decoder(
         relative_decoder_norms: relative_norms(&w_dec, parts),
         encoder_decoder_cosine: cosine.map(host),
         logit_kurtosis: vec![None; d_sae],
+        nearest: nearest_latents(&w_dec, NEAREST),
         promoted: vec![vec![]; d_sae],
         suppressed: vec![vec![]; d_sae],
     };

@@ -6,7 +6,8 @@
 //! - [`match_latents`]: one-to-one and many-to-one matches, with a null;
 //!   [`stability`]: which latents come back in dictionaries of other seeds;
 //! - [`predict_units`]: how many units of one model it takes to predict a unit of the other;
-//! - [`cluster_units`]: groups of units that span both models.
+//! - [`cluster_units`]: groups of units that span both models;
+//! - [`write_comparison_page`]: all of it for a reader.
 
 mod auction;
 mod correlation;
@@ -14,6 +15,7 @@ mod cosine;
 mod eigen;
 mod k_means;
 mod matching;
+mod page;
 mod random;
 mod similarity;
 mod sparse_prediction;
@@ -26,6 +28,7 @@ pub use matching::{
     Bipartite, BipartiteConfig, MatchingReport, MatchingSummary, Pair, THRESHOLDS, bipartite_match,
     match_latents, semi_match,
 };
+pub use page::{ComparedLatents, ComparisonPage, write_comparison_page};
 pub use similarity::{Neighbour, Similarity, SimilarityMatrix};
 pub use sparse_prediction::{
     PredictionConfig, PredictionCurve, PredictionPoint, UnitPrediction, predict_unit, predict_units,

@@ -97,9 +97,6 @@ pub struct DictionaryExport<'a> {
     pub examples: &'a [ExampleRow],
     /// Histogram of the activations of each latent; empty where that is not known.
     pub histograms: &'a [Vec<HistogramBin>], // [features]
-    /// The latents that are most similar to each, as (id, cosine), most similar first; empty where
-    /// that is not known.
-    pub similar: &'a [Vec<(u32, f32)>], // [features]
     /// Explanations, in any order.
     pub explanations: &'a [FeatureExplanation],
 }

@@ -18,6 +18,8 @@ pub mod exports;
 pub mod labels;
 mod lens;
 pub mod measures;
+mod nearest;
+mod page_data;
 pub mod plots;
 mod report;
 pub mod selection;
@@ -44,11 +46,11 @@ pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, CodesWriter, DecoderSummary, DocumentRow, ExampleRow, FeatureRow, FiringToken,
     LabelRow, LogitToken, NeuronRow, PairRow, PartnerRow, RankedRow, RunRow, TableDescription,
-    TableSource, Token, WRITTEN, describe_table, document_rows, example_rows, feature_rows,
-    read_examples, read_examples_of, read_features, read_histograms, read_labels, read_runs,
-    read_source, write_coactivations, write_codes, write_documents, write_examples, write_features,
-    write_histograms, write_labels, write_latents, write_neurons, write_pairs, write_ranking,
-    write_runs,
+    TableSource, Token, WRITTEN, best_labels, describe_table, document_rows, example_rows,
+    feature_rows, read_examples, read_examples_of, read_features, read_histograms, read_labels,
+    read_partners, read_runs, read_source, write_coactivations, write_codes, write_documents,
+    write_examples, write_features, write_histograms, write_labels, write_latents, write_neurons,
+    write_pairs, write_ranking, write_runs,
 };
 pub use text_codes::TextCodes;
 

@@ -6,26 +6,28 @@
 //! significant digits; the tables keep the exact ones.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::FeaturesError;
-use crate::shared_page::with_shared_parts;
-use crate::tables::{ExampleRow, FeatureRow};
-use lapidary_io::write_file;
+use crate::page_data::{Short, TokenTable};
+use crate::shared_page::write_page;
+use crate::tables::{ExampleRow, FeatureRow, LabelRow, PartnerRow};
+use crate::{FeaturesError, HistogramBin};
 
 const TEMPLATE: &str = include_str!("../report/template.html");
 
 /// Contexts in one page, over all latents: at about 100 bytes each they stay near 10 MB.
 const CONTEXTS_IN_A_PAGE: usize = 100_000;
 
+/// Nearest and co-active latents in one page, of each kind: about 6 MB.
+const RELATED_IN_A_PAGE: usize = 400_000;
+
+/// Nearest and co-active latents of one latent, of each kind.
+const RELATED: usize = 8;
+
 /// Points of one training curve in the page.
 const POINTS_OF_A_CURVE: usize = 1000;
-
-/// Digits of a token number; they need no escape in JSON or HTML.
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// What a page shows.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +45,13 @@ pub struct Report<'a> {
     pub features: &'a [FeatureRow],
     /// Their contexts, in any order; shown by band and rank.
     pub examples: &'a [ExampleRow],
+    /// Their labels, in any order.
+    pub labels: &'a [LabelRow],
+    /// Histogram of the activations of each latent; empty where that is not known.
+    pub histograms: &'a [Vec<HistogramBin>], // [features]
+    /// The latents that fire together with each latent, those with the highest phi first; empty
+    /// where that is not known.
+    pub partners: &'a [Vec<PartnerRow>], // [features]
 }
 
 /// A quantity over the steps of training.
@@ -62,7 +71,8 @@ pub struct Curve {
 /// page says so.
 ///
 /// # Errors
-/// If a curve has more steps than values or the reverse, or the file cannot be written.
+/// If a curve has more steps than values or the reverse, there are histograms or partners of some
+/// latents only, or the file cannot be written.
 pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesError> {
     for curve in &report.curves {
         if curve.steps.len() != curve.values.len() {
@@ -73,46 +83,20 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> Result<(), FeaturesErro
             });
         }
     }
-    let io_error = |source| FeaturesError::Write {
-        path: path.into(),
-        source,
-    };
-    let data = serde_json::to_string(&Page::new(report))
-        .map_err(|error| io_error(error.into()))?
-        // Inside JSON `<` stands only in strings. Without it no text can end the script element or
-        // open a comment.
-        .replace('<', "\\u003c");
-    // Split before anything is put in, so that a title `{{data}}` stays a title.
-    let template = with_shared_parts(TEMPLATE);
-    let (head, body, end) = parts(&template);
-    let title = escape_html(&report.title);
-    write_file(path, |file| {
-        let mut page = std::io::BufWriter::new(file);
-        let parts = [head, "<title>", &title, "</title>", body, &data, end];
-        parts
-            .iter()
-            .try_for_each(|part| page.write_all(part.as_bytes()))
-            .map_err(io_error)?;
-        page.flush().map_err(io_error)
-    })
-}
-
-/// The template before the title, between title and data, and after the data.
-fn parts(template: &str) -> (&str, &str, &str) {
-    let (head, rest) = template
-        .split_once("<title>{{title}}</title>")
-        .expect("the template has a title");
-    let (body, end) = rest
-        .split_once("{{data}}")
-        .expect("the template has a place for the data");
-    (head, body, end)
-}
-
-fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    let latents = report.features.len();
+    for (field, found) in [
+        ("histograms", report.histograms.len()),
+        ("partners", report.partners.len()),
+    ] {
+        if found != 0 && found != latents {
+            return Err(FeaturesError::Input {
+                field,
+                found: format!("{found} entries"),
+                expected: format!("{latents}, one per latent, or none"),
+            });
+        }
+    }
+    write_page(path, TEMPLATE, &report.title, &Page::new(report))
 }
 
 /// The JSON in the page; the template's script is its reader.
@@ -126,7 +110,7 @@ struct Page<'a> {
     tokens: Vec<&'a str>,
     /// Digits of a token number in a context.
     digits: usize,
-    features: Columns,
+    features: Columns<'a>,
     contexts: Vec<Vec<PageContext>>, // [features]
     contexts_in_tables: usize,
 }
@@ -139,7 +123,7 @@ struct PageCurve<'a> {
 }
 
 #[derive(Serialize, Default)]
-struct Columns {
+struct Columns<'a> {
     /// Where the latents are, each place once.
     places: Vec<String>,
     /// Each latent's place; empty where there is one.
@@ -158,34 +142,27 @@ struct Columns {
     promoted: Vec<Vec<(usize, Short)>>,
     suppressed: Vec<Vec<(usize, Short)>>,
     top: Vec<Vec<(usize, u64, Short)>>,
+    /// The labels of each latent, the best one first; empty if there are none at all.
+    labels: Vec<Vec<PageLabel<'a>>>,
+    nearest: Vec<Vec<(u32, Short)>>,
+    coactive: Vec<Vec<(u32, Short)>>,
+    /// Number of the first bin and the counts of all bins; empty if there are none at all.
+    histogram: Vec<Vec<i64>>,
 }
+
+/// Label, method, and the scores of detection, fuzzing and clamping.
+#[derive(Serialize)]
+struct PageLabel<'a>(
+    &'a str,
+    &'a str,
+    Option<Short>,
+    Option<Short>,
+    Option<Short>,
+);
 
 /// Band, peak, document, position, tokens, and (place, activation) of every token that fired.
 #[derive(Serialize)]
 struct PageContext(u8, u32, u32, u32, String, Vec<(usize, Short)>);
-
-/// A number in at most three significant digits (`null` if it is not finite).
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Short(f64);
-
-impl Serialize for Short {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let rounded: f64 = format!("{:.2e}", self.0).parse().unwrap_or(f64::NAN);
-        if !rounded.is_finite() {
-            serializer.serialize_none()
-        } else if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
-            serializer.serialize_i64(rounded as i64)
-        } else {
-            serializer.serialize_f64(rounded)
-        }
-    }
-}
-
-impl From<f32> for Short {
-    fn from(value: f32) -> Self {
-        Short(f64::from(value))
-    }
-}
 
 impl<'a> Page<'a> {
     fn new(report: &'a Report<'_>) -> Self {
@@ -237,13 +214,28 @@ impl<'a> Page<'a> {
         if features.places.len() < 2 {
             features.place.clear();
         }
+        features.labels = labels_by_feature(report);
+        features.histogram = report.histograms.iter().map(|bins| counts(bins)).collect();
+        let each = (RELATED_IN_A_PAGE / report.features.len().max(1)).clamp(1, RELATED);
+        let near = |row: &FeatureRow| {
+            let near = row.nearest.iter().take(each);
+            near.map(|(id, cosine)| (*id, (*cosine).into())).collect()
+        };
+        if report.features.iter().any(|row| !row.nearest.is_empty()) {
+            features.nearest = report.features.iter().map(near).collect();
+        }
+        let partners = |rows: &Vec<PartnerRow>| {
+            let rows = rows.iter().take(each);
+            rows.map(|row| (row.partner_id, Short(row.phi))).collect()
+        };
+        features.coactive = report.partners.iter().map(partners).collect();
         let chosen = contexts_by_feature(report);
         for row in chosen.iter().flatten() {
             for text in &row.tokens {
                 tokens.place(text);
             }
         }
-        let digits = digits_for(tokens.texts.len());
+        let digits = tokens.digits();
         let contexts = chosen
             .iter()
             .map(|rows| {
@@ -257,13 +249,60 @@ impl<'a> Page<'a> {
             provenance: &report.provenance,
             metrics: &report.metrics,
             curves: report.curves.iter().map(PageCurve::new).collect(),
-            tokens: tokens.texts,
+            tokens: tokens.into_texts(),
             digits,
             features,
             contexts,
             contexts_in_tables: report.examples.len(),
         }
     }
+}
+
+/// The labels of each latent, the best one first.
+fn labels_by_feature<'a>(report: &Report<'a>) -> Vec<Vec<PageLabel<'a>>> {
+    if report.labels.is_empty() {
+        return vec![];
+    }
+    let mut of_latent: HashMap<u32, Vec<&LabelRow>> = HashMap::new();
+    for label in report.labels {
+        of_latent.entry(label.feature_id).or_default().push(label);
+    }
+    let page_label = |label: &'a LabelRow| {
+        let [detection, fuzzing, clamping] =
+            [label.detection, label.fuzzing, label.clamping].map(|score| score.map(Short));
+        PageLabel(&label.label, &label.method, detection, fuzzing, clamping)
+    };
+    let labels = report.features.iter().map(|row| {
+        let mut labels = of_latent.remove(&row.feature_id).unwrap_or_default();
+        labels.sort_by(|a, b| b.better_than(a));
+        labels.into_iter().map(page_label).collect()
+    });
+    labels.collect()
+}
+
+/// A histogram in a quarter of an octave each: bin `4 e + j` begins at `2^e (1 + j / 4)`. The
+/// number of the first bin, then the counts; nothing if an edge is no positive number.
+fn counts(bins: &[HistogramBin]) -> Vec<i64> {
+    let bin = |lower: f32| -> Option<i64> {
+        let exponent = f64::from(lower).log2().floor();
+        let quarter = ((f64::from(lower) / exponent.exp2() - 1.0) * 4.0).floor();
+        (lower.is_normal() && lower > 0.0).then(|| 4 * exponent as i64 + quarter as i64)
+    };
+    let numbered: Option<Vec<(i64, i64)>> = bins
+        .iter()
+        .map(|of| Some((bin(of.lower)?, of.count as i64)))
+        .collect();
+    let numbered = numbered.unwrap_or_default();
+    let numbers = || numbered.iter().map(|(bin, _)| *bin);
+    let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else {
+        return vec![];
+    };
+    let mut counts = vec![0; 2 + (last - first) as usize];
+    counts[0] = first;
+    for (bin, count) in numbered {
+        counts[1 + (bin - first) as usize] += count;
+    }
+    counts
 }
 
 /// Where a latent is, as it is shown.
@@ -299,13 +338,7 @@ fn contexts_by_feature<'a>(report: &'a Report<'_>) -> Vec<Vec<&'a ExampleRow>> {
 
 impl PageContext {
     fn new<'a>(row: &'a ExampleRow, tokens: &mut TokenTable<'a>, digits: usize) -> Self {
-        let mut numbers = String::with_capacity(row.tokens.len() * digits);
-        for text in &row.tokens {
-            let place = tokens.place(text);
-            for digit in (0..digits).rev() {
-                numbers.push(char::from(DIGITS[(place >> (6 * digit)) % 64]));
-            }
-        }
+        let numbers = tokens.encode(&row.tokens, digits);
         let fired = row
             .activations
             .iter()
@@ -340,28 +373,6 @@ impl<'a> PageCurve<'a> {
                 .collect(),
         }
     }
-}
-
-/// Each token text once, in order of first use.
-#[derive(Default)]
-struct TokenTable<'a> {
-    texts: Vec<&'a str>,
-    places: HashMap<&'a str, usize>,
-}
-
-impl<'a> TokenTable<'a> {
-    fn place(&mut self, text: &'a str) -> usize {
-        *self.places.entry(text).or_insert_with(|| {
-            self.texts.push(text);
-            self.texts.len() - 1
-        })
-    }
-}
-
-fn digits_for(tokens: usize) -> usize {
-    (1..)
-        .find(|&digits| tokens <= 64usize.saturating_pow(digits))
-        .map_or(1, |digits| digits as usize)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! - [`FeatureIndex`]: all rows of `features.parquet` in memory, with the labels;
 //! - [`Query`]: a ranked search over them;
 //! - [`LatentDetail`]: one latent, with the rows of the other tables, read when it is asked for;
-//! - [`SimilarLatents`]: which decoder rows point the same way;
 //! - [`page`]: the page that shows all this.
 
 mod context_texts;
@@ -11,13 +10,11 @@ mod detail;
 mod index;
 mod page;
 mod search;
-mod similar;
 
 pub use detail::{About, LatentDetail, LatentSummary};
 pub use index::{DensityBins, FeatureIndex};
 pub use page::{Page, page};
 pub use search::{Dead, Found, Match, Order, Query};
-pub use similar::SimilarLatents;
 
 #[cfg(test)]
 mod tests;

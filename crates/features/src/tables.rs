@@ -23,10 +23,10 @@ use std::sync::Arc;
 
 pub use codes::{CodesWriter, write_codes};
 pub use documents::{DocumentRow, document_rows, write_documents};
-pub use labels::{LabelRow, WRITTEN, read_labels, write_labels};
+pub use labels::{LabelRow, WRITTEN, best_labels, read_labels, write_labels};
 pub use latent_rows::{
-    PartnerRow, for_each_context, read_examples_of, read_histogram_of, read_partners_of,
-    read_source,
+    PartnerRow, for_each_context, read_examples_of, read_histogram_of, read_partners,
+    read_partners_of, read_source,
 };
 pub use measures::{read_histograms, write_coactivations, write_histograms};
 pub use neurons::{NeuronRow, write_neurons};
@@ -51,6 +51,9 @@ pub struct DecoderSummary {
     /// Excess kurtosis, over all tokens, of what the decoder row does to the logits; none where the
     /// row is not in the space of the residual stream.
     pub logit_kurtosis: Vec<Option<f32>>, // [d_sae]
+    /// The latents whose decoder rows have the highest cosines with this one's, as (latent,
+    /// cosine), highest first.
+    pub nearest: Vec<Vec<(u32, f32)>>, // [d_sae][any]
     /// The tokens whose logits the decoder row raises most, as (token, logit), highest first.
     pub promoted: Vec<Vec<(u32, f32)>>, // [d_sae][any]
     /// The tokens whose logits it lowers most, lowest first.
@@ -146,6 +149,10 @@ pub struct FeatureRow {
     /// moves a few tokens far more than the rest (f32, null where the row is not in the space of
     /// the residual stream).
     pub logit_kurtosis: Option<f32>,
+    /// The latents whose decoder rows have the highest cosines with this one's, as (latent,
+    /// cosine), highest first (list of structs); absent in tables of earlier versions, and
+    /// empty for codes.
+    pub nearest: Vec<(u32, f32)>,
     /// Tokens whose logits it raises most, highest first (list of structs).
     pub promoted: Vec<LogitToken>,
     /// Tokens whose logits it lowers most, lowest first (list of structs).
@@ -209,6 +216,7 @@ pub fn feature_rows(
                 .map_or(latents, Vec::len),
         ),
         ("decoder.logit_kurtosis", decoder.logit_kurtosis.len()),
+        ("decoder.nearest", decoder.nearest.len()),
         ("decoder.promoted", decoder.promoted.len()),
         ("decoder.suppressed", decoder.suppressed.len()),
     ] {
@@ -256,6 +264,7 @@ pub fn feature_rows(
                 .as_ref()
                 .map(|cosine| cosine[id]),
             logit_kurtosis: decoder.logit_kurtosis[id],
+            nearest: decoder.nearest[id].clone(),
             promoted: texts.logit_tokens(&decoder.promoted[id]),
             suppressed: texts.logit_tokens(&decoder.suppressed[id]),
             top_tokens: latent

@@ -1,25 +1,31 @@
 //! Which latents of two dictionaries represent the same thing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use lapidary_activations::TokenBlock;
 use lapidary_coder::{Coder, Dictionary, host};
 use lapidary_evaluation::HostCodes;
 use lapidary_features::comparison::{
-    Affinity, BipartiteConfig, Clustering, CodeCorrelation, Correlations, DecoderCosines,
-    MatchingReport, PredictionConfig, PredictionCurve, Similarity, SpectralConfig,
-    StabilitySummary, bipartite_match, cluster_units, match_latents, predict_units, stability,
+    Affinity, BipartiteConfig, Clustering, CodeCorrelation, ComparedLatents, ComparisonPage,
+    Correlations, DecoderCosines, MatchingReport, PredictionConfig, PredictionCurve, Similarity,
+    SpectralConfig, StabilitySummary, bipartite_match, cluster_units, match_latents, predict_units,
+    stability, write_comparison_page,
 };
-use lapidary_features::{CodeReader, PairRow, SparseRows, TableSource};
+use lapidary_features::{
+    CodeReader, ExampleRow, FeatureRow, LabelRow, PairRow, SparseRows, TableSource, read_examples,
+    read_features,
+};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::error::{Result, bail};
+use crate::label_table::labels_of_run;
 use crate::opened::{DictionaryOptions, Opened, TextOptions, open_dictionary};
 use crate::progress::{Progress, Stage};
+use crate::run_folder::RunFolder;
 use crate::tables::source_of_text;
 
 /// Two latents with decoder rows of at least this cosine count as the same.
@@ -93,6 +99,81 @@ pub struct Comparison {
     pub summary: ComparisonSummary,
     /// What made them.
     pub source: TableSource,
+    /// The tables beside the first two dictionaries, if they are runs with tables.
+    described: [Option<Described>; 2],
+}
+
+/// The rows of the tables of a dictionary.
+#[derive(Debug, Clone)]
+struct Described {
+    features: Vec<FeatureRow>,
+    examples: Vec<ExampleRow>,
+    labels: Vec<LabelRow>,
+}
+
+impl Comparison {
+    /// Writes the page that shows the comparison.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_page(&self, path: &Path) -> Result<()> {
+        let summary = &self.summary;
+        let names = summary.dictionaries.iter().cloned();
+        let sides = self.described.each_ref().map(|described| {
+            described.as_ref().map(|rows| ComparedLatents {
+                features: &rows.features,
+                examples: &rows.examples,
+                labels: &rows.labels,
+            })
+        });
+        let page = ComparisonPage {
+            title: match &summary.dictionaries[..] {
+                [a, b] => format!("{a} and {b}"),
+                [a, others @ ..] => format!("{a} and {} others", others.len()),
+                [] => String::new(),
+            },
+            provenance: self.source.provenance.clone(),
+            dictionaries: names.zip(summary.d_sae.iter().copied()).collect(),
+            cosine: summary.cosine.as_ref(),
+            correlation: summary.correlation.as_ref(),
+            prediction: summary.prediction.as_ref(),
+            clusters: summary.clusters.as_ref(),
+            stability: summary.stability.as_ref(),
+            pairs: &self.pairs,
+            sides,
+        };
+        Ok(write_comparison_page(path, &page)?)
+    }
+}
+
+/// What the tables beside a dictionary say of its latents. Tables that are missing, damaged or of
+/// other latents do not stop a comparison.
+fn describe(place: &Path, d_sae: usize, progress: &dyn Progress) -> Option<Described> {
+    let run = RunFolder::new(place);
+    let table = |name: &str| run.features().join(name);
+    if !table("features.parquet").is_file() {
+        return None;
+    }
+    let read = || -> Result<Described> {
+        let features = read_features(&table("features.parquet"))?;
+        if features.len() != d_sae {
+            bail!("found {} latents, expected {d_sae}", features.len());
+        }
+        Ok(Described {
+            features,
+            examples: read_examples(&table("examples.parquet"))?,
+            labels: labels_of_run(&run, progress)?,
+        })
+    };
+    let read = read();
+    if let Err(error) = &read {
+        let place = place.display();
+        progress.say(
+            "note",
+            &format!("the tables of {place} are left out: {error}"),
+        );
+    }
+    read.ok()
 }
 
 /// Compares the first two dictionaries, and, if there are more, says how stable the latents of the
@@ -228,7 +309,9 @@ pub fn compare(
         }
     }
     let across = found.as_ref().map(|found| &found.across);
+    let described = [0, 1].map(|at| describe(&places[at], summary.d_sae[at], progress));
     Ok(Comparison {
+        described,
         pairs: pairs.rows(cosines.as_ref(), across),
         source: source_of_comparison(first, options, &summary),
         summary,

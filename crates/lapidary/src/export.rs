@@ -2,26 +2,22 @@
 
 use std::path::Path;
 
-use lapidary_coder::{Coder, host};
+use lapidary_coder::Coder;
 use lapidary_evaluation::Hooks;
-use lapidary_features::comparison::{DecoderCosines, Similarity};
 use lapidary_features::exports::{
     DictionaryExport, ExportNames, FeatureExplanation, write_neuronpedia, write_sae_dashboard,
 };
 use lapidary_features::{
-    FeaturesError, names, read_examples, read_features, read_histograms, read_source,
+    FeaturesError, best_labels, names, read_examples, read_features, read_histograms, read_source,
 };
 use lapidary_io::StagedFolder;
 
 use crate::error::{Result, bail};
-use crate::labelling::{best_labels, labels_of_run};
+use crate::label_table::labels_of_run;
 use crate::opened::{DictionaryOptions, open_dictionary};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
 use burn::tensor::Device;
-
-/// Similar latents of each latent.
-const SIMILAR: usize = 10;
 
 /// For which viewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +84,7 @@ pub fn export(
         true => read_histograms(&histograms, features.len())?,
         false => vec![],
     };
-    let labels = labels_of_run(&RunFolder::new(run))?;
+    let labels = labels_of_run(&RunFolder::new(run), progress)?;
     let d_sae = dictionary.coder.d_sae();
     if features.len() != d_sae {
         bail!(
@@ -102,18 +98,6 @@ pub fn export(
         examples.len(),
         labels.len()
     ));
-    let rows = host(&dictionary.coder.w_dec())?;
-    let cosines = DecoderCosines::new(&rows, &rows, dictionary.coder.d_out())?;
-    let similar: Vec<Vec<(u32, f32)>> = cosines
-        .top(SIMILAR + 1)
-        .into_iter()
-        .enumerate()
-        .map(|(latent, near)| {
-            let others = near.into_iter().filter(|n| n.latent as usize != latent);
-            let others = others.map(|n| (n.latent, n.similarity as f32));
-            others.take(SIMILAR).collect()
-        })
-        .collect();
     let mut explanations: Vec<FeatureExplanation> = best_labels(&labels)
         .into_values()
         .map(|label| FeatureExplanation {
@@ -133,7 +117,6 @@ pub fn export(
         features: &features,
         examples: &examples,
         histograms: &histograms,
-        similar: &similar,
         explanations: &explanations,
     };
     let staged = StagedFolder::begin(out)?;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use lapidary_activations::OtherModel;
-use lapidary_features::read_features;
+use lapidary_features::{best_labels, read_features};
 use serde::Serialize;
 
 use crate::error::{Result, bail};
-use crate::labelling::{best_labels, labels_of_run};
+use crate::label_table::labels_of_run;
 use crate::opened::Opened;
+use crate::progress::Progress;
 use crate::run_folder::RunFolder;
 
 /// A latent that fires on a token.
@@ -37,15 +38,20 @@ pub struct FiringToken {
 }
 
 /// The latents that fire on each token of `text`, at most `top` per token, those in `only` if it is
-/// not empty. A text that is longer than the context is read in pieces.
+/// not empty (`(top, only)`). A text that is longer than the context is read in pieces.
 ///
 /// # Errors
 /// The text has no token, the model fails, or a table beside the dictionary is damaged.
-pub fn fire(opened: &Opened, text: &str, top: usize, only: &[u32]) -> Result<Vec<FiringToken>> {
+pub fn fire(
+    opened: &Opened,
+    text: &str,
+    shown: (usize, &[u32]),
+    progress: &dyn Progress,
+) -> Result<Vec<FiringToken>> {
     let second = opened.second()?;
-    let about = about(opened.folder.as_ref())?;
+    let about = about(opened.folder.as_ref(), progress)?;
     let about = |latent: u32| about.get(&latent).cloned();
-    fire_with(opened, second.as_ref(), text, (top, only), &about)
+    fire_with(opened, second.as_ref(), text, shown, &about)
 }
 
 /// The same for who has the second model of a crosscoder ([`Opened::second`]), and knows what each
@@ -106,7 +112,7 @@ pub fn fire_with(
 }
 
 /// What the tables of a run say that its latents are about.
-fn about(folder: Option<&RunFolder>) -> Result<HashMap<u32, String>> {
+fn about(folder: Option<&RunFolder>, progress: &dyn Progress) -> Result<HashMap<u32, String>> {
     let mut about = HashMap::new();
     let Some(run) = folder else {
         return Ok(about);
@@ -120,7 +126,7 @@ fn about(folder: Option<&RunFolder>) -> Result<HashMap<u32, String>> {
             }
         }
     }
-    let labels = labels_of_run(run)?;
+    let labels = labels_of_run(run, progress)?;
     for (latent, label) in best_labels(&labels) {
         about.insert(latent, label.label.clone());
     }

@@ -9,16 +9,16 @@ use lapidary_features::labels::{
     label_latents,
 };
 use lapidary_features::{
-    LabelRow, TableSource, TextCodes, WRITTEN, read_labels, shown_tokens, summarize_decoder,
+    LabelRow, TableSource, TextCodes, WRITTEN, shown_tokens, summarize_decoder,
 };
 
 use crate::clamping::{ClampOptions, clamping_scores};
 use crate::error::{Error, Result, bail};
+use crate::label_table::made_with;
 use crate::label_writer::{LabelWriter, write_labels};
 use crate::opened::{Opened, TextOptions};
 use crate::progress::{Progress, Stage, count};
-use crate::run_folder::RunFolder;
-use crate::tables::source_of_text;
+use crate::tables::{STATISTICS, source_of_text};
 
 /// How [`label`] works.
 #[derive(Debug, Clone)]
@@ -71,28 +71,6 @@ pub struct MethodScores {
     pub clamping: Option<f64>,
     /// Number of latents with a clamping score.
     pub clamped: usize,
-}
-
-/// Labels beside a run, if there are any.
-pub(crate) fn labels_of_run(run: &RunFolder) -> Result<Vec<LabelRow>> {
-    let path = run.path.join("labels.parquet");
-    match path.is_file() {
-        true => Ok(read_labels(&path)?),
-        false => Ok(vec![]),
-    }
-}
-
-/// The label of each latent that is shown where there is room for one: that of a language model,
-/// else the one that is detected best.
-pub(crate) fn best_labels(labels: &[LabelRow]) -> HashMap<u32, &LabelRow> {
-    let mut best: HashMap<u32, &LabelRow> = HashMap::new();
-    for label in labels {
-        let kept = best.entry(label.feature_id).or_insert(label);
-        if label.better_than(kept).is_gt() {
-            *kept = label;
-        }
-    }
-    best
 }
 
 /// Labels all latents of a dictionary that fire in the training half of a text, and scores the
@@ -217,10 +195,32 @@ pub fn label(opened: &Opened, options: &LabelOptions, progress: &dyn Progress) -
             Err(error) => failed = failed.or(Some(error)),
         }
     }
+    let counted = format!(
+        "{} tokens of {}",
+        text.tokens.len(),
+        opened.text_name(corpus)?
+    );
+    let mut source = source_of_text(&opened.dictionary, 0);
+    source.provenance.retain(|(what, _)| what != STATISTICS);
+    source.provenance.extend(pooled.iter().map(|scores| {
+        let settings = match scores.method {
+            WRITTEN => options.writer.as_ref().map_or(String::new(), |writer| {
+                format!(", model {}", writer.endpoint.model)
+            }),
+            method if method == LabelMethod::Pmi.name() => {
+                let PmiConfig {
+                    lambda, min_count, ..
+                } = options.pmi;
+                format!(", lambda {lambda}, min_count {min_count}")
+            }
+            _ => String::new(),
+        };
+        let seed = options.examples.seed;
+        made_with(scores.method, format!("{counted}, seed {seed}{settings}"))
+    }));
     Ok(Labelled {
         rows,
-        source: source_of_text(&opened.dictionary, text.tokens.len() as u64)
-            .on_text(opened.text_name(corpus)?),
+        source,
         pooled,
         estimate: expected,
         failed,

@@ -5,7 +5,8 @@
 //! DIR/config.toml      the recipe, every default filled in
 //! DIR/first_batch.json what the first batch of activations is like
 //! DIR/dictionary/      cfg.json and sae_weights.safetensors, in SAELens's layout
-//! DIR/features/        features.parquet and examples.parquet
+//! DIR/features/        the feature tables, such as features.parquet
+//! DIR/labels.parquet   labels of the latents, if `lapidary label` was run
 //! DIR/metrics.json     metrics on the evaluation text
 //! DIR/metrics.jsonl    the training log, one object per line
 //! DIR/report.html      all of it for a reader
@@ -59,6 +60,12 @@ impl RunFolder {
     #[must_use]
     pub fn features(&self) -> PathBuf {
         self.path.join("features")
+    }
+
+    /// The labels of the latents.
+    #[must_use]
+    pub fn labels(&self) -> PathBuf {
+        self.path.join("labels.parquet")
     }
 
     /// The metrics.

@@ -15,17 +15,17 @@ use std::thread;
 
 use burn::tensor::Device;
 use lapidary_activations::OtherModel;
-use lapidary_coder::{Coder, Dictionary};
-use lapidary_features::serve::{FeatureIndex, Page, SimilarLatents, page};
+use lapidary_coder::Dictionary;
+use lapidary_features::serve::{FeatureIndex, Page, page};
 use lapidary_formats::saelens;
 use tiny_http::{Header, Request, Response, StatusCode};
 
 use crate::error::{Context, Error, Result, bail};
-use crate::labelling::labels_of_run;
+use crate::label_table::labels_of_run;
 use crate::opened::{DictionaryOptions, Opened, open_dictionary};
 use crate::progress::Progress;
+use crate::report::figures;
 use crate::run_folder::RunFolder;
-use crate::tables::figures;
 use answers::Answer;
 use origin::Origins;
 
@@ -56,7 +56,6 @@ struct Served {
     page: Page,
     index: FeatureIndex,
     metrics: Vec<(String, f64, String)>,
-    similar: Option<SimilarLatents>,
     /// The model with the dictionary, or why there is none. It answers one request at a time.
     model: Result<Mutex<WithModel>, String>,
 }
@@ -88,21 +87,15 @@ impl Server {
                 path.display()
             );
         }
-        let index = FeatureIndex::open(&tables, labels_of_run(&folder)?)?;
+        let index = FeatureIndex::open(&tables, labels_of_run(&folder, progress)?)?;
         let metrics = folder.read_metrics()?.as_ref().map(figures);
         let dictionary =
             match saelens::exists(&folder.dictionary()) || lapidary_formats::exists(path) {
                 true => open_dictionary(path, options.dictionary, device),
                 false => Err(Error::Invalid("the folder has no dictionary".into())),
             };
-        let (similar, model) = match dictionary {
-            Ok(dictionary) => {
-                let decoder = similar_latents(&dictionary);
-                let model = with_model(dictionary, path, options.model, device, progress);
-                (decoder, model)
-            }
-            Err(error) => (None, Err(error)),
-        };
+        let model = dictionary
+            .and_then(|dictionary| with_model(dictionary, path, options.model, device, progress));
         let model = model.map(Mutex::new).map_err(|error| in_words(&error));
         if let Err(problem) = &model {
             progress.say(
@@ -121,7 +114,6 @@ impl Server {
                 page: page(),
                 index,
                 metrics: metrics.unwrap_or_default(),
-                similar,
                 model,
             }),
             stopped: AtomicBool::new(false),
@@ -209,14 +201,6 @@ impl Served {
         // Whoever asked may have gone.
         let _ = request.respond(response);
     }
-}
-
-/// The decoder of a dictionary on the CPU.
-fn similar_latents(dictionary: &Dictionary) -> Option<SimilarLatents> {
-    let decoder = dictionary.coder.w_dec();
-    let [_, width] = decoder.dims();
-    let values = decoder.into_data().convert::<f32>().try_into_vec::<f32>();
-    SimilarLatents::new(values.ok()?, width).ok()
 }
 
 fn with_model(

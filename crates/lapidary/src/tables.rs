@@ -2,11 +2,11 @@
 
 use lapidary_activations::{OtherModel, TokenBlock};
 use lapidary_coder::{Coder, Dictionary, Sites};
-use lapidary_evaluation::{EvaluatedBatch, Hooks, Metric, Metrics};
+use lapidary_evaluation::{EvaluatedBatch, Hooks, Metrics};
 use lapidary_features::{
-    Collector, Curve, FeaturesError, Report, StatisticsConfig, TableSource, document_rows,
-    example_rows, feature_rows, names, shown_tokens, summarize_decoder, write_coactivations,
-    write_codes, write_documents, write_examples, write_features, write_histograms, write_report,
+    Collector, FeaturesError, StatisticsConfig, TableSource, document_rows, example_rows,
+    feature_rows, names, shown_tokens, summarize_decoder, write_coactivations, write_codes,
+    write_documents, write_examples, write_features, write_histograms,
 };
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
@@ -14,6 +14,7 @@ use lapidary_sae::{Recipe, StepReport};
 use crate::course::troubles;
 use crate::error::{Context, Result};
 use crate::progress::{Progress, Stage};
+use crate::report::report_of;
 use crate::run_folder::RunFolder;
 
 /// The feature tables and the report of a dictionary, before they are written.
@@ -172,6 +173,10 @@ impl<'a> Tables<'a> {
         let mut source = TableSource {
             provenance: provenance(dictionary, summary.tokens, log),
         };
+        if dictionary.provenance.model_name.is_none() {
+            let model = ("Model".to_owned(), model.name().to_owned());
+            source.provenance.insert(0, model);
+        }
         if let Some(name) = &name {
             source = source.on_text(name);
         }
@@ -182,28 +187,22 @@ impl<'a> Tables<'a> {
         let counts = |token: u32| !model.is_special(token);
         let documents = document_rows(blocks, &counts, &ids, &|tokens| tokenizer.texts(tokens));
         write_documents(&tables.join("documents.parquet"), &documents, &source)?;
-        let report = Report {
-            title: format!("{} · {hook}", model.name()),
-            provenance: source.provenance,
-            metrics: metrics.map(figures).unwrap_or_default(),
-            curves: curves(log),
-            features: &features,
-            examples: &examples,
-        };
-        write_report(&folder.report(), &report)?;
         let dead = features.iter().filter(|row| row.dead).count();
-        stage.done(format!(
+        let done = format!(
             "{} latents ({dead} never fired), {} contexts from {} tokens",
             features.len(),
             examples.len(),
             summary.tokens
-        ));
+        );
+        drop((features, examples)); // the report reads what it shows of them
+        report_of(folder, metrics, log, progress)?;
+        stage.done(done);
         Ok(())
     }
 }
 
 /// On how many tokens statistics were gathered, in the provenance.
-const STATISTICS: &str = "Statistics";
+pub(crate) const STATISTICS: &str = "Statistics";
 
 /// What made a table of a dictionary on `tokens` tokens of a text.
 pub(crate) fn source_of_text(dictionary: &Dictionary, tokens: u64) -> TableSource {
@@ -279,50 +278,5 @@ pub fn widths(coder: &dyn Coder) -> String {
     match (coder.d_in(), coder.d_out()) {
         (read, written) if read == written => format!("{read} dimensions"),
         (read, written) => format!("{read} dimensions to {written}"),
-    }
-}
-
-/// The metrics of the report, each with its value and what it means.
-pub(crate) fn figures(m: &Metrics) -> Vec<(String, f64, String)> {
-    let shown = m.named(&Metrics::REPORT);
-    let row = |(metric, value): (&Metric, Option<f64>)| {
-        let meaning = metric.report_label.unwrap_or(metric.label);
-        Some((metric.name.to_owned(), value?, meaning.to_owned()))
-    };
-    shown.filter_map(row).collect()
-}
-
-fn curves(log: &[StepReport]) -> Vec<Curve> {
-    if log.is_empty() {
-        return vec![];
-    }
-    let steps: Vec<u64> = log.iter().map(|r| r.step).collect();
-    let curve = |name: &str, value: fn(&StepReport) -> f64| Curve {
-        name: name.into(),
-        steps: steps.clone(),
-        values: log.iter().map(value).collect(),
-    };
-    vec![
-        curve("loss", |r| r.loss),
-        curve("FVU", |r| r.fvu),
-        curve("L0", |r| r.l0),
-        curve("dead latents", |r| r.dead as f64),
-        curve("learning rate", |r| r.lr),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_metrics_of_the_report_are_what_they_were() {
-        let metrics: Metrics =
-            serde_json::from_str(include_str!("../../../tests/fixtures/metrics/metrics.json"))
-                .unwrap();
-        let rows = figures(&metrics).into_iter();
-        let rows = rows.map(|(name, value, meaning)| format!("{name}\t{value}\t{meaning}\n"));
-        let expected = include_str!("../../../tests/fixtures/metrics/report.tsv");
-        assert_eq!(rows.collect::<String>(), expected);
     }
 }

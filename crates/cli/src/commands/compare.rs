@@ -26,7 +26,8 @@ For comparison, correlations are also computed with the tokens of B shuffled (\"
 
 The output has one row per latent of A and method: feature_a, feature_b, cosine, correlation, method. A JSON file of the same name has
 the summary. With three dictionaries or more, it also says in how many of the others each latent of the first one has a match
-(one-to-one, cosine of at least 0.7).")]
+(one-to-one, cosine of at least 0.7). An HTML file of the same name is a page that shows the matches. If the dictionaries are run folders
+with feature tables, it shows both latents of a pair with their tokens and contexts.")]
 pub struct Compare {
     /// Two dictionaries A and B, and further ones: run folders, folders or files in any format, or
     /// hf:OWNER/NAME/PATH on the Hugging Face hub
@@ -62,7 +63,7 @@ pub struct Compare {
     /// Seed for shuffling and clusters
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Parquet file to write; the summary has the same name with .json
+    /// Parquet file to write; the summary has the same name with .json, the page with .html
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
@@ -81,14 +82,14 @@ enum By {
 
 impl Compare {
     pub fn run(self) -> Result<()> {
-        let json = self.out.with_extension("json");
-        if json == self.out {
+        let [json, html] = ["json", "html"].map(|kind| self.out.with_extension(kind));
+        if [&json, &html].contains(&&self.out) {
             bail!(
-                "--out {}: the summary would have the same name; expected a name such as pairs.parquet",
-                json.display()
+                "--out {}: the summary or the page would have the same name; expected a name such as pairs.parquet",
+                self.out.display()
             );
         }
-        for path in [&self.out, &json] {
+        for path in [&self.out, &json, &html] {
             check_target(path)?;
         }
         let device = self.device.open()?;
@@ -114,6 +115,7 @@ impl Compare {
         let comparison = compare(&self.dictionaries, &options, &device, &Watched)?;
         write_pairs(&self.out, &comparison.pairs, &comparison.source)?;
         write_json(&json, &comparison.summary)?;
+        comparison.write_page(&html)?;
         print(&comparison.summary)
     }
 }

@@ -1,6 +1,7 @@
 //! `lapidary fire`.
 
 use crate::arguments::{DeviceArgument, DictionaryArgument};
+use crate::progress::Watched;
 use crate::terminal::shown;
 use anyhow::Result;
 use clap::Args;
@@ -50,7 +51,12 @@ impl Fire {
         let opened = self
             .from
             .open_with_model(&self.dictionary, model, &device)?;
-        let tokens = fire(&opened, &self.text, self.top as usize, &self.latent)?;
+        let tokens = fire(
+            &opened,
+            &self.text,
+            (self.top as usize, &self.latent),
+            &Watched,
+        )?;
         match self.json {
             true => writeln!(stdout(), "{}", serde_json::to_string_pretty(&tokens)?)?,
             false => write!(stdout(), "{}", shown(&table(&tokens)))?,

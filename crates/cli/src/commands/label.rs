@@ -4,22 +4,25 @@ use crate::arguments::{DeviceArgument, DictionaryArgument, TextArgument};
 use crate::progress::Watched;
 use anyhow::{Result, bail};
 use clap::Args;
-use lapidary::{ClampOptions, LabelOptions, LabelWriter, label};
+use lapidary::run_folder::RunFolder;
+use lapidary::{
+    ClampOptions, LabelOptions, LabelWriter, Progress, check_labels, count, label, rewrite_report,
+    save_labels,
+};
 use lapidary_features::labels::{
     Confusion, EndpointConfig, ExampleConfig, JobConfig, LabelMethod, PmiConfig, Prices,
 };
-use lapidary_features::write_labels;
 use lapidary_io::check_target;
 use std::fmt;
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Label latents, and score the labels on other documents
 #[derive(Args)]
 #[command(after_help = "Examples:
-  lapidary label out --out labels.parquet
+  lapidary label out
   lapidary label out --method pmi,top-token,lens --tokens 500000 --out labels.parquet
-  lapidary label out --method llm --endpoint http://127.0.0.1:8000/v1 --endpoint-model NAME --sample 200 --out labels.parquet
+  lapidary label out --method llm --endpoint http://127.0.0.1:8000/v1 --endpoint-model NAME --sample 200
 
 Labels are made from one half of the documents:
   pmi        up to 3 n-grams (of 1 to 3 tokens) that end at the peaks of the strongest contexts, or one token before, and that are
@@ -39,7 +42,9 @@ window are marked; are they those on which the latent fires? Both are balanced a
 Clamping: the model runs on 8 windows with the latent clamped at its largest activation. Do the label's tokens become more probable
 than the tokens of other latents' labels? 0.5 is chance. Labels by llm have no such score.
 
-Columns of the output: feature_id, label (n-grams separated by |), method, detection, fuzzing, clamping.")]
+Columns of the output: feature_id, label (n-grams separated by |), method, detection, fuzzing, clamping. Labels that the file has already
+stay, unless this run labels the same latents by the same method. If the output is DIR/labels.parquet, DIR/report.html is written
+again with the labels.")]
 pub struct Label {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -103,16 +108,25 @@ pub struct Label {
     /// With llm: print the estimate of requests and tokens, and send nothing
     #[arg(long)]
     estimate: bool,
-    /// Parquet file to write
+    /// Parquet file to write or to add to; default: DIR/labels.parquet
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgument,
 }
 
 impl Label {
     pub fn run(self) -> Result<()> {
-        check_target(&self.out)?;
+        let run = RunFolder::new(&self.dictionary);
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            None if self.dictionary.is_dir() => run.labels(),
+            None => bail!(
+                "give --out: {} is no folder of this machine",
+                self.dictionary.display()
+            ),
+        };
+        check_target(&out)?;
         crate::once::each_once("--method", &self.method)?;
         let of_tokens = self.method.iter().any(|method| *method != Method::Model);
         if let (Some(clamp), false) = (self.clamp, of_tokens) {
@@ -120,12 +134,15 @@ impl Label {
                 "--clamp: found {clamp} for labels by llm only, which have no tokens to look for"
             );
         }
-        let writer = self.writer()?;
+        let writer = self.writer(&out)?;
         let device = self.device.open()?;
         let model = self.model.as_deref();
         let opened = self
             .from
             .open_with_model(&self.dictionary, model, &device)?;
+        if !self.estimate {
+            check_labels(&out, &opened.dictionary)?;
+        }
         let methods = self.method.iter().filter_map(|method| match method {
             Method::Tokens(method) => Some(*method),
             Method::Model => None,
@@ -163,7 +180,14 @@ impl Label {
             return Ok(());
         }
         if !labelled.rows.is_empty() || labelled.failed.is_none() {
-            write_labels(&self.out, &labelled.rows, &labelled.source)?;
+            let stayed = save_labels(&out, &labelled)?;
+            if stayed > 0 {
+                let kept = format!("{} of before", count(stayed as u64, "label"));
+                Watched.say("kept", &kept);
+            }
+            if out == run.labels() && run.report().is_file() {
+                rewrite_report(&run, &Watched)?;
+            }
         }
         let accuracy = |counts: &Confusion| match counts.balanced_accuracy() {
             Some(accuracy) => format!("{accuracy:.3}"),
@@ -212,7 +236,7 @@ fn method(name: &str) -> Result<Method, String> {
 
 impl Label {
     /// The language model that writes labels, if one is asked for.
-    fn writer(&self) -> Result<Option<LabelWriter>> {
+    fn writer(&self, out: &Path) -> Result<Option<LabelWriter>> {
         if !self.method.contains(&Method::Model) {
             let given = [
                 ("--endpoint", self.endpoint.is_some()),
@@ -239,7 +263,7 @@ impl Label {
                 self.prices.len()
             ),
         };
-        let mut journal = self.out.clone().into_os_string();
+        let mut journal = out.as_os_str().to_owned();
         journal.push(".requests.jsonl");
         Ok(Some(LabelWriter {
             endpoint: EndpointConfig {

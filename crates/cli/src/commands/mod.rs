@@ -31,6 +31,7 @@ pub mod plot;
 pub mod pretrain;
 pub mod probe;
 pub mod quantize;
+pub mod report;
 pub mod run;
 pub mod sae_probes;
 pub mod select;

@@ -61,14 +61,10 @@ impl<'a> DictionaryExport<'a> {
     pub(super) fn latents(&self) -> Result<Vec<Latent<'a>>, FeaturesError> {
         self.names.check()?;
         let features = self.features.len();
-        for (field, found) in [
-            ("histograms", self.histograms.len()),
-            ("similar", self.similar.len()),
-        ] {
-            if found != 0 && found != features {
-                let expected = format!("{features}, one per feature, or none");
-                return Err(input(field, format!("{found} entries"), expected));
-            }
+        let found = self.histograms.len();
+        if found != 0 && found != features {
+            let expected = format!("{features}, one per feature, or none");
+            return Err(input("histograms", format!("{found} entries"), expected));
         }
         if let Some(pair) = self
             .features
@@ -88,8 +84,7 @@ impl<'a> DictionaryExport<'a> {
                 return Err(input("features.firing_density", found, expected));
             }
             let histogram = self.histograms.get(at).map_or(&[][..], Vec::as_slice);
-            let similar = self.similar.get(at).map_or(&[][..], Vec::as_slice);
-            let finite = similar.iter().filter(|(_, cosine)| cosine.is_finite());
+            let finite = row.nearest.iter().filter(|(_, cosine)| cosine.is_finite());
             latents.push(Latent {
                 row,
                 examples: vec![],

@@ -66,6 +66,7 @@ pub(super) fn feature(feature_id: u32) -> FeatureRow {
         relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: None,
         logit_kurtosis: None,
+        nearest: vec![],
         promoted: vec![token(" cat", 1.5), token("</div>", 0.5)],
         suppressed: vec![token("\n", -1.25)],
         top_tokens: vec![],
@@ -125,7 +126,6 @@ pub(super) fn export<'a>(
         features,
         examples,
         histograms: &[],
-        similar: &[],
         explanations: &[],
     }
 }
@@ -188,13 +188,6 @@ fn rows_that_do_not_fit_together_are_refused_before_the_first_file() {
         ..all
     });
     assert!(error.contains("histograms: found 1 entries"), "{error}");
-
-    let similar = vec![vec![]; 3];
-    let error = refused(&DictionaryExport {
-        similar: &similar,
-        ..all
-    });
-    assert!(error.contains("similar: found 3 entries"), "{error}");
 
     for (feature_id, text) in [(1, "cats"), (5, " \n")] {
         let explanations = [FeatureExplanation {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::page_data::DIGITS;
 use crate::tables::{FiringToken, LogitToken};
 use crate::{Band, ExampleRow};
 
@@ -43,6 +44,7 @@ fn feature(id: u32) -> FeatureRow {
         relative_decoder_norms: vec![1.0],
         encoder_decoder_cosine: None,
         logit_kurtosis: None,
+        nearest: vec![],
         promoted: logits(1.0),
         suppressed: logits(-1.0),
         top_tokens: (0..10)
@@ -57,6 +59,17 @@ fn feature(id: u32) -> FeatureRow {
         peak_token: None,
         dead: false,
         code: None,
+    }
+}
+
+fn label(feature_id: u32, label: &str, method: &str, detection: Option<f64>) -> LabelRow {
+    LabelRow {
+        feature_id,
+        label: label.into(),
+        method: method.into(),
+        detection,
+        fuzzing: None,
+        clamping: None,
     }
 }
 
@@ -100,6 +113,10 @@ fn hostile_texts_neither_break_out_of_the_data_nor_change() {
     let words: Vec<std::sync::Arc<str>> = HOSTILE.iter().map(|&text| text.into()).collect();
     let features: Vec<FeatureRow> = (0..3).map(feature).collect();
     let examples = [example(1, 0, &words)];
+    let labels = [
+        label(2, HOSTILE[0], "pmi", None),
+        label(9, "of no latent", "pmi", None),
+    ];
     let report = Report {
         title: "</title><script>alert('{{data}}')</script>".into(),
         provenance: vec![("model".into(), "</script>".into())],
@@ -114,6 +131,8 @@ fn hostile_texts_neither_break_out_of_the_data_nor_change() {
         }],
         features: &features,
         examples: &examples,
+        labels: &labels,
+        ..Report::default()
     };
     write_report(&path, &report).unwrap();
     let page = std::fs::read_to_string(&path).unwrap();
@@ -157,6 +176,77 @@ fn hostile_texts_neither_break_out_of_the_data_nor_change() {
         serde_json::json!([[1, 1.23], [6, 7.41], [11, 13.6], [16, 19.8], [21, 25.9]])
     );
     assert_eq!(data["contexts"][0], serde_json::json!([]));
+    let labels = serde_json::json!([[], [], [[HOSTILE[0], "pmi", null, null, null]]]);
+    assert_eq!(data["features"]["labels"], labels);
+}
+
+#[test]
+fn labels_neighbours_and_histograms_are_those_of_their_latent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.html");
+    let mut features: Vec<FeatureRow> = (0..3).map(feature).collect();
+    features[1].nearest = vec![(2, 0.987_65), (0, -0.25)];
+    let labels = [
+        label(1, "bad", "pmi", Some(0.5)),
+        label(1, "good", "top-token", Some(0.75)),
+        label(1, "of a model", "llm", None),
+    ];
+    let partner = |partner_id, phi| PartnerRow {
+        partner_id,
+        count: 3,
+        jaccard: 0.5,
+        phi,
+    };
+    let partners = [vec![partner(1, 0.5)], vec![partner(0, 0.5)], vec![]];
+    // Eighths of an octave: two of the first quarter, one of the next octave.
+    let bin = |lower: f32, count| HistogramBin {
+        lower,
+        upper: lower * 1.1,
+        count,
+    };
+    let histograms = [
+        vec![bin(0.5, 3), bin(0.5625, 4), bin(0.875, 5), bin(1.0, 6)],
+        vec![bin(f32::NAN, 1)],
+        vec![],
+    ];
+    let report = Report {
+        features: &features,
+        labels: &labels,
+        partners: &partners,
+        histograms: &histograms,
+        ..Report::default()
+    };
+    write_report(&path, &report).unwrap();
+    let data = &data_of(&std::fs::read_to_string(&path).unwrap())["features"];
+    let names: Vec<&str> = (0..3)
+        .map(|at| data["labels"][1][at][0].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["of a model", "good", "bad"]);
+    assert_eq!(data["labels"][1][1][2], 0.75);
+    assert_eq!(
+        data["nearest"],
+        serde_json::json!([[], [[2, 0.988], [0, -0.25]], []])
+    );
+    assert_eq!(
+        data["coactive"],
+        serde_json::json!([[[1, 0.5]], [[0, 0.5]], []])
+    );
+    assert_eq!(
+        data["histogram"],
+        serde_json::json!([[-4, 7, 0, 0, 5, 6], [], []])
+    );
+
+    let error = write_report(
+        &path,
+        &Report {
+            partners: &partners[..2],
+            ..report
+        },
+    );
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "partners: found 2 entries, expected 3, one per latent, or none"
+    );
 }
 
 #[test]
@@ -222,24 +312,6 @@ fn a_report_that_cannot_be_written_names_the_file_and_leaves_nothing() {
         "curve.values: found 0 values in `l0`, expected 1, one per step"
     );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn numbers_keep_three_digits() {
-    let shown = |value: f64| serde_json::to_string(&Short(value)).unwrap();
-    assert_eq!(shown(0.123_456), "0.123");
-    assert_eq!(shown(12.0), "12");
-    assert_eq!(shown(98_765.0), "98800");
-    assert_eq!(shown(-1.234e-9), "-1.23e-9");
-    assert_eq!(shown(f64::NAN), "null");
-}
-
-#[test]
-fn token_numbers_have_as_many_digits_as_the_table_needs() {
-    assert_eq!(
-        [0, 1, 64, 65, 4096, 4097].map(digits_for),
-        [1, 1, 1, 2, 2, 3]
-    );
 }
 
 #[test]

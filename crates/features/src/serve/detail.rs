@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::index::FeatureIndex;
 use super::search::{Found, Match};
-use super::similar::SimilarLatents;
 use crate::FeaturesError;
 use crate::tables::{
     ExampleRow, FeatureRow, LabelRow, LogitToken, read_examples_of, read_histogram_of,
@@ -161,11 +160,7 @@ impl FeatureIndex {
     ///
     /// # Errors
     /// If a table is damaged where it should have the latent.
-    pub fn detail(
-        &self,
-        latent: u32,
-        similar: Option<&SimilarLatents>,
-    ) -> Result<Option<LatentDetail<'_>>, FeaturesError> {
+    pub fn detail(&self, latent: u32) -> Result<Option<LatentDetail<'_>>, FeaturesError> {
         let Some(row) = self.row(latent) else {
             return Ok(None);
         };
@@ -184,9 +179,8 @@ impl FeatureIndex {
             };
             partners.map(partner).collect()
         });
-        let similar = similar.map(|similar| {
-            let similar = similar.top(latent, RELATED).into_iter();
-            let similar = similar.map(|(id, cosine)| Similar {
+        let similar = (!row.nearest.is_empty()).then(|| {
+            let similar = row.nearest.iter().map(|&(id, cosine)| Similar {
                 id,
                 about: self.about(id),
                 cosine,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::context_texts::ContextTexts;
 use super::search::{Found, Query};
 use crate::FeaturesError;
-use crate::tables::{FeatureRow, LabelRow, read_features, read_source};
+use crate::tables::{FeatureRow, LabelRow, TableSource, read_features, read_source};
 
 /// Rankings that are kept, so that the next rows of a list need no new search.
 const RANKINGS: usize = 8;
@@ -38,7 +38,7 @@ pub struct FeatureIndex {
     pub(super) labels: HashMap<u32, Vec<LabelRow>>,
     pub(super) words: Words,
     pub(super) contexts: OnceLock<Result<ContextTexts, String>>,
-    provenance: Vec<(String, String)>,
+    source: TableSource,
     folder: PathBuf,
     rankings: Mutex<Vec<(Query, Arc<[Found]>)>>,
 }
@@ -103,15 +103,15 @@ impl FeatureIndex {
         for label in labels {
             of_latent.entry(label.feature_id).or_default().push(label);
         }
-        let provenance = read_source(&features)?.provenance;
-        Ok(Self::new(folder, rows, of_latent, provenance))
+        let source = read_source(&features)?;
+        Ok(Self::new(folder, rows, of_latent, source))
     }
 
     pub(super) fn new(
         folder: &Path,
         rows: Vec<FeatureRow>,
         mut labels: HashMap<u32, Vec<LabelRow>>,
-        provenance: Vec<(String, String)>,
+        source: TableSource,
     ) -> Self {
         for of_latent in labels.values_mut() {
             of_latent.sort_by(|a, b| b.better_than(a));
@@ -123,7 +123,7 @@ impl FeatureIndex {
             words: Words::new(&rows),
             rows,
             contexts: OnceLock::new(),
-            provenance,
+            source,
             folder: folder.into(),
             rankings: Mutex::default(),
         }
@@ -154,9 +154,9 @@ impl FeatureIndex {
         self.labels.len()
     }
 
-    /// Where the dictionary and the statistics come from, as (what, value).
-    pub fn provenance(&self) -> &[(String, String)] {
-        &self.provenance
+    /// What made the table.
+    pub fn source(&self) -> &TableSource {
+        &self.source
     }
 
     /// The hook points of the latents, each once.

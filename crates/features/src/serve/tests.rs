@@ -33,6 +33,7 @@ fn feature(feature_id: u32, tokens: &[(&str, u64, f32)], promoted: &[&str]) -> F
         relative_decoder_norms: vec![],
         encoder_decoder_cosine: None,
         logit_kurtosis: None,
+        nearest: vec![],
         promoted: promoted.collect(),
         suppressed: vec![],
         top_tokens: top_tokens.collect(),
@@ -81,7 +82,10 @@ fn folder() -> tempfile::TempDir {
         feature(3, &[(" summer", 5, 1.0)], &[" war"]), // promotes it
         feature(4, &[(" nation", 5, 1.0)], &[]),
         feature(5, &[], &["war"]), // dead
-        feature(6, &[(" <b>x</b>", 7, 1.0)], &[]),
+        FeatureRow {
+            nearest: vec![(4, 0.5), (0, 0.25)],
+            ..feature(6, &[(" <b>x</b>", 7, 1.0)], &[])
+        },
     ];
     let path = |name: &str| folder.path().join(name);
     write_features(&path("features.parquet"), &rows, &source).unwrap();
@@ -220,18 +224,19 @@ fn latents_are_sorted_and_left_out_as_asked() {
 fn all_of_a_latent_is_shown_and_texts_stay_texts() {
     let folder = folder();
     let index = open(folder.path());
-    let similar = SimilarLatents::new([1.0, 0.0].repeat(7), 2).unwrap();
-    let detail = index.detail(6, Some(&similar)).unwrap().unwrap();
+    let detail = index.detail(6).unwrap().unwrap();
     let detail = serde_json::to_value(detail).unwrap();
     assert_eq!(detail["top_tokens"][0]["token"], " <b>x</b>");
     assert_eq!(detail["contexts"][0]["tokens"][1], " paint");
-    assert_eq!(detail["similar"].as_array().unwrap().len(), 6);
+    assert_eq!(detail["similar"][0]["id"], 4);
+    assert_eq!(detail["similar"][0]["label"], " country |  nation");
+    assert_eq!(detail["similar"][1]["cosine"], 0.25);
     assert!(detail["coactive"].is_null() && detail["histogram"].is_null());
     let found = index.search(&Query::default());
     let line = serde_json::to_value(index.summary(&found[4])).unwrap();
     assert_eq!(line["label"], " country |  nation");
     assert_eq!(line["peak"], " nation");
-    assert!(index.detail(7, None).unwrap().is_none());
+    assert!(index.detail(7).unwrap().is_none());
     let bins = index.density_bins().unwrap();
     assert_eq!(bins.counts.iter().sum::<usize>(), 6);
 }
@@ -250,10 +255,10 @@ fn a_damaged_table_is_an_error_and_the_rest_is_served() {
             .unwrap()
             .contains("examples.parquet")
     );
-    let problem = index.detail(4, None).unwrap_err().to_string();
+    let problem = index.detail(4).unwrap_err().to_string();
     assert!(problem.contains("examples.parquet"), "{problem}");
     assert_eq!(search(&index, "nation"), [(4, Some(Match::Exact))]);
     std::fs::remove_file(&path).unwrap();
-    let detail = index.detail(4, None).unwrap().unwrap();
+    let detail = index.detail(4).unwrap().unwrap();
     assert!(serde_json::to_value(detail).unwrap()["contexts"].is_null());
 }

@@ -1,6 +1,7 @@
 //! `labels.parquet`: what a latent responds to, in words or tokens.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,6 +40,19 @@ impl LabelRow {
         let ((a, x), (b, y)) = (rank(self), rank(other));
         a.cmp(&b).then(x.total_cmp(&y))
     }
+}
+
+/// The label of each latent that is shown where there is room for one: that of a language model,
+/// else the one that is detected best.
+pub fn best_labels(labels: &[LabelRow]) -> HashMap<u32, &LabelRow> {
+    let mut best: HashMap<u32, &LabelRow> = HashMap::new();
+    for label in labels {
+        let kept = best.entry(label.feature_id).or_insert(label);
+        if label.better_than(kept).is_gt() {
+            *kept = label;
+        }
+    }
+    best
 }
 
 /// Writes `labels.parquet`, sorted by latent; the file appears whole or not at all.

@@ -63,18 +63,42 @@ pub fn read_histogram_of(path: &Path, latent: u32) -> Result<Vec<HistogramBin>, 
 /// # Errors
 /// If the file cannot be read or is not such a table.
 pub fn read_partners_of(path: &Path, latent: u32) -> Result<Vec<PartnerRow>, FeaturesError> {
-    let table = Table::open_latent(path, latent)?;
-    let partners = table.numbers::<UInt32Type>("partner_id")?;
-    let counts = table.numbers::<UInt64Type>("count")?;
-    let jaccard = table.numbers::<Float64Type>("jaccard")?;
-    let phi = table.numbers::<Float64Type>("phi")?;
-    let row = |at: usize| PartnerRow {
-        partner_id: partners[at],
-        count: counts[at],
-        jaccard: jaccard[at],
-        phi: phi[at],
-    };
-    Ok((0..partners.len()).map(row).collect())
+    Table::open_latent(path, latent)?.partners()
+}
+
+/// Reads `coactivations.parquet`: the partners of each of `latents` latents, those with the highest
+/// phi coefficient first.
+///
+/// # Errors
+/// If the file cannot be read or is not such a table, or a latent is not below `latents`.
+pub fn read_partners(path: &Path, latents: usize) -> Result<Vec<Vec<PartnerRow>>, FeaturesError> {
+    let table = Table::open(path)?;
+    let ids = table.numbers::<UInt32Type>("feature_id")?;
+    let mut partners = vec![vec![]; latents];
+    for (row, (id, partner)) in ids.into_iter().zip(table.partners()?).enumerate() {
+        let Some(partners) = partners.get_mut(id as usize) else {
+            let expected = format!("below {latents}, the number of latents");
+            return Err(table.cell("feature_id", row, id, expected));
+        };
+        partners.push(partner);
+    }
+    Ok(partners)
+}
+
+impl Table<'_> {
+    fn partners(&self) -> Result<Vec<PartnerRow>, FeaturesError> {
+        let partners = self.numbers::<UInt32Type>("partner_id")?;
+        let counts = self.numbers::<UInt64Type>("count")?;
+        let jaccard = self.numbers::<Float64Type>("jaccard")?;
+        let phi = self.numbers::<Float64Type>("phi")?;
+        let row = |at: usize| PartnerRow {
+            partner_id: partners[at],
+            count: counts[at],
+            jaccard: jaccard[at],
+            phi: phi[at],
+        };
+        Ok((0..partners.len()).map(row).collect())
+    }
 }
 
 /// Hands the latent and the tokens of each context of `examples.parquet` to `each`, a row group at

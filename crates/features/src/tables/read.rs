@@ -97,10 +97,10 @@ pub(super) fn decoded<T>(
         })
 }
 
-/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine` and
-/// `relative_decoder_norms` may be absent, and of a dictionary's latents `layer`, `head` and `code`
-/// are. Tables of schema version 1, which have parallel lists in place of lists of structs, are
-/// read too.
+/// Reads `features.parquet`. Further columns are ignored; `encoder_decoder_cosine`,
+/// `relative_decoder_norms` and `nearest` may be absent, and of a dictionary's latents `layer`,
+/// `head` and `code` are. Tables of schema version 1, which have parallel lists in place of lists
+/// of structs, are read too.
 ///
 /// # Errors
 /// If the file cannot be read or is not such a table; the error names the file, the column and what
@@ -130,6 +130,10 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
         Err(_) => None,
     };
     let cosines = table.optional_numbers::<Float32Type>("encoder_decoder_cosine")?;
+    let mut nearest = match table.data.column("nearest") {
+        Ok(_) => table.near_latents("nearest")?,
+        Err(_) => vec![vec![]; ids.len()],
+    };
     let kurtoses = table.optional_numbers::<Float32Type>("logit_kurtosis")?;
     let positions = table.optional_numbers::<Float64Type>("mean_position")?;
     let (mut promoted, mut suppressed, mut top_tokens) = match table.data.column("promoted") {
@@ -171,6 +175,7 @@ pub fn read_features(path: &Path) -> Result<Vec<FeatureRow>, FeaturesError> {
             .map_or_else(Vec::new, |lists| lists.row(row).to_vec()),
         encoder_decoder_cosine: cosines[row],
         logit_kurtosis: kurtoses[row],
+        nearest: std::mem::take(&mut nearest[row]),
         promoted: std::mem::take(&mut promoted[row]),
         suppressed: std::mem::take(&mut suppressed[row]),
         top_tokens: std::mem::take(&mut top_tokens[row]),
@@ -585,6 +590,19 @@ impl<'a> Table<'a> {
             .into_iter()
             .map(|row| row.map(cell).collect())
             .collect())
+    }
+
+    fn near_latents(&self, name: &'static str) -> Result<Vec<Vec<(u32, f32)>>, FeaturesError> {
+        let fields = [
+            ("feature_id", DataType::UInt32),
+            ("cosine", DataType::Float32),
+        ];
+        let (structs, rows) = self.struct_list(name, &fields)?;
+        let latents = self.whole_field::<UInt32Type>(name, &structs, "feature_id")?;
+        let cosines = self.whole_field::<Float32Type>(name, &structs, "cosine")?;
+        let cell = |at: usize| (latents[at], cosines[at]);
+        let lists = rows.into_iter().map(|row| row.map(cell).collect());
+        Ok(lists.collect())
     }
 
     fn firing_tokens(

@@ -46,6 +46,9 @@ fn decoder(latents: usize) -> DecoderSummary {
         relative_decoder_norms: (0..latents).map(|at| vec![1.0; at % 3]).collect(),
         encoder_decoder_cosine: Some((0..latents).map(|at| at as f32 / 10.0).collect()),
         logit_kurtosis: (0..latents).map(|at| Some(at as f32)).collect(),
+        nearest: (0..latents)
+            .map(|at| (0..at as u32).map(|n| (n, n as f32 / 8.0)).collect())
+            .collect(),
         promoted: list(1.0),
         suppressed: list(-1.0),
     }
@@ -141,6 +144,7 @@ fn empty_tables_and_absent_cosines_come_back_too() {
     let without = DecoderSummary {
         encoder_decoder_cosine: None,
         logit_kurtosis: vec![None; 6],
+        nearest: vec![vec![]; 6],
         ..decoder(6)
     };
     let features = feature_rows(&summary(), &without, &["hook_embed".into()], &text_of).unwrap();
@@ -149,6 +153,7 @@ fn empty_tables_and_absent_cosines_come_back_too() {
     spoil(&path, |table| {
         *table = table.drop("encoder_decoder_cosine").unwrap();
         *table = table.drop("logit_kurtosis").unwrap();
+        *table = table.drop("nearest").unwrap();
     });
     assert_eq!(read_features(&path).unwrap(), features);
 }
@@ -190,8 +195,8 @@ fn columns_have_the_documented_types() {
         "feature_id u32, hook_point str, firing_density f64, firing_count u64, mean_activation f32, max_activation f32, \
          std_activation f32, quantile_25 f32, quantile_50 f32, quantile_75 f32, quantile_90 f32, quantile_99 f32, \
          mean_position f64, decoder_norm f32, relative_decoder_norms list[f32], encoder_decoder_cosine f32, \
-         logit_kurtosis f32, promoted list[struct[3]], suppressed list[struct[3]], top_tokens list[struct[5]], peak_token str, \
-         peak_token_id u32, dead bool"
+         logit_kurtosis f32, nearest list[struct[2]], promoted list[struct[3]], suppressed list[struct[3]], \
+         top_tokens list[struct[5]], peak_token str, peak_token_id u32, dead bool"
     );
     assert_eq!(
         types("examples.parquet"),
@@ -296,6 +301,7 @@ fn a_latent_has_its_lift_and_the_usual_token_at_its_peaks() {
         promoted: vec![vec![]],
         suppressed: vec![vec![]],
         logit_kurtosis: vec![None],
+        nearest: vec![vec![]],
         ..DecoderSummary::default()
     };
     let hooks = ["hook_embed".to_owned()];

@@ -44,6 +44,17 @@ impl TableSource {
             .map(|(_, text)| text.clone())
     }
 
+    /// A title: the model and the hook point, as far as they are known; `place` stands for a hook
+    /// point that is not.
+    pub fn title(&self, place: &str) -> String {
+        let named = |wanted: &str| {
+            let found = self.provenance.iter().find(|(what, _)| what == wanted);
+            found.map(|(_, value)| value.as_str())
+        };
+        let model = named("Model").map_or(String::new(), |model| format!("{model} · "));
+        format!("{model}{}", named("Hook point").unwrap_or(place))
+    }
+
     pub(super) fn metadata(&self, table: &str) -> Vec<KeyValue> {
         let value = FileMetadata {
             table,
@@ -141,6 +152,7 @@ fn feature_columns(rows: &[FeatureRow]) -> PolarsResult<Vec<Column>> {
         "logit_kurtosis".into(),
         column(rows, |row| row.logit_kurtosis),
     ));
+    columns.push(near_latents("nearest", rows)?);
     columns.push(logit_tokens("promoted", rows, |row| &row.promoted)?);
     columns.push(logit_tokens("suppressed", rows, |row| &row.suppressed)?);
     columns.push(firing_tokens("top_tokens", rows)?);
@@ -243,6 +255,17 @@ pub(super) fn logit_tokens<R>(
         ),
     ];
     struct_lists(name, rows.iter().map(|row| of(row).len()), &fields)
+}
+
+/// A column of lists of latents with their cosines.
+fn near_latents(name: &str, rows: &[FeatureRow]) -> PolarsResult<Column> {
+    let all: Vec<(u32, f32)> = rows.iter().flat_map(|row| &row.nearest).copied().collect();
+    let (latents, cosines): (Vec<u32>, Vec<f32>) = all.into_iter().unzip();
+    let fields = [
+        Series::new("feature_id".into(), latents),
+        Series::new("cosine".into(), cosines),
+    ];
+    struct_lists(name, rows.iter().map(|row| row.nearest.len()), &fields)
 }
 
 /// A column of lists of tokens with how a latent fires on them.

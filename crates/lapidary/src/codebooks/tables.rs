@@ -110,6 +110,7 @@ pub fn write_code_tables(
         curves: curves(run),
         features: &features,
         examples: &examples,
+        ..Report::default()
     };
     write_report(&folder.report(), &report)?;
     let dead = features.iter().filter(|row| row.dead).count();
@@ -171,6 +172,7 @@ fn code_directions(model: &LanguageModel, placed: &Placed, top: usize) -> Decode
         relative_decoder_norms: vec![vec![1.0]; n],
         encoder_decoder_cosine: None,
         logit_kurtosis,
+        nearest: vec![vec![]; n],
         promoted,
         suppressed,
     }

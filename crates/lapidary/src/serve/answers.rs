@@ -146,28 +146,20 @@ impl Served {
 
     fn dictionary(&self) -> Answer {
         let index = &self.index;
-        let named = |name: &str| {
-            let mut all = index.provenance().iter();
-            all.find(|(what, _)| what == name)
-                .map(|(_, value)| value.as_str())
-        };
         let places = index.hook_points();
         let place = match places[..] {
             [place] => place.to_owned(),
             ref several => format!("{} hook points", several.len()),
         };
-        let model = named("Model").map_or(String::new(), |model| format!("{model} · "));
-        let title = format!("{model}{}", named("Hook point").unwrap_or(&place));
         Answer::json(&json!({
-            "title": title,
-            "provenance": index.provenance(),
+            "title": index.source().title(&place),
+            "provenance": &index.source().provenance,
             "metrics": self.metrics,
             "latents": index.len(),
             "dead": index.dead(),
             "labelled": index.labelled(),
             "density": index.density_bins(),
             "contexts_missing": index.contexts_missing(),
-            "has_decoder": self.similar.is_some(),
             "model_missing": self.model.as_ref().err(),
         }))
     }
@@ -209,7 +201,7 @@ impl Served {
 
     /// `/api/features/ID`: one latent.
     fn feature(&self, latent: u32) -> Answer {
-        match self.index.detail(latent, self.similar.as_ref()) {
+        match self.index.detail(latent) {
             Ok(Some(detail)) => Answer::json(&detail),
             Ok(None) => Answer::refusal(404, &format!("there is no latent {latent}")),
             Err(error) => Answer::refusal(500, &error.to_string()),

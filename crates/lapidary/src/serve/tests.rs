@@ -26,6 +26,7 @@ fn tables() -> tempfile::TempDir {
         relative_decoder_norms: vec![],
         encoder_decoder_cosine: None,
         logit_kurtosis: None,
+        nearest: vec![],
         promoted: vec![],
         suppressed: vec![],
         top_tokens: vec![FiringToken {

@@ -272,7 +272,7 @@ const FOLDER: &str = "gpt2-small/3-res-16k";
 
 fn all_files() -> BTreeMap<String, Vec<u8>> {
     let names = names();
-    let features = [feature(0), dead(1), feature(7)];
+    let mut features = [feature(0), dead(1), feature(7)];
     let examples = [
         example(7, Band::Top, 0, &[0.0, 4.0, 1.0]),
         example(0, Band::Q25, 0, &[0.0, 1.0]),
@@ -280,11 +280,8 @@ fn all_files() -> BTreeMap<String, Vec<u8>> {
         example(0, Band::Top, 0, &[0.0, 0.0, 4.0]),
     ];
     let histograms = [histogram(), vec![], histogram()];
-    let similar = [
-        vec![(7, 0.75), (1, -0.5)],
-        vec![],
-        vec![(7, 1.0), (0, 0.75)],
-    ];
+    features[0].nearest = vec![(7, 0.75), (1, -0.5)];
+    features[2].nearest = vec![(7, 1.0), (0, 0.75)];
     let explanations = [
         FeatureExplanation {
             feature_id: 7,
@@ -300,7 +297,6 @@ fn all_files() -> BTreeMap<String, Vec<u8>> {
     ];
     let export = DictionaryExport {
         histograms: &histograms,
-        similar: &similar,
         explanations: &explanations,
         ..export(&names, &features, &examples)
     };
@@ -495,14 +491,10 @@ fn numbers_that_are_not_finite_are_null_or_left_out() {
         count: 3,
     };
     let histograms = [vec![nan], histogram(), vec![nan]];
-    let similar = [
-        vec![(1, f32::NAN)],
-        vec![(0, f32::INFINITY), (2, 0.5)],
-        vec![],
-    ];
+    features[0].nearest = vec![(1, f32::NAN)];
+    features[1].nearest = vec![(0, f32::INFINITY), (2, 0.5)];
     let export = DictionaryExport {
         histograms: &histograms,
-        similar: &similar,
         ..export(&names, &features, &examples)
     };
     let rows = import(&written(write_neuronpedia, &export).unwrap().0);

@@ -28,9 +28,9 @@ TABLES = {
         "texts": [],
         "structs": {
             "nearest": ["feature_id", "cosine"],
-            "promoted": ["id", "logit"],
-            "suppressed": ["id", "logit"],
-            "top_tokens": ["id", "count", "mean_activation", "lift"],
+            "promoted": ["token", "id", "logit"],
+            "suppressed": ["token", "id", "logit"],
+            "top_tokens": ["token", "id", "count", "mean_activation", "lift"],
         },
     },
     "examples": {
@@ -48,6 +48,8 @@ TABLES = {
     },
     "documents": {"sums": ["document", "tokens"], "numbers": [], "texts": [], "structs": {}},
 }
+# Fields of structs that are texts; their bytes are compared.
+TEXTS = ["token"]
 # Largest share of a file that a query for one latent may read, if the file is not so small that its
 # footer is a large part.
 MOST_READ, SMALL = 0.05, 1_000_000
@@ -65,9 +67,9 @@ def by_polars(path, columns):
         figures[f"bytes of {name}"] = table[name].explode().str.len_bytes().sum() or 0
     for name, fields in columns["structs"].items():
         cells = table.select(name).explode(name).drop_nulls().unnest(name)
-        figures[f"bytes of {name}"] = cells["token"].str.len_bytes().sum() or 0
         for field in fields:
-            figures[f"sum of {name}.{field}"] = cells[field].cast(polars.Float64).sum() or 0.0
+            numbers = cells[field].str.len_bytes() if field in TEXTS else cells[field].cast(polars.Float64)
+            figures[f"sum of {name}.{field}"] = numbers.sum() or 0.0
     return figures
 
 
@@ -82,10 +84,10 @@ def by_pandas(path, columns):
         figures[f"entries of {name}"] = sum(len(cell) for cell in table[name])
         figures[f"bytes of {name}"] = sum(len(text.encode()) for cell in table[name] for text in cell)
     for name, fields in columns["structs"].items():
-        cells = [token for cell in table[name] for token in cell]
-        figures[f"bytes of {name}"] = sum(len(token["token"].encode()) for token in cells)
+        cells = [cell for cells in table[name] for cell in cells]
         for field in fields:
-            figures[f"sum of {name}.{field}"] = math.fsum(float(token[field]) for token in cells)
+            numbers = (len(cell[field].encode()) if field in TEXTS else float(cell[field]) for cell in cells)
+            figures[f"sum of {name}.{field}"] = math.fsum(numbers)
     return figures
 
 
@@ -99,9 +101,9 @@ def by_duckdb(path, columns):
     names = [f"sum of {name}" for name in columns["sums"] + columns["numbers"]]
     names += [f"{what} of {name}" for name in columns["texts"] for what in ("entries", "bytes")]
     for name, fields in columns["structs"].items():
-        names += [f"bytes of {name}"] + [f"sum of {name}.{field}" for field in fields]
-        texts.append(f"sum(coalesce(list_sum(list_transform({name}, text -> strlen(text.token))), 0))")
-        texts += [f"sum(coalesce(list_sum(list_transform({name}, text -> text.{field}::DOUBLE)), 0))" for field in fields]
+        names += [f"sum of {name}.{field}" for field in fields]
+        numbers = [f"strlen(text.{field})" if field in TEXTS else f"text.{field}::DOUBLE" for field in fields]
+        texts += [f"sum(coalesce(list_sum(list_transform({name}, text -> {number})), 0))" for number in numbers]
     # DuckDB writes a lambda in two ways; the default depends on its version.
     query = f"SELECT count(*), {', '.join(sums + lists + texts)} FROM read_parquet(?)"
     try:

@@ -23,7 +23,7 @@ import polars
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StringType
 
-from check_tables import TABLES, by_polars
+from check_tables import TEXTS, TABLES, by_polars
 
 # Tables that a folder need not have. Columns of strings are found by their type.
 OPTIONAL = {
@@ -45,8 +45,8 @@ def by_spark(table: DataFrame, columns):
         figures[f"entries of {name}"] = f"sum(size({name}))"
         figures[f"bytes of {name}"] = total(name, "octet_length(x)")
     for name, fields in columns["structs"].items():
-        figures[f"bytes of {name}"] = total(name, "octet_length(x.token)")
-        figures |= {f"sum of {name}.{field}": total(name, f"x.{field}") for field in fields}
+        numbers = {field: f"octet_length(x.{field})" if field in TEXTS else f"x.{field}" for field in fields}
+        figures |= {f"sum of {name}.{field}": total(name, number) for field, number in numbers.items()}
     row = table.selectExpr(*figures.values()).first()
     return {name: value or 0 for name, value in zip(figures, row)}
 

@@ -416,13 +416,19 @@ fn labels_are_added_to_those_of_the_run_and_shown_in_its_report() {
     );
     let output = lapidary(&["report"]).arg(&run).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("is left out"), "{said}");
+    assert!(
+        output.status.success() && said.contains("is left out"),
+        "{said}"
+    );
     assert_eq!(labels_in_report(), json!([]));
 
     let empty = RUNS.at("no_tables");
     fs::create_dir_all(&empty).unwrap();
     let error = fails(lapidary(&["report"]).arg(&empty));
-    assert!(error.contains("found no features/features.parquet"), "{error}");
+    assert!(
+        error.contains("found no features/features.parquet"),
+        "{error}"
+    );
 }
 
 /// An endpoint that explains every latent alike and finds a firing in every window; it counts its

@@ -596,6 +596,48 @@ fn a_benchmark_prints_one_json_object() {
 }
 
 #[test]
+fn a_benchmark_on_stored_activations_compares_with_random_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let mut harvest = lapidary(&["harvest", "--device", "cpu", "--tokens", "4096"]);
+    harvest.args([
+        "--hook",
+        "blocks.1.hook_resid_post,blocks.2.hook_resid_post",
+    ]);
+    succeeds(harvest.arg("--out").arg(&store));
+    let bench = || {
+        let mut bench = lapidary(&["bench", "--device", "cpu", "--steps", "1", "--json"]);
+        bench.args(["--d-sae", "64", "-k", "4", "--activations"]);
+        bench.arg(&store);
+        bench
+    };
+    let error = fails(&mut bench());
+    assert!(
+        error.contains("found 2 hook points") && error.contains("--hook"),
+        "{error}"
+    );
+    let text = succeeds(bench().args(["--hook", "blocks.2.hook_resid_post"]));
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&found["d_in"], &found["d_sae"], &found["k"]),
+        (&256.into(), &64.into(), &4.into())
+    );
+    for key in [
+        "step_seconds",
+        "random_encode_seconds",
+        "encode_over_random",
+    ] {
+        assert!(found[key].as_f64().is_some_and(|s| s > 0.0), "{found}");
+    }
+    let error = fails(&mut lapidary(&[
+        "bench",
+        "--hook",
+        "blocks.2.hook_resid_post",
+    ]));
+    assert!(error.contains("--activations"), "{error}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_panic() {
     for arguments in [&["devices"][..], &["generate", "The", "--tokens", "4"]] {
         let mut child = lapidary(arguments)

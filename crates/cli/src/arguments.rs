@@ -55,8 +55,8 @@ impl SamplingArguments {
 /// Where to compute.
 #[derive(Args)]
 pub struct DeviceArgument {
-    /// auto, cpu, wgpu, wgpu:N, cuda or cuda:N; see `lapidary devices`. auto chooses CUDA, else a
-    /// hardware WGPU adapter, else the CPU
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N (see `lapidary devices`). With
+    /// auto: CUDA if available, else a hardware WGPU adapter, else the CPU
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// Number of CPU threads; default: $RAYON_NUM_THREADS, else one per logical core

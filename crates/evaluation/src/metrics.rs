@@ -46,8 +46,8 @@ metrics! {
                 ),
                 source: "SAEBench, same name: the metric in its paper and on Neuronpedia",
             }
-            /// `fvu` over the tokens that are not outliers. An outlier is a token whose norm is
-            /// more than 10 times the median norm, such as an attention sink.
+            /// `fvu` over the tokens that are not outliers. An outlier is a token whose activation
+            /// has a norm of more than 10 times the median norm, such as an attention sink.
             #[serde(default = "nan", deserialize_with = "nan_if_null")]
             fvu_without_outliers: f64 {
                 label: "fvu without tokens of outsized norm",
@@ -134,8 +134,8 @@ metrics! {
             }
         }
         in "The model with the reconstruction spliced in" {
-            /// Share of the loss that the reconstruction recovers:
-            /// (CE_ablation − CE_sae) / (CE_ablation − CE_model).
+            /// Share of the loss that the reconstruction recovers: (CE_ablation − CE_sae) /
+            /// (CE_ablation − CE_model). The next rows define these terms.
             #[serde(deserialize_with = "nan_if_null")]
             ce_loss_score: f64 {
                 label: "share of the loss recovered",
@@ -168,8 +168,8 @@ metrics! {
                 unit: "nats",
                 source: "SAEBench, same name",
             }
-            /// Share of the KL divergence that the reconstruction avoids:
-            /// (KL_ablation − KL_sae) / KL_ablation.
+            /// Share of the KL divergence that the reconstruction avoids: (KL_ablation − KL_sae) /
+            /// KL_ablation. The next rows define these terms.
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_score: f64 {
                 label: "share of the divergence avoided",
@@ -177,8 +177,8 @@ metrics! {
                 source: "SAEBench, same name",
             }
             /// KL_sae: mean over tokens of KL(model ‖ model with x̂) = Σ p (log p − log q), summed
-            /// over the vocabulary. p is the model's prediction, q the prediction with x replaced
-            /// by x̂.
+            /// over the vocabulary. p is the model's prediction. q is its prediction with x
+            /// replaced by x̂.
             #[serde(deserialize_with = "nan_if_null")]
             kl_div_with_sae: f64 {
                 label: "divergence with the reconstruction, nats",

@@ -2,6 +2,7 @@
 //! other tools.
 
 use crate::arguments::DeviceArgument;
+use crate::commands::bench_activations::ActivationsBench;
 use crate::commands::bench_codebook::CodebookBench;
 use crate::commands::bench_model::ModelBench;
 use crate::commands::bench_pursuit::PursuitBench;
@@ -27,6 +28,7 @@ use std::time::Duration;
   lapidary bench --config K1                 # assign codes of a codebook; compare with the TopK encoder
   lapidary bench --config F1                 # gather statistics of latents; compare with the TopK encoder
   lapidary bench --store /data               # write and read a store of activations on that disk; compare with dd
+  lapidary bench --activations store         # train on stored activations; compare with random numbers of the same shape
   lapidary bench --model FOLDER --vs-peers   # activations and logits of a language model; compare with transformers")]
 pub struct Bench {
     #[command(flatten)]
@@ -49,13 +51,24 @@ pub struct Bench {
     /// compare the speed with dd. This needs 3.2 GB of temporary disk space
     #[arg(long, value_name = "DIR", conflicts_with_all = ["vs_peers", "config", "device"])]
     store: Option<PathBuf>,
+    /// Time the training step and the encoder on the activations of this store, after 200 training
+    /// steps on them, and on random numbers of the same shape. `lapidary harvest` writes stores
+    #[arg(long, value_name = "STORE", conflicts_with_all = ["vs_peers", "config", "store", "model"])]
+    activations: Option<PathBuf>,
+    /// With --activations: number of latents; default: 32 times the width of the activations
+    #[arg(long, value_name = "N", requires = "activations", value_parser = clap::value_parser!(u32).range(1..))]
+    d_sae: Option<u32>,
+    /// With --activations: number of active latents per token
+    #[arg(short, value_name = "K", requires = "activations", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
     /// Time a language model instead of training: compute its activations at --hook, and its
     /// logits. With --vs-peers, transformers is timed too; MODEL must then be a folder in Hugging
     /// Face layout
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["config", "store"])]
     model: Option<String>,
-    /// With --model: hook point of the activations; default: the output of the middle layer
-    #[arg(long, value_name = "HOOK", requires = "model")]
+    /// With --model: hook point of the activations; default: the output of the middle layer. With
+    /// --activations: hook point of the store, if it has several
+    #[arg(long, value_name = "HOOK")]
     hook: Option<HookPoint>,
     /// With --model: number of sequences per pass
     #[arg(long, value_name = "N", default_value_t = 8, requires = "model")]
@@ -82,10 +95,12 @@ enum Config {
     /// matching pursuit: d_in 512, d_sae 8,192, k 32, 2,048 tokens per step
     #[value(name = "M1")]
     M1,
-    /// codebook assignment beside the TopK encoder: d_in 768, 10,000 codes, k 8, 2,048 activations
+    /// codebook assignment, compared with the TopK encoder: d_in 768, 10,000 codes, k 8, 2,048
+    /// activations
     #[value(name = "K1")]
     K1,
-    /// statistics of latents beside the TopK encoder: the sizes of C1, 50 million codes
+    /// statistics of latents, compared with the TopK encoder: the sizes of C1, 50 million active
+    /// latents
     #[value(name = "F1")]
     F1,
     /// d_in 64, d_sae 512, k 8, 128 tokens per step (to try the command)
@@ -124,7 +139,23 @@ impl Bench {
         if let Some(folder) = &self.store {
             return bench_store::run(folder, self.steps, self.json);
         }
+        ensure!(
+            self.hook.is_none() || self.model.is_some() || self.activations.is_some(),
+            "--hook: expected --model or --activations too"
+        );
         let device = self.device.open()?;
+        if let Some(store) = &self.activations {
+            let bench = ActivationsBench {
+                store,
+                hook: self.hook.map(|hook| hook.to_string()),
+                d_sae: self.d_sae.map(|n| n as usize),
+                k: self.k as usize,
+                batch_tokens: 2048,
+                rounds: self.steps,
+                json: self.json,
+            };
+            return bench.run(&device);
+        }
         if let Some(model) = &self.model {
             let bench = ModelBench {
                 model,

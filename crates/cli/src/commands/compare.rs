@@ -20,17 +20,19 @@ use std::path::PathBuf;
   lapidary compare sae other-sae --by correlation --prediction --clusters 50 --tokens 500000 --out pairs.parquet
 
 Similarity of two latents: the cosine of their decoder rows, or the correlation of their activations over the tokens of a text.
-  greedy     each latent of A has the most similar latent of B; several can have the same one
-  bipartite  one-to-one: the pairs with the largest sum of similarities
-For comparison, correlations are also computed with the tokens of B shuffled (\"shuffled\").
+Latents are matched in two ways:
+  greedy     the match of a latent of A is the most similar latent of B; several latents of A can have the same match
+  bipartite  one to one, so that the sum of the similarities is as large as possible
+For comparison, the correlations are computed again with the tokens of B in random order (\"shuffled\" in the printed table).
 
-The output has one row per latent of A and method: feature_a, feature_b, cosine, correlation, method. A JSON file of the same name has
-the summary. With three dictionaries or more, it also says in how many of the others each latent of the first one has a match
-(one-to-one, cosine of at least 0.7). An HTML file of the same name is a page that shows the matches. If the dictionaries are run folders
-with feature tables, it shows both latents of a pair with their tokens and contexts.")]
+A method is a way of matching with a similarity, such as greedy-cosine. For each method, the output has one row per latent of A that has a
+match. Columns: feature_a, feature_b, cosine, correlation, method. A JSON file of the same name has the summary. With three dictionaries
+or more, the summary also says, for each latent of A, in how many of the other dictionaries it has a match (one to one, cosine of at
+least 0.7). An HTML file of the same name is a page that shows the matches. If the dictionaries are run folders with feature tables, the
+page shows both latents of a pair with their tokens and contexts.")]
 pub struct Compare {
-    /// Two dictionaries A and B, and further ones: run folders, folders or files in any format, or
-    /// hf:OWNER/NAME/PATH on the Hugging Face hub
+    /// Dictionaries to compare: A, B, and any number of further ones. Each is a run's folder, a
+    /// folder or file in any format, or hf:OWNER/NAME/PATH on the Hugging Face hub
     #[arg(value_name = "DIR", required = true, num_args = 2..)]
     dictionaries: Vec<PathBuf>,
     #[command(flatten)]
@@ -54,7 +56,8 @@ pub struct Compare {
     /// Number of tokens
     #[arg(long, default_value_t = 100_000)]
     tokens: u64,
-    /// Predict each latent of B from few latents of A (lasso), for ten penalties
+    /// Predict each latent of B from a few latents of A (lasso), with ten weights of the penalty in
+    /// turn
     #[arg(long)]
     prediction: bool,
     /// Cluster the latents of A and B by their correlations into N clusters

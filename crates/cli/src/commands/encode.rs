@@ -28,8 +28,8 @@ Tensors of the output, for n rows (tokens):
   reconstruction [n, d]  reconstruction of the row; for a transcoder, of the activation at its output hook point
 
 If a row has fewer than k active latents, its last entries have value 0 and index -1. For a cross-layer transcoder, each row has the
-entries of layer 0, then those of layer 1, and so on. Values are then in descending order within each layer, and there can be entries
-with index -1 after each layer.
+entries of layer 0, then those of layer 1, and so on. Values are then in descending order within each layer. Entries with index -1 can
+be at the end of each layer.
 
 If the dictionary reads several hook points, the input has one tensor per hook point, with the name of the hook point. The input can
 also be one tensor with the activations at all hook points side by side.

@@ -23,23 +23,24 @@ pub struct Export {
     run: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Viewer
+    /// Viewer to write for
     #[arg(long, value_name = "VIEWER")]
     to: To,
-    /// Name of the source set, that is, of the dictionaries of all layers: letters, digits, - _ and
-    /// .
+    /// Name of the source set, which has the dictionaries of all layers. Allowed characters are
+    /// letters, digits, and the signs . - _
     #[arg(long, value_name = "NAME")]
     source_set: String,
     /// What the source set is, in a few words; default: its name
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Viewer's id of the model; default: the name of the model, without the part before /
+    /// Id of the model at the viewer; default: the name of the model, without the part before /
     #[arg(long, value_name = "ID")]
     model_id: Option<String>,
-    /// What tells this dictionary from others of the same set and layer
+    /// Suffix of the name, which distinguishes this dictionary from others of the same source set
+    /// and layer
     #[arg(long, value_name = "NAME")]
     suffix: Option<String>,
-    /// Id of the user at the viewer to whom the features belong
+    /// Id that the owner of the features has as a user of the viewer
     #[arg(long, value_name = "ID")]
     creator_id: String,
     /// Name of the authors
@@ -51,7 +52,7 @@ pub struct Export {
     /// Address of a page about the release; can be given several times
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
-    /// Folder to write; it must not exist or be empty
+    /// Folder to write; it must be new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -62,7 +63,7 @@ pub struct Export {
 enum To {
     /// Neuronpedia's import folder
     Neuronpedia,
-    /// Batches of SAEDashboard's Neuronpedia runner
+    /// The batch files that SAEDashboard's Neuronpedia runner writes
     SaeDashboard,
 }
 

@@ -38,8 +38,8 @@ pub struct Features {
     /// `features.examples_per_feature` of the dictionary's recipe, else 16
     #[arg(long)]
     examples: Option<usize>,
-    /// Also write features/codes.parquet: the active latents of every token. It has 8 bytes per
-    /// active latent and token before compression
+    /// Also write features/codes.parquet: the active latents of every token. Before compression, it
+    /// has 8 bytes for each active latent of each token
     #[arg(long)]
     codes: bool,
     /// JSON field or Parquet column with the documents' own ids, for features/documents.parquet;

@@ -16,8 +16,8 @@ use std::path::PathBuf;
   lapidary fire out --text \"The war is over.\"
   lapidary fire out --text \"The war is over.\" --latent 1457,3790 --json
 
-Behind each latent are its activation and what it is about, if the run's folder says so: its label in DIR/labels.parquet (see `lapidary
-label`), else the usual token at its peaks in the feature tables.")]
+Each latent is printed with its activation. If DIR is a run's folder, a label can follow: the label of the latent in DIR/labels.parquet
+(see `lapidary label`). Without such a label, it is the most frequent peak token of the latent in the feature tables.")]
 pub struct Fire {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub

@@ -24,27 +24,29 @@ use std::path::{Path, PathBuf};
   lapidary label out --method pmi,top-token,lens --tokens 500000 --out labels.parquet
   lapidary label out --method llm --endpoint http://127.0.0.1:8000/v1 --endpoint-model NAME --sample 200
 
-Labels are made from one half of the documents:
-  pmi        up to 3 n-grams (of 1 to 3 tokens) that end at the peaks of the strongest contexts, or one token before, and that are
-             rare elsewhere: those with the highest log p(d | contexts) - lambda log p(d)
-  top-token  the token at most of these peaks, a baseline
+Labels are made from one half of the documents. They use the strongest contexts of a latent. Each context ends at a peak, which is a token
+on which the latent's activation is large. The methods are:
+  pmi        up to 3 n-grams d (of 1 to 3 tokens) with the highest log p(d | contexts) - lambda log p(d). They are frequent at the ends
+             of the contexts and rare elsewhere. Only n-grams that end at a peak, or one token before it, are candidates
+  top-token  the token that is most often the peak, a baseline
   lens       the 3 tokens whose logits the decoder row raises most
-  llm        a sentence that a language model writes. The model is reached by an OpenAI-compatible HTTP endpoint. It sees 40 windows
-             per latent, and later judges whether its label fits other windows. One request per latent is for the label, up to 40
-             are for the scores. Finished requests are kept in a file beside the output (its name with .requests.jsonl). After an
-             interruption, the same command sends only the missing requests
+  llm        a sentence that a language model writes. The model is reached by an OpenAI-compatible HTTP endpoint. It sees up to 40
+             windows per latent, and later judges whether its label fits other windows. One request per latent is for the label, up to
+             40 are for the scores. Finished requests are kept in a file beside the output, whose name is that of the output with
+             .requests.jsonl at the end. After an interruption, the same command sends only the missing requests
 
-They are scored on windows of 32 tokens from the other half: up to 50 windows in which the latent fires, from its whole range of
-activations, and 50 in which it does not. Detection: does a window that has the label contain a firing? Fuzzing: some tokens of a
-window are marked; are they those on which the latent fires? Both are balanced accuracies: 0.5 is chance. A latent with fewer than
-10 windows of a kind has no scores.
+All labels are scored on windows of 32 tokens from the other half of the documents: up to 50 windows in which the latent fires, from the
+whole range of its activations, and 50 windows in which it does not fire. Detection: does the label predict in which windows the latent
+fires? Fuzzing: some tokens of each window are marked. Does the label predict in which windows these are the tokens on which the latent
+fires? Both scores are balanced accuracies: 0.5 is chance. A latent with fewer than 10 windows of either kind has no scores.
 
-Clamping: the model runs on 8 windows with the latent clamped at its largest activation. Do the label's tokens become more probable
-than the tokens of other latents' labels? 0.5 is chance. Labels by llm have no such score.
+Clamping: the model runs on up to 8 windows, once unchanged, and once with the latent set to its largest activation in the text. Do the
+probabilities of the label's tokens rise more than those of the tokens of other latents' labels? The score is the share of other labels
+whose tokens gain less: 0.5 is chance. Labels by llm have no such score. docs/methods/labels.md defines all scores.
 
-Columns of the output: feature_id, label (n-grams separated by |), method, detection, fuzzing, clamping. Labels that the file has already
-stay, unless this run labels the same latents by the same method. If the output is DIR/labels.parquet, DIR/report.html is written
-again with the labels.")]
+Columns of the output: feature_id, label (n-grams separated by |), method, detection, fuzzing, clamping. If the file exists, labels by
+other methods are kept, and all labels by the methods of this run are replaced. For llm, only those of the same latents are replaced.
+If the output is DIR/labels.parquet, DIR/report.html is written again with the labels.")]
 pub struct Label {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -52,7 +54,7 @@ pub struct Label {
     dictionary: PathBuf,
     #[command(flatten)]
     from: DictionaryArgument,
-    /// Methods, separated by commas
+    /// Methods, separated by commas, chosen from pmi, top-token, lens and llm
     #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "pmi", value_parser = method)]
     method: Vec<Method>,
     /// Language model; default: the model that the dictionary names
@@ -64,48 +66,50 @@ pub struct Label {
     corpus: Option<String>,
     #[command(flatten)]
     text: TextArgument,
-    /// Number of tokens. Their codes are kept in memory, 24 bytes per active latent and token
+    /// Number of tokens. Their codes are kept in memory, with 24 bytes for each active latent of
+    /// each token
     #[arg(long, default_value_t = 200_000)]
     tokens: u64,
     /// Weight of the frequency of an n-gram in the method pmi; 0 prefers frequent n-grams
     #[arg(long, default_value_t = 0.2)]
     lambda: f64,
-    /// Fewest occurrences of an n-gram, in the half of the documents that labels are made from
+    /// With --method pmi: minimum number of occurrences of an n-gram in the half of the documents
+    /// that labels are made from
     #[arg(long, default_value_t = 3, value_name = "N")]
     min_count: u64,
     /// Seed for the choice of windows
     #[arg(long, default_value_t = 22)]
     seed: u64,
-    /// Number of latents whose labels are also scored by clamping, drawn at random; 0 for none;
-    /// default: 100. Not for llm
+    /// Number of latents, drawn at random, whose labels are also scored by clamping; 0 means none;
+    /// default: 100. Labels by llm are not scored by clamping
     #[arg(long, value_name = "N")]
     clamp: Option<usize>,
-    /// With llm: address of the endpoint, such as http://127.0.0.1:8000/v1
+    /// With --method llm: address of the endpoint, such as http://127.0.0.1:8000/v1
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// With llm: name of the model at the endpoint
+    /// With --method llm: name of the model at the endpoint
     #[arg(long, value_name = "NAME")]
     endpoint_model: Option<String>,
-    /// With llm: environment variable that holds the key of the endpoint, if it needs one
+    /// With --method llm: environment variable that holds the key of the endpoint, if it needs one
     #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
     key_variable: String,
-    /// With llm: number of latents to label, drawn at random; default: 100
+    /// With --method llm: number of latents to label, which are drawn at random; default: 100
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "latent")]
     sample: Option<u32>,
-    /// With llm: label these latents, separated by commas, instead of a sample
+    /// With --method llm: label these latents, separated by commas, instead of a sample
     #[arg(long, value_delimiter = ',', value_name = "ID,ID…")]
     latent: Vec<u32>,
-    /// With llm: maximum number of requests at the same time
+    /// With --method llm: maximum number of requests at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
-    /// With llm: maximum number of requests per minute
+    /// With --method llm: maximum number of requests per minute
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: Option<u32>,
-    /// With llm: prices per million tokens to the model and from it, such as 0.15,0.6, for the
-    /// estimate
+    /// With --method llm: price per million prompt tokens and price per million completion tokens,
+    /// such as 0.15,0.6. The estimate then has the cost
     #[arg(long, value_delimiter = ',', num_args = 1, value_name = "IN,OUT")]
     prices: Vec<f64>,
-    /// With llm: print the estimate of requests and tokens, and send nothing
+    /// With --method llm: print the estimate of requests and tokens, and send nothing
     #[arg(long)]
     estimate: bool,
     /// Parquet file to write or to add to; default: DIR/labels.parquet

@@ -71,7 +71,8 @@ struct OnTexts {
     /// dictionary's context, and is represented by the mean over its tokens
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     passages: u32,
-    /// Maximum number of passages per class in each half of its texts
+    /// The texts of each class are divided into two halves. This is the maximum number of passages
+    /// per class in each half
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     samples: u32,
     /// Seed for all random choices
@@ -135,9 +136,10 @@ impl OnTexts {
 #[command(after_help = "Example:
   lapidary measure information out --texts embedded --label-field president --passages 20
 
-For each latent: I(bin of its mean activation in a passage; class of the text) in bits. Bin 0: the latent does not fire. Positive means
-are in bins with equal numbers of distinct values. `by_chance` is the mean of the same for permuted classes. An estimate from few
-passages is too high; compare it with `by_chance`.")]
+For each latent, the output has the mutual information I(T; Y) in bits. Y is the class of the text. T is a bin of the latent's mean
+activation in a passage: bin 0 if the latent does not fire, otherwise one of --bins bins with equal numbers of distinct values.
+`by_chance` is the mean of the same estimate for random permutations of the classes. An estimate from few passages is too high: compare
+it with `by_chance`. docs/methods/measures.md has the formula.")]
 struct Information {
     #[command(flatten)]
     on: OnTexts,
@@ -169,7 +171,8 @@ impl Information {
 #[command(after_help = "Example:
   lapidary measure gdv out --texts embedded --label-field president --passages 20
 
-0: no separation. `bound`: the value of perfect separation for classes of equal size, -1 for two classes. `ratio` = gdv / bound.")]
+A value of 0 means no separation, and a negative value means separation. `bound` is the smallest value that classes of equal size can
+have: -1 for two classes. `ratio` is the value divided by `bound`. docs/methods/measures.md has the formula.")]
 struct Gdv {
     #[command(flatten)]
     on: OnTexts,
@@ -187,7 +190,8 @@ impl Gdv {
 #[command(after_help = "Example:
   lapidary measure hash out --texts embedded --label-field president --passages 20
 
-The hash of a passage: its k latents with the largest mean activations.")]
+The hash of a passage is the set of its k latents with the largest mean activations. docs/methods/measures.md defines the values in the
+output.")]
 struct Hash {
     #[command(flatten)]
     on: OnTexts,
@@ -216,9 +220,10 @@ impl Hash {
 #[command(after_help = "Example:
   lapidary measure sdr --d-sae 4096 -k 32 --level 1e-6
 
-For random codes with k of d_sae latents active. `smallest_theta`: the smallest overlap of two codes that chance reaches with a
-probability below --level. `largest_union`: how many codes can be joined before a random code passes as a member of the union (at least
-theta of its latents are in the union) with a probability above --level.")]
+The codes are random: in each, k of d_sae latents are active. `smallest_theta` is the smallest number for which two codes share so many
+latents or more with a probability below --level. The union of several codes has the latents that are active in at least one of them. A
+random code is a false member of the union if at least --theta of its latents are in the union. `largest_union` is the largest number of
+codes for which the probability of a false member is at most --level. docs/methods/measures.md has the formulas.")]
 struct Sdr {
     /// Number of latents
     #[arg(long)]
@@ -226,10 +231,10 @@ struct Sdr {
     /// Number of active latents
     #[arg(short)]
     k: u64,
-    /// Number of latents that a member shares with the union; default: k
+    /// Minimum number of latents that a member shares with the union; default: k
     #[arg(long)]
     theta: Option<u64>,
-    /// Probability
+    /// Probability for `smallest_theta` and `largest_union`
     #[arg(long, default_value_t = 1e-6)]
     level: f64,
     #[command(flatten)]
@@ -244,14 +249,15 @@ impl Sdr {
     }
 }
 
-/// Core features of a text, and the model's perplexity if it has only these
+/// Core features of a text, and the perplexity of the model with only these features
 #[derive(Args)]
 #[command(after_help = "Example:
   lapidary measure core out --text \"The war is over, and the armies of both nations return to their homes.\"
 
-Core of a token: its latents with activations of at least the (1 - alpha) quantile of its positive activations. Core of the text: the
-share beta of the latents in any token's core that are in the most of them. `perplexity_core`: the reconstruction from the core alone
-replaces the activations; `perplexity_reconstructed`: that from all latents.")]
+The core of a token is the set of latents whose activation is at least the (1 - alpha) quantile of the token's positive activations. For
+each latent, count the tokens whose core has it. The core of the text is the share beta of the latents with a count above 0 that have the
+highest counts. For `perplexity_reconstructed`, the reconstructions replace the activations. For `perplexity_core`, the
+reconstructions use only the latents in the core of the text. docs/methods/measures.md has the definitions.")]
 struct Core {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -262,13 +268,13 @@ struct Core {
     /// Language model; default: the model that the dictionary names
     #[arg(long)]
     model: Option<String>,
-    /// Text, of at most one context
+    /// Text, which must fit into one context
     #[arg(long)]
     text: String,
-    /// Share of a token's positive activations that are in its core
+    /// Share of a token's positive activations that are in the core of this token
     #[arg(long, default_value_t = 0.4)]
     alpha: f64,
-    /// Share of latents that are in the text's core
+    /// Share of the latents in token cores that are in the core of the text
     #[arg(long, default_value_t = 0.2)]
     beta: f64,
     #[command(flatten)]

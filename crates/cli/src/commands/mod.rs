@@ -2,6 +2,7 @@
 
 pub mod absorption;
 pub mod bench;
+mod bench_activations;
 mod bench_codebook;
 mod bench_model;
 mod bench_pursuit;

@@ -21,12 +21,14 @@ const PRINTED: usize = 10;
   lapidary neurons --model ./smollm2 --layers 10,20 --weights out --out neurons.parquet
   lapidary neurons --model ./smollm2 --weights gate --clamp 0 --out gates.parquet
 
-The weights of a neuron, times the weight of the final norm, times the unembedding, are one logit per token. The first token in the
-lists is the neuron's label. Two columns say how specialised the neuron is: probability is the softmax of these logits at the first
-token, and grows with the norm of the weights; logit_kurtosis is the excess kurtosis of the logits, and does not.
+The weights of a neuron, times the weight of the final norm, times the unembedding, are one logit per token. The token with the largest
+logit is the neuron's label (column token). Two columns say how specialised the neuron is. probability is the softmax of the logits at
+the label. It grows with the norm of the neuron's weights. logit_kurtosis is the excess kurtosis of the logits. It does not depend on
+this norm.
 
-Clamping: the model runs on 8 windows of 32 tokens, with the neuron set to its largest value on them. The score is the share of other
-neurons whose first token becomes less probable, relative to the plain run, than this neuron's: 0.5 is chance.
+Clamping: the model runs on 8 windows of 32 tokens, once unchanged, and once with the neuron set to its largest value on these windows.
+The gain of the neuron's label is the mean change of its log-probability. The score is the share of other neurons whose labels gain
+less: 0.5 is chance. docs/methods/labels.md defines the columns and the score.
 
 Columns of the output: layer, neuron, weights, token, token_id, probability, logit_kurtosis, promoted, suppressed, clamping.")]
 pub struct Neurons {

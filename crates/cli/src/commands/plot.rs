@@ -25,24 +25,25 @@ pub struct Plot {
     /// What to draw
     #[arg(long, value_name = "KIND", default_value = "density")]
     kind: Kind,
-    /// With training: quantities to draw, separated by commas: fvu, l0, loss, dead, lr, grad_norm;
-    /// default: fvu,l0,loss,dead
+    /// With --kind training: quantities to draw, separated by commas, chosen from fvu, l0, loss,
+    /// dead, lr and grad_norm; default: fvu,l0,loss,dead
     #[arg(long, value_name = "NAME,NAME…", value_delimiter = ',')]
     curves: Vec<String>,
-    /// With training: training steps on the x axis, in place of tokens
+    /// With --kind training: training steps on the x axis, in place of tokens
     #[arg(long)]
     steps: bool,
-    /// With training and latent: a logarithmic x axis
+    /// With --kind training or --kind latent: a logarithmic x axis
     #[arg(long)]
     log_x: bool,
-    /// With frontier: metric on the y axis, with the name that `lapidary eval` prints; default: fvu
+    /// With --kind frontier: metric on the y axis, by the name that `lapidary eval` prints;
+    /// default: fvu
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
-    /// With latent: number of the latent
+    /// With --kind latent: number of the latent
     #[arg(long, value_name = "ID")]
     latent: Option<u32>,
-    /// With scatter: column on the y axis: encoder_decoder_cosine (the default), mean_activation,
-    /// max_activation, logit_kurtosis or mean_position
+    /// With --kind scatter: column of features.parquet on the y axis. One of encoder_decoder_cosine
+    /// (the default), mean_activation, max_activation, logit_kurtosis, mean_position
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
     /// File to write, .svg or .png
@@ -67,15 +68,16 @@ pub struct Plot {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Kind {
-    /// Histogram of the latents' firing densities (needs features.parquet)
+    /// Histogram of the firing rates of the latents (needs features.parquet)
     Density,
     /// Curves of the training log (needs metrics.jsonl)
     Training,
-    /// L0 against a metric, one point per run (needs metrics.json)
+    /// L0 on the x axis, a metric on the y axis, one point per run (needs metrics.json)
     Frontier,
     /// Histogram of one latent's activations (needs histograms.parquet)
     Latent,
-    /// Firing density against another column of features.parquet, one dot per latent
+    /// Firing rate on the x axis, another column of features.parquet on the y axis, one dot per
+    /// latent
     Scatter,
 }
 

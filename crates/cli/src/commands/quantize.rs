@@ -18,8 +18,9 @@ use std::path::PathBuf;
   lapidary quantize out --out out-int8 --activations STORE
   lapidary encode --dictionary out-int8 --activations x.safetensors --out codes.safetensors
 
-All commands that read a dictionary can read the output. They expand its weights to f32. So the files are smaller, and encoding takes as
-long as before. quantization.json in the output folder compares the dictionary with the original.")]
+All commands that read a dictionary can read the output. When they read it, they expand its weights to f32.
+So the files are smaller, but encoding takes as long as before. quantization.json in the output folder compares the dictionary with the
+original.")]
 pub struct Quantize {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -37,8 +38,8 @@ pub struct Quantize {
     /// (the weights of one latent); default: row with 8 bits, 32 with 4 bits
     #[arg(long, value_name = "N", value_parser = granularity)]
     group: Option<Granularity>,
-    /// Choice of the range of weights with a common scale: min-max clips no weight, mse minimizes
-    /// the squared error
+    /// How the range of each group of weights with a common scale is chosen: min-max clips no
+    /// weight, mse minimizes the squared error
     #[arg(long, value_name = "HOW", default_value = "min-max", value_parser = calibration)]
     calibration: Calibration,
     /// Store of activations. Codes and reconstructions of its activations before and after

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary report out
 
-The report shows what the folder has: features/ (which `lapidary features` writes), labels.parquet (`lapidary label`, or your own table
-with the columns feature_id, label and method), metrics.json and metrics.jsonl. No model runs. `features` and `label` write the report
-by themselves, so this command is for tables that you changed.")]
+The report shows what the folder has: features/ (written by `lapidary features`), labels.parquet (written by `lapidary label`, or your
+own table with the columns feature_id, label and method), metrics.json and metrics.jsonl. No model runs. `lapidary features` and
+`lapidary label` also write the report. So this command is only needed if you changed tables.")]
 pub struct Report {
     /// Folder of a run, with features/
     #[arg(value_name = "DIR")]

@@ -24,14 +24,19 @@ use std::path::PathBuf;
   lapidary sae-probes my-dictionary --model ./smollm2 --data sae_probes --cache probe-cache --seeds 5 --out probes.parquet
   lapidary sae-probes out --data sae_probes --setting scarcity --k 16 --reg l2
 
-The data sets come with the package (pip install sae-probes); --data is its folder sae_probes. They are not part of Lapidary. A prompt
-is represented by the activation at its last token, and by the latents there. The rows for training and testing, the choice of the k
-latents, the penalties and the figures are those of the package, seed by seed: seed 42 is the package's. Test AUCs of probes of the same
-latents agree with the package's within 0.001. Where latents are equally good, the package may choose another one. For a table of all 113 data sets, the model reads up to 5,000 prompts of each. --cache keeps what
-it computes for the next time. --out is written after each data set.
+The data sets come with the Python package (pip install sae-probes), and not with Lapidary. --data is the folder sae_probes of the
+installed package. A row of a data set is a prompt with its class, positive or negative. The prompt is represented by the activation at
+its last token, and by the latents at this token.
 
-Columns of the output: dataset, setting, method (sae: k latents; logreg: the whole activation), k, reg_type, seed, num_train, num_test,
-frac, ratio, test_auc, test_acc, test_f1, val_auc, c, indices (the latents, as a JSON list).")]
+For each seed, the rows for training and testing, the choice of the k latents, the penalties and the figures are those of the package.
+The package's own seed is 42. If both programs choose the same latents, the test AUCs agree within 0.001. If several latents are equally
+good, the package may choose other ones.
+
+For a table of all 113 data sets, the model reads up to 5,000 prompts per data set. With --cache, the activations and latents are kept
+for later runs. --out is written after each data set.
+
+Columns of --out (docs/reference/tables.md defines them): dataset, setting, method (sae: k latents; logreg: the whole activation), k,
+reg_type, seed, num_train, num_test, frac, ratio, test_auc, test_acc, test_f1, val_auc, c, indices (the latents, as a JSON list).")]
 pub struct SaeProbes {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -55,20 +60,21 @@ pub struct SaeProbes {
     /// 16 and 128
     #[arg(long, value_name = "K,K…", value_delimiter = ',')]
     k: Vec<usize>,
-    /// Penalty of the weights of probes of latents; default: l1
+    /// Penalty on the weights of a probe on latents; default: l1
     #[arg(long, value_name = "PENALTY")]
     reg: Option<Penalty>,
-    /// Number of seeds: 42, 43 and so on. With several, the spread over seeds is printed
+    /// Number of seeds. The seeds are 42, 43 and so on. With several seeds, the spread over seeds
+    /// is printed
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     seeds: u16,
-    /// Probe latents only, and not the whole activation
+    /// Leave out the baseline: fit probes on latents only, and none on the whole activation
     #[arg(long)]
     no_baseline: bool,
-    /// Maximum number of tokens of a prompt, BOS among them. The beginning of a longer prompt is
+    /// Maximum number of tokens of a prompt, including BOS. If a prompt is longer, its beginning is
     /// left out
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_tokens: usize,
-    /// Folder in which activations and latents of each data set are kept for the next time
+    /// Folder in which activations and latents of each data set are kept for later runs
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
     /// Also write one row per probe to this Parquet file
@@ -82,11 +88,11 @@ pub struct SaeProbes {
 enum Rule {
     /// Up to 1,024 rows, half of them positive
     Normal,
-    /// 2 to 1,024 rows, in 20 sizes
+    /// 20 numbers of rows, from 2 to 1,024
     Scarcity,
-    /// 5 to 95 % positive rows, in 19 shares
+    /// 19 shares of positive rows, from 5 to 95 %
     Imbalance,
-    /// Up to half of the training labels flipped, in 11 shares; for the whole activation only
+    /// 11 shares of flipped training labels, from 0 to half; only probes of the whole activation
     LabelNoise,
 }
 

@@ -17,11 +17,12 @@ use std::path::PathBuf;
   lapidary select --dictionary out --pool pool.jsonl --examples wanted.jsonl --top 5% --out ranked.parquet
   lapidary select --dictionary out --pool hf:OWNER/NAME --examples wanted.txt --top 1000 --out ranked.parquet --ids chosen.txt
 
-A document is represented by the mean of its codes over all tokens except special tokens, and the examples by the mean over them.
+A document is represented by the mean of its codes over all tokens except special tokens. The examples together are represented by the
+mean of their representations. Each document of the pool is compared with this mean.
 Jaccard similarity of a and b: sum of min(a_i, b_i) / sum of max(a_i, b_i) over latents i.
 
-Columns of the output, sorted by rank: document (its number in the pool, from 0), score, rank (from 0), selected. Documents without a
-token are left out.")]
+The output has one row per document of the pool, sorted by rank. Columns: document (its number in the pool, from 0), score, rank (from
+0), selected. Documents without a token are left out.")]
 pub struct Select {
     /// Dictionary: a run's folder, a folder or file in any format, or hf:OWNER/NAME/PATH on the
     /// Hugging Face hub
@@ -36,11 +37,11 @@ pub struct Select {
     /// Hugging Face hub)
     #[arg(long, value_name = "TEXTS")]
     pool: String,
-    /// Documents that show what is wanted, likewise
+    /// Documents that are examples of what to select, with the same possible values as --pool
     #[arg(long, value_name = "TEXTS")]
     examples: String,
-    /// JSON field or Parquet column that holds the text, in both; default: the field in the
-    /// dictionary's recipe, or `text` if there is no recipe
+    /// JSON field or Parquet column that holds the text, in --pool and --examples; default: the
+    /// field in the dictionary's recipe, or `text` if there is no recipe
     #[arg(long, value_name = "NAME")]
     text_field: Option<String>,
     /// Documents to select: a share such as 5%, or a number

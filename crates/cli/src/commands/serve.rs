@@ -17,7 +17,7 @@ use std::path::PathBuf;
   lapidary serve out --port 8080
 
 The page shows what the report shows, for any number of latents. It also shows which latents fire in a text that you type, and
-continues a text with a latent added. The first line of standard output is the address. Ctrl-C ends the command.")]
+continues a text with and without a latent (steering). The first line of standard output is the address. Ctrl-C ends the command.")]
 pub struct Serve {
     /// Folder with feature tables in features/: a run's folder, or the folder that `lapidary
     /// features` wrote to. Without a dictionary in it, the page shows only the tables
@@ -31,8 +31,9 @@ pub struct Serve {
     /// Port; 0 chooses a free one
     #[arg(long, value_name = "N", default_value_t = 0)]
     port: u16,
-    /// IP address to listen on. Other machines can reach any address but that of the loopback
-    /// interface. Nobody is asked for a password
+    /// IP address to listen on. With the default, only programs on this machine can open the page.
+    /// With an address that is not a loopback address, other machines can open it too, without a
+    /// password
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
     #[command(flatten)]

@@ -52,15 +52,15 @@ pub struct Synthetic {
     /// Measure this dictionary (of any format) instead of training one
     #[arg(long, value_name = "DIR")]
     dictionary: Option<PathBuf>,
-    /// Number of coders to train. They differ in their initial weights and batches. With several,
-    /// means over the coders are printed, with their standard errors
+    /// Number of coders to train. They differ in their initial weights and batches. With several
+    /// coders, the means of the metrics over the coders are printed, with standard errors
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "dictionary")]
     seeds: u16,
     /// Number of rows (synthetic activations) that the metrics are computed on
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rows: u32,
-    /// Folder for recovery.json, dictionary/, and with several seeds also seed1/dictionary/ and so
-    /// on; without --out, nothing is written
+    /// Folder for recovery.json and dictionary/. With several coders, also for seed1/dictionary/
+    /// and so on. Without --out, neither metrics nor dictionaries are written
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Also write the directions of the features, and the rows that the metrics are computed on, to

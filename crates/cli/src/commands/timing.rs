@@ -4,11 +4,12 @@ use super::peers::Peers;
 use super::step_parts::{Part, step_parts};
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
-use lapidary_activations::ActivationMatrix;
-use lapidary_coder::Coder;
+use lapidary_activations::{ActivationMatrix, BatchSource, NormalizationKind, Store, StoreBatches};
+use lapidary_coder::{ArchitectureKind, Coder};
 use lapidary_kernels::{AdamStep, Moments, adam_step, encode_topk};
 use lapidary_sae::{Recipe, TrainingRun};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sizes of a coder and its batch.
@@ -245,15 +246,62 @@ impl Ours {
              dead_after_tokens = 1000000000000\n",
             1_000_000 * batch_tokens
         );
-        let config = Recipe::parse("bench", &recipe, &[])?;
         let source = ActivationMatrix::new(x.clone(), batch_tokens, 0)?;
-        let mut trainer = TrainingRun::new(&[config], Box::new(source), device)?;
+        Self::of_recipe(&recipe, Box::new(source), x, k, device)
+    }
+
+    /// A TopK coder with defaults for `steps` steps, in training on rows of a store; rows of
+    /// another order are encoded.
+    pub fn on_store(
+        store: &Arc<Store>,
+        hook: &str,
+        sizes: Sizes,
+        steps: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        const WINDOW: usize = 1 << 16;
+        let Sizes {
+            d_sae,
+            k,
+            batch_tokens,
+            ..
+        } = sizes;
+        let recipe = format!(
+            "[coder]\narchitecture = 'topk'\nd_sae = {d_sae}\nk = {k}\n\
+             [training]\nbatch_tokens = {batch_tokens}\ntokens = {}\nlog_every_steps = 1000000\n",
+            steps * batch_tokens
+        );
+        let batches = |seed| {
+            StoreBatches::new(
+                store.clone(),
+                &[hook],
+                batch_tokens,
+                WINDOW,
+                NormalizationKind::default(),
+                seed,
+                device,
+            )
+        };
+        let x = batches(1)?.next_batch()?.remove(0);
+        Self::of_recipe(&recipe, Box::new(batches(0)?), x, k, device)
+    }
+
+    fn of_recipe(
+        recipe: &str,
+        source: Box<dyn BatchSource>,
+        x: Tensor<2>,
+        k: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let config = Recipe::parse("bench", recipe, &[])?;
+        let pursues = config.coder.architecture == ArchitectureKind::MatchingPursuit;
+        let mut trainer = TrainingRun::new(&[config], source, device)?;
         trainer.step()?; // The first step is logged.
         Ok(Self {
             trainer,
             x,
             k,
-            pursues: architecture == "matching_pursuit",
+            pursues,
             device: device.clone(),
         })
     }
@@ -262,7 +310,7 @@ impl Ours {
         self.steps(1)
     }
 
-    fn steps(&mut self, count: usize) -> Result<f64> {
+    pub fn steps(&mut self, count: usize) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..count {
             self.trainer.step()?;

@@ -62,8 +62,8 @@ pub struct Train {
     /// coder for each combination of values
     #[arg(long, value_name = "KEY=VALUE,VALUE…")]
     sweep: Vec<Sweep>,
-    /// Train one coder for each of these layers, such as 0-3 or 2,5,8. The recipe's hook points are
-    /// moved to the layer
+    /// Train one coder for each of these layers, such as 0-3 or 2,5,8. For each coder, the recipe's
+    /// hook points are moved to its layer
     #[arg(long, value_name = "LAYERS")]
     layers: Option<Layers>,
     /// Folder for the results; default: out/NAME for the recipe NAME.toml. Required for several

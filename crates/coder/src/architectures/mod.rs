@@ -122,7 +122,9 @@ impl ArchitectureKind {
     #[must_use]
     pub const fn summary(self) -> &'static str {
         match self {
-            Self::Standard => "ReLU with an L1 penalty",
+            Self::Standard => {
+                "ReLU, with a penalty on the activations (`training.sparsity_penalty`)"
+            }
             Self::TopK => "the k largest pre-activations per token",
             Self::BatchTopK => {
                 "the largest pre-activations of the whole batch, k per token on average"
@@ -131,10 +133,14 @@ impl ArchitectureKind {
                 "as `batchtopk`, but the loss also has the error of the reconstruction from only the first w \
                  latents, for several w"
             }
-            Self::JumpRelu => "pre-activations above a trained threshold per latent",
-            Self::Gated => "gates choose the active latents, and magnitudes are their values",
+            Self::JumpRelu => {
+                "the pre-activations above a threshold that is trained for each latent"
+            }
+            Self::Gated => {
+                "each latent has a gate, which decides whether it is active, and a magnitude, which is its value if it is active"
+            }
             Self::MatchingPursuit => {
-                "subtracts the best-fitting decoder row from the residual, step by step"
+                "in each step, the latent whose decoder row fits the residual best"
             }
             Self::Proximal => "the proximal operator of a penalty (convex or not) instead of ReLU",
         }

@@ -35,14 +35,14 @@ table! {
     /// `[coder.jumprelu]`: what only `jumprelu` has. Sizes are in normalized activations; SAELens's
     /// are in activations of norm √d.
     JumpReluConfig -> ResolvedJumpRelu, "coder.jumprelu";
-    /// The penalty. `step`: the number of active latents. `quadratic`: 2 / t × (number of active
+    /// The penalty. `step`: the number of active latents. `quadratic`: (2 / t) × (number of active
     /// latents − t)², where t is `coder.jumprelu.target_l0`. `tanh`: the sum over latents of
     /// tanh(`tanh_scale` × activation × decoder norm).
     penalty: JumpReluPenalty = fixed(JumpReluPenalty::Step);
     /// Weight of the penalty in the loss. The squared error, summed over dimensions, has weight 1.
     l0_coefficient: f64 = fixed(1e-3), "0 or more" => |v| *v >= 0.0;
     /// For `quadratic`: the target number of active latents per token.
-    target_l0: f64 = optional("needed for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
+    target_l0: f64 = optional("absent; required for `quadratic`"), "more than 0" => |v| *v as f32 > 0.0;
     /// Width of the window around a threshold, in units of the normalized activations. Only
     /// pre-activations in this window contribute to the gradient of the threshold.
     bandwidth: f64 = fixed(0.03), "more than 0" => |v| *v as f32 > 0.0;

@@ -22,8 +22,8 @@ table! {
     /// Whether latents may also have negative values. Each step then chooses the latent whose value
     /// has the largest magnitude.
     signed: bool = fixed(false);
-    /// Whether each step fits all values again by least squares (orthogonal matching pursuit). The
-    /// fitted values are non-negative unless `signed` is set.
+    /// Whether each step fits the values of all latents chosen so far again, by least squares
+    /// (orthogonal matching pursuit). The fitted values are non-negative unless `signed` is set.
     refit: bool = fixed(false);
 }
 

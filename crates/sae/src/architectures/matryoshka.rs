@@ -12,9 +12,9 @@ use crate::keys::{Facts, table};
 table! {
     /// `[coder.matryoshka]`: what only `matryoshka` has.
     MatryoshkaConfig -> ResolvedMatryoshka, "coder.matryoshka";
-    /// Sizes of the prefixes, ascending and below `d_sae`. For each w in the list, the loss
-    /// contains the error of the reconstruction from the first w latents. It also contains the
-    /// error of the reconstruction from all latents.
+    /// Numbers of latents w, ascending and below `d_sae`. For each w in the list, the loss contains
+    /// the error of the reconstruction from the first w latents. It also contains the error of the
+    /// reconstruction from all latents.
     widths: Vec<usize> = later(|w| prefixes(w.d_sae), "a 16th, an 8th, a quarter and a half of `d_sae`"),
         "whole numbers, at least 1, strictly ascending" => |v: &Vec<usize>| v.first().is_some_and(|w| *w > 0) && v.windows(2).all(|w| w[0] < w[1]);
 }

@@ -18,11 +18,11 @@ table! {
     /// The penalty: `l0`, `l1`, `l_half`, `log_sum`, `cel0`, `scad` or `mcp`
     /// ([formulas](../methods/proximal.md)).
     shape: Shape = fixed(Penalty::DEFAULT.shape);
-    /// The weight λ in the formula of the penalty. It applies to activations after normalization.
-    /// The penalty is added to half the squared error of each token. λ rises from 0 over
+    /// The weight λ in the formula of the penalty. λ is for normalized activations. The penalty is
+    /// added to half the squared error of each token. λ rises from 0 over
     /// `training.sparsity_warmup_steps` steps.
     weight: f64 = fixed(Penalty::DEFAULT.weight), "0 or more" => |v| *v >= 0.0;
-    /// The second parameter of the penalty: γ of `mcp` (above 1), a of `scad` (above 2), ε of
+    /// The second parameter of the penalty: γ for `mcp` (above 1), *a* for `scad` (above 2), ε for
     /// `log_sum` (above 0). The other penalties have none.
     bend: f64 = read(|_, r| shape(r).usual_shape_param(), "2 for `mcp`, 3.7 for `scad`, 0.05 for `log_sum`");
 }

@@ -10,13 +10,14 @@ table! {
     /// `[corpus]`: the text to train on.
     CorpusConfig, "corpus";
     /// A text, JSON or Parquet file; a folder of such files; a dataset of the hub, `hf:OWNER/NAME`;
-    /// the text inside the program, `embedded`; or its held-out part, `embedded:heldout`. A folder
-    /// and a dataset can be followed by `:SPLIT` ([which files are
+    /// `embedded`, the training part of the text inside the program; or `embedded:heldout`, its
+    /// held-out part. A folder and a dataset can be followed by `:SPLIT` ([which files are
     /// read](../how-to/own-model-and-text.md#the-text)).
     path: String = fixed("embedded".to_owned());
     /// The field of JSON, or the column of Parquet, that holds the text.
     text_field: String = fixed(TEXT_FIELD.to_owned());
-    /// Number of tokens per block, including BOS. It is at most the model's own context.
+    /// Number of tokens per block, including BOS. It cannot be larger than the context length of
+    /// the model.
     context: usize = fixed(128), "at least 2" => |v| *v > 1;
     /// Whether each sequence starts with the tokenizer's beginning-of-sequence token.
     prepend_bos: bool = fixed(true);
@@ -29,16 +30,16 @@ table! {
 table! {
     /// `[activations]`: from text to shuffled, normalized batches.
     ActivationsConfig -> ResolvedActivations, "activations";
-    /// Number of activations in the shuffle buffer, from which batches are drawn at random. It is
-    /// at least one batch. The buffer is refilled when it is less than half full. With a model loss
-    /// (`training.loss`), whole blocks are shuffled instead: the program reads a window of this
-    /// many tokens, rounded down to whole batches, and puts its blocks into a random order. With a
-    /// store, this is the size of the window of the
+    /// Number of activations in the shuffle buffer, from which batches are drawn at random. It must
+    /// be at least `training.batch_tokens`. The buffer is refilled when it is less than half full.
+    /// With a model loss (`training.loss`), whole blocks are shuffled instead: the program reads a
+    /// window of this many tokens, rounded down to whole batches, and puts its blocks into a random
+    /// order. With a store, the key sets the number of activations in the window of the
     /// [shuffle](../methods/activations.md#shuffling-a-store).
     buffer_tokens: usize = fixed(65_536);
     /// Number of blocks that go through the model at once to refill the buffer. The statistics in
-    /// `first_batch.json` are computed on this number of blocks. With a model loss or a store, the
-    /// key affects only `first_batch.json`.
+    /// [`first_batch.json`](files.md#first_batchjson) are computed on this number of blocks. With a
+    /// model loss or a store, the key affects only `first_batch.json`.
     harvest_blocks: usize = fixed(16), "at least 1" => |v| *v > 0;
     /// `unit_norm`: activations are multiplied by one factor, so that their mean squared norm is 1.
     /// `mean_centred`: the mean activation is subtracted, then the same is done as for `unit_norm`.
@@ -48,10 +49,11 @@ table! {
     /// tokens of the first window.
     normalization: NormalizationKind = fixed(NormalizationKind::UnitNorm);
     /// A [store of activations](files.md#a-store-of-activations), or [a cache of
-    /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), that is read instead of running the
-    /// model on the text. `model`, `[corpus]` and `[activations.exclude]` then have the values of
-    /// the store by default. If the store has only one hook point, it is the default of
-    /// `hook_point`. If the recipe sets one of these keys, the value must be that of the store.
+    /// SAELens](../how-to/store.md#a-cache-that-saelens-wrote), from which training reads the
+    /// activations. The model then does not run on the text, and the defaults of `model`,
+    /// `[corpus]` and `[activations.exclude]` are the values of the store. If the store has only
+    /// one hook point, this hook point is the default of `hook_point`. If the recipe sets one of
+    /// these keys, the value must be that of the store.
     store: String = optional("absent");
     /// Seed for the order of the activations. Coders that are [trained in one
     /// run](../how-to/several-coders.md) share this seed.
@@ -61,7 +63,7 @@ table! {
 table! {
     /// `[activations.exclude]`: which tokens' activations are left out of training.
     ExcludeConfig, "activations.exclude";
-    /// Whether activations at BOS and EOS are left out.
+    /// Whether activations at BOS and EOS are left out of training.
     special_tokens: bool = fixed(true);
     /// Number of tokens at the start of each sequence, including BOS, whose activations are left
     /// out.
@@ -69,7 +71,7 @@ table! {
     /// An activation is left out if its norm is more than this number times the median norm, as at
     /// attention sinks. The median is computed on the first blocks that go through the model
     /// together (usually `activations.harvest_blocks` blocks). With several hook points, a token is
-    /// left out if its norm is too large at any of them. 0: no limit.
+    /// left out if its activation has too large a norm at any of them. 0: no limit.
     norm_multiple: f64 = fixed(10.0), "0 or more" => |v| *v == 0.0 || (*v as f32 > 0.0 && (*v as f32).is_finite());
 }
 
@@ -85,8 +87,9 @@ table! {
     /// `d_sae`.
     expansion_factor: f64 = optional("16"), "more than 0" => |v| *v > 0.0;
     /// Number of active latents per token; in a cross-layer transcoder, per layer. For
-    /// `matching_pursuit`: the number of steps. `standard`, `jumprelu`, `gated` and `proximal` do
-    /// not use `k`.
+    /// `matching_pursuit`: the number of steps. In `standard`, `jumprelu`, `gated` and `proximal`,
+    /// `k` does not set the number of active latents. Only the default of `training.aux_k` depends
+    /// on it.
     k: usize = fixed(32), "at least 1" => |v| *v > 0;
     /// Target number of active latents per token in training; in a cross-layer transcoder, per
     /// layer. [A controller](../methods/target-l0.md) adapts the weight of the penalty, so the
@@ -104,8 +107,8 @@ table! {
     /// Whether `b_dec` is subtracted from the input before encoding. It must be `false` for
     /// transcoders, where `b_dec` belongs to the output.
     apply_b_dec_to_input: bool = read(|a, _| !a.transcodes, "`true`; for transcoders `false`");
-    /// Start value of `b_dec`: the `geometric_median` of the first batch (of at most 4,096
-    /// activations), its `mean`, or `zeros`.
+    /// Start value of `b_dec`: the `geometric_median` of the first batch (computed on at most 4,096
+    /// of its activations), the `mean` of the first batch, or `zeros`.
     b_dec_init: DecoderBiasStart = fixed(DecoderBiasStart::GeometricMedian);
     /// Norm of the rows of `W_enc` at the start. In transcoders, the rows of `W_enc` start with
     /// random directions. In other coders, they start with the directions of the rows of `W_dec`.
@@ -148,8 +151,8 @@ table! {
     adam_beta1: f64 = read(|a, _| a.optimizer.default_decay(), "0.9; `signum` and `muon`: 0.95"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Decay of the moving average of the squared gradient, for Adam.
     adam_beta2: f64 = fixed(0.999), "0 to below 1" => |v| (0.0..1.0).contains(v);
-    /// Adam's epsilon. The default is small because the gradients of rarely active latents are
-    /// small.
+    /// Adam's epsilon. The default, 6.25e-10, is small because the gradients of rarely active
+    /// latents are small.
     adam_eps: f64 = fixed(6.25e-10), "more than 0" => |v| *v as f32 > 0.0;
     /// The main loss. `local`: the error of the reconstruction (FVU for `topk`, `batchtopk`,
     /// `matryoshka` and `matching_pursuit`, squared error for the others). `kl` and `ce` are model
@@ -159,7 +162,7 @@ table! {
     /// `topk`, `batchtopk`, `standard` and `jumprelu`. The batches of a model loss are whole blocks
     /// in random order, so `batch_tokens` must be a multiple of `corpus.context`. A batch may have
     /// fewer than `batch_tokens` activations, since the tokens that `activations.exclude` leaves
-    /// out are missing. `activations.store` cannot be used.
+    /// out are missing. With a model loss, `activations.store` cannot be used.
     loss: Loss = fixed(Loss::Local);
     /// For `kl` and `ce`: weight of the local loss, which is added to the model loss. The weight
     /// must be above 0 if the coder reconstructs several hook points and one of them is in the
@@ -173,8 +176,9 @@ table! {
     /// For `tanh`: the factor inside the tanh.
     tanh_scale: f64 = fixed(4.0), "more than 0" => |v| *v as f32 > 0.0;
     /// For `standard` and `gated`: weight of the penalty in the loss. The squared error, summed
-    /// over dimensions, has weight 1. Activations are normalized. SAELens scales activations to
-    /// norm √d, so a coefficient c in SAELens corresponds to c / √d here.
+    /// over dimensions, has weight 1. By default, activations are normalized to mean squared
+    /// norm 1. SAELens scales them to norm √d, where d is their width. So a coefficient c in
+    /// SAELens corresponds to c / √d here.
     l1_coefficient: f64 = fixed(0.05), "0 or more" => |v| *v >= 0.0;
     /// Number of steps over which the weight of the sparsity penalty rises linearly from 0, for all
     /// architectures with a penalty.
@@ -214,7 +218,8 @@ table! {
     /// threshold of the finished coder.
     threshold_decay: f64 = later(|w| w.threshold_decay(), "1 − 50 / steps, but at least 0 and at most 0.99"), "0 to below 1" => |v| (0.0..1.0).contains(v);
     /// Number of steps between checkpoints. 0: a checkpoint every ten minutes. A last checkpoint is
-    /// written at the end of training.
+    /// written at the end of training. When the run is finished, the checkpoint is removed, unless
+    /// `--keep-checkpoint` or `--extend` is given.
     checkpoint_every_steps: u64 = fixed(0);
     /// Number of steps between lines of `metrics.jsonl`. The first and the last step are always
     /// logged.

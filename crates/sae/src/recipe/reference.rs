@@ -22,11 +22,12 @@ fn top_level() -> Vec<Key> {
         key(
             "model",
             "`\"embedded\"`",
-            "A Hugging Face folder, a GGUF file, a hub name, or `embedded`.",
+            "The language model: a folder in Hugging Face layout, a GGUF file, a name on the Hugging Face hub, or `embedded` (the model \
+             inside the program).",
         ),
         key(
             "hook_point",
-            "after the middle layer of the model: `blocks.{n_layers/2}.hook_resid_post`",
+            "after layer n = (number of layers) / 2, rounded down: `blocks.n.hook_resid_post`",
             "Where the activations are read ([hook points](hook-points.md)).",
         ),
         key(
@@ -50,8 +51,8 @@ fn top_level() -> Vec<Key> {
         key(
             "other_model",
             "absent",
-            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as the tokenizer of `model` (for \
-             example, a model and its fine-tuned version). One set of latents reads and reconstructs `hook_point` in the first model and \
+            "For a crosscoder of two models: the second model. Its tokenizer must have the same tokens as the tokenizer of `model`. An \
+             example is a fine-tuned version of `model`. One set of latents reads and reconstructs `hook_point` in the first model and \
              `other_hook_point` in the second. The two widths may differ. Such a crosscoder cannot be trained from a store or \
              with a model loss. It cannot be evaluated, so `evaluation.tokens` must be 0.",
         ),

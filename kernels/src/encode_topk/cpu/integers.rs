@@ -6,6 +6,7 @@
 //! set's weights are in cache.
 
 use super::Encoder;
+use super::balance::Balance;
 use super::bounds::LatentBounds;
 use super::exact::score;
 use super::row::Row;
@@ -48,6 +49,7 @@ pub(super) struct Latents<T: Tile> {
     integers: Vec<Integer<T>>, // [F, steps, DEPTH]
     scales: Vec<f32>,          // [F]
     bounds: LatentBounds,
+    balance: Option<Balance>,
     /// Times [`Format::DEPTH`], the width with its padding.
     steps: usize,
     d: usize,
@@ -63,12 +65,18 @@ impl<T: Tile> Drop for Latents<T> {
 }
 
 impl<T: Tile> Latents<T> {
-    pub fn new(tile: T, encoder: Encoder<'_>) -> Self {
+    /// Those of `encoder`, for inputs such as `x` `[n, d]`.
+    pub fn new(tile: T, encoder: Encoder<'_>, x: &[f32]) -> Self {
         let Encoder {
             w_enc,
             latents: about,
             d,
         } = encoder;
+        // With 16 bits, what rounding takes is small whatever the dimensions are.
+        let balance = match T::Format::SECOND {
+            true => Balance::of(x, w_enc, d),
+            false => None,
+        };
         let latents = about.bias.len();
         let padded = latents.next_multiple_of(T::ROWS);
         let steps = d.div_ceil(T::Format::DEPTH);
@@ -85,6 +93,7 @@ impl<T: Tile> Latents<T> {
             .map(|(set, integers)| {
                 let mut scales = Vec::with_capacity(SET);
                 let mut bounds = LatentBounds::default();
+                let mut balanced = vec![0.0; balance.as_ref().map_or(0, |_| d)];
                 for (latent, integers) in (set * SET..).zip(integers.chunks_exact_mut(width)) {
                     if latent >= latents {
                         scales.push(0.0);
@@ -92,7 +101,11 @@ impl<T: Tile> Latents<T> {
                         continue;
                     }
                     let (bias, threshold) = about.of(latent);
-                    let w = &w_enc[latent * d..][..d];
+                    let mut w = &w_enc[latent * d..][..d];
+                    if let Some(balance) = &balance {
+                        balance.weights(w, &mut balanced);
+                        w = &balanced;
+                    }
                     // Whatever stands where nothing is written counts as 0: by the scale, and by
                     // the inputs' padding.
                     let quantized = T::Format::row(w, integers);
@@ -106,6 +119,7 @@ impl<T: Tile> Latents<T> {
             integers,
             scales: Vec::with_capacity(padded),
             bounds: LatentBounds::default(),
+            balance,
             steps,
             d,
             tile,
@@ -127,7 +141,7 @@ impl<T: Tile> Latents<T> {
         latents: std::ops::Range<usize>,
         rows: &mut [R],
     ) {
-        let mut inputs = Inputs::<T>::new(x, self.d, self.steps, rows);
+        let mut inputs = Inputs::<T>::new(x, self, rows);
         let mut hits = Hits::new::<T>();
         let mut left = Vec::new();
         let blocks = rows.len().div_ceil(T::BLOCK);
@@ -181,7 +195,11 @@ struct Inputs<T: Tile> {
 
 impl<T: Tile> Inputs<T> {
     /// Those of `x` `[rows, d]`; rows that cannot be had in integers give up.
-    fn new<R: Row>(x: &[f32], d: usize, steps: usize, rows: &mut [R]) -> Self {
+    fn new<R: Row>(x: &[f32], latents: &Latents<T>, rows: &mut [R]) -> Self {
+        let Latents {
+            d, steps, balance, ..
+        } = latents;
+        let (d, steps) = (*d, *steps);
         let padded = rows.len().next_multiple_of(T::LANES);
         let width = steps * T::Format::DEPTH;
         let second = if T::Format::SECOND { width } else { 0 };
@@ -200,17 +218,24 @@ impl<T: Tile> Inputs<T> {
             floor: vec![f32::NAN; padded],
         };
         let mut integers = vec![zero; width];
-        for (at, (x, row)) in x.chunks_exact(d).zip(rows).enumerate() {
+        let mut balanced = vec![0.0; balance.as_ref().map_or(0, |_| d)];
+        for (at, (mut x, row)) in x.chunks_exact(d).zip(rows).enumerate() {
             integers.fill(zero);
             let second = &mut all.second[at * second..][..second];
+            let mut lost = 0.0;
+            if let Some(balance) = balance {
+                balance.input(x, &mut balanced);
+                x = &balanced;
+                lost = f32::MIN_POSITIVE; // of numbers that became subnormal
+            }
             let Some(known) = T::Format::column(x, &mut integers, second) else {
                 row.give_up();
                 continue;
             };
             all.scale[at] = known.scale;
             all.norm[at] = known.norms.whole();
-            all.error[at] = known.norms.error;
-            all.second_error[at] = known.second_error;
+            all.error[at] = known.norms.error + lost;
+            all.second_error[at] = known.second_error + lost;
             let [norm, error] = &mut all.largest[at / T::BLOCK];
             *norm = norm.max(all.norm[at]);
             *error = error.max(all.error[at]);

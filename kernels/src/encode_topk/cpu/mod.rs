@@ -9,6 +9,8 @@
 //! come from a dense f32 product ([`float`]).
 
 pub(crate) mod above;
+#[cfg(target_arch = "x86_64")]
+mod balance;
 mod bounds;
 mod exact;
 mod float;
@@ -107,7 +109,7 @@ fn topk_at(
     if integers::serves(n, d) {
         let guesses = &state.guesses;
         with_tile!(level, |tile| {
-            let integers = integers::Latents::new(tile, encoder);
+            let integers = integers::Latents::new(tile, encoder, x);
             let screen =
                 |x: &[f32], rows: &mut [Best]| screen_integers(&integers, x, encoder, rows);
             guessing(screen, x, encoder, guesses, &mut best, k);
@@ -238,7 +240,7 @@ fn screen<R: Row>(level: Level, x: &[f32], encoder: Encoder<'_>, rows: &mut [R])
     #[cfg(target_arch = "x86_64")]
     if integers::serves(rows.len(), encoder.d) {
         with_tile!(level, |tile| {
-            let integers = integers::Latents::new(tile, encoder);
+            let integers = integers::Latents::new(tile, encoder, x);
             return screen_integers(&integers, x, encoder, rows);
         });
     }

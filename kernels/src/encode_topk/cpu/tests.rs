@@ -449,6 +449,27 @@ fn few_latents_are_scored_exactly() {
     }
 }
 
+/// A few dimensions of the inputs are 50 times as large as the others, as in activations of models.
+#[test]
+fn dominant_dimensions_leave_few_more_latents() {
+    let plain = Case::draw(13, [256, 768, 8192, 32]);
+    let mut case = Case::draw(13, [256, 768, 8192, 32]);
+    let large = [5, 117, 300, 766];
+    for (of_rows, factor) in [(&mut case.x, 50.0), (&mut case.w_enc, 1.0 / 50.0)] {
+        for row in of_rows.chunks_exact_mut(768) {
+            large.iter().for_each(|at| row[*at] *= factor);
+        }
+    }
+    for level in Level::available() {
+        let (found, without) = (case.scored(level), plain.scored(level));
+        println!("{level:?}: {found} latents scored a row, {without} without dominant dimensions");
+        assert!(
+            found <= without + without / 10,
+            "{level:?}: {found}, {without}"
+        );
+    }
+}
+
 #[test]
 fn guesses_of_a_call_that_the_next_puts_to_shame() {
     let mut case = Case::draw(11, [300, 64, 700, 8]);

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   lapidary circuit force --model ./gpt2-medium --task colored-objects --heads 12.3,13.4,13.13,19.1 --look-at wrong --out forced.json
 
-From the last position of each prompt, each of these heads attends only to the chosen words, with equal weights. The chosen words are
+From the last position of each prompt, each head of --heads attends only to the chosen words, with equal weights. The chosen words are
 the answers or the wrong answers, where the prompt contains them. A prompt that contains none is left out.
 docs/methods/circuits.md defines the file.")]
 pub struct Force {

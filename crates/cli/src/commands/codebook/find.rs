@@ -44,7 +44,8 @@ pub struct Find {
     recall: f64,
     #[command(flatten)]
     text: CorpusArgument,
-    /// Number of tokens of the text. Of the file of a topic, at most this number of tokens is read
+    /// Number of tokens of the text. With topic:FILE, it is also the maximum number of tokens that
+    /// are read from FILE
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..))]
     tokens: u64,
     #[command(flatten)]

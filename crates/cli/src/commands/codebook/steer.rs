@@ -31,8 +31,8 @@ pub struct Steer {
     /// Table written by `lapidary codebook find`. The first codes of the table are set
     #[arg(long, value_name = "FILE", required_unless_present = "set")]
     codes: Option<PathBuf>,
-    /// Number of codes that are set from the table. A code is passed over if its head already has
-    /// as many set codes as places
+    /// Number of codes that are set from the table. A code is left out if its head already has as
+    /// many set codes as --slots
     #[arg(long, default_value_t = 4, requires = "codes", value_parser = at_least_one)]
     top: usize,
     /// Also set CODE in head HEAD of layer LAYER, such as 2.1=407; can be repeated. If the codebook
@@ -43,8 +43,8 @@ pub struct Steer {
     /// the layer has several codebooks
     #[arg(long, value_name = "NAME")]
     hook: Option<String>,
-    /// Number of the k chosen codes of a head that are replaced by the codes that are set in this
-    /// head. The codes with the lowest scores are replaced first. Default: all k
+    /// In each head that has set codes, the set codes replace this number of the k chosen codes,
+    /// those with the lowest scores first. Default: all k
     #[arg(long)]
     slots: Option<usize>,
     /// Text that each generated text continues

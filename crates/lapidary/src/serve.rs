@@ -88,6 +88,12 @@ impl Server {
             );
         }
         let index = FeatureIndex::open(&tables, labels_of_run(&folder, progress)?)?;
+        if !index.has_nearest() {
+            progress.say(
+                "note",
+                "similar decoder rows are left out: the tables were written by an earlier version; `lapidary features` writes them again",
+            );
+        }
         let metrics = folder.read_metrics()?.as_ref().map(figures);
         let dictionary =
             match saelens::exists(&folder.dictionary()) || lapidary_formats::exists(path) {

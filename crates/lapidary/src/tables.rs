@@ -1,18 +1,20 @@
 //! Feature tables and the report of a dictionary.
 
 use lapidary_activations::{OtherModel, TokenBlock};
-use lapidary_coder::{Coder, Dictionary, Sites};
+use lapidary_coder::{Coder, Dictionary, Sites, host};
 use lapidary_evaluation::{EvaluatedBatch, Hooks, Metrics};
 use lapidary_features::{
     Collector, FeaturesError, StatisticsConfig, TableSource, document_rows, example_rows,
-    feature_rows, names, shown_tokens, summarize_decoder, write_coactivations, write_codes,
-    write_documents, write_examples, write_features, write_histograms,
+    feature_rows, names, nearest_latents, shown_tokens, summarize_decoder, write_coactivations,
+    write_codes, write_documents, write_examples, write_features, write_histograms,
 };
+use lapidary_io::Checksum;
 use lapidary_model::{HookPoint, LanguageModel};
 use lapidary_sae::{Recipe, StepReport};
 
 use crate::course::troubles;
 use crate::error::{Context, Result};
+use crate::label_table::readable_labels;
 use crate::progress::{Progress, Stage};
 use crate::report::report_of;
 use crate::run_folder::RunFolder;
@@ -161,7 +163,9 @@ impl<'a> Tables<'a> {
             parts.push(lens.width(*hook)?);
         }
         let shown = shown_tokens(tokenizer, |t| summary.token_counts.contains_key(&t));
-        let decoder = summarize_decoder(lens, dictionary, &written, &parts, top_tokens, &shown)?;
+        let mut decoder =
+            summarize_decoder(lens, dictionary, &written, &parts, top_tokens, &shown)?;
+        decoder.nearest = nearest(dictionary, progress);
         // A latent of a cross-layer transcoder reads at the hook point of its layer, one of any
         // other coder at all.
         let places: Vec<String> = match dictionary.sites() {
@@ -195,10 +199,49 @@ impl<'a> Tables<'a> {
             summary.tokens
         );
         drop((features, examples)); // the report reads what it shows of them
-        report_of(folder, metrics, log, progress)?;
+        let labels = readable_labels(folder, progress);
+        report_of(folder, metrics, log, &labels)?;
         stage.done(done);
         Ok(())
     }
+}
+
+/// Nearest latents of each latent that are kept.
+const NEAREST: usize = 10;
+
+/// Most products of numbers that the search for nearest latents may take: some minutes.
+const MOST_PRODUCTS: f64 = 1e14;
+
+/// The nearest latents of each latent; none of dictionaries so large that it would take hours.
+fn nearest(dictionary: &Dictionary, progress: &dyn Progress) -> Vec<Vec<(u32, f32)>> {
+    let w_dec = dictionary.coder.w_dec();
+    let [d_sae, d] = w_dec.dims();
+    if (d_sae as f64).powi(2) * d as f64 > MOST_PRODUCTS {
+        progress.say(
+            "note",
+            &format!("{d_sae} latents are too many to find the nearest ones of each: the column `nearest` is empty"),
+        );
+        return vec![vec![]; d_sae];
+    }
+    let stage = Stage::new(progress, "nearest", d_sae as u64);
+    nearest_latents(&w_dec, NEAREST, &mut |done| {
+        stage.at(done as u64, format!("{done} latents"));
+    })
+}
+
+/// A digest of the weights, in the provenance.
+pub(crate) const WEIGHTS: &str = "Weights";
+
+/// Tells coders apart that were trained in the same way.
+fn digest(coder: &dyn Coder) -> Option<String> {
+    let mut sum = Checksum::default();
+    for weights in [coder.w_enc(), coder.w_dec()] {
+        for some in host(&weights).ok()?.chunks(1 << 14) {
+            let bytes: Vec<u8> = some.iter().flat_map(|v| v.to_le_bytes()).collect();
+            sum.update(&bytes);
+        }
+    }
+    Some(format!("{:016x}", sum.finish()))
 }
 
 /// On how many tokens statistics were gathered, in the provenance.
@@ -255,6 +298,7 @@ fn provenance(dictionary: &Dictionary, tokens: u64, log: &[StepReport]) -> Vec<(
     row("Context", p.context.map(|n| format!("{n} tokens")));
     row("Normalization", p.normalization.clone());
     row("Seed", recipe.as_ref().map(|r| r.seed.to_string()));
+    row(WEIGHTS, digest(coder));
     for trouble in recipe.iter().flat_map(|recipe| troubles(recipe, log)) {
         row("Warning", Some(trouble));
     }

@@ -136,13 +136,13 @@ impl Config {
 impl Bench {
     pub fn run(self) -> Result<()> {
         ensure!(self.steps > 0, "--steps: found 0, expected at least 1");
-        if let Some(folder) = &self.store {
-            return bench_store::run(folder, self.steps, self.json);
-        }
         ensure!(
             self.hook.is_none() || self.model.is_some() || self.activations.is_some(),
             "--hook: expected --model or --activations too"
         );
+        if let Some(folder) = &self.store {
+            return bench_store::run(folder, self.steps, self.json);
+        }
         let device = self.device.open()?;
         if let Some(store) = &self.activations {
             let bench = ActivationsBench {

@@ -92,6 +92,12 @@ impl Compare {
                 self.out.display()
             );
         }
+        if html.exists() && !self.out.exists() {
+            bail!(
+                "{}: exists, and the page would replace it; give another --out, or delete it",
+                html.display()
+            );
+        }
         for path in [&self.out, &json, &html] {
             check_target(path)?;
         }

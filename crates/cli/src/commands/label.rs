@@ -112,7 +112,8 @@ pub struct Label {
     /// With --method llm: print the estimate of requests and tokens, and send nothing
     #[arg(long)]
     estimate: bool,
-    /// Parquet file to write or to add to; default: DIR/labels.parquet
+    /// Parquet file to write or to add to; default: DIR/labels.parquet, if DIR is the folder of a
+    /// run with feature tables
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -122,15 +123,20 @@ pub struct Label {
 impl Label {
     pub fn run(self) -> Result<()> {
         let run = RunFolder::new(&self.dictionary);
+        let own = run.labels();
+        let in_run = run.features().join("features.parquet").is_file();
         let out = match &self.out {
             Some(out) => out.clone(),
-            None if self.dictionary.is_dir() => run.labels(),
+            // Where there is nothing at all, opening the dictionary says so.
+            None if in_run || !self.dictionary.exists() => own.clone(),
             None => bail!(
-                "give --out: {} is no folder of this machine",
+                "give --out: {} is no folder of a run with feature tables",
                 self.dictionary.display()
             ),
         };
-        check_target(&out)?;
+        if self.out.is_some() || in_run {
+            check_target(&out)?;
+        }
         crate::once::each_once("--method", &self.method)?;
         let of_tokens = self.method.iter().any(|method| *method != Method::Model);
         if let (Some(clamp), false) = (self.clamp, of_tokens) {
@@ -144,6 +150,9 @@ impl Label {
         let opened = self
             .from
             .open_with_model(&self.dictionary, model, &device)?;
+        if self.out.is_none() && !in_run {
+            bail!("give --out: the dictionary is not in a folder of this machine");
+        }
         if !self.estimate {
             check_labels(&out, &opened.dictionary)?;
         }
@@ -189,8 +198,15 @@ impl Label {
                 let kept = format!("{} of before", count(stayed as u64, "label"));
                 Watched.say("kept", &kept);
             }
-            if out == run.labels() && run.report().is_file() {
-                rewrite_report(&run, &Watched)?;
+            let is_own = same_file(&out, &own);
+            if is_own
+                && run.report().is_file()
+                && let Err(error) = rewrite_report(&run, &Watched)
+            {
+                Watched.say(
+                    "note",
+                    &format!("the report does not show the labels: {error}"),
+                );
             }
         }
         let accuracy = |counts: &Confusion| match counts.balanced_accuracy() {
@@ -211,6 +227,12 @@ impl Label {
         }
         labelled.failed.map_or(Ok(()), |failed| Err(failed.into()))
     }
+}
+
+/// Whether two paths name one file.
+fn same_file(a: &Path, b: &Path) -> bool {
+    let [a, b] = [a, b].map(Path::canonicalize);
+    matches!((a, b), (Ok(a), Ok(b)) if a == b)
 }
 
 /// How labels are made.

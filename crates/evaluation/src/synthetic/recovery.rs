@@ -99,9 +99,9 @@ metrics! {
             /// Only for the kinds `hierarchical` and `synth_sae_bench`, which have parent and child
             /// features. The matching of `matched_cosine` gives each feature a decoder row. The
             /// value is the cosine between the decoder rows of a child and of its parent, mean over
-            /// all children. The cosine of the two features themselves is about 0. The key is
-            /// present only if every parent and every child is matched. So it is missing if there
-            /// are fewer latents than features.
+            /// all children. The directions of a child and its parent have a cosine of about 0.
+            /// The key is present only if every parent and every child is matched. So it is missing
+            /// if there are fewer latents than features.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             parent_child_cosine: Option<f64> {
                 label: "of the rows of parents and children; 0 in truth",

@@ -144,6 +144,13 @@ impl FeatureIndex {
         self.rows.is_empty()
     }
 
+    /// Whether the table says which latents are the nearest ones of any latent. Tables of codes and
+    /// of earlier versions do not.
+    pub fn has_nearest(&self) -> bool {
+        let mut rows = self.rows.iter();
+        rows.any(|row| row.code.is_some() || !row.nearest.is_empty())
+    }
+
     /// Number of latents that never fired.
     pub fn dead(&self) -> usize {
         self.rows.iter().filter(|row| row.dead).count()

@@ -29,6 +29,16 @@ pub struct LabelRow {
     pub clamping: Option<f64>,
 }
 
+/// The columns of `labels.parquet`.
+pub const LABEL_COLUMNS: [&str; 6] = [
+    "feature_id",
+    "label",
+    "method",
+    "detection",
+    "fuzzing",
+    "clamping",
+];
+
 /// The name of the method of labels that a language model wrote.
 pub const WRITTEN: &str = "llm";
 
@@ -83,7 +93,8 @@ pub fn write_labels(
     write_table(path, rows.len(), columns, Some(("labels", source)))
 }
 
-/// Reads `labels.parquet`, or a table with at least its columns `feature_id`, `label` and `method`.
+/// Reads `labels.parquet`, or a table with at least its columns `feature_id` (whole numbers of any
+/// type), `label` and `method`.
 ///
 /// # Errors
 /// If the file cannot be read or is not such a table; the error names the file, the column and what
@@ -91,7 +102,7 @@ pub fn write_labels(
 pub fn read_labels(path: &Path) -> Result<Vec<LabelRow>, FeaturesError> {
     let table = Table::open(path)?;
     let mut texts = Interned::default();
-    let ids = table.numbers::<UInt32Type>("feature_id")?;
+    let ids = table.ids("feature_id")?;
     let labels = table.strings("label", &mut texts)?;
     let methods = table.strings("method", &mut texts)?;
     let detection = table.optional_numbers::<Float64Type>("detection")?;

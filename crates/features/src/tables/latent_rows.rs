@@ -66,23 +66,14 @@ pub fn read_partners_of(path: &Path, latent: u32) -> Result<Vec<PartnerRow>, Fea
     Table::open_latent(path, latent)?.partners()
 }
 
-/// Reads `coactivations.parquet`: the partners of each of `latents` latents, those with the highest
-/// phi coefficient first.
+/// Reads `coactivations.parquet`, in the order of its rows: latents and partners.
 ///
 /// # Errors
-/// If the file cannot be read or is not such a table, or a latent is not below `latents`.
-pub fn read_partners(path: &Path, latents: usize) -> Result<Vec<Vec<PartnerRow>>, FeaturesError> {
+/// If the file cannot be read or is not such a table.
+pub fn read_partner_rows(path: &Path) -> Result<Vec<(u32, PartnerRow)>, FeaturesError> {
     let table = Table::open(path)?;
     let ids = table.numbers::<UInt32Type>("feature_id")?;
-    let mut partners = vec![vec![]; latents];
-    for (row, (id, partner)) in ids.into_iter().zip(table.partners()?).enumerate() {
-        let Some(partners) = partners.get_mut(id as usize) else {
-            let expected = format!("below {latents}, the number of latents");
-            return Err(table.cell("feature_id", row, id, expected));
-        };
-        partners.push(partner);
-    }
-    Ok(partners)
+    Ok(ids.into_iter().zip(table.partners()?).collect())
 }
 
 impl Table<'_> {

@@ -44,24 +44,39 @@ pub fn read_histograms(
     path: &Path,
     latents: usize,
 ) -> Result<Vec<Vec<HistogramBin>>, FeaturesError> {
+    let mut bins = vec![vec![]; latents];
+    for (row, (id, bin)) in read_histogram_rows(path)?.into_iter().enumerate() {
+        let Some(bins) = bins.get_mut(id as usize) else {
+            let expected = format!("below {latents}, the number of latents");
+            return Err(FeaturesError::Cell {
+                path: path.into(),
+                column: "feature_id",
+                row,
+                found: id.to_string(),
+                expected,
+            });
+        };
+        bins.push(bin);
+    }
+    Ok(bins)
+}
+
+/// Reads `histograms.parquet`, in the order of its rows: latents and bins.
+///
+/// # Errors
+/// If the file cannot be read or is not such a table.
+pub fn read_histogram_rows(path: &Path) -> Result<Vec<(u32, HistogramBin)>, FeaturesError> {
     let table = Table::open(path)?;
     let ids = table.numbers::<UInt32Type>("feature_id")?;
     let lower = table.numbers::<Float32Type>("lower")?;
     let upper = table.numbers::<Float32Type>("upper")?;
     let counts = table.numbers::<UInt64Type>("count")?;
-    let mut bins = vec![vec![]; latents];
-    for (row, id) in ids.into_iter().enumerate() {
-        let Some(bins) = bins.get_mut(id as usize) else {
-            let expected = format!("below {latents}, the number of latents");
-            return Err(table.cell("feature_id", row, id, expected));
-        };
-        bins.push(HistogramBin {
-            lower: lower[row],
-            upper: upper[row],
-            count: counts[row],
-        });
-    }
-    Ok(bins)
+    let bin = |row: usize| HistogramBin {
+        lower: lower[row],
+        upper: upper[row],
+        count: counts[row],
+    };
+    Ok((0..ids.len()).map(|row| (ids[row], bin(row))).collect())
 }
 
 /// Writes `coactivations.parquet`; the file appears whole or not at all. Each pair is there twice,

@@ -383,6 +383,26 @@ impl<'a> Table<'a> {
         self.of_height(name, numbers_of::<T>(series))
     }
 
+    /// Ids of any type of whole numbers, as other programs write them.
+    pub(super) fn ids(&self, name: &'static str) -> Result<Vec<u32>, FeaturesError> {
+        let whole = |column: &Column| column.dtype().is_integer().then(|| column.clone());
+        let Some(column) = self.data.column(name).ok().and_then(whole) else {
+            return self.numbers::<UInt32Type>(name);
+        };
+        let cast = column.strict_cast(&DataType::UInt32);
+        let cast = cast.map_err(|error| FeaturesError::Parquet {
+            path: self.path.into(),
+            reason: format!("`{name}`: {error}"),
+        })?;
+        let mut data = self.data.clone();
+        let _ = data.with_column(cast);
+        let table = Table {
+            path: self.path,
+            data,
+        };
+        table.numbers::<UInt32Type>(name)
+    }
+
     pub(super) fn optional_numbers<T: PolarsNumericType>(
         &self,
         name: &'static str,

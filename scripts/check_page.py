@@ -410,6 +410,8 @@ def check_comparison(reader, path, pairs):
     print(f"  {reader.name}: {reader.found.inner_text()} for a{a}, {1000 * (time.monotonic() - started):.0f} ms", flush=True)
     reader.clear_search()
     reader.list.evaluate("list => { list.scrollTop = list.scrollHeight }")
+    at_the_end = "() => [...document.querySelectorAll('.row')].some(row => parseFloat(row.style.top) > document.getElementById('list').scrollHeight - 100)"
+    page.wait_for_function(at_the_end)
     demand(5 < reader.rows.count() < 60, f"{reader.name}: only the rows that can be seen, found {reader.rows.count()}")
     last = reader.rows.last.locator(".id").all_inner_texts()
     reader.rows.last.click()

@@ -411,7 +411,7 @@ fn labels_are_added_to_those_of_the_run_and_shown_in_its_report() {
     fs::copy(&other, run.join("labels.parquet")).unwrap();
     let error = fails(&mut label("lens"));
     assert!(
-        error.contains("labels of another dictionary (Seed: found 1, expected 0)"),
+        error.contains("labels of another dictionary (Weights: found "),
         "{error}"
     );
     let output = lapidary(&["report"]).arg(&run).output().unwrap();
@@ -421,6 +421,30 @@ fn labels_are_added_to_those_of_the_run_and_shown_in_its_report() {
         "{said}"
     );
     assert_eq!(labels_in_report(), json!([]));
+
+    // Rows in another order and whole numbers of another type, as other programs write them.
+    let path = run.join("features/features.parquet");
+    let by_density = SortMultipleOptions::default().with_order_descending(true);
+    let mut features = table(&path).sort(["firing_density"], by_density).unwrap();
+    let file = fs::File::create(&path).unwrap();
+    ParquetWriter::new(file).finish(&mut features).unwrap();
+    let mut own = df!(
+        "feature_id" => [3i64, 5],
+        "label" => ["by hand", "<b>too</b>"],
+        "method" => ["me", "me"],
+    );
+    let own = own.as_mut().unwrap();
+    let file = fs::File::create(run.join("labels.parquet")).unwrap();
+    ParquetWriter::new(file).finish(own).unwrap();
+    succeeds(lapidary(&["report"]).arg(&run));
+    let features = &data_in(&report)["features"];
+    assert_eq!(features["labels"][5][0][0], "<b>too</b>");
+    for (latent, fired) in features["count"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(features["id"][latent], latent);
+        let bins = features["histogram"][latent].as_array().unwrap();
+        let counts = bins.iter().skip(1).map(|count| count.as_u64().unwrap());
+        assert_eq!(Some(counts.sum()), fired.as_u64());
+    }
 
     let empty = RUNS.at("no_tables");
     fs::create_dir_all(&empty).unwrap();

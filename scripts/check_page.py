@@ -302,7 +302,7 @@ def check_parts(reader, features, labels):
     nearest = features.filter(polars.col("feature_id") == latent)["nearest"][0][0]["feature_id"]
     link = page.locator("#detail .columns").last.locator(".up").last.locator(".related").first
     expect(link).to_have_attribute("href", f"#feature={nearest}")
-    link.click()
+    link.press("Enter")
     reader.shows(nearest)
     # The latent with the best label is first.
     page.locator("#sort").select_option("label")
@@ -354,7 +354,7 @@ def check_served(reader, url, latents, features):
     demand(page.locator(".context .t").count() > 20, f"{reader.name}: contexts of latent {latents - 2}")
     related = page.locator(".related").first
     partner = int(re.search(r"\d+$", related.get_attribute("href"))[0])
-    related.click()
+    related.press("Enter")  # a click could meet another one, if the page moves meanwhile
     reader.shows(partner)
     reader.looks_right("latent", whole=True)
 

@@ -25,8 +25,8 @@ use crate::error::{Result, bail};
 use crate::label_table::readable_labels;
 use crate::opened::{DictionaryOptions, Opened, TextOptions, open_dictionary};
 use crate::progress::{Progress, Stage};
+use crate::provenance::source_of_text;
 use crate::run_folder::RunFolder;
-use crate::tables::source_of_text;
 
 /// Two latents with decoder rows of at least this cosine count as the same.
 const SAME_LATENT: f64 = 0.7;

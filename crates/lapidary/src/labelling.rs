@@ -14,11 +14,10 @@ use lapidary_features::{
 
 use crate::clamping::{ClampOptions, clamping_scores};
 use crate::error::{Error, Result, bail};
-use crate::label_table::made_with;
 use crate::label_writer::{LabelWriter, write_labels};
 use crate::opened::{Opened, TextOptions};
 use crate::progress::{Progress, Stage, count};
-use crate::tables::{STATISTICS, source_of_text};
+use crate::provenance::{STATISTICS, made_with, source_of_text};
 
 /// How [`label`] works.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use lapidary_features::{RankedRow, TableSource};
 use crate::error::{Result, bail};
 use crate::opened::{Opened, TextOptions};
 use crate::progress::{Progress, Stage, count};
-use crate::tables::source_of_text;
+use crate::provenance::source_of_text;
 
 /// Passages that go through the model at once.
 const PASSAGES: usize = 256;

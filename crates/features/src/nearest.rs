@@ -102,6 +102,7 @@ mod tests {
         );
         assert_eq!(nearest(&[1.0, 2.0], 2, 5), [vec![]]);
     }
+
     #[test]
     fn rows_of_any_norm_have_cosines() {
         let wave = |at: usize| ((at * 37 % 101) as f32 - 50.0) / 7.0;

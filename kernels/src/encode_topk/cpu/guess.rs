@@ -80,7 +80,7 @@ mod tests {
             .collect();
         let norms = vec![Some(2.0); 1000];
         assert_eq!(from(&best, &norms, 1), 3.0);
-        // Of a few rows, none lies below.
+        // The guess from only a few rows is lower than all of them.
         let guess = from(&best[..32], &norms[..32], 1);
         assert!(best[..32].iter().all(|best| best.value() / 2.0 > guess));
     }

@@ -9,12 +9,13 @@ mod context_texts;
 mod detail;
 mod index;
 mod page;
+mod query;
 mod search;
 
 pub use detail::{About, LatentDetail, LatentSummary};
 pub use index::{DensityBins, FeatureIndex};
 pub use page::{Page, page};
-pub use search::{Dead, Found, Match, Order, Query};
+pub use query::{Dead, Found, Match, Order, Query};
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@
 //! say what made it ([`TableSource`]). The reference of the columns is docs/reference/tables.md.
 
 mod codes;
+mod columns;
 mod documents;
 mod labels;
 mod latent_rows;

@@ -8,7 +8,6 @@ use rand_chacha::ChaCha8Rng;
 
 use lapidary_coder::{Coder, SparseCoder, host};
 
-use crate::architectures::initial_threshold;
 use crate::batch::Batch;
 use crate::error::SaeError;
 use crate::parameters::Parameters;
@@ -114,7 +113,10 @@ pub(crate) fn resample(
     parameters.replace_rows("w_enc", dead, &encoders)?;
     parameters.replace_rows("b_enc", dead, &vec![0.0; dead.len()])?;
     if let Some(thresholds) = coder.threshold() {
-        let given = initial_threshold(recipe);
+        let given = recipe
+            .architectures
+            .jumprelu
+            .threshold_at_start(recipe.coder.target_l0);
         // The encoder rows are a fifth of those of living latents, and so are the thresholds.
         let start = match given {
             Some(start) => start,

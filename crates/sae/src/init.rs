@@ -8,7 +8,7 @@ use lapidary_coder::{AnyCoder, CrossLayerTranscoder, SKIP, SparseCoder, host, ma
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::architectures::method;
+use crate::architectures::{StartContext, method};
 use crate::batch::Batch;
 use crate::error::SaeError;
 use crate::recipe::{DecoderBiasStart, ResolvedRecipe};
@@ -33,6 +33,10 @@ pub(crate) fn coder(
         matrix(rows, [d_sae, width], device)
     };
     let method = method(recipe.coder.architecture);
+    let given = StartContext {
+        tables: &recipe.architectures,
+        target_l0: recipe.coder.target_l0,
+    };
     let coder = |weights| SparseCoder {
         architecture: recipe.architecture,
         apply_b_dec_to_input: recipe.coder.apply_b_dec_to_input,
@@ -51,7 +55,7 @@ pub(crate) fn coder(
                 Tensor::zeros([1], device),
                 &recipe.architectures,
             );
-            method.start(coder(weights), x, recipe)
+            method.start(coder(weights), x, &given)
         });
         let each = each.collect();
         return Ok(CrossLayerTranscoder::new(each, centre(recipe, first, device)?).into());
@@ -71,7 +75,7 @@ pub(crate) fn coder(
     if recipe.coder.skip_connection {
         weights = weights.with(SKIP, Tensor::<2>::zeros([d_out, d_in], device));
     }
-    Ok(method.start(coder(weights), first.x.clone(), recipe).into())
+    Ok(method.start(coder(weights), first.x.clone(), &given).into())
 }
 
 /// Where `b_dec` starts, `[d_out]`.

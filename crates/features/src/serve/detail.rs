@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::index::FeatureIndex;
-use super::search::{Found, Match};
+use super::query::{Found, Match};
 use crate::FeaturesError;
 use crate::tables::{
     ExampleRow, FeatureRow, LabelRow, LogitToken, read_examples_of, read_histogram_of,

@@ -2,15 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::context_texts::ContextTexts;
-use super::search::{Found, Query};
+use super::query::{Found, Query};
 use crate::FeaturesError;
 use crate::tables::{FeatureRow, LabelRow, TableSource, read_features, read_source};
-
-/// Rankings that are kept, so that the next rows of a list need no new search.
-const RANKINGS: usize = 8;
 
 /// Bins of the density histogram per power of ten.
 const BINS_PER_DECADE: f64 = 4.0;
@@ -40,7 +37,8 @@ pub struct FeatureIndex {
     pub(super) contexts: OnceLock<Result<ContextTexts, String>>,
     source: TableSource,
     folder: PathBuf,
-    rankings: Mutex<Vec<(Query, Arc<[Found]>)>>,
+    /// The last queries with what they found.
+    pub(super) rankings: Mutex<Vec<(Query, Arc<[Found]>)>>,
 }
 
 /// The texts of tokens, each once, and which latent has which.
@@ -228,26 +226,5 @@ impl FeatureIndex {
             }
             Some(Ok(_)) => None,
         }
-    }
-
-    /// The latents that a query finds, in its order.
-    pub fn search(&self, query: &Query) -> Arc<[Found]> {
-        let rankings = || self.rankings.lock().unwrap_or_else(PoisonError::into_inner);
-        let known =
-            |(other, found): &(Query, Arc<[Found]>)| (other == query).then(|| Arc::clone(found));
-        if let Some(found) = rankings().iter().find_map(known) {
-            return found;
-        }
-        // What is found before the contexts are read may lack some, so it is not kept.
-        let complete = self.contexts.get().is_some();
-        let found: Arc<[Found]> = query.find(self).into();
-        if complete {
-            let mut rankings = rankings();
-            if rankings.len() == RANKINGS {
-                rankings.remove(0);
-            }
-            rankings.push((query.clone(), Arc::clone(&found)));
-        }
-        found
     }
 }

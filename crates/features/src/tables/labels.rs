@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
-use super::read::{Interned, Table};
+use super::columns::{Interned, Table};
 use super::write::{TableSource, write_table};
 use crate::FeaturesError;
 

@@ -15,7 +15,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::ExampleRow;
 use super::TableSource;
-use super::read::{Table, decoded, open};
+use super::columns::{Table, decoded, open};
+use super::read::examples;
 use crate::FeaturesError;
 use crate::statistics::HistogramBin;
 
@@ -37,7 +38,7 @@ pub struct PartnerRow {
 /// # Errors
 /// As [`read_examples`](super::read_examples), for the row groups that may have the latent.
 pub fn read_examples_of(path: &Path, latent: u32) -> Result<Vec<ExampleRow>, FeaturesError> {
-    Table::open_latent(path, latent)?.examples()
+    examples(&Table::open_latent(path, latent)?)
 }
 
 /// Reads the histogram of one latent's activations from `histograms.parquet`.

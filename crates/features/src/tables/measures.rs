@@ -4,7 +4,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use super::read::Table;
+use super::columns::Table;
 use super::write::{TableSource, write_table};
 use crate::FeaturesError;
 use crate::statistics::{Coactivation, HistogramBin, StatisticsSummary};

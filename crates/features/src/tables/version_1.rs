@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
-use super::read::{Interned, Table};
+use super::columns::{Interned, Table};
 use super::{FiringToken, LogitToken};
 use crate::FeaturesError;
 

@@ -7,11 +7,10 @@ use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, decode_sparse, encode_threshold};
 
 use super::start::lowered;
-use super::{Method, ResolvedTables, StepContext};
+use super::{Method, ResolvedTables, StartContext, StepContext};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::Facts;
 use crate::losses;
-use crate::recipe::ResolvedRecipe;
 
 pub(crate) struct Gated;
 
@@ -42,8 +41,8 @@ impl Method for Gated {
         ])
     }
 
-    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
-        lowered(coder, x, "b_gate", recipe)
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, given: &StartContext<'_>) -> SparseCoder {
+        lowered(coder, x, "b_gate", given.target_l0)
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {

@@ -10,12 +10,13 @@ use lapidary_coder::{Coder, SparseCoder, Weights};
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use super::start::level;
-use super::{ArchitectureTables, Choices, Method, ResolvedTables, StepContext, Wrong};
+use super::{
+    ArchitectureTables, Choices, Method, ResolvedTables, StartContext, StepContext, Wrong,
+};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, names, table};
 use crate::losses;
 use crate::parameters::Parameters;
-use crate::recipe::ResolvedRecipe;
 
 /// Where thresholds start if nothing else says it.
 const INITIAL_THRESHOLD: f64 = 0.01;
@@ -113,8 +114,9 @@ impl Method for JumpRelu {
         ])
     }
 
-    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
-        match (initial_threshold(recipe), recipe.coder.target_l0) {
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, given: &StartContext<'_>) -> SparseCoder {
+        let threshold = given.tables.jumprelu.threshold_at_start(given.target_l0);
+        match (threshold, given.target_l0) {
             (None, Some(target)) => {
                 let level = level(&coder, x, "b_enc", target).clamp_min(0.0);
                 let weights = coder.weights.with("threshold", level);
@@ -167,11 +169,14 @@ impl Method for JumpRelu {
     }
 }
 
-/// Where thresholds start, if the activations do not decide it.
-pub(crate) fn initial_threshold(recipe: &ResolvedRecipe) -> Option<f64> {
-    let given = recipe.architectures.jumprelu.initial_threshold;
-    let of_data = recipe.coder.target_l0.is_some();
-    given.or_else(|| (!of_data).then_some(INITIAL_THRESHOLD))
+impl ResolvedJumpRelu {
+    /// Where thresholds start in a run with this `coder.target_l0`, if the activations do not
+    /// decide it.
+    pub(crate) fn threshold_at_start(&self, target_l0: Option<f64>) -> Option<f64> {
+        let of_data = target_l0.is_some();
+        self.initial_threshold
+            .or_else(|| (!of_data).then_some(INITIAL_THRESHOLD))
+    }
 }
 
 /// The latents of a batch that are active or in the window below their threshold, with gradients

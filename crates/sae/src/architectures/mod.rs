@@ -21,11 +21,9 @@ use crate::keys::{
     TrainingConfig, Values, Widths,
 };
 use crate::parameters::Parameters;
-use crate::recipe::ResolvedRecipe;
 use crate::schedule::rise;
 
 pub(crate) use batchtopk::ThresholdAverage;
-pub(crate) use jumprelu::initial_threshold;
 pub use jumprelu::{JumpReluConfig, JumpReluPenalty, ResolvedJumpRelu};
 pub use matching_pursuit::{PursuitConfig, ResolvedPursuit};
 pub use matryoshka::{MatryoshkaConfig, ResolvedMatryoshka};
@@ -87,6 +85,13 @@ tables! {
     MatchingPursuit, pursuit: PursuitConfig => ResolvedPursuit;
     /// What only "proximal" has.
     Proximal, proximal: ProximalConfig => ResolvedProximal;
+}
+
+/// What a recipe says of the weights that the first batch decides.
+pub(crate) struct StartContext<'a> {
+    pub(crate) tables: &'a ResolvedTables,
+    /// Latents that should be active per token, if a controller sees to it.
+    pub(crate) target_l0: Option<f64>,
 }
 
 /// Where training stands when a batch comes.
@@ -215,7 +220,7 @@ pub(crate) trait Method: Sync {
 
     /// A layer ready to train, where the start depends on the activations `x` `[n, d]` of the first
     /// batch.
-    fn start(&self, coder: SparseCoder, _x: Tensor<2>, _recipe: &ResolvedRecipe) -> SparseCoder {
+    fn start(&self, coder: SparseCoder, _x: Tensor<2>, _given: &StartContext<'_>) -> SparseCoder {
         coder
     }
 

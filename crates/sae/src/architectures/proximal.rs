@@ -7,10 +7,9 @@ use lapidary_io::settings::Reader;
 use lapidary_kernels::{SparseCodes, encode_threshold};
 
 use super::start::lowered;
-use super::{ArchitectureTables, Choices, Method, StepContext, Wrong};
+use super::{ArchitectureTables, Choices, Method, StartContext, StepContext, Wrong};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, table};
-use crate::recipe::ResolvedRecipe;
 
 table! {
     /// `[coder.proximal]`: what only `proximal` has.
@@ -68,8 +67,8 @@ impl Method for Proximal {
         })
     }
 
-    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
-        lowered(coder, x, "b_enc", recipe)
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, given: &StartContext<'_>) -> SparseCoder {
+        lowered(coder, x, "b_enc", given.target_l0)
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {

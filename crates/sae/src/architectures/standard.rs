@@ -6,11 +6,10 @@ use burn::tensor::{Tensor, activation::relu};
 use lapidary_coder::{Coder, SparseCoder};
 
 use super::start::lowered;
-use super::{Method, StepContext};
+use super::{Method, StartContext, StepContext};
 use crate::encoded::{Backward, Codes, Encoded, LayerInput, Weighted};
 use crate::keys::{Facts, SparsityPenalty};
 use crate::losses;
-use crate::recipe::ResolvedRecipe;
 
 pub(crate) struct Standard;
 
@@ -27,8 +26,8 @@ impl Method for Standard {
         }
     }
 
-    fn start(&self, coder: SparseCoder, x: Tensor<2>, recipe: &ResolvedRecipe) -> SparseCoder {
-        lowered(coder, x, "b_enc", recipe)
+    fn start(&self, coder: SparseCoder, x: Tensor<2>, given: &StartContext<'_>) -> SparseCoder {
+        lowered(coder, x, "b_enc", given.target_l0)
     }
 
     fn encode(&self, layer: &LayerInput<'_>, context: &StepContext<'_>) -> Encoded {

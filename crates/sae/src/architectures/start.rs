@@ -7,8 +7,6 @@ use burn::tensor::Tensor;
 use lapidary_coder::{Coder, SparseCoder};
 use lapidary_kernels::encode_topk;
 
-use crate::recipe::ResolvedRecipe;
-
 /// Latents active at the start, times the target.
 const MORE: f64 = 2.0;
 /// At most this many activations of the first batch decide.
@@ -30,15 +28,15 @@ pub(super) fn level(coder: &SparseCoder, x: Tensor<2>, bias: &str, target: f64) 
         .expand([coder.d_sae()])
 }
 
-/// The coder with its bias, named `bias`, where about [`MORE`] × `coder.target_l0` pre-activations
+/// The coder with its bias, named `bias`, where about [`MORE`] × `target_l0` pre-activations
 /// per token of `x` are above 0; as it is without a target.
 pub(super) fn lowered(
     coder: SparseCoder,
     x: Tensor<2>,
     bias: &'static str,
-    recipe: &ResolvedRecipe,
+    target_l0: Option<f64>,
 ) -> SparseCoder {
-    let Some(target) = recipe.coder.target_l0 else {
+    let Some(target) = target_l0 else {
         return coder;
     };
     let lower = coder.vector(bias) - level(&coder, x, bias, target);
@@ -52,7 +50,6 @@ mod tests {
     use lapidary_coder::{Architecture, Weights};
 
     use super::*;
-    use crate::recipe::Recipe;
 
     #[test]
     fn twice_the_target_are_active_at_the_start() {
@@ -72,18 +69,15 @@ mod tests {
                 ("b_dec", zeros(d).into()),
             ]),
         };
-        let active = |set: &[&str]| {
-            let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
-            let recipe = Recipe::parse("test", "coder.architecture = 'standard'", &set).unwrap();
-            let recipe = recipe.resolve(d).unwrap();
-            let coder = lowered(coder.clone(), x.clone(), "b_enc", &recipe);
+        let active = |target_l0: Option<f64>| {
+            let coder = lowered(coder.clone(), x.clone(), "b_enc", target_l0);
             let z = x.clone().matmul(coder.w_enc().transpose()) + coder.b_enc().unsqueeze();
             let all: f32 = z.greater_elem(0.0).float().sum().into_scalar();
             f64::from(all) / 512.0
         };
-        let with = active(&["coder.target_l0=8"]);
+        let with = active(Some(target));
         assert!((with / (2.0 * target) - 1.0).abs() < 0.1, "{with}");
-        let without = active(&[]);
+        let without = active(None);
         assert!(
             (without / (latents as f64 / 2.0) - 1.0).abs() < 0.1,
             "{without}"

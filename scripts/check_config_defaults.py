@@ -3,7 +3,7 @@
 
 Writes two files, which crates/model/tests/model/config.rs reads:
 
-- crates/model/src/family/defaults.json has the defaults of the keys that Lapidary reads.
+- crates/model/src/defaults.json has the defaults of the keys that Lapidary reads.
 - tests/fixtures/config-cases.json has small configurations with keys left out, set to null, or in
   older spellings, each with the values that transformers uses.
 
@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DEFAULTS = REPOSITORY / "crates/model/src/family/defaults.json"
+DEFAULTS = REPOSITORY / "crates/model/src/defaults.json"
 CASES = REPOSITORY / "tests/fixtures/config-cases.json"
 
 TOKENS = ["vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"]

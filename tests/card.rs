@@ -11,7 +11,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use commands::peers::Peers;
-use commands::timing::{Findings, Rounds, Sizes};
+use commands::sizes::Sizes;
+use commands::timing::{Findings, Rounds};
 use lapidary_activations::ActivationMatrix;
 use lapidary_kernels::device;
 use lapidary_sae::{Recipe, StepReport, TrainingRun};
@@ -24,6 +25,7 @@ use std::time::Duration;
 #[path = "../crates/cli/src/commands"]
 mod commands {
     pub mod peers;
+    pub mod sizes;
     pub mod step_parts;
     pub mod timing;
 }

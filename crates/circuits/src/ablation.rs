@@ -1,6 +1,6 @@
 //! What components outside of a circuit write.
 
-use crate::patching::heads_written;
+use crate::components::heads_written;
 use crate::{CircuitError, Components, Graph, PromptBatch};
 use burn::tensor::{Int, Tensor};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};

@@ -2,8 +2,9 @@
 
 use crate::acdc::thresholds_up_to;
 use crate::components::Streams;
+use crate::components::heads_written;
 use crate::divergence::Predictions;
-use crate::patching::{heads_outside, heads_written};
+use crate::patching::heads_outside;
 use crate::{CircuitError, Graph, PromptBatch, Task};
 use lapidary_model::LanguageModel;
 

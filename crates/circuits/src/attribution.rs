@@ -5,8 +5,8 @@
 //! is replaced by what it writes on the corrupted prompt: for the receiver alone (edges), or for
 //! all (senders).
 
+use crate::components::receivers_by_point;
 use crate::components::{Streams, sender_points, sender_rows, sender_value};
-use crate::patching::receivers_by_point;
 use crate::{CircuitError, Components, Graph, PromptBatch, Task};
 use burn::tensor::{Int, Tensor};
 use lapidary_model::{
@@ -228,17 +228,6 @@ impl Pair<'_> {
             }
         }
     }
-}
-
-/// Where the receivers of a layer read, in the order of their numbers.
-pub(crate) fn receiver_points(layer: usize) -> [HookPoint; 4] {
-    use BlockHook as B;
-    [B::QInput, B::KInput, B::VInput, B::MlpIn].map(|hook| HookPoint::Block(layer, hook))
-}
-
-/// Where the logits read.
-pub(crate) fn last_stream(graph: &Graph) -> HookPoint {
-    HookPoint::Block(graph.layers - 1, BlockHook::ResidPost)
 }
 
 pub(crate) fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {

@@ -1,6 +1,6 @@
 //! The autoencoder over what heads write whose latents are their codes.
 
-use crate::discrete::{DiscreteSettings, INACTIVE};
+use crate::discrete_settings::{DiscreteSettings, INACTIVE};
 use burn::tensor::{Tensor, TensorData, activation};
 use lapidary_kernels::{
     AdamStep, Moments, RowUpdate, SparseCodes, SparseGradient, adam_step, encode_threshold,

@@ -3,6 +3,7 @@
 use crate::{CircuitError, Graph, Metric, Prompt, Task};
 use burn::tensor::{Bool, Int, Tensor};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel, Start};
+use std::ops::Range;
 
 /// Prompts of one length.
 pub struct PromptBatch {
@@ -274,4 +275,49 @@ impl Components {
             shape: [batch, pos, d_model],
         })
     }
+}
+
+/// Where the receivers of a layer read, in the order of their numbers.
+pub(crate) fn receiver_points(layer: usize) -> [HookPoint; 4] {
+    use BlockHook as B;
+    [B::QInput, B::KInput, B::VInput, B::MlpIn].map(|hook| HookPoint::Block(layer, hook))
+}
+
+/// Where the logits read.
+pub(crate) fn last_stream(graph: &Graph) -> HookPoint {
+    HookPoint::Block(graph.layers - 1, BlockHook::ResidPost)
+}
+
+/// The hook points where receivers read, each with the numbers of those that read there.
+pub(crate) fn receivers_by_point(graph: &Graph) -> Vec<(HookPoint, Range<usize>)> {
+    let layers = (0..graph.layers).flat_map(receiver_points);
+    let mut first = 0;
+    let points = layers.chain([last_stream(graph)]).map(|point| {
+        let n = match point {
+            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
+            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
+            _ => 1,
+        };
+        first += n;
+        (point, first - n..first)
+    });
+    points.collect()
+}
+
+/// Interventions, one for each layer, that put the outputs of heads on these tokens,
+/// `[batch, pos]`, in place of those of the run.
+pub(crate) fn heads_written(
+    model: &LanguageModel,
+    graph: &Graph,
+    tokens: &Tensor<2, Int>,
+) -> Result<Vec<Intervention<'static>>, CircuitError> {
+    let at: Vec<HookPoint> = (0..graph.layers)
+        .map(|layer| HookPoint::Block(layer, BlockHook::Z))
+        .collect();
+    let run = HookedRun {
+        capture: &at,
+        ..Default::default()
+    };
+    let output = model.run(tokens.clone(), &run)?;
+    Ok(output.freeze(|_| true))
 }

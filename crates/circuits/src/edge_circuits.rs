@@ -3,8 +3,9 @@
 
 use crate::ablation::AblatedSenders;
 use crate::circuit_metric::circuit_metrics;
+use crate::components::receivers_by_point;
 use crate::components::{Streams, sender_value};
-use crate::patching::{patched, receivers_by_point};
+use crate::patching::patched;
 use crate::{Ablation, CircuitError, CircuitMetric, Components, Graph, PromptBatch, Sender, Task};
 use burn::tensor::{Tensor, TensorData};
 use lapidary_model::{HookPoint, Intervention, LanguageModel};

@@ -1,7 +1,8 @@
 //! Information flow routes (Ferrando and Voita 2024, arXiv 2403.00824): how near what a sender
 //! writes is to what a receiver reads, on clean prompts alone.
 
-use crate::attribution::{last_stream, numbers};
+use crate::attribution::numbers;
+use crate::components::last_stream;
 use crate::{CircuitError, Components, Graph, PromptBatch, Receiver, Task};
 use burn::tensor::Tensor;
 use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel};

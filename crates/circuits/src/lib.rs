@@ -23,6 +23,7 @@ mod circuit_metric;
 mod compare;
 mod components;
 pub mod discrete;
+mod discrete_settings;
 mod divergence;
 mod edge_circuits;
 mod error;

@@ -2,12 +2,13 @@
 //! estimate, and how much of a behaviour a circuit keeps.
 
 use crate::ablation::AblatedHeads;
-use crate::attribution::{last_stream, receiver_points};
 use crate::circuit_metric::circuit_metrics;
-use crate::components::{Streams, sender_points, sender_rows, sender_value};
+use crate::components::{
+    Streams, heads_written, receivers_by_point, sender_points, sender_rows, sender_value,
+};
 use crate::{Ablation, CircuitError, CircuitMetric, Components, Graph, PromptBatch, Task};
-use burn::tensor::{Int, Tensor, TensorData};
-use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
+use burn::tensor::{Tensor, TensorData};
+use lapidary_model::{BlockHook, HookPoint, Intervention, LanguageModel};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -82,22 +83,6 @@ pub(crate) fn patched_logits(
     let readers = cuts.iter().zip(&readers);
     interventions.extend(readers.map(|((at, _), reader)| Intervention::function(*at, reader)));
     batch.logits(model, false, &interventions)
-}
-
-/// The hook points where receivers read, each with the numbers of those that read there.
-pub(crate) fn receivers_by_point(graph: &Graph) -> Vec<(HookPoint, Range<usize>)> {
-    let layers = (0..graph.layers).flat_map(receiver_points);
-    let mut first = 0;
-    let points = layers.chain([last_stream(graph)]).map(|point| {
-        let n = match point {
-            HookPoint::Block(_, BlockHook::QInput) => graph.heads,
-            HookPoint::Block(_, BlockHook::KInput | BlockHook::VInput) => graph.kv_heads,
-            _ => 1,
-        };
-        first += n;
-        (point, first - n..first)
-    });
-    points.collect()
 }
 
 /// The edges that are cut into the receivers at one hook point.
@@ -183,24 +168,6 @@ pub fn head_effects(
         *value /= n;
     }
     Ok(found)
-}
-
-/// Interventions, one for each layer, that put the outputs of heads on these tokens,
-/// `[batch, pos]`, in place of those of the run.
-pub(crate) fn heads_written(
-    model: &LanguageModel,
-    graph: &Graph,
-    tokens: &Tensor<2, Int>,
-) -> Result<Vec<Intervention<'static>>, CircuitError> {
-    let at: Vec<HookPoint> = (0..graph.layers)
-        .map(|layer| HookPoint::Block(layer, BlockHook::Z))
-        .collect();
-    let run = HookedRun {
-        capture: &at,
-        ..Default::default()
-    };
-    let output = model.run(tokens.clone(), &run)?;
-    Ok(output.freeze(|_| true))
 }
 
 /// What circuits of heads keep of a task's metric on the clean prompts, with all heads outside of

@@ -1,9 +1,9 @@
 //! Path patching (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al. 2023, arXiv
 //! 2304.05969): the effect of a head through what chosen receivers read, and through no other head.
 
-use crate::attribution::last_stream;
 use crate::components::Streams;
-use crate::patching::heads_written;
+use crate::components::heads_written;
+use crate::components::last_stream;
 use crate::{CircuitError, Graph, PromptBatch, Receiver, Task};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, Intervention, LanguageModel};
 

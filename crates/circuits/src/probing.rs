@@ -2,8 +2,8 @@
 //! (arXiv 1712.01312): for each head, a gate between what it writes on the clean and on the
 //! corrupted prompt is learned.
 
+use crate::components::heads_written;
 use crate::divergence::Predictions;
-use crate::patching::heads_written;
 use crate::{CircuitError, Graph, PromptBatch, Task};
 use burn::tensor::{Tensor, TensorData};
 use lapidary_model::{BlockHook, Edit, HookPoint, HookedRun, Intervention, LanguageModel};

@@ -1,8 +1,8 @@
 //! How good a model with codebooks is, and how its codes are used.
 
 use crate::data::{Data, generator, stream};
+use crate::inputs::tokens;
 use crate::placement::interventions;
-use crate::training::tokens;
 use crate::usage::CodeUsage;
 use crate::{CodebookError, Codebooks, TokFsm};
 use burn::tensor::{Tensor, TensorData, activation};

@@ -26,6 +26,7 @@ mod data;
 mod error;
 mod evaluation;
 mod init;
+mod inputs;
 mod key_value;
 mod memory;
 mod observation;

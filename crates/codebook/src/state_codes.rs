@@ -1,9 +1,9 @@
 //! Codes that stand for states of a machine, and how well neurons do in their place (Tamkin,
 //! Taufeeque, Goodman 2023, section 4).
 
+use crate::inputs::tokens;
 use crate::memory::{product, too_large};
 use crate::state_counts::{Counts, held_out};
-use crate::training::tokens;
 use crate::{CodebookError, Codebooks, TokFsm, interventions};
 use lapidary_model::{BlockHook, HookPoint, HookedRun, LanguageModel};
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Held-out sequences of a machine, and how often each code is chosen in each of their contexts.
 
 use crate::data::Data;
-use crate::training::tokens;
+use crate::inputs::tokens;
 use crate::{CodebookError, Codebooks, TokFsm};
 use lapidary_model::LanguageModel;
 use lapidary_model::training::TokenBatch;

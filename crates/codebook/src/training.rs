@@ -9,6 +9,7 @@ use crate::config::{CodebookConfig, Initialization, ModelOptions};
 use crate::data::{Data, generator, stream};
 use crate::evaluation::{Metrics, evaluate};
 use crate::init::{k_means, normal_codes, rows_as_codes};
+use crate::inputs::tokens;
 use crate::memory::{TRAINED, product, too_large};
 use crate::usage::{CodeUsage, replace_dead};
 use crate::{Codebook, CodebookError, Codebooks, Placed};
@@ -16,7 +17,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use lapidary_io::nan_if_null;
 use lapidary_io::tensors::{TensorWriter, Tensors};
 use lapidary_kernels::{AdamStep, Moments, adam_step};
-use lapidary_model::training::{Inserted, ModelTrainer, Replaced, SmallModel, TokenBatch};
+use lapidary_model::training::{Inserted, ModelTrainer, Replaced, SmallModel};
 use lapidary_model::{HookPoint, HookedRun, LanguageModel};
 use serde::{Deserialize, Serialize};
 
@@ -460,14 +461,4 @@ fn start(
         placed.push(Placed { at, codebook });
     }
     Codebooks::new(placed)
-}
-
-/// The inputs of a batch as a tensor, `[batch, pos]`.
-pub(crate) fn tokens(
-    model: &LanguageModel,
-    batch: &TokenBatch,
-) -> Result<Tensor<2, Int>, CodebookError> {
-    let ids: Vec<u32> = batch.inputs.iter().map(|t| *t as u32).collect();
-    let rows: Vec<&[u32]> = ids.chunks(batch.length).collect();
-    Ok(model.tokens(&rows)?)
 }

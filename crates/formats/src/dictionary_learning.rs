@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::container::{Container, Stored, write_torch};
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 use crate::provenance;

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use lapidary_coder::CoderError;
 use lapidary_io::{FileError, IoError};
 
-use crate::format::Format;
-
 /// Error of reading or writing a dictionary in some format.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
@@ -17,12 +15,14 @@ pub enum FormatError {
     #[error(transparent)]
     Model(#[from] lapidary_model::ModelError),
     /// Nothing that is known lies there.
-    #[error("{}: found {found}, expected the files of a dictionary: {}", path.display(), Format::signatures())]
+    #[error("{}: found {found}, expected the files of a dictionary: {expected}", path.display())]
     Unknown {
         /// The place.
         path: PathBuf,
         /// What lies there.
         found: String,
+        /// The files by which each format is known.
+        expected: String,
     },
     /// It could be several formats.
     #[error("{}: this could be {candidates}: name the format", path.display())]
@@ -37,8 +37,8 @@ pub enum FormatError {
     CannotHold {
         /// Where it was to be written.
         path: PathBuf,
-        /// The format.
-        format: Format,
+        /// The name of the format.
+        format: &'static str,
         /// What it cannot hold.
         what: String,
     },

@@ -14,7 +14,7 @@ use lapidary_model::{BlockHook, HookPoint};
 
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 

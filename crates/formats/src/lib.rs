@@ -22,6 +22,7 @@ mod found;
 mod gemma_scope;
 mod hooks;
 mod hub;
+mod layout;
 mod llama_scope;
 mod llamascopium;
 mod openai;
@@ -40,11 +41,12 @@ use burn::tensor::Device;
 use lapidary_coder::{CoderError, Description, Dictionary};
 use lapidary_io::fill_folder;
 use lapidary_io::{FolderLock, StagedFolder};
+use lapidary_quantize::Scheme;
 
 pub use error::FormatError;
 pub use format::Format;
 pub use hub::local;
-pub use quantized::{QuantizedDictionary, quantization};
+pub use quantized::QuantizedDictionary;
 pub use sample::SAMPLE;
 
 use place::Place;
@@ -69,6 +71,7 @@ fn detect_in(place: &Place) -> Result<Format, FormatError> {
         [] => Err(FormatError::Unknown {
             path: place.path.clone(),
             found: place.describe(),
+            expected: Format::signatures(),
         }),
         several => Err(FormatError::Ambiguous {
             path: place.path.clone(),
@@ -78,6 +81,18 @@ fn detect_in(place: &Place) -> Result<Format, FormatError> {
                 .collect::<Vec<_>>()
                 .join(", "),
         }),
+    }
+}
+
+/// How the dictionary at `path` is quantized; none if it is in another format.
+///
+/// # Errors
+/// When nothing lies there, its format cannot be told, or its configuration is wrong.
+pub fn quantization(path: &Path) -> Result<Option<Scheme>, FormatError> {
+    let place = Place::resolved(path)?;
+    match detect_in(&place)? {
+        Format::Quantized => quantized::scheme_at(&place).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -215,7 +230,7 @@ pub fn save_begun(
     if let Some(what) = each.or_else(several) {
         return Err(FormatError::CannotHold {
             path: dir.into(),
-            format,
+            format: format.name(),
             what,
         });
     }
@@ -279,7 +294,7 @@ fn is_of_dictionary(name: &str) -> bool {
         "sae_weights.safetensors",
         "sae.safetensors",
         "ae.pt",
-        quantized::WEIGHTS,
+        saelens::QUANTIZED_WEIGHTS,
         quantized::REPORT,
         SAMPLE,
     ];

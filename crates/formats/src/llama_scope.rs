@@ -8,7 +8,7 @@ use lapidary_io::Fields;
 
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents};
 use crate::place::Place;
 

@@ -14,7 +14,7 @@ use lapidary_io::tensors::Tensors;
 
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents};
 use crate::place::Place;
 

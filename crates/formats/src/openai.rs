@@ -10,7 +10,7 @@ use lapidary_coder::{Architecture, CoderError, Dictionary, Provenance};
 
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents, sizes};
 use crate::place::Place;
 

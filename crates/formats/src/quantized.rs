@@ -20,15 +20,15 @@ use lapidary_quantize::{
 use serde_json::json;
 
 use crate::error::FormatError;
-use crate::format::{Format, Layout};
+use crate::layout::Layout;
+use crate::only_ours;
 use crate::place::Place;
-use crate::saelens::{CONFIG, Plan, cfg, stored_name};
+use crate::saelens::{
+    CONFIG, Plan, QUANTIZATION as KEY, QUANTIZED_WEIGHTS as WEIGHTS, cfg, stored_name,
+};
 use crate::sample::{self, SAMPLE};
-use crate::{detect_in, only_ours};
 
 /// What `cfg.json` says of the integers.
-pub(crate) const KEY: &str = "quantization";
-pub(crate) const WEIGHTS: &str = "quantized_weights.safetensors";
 /// What the command writes beside the dictionary.
 pub(crate) const REPORT: &str = "quantization.json";
 /// Version of what is under [`KEY`] and of the tensors.
@@ -76,17 +76,10 @@ impl Layout for Quantized {
     }
 }
 
-/// How the dictionary at `path` is quantized; none if it is in another format.
-///
-/// # Errors
-/// When nothing lies there, its format cannot be told, or its configuration is wrong.
-pub fn quantization(path: &Path) -> Result<Option<Scheme>, FormatError> {
-    let place = Place::resolved(path)?;
-    if detect_in(&place)? != Format::Quantized {
-        return Ok(None);
-    }
+/// How the dictionary there is quantized.
+pub(crate) fn scheme_at(place: &Place) -> Result<Scheme, FormatError> {
     place.has_all(&[CONFIG, WEIGHTS])?;
-    Ok(Some(scheme(&Fields::read(&place.join(CONFIG))?)?))
+    Ok(scheme(&Fields::read(&place.join(CONFIG))?)?)
 }
 
 /// A dictionary whose encoder and decoder rows are integers.
@@ -159,7 +152,7 @@ impl QuantizedDictionary {
         if let Some(why) = architecture.kind().not_stored() {
             return Err(FormatError::CannotHold {
                 path: staged.target().into(),
-                format: Format::Quantized,
+                format: Quantized.name(),
                 what: format!("it as it is: {why}"),
             });
         }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents};
 use crate::place::Place;
 use crate::{hooks, provenance};

@@ -1,7 +1,7 @@
 //! `generation_config.json`: of what it says we read which tokens begin and end a sequence.
 
 use crate::ModelError;
-use crate::config::tokens;
+use crate::fields::tokens;
 use serde_json::Value;
 use std::path::Path;
 

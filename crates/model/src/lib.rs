@@ -4,10 +4,12 @@
 
 mod attention;
 mod config;
+mod config_file;
 mod embedded;
 mod encoding;
 mod error;
 mod family;
+mod fields;
 mod found;
 mod frozen;
 mod generate;
@@ -16,6 +18,7 @@ mod gguf;
 mod hook;
 mod hub;
 mod language_model;
+mod load;
 pub mod pretrain;
 mod roles;
 mod rotary;

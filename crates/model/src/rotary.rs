@@ -4,7 +4,7 @@
 //! Source of the formulas: transformers, `modeling_rope_utils.py`.
 
 use crate::ModelError;
-use crate::config::Fields;
+use crate::fields::Fields;
 use burn::tensor::{Tensor, TensorData};
 use lapidary_kernels::{Angles, fused_on, rotate_heads};
 use serde_json::Value;

@@ -12,7 +12,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::EncodeThreshold;
-use crate::encode_topk::cube::radix::{key_of, rank};
+use crate::encode_topk::cube::order::key_of;
+use crate::encode_topk::cube::radix::rank;
 use crate::encode_topk::cube::{Codes, Product};
 use crate::gpu::{Rows, UNITS, cubes, dims2, empty, floats};
 

@@ -5,6 +5,7 @@
 //! and what the bounds on their scores leave open is decided in f32. Elsewhere the product is
 //! cubek's in f32, without tensor cores: those would round f32 to TF32.
 
+pub(crate) mod order;
 pub(crate) mod radix;
 pub(crate) mod rounded;
 pub(crate) mod select;

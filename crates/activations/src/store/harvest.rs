@@ -2,7 +2,8 @@
 //! goes on from the last shard, and the finished store has the same bytes as one that was never
 //! interrupted.
 
-use super::manifest::{StoreSettings, StoredHook, hexadecimal, wrong};
+use super::manifest::{hexadecimal, wrong};
+use super::settings::{StoreSettings, StoredHook};
 use super::{RowPlace, StoreDtype, StoreManifest, StoreWriter};
 use crate::exclusion::Candidate;
 use crate::harvest::harvest_all;

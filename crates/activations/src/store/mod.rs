@@ -10,9 +10,12 @@
 mod batches;
 mod dtype;
 mod harvest;
+mod layout;
 mod manifest;
+mod open;
 mod reader;
 mod saelens_cache;
+mod settings;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -22,6 +25,7 @@ pub use batches::StoreBatches;
 pub use dtype::StoreDtype;
 pub(crate) use dtype::{Encoded, decode, encode};
 pub use harvest::{HarvestConfig, HarvestProgress, harvest_store};
-pub use manifest::{Place, Shard, StoreManifest, StoreSettings, StoredHook};
+pub use manifest::{Place, Shard, StoreManifest};
 pub use reader::Store;
+pub use settings::{StoreSettings, StoredHook};
 pub use writer::{RowPlace, StoreWriter};

@@ -1,9 +1,10 @@
 //! Reading a store: rows by number, and every byte against its checksum.
 
 use super::harvest::{first_model_digest, model_digest};
-use super::manifest::{MANIFEST, StoreManifest, StoredHook, hexadecimal, is_shard_name, wrong};
+use super::manifest::{MANIFEST, StoreManifest, hexadecimal, is_shard_name, wrong};
+use super::settings::StoredHook;
 use super::shard::{CHUNK, OpenShard, check, read_at};
-use super::{RowPlace, StoreDtype, decode, saelens_cache};
+use super::{RowPlace, StoreDtype, decode};
 use crate::{ActivationsError, Checksum};
 use lapidary_model::LanguageModel;
 use std::fs::File;
@@ -59,17 +60,8 @@ impl Store {
         }
     }
 
-    /// Opens the store in a folder, or the activations that SAELens's `CacheActivationsRunner` left
-    /// there. Sizes and headers are checked against the manifest; values are not read. Each shard's
-    /// bytes are read against its checksum when rows of it are first asked for, once as long as the
-    /// store is open; SAELens's caches have no checksums.
-    ///
-    /// # Errors
-    /// When there is no store, or a shard is not what the manifest says.
-    pub fn open(folder: &Path) -> Result<Self, ActivationsError> {
-        if !Self::exists(folder) && saelens_cache::exists(folder) {
-            return saelens_cache::open(folder);
-        }
+    /// Opens a store of ours.
+    pub(super) fn open_ours(folder: &Path) -> Result<Self, ActivationsError> {
         let manifest = StoreManifest::read(folder)?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first = 0;
@@ -92,11 +84,6 @@ impl Store {
     pub fn exists(folder: &Path) -> bool {
         // A checkpoint has a manifest too.
         folder.join(MANIFEST).exists() && !folder.join("state.safetensors").exists()
-    }
-
-    /// Whether a folder holds a dataset on disk, as SAELens's caches are.
-    pub fn is_saelens_cache(folder: &Path) -> bool {
-        saelens_cache::exists(folder)
     }
 
     /// Where it is.

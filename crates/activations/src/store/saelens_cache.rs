@@ -9,8 +9,9 @@
 // Not by arrow-ipc: its readers load batches and tell no offsets, and polars brings these types.
 
 use super::StoreDtype;
-use super::manifest::{StoredHook, hexadecimal, wrong};
+use super::manifest::{hexadecimal, wrong};
 use super::reader::{Contents, Store};
+use super::settings::StoredHook;
 use super::shard::OpenShard;
 use crate::{ActivationsError, Checksum};
 use lapidary_model::HookPoint;

@@ -1,4 +1,5 @@
-use super::manifest::{StoreManifest, StoreSettings, StoredHook};
+use super::manifest::StoreManifest;
+use super::settings::{StoreSettings, StoredHook};
 use super::*;
 use crate::{BatchSource, Excluded, Exclusion, NormalizationKind};
 use burn::tensor::Device;

@@ -3,9 +3,10 @@
 //! shard is written while the next is filled.
 
 use super::manifest::{
-    FORMAT_VERSION, MANIFEST, Place, Shard, StoreManifest, StoreSettings, hexadecimal,
-    is_shard_name, shard_name, wrong,
+    FORMAT_VERSION, MANIFEST, Place, Shard, StoreManifest, hexadecimal, is_shard_name, shard_name,
+    wrong,
 };
+use super::settings::StoreSettings;
 use super::shard::ShardRows;
 use super::{Encoded, encode};
 use crate::{ActivationsError, Excluded};

@@ -2,6 +2,7 @@
 //! reads (schema version 1).
 
 use super::graph::Node;
+use super::names::GraphNames;
 use super::pruning::{GraphScores, PrunedGraph};
 use crate::CircuitError;
 use crate::page::page;
@@ -11,22 +12,6 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 const TEMPLATE: &str = include_str!("../../page/graph.html");
-
-/// What a graph's file says that the graph itself does not know.
-pub struct GraphNames<'a> {
-    /// The graph's short name.
-    pub slug: String,
-    /// What stands for the set of transcoders on Neuronpedia; the model's name otherwise.
-    pub scan: String,
-    /// The transcoders' names.
-    pub transcoders: Vec<String>,
-    /// The text of all tokens, that of the beginning of a sequence among them.
-    pub prompt: String,
-    /// The text of a token.
-    pub token: &'a dyn Fn(u32) -> String,
-    /// The tokens that a feature promotes most, if they are known; by the node's number.
-    pub promoted: &'a dyn Fn(usize) -> Vec<u32>,
-}
 
 #[derive(Serialize)]
 struct Document<'a> {

@@ -15,6 +15,7 @@ mod influence;
 mod intervention;
 mod json;
 mod local;
+mod names;
 mod paths;
 mod pruning;
 mod replacement;
@@ -26,7 +27,7 @@ pub use attention::{EdgeEnd, HeadLoading, ScoreAttribution, ScorePair, ScorePart
 pub use attribute::AttributionOptions;
 pub use graph::{AttributionGraph, Feature, LogitTarget, Node, NodeValue};
 pub use intervention::{ChangedFeature, FeatureChange, Intervened, Propagation};
-pub use json::GraphNames;
+pub use names::GraphNames;
 pub use paths::{FeatureWeights, PathNode, PathOptions, Step};
 pub use pruning::{GraphScores, PrunedGraph, Pruning};
 pub use replacement::ReplacementModel;

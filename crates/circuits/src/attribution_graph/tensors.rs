@@ -1,7 +1,7 @@
 //! A whole attribution graph as `graph.safetensors`.
 
 use super::graph::AttributionGraph;
-use super::json::GraphNames;
+use super::names::GraphNames;
 use crate::CircuitError;
 use lapidary_io::tensors::TensorWriter;
 use serde_json::json;

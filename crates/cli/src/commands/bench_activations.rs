@@ -1,7 +1,8 @@
 //! `lapidary bench --activations`: what the training step and the encoder of a TopK coder cost on
 //! stored activations of a model, beside random numbers of the same shape.
 
-use super::timing::{Ours, Sizes, median};
+use super::sizes::Sizes;
+use super::timing::{Ours, median};
 use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use lapidary::device::device_name;

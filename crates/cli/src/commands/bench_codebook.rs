@@ -1,7 +1,8 @@
 //! `lapidary bench --config K1`: how fast codes are assigned, beside the TopK encoder at the same
 //! sizes, in turn.
 
-use super::timing::{Sizes, median};
+use super::sizes::Sizes;
+use super::timing::median;
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary::device::device_name;

@@ -2,7 +2,8 @@
 //! at the same sizes, and with `--vs-peers` beside other tools, all in turn.
 
 use super::peers::Peers;
-use super::timing::{Ours, Sizes, median, memory};
+use super::sizes::Sizes;
+use super::timing::{Ours, median, memory};
 use anyhow::Result;
 use burn::tensor::Device;
 use lapidary::device::device_name;

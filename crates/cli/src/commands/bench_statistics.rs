@@ -1,7 +1,8 @@
 //! `lapidary bench --config F1`: how fast statistics of latents are gathered from sparse codes,
 //! beside the TopK encoder that makes the codes, and how much memory that takes.
 
-use super::timing::{Sizes, memory};
+use super::sizes::Sizes;
+use super::timing::memory;
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary::device::device_name;

@@ -4,6 +4,9 @@
 mod files;
 mod folders;
 mod hub;
+mod json_lines;
+mod recipes;
+mod tables;
 mod view;
 
 use anyhow::{Result, bail};

@@ -37,6 +37,7 @@ pub mod run;
 pub mod sae_probes;
 pub mod select;
 pub mod serve;
+mod sizes;
 mod step_parts;
 pub mod synthetic;
 mod synthetic_spread;

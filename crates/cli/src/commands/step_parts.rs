@@ -1,7 +1,7 @@
 //! What each part of a TopK coder's training step costs by itself: where a step's time goes on this
 //! device.
 
-use super::timing::Sizes;
+use super::sizes::Sizes;
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 use lapidary_kernels::{

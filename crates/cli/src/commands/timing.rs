@@ -1,6 +1,7 @@
 //! What a training step and the encoder cost, beside a dense product, Adam's pass and other tools.
 
 use super::peers::Peers;
+use super::sizes::Sizes;
 use super::step_parts::{Part, step_parts};
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
@@ -11,43 +12,6 @@ use lapidary_sae::{Recipe, TrainingRun};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Sizes of a coder and its batch.
-#[derive(Clone, Copy, Serialize)]
-pub struct Sizes {
-    pub d_in: usize,
-    pub d_sae: usize,
-    pub k: usize,
-    pub batch_tokens: usize,
-}
-
-impl Sizes {
-    /// The first line of a table.
-    pub fn headline(self, device: &str) -> String {
-        format!(
-            "{device}; d {}, F {}, k {}, {} tokens per step, f32\n",
-            self.d_in, self.d_sae, self.k, self.batch_tokens
-        )
-    }
-
-    /// What a batch takes, and the tokens a second that this is.
-    pub fn timed(self, seconds: f64) -> String {
-        format!(
-            "{:>9.1} ms {:>9.0} tokens/s",
-            seconds * 1e3,
-            self.batch_tokens as f64 / seconds
-        )
-    }
-
-    pub fn arguments(self) -> [(&'static str, String); 4] {
-        [
-            ("--d-in", self.d_in.to_string()),
-            ("--d-sae", self.d_sae.to_string()),
-            ("-k", self.k.to_string()),
-            ("--batch-tokens", self.batch_tokens.to_string()),
-        ]
-    }
-}
 
 /// How often something is timed.
 #[derive(Clone, Copy)]

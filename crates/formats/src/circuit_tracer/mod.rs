@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::container::Container;
 use crate::error::FormatError;
-use crate::format::Layout;
+use crate::layout::Layout;
 use crate::parts::{Latents, Parts, latents, sizes, thresholds};
 use crate::place::Place;
 use crate::{provenance, yaml};

@@ -10,13 +10,17 @@ use lapidary_coder::{Coder, CoderError, Description, Dictionary, Provenance, Sit
 use lapidary_io::Fields;
 
 use crate::error::FormatError;
-use crate::format::Layout;
 use crate::hooks;
+use crate::layout::Layout;
 use crate::place::Place;
-use crate::quantized;
 
 pub(crate) const CONFIG: &str = "cfg.json";
 const WEIGHTS: &str = "sae_weights.safetensors";
+
+/// The key of `cfg.json` and the file that a dictionary has whose weights are integers: the rest of
+/// its `cfg.json` is in this format.
+pub(crate) const QUANTIZATION: &str = "quantization";
+pub(crate) const QUANTIZED_WEIGHTS: &str = "quantized_weights.safetensors";
 
 /// Repositories whose files lack an option that SAELens's registry (`pretrained_saes.yaml`) adds to
 /// them.
@@ -55,7 +59,7 @@ impl Layout for SaeLens {
         // One whose weights are missing is still one, and its reader says so.
         let cfg = Fields::read(&place.join(CONFIG))?;
         let named = cfg.has("architecture") || cfg.has("d_sae");
-        let named = named && !cfg.has(quantized::KEY) && !place.has(quantized::WEIGHTS);
+        let named = named && !cfg.has(QUANTIZATION) && !place.has(QUANTIZED_WEIGHTS);
         Ok(named.then(|| "cfg.json with architecture or d_sae".into()))
     }
 

@@ -5,7 +5,8 @@
 use super::layout::Layout;
 use super::{llama, rotate_all, slide};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Family, ModelConfig};
+use crate::fields::Fields;
 use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {

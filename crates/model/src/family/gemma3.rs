@@ -4,7 +4,8 @@
 
 use super::{gemma2, slide};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Family, ModelConfig};
+use crate::fields::Fields;
 use crate::rotary::Rope;
 use serde_json::Value;
 

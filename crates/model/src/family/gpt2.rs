@@ -5,7 +5,8 @@
 use super::layout::{Layout, PLAIN, QkvNames};
 use super::{heads, plain};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Activation, Family, ModelConfig};
+use crate::fields::Fields;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let d_model = fields.size("n_embd")?;
@@ -19,7 +20,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         n_ctx: fields.size("n_positions")?,
         norm_eps: fields.number("layer_norm_epsilon")?,
         learned_positions: true,
-        activation: fields.activation("activation_function")?,
+        activation: Activation::read(fields, "activation_function")?,
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,

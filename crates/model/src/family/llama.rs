@@ -4,7 +4,8 @@
 use super::layout::{Layout, PLAIN};
 use super::{heads, plain, rotate_all};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig, Norm};
+use crate::config::{Activation, Family, ModelConfig, Norm};
+use crate::fields::Fields;
 use crate::rotary::Rope;
 use crate::weights::{Linear, Weights};
 use burn::tensor::Tensor;
@@ -40,7 +41,7 @@ pub fn unrotated(fields: &Fields, activation: &str) -> Result<ModelConfig, Model
         norm: Norm::Rms,
         norm_eps: fields.number("rms_norm_eps")?,
         gated: true,
-        activation: fields.activation(activation)?,
+        activation: Activation::read(fields, activation)?,
         qkv_bias: attention_bias,
         o_bias: attention_bias,
         mlp_bias: fields.flag("mlp_bias")?,

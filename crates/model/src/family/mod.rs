@@ -14,13 +14,13 @@ mod qwen2;
 mod qwen3;
 
 use crate::ModelError;
-use crate::config::{Activation, Family, Fields, LayerConfig, ModelConfig, Norm};
+use crate::config::{Activation, Family, LayerConfig, ModelConfig, Norm};
+use crate::fields::Fields;
 use crate::rotary::Rope;
 use crate::tensor_file::TensorFile;
 use crate::weights::Weights;
 use burn::tensor::Device;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Reads a family's configuration.
 type ReadConfig = fn(&Fields) -> Result<ModelConfig, ModelError>;
@@ -46,23 +46,6 @@ pub(crate) fn known() -> String {
         return String::new();
     };
     format!("{} and {last}", first.join(", "))
-}
-
-/// What transformers' configuration class of a family says of the keys that are read.
-#[derive(Deserialize)]
-pub(crate) struct Class {
-    /// What a key means that is absent.
-    pub defaults: Map<String, Value>,
-    /// Keys that may be `null`.
-    pub nullable: Vec<String>,
-    /// Other spellings of keys, which come first.
-    pub aliases: Map<String, Value>,
-}
-
-/// The class of a `model_type` (`scripts/check_config_defaults.py` writes and checks the file).
-pub(crate) fn class(kind: &str) -> Option<Class> {
-    let mut all: Map<String, Value> = serde_json::from_str(include_str!("defaults.json")).ok()?;
-    serde_json::from_value(all.remove(kind)?).ok()
 }
 
 /// What a `config.json` says, by its `model_type`.

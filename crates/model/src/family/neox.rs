@@ -6,7 +6,8 @@
 use super::layout::{Layout, PLAIN, QkvNames};
 use super::{heads, plain, rotate_all};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Activation, Family, ModelConfig};
+use crate::fields::Fields;
 use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
@@ -19,7 +20,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         n_ctx: fields.size("max_position_embeddings")?,
         norm_eps: fields.number("layer_norm_eps")?,
         parallel: fields.flag("use_parallel_residual")?,
-        activation: fields.activation("hidden_act")?,
+        activation: Activation::read(fields, "hidden_act")?,
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: true,

@@ -4,7 +4,8 @@
 use super::layout::{Layout, PLAIN};
 use super::{heads, plain};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Activation, Family, ModelConfig};
+use crate::fields::Fields;
 
 /// Rows of the position table before the first position.
 const OFFSET: usize = 2;
@@ -30,7 +31,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         d_mlp: fields.size("ffn_dim")?,
         n_ctx: fields.size("max_position_embeddings")?,
         learned_positions: true,
-        activation: fields.activation("activation_function")?,
+        activation: Activation::read(fields, "activation_function")?,
         qkv_bias: bias,
         o_bias: bias,
         mlp_bias: bias,

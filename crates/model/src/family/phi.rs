@@ -5,7 +5,8 @@
 use super::layout::{Layout, PLAIN};
 use super::{heads, plain, rotate_all};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Activation, Family, ModelConfig};
+use crate::fields::Fields;
 use crate::rotary::Rope;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
@@ -26,7 +27,7 @@ pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
         n_ctx: fields.size("max_position_embeddings")?,
         norm_eps: fields.number("layer_norm_eps")?,
         parallel: true,
-        activation: fields.activation("hidden_act")?,
+        activation: Activation::read(fields, "hidden_act")?,
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,

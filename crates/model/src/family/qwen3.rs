@@ -3,7 +3,8 @@
 
 use super::{llama, qwen2};
 use crate::ModelError;
-use crate::config::{Family, Fields, ModelConfig};
+use crate::config::{Family, ModelConfig};
+use crate::fields::Fields;
 
 pub fn config(fields: &Fields) -> Result<ModelConfig, ModelError> {
     let mut c = ModelConfig {

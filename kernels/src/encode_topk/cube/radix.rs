@@ -7,6 +7,7 @@
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::order::{key_of, score_of};
 use super::select::{LeftOver, sort};
 use super::{Codes, Product};
 use crate::gpu::{Rows, UNITS, dims2, sum_in_plane};
@@ -98,22 +99,6 @@ pub(crate) fn rank_left_over(
         k,
         room_for(k),
     );
-}
-
-/// Maps scores to integers of the same order: NaN as −∞, −0 as 0. By bits, because shader compilers
-/// may assume that NaN and −0 do not occur.
-#[cube]
-pub(crate) fn key_of(score: f32) -> u32 {
-    let bits = u32::reinterpret(score);
-    let nan = (bits & 0x7FFF_FFFFu32) > 0x7F80_0000u32;
-    let bits = select(nan, 0xFF80_0000u32, bits);
-    let bits = select(bits == 0x8000_0000u32, 0u32, bits);
-    bits ^ select(bits >> 31u32 == 1u32, 0xFFFF_FFFFu32, 0x8000_0000u32)
-}
-
-#[cube]
-pub(crate) fn score_of(key: u32) -> f32 {
-    f32::reinterpret(key ^ select(key >> 31u32 == 1u32, 0x8000_0000u32, 0xFFFF_FFFFu32))
 }
 
 /// The row `row` of a tile, whose first is row `first_row` of the codes.

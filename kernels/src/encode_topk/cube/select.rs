@@ -17,7 +17,7 @@ use burn::tensor::{DType, IntDType};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::radix::{key_of, score_of};
+use super::order::{key_of, score_of};
 use super::{Codes, Product};
 use crate::gpu::{Rows, UNITS, dims2, empty, filled, sum_in_plane};
 

@@ -1,18 +1,14 @@
 //! Approximate correlations of atoms with rows, and among each other: what every approximation
-//! offers, and that in f32.
+//! offers.
 
-use rayon::prelude::*;
 use std::any::Any;
-use std::sync::OnceLock;
 
-use crate::forward_pass::product::{Matrix, product};
 use crate::host::prefetch_far;
-#[cfg(target_arch = "x86_64")]
-use crate::host::with_tile;
-use crate::norms::{Norms, norms, rounding};
+use crate::norms::Norms;
 
-use super::Pursuing;
-use super::maxima::AHEAD;
+/// Numbers of the Gram matrix between asking for them and needing them: a page, beyond which the
+/// processor asks for nothing.
+pub(super) const AHEAD: usize = 2048;
 
 /// What the largest product of two approximate atoms that there can be is in the 16 bits of the
 /// Gram matrix.
@@ -135,25 +131,6 @@ impl Sharp {
     }
 }
 
-/// The best approximation that there is for `n` rows; None if atoms are beyond any bound.
-pub(super) fn of<'a>(all: &Pursuing<'a>, n: usize) -> Option<Box<dyn Approximate + 'a>> {
-    #[cfg(target_arch = "x86_64")]
-    if super::integers::serves(n, all.d) {
-        let kept = &all.state.pursuit;
-        with_tile!(all.level, |tile| {
-            return usable(super::integers::InUse::of(tile, all.atoms, all.d, kept)?);
-        });
-    }
-    let _ = (all.state, n);
-    usable(Floats::new(all.atoms, all.d)?)
-}
-
-/// None where all atoms are so small that what correlations are counted in would vanish.
-fn usable<'a>(known: impl Approximate + 'a) -> Option<Box<dyn Approximate + 'a>> {
-    let usable = known.bounds().most.approximate > 1e-15;
-    usable.then(|| Box::new(known) as Box<dyn Approximate>)
-}
-
 /// Correlations among atoms in 16 bits.
 #[derive(Default)]
 pub(super) struct Gram {
@@ -174,99 +151,4 @@ impl Gram {
     pub fn fetch(&self, atom: u32) {
         prefetch_far(&self.row(atom)[..AHEAD.min(self.padded)]);
     }
-}
-
-/// f32, in which only the order of summation differs.
-pub(super) struct Floats<'a> {
-    atoms: &'a [f32],
-    d: usize,
-    bounds: Bounds,
-    gram: OnceLock<Gram>,
-}
-
-impl<'a> Floats<'a> {
-    pub fn new(atoms: &'a [f32], d: usize) -> Option<Self> {
-        let norms: Option<Vec<Norms>> = atoms.par_chunks_exact(d).map(norms).collect();
-        let mut bounds = Bounds::default();
-        norms?.into_iter().for_each(|norms| bounds.push(norms));
-        Some(Self {
-            atoms,
-            d,
-            bounds,
-            gram: OnceLock::new(),
-        })
-    }
-
-    fn new_gram(&self) -> Gram {
-        const ROWS: usize = 128;
-        let (d, padded) = (self.d, self.padded());
-        let unit = self.bounds.most.approximate.powi(2).max(f32::MIN_POSITIVE) / MOST;
-        let mut numbers = vec![0i16; padded * padded];
-        numbers
-            .par_chunks_mut(ROWS * padded)
-            .zip(self.atoms.par_chunks(ROWS * d))
-            .for_each_init(
-                || vec![0.0f32; ROWS * padded],
-                |scratch, (numbers, rows)| {
-                    let scratch = &mut scratch[..numbers.len()];
-                    self.products(rows, scratch);
-                    for (number, exact) in numbers.iter_mut().zip(scratch) {
-                        *number = (*exact / unit).round() as i16;
-                    }
-                },
-            );
-        Gram {
-            numbers,
-            padded,
-            unit,
-            error: 0.51 * unit + rounding(d) * self.bounds.most.whole().powi(2),
-        }
-    }
-
-    fn products(&self, x: &[f32], out: &mut [f32]) {
-        let (d, latents) = (self.d, self.padded());
-        let rows_of = |data| Matrix {
-            data,
-            row: d,
-            column: 1,
-        };
-        let (x_rows, atoms) = (rows_of(x), rows_of(self.atoms).transposed());
-        product(x_rows, atoms, [x.len() / d, d, latents], out, latents);
-    }
-}
-
-impl Approximate for Floats<'_> {
-    fn tile(&self) -> usize {
-        256
-    }
-
-    fn padded(&self) -> usize {
-        self.atoms.len() / self.d
-    }
-
-    fn bounds(&self) -> &Bounds {
-        &self.bounds
-    }
-
-    fn scores(&self, x: &[f32], scores: &mut [f32], tell: &mut dyn FnMut(usize, Option<&[f32]>)) {
-        self.products(x, scores);
-        let nothing = vec![0.0; self.d];
-        for (row, x) in x.chunks_exact(self.d).enumerate() {
-            tell(row, norms(x).map(|_| &nothing[..]));
-        }
-    }
-
-    fn fetch(&self, _atom: u32) {}
-
-    fn miss(&self, _atom: u32, _change: f32, _exact: &[f32], _missing: &mut [f32]) -> f32 {
-        0.0
-    }
-
-    fn keep(self: Box<Self>) {}
-
-    fn gram(&self) -> &Gram {
-        self.gram.get_or_init(|| self.new_gram())
-    }
-
-    fn sharpen(&self, _asked: &Asked<'_>, _found: &mut Vec<u32>, _scratch: &mut Sharp) {}
 }

@@ -4,13 +4,8 @@ use rayon::prelude::*;
 use std::arch::x86_64::*;
 
 use super::approximate::{Gram, MOST};
-use super::integers::Integers;
+use super::integers::{Integers, SET};
 use crate::integers::{Job, Tile};
-
-/// Atoms on each side of a part of the Gram matrix that is made at a time: whole tiles of every
-/// level.
-pub(super) const SET: usize = 96;
-const _: () = assert!(SET.is_multiple_of(48) && SET.is_multiple_of(16) && SET.is_multiple_of(6));
 
 /// A part of the Gram matrix.
 type Part = [[i16; SET]; SET];

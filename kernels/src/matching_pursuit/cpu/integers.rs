@@ -5,7 +5,6 @@ use std::any::Any;
 use std::sync::{Mutex, OnceLock};
 
 use super::approximate::{Approximate, Asked, Bounds, Gram, Reach, Sharp};
-use super::gram::SET;
 use super::kept::{FULL, Kept};
 use crate::host::{prefetch, widest_vectors};
 use crate::integers::{
@@ -19,6 +18,11 @@ const FEWEST_ROWS: usize = 32;
 
 /// Narrowest vectors that pay for it.
 const NARROWEST: usize = 16;
+
+/// Atoms on each side of a part of the Gram matrix that is made at a time: whole tiles of every
+/// level.
+pub(super) const SET: usize = 96;
+const _: () = assert!(SET.is_multiple_of(48) && SET.is_multiple_of(16) && SET.is_multiple_of(6));
 
 /// Whether this way is open for `n` rows of width `d`.
 pub(super) fn serves(n: usize, d: usize) -> bool {

@@ -1,7 +1,6 @@
 //! The largest of a row's correlations, known block by block while all of them change.
 
-use super::approximate::{Bounds, Reach};
-use super::row::Scores;
+use super::approximate::{AHEAD, Approximate, Bounds, Reach};
 use crate::host::{Level, prefetch_far, widest_vectors};
 #[cfg(target_arch = "x86_64")]
 use crate::{host::with_tile, integers::Tile};
@@ -12,9 +11,15 @@ const LANES: usize = 16;
 /// Correlations of a block: of each, the largest of those that stand [`LANES`] apart is known.
 const BLOCK: usize = 4 * LANES;
 
-/// Numbers of the Gram matrix between asking for them and needing them: a page, beyond which the
-/// processor asks for nothing.
-pub(super) const AHEAD: usize = 2048;
+/// Approximate correlations of all atoms with what is left of a row.
+pub(super) struct Scores<'a> {
+    pub known: &'a dyn Approximate,
+    pub scores: &'a [f32], // [F]
+    /// See [`maxima`].
+    pub highest: &'a [f32],
+    /// The place of the largest.
+    pub top: Option<u32>,
+}
 
 /// The largest (by magnitude, if `signed`) of those correlations of a block that stand [`LANES`]
 /// apart, block by block, `[F / BLOCK, LANES]`.

@@ -8,6 +8,8 @@
 //! is kept as a vector, and the errors of atoms do not add up but by it.
 
 mod approximate;
+mod choice;
+mod floats;
 mod gradient;
 #[cfg(target_arch = "x86_64")]
 mod gram;
@@ -32,8 +34,8 @@ use crate::host::{
 use approximate::{Approximate, Gram, Sharp};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use kept::Kept;
-use maxima::{maxima, subtract, top};
-use row::{Running, Scores, Search};
+use maxima::{Scores, maxima, subtract, top};
+use row::{Running, Search};
 
 /// Largest Gram matrix, in numbers.
 const GRAM: usize = 1 << 26;
@@ -139,7 +141,7 @@ impl Pursuing<'_> {
         let known = match way {
             #[cfg(test)]
             Way::Exact => None,
-            _ => approximate::of(self, n),
+            _ => choice::of(self, n),
         };
         let gram = known.as_ref().filter(|_| gram).map(|known| known.gram());
         let most = known.as_ref().map_or(TOGETHER, |known| known.tile());

@@ -3,7 +3,7 @@
 
 use super::Pursuing;
 use super::approximate::{Approximate, Asked, Reach, Sharp};
-use super::maxima::reaching;
+use super::maxima::{Scores, reaching};
 use super::refit::refit;
 use crate::host::{dot, prefetch_far, widest_vectors};
 use crate::norms::{SUMS, norms, rounding};
@@ -38,16 +38,6 @@ impl Drift {
     fn bounds(&self) -> bool {
         self.slack < 1e30 && self.reach < 1e30
     }
-}
-
-/// Approximate correlations of all atoms with what is left of a row.
-pub(super) struct Scores<'a> {
-    pub known: &'a dyn Approximate,
-    pub scores: &'a [f32], // [F]
-    /// See [`maxima`](super::maxima::maxima).
-    pub highest: &'a [f32],
-    /// The place of the largest.
-    pub top: Option<u32>,
 }
 
 /// The search for the atom of a step. Its parts are apart, so that what one needs is fetched while

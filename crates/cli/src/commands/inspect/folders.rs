@@ -1,6 +1,8 @@
 //! Folders: runs, sweeps, checkpoints, dictionaries, stores, models, tables.
 
-use super::files;
+use super::json_lines::last_line;
+use super::recipes::recipe;
+use super::tables;
 use super::view::{View, brief, size};
 use crate::commands::figures;
 use anyhow::{Context, Result, bail};
@@ -25,7 +27,7 @@ pub fn view(path: &Path, all: bool) -> Result<View> {
         return finished_run(&run, all);
     }
     if path.join(summary::FILE).is_file() {
-        return files::runs(&path.join(summary::FILE), all);
+        return tables::runs(&path.join(summary::FILE), all);
     }
     let manifest = path.join("manifest.json");
     if manifest.is_file() && format_of(&manifest).as_deref() == Some("lapidary checkpoint") {
@@ -100,7 +102,7 @@ fn unfinished_run(run: &RunFolder) -> Result<View> {
     let mut view = View::new("run without a dictionary");
     view.line("a run that is not finished: no dictionary yet");
     recipe(&mut view, &Recipe::load(&run.config(), &[])?);
-    if let Some(last) = files::last_line(&run.metrics_log())? {
+    if let Some(last) = last_line(&run.metrics_log())? {
         for field in ["step", "tokens", "loss", "fvu", "l0"] {
             if let Some(value) = last.get(field) {
                 view.fact(field, value.clone());
@@ -111,31 +113,6 @@ fn unfinished_run(run: &RunFolder) -> Result<View> {
         view.fact("checkpoint", run.checkpoint().display().to_string());
     }
     Ok(view)
-}
-
-/// Facts of a recipe.
-pub fn recipe(view: &mut View, config: &Recipe) {
-    let hooks = config.sites.read().join(", ");
-    let coder = &config.coder;
-    view.fact("architecture", coder.architecture.to_string());
-    view.fact("model", config.model.clone());
-    if let Some(second) = config.sites.second_model() {
-        view.fact("second model", second.to_owned());
-    }
-    view.fact("hook point", hooks.clone());
-    let written = config.sites.written().join(", ");
-    if written != hooks {
-        view.fact("reconstructs", written);
-    }
-    if let Some(latents) = coder.d_sae {
-        view.fact("latents", latents);
-    }
-    if coder.architecture.takes_k() {
-        view.fact("k", coder.k);
-    }
-    view.fact("corpus", config.corpus.path.clone());
-    view.fact("tokens", config.training.tokens);
-    view.fact("seed", config.seed);
 }
 
 /// A sweep's folder before its table is written: a run in each of its folders.

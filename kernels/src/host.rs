@@ -90,6 +90,12 @@ pub(crate) fn prefetch_far<T>(memory: &[T]) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
+/// Proof that the processor has what [`Avx512`] proves, and AMX with products of 8-bit integers, and
+/// that the system lets this process use it: [`Level::available`] alone makes one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Amx(());
+
 /// Proof that the processor has AVX2 and AVX-VNNI: [`Level::available`] alone makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +106,8 @@ pub(crate) struct AvxVnni(());
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2(());
 
-/// Which instructions the kernels use. `LAPIDARY_CPU` (`avx512`, `avxvnni`, `avx2`, `portable`)
-/// asks for less than the processor has, to compare; all give the same bits.
+/// Which instructions the kernels use. `LAPIDARY_CPU` (`amx`, `avx512`, `avxvnni`, `avx2`,
+/// `portable`) asks for less than the processor has, to compare; all give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// What every processor of the platform has.
@@ -115,10 +121,13 @@ pub(crate) enum Level {
     /// AVX-512 with VNNI, and AVX2 too.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// AMX, and AVX-512 with VNNI too.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 /// The names of all levels, the lowest first.
-const NAMES: [&str; 4] = ["portable", "avx2", "avxvnni", "avx512"];
+const NAMES: [&str; 5] = ["portable", "avx2", "avxvnni", "avx512", "amx"];
 
 impl Level {
     /// The processor's highest level, or the highest that is not above what `LAPIDARY_CPU` asks
@@ -147,6 +156,8 @@ impl Level {
             Self::AvxVnni(_) => 2,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => 3,
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => 4,
         }
     }
 
@@ -166,10 +177,42 @@ impl Level {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 all.push(Self::Avx512(Avx512(())));
+                if may_use_amx() {
+                    all.push(Self::Amx(Amx(())));
+                }
             }
         }
         all
     }
+}
+
+/// Whether the processor has AMX with products of 8-bit integers, and the system lets this process
+/// use it. Linux wants to be asked, once for a process (`Documentation/arch/x86/xstate.rst`): the
+/// registers are so large that it saves them only for those who did.
+#[cfg(target_arch = "x86_64")]
+fn may_use_amx() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_int = 18;
+        // Bits of EDX: AMX-TILE and AMX-INT8.
+        const TILE_AND_INT8: u32 = 0b11 << 24;
+        static GRANTED: OnceLock<bool> = OnceLock::new();
+        *GRANTED.get_or_init(|| {
+            let has = std::arch::x86_64::__cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8;
+            // SAFETY: the call only sets a bit of the process, or says that it cannot.
+            has && 0
+                == unsafe {
+                    libc::syscall(
+                        libc::SYS_arch_prctl,
+                        ARCH_REQ_XCOMP_PERM,
+                        XFEATURE_XTILEDATA,
+                    )
+                }
+        })
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 /// What to do with the [`Tile`](crate::integers::Tile) of a level; nothing, where it has none.
@@ -181,6 +224,7 @@ macro_rules! with_tile {
             crate::host::Level::Avx2($tile) => $with,
             crate::host::Level::AvxVnni($tile) => $with,
             crate::host::Level::Avx512($tile) => $with,
+            crate::host::Level::Amx($tile) => $with,
         }
     };
 }

@@ -1,7 +1,8 @@
 //! Vectors in integers, each with its own scale and with what rounding took of it, and their
-//! products, exact in i32: in 8 bits with the instructions of VNNI, four times as many a cycle as
-//! f32 has, or in up to 16 bits with those of AVX2, up to twice as many.
+//! products, exact in i32: in 8 bits with the instructions of AMX or of VNNI, 32 or four times as
+//! many a cycle as f32 has, or in up to 16 bits with those of AVX2, up to twice as many.
 
+mod amx;
 mod eight;
 mod sixteen;
 mod tiles;
@@ -105,36 +106,23 @@ pub(crate) type Column<T> = <<T as Tile>::Format as Format>::Column;
 #[inline(always)]
 pub(crate) fn sums_of<T: Tile, const P: usize>(
     tile: T,
+    ready: &T::Ready,
     rows: &[Row<T>],
     panels: &[Column<T>],
     steps: usize,
     start: [T::Sums; P],
 ) -> T::Rows<[T::Sums; P]> {
     let () = T::FITS;
-    let depth = T::Format::DEPTH;
-    let width = steps * depth;
+    let width = steps * T::Format::DEPTH;
     assert!(rows.len() >= T::ROWS * width && panels.len() >= P * T::LANES * width);
-    let mut sums = T::rows(start);
-    assert_eq!(sums.as_ref().len(), T::ROWS);
-    for step in 0..steps {
-        // SAFETY: each panel's step lies within the panels, and each row's within the rows, as
-        // asserted.
-        unsafe {
-            let at = panels.as_ptr().add(step * T::LANES * depth);
-            let mut columns = start;
-            for (p, columns) in columns.iter_mut().enumerate() {
-                *columns = tile.load(at.add(p * T::LANES * width).cast());
-            }
-            let rows = rows.as_ptr().add(step * depth);
-            for (row, sums) in sums.as_mut().iter_mut().enumerate() {
-                let some = tile.all(rows.add(row * width).cast::<i32>().read_unaligned());
-                for (sum, columns) in sums.iter_mut().zip(&columns) {
-                    *sum = tile.add_products(*sum, some, *columns);
-                }
-            }
-        }
-    }
-    sums
+    assert!(steps > 0 && steps.is_multiple_of(T::STEPS));
+    // SAFETY: rows and panels are as long as that.
+    unsafe { tile.sums(ready, rows.as_ptr(), panels.as_ptr(), steps, start) }
+}
+
+/// Steps of rows and columns of vectors of width `d`.
+pub(crate) fn steps_of<T: Tile>(d: usize) -> usize {
+    d.div_ceil(T::Format::DEPTH).next_multiple_of(T::STEPS)
 }
 
 /// The sums of products of a row with others of its width.

@@ -3,8 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{EightBits, Format, SixteenBits};
-use crate::host::{Avx2, Avx512, AvxVnni};
+use super::{EightBits, Format, SixteenBits, amx};
+use crate::host::{Amx, Avx2, Avx512, AvxVnni};
 
 /// Vectors of 32-bit lanes, and the tiles of sums of products that fit into the registers. A value
 /// is the proof that the processor has the instructions. All of this is only fast within a [`Job`].
@@ -32,6 +32,56 @@ pub(crate) trait Tile: Copy + Send + Sync + 'static {
             && Self::Format::DEPTH * size_of::<<Self::Format as Format>::Row>() == 4
             && Self::Format::DEPTH * size_of::<<Self::Format as Format>::Column>() == 4
     );
+
+    /// The number of steps of rows and columns is a multiple of this.
+    const STEPS: usize = 1;
+
+    /// What a thread must hold while it calls [`sums_of`](super::sums_of).
+    type Ready;
+
+    /// Makes it, which may take as long as a hundred sums. A thread that holds one does nothing in
+    /// which another task of the same thread could make one too.
+    fn ready(self) -> Self::Ready;
+
+    /// See [`sums_of`](super::sums_of).
+    ///
+    /// # Safety
+    ///
+    /// [`Self::ROWS`] rows and `P` panels of `steps` steps, a multiple of [`Self::STEPS`] and not
+    /// 0, lie there.
+    #[inline(always)]
+    unsafe fn sums<const P: usize>(
+        self,
+        _ready: &Self::Ready,
+        rows: *const <Self::Format as Format>::Row,
+        panels: *const <Self::Format as Format>::Column,
+        steps: usize,
+        start: [Self::Sums; P],
+    ) -> Self::Rows<[Self::Sums; P]> {
+        let depth = Self::Format::DEPTH;
+        let width = steps * depth;
+        let mut sums = Self::rows(start);
+        assert_eq!(sums.as_ref().len(), Self::ROWS);
+        for step in 0..steps {
+            // SAFETY: each panel's step lies within the panels, and each row's within the rows, as
+            // the caller says.
+            unsafe {
+                let at = panels.add(step * Self::LANES * depth);
+                let mut columns = start;
+                for (p, columns) in columns.iter_mut().enumerate() {
+                    *columns = self.load(at.add(p * Self::LANES * width).cast());
+                }
+                let rows = rows.add(step * depth);
+                for (row, sums) in sums.as_mut().iter_mut().enumerate() {
+                    let some = self.all(rows.add(row * width).cast::<i32>().read_unaligned());
+                    for (sum, columns) in sums.iter_mut().zip(&columns) {
+                        *sum = self.add_products(*sum, some, *columns);
+                    }
+                }
+            }
+        }
+        sums
+    }
 
     /// Has the job compiled for these instructions.
     fn run<J: Job<Self>>(self, job: J);
@@ -108,22 +158,27 @@ macro_rules! job_for {
     };
 }
 
-/// 24 sums, 3 parts of panels and a part of a row in 32 registers.
-impl Tile for Avx512 {
+/// What AVX-512 with VNNI and AMX have in common: all but how many sums there are at a time, and
+/// how they are made.
+macro_rules! wide {
+    ($level:ty, $rows:literal, $panels:literal, { $($own:tt)* }) => {
+impl Tile for $level {
     type Format = EightBits;
     type Sums = __m512i;
     type Floats = __m512;
-    type Rows<X: Copy> = [X; 8];
+    type Rows<X: Copy> = [X; $rows];
 
     const LANES: usize = 16;
-    const PANELS: usize = 3;
-    const ROWS: usize = 8;
+    const PANELS: usize = $panels;
+    const ROWS: usize = $rows;
+
+    $($own)*
 
     job_for!("avx512f,avx512bw,avx512vl,avx512vnni");
 
     #[inline(always)]
-    fn rows<X: Copy>(x: X) -> [X; 8] {
-        [x; 8]
+    fn rows<X: Copy>(x: X) -> [X; $rows] {
+        [x; $rows]
     }
 
     #[inline(always)]
@@ -241,6 +296,41 @@ impl Tile for Avx512 {
         unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(from.cast())) }
     }
 }
+    };
+}
+
+// 24 sums, 3 parts of panels and a part of a row in 32 registers.
+wide!(Avx512, 8, 3, {
+    type Ready = ();
+
+    #[inline(always)]
+    fn ready(self) {}
+});
+
+// Four tiles of sums, two of rows and two of panels in eight registers of tiles.
+wide!(Amx, 32, 2, {
+    const STEPS: usize = amx::STEPS;
+
+    type Ready = amx::Ready;
+
+    #[inline(always)]
+    fn ready(self) -> amx::Ready {
+        amx::Ready::new(self)
+    }
+
+    #[inline(always)]
+    unsafe fn sums<const P: usize>(
+        self,
+        ready: &amx::Ready,
+        rows: *const u8,
+        panels: *const i8,
+        steps: usize,
+        start: [__m512i; P],
+    ) -> [[__m512i; P]; 32] {
+        // SAFETY: as the caller says.
+        unsafe { ready.sums(rows, panels, steps, start) }
+    }
+});
 
 /// What AVX-VNNI and AVX2 alone have in common: all but the products. 12 sums, 2 parts of panels, a
 /// part of a row and a product in 16 registers.
@@ -255,6 +345,11 @@ macro_rules! narrow {
             const LANES: usize = 8;
             const PANELS: usize = 2;
             const ROWS: usize = 6;
+
+            type Ready = ();
+
+            #[inline(always)]
+            fn ready(self) {}
 
             job_for!($features);
 

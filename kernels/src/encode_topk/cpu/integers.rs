@@ -12,8 +12,8 @@ use super::exact::score;
 use super::row::Row;
 use crate::host::{prefetch, prefetch_far};
 use crate::integers::{
-    Column, Format, Job, PARTS, Row as Integer, Tile, WIDEST, products, store_panel, sums_of,
-    vector,
+    Column, Format, Job, PARTS, Row as Integer, Tile, WIDEST, products, steps_of, store_panel,
+    sums_of, vector,
 };
 use rayon::prelude::*;
 
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 pub(super) const SET: usize = 96;
 
 /// A multiple of the rows of every tile.
-const _: () = assert!(SET <= 256 && SET.is_multiple_of(8) && SET.is_multiple_of(6));
+const _: () = assert!(SET <= 256 && SET.is_multiple_of(32) && SET.is_multiple_of(6));
 
 /// Fewest rows that pay for going over the weights once more.
 const FEWEST_ROWS: usize = 64;
@@ -79,7 +79,7 @@ impl<T: Tile> Latents<T> {
         };
         let latents = about.bias.len();
         let padded = latents.next_multiple_of(T::ROWS);
-        let steps = d.div_ceil(T::Format::DEPTH);
+        let steps = steps_of::<T>(d);
         let width = steps * T::Format::DEPTH;
         let memory = T::Format::memory().lock();
         let mut integers = std::mem::take(&mut *memory.expect("never held while panicking"));
@@ -144,6 +144,7 @@ impl<T: Tile> Latents<T> {
         let mut inputs = Inputs::<T>::new(x, self, rows);
         let mut hits = Hits::new::<T>();
         let mut left = Vec::new();
+        let ready = self.tile.ready();
         let blocks = rows.len().div_ceil(T::BLOCK);
         assert!(latents.start.is_multiple_of(SET));
         for first in latents.clone().step_by(SET) {
@@ -160,6 +161,7 @@ impl<T: Tile> Latents<T> {
                 prefetch_far(parts.next().unwrap_or_default());
                 self.tile.run(Block {
                     latents: self,
+                    ready: &ready,
                     inputs: &inputs,
                     row,
                     panels: (rows.len() - row).div_ceil(T::LANES),
@@ -299,6 +301,7 @@ impl Hits {
 /// The latents of a set, and a block of rows.
 struct Block<'a, T: Tile> {
     latents: &'a Latents<T>,
+    ready: &'a T::Ready,
     inputs: &'a Inputs<T>,
     /// The first of the block.
     row: usize,
@@ -349,7 +352,7 @@ impl<T: Tile> Block<'_, T> {
             scale[p] = tile.load_floats(vector::<T, _>(&inputs.scale, row, p));
             floor[p] = tile.load_floats(vector::<T, _>(&inputs.floor, row, p));
         }
-        let sums = sums_of(tile, weights, x, all.steps, offsets);
+        let sums = sums_of(tile, self.ready, weights, x, all.steps, offsets);
         // First the bound that holds for every row of the block: it is one number a latent, and
         // rules nearly all out.
         let [norm, error] = inputs.largest[row / T::BLOCK];

@@ -441,7 +441,7 @@ fn few_latents_are_scored_exactly() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => 300,
             #[cfg(target_arch = "x86_64")]
-            Level::AvxVnni(_) | Level::Avx512(_) => 420,
+            Level::AvxVnni(_) | Level::Avx512(_) | Level::Amx(_) => 420,
         };
         let found = case.scored(level);
         println!("{level:?}: {found} latents scored a row");

@@ -25,9 +25,11 @@ impl<T: Tile> Integers<T> {
         (0..sets).into_par_iter().for_each(|first| {
             let places = &places;
             let (mut part, mut turned) = ([[0i16; SET]; SET], [[0i16; SET]; SET]);
+            let ready = self.tile.ready();
             for second in first..sets {
                 self.tile.run(OfSets {
                     integers: self,
+                    ready: &ready,
                     sets: [first, second],
                     per_unit: 1.0 / unit,
                     part: &mut part,
@@ -58,6 +60,7 @@ impl<T: Tile> Integers<T> {
 /// Correlations of the set of atoms `sets[0]` with the set `sets[1]`, in units of `1 / per_unit`.
 struct OfSets<'a, T: Tile> {
     integers: &'a Integers<T>,
+    ready: &'a T::Ready,
     sets: [usize; 2],
     per_unit: f32,
     part: &'a mut Part,
@@ -81,7 +84,9 @@ impl<T: Tile> OfSets<'_, T> {
             let scales = self.integers.scales::<P>(tile, second + block);
             for some in (0..SET).step_by(T::ROWS) {
                 let rows = self.integers.rows_from(first + some);
-                let sums = self.integers.sums::<P>(tile, rows, second + block);
+                let sums = self
+                    .integers
+                    .sums::<P>(tile, self.ready, rows, second + block);
                 for (at, sums) in sums.as_ref().iter().enumerate() {
                     let row_scale = self.integers.scales[first + some + at] * self.per_unit;
                     for p in 0..P {

@@ -8,8 +8,8 @@ use super::approximate::{Approximate, Asked, Bounds, Gram, Reach, Sharp};
 use super::kept::{FULL, Kept};
 use crate::host::{prefetch, widest_vectors};
 use crate::integers::{
-    Column, Format, Job, PARTS, Quantized, Row, Tile, WIDEST, products, store_panel, sums_of,
-    vector,
+    Column, Format, Job, PARTS, Quantized, Row, Tile, WIDEST, products, steps_of, store_panel,
+    sums_of, vector,
 };
 use crate::norms::{Norms, SUMS};
 
@@ -127,7 +127,7 @@ impl<T: Tile> Integers<T> {
     fn new(tile: T, atoms: &[f32], d: usize, room: Vec<i16>) -> Option<Self> {
         let latents = atoms.len() / d;
         let padded = latents.next_multiple_of(SET);
-        let steps = d.div_ceil(T::Format::DEPTH);
+        let steps = steps_of::<T>(d);
         let width = steps * T::Format::DEPTH;
         let zero = Column::<T>::default();
         let mut all = Self {
@@ -195,6 +195,7 @@ impl<T: Tile> Integers<T> {
     pub fn sums<const P: usize>(
         &self,
         tile: T,
+        ready: &T::Ready,
         rows: &[Row<T>],
         first: usize,
     ) -> T::Rows<[T::Sums; P]> {
@@ -204,7 +205,7 @@ impl<T: Tile> Integers<T> {
             *start = unsafe { tile.load(vector::<T, _>(&self.offsets, first, p).as_ptr()) };
         }
         let panels = &self.panels[first * self.width()..][..P * T::LANES * self.width()];
-        sums_of(tile, rows, panels, self.steps, start)
+        sums_of(tile, ready, rows, panels, self.steps, start)
     }
 
     #[inline(always)]
@@ -240,6 +241,7 @@ impl<T: Tile> AllScores<'_, T> {
     #[inline(always)]
     fn with_panels<const P: usize>(self, tile: T) {
         let (width, padded) = (self.integers.width(), self.integers.scales.len());
+        let ready = tile.ready();
         for first in (0..padded).step_by(P * T::LANES) {
             let scales = self.integers.scales::<P>(tile, first);
             let some = self
@@ -247,7 +249,7 @@ impl<T: Tile> AllScores<'_, T> {
                 .chunks_exact(T::ROWS * width)
                 .zip(self.row_scales.chunks_exact(T::ROWS));
             for ((rows, row_scales), scores) in some.zip(self.scores.chunks_mut(T::ROWS * padded)) {
-                let sums = self.integers.sums::<P>(tile, rows, first);
+                let sums = self.integers.sums::<P>(tile, &ready, rows, first);
                 let each = sums
                     .as_ref()
                     .iter()

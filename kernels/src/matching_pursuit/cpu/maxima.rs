@@ -138,7 +138,7 @@ pub(super) fn subtract(
     signed: bool,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if let Level::Avx512(_) = level {
+    if let Level::Avx512(_) | Level::Amx(_) = level {
         // SAFETY: the processor has these instructions, as the level proves.
         unsafe { subtract_wide(scores, factor, row, highest, counted(signed)) };
         return;

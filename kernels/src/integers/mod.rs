@@ -2,6 +2,7 @@
 //! products, exact in i32: in 8 bits with the instructions of AMX or of VNNI, 32 or four times as
 //! many a cycle as f32 has, or in up to 16 bits with those of AVX2, up to twice as many.
 
+mod aligned;
 mod amx;
 mod eight;
 mod sixteen;
@@ -10,6 +11,7 @@ mod tiles;
 use std::sync::Mutex;
 
 use crate::norms::Norms;
+pub(crate) use aligned::Aligned;
 pub(crate) use eight::EightBits;
 pub(crate) use sixteen::SixteenBits;
 pub(crate) use tiles::{Job, Tile};

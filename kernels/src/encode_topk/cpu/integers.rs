@@ -12,8 +12,8 @@ use super::exact::score;
 use super::row::Row;
 use crate::host::{prefetch, prefetch_far};
 use crate::integers::{
-    Column, Format, Job, PARTS, Row as Integer, Tile, WIDEST, products, steps_of, store_panel,
-    sums_of, vector,
+    Aligned, Column, Format, Job, PARTS, Row as Integer, Tile, WIDEST, products, steps_of,
+    store_panel, sums_of, vector,
 };
 use rayon::prelude::*;
 
@@ -46,8 +46,8 @@ pub(super) fn serves(n: usize, d: usize) -> bool {
 
 /// All latents in integers, padded to whole tiles.
 pub(super) struct Latents<T: Tile> {
-    integers: Vec<Integer<T>>, // [F, steps, DEPTH]
-    scales: Vec<f32>,          // [F]
+    integers: Aligned<Integer<T>>, // [F, steps, DEPTH]
+    scales: Vec<f32>,              // [F]
     bounds: LatentBounds,
     balance: Option<Balance>,
     /// Times [`Format::DEPTH`], the width with its padding.
@@ -59,7 +59,8 @@ pub(super) struct Latents<T: Tile> {
 impl<T: Tile> Drop for Latents<T> {
     fn drop(&mut self) {
         if let Ok(mut spare) = T::Format::memory().lock() {
-            *spare = std::mem::take(&mut self.integers);
+            let none = Aligned::new(0, T::Format::ZERO);
+            *spare = std::mem::replace(&mut self.integers, none).into_memory();
         }
     }
 }
@@ -82,11 +83,8 @@ impl<T: Tile> Latents<T> {
         let steps = steps_of::<T>(d);
         let width = steps * T::Format::DEPTH;
         let memory = T::Format::memory().lock();
-        let mut integers = std::mem::take(&mut *memory.expect("never held while panicking"));
-        match integers.capacity() >= padded * width {
-            true => integers.resize(padded * width, T::Format::ZERO),
-            false => integers = vec![T::Format::ZERO; padded * width],
-        }
+        let memory = std::mem::take(&mut *memory.expect("never held while panicking"));
+        let mut integers = Aligned::reusing(memory, padded * width, T::Format::ZERO);
         let parts: Vec<(Vec<f32>, LatentBounds)> = integers
             .par_chunks_mut(SET * width)
             .enumerate()
@@ -179,7 +177,7 @@ impl<T: Tile> Latents<T> {
 
 /// Rows of inputs in integers, padded to whole vectors.
 struct Inputs<T: Tile> {
-    panels: Vec<Column<T>>, // [rows / LANES, steps, LANES, DEPTH]
+    panels: Aligned<Column<T>>, // [rows / LANES, steps, LANES, DEPTH]
     /// None where there are no second integers.
     second: Vec<Column<T>>, // [rows, steps, DEPTH]
     scale: Vec<f32>,
@@ -208,7 +206,7 @@ impl<T: Tile> Inputs<T> {
         let zero = Column::<T>::default();
         let zeros = vec![0.0f32; padded];
         let mut all = Self {
-            panels: vec![zero; padded * width],
+            panels: Aligned::new(padded * width, zero),
             second: vec![zero; padded * second],
             scale: zeros.clone(),
             norm: zeros.clone(),

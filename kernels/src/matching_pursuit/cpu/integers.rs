@@ -8,8 +8,8 @@ use super::approximate::{Approximate, Asked, Bounds, Gram, Reach, Sharp};
 use super::kept::{FULL, Kept};
 use crate::host::{prefetch, widest_vectors};
 use crate::integers::{
-    Column, Format, Job, PARTS, Quantized, Row, Tile, WIDEST, products, steps_of, store_panel,
-    sums_of, vector,
+    Aligned, Column, Format, Job, PARTS, Quantized, Row, Tile, WIDEST, products, steps_of,
+    store_panel, sums_of, vector,
 };
 use crate::norms::{Norms, SUMS};
 
@@ -31,9 +31,9 @@ pub(super) fn serves(n: usize, d: usize) -> bool {
 
 /// All atoms in integers, padded to whole sets.
 pub(super) struct Integers<T: Tile> {
-    pub rows: Vec<Row<T>>,  // [padded, steps, DEPTH]
-    panels: Vec<Column<T>>, // [padded / LANES, steps, LANES, DEPTH]
-    pub scales: Vec<f32>,   // [padded]
+    pub rows: Aligned<Row<T>>,  // [padded, steps, DEPTH]
+    panels: Aligned<Column<T>>, // [padded / LANES, steps, LANES, DEPTH]
+    pub scales: Vec<f32>,       // [padded]
     /// See [`Format::offset`].
     offsets: Vec<i32>, // [padded]
     pub bounds: Bounds,
@@ -131,8 +131,8 @@ impl<T: Tile> Integers<T> {
         let width = steps * T::Format::DEPTH;
         let zero = Column::<T>::default();
         let mut all = Self {
-            rows: vec![T::Format::ZERO; padded * width],
-            panels: vec![zero; padded * width],
+            rows: Aligned::new(padded * width, T::Format::ZERO),
+            panels: Aligned::new(padded * width, zero),
             scales: vec![0.0; padded],
             offsets: vec![0; padded],
             bounds: Bounds::default(),
@@ -343,7 +343,7 @@ impl<T: Tile> Approximate for InUse<T> {
         let (d, width) = (self.integers.d, self.integers.width());
         let n = x.len() / d;
         let padded = n.next_multiple_of(T::ROWS);
-        let mut rows = vec![T::Format::ZERO; padded * width];
+        let mut rows = Aligned::new(padded * width, T::Format::ZERO);
         let mut scales = vec![0.0f32; padded];
         let mut missing = vec![0.0f32; d];
         for (at, (x, row)) in x

@@ -90,8 +90,8 @@ pub(crate) fn prefetch_far<T>(memory: &[T]) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
-/// Proof that the processor has what [`Avx512`] proves, and AMX with products of 8-bit integers, and
-/// that the system lets this process use it: [`Level::available`] alone makes one.
+/// Proof that the processor has what [`Avx512`] proves, and AMX with products of 8-bit integers,
+/// and that the system lets this process use it: [`Level::available`] alone makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amx(());

@@ -1,5 +1,6 @@
 //! Sums of products with the tile registers of AMX (Advanced Matrix Extensions): one instruction
-//! multiplies 16 rows of 64 integers with 16 columns, as many products as 256 of VNNI's on 512 bits.
+//! multiplies 16 rows of 64 integers with 16 columns, as many products as 256 of VNNI's on 512
+//! bits.
 //!
 //! Rust's functions for these instructions are not stable yet, so they stand here in assembly.
 

@@ -520,7 +520,7 @@ mod tests {
             let atoms = some_atoms(latents, d, 31 * seed);
             let new = Integers::new(tile, &atoms, d, vec![]).unwrap();
             let found = Integers::of(tile, &atoms, d, kept.take()).unwrap();
-            assert!(found.rows == new.rows && found.panels == new.panels);
+            assert!(found.rows[..] == new.rows[..] && found.panels[..] == new.panels[..]);
             assert!(found.scales == new.scales && found.offsets == new.offsets);
             assert_eq!((found.d, found.steps), (d, new.steps));
             assert_eq!(found.bounds.mean_error(), new.bounds.mean_error());

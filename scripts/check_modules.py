@@ -36,21 +36,32 @@ def code(file):
     return re.sub(r"#\[cfg\(doc\)\]\s*use [^;]*;", "", text)
 
 
+def tree(text, at, before):
+    """The paths of the import that begins there, such as `a::{b, c::d}`, and where it ends."""
+    word = re.compile(r"\w+").match(text, at)
+    if word:
+        before, at = [*before, word[0]], word.end()
+        return tree(text, at + 2, before) if text.startswith("::", at) else ([before], at)
+    if not text.startswith("{", at):
+        return [before], at
+    found, at = [], re.compile(r"\s*").match(text, at + 1).end()
+    while at < len(text) and text[at] != "}":
+        inner, at = tree(text, at, before)
+        found += inner
+        # Past ` as name` and the comma.
+        at = re.compile(r"[^,}]*,?\s*").match(text, at).end()
+    return found, at + 1
+
+
 def paths(text, module):
-    """The paths from the root of the crate that a module names, braces resolved."""
-    parent = list(module[:-1])
-    for start, rest in re.findall(r"\b(crate|super)((?:::\w+|::\{[^;]*?\};)+)", text):
-        base = [] if start == "crate" else list(parent)
-        rest = rest.removeprefix("::")
-        while rest.startswith("super::") or rest == "super":
-            base, rest = base[:-1], rest.removeprefix("super").removeprefix("::")
-        head, brace, inside = rest.partition("{")
-        head = [part for part in head.split("::") if part]
-        if not brace:
-            yield tuple(base + head)
-        for item in inside.split(",") if brace else []:
-            item = re.split(r"[{}\s]", item.strip())[0]
-            yield tuple(base + head + item.split("::"))
+    """The paths from the root of the crate that a module names."""
+    for start in re.finditer(r"(?<!::)\b(?:crate|super)::", text):
+        for path in tree(text, start.start(), [])[0]:
+            base = [] if path[0] == "crate" else list(module[:-1])
+            path = path[1:]
+            while path[:1] == ["super"]:
+                base, path = base[:-1], path[1:]
+            yield tuple(base + path)
 
 
 def imports(source):

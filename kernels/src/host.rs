@@ -193,8 +193,8 @@ impl Level {
 fn may_use_amx() -> bool {
     #[cfg(target_os = "linux")]
     {
-        const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
-        const XFEATURE_XTILEDATA: libc::c_int = 18;
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
         // Bits of EDX: AMX-TILE and AMX-INT8.
         const TILE_AND_INT8: u32 = 0b11 << 24;
         static GRANTED: OnceLock<bool> = OnceLock::new();

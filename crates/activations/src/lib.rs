@@ -4,6 +4,7 @@
 //! model over blocks, and [`ActivationStream`] turns all of it into the batches that a trainer asks
 //! for. [`harvest_store`] keeps activations on disk instead, and [`StoreBatches`] draws from there.
 
+mod batch_source;
 mod blocks;
 mod buffer;
 mod corpus;
@@ -13,11 +14,14 @@ mod first_batch;
 mod harvest;
 mod normalization;
 mod other_model;
+mod sequence_stream;
 mod sequences;
 mod source;
+mod state_files;
 mod store;
 mod token_pieces;
 
+pub use batch_source::BatchSource;
 pub use blocks::{BlockConfig, BlockStream, Segment, TokenBlock, predicts};
 pub use corpus::{
     Corpus, Document, Documents, SkippedRows, TEXT_FIELD, TextRows, check_parquet_pages,
@@ -29,8 +33,9 @@ pub use harvest::{harvest, harvest_all};
 pub use lapidary_io::Checksum;
 pub use normalization::{Normalization, NormalizationKind};
 pub use other_model::OtherModel;
-pub use sequences::{SequenceStream, Sequences};
-pub use source::{ActivationMatrix, ActivationStream, BatchSource, StreamConfig};
+pub use sequence_stream::SequenceStream;
+pub use sequences::Sequences;
+pub use source::{ActivationMatrix, ActivationStream, StreamConfig};
 pub use store::{
     HarvestConfig, HarvestProgress, Place, RowPlace, Shard, Store, StoreBatches, StoreDtype,
     StoreManifest, StoreSettings, StoreWriter, StoredHook, harvest_store,

@@ -1,11 +1,12 @@
-//! Where a trainer's batches come from: the seam between harvesting and training.
+//! Batches of a model's activations on a text, and of a matrix of activations.
 
 use crate::buffer::ShuffleBuffer;
 use crate::exclusion::Candidate;
 use crate::harvest::harvest_all;
+use crate::state_files::{read_json, write_json};
 use crate::{
-    ActivationsError, BlockStream, Excluded, Exclusion, Normalization, NormalizationKind,
-    OtherModel, Sequences, TokenBlock,
+    ActivationsError, BatchSource, BlockStream, Excluded, Exclusion, Normalization,
+    NormalizationKind, OtherModel, Sequences, TokenBlock,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_io::tensors::TensorWriter;
@@ -14,44 +15,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// A source of shuffled, normalized batches that can be stopped and resumed to the same bits. It
-/// gives activations at one hook point or at several, of the same tokens.
-pub trait BatchSource {
-    /// What was done to the activations, one a hook point; a mean is as long as the activations
-    /// there are wide.
-    fn normalizations(&self) -> &[Normalization];
-
-    /// The next batch: of each hook point `[batch_tokens, width]`, normalized, tokens in one order.
-    ///
-    /// # Errors
-    /// When the corpus or the model fails.
-    fn next_batch(&mut self) -> Result<Vec<Tensor<2>>, ActivationsError>;
-
-    /// Passes over all that there is that are finished: what comes next was given so many times
-    /// before. A source that never repeats itself has none.
-    fn passes(&self) -> u64 {
-        0
-    }
-
-    /// The sequences that the last batch's rows are of, if batches are whole sequences.
-    fn sequences(&self) -> Option<&Sequences> {
-        None
-    }
-
-    /// Writes everything that decides the batches to come into a folder.
-    ///
-    /// # Errors
-    /// When the folder cannot be written to.
-    fn save(&self, dir: &Path) -> Result<(), ActivationsError>;
-
-    /// Goes on from what [`Self::save`] wrote. After an error, the source is not to be used any
-    /// more.
-    ///
-    /// # Errors
-    /// When the folder holds another source's state, or a damaged one.
-    fn restore(&mut self, dir: &Path) -> Result<(), ActivationsError>;
-}
 
 /// How an [`ActivationStream`] harvests and shuffles.
 #[derive(Debug, Clone)]
@@ -479,22 +442,6 @@ impl BatchSource for ActivationMatrix {
         self.rng = state.rng;
         Ok(())
     }
-}
-
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ActivationsError> {
-    let text = serde_json::to_string(value).expect("plain data");
-    Ok(lapidary_io::write_atomically(path, text.as_bytes())?)
-}
-
-pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, ActivationsError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ActivationsError::Read {
-        path: path.into(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|e| ActivationsError::Checkpoint {
-        path: path.into(),
-        problem: format!("not a stream's state: {e}"),
-    })
 }
 
 fn write_rows(path: &Path, rows: &[f32], d: usize) -> Result<(), ActivationsError> {

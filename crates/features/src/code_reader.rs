@@ -7,7 +7,7 @@ use lapidary_evaluation::{BATCH_BLOCKS, HostCodes};
 use lapidary_model::{HookPoint, LanguageModel};
 
 use crate::FeaturesError;
-use crate::collect::names;
+use crate::hook_names::names;
 
 /// Runs a model, and a dictionary on its activations.
 #[derive(Clone)]

@@ -126,12 +126,6 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Hook points as they are shown.
-pub fn names(hooks: &[HookPoint]) -> String {
-    let names: Vec<String> = hooks.iter().map(ToString::to_string).collect();
-    names.join(", ")
-}
-
 /// What each latent's decoder row does to the logits by itself, if it writes at `hooks`, the part
 /// at the last of them (of a cross-layer transcoder the sum of what it writes at all, since each
 /// adds to the stream), for hook points in the residual stream's space: the row (less its mean,

@@ -15,6 +15,7 @@ mod collect;
 pub mod comparison;
 mod error;
 pub mod exports;
+mod hook_names;
 pub mod labels;
 mod lens;
 pub mod measures;
@@ -33,8 +34,9 @@ mod text_codes;
 
 pub use clamping::{ClampedRuns, OtherLabels};
 pub use code_reader::CodeReader;
-pub use collect::{Collector, names, summarize_decoder};
+pub use collect::{Collector, summarize_decoder};
 pub use error::FeaturesError;
+pub use hook_names::names;
 pub use lens::{LogitEffect, TokenLogits, logit_effects, shown_tokens};
 pub use nearest::nearest_latents;
 pub use report::{Curve, Report, write_report};

@@ -28,7 +28,6 @@ use crate::saelens::{
 };
 use crate::sample::{self, SAMPLE};
 
-/// What `cfg.json` says of the integers.
 /// What the command writes beside the dictionary.
 pub(crate) const REPORT: &str = "quantization.json";
 /// Version of what is under [`KEY`] and of the tensors.

@@ -164,3 +164,78 @@ pub(crate) fn products<T: Tile, const N: usize>(
 pub(crate) fn vector<T: Tile, N>(v: &[N], at: usize, p: usize) -> &[N] {
     &v[at + p * T::LANES..][..T::LANES]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Level, with_tile};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn sums_of_products_are_those_of_single_numbers() {
+        for level in Level::available() {
+            with_tile!(level, |tile| {
+                for d in [1, 16, 63, 64, 65, 200, 1000] {
+                    sums_with::<_, 1>(tile, d);
+                    sums_with::<_, 2>(tile, d);
+                    if more_than_two(tile) {
+                        sums_with::<_, 3>(tile, d);
+                    }
+                }
+            });
+        }
+    }
+
+    fn more_than_two<T: Tile>(_: T) -> bool {
+        T::PANELS > 2
+    }
+
+    fn sums_with<T: Tile, const P: usize>(tile: T, d: usize) {
+        let steps = steps_of::<T>(d);
+        let width = steps * T::Format::DEPTH;
+        let mut rng = ChaCha8Rng::seed_from_u64(d as u64);
+        // Vectors of one magnitude have the largest sums.
+        let mut draw = |flat: bool| -> Vec<f32> {
+            let number = |_| match flat {
+                true => [1.0f32, -1.0][usize::from(rng.random_bool(0.5))],
+                false => rng.random_range(-1.0..1.0),
+            };
+            (0..d).map(number).collect()
+        };
+        let mut rows = Aligned::new(T::ROWS * width, T::Format::ZERO);
+        for (at, row) in rows.chunks_exact_mut(width).enumerate() {
+            T::Format::row(&draw(at % 3 == 0), row).unwrap();
+        }
+        let columns: Vec<Vec<Column<T>>> = (0..P * T::LANES)
+            .map(|at| {
+                let mut column = vec![Column::<T>::default(); width];
+                let mut second = vec![Column::<T>::default(); width];
+                T::Format::column(&draw(at % 4 == 1), &mut column, &mut second).unwrap();
+                column
+            })
+            .collect();
+        let mut panels = Aligned::new(P * T::LANES * width, Column::<T>::default());
+        for (at, column) in columns.iter().enumerate() {
+            store_panel::<T>(column, at, &mut panels);
+        }
+        let start: Vec<i32> = (0..P as i32).map(|p| 1000 * (p + 1)).collect();
+        let mut first = [tile.all(0); P];
+        for (first, start) in first.iter_mut().zip(&start) {
+            *first = tile.all(*start);
+        }
+        let sums = sums_of(tile, &tile.ready(), &rows, &panels, steps, first);
+        for (row, sums) in rows.chunks_exact(width).zip(sums.as_ref()) {
+            for (p, sums) in sums.iter().enumerate() {
+                let mut found = vec![0; 2 * T::LANES];
+                tile.store_some((1u64 << T::LANES).wrapping_sub(1) as u32, *sums, &mut found);
+                for (lane, found) in found[..T::LANES].iter().enumerate() {
+                    let column = &columns[p * T::LANES + lane];
+                    let products = row.iter().zip(column);
+                    let sum: i32 = products.map(|(r, c)| (*r).into() * (*c).into()).sum();
+                    assert_eq!(*found, start[p] + sum, "d {d}, panel {p}, lane {lane}");
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@
 
 use super::manifest::wrong;
 use super::reader::{RawRows, Store};
-use crate::source::{read_json, write_json};
+use crate::state_files::{read_json, write_json};
 use crate::{ActivationsError, BatchSource, Normalization, NormalizationKind};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;

@@ -4,6 +4,7 @@ use lapidary_io::settings::{Reader, SettingsError};
 use serde::Serialize;
 
 use super::benchmark::Benchmark;
+use super::refusal::refuse;
 use crate::error::EvaluationError;
 
 /// Largest `n_features * d_in`: 1 GiB of directions in f64.
@@ -296,17 +297,4 @@ impl SyntheticConfig {
             .map(|i| self.density * weight(i) / mean)
             .collect()
     }
-}
-
-pub(super) fn refuse(
-    key: &'static str,
-    found: impl ToString,
-    expected: impl ToString,
-) -> EvaluationError {
-    EvaluationError::Settings(SettingsError::Value {
-        place: "recipe".to_owned(),
-        key: key.to_owned(),
-        found: found.to_string(),
-        expected: expected.to_string(),
-    })
 }

@@ -7,6 +7,7 @@ mod config;
 mod directions;
 mod firing;
 mod recovery;
+mod refusal;
 mod source;
 
 pub use benchmark::Benchmark;

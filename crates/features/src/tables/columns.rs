@@ -13,6 +13,15 @@ use polars::prelude::*;
 use super::{FiringToken, LogitToken};
 use crate::FeaturesError;
 
+pub(super) const QUANTILE_COLUMNS: [&str; 5] = [
+    "quantile_25",
+    "quantile_50",
+    "quantile_75",
+    "quantile_90",
+    "quantile_99",
+];
+pub(super) const CODE_COLUMNS: [&str; 3] = ["layer", "head", "code"];
+
 pub(super) fn open(path: &Path) -> Result<File, FeaturesError> {
     File::open(path).map_err(|source| FeaturesError::Read {
         path: path.into(),

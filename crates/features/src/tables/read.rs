@@ -7,20 +7,11 @@ use std::sync::Arc;
 use polars::prelude::*;
 use serde_json::Value;
 
-use super::columns::{Interned, Table, decoded, open};
+use super::columns::{CODE_COLUMNS, Interned, QUANTILE_COLUMNS, Table, decoded, open};
 use super::version_1;
 use super::{CodePlace, ExampleRow, FeatureRow, RunRow, Token};
 use crate::FeaturesError;
 use crate::statistics::Band;
-
-pub(super) const QUANTILE_COLUMNS: [&str; 5] = [
-    "quantile_25",
-    "quantile_50",
-    "quantile_75",
-    "quantile_90",
-    "quantile_99",
-];
-pub(super) const CODE_COLUMNS: [&str; 3] = ["layer", "head", "code"];
 
 /// What a Parquet file's footer says.
 #[derive(Clone, Debug, PartialEq)]

@@ -128,7 +128,7 @@ fn feature_columns(rows: &[FeatureRow]) -> PolarsResult<Vec<Column>> {
             column(rows, |row| row.std_activation),
         ),
     ];
-    for (at, name) in super::read::QUANTILE_COLUMNS.into_iter().enumerate() {
+    for (at, name) in super::columns::QUANTILE_COLUMNS.into_iter().enumerate() {
         columns.push(Column::new(
             name.into(),
             column(rows, |row| row.quantiles[at]),
@@ -171,7 +171,7 @@ fn feature_columns(rows: &[FeatureRow]) -> PolarsResult<Vec<Column>> {
     let codes: Option<Vec<CodePlace>> = rows.iter().map(|row| row.code).collect();
     if let Some(codes) = codes.filter(|codes| !codes.is_empty()) {
         let of = |number: fn(&CodePlace) -> u32| codes.iter().map(number).collect::<Vec<u32>>();
-        let [layer, head, code] = super::read::CODE_COLUMNS;
+        let [layer, head, code] = super::columns::CODE_COLUMNS;
         columns.push(Column::new(layer.into(), of(|place| place.layer)));
         columns.push(Column::new(head.into(), of(|place| place.head)));
         columns.push(Column::new(code.into(), of(|place| place.code)));

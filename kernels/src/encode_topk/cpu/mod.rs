@@ -5,8 +5,8 @@
 //! threads.
 //!
 //! Approximations come from integers where the processor multiplies them fast ([`integers`]): of 8
-//! bits with AVX-512's or AVX-VNNI's instructions, of up to 16 bits with AVX2's. Otherwise they
-//! come from a dense f32 product ([`float`]).
+//! bits with the instructions of AMX, AVX-512 or AVX-VNNI, of up to 16 bits with AVX2's. Otherwise
+//! they come from a dense f32 product ([`float`]).
 
 pub(crate) mod above;
 #[cfg(target_arch = "x86_64")]

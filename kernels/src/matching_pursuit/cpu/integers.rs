@@ -22,7 +22,7 @@ const NARROWEST: usize = 16;
 /// Atoms on each side of a part of the Gram matrix that is made at a time: whole tiles of every
 /// level.
 pub(super) const SET: usize = 96;
-const _: () = assert!(SET.is_multiple_of(48) && SET.is_multiple_of(16) && SET.is_multiple_of(6));
+const _: () = assert!(SET.is_multiple_of(48) && SET.is_multiple_of(32) && SET.is_multiple_of(6));
 
 /// Whether this way is open for `n` rows of width `d`.
 pub(super) fn serves(n: usize, d: usize) -> bool {

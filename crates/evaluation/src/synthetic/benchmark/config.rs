@@ -4,7 +4,7 @@ use lapidary_io::settings::{Reader, SettingsError};
 use serde::Serialize;
 
 use crate::error::EvaluationError;
-use crate::synthetic::config::refuse;
+use crate::synthetic::refusal::refuse;
 
 /// Most children per parent.
 const MOST_CHILDREN: usize = 256;

@@ -7,14 +7,13 @@ use crate::{
     ActivationsError, BatchSource, BlockStream, Excluded, Normalization, Sequences, StreamConfig,
     TokenBlock,
 };
-use burn::tensor::{Int, Tensor, TensorData};
-use lapidary_model::{HookPoint, HookedRun, LanguageModel};
+use burn::tensor::{Tensor, TensorData};
+use lapidary_model::HookedRun;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::sync::Arc;
 
 /// Tokens by which the normalization is estimated, about.
 const ESTIMATE_TOKENS: usize = 16_384;
@@ -365,6 +364,8 @@ mod tests {
     use super::*;
     use crate::{BlockConfig, Exclusion, NormalizationKind};
     use burn::tensor::Device;
+    use lapidary_model::LanguageModel;
+    use std::sync::Arc;
 
     fn stream(model: &Arc<LanguageModel>, fresh: bool) -> SequenceStream {
         let blocks = BlockConfig {

@@ -6,7 +6,7 @@ use crate::harvest::harvest_all;
 use crate::state_files::{read_json, write_json};
 use crate::{
     ActivationsError, BatchSource, BlockStream, Excluded, Exclusion, Normalization,
-    NormalizationKind, OtherModel, Sequences, TokenBlock,
+    NormalizationKind, OtherModel, TokenBlock,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use lapidary_io::tensors::TensorWriter;

@@ -1,6 +1,6 @@
 //! `[synthetic]` of a recipe: which features there are and how they fire.
 
-use lapidary_io::settings::{Reader, SettingsError};
+use lapidary_io::settings::Reader;
 use serde::Serialize;
 
 use super::benchmark::Benchmark;

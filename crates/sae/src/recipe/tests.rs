@@ -16,6 +16,10 @@ fn an_empty_file_is_a_whole_recipe() {
     assert_eq!(r.coder.d_sae, 4096);
     let of_sizes = (2048.0_f64 / (256.0 * 4096.0)).sqrt();
     assert!((r.training.lr - 0.135 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
+    let long = Recipe::parse("run.toml", "training.tokens = 6_144_000", &[]).unwrap();
+    let falls = (300.0_f64 / 3000.0).powf(0.25) * (1200.0_f64 / 3000.0).sqrt();
+    let lr = long.resolve(256).unwrap().training.lr;
+    assert!((lr - 0.135 * of_sizes * falls).abs() < 1e-12);
     assert_eq!(r.training.aux_k, 32);
     assert_eq!(r.training.aux_k_coefficient, 1.0 / 32.0);
     assert_eq!(r.training.dead_after_tokens, 1_000_000 / 30);

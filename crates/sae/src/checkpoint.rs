@@ -31,8 +31,6 @@ use crate::firing::Firing;
 use crate::l0_control::L0Control;
 use crate::parameters::{AnyParameter, Parameter};
 use crate::recipe::Recipe;
-#[cfg(doc)]
-use crate::run::TrainingRun;
 use crate::trainer::{Progress, Trainer, new_encoder_states};
 
 /// Version of the folder's layout. Checkpoints of version 2 have no checksums and are still read.
@@ -90,7 +88,7 @@ pub fn exists(dir: &Path) -> bool {
 }
 
 /// The resolved recipes of the checkpoint in `dir`, from which to build the source that
-/// [`TrainingRun::resume`] wants.
+/// [`TrainingRun::resume`](crate::TrainingRun::resume) wants.
 ///
 /// # Errors
 /// There is no checkpoint, or its manifest or a recipe is damaged.

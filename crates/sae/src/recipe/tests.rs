@@ -96,7 +96,8 @@ fn the_learning_rate_falls_with_the_length_of_the_run_down_to_that_of_long_ones(
         recipe.resolve(256).unwrap().training.lr
     };
     assert_eq!(lr(100, 4096), lr(300, 4096));
-    assert!((lr(4_800, 4096) / lr(300, 4096) - 0.5).abs() < 1e-12);
+    assert!((lr(1_200, 4096) / lr(300, 4096) - 0.25_f64.powf(0.25)).abs() < 1e-12);
+    assert!((lr(2_400, 4096) / lr(1_200, 4096) - 0.5_f64.powf(0.75)).abs() < 1e-12);
     assert!((lr(300, 16_384) / lr(300, 4096) - 0.5).abs() < 1e-12);
     assert!((lr(100_000_000, 16_384) - 2e-4).abs() < 1e-18);
     // Latents of all layers count.

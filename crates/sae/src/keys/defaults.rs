@@ -79,7 +79,7 @@ impl Widths {
         let latents = (self.d_sae * self.layers) as f64;
         let of_sizes = (self.batch_tokens as f64 / (self.width as f64 * latents)).sqrt();
         let steps = self.steps as f64;
-        let falls = (300.0 / steps).powf(0.25).min(1.0) * (1200.0 / steps).sqrt().min(1.0);
+        let falls = (300.0 / steps).powf(0.25).min(1.0) * (1200.0 / steps).powf(0.75).min(1.0);
         (0.135 * of_sizes * falls).max(2e-4 * (16_384.0 / latents).sqrt())
     }
 

@@ -17,7 +17,7 @@ fn an_empty_file_is_a_whole_recipe() {
     let of_sizes = (2048.0_f64 / (256.0 * 4096.0)).sqrt();
     assert!((r.training.lr - 0.135 * of_sizes * (300.0_f64 / 488.0).powf(0.25)).abs() < 1e-12);
     let long = Recipe::parse("run.toml", "training.tokens = 6_144_000", &[]).unwrap();
-    let falls = (300.0_f64 / 3000.0).powf(0.25) * (1200.0_f64 / 3000.0).sqrt();
+    let falls = (300.0_f64 / 3000.0).powf(0.25) * (1200.0_f64 / 3000.0).powf(0.75);
     let lr = long.resolve(256).unwrap().training.lr;
     assert!((lr - 0.135 * of_sizes * falls).abs() < 1e-12);
     assert_eq!(r.training.aux_k, 32);
@@ -97,7 +97,7 @@ fn the_learning_rate_falls_with_the_length_of_the_run_down_to_that_of_long_ones(
     };
     assert_eq!(lr(100, 4096), lr(300, 4096));
     assert!((lr(1_200, 4096) / lr(300, 4096) - 0.25_f64.powf(0.25)).abs() < 1e-12);
-    assert!((lr(2_400, 4096) / lr(1_200, 4096) - 0.5_f64.powf(0.75)).abs() < 1e-12);
+    assert!((lr(2_400, 4096) / lr(1_200, 4096) - 0.5).abs() < 1e-12);
     assert!((lr(300, 16_384) / lr(300, 4096) - 0.5).abs() < 1e-12);
     assert!((lr(100_000_000, 16_384) - 2e-4).abs() < 1e-18);
     // Latents of all layers count.

@@ -172,6 +172,7 @@ pub(crate) fn geometric_median(data: &[f32], width: usize) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::recipe::Recipe;
+    use burn::tensor::Distribution;
     use lapidary_coder::Coder;
 
     #[test]
@@ -200,6 +201,27 @@ mod tests {
         }
         let norm = w_dec[..4].iter().map(|v| v * v).sum::<f32>().sqrt();
         assert!((norm - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_target_of_a_recipe_decides_how_many_latents_are_active_at_the_start() {
+        let device = Device::flex();
+        device.seed(3);
+        let x = Tensor::random([512, 16], Distribution::Normal(0.0, 1.0), &device);
+        let active = |target: &str| {
+            let settings = ["coder.architecture=standard", "coder.d_sae=128", target];
+            let recipe = Recipe::with_defaults(&settings.map(str::to_owned)).unwrap();
+            let first = Batch::of(x.clone());
+            let coder = coder(&recipe.resolve(16).unwrap(), &first, &device).unwrap();
+            let coder = coder.as_sparse().unwrap();
+            let pre = coder.centre(x.clone()).matmul(coder.w_enc().transpose());
+            let pre = pre + coder.b_enc().unsqueeze();
+            pre.greater_elem(0.0).float().sum().into_scalar::<f32>() / 512.0
+        };
+        let found = active("coder.target_l0=8");
+        assert!((found / 16.0 - 1.0).abs() < 0.1, "{found}");
+        let without = active("seed=0");
+        assert!((without / 64.0 - 1.0).abs() < 0.1, "{without}");
     }
 
     #[test]

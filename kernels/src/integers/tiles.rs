@@ -39,8 +39,8 @@ pub(crate) trait Tile: Copy + Send + Sync + 'static {
     /// What a thread must hold while it calls [`sums_of`](super::sums_of).
     type Ready;
 
-    /// Makes it, which may take as long as a hundred sums. A thread that holds one does nothing in
-    /// which another task of the same thread could make one too.
+    /// Makes it, which takes AMX about 100 ns: once for many sums. A thread that holds one does
+    /// nothing in which another task of the same thread could make one too.
     fn ready(self) -> Self::Ready;
 
     /// See [`sums_of`](super::sums_of).
@@ -162,140 +162,140 @@ macro_rules! job_for {
 /// how they are made.
 macro_rules! wide {
     ($level:ty, $rows:literal, $panels:literal, { $($own:tt)* }) => {
-impl Tile for $level {
-    type Format = EightBits;
-    type Sums = __m512i;
-    type Floats = __m512;
-    type Rows<X: Copy> = [X; $rows];
+        impl Tile for $level {
+            type Format = EightBits;
+            type Sums = __m512i;
+            type Floats = __m512;
+            type Rows<X: Copy> = [X; $rows];
 
-    const LANES: usize = 16;
-    const PANELS: usize = $panels;
-    const ROWS: usize = $rows;
+            const LANES: usize = 16;
+            const PANELS: usize = $panels;
+            const ROWS: usize = $rows;
 
-    $($own)*
+            $($own)*
 
-    job_for!("avx512f,avx512bw,avx512vl,avx512vnni");
+            job_for!("avx512f,avx512bw,avx512vl,avx512vnni");
 
-    #[inline(always)]
-    fn rows<X: Copy>(x: X) -> [X; $rows] {
-        [x; $rows]
-    }
+            #[inline(always)]
+            fn rows<X: Copy>(x: X) -> [X; $rows] {
+                [x; $rows]
+            }
 
-    #[inline(always)]
-    unsafe fn load(self, at: *const i32) -> __m512i {
-        // SAFETY: as the caller says.
-        unsafe { _mm512_loadu_si512(at.cast()) }
-    }
+            #[inline(always)]
+            unsafe fn load(self, at: *const i32) -> __m512i {
+                // SAFETY: as the caller says.
+                unsafe { _mm512_loadu_si512(at.cast()) }
+            }
 
-    #[inline(always)]
-    fn all(self, number: i32) -> __m512i {
-        // SAFETY: the processor has the instruction, as `self` proves. So below.
-        unsafe { _mm512_set1_epi32(number) }
-    }
+            #[inline(always)]
+            fn all(self, number: i32) -> __m512i {
+                // SAFETY: the processor has the instruction, as `self` proves. So below.
+                unsafe { _mm512_set1_epi32(number) }
+            }
 
-    #[inline(always)]
-    fn add(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { _mm512_add_epi32(a, b) }
-    }
+            #[inline(always)]
+            fn add(self, a: __m512i, b: __m512i) -> __m512i {
+                // SAFETY: as above.
+                unsafe { _mm512_add_epi32(a, b) }
+            }
 
-    #[inline(always)]
-    fn add_products(self, sums: __m512i, row: __m512i, columns: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { _mm512_dpbusd_epi32(sums, row, columns) }
-    }
+            #[inline(always)]
+            fn add_products(self, sums: __m512i, row: __m512i, columns: __m512i) -> __m512i {
+                // SAFETY: as above.
+                unsafe { _mm512_dpbusd_epi32(sums, row, columns) }
+            }
 
-    #[inline(always)]
-    fn total(self, sums: __m512i) -> i32 {
-        // SAFETY: as above.
-        unsafe { _mm512_reduce_add_epi32(sums) }
-    }
+            #[inline(always)]
+            fn total(self, sums: __m512i) -> i32 {
+                // SAFETY: as above.
+                unsafe { _mm512_reduce_add_epi32(sums) }
+            }
 
-    #[inline(always)]
-    fn store_some(self, kept: u32, numbers: __m512i, out: &mut [i32]) {
-        let out = out.first_chunk_mut::<16>().expect("room for a vector");
-        // SAFETY: as above; a vector fits there.
-        unsafe {
-            let some = _mm512_maskz_compress_epi32(kept as __mmask16, numbers);
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), some);
+            #[inline(always)]
+            fn store_some(self, kept: u32, numbers: __m512i, out: &mut [i32]) {
+                let out = out.first_chunk_mut::<16>().expect("room for a vector");
+                // SAFETY: as above; a vector fits there.
+                unsafe {
+                    let some = _mm512_maskz_compress_epi32(kept as __mmask16, numbers);
+                    _mm512_storeu_si512(out.as_mut_ptr().cast(), some);
+                }
+            }
+
+            #[inline(always)]
+            fn floats(self, sums: __m512i) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_cvtepi32_ps(sums) }
+            }
+
+            #[inline(always)]
+            fn load_floats(self, from: &[f32]) -> __m512 {
+                let from = from.first_chunk::<16>().expect("a whole vector");
+                // SAFETY: as above; a vector lies there.
+                unsafe { _mm512_loadu_ps(from.as_ptr()) }
+            }
+
+            #[inline(always)]
+            fn store_floats(self, numbers: __m512, out: &mut [f32]) {
+                let out = out.first_chunk_mut::<16>().expect("room for a vector");
+                // SAFETY: as above; a vector fits there.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), numbers) }
+            }
+
+            #[inline(always)]
+            fn store_rounded(self, numbers: __m512, out: &mut [i16]) {
+                let out = out.first_chunk_mut::<16>().expect("room for a vector");
+                // SAFETY: as above; as many numbers of 16 bits fit there.
+                unsafe {
+                    let numbers = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(numbers));
+                    _mm256_storeu_si256(out.as_mut_ptr().cast(), numbers);
+                }
+            }
+
+            #[inline(always)]
+            fn all_floats(self, number: f32) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_set1_ps(number) }
+            }
+
+            #[inline(always)]
+            fn multiply(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_mul_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn multiply_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_fmadd_ps(a, b, c) }
+            }
+
+            #[inline(always)]
+            fn larger(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_max_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn bits(self, numbers: __m512, bits: u32) -> __m512 {
+                // SAFETY: as above.
+                unsafe {
+                    let numbers = _mm512_castps_si512(numbers);
+                    _mm512_castsi512_ps(_mm512_and_si512(numbers, _mm512_set1_epi32(bits as i32)))
+                }
+            }
+
+            #[inline(always)]
+            fn not_less(self, a: __m512, b: __m512) -> u32 {
+                // SAFETY: as above.
+                u32::from(unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b) })
+            }
+
+            #[inline(always)]
+            unsafe fn stream(self, from: *const i16, to: *mut i16) {
+                // SAFETY: as above, and as the caller says.
+                unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(from.cast())) }
+            }
         }
-    }
-
-    #[inline(always)]
-    fn floats(self, sums: __m512i) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_cvtepi32_ps(sums) }
-    }
-
-    #[inline(always)]
-    fn load_floats(self, from: &[f32]) -> __m512 {
-        let from = from.first_chunk::<16>().expect("a whole vector");
-        // SAFETY: as above; a vector lies there.
-        unsafe { _mm512_loadu_ps(from.as_ptr()) }
-    }
-
-    #[inline(always)]
-    fn store_floats(self, numbers: __m512, out: &mut [f32]) {
-        let out = out.first_chunk_mut::<16>().expect("room for a vector");
-        // SAFETY: as above; a vector fits there.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), numbers) }
-    }
-
-    #[inline(always)]
-    fn store_rounded(self, numbers: __m512, out: &mut [i16]) {
-        let out = out.first_chunk_mut::<16>().expect("room for a vector");
-        // SAFETY: as above; as many numbers of 16 bits fit there.
-        unsafe {
-            let numbers = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(numbers));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), numbers);
-        }
-    }
-
-    #[inline(always)]
-    fn all_floats(self, number: f32) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_set1_ps(number) }
-    }
-
-    #[inline(always)]
-    fn multiply(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn multiply_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn larger(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_max_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn bits(self, numbers: __m512, bits: u32) -> __m512 {
-        // SAFETY: as above.
-        unsafe {
-            let numbers = _mm512_castps_si512(numbers);
-            _mm512_castsi512_ps(_mm512_and_si512(numbers, _mm512_set1_epi32(bits as i32)))
-        }
-    }
-
-    #[inline(always)]
-    fn not_less(self, a: __m512, b: __m512) -> u32 {
-        // SAFETY: as above.
-        u32::from(unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b) })
-    }
-
-    #[inline(always)]
-    unsafe fn stream(self, from: *const i16, to: *mut i16) {
-        // SAFETY: as above, and as the caller says.
-        unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(from.cast())) }
-    }
-}
     };
 }
 
